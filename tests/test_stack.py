@@ -1,0 +1,159 @@
+"""The compose stack, read as files: no engine, no network."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES = COMPOSE["services"]
+JAEGER = SERVICES["jaeger"]
+
+
+def jaeger_config() -> dict:
+    """otel/jaeger.yaml as the container reads it: its environment in place of `${env:…}`."""
+    text = (ROOT / "otel/jaeger.yaml").read_text(encoding="utf-8")
+    environment = JAEGER["environment"]
+    return yaml.safe_load(
+        re.sub(r"\$\{env:(\w+):-(.*?)\}", lambda m: str(environment.get(m[1], m[2])), text)
+    )
+
+
+def mounts(service: dict) -> list[list[str]]:
+    """A service's mounts, each split into source, target and mode."""
+    return [mount.split(":") for mount in service.get("volumes", [])]
+
+
+def port_of(section: dict) -> int:
+    """The port at the end of a section's endpoint."""
+    return int(section["endpoint"].rsplit(":", 1)[1])
+
+
+def run(*command: str) -> subprocess.CompletedProcess:
+    """What a command answered, whatever it was."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def compose_client() -> list[str] | None:
+    """The compose client of this machine, if it has one that runs."""
+    for client in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(client[0]) and run(*client, "version").returncode == 0:
+            return client
+    return None
+
+
+def test_ports_are_published_on_loopback_only():
+    """Nothing of the stack can be reached from another machine."""
+    ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
+    assert ports
+    assert [port for port in ports if not str(port).startswith("127.0.0.1:")] == []
+    assert all("network_mode" not in service for service in SERVICES.values())
+
+
+def test_jaeger_listens_where_the_ports_lead():
+    """UI and API on 16686, OTLP on 4317 and 4318, health on 13133: published and served."""
+    config = jaeger_config()
+    otlp = config["receivers"]["otlp"]["protocols"]
+    served = {
+        port_of(config["extensions"]["jaeger_query"]["http"]),
+        port_of(otlp["grpc"]),
+        port_of(otlp["http"]),
+        port_of(config["extensions"]["healthcheckv2"]["http"]),
+    }
+    published = {tuple(map(int, port.split(":")[1:])) for port in JAEGER["ports"]}
+    assert served == {16686, 4317, 4318, 13133}
+    assert published == {(port, port) for port in served}
+
+
+def test_traces_are_kept_on_a_named_volume():
+    """Traces outlive the container: Badger keeps them, and all its folders are on a volume."""
+    config = jaeger_config()
+    exporter = config["exporters"]["jaeger_storage_exporter"]["trace_storage"]
+    badger = config["extensions"]["jaeger_storage"]["backends"][exporter]["badger"]
+    volumes = [Path(mount[1]) for mount in mounts(JAEGER) if mount[0] in COMPOSE["volumes"]]
+    assert config["extensions"]["jaeger_query"]["storage"]["traces"] == exporter
+    assert badger["ephemeral"] is False
+    for folder in badger["directories"].values():
+        assert any(Path(folder).is_relative_to(volume) for volume in volumes), folder
+
+
+def test_what_is_acknowledged_is_stored():
+    """Nothing between receiver and Badger holds spans in memory, so none is lost or overtaken."""
+    config = jaeger_config()
+    assert "processors" not in config["service"]["pipelines"]["traces"]
+    assert "queue" not in config["exporters"]["jaeger_storage_exporter"]
+
+
+def test_only_our_traces_are_listed():
+    """Jaeger does not trace itself into the list of services that the user picks from."""
+    assert jaeger_config()["extensions"]["jaeger_query"]["enable_tracing"] is False
+
+
+def test_mounted_files_exist_and_are_read_only():
+    """Every file that a service mounts is in the repository, where Jaeger looks, and read-only."""
+    files = [mount for mount in mounts(JAEGER) if mount[0].startswith(".")]
+    assert all((ROOT / source).is_file() and mode == "ro" for source, _, mode in files)
+    targets = {target for _, target, _ in files}
+    assert JAEGER["command"][0].removeprefix("--config=") in targets
+    assert JAEGER["environment"]["JAEGER_UI_CONFIG"] in targets
+
+
+def test_health_check_asks_jaeger_itself():
+    """A service that waits for a healthy Jaeger waits for Jaeger's own status."""
+    test = JAEGER["healthcheck"]["test"]
+    health = jaeger_config()["extensions"]["healthcheckv2"]
+    assert "healthcheckv2" in jaeger_config()["service"]["extensions"]
+    assert test[0] == "CMD"
+    assert test[-1] == f"http://127.0.0.1:{port_of(health['http'])}/status"
+
+
+def test_ui_search_reaches_as_far_back_as_traces_are_kept():
+    """No kept trace is too old to be found in the UI."""
+    ui = json.loads((ROOT / "otel/jaeger-ui.json").read_text(encoding="utf-8"))
+    weeks = int(ui["search"]["maxLookback"]["value"].removesuffix("w"))
+    config = jaeger_config()["extensions"]["jaeger_storage"]["backends"]["traces"]
+    assert config["badger"]["ttl"]["spans"] == f"{weeks * 7 * 24}h"
+
+
+def test_images_are_pinned():
+    """The same stack comes up tomorrow: a full version, or an image built here."""
+    assert re.fullmatch(r"jaegertracing/jaeger:2\.\d+\.\d+", JAEGER["image"])
+    for service in SERVICES.values():
+        assert re.search(r":\d+\.\d+\.\d+$", service.get("image", "")) or "build" in service
+
+
+def test_services_run_with_the_least_they_need():
+    """A flaw in a service stays inside it: no capability, no writable root, bounded memory."""
+    for service in SERVICES.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "no-new-privileges:true" in service["security_opt"]
+        assert "mem_limit" in service
+        assert not {"privileged", "cap_add"} & set(service)
+
+
+def test_demo_runs_only_when_asked_and_reports_to_jaeger():
+    """`docker compose up` starts Jaeger alone; the demo waits for it and sends its trace there."""
+    demo = SERVICES["demo"]
+    dockerfile = (ROOT / demo["build"]["context"] / demo["build"]["dockerfile"]).read_text()
+    assert "profiles" not in JAEGER
+    assert demo["profiles"] == ["demo"]
+    assert demo["depends_on"]["jaeger"]["condition"] == "service_healthy"
+    assert demo["command"] == ["demo", "--otlp", "http://jaeger:4318"]
+    assert re.search(r"^FROM python:3\.12-slim$", dockerfile, re.M)
+    assert dockerfile.index("\nUSER 10001\n") < dockerfile.index("pip install")
+
+
+@pytest.mark.parametrize("profile", [[], ["--profile", "demo"]], ids=["default", "demo"])
+def test_compose_accepts_the_file(profile):
+    """A compose client, v1.29 or later, reads docker-compose.yml without a complaint."""
+    client = compose_client()
+    if client is None:
+        pytest.skip("no compose client on PATH (docker compose or docker-compose)")
+    answer = run(*client, "-f", str(ROOT / "docker-compose.yml"), *profile, "config", "-q")
+    assert answer.returncode == 0, answer.stderr

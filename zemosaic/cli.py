@@ -1,0 +1,331 @@
+"""The door: arguments -> settings, pool and observers; exit codes.
+
+0 solved; 1 solved, but tiles or pairs failed (each named); 2 bad input or usage; 3 no solution;
+130 interrupted. Results go to standard output, everything else to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zemosaic import __version__
+from zemosaic.settings import MODELS, Settings
+
+if TYPE_CHECKING:
+    from zemosaic.phase import PhaseSolution
+
+SOLVED, INCOMPLETE, BAD_INPUT, NO_SOLUTION, INTERRUPTED = 0, 1, 2, 3, 130
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. A user's mistake is one line on standard error."""
+    from zemosaic.runtime.folder import FolderError
+
+    try:
+        result = cli.main(arguments, prog_name="zemosaic", standalone_mode=False)
+        return result if isinstance(result, int) else SOLVED
+    except (click.Abort, KeyboardInterrupt):
+        return _complain("interrupted", INTERRUPTED)
+    except click.ClickException as error:
+        usage = isinstance(error, click.UsageError)
+        hint = "; see zemosaic --help" if usage and "help" not in error.format_message() else ""
+        return _complain(error.format_message().replace("\n", " ").rstrip(".") + hint, BAD_INPUT)
+    except (ValueError, FolderError) as error:
+        return _complain(str(error), BAD_INPUT)
+    except OSError as error:  # a full disk, most likely
+        return _complain(f"{error.filename or 'the run folder'}: {error.strerror}", INCOMPLETE)
+
+
+def _complain(message: str, code: int) -> int:
+    click.echo(f"zemosaic: {message}", err=True)
+    return code
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def cli() -> None:
+    """Match the tiles of an astronomical mosaic, and say where the time went."""
+
+
+def _hdu(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
+    return int(value) if value is not None and value.isdigit() else value
+
+
+def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that every run has."""
+    options = [
+        click.option("--model", type=click.Choice(MODELS), default=Settings.model,
+                     help="What is solved for each tile and channel."),
+        click.option("--neighbours", type=int, default=Settings.neighbours, metavar="K",
+                     help="Pairs kept for each tile, strongest first; 0 keeps all."),
+        click.option("--workers", type=int, default=0, metavar="N",
+                     help="Jobs at once; 0 takes all processors."),
+        click.option("--pool", type=click.Choice(("processes", "threads", "serial")),
+                     default="processes", help="Where jobs run."),
+        click.option("--pair-timeout", type=float, default=Settings.pair_timeout, metavar="S",
+                     help="Seconds after which a pair is given up; 0 never."),
+        click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
+                     help="Send the trace there; http://127.0.0.1:4318 without URL."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command()
+@click.argument("tiles", nargs=-1, required=True)
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=FOLDER,
+    default=Path("zemosaic-run"),
+    show_default=True,
+    metavar="RUN",
+    help="Run folder.",
+)
+@click.option("--apply", "apply_to", type=FOLDER, metavar="DIR", help="Write corrected tiles.")
+@click.option(
+    "--mosaic",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="OUT.fits",
+    help="Write a coadd of the corrected tiles.",
+)
+@click.option("--anchor", metavar="TILE", help="The tile that keeps gain 1 and offset 0.")
+@click.option(
+    "--min-overlap",
+    type=float,
+    default=Settings.min_overlap,
+    metavar="FRACTION",
+    help="Smallest overlap, of the smaller tile.",
+)
+@click.option("--hdu", callback=_hdu, metavar="HDU", help="HDU of the image, number or name.")
+@click.option("--mask-hdu", callback=_hdu, metavar="HDU", help="HDU of a mask; nonzero is bad.")
+@_run_options
+def intertile(
+    tiles: tuple[str, ...],
+    folder: Path,
+    apply_to: Path | None,
+    mosaic: Path | None,
+    anchor: str | None,
+    pool: str,
+    otlp: str | None,
+    **options: Any,
+) -> int:
+    """Find gain and offset of each of the FITS files TILES, so that their overlaps agree."""
+    options["anchor"] = _anchor_index(anchor, tiles)
+    settings = Settings(**options)
+    for target in (apply_to, mosaic.parent if mosaic else None):
+        if target is not None:
+            _writable(target)
+    solution = _solve(tiles, settings, pool, folder, otlp, apply_to)
+    if mosaic is not None:
+        from zemosaic.photometry.mosaic import write_mosaic
+
+        usable = [index for index in range(len(tiles)) if index not in solution.failed]
+        write_mosaic(
+            [(Path(tiles[k]), solution.gain[k], solution.offset[k]) for k in usable],
+            mosaic, settings.hdu, settings.mask_hdu,
+        )  # fmt: skip
+        click.echo(f"mosaic       {mosaic}")
+    return _exit_code(solution)
+
+
+def _solve(
+    tiles: Sequence[str],
+    settings: Settings,
+    pool: str,
+    folder: Path,
+    otlp: str | None,
+    apply_to: Path | None = None,
+) -> PhaseSolution:
+    """Run the phase with a run folder, a trace and a console; print what came out."""
+    from rich.console import Console as Terminal
+
+    from zemosaic.observe.console import Console
+    from zemosaic.observe.exporters import (
+        DEFAULT_ENDPOINT,
+        Tracing,
+        check_endpoint,
+        endpoint_from_environment,
+        trace_url,
+    )
+    from zemosaic.observe.telemetry import Telemetry
+    from zemosaic.phase import calibrate
+    from zemosaic.runtime.folder import claim
+    from zemosaic.tables import corrections_table, pairs_table, write_table
+
+    endpoint = endpoint_from_environment() if otlp is None else otlp or DEFAULT_ENDPOINT
+    if endpoint:
+        check_endpoint(endpoint)
+    console = Console(Terminal(stderr=True))
+    with claim(folder):
+        tracing = Tracing(folder / "trace.jsonl", endpoint)
+        telemetry = Telemetry(tracing.tracer)
+        try:
+            solution = calibrate(
+                tiles, settings, pool, [telemetry, console], apply_to=apply_to, scratch=folder
+            )
+            write_table(corrections_table(solution, settings), folder / "corrections.ecsv")
+            write_table(pairs_table(solution, settings), folder / "pairs.ecsv")
+        finally:
+            for complaint in tracing.close():
+                click.echo(f"zemosaic: {complaint}; see {folder / 'trace.jsonl'}", err=True)
+    for line in _summary(solution, console.stage_seconds):
+        click.echo(line)
+    click.echo(f"corrections  {folder / 'corrections.ecsv'}")
+    click.echo(f"pairs        {folder / 'pairs.ecsv'}")
+    if apply_to is not None:
+        click.echo(f"corrected    {apply_to}")
+    where = trace_url(endpoint, telemetry.trace_id) if endpoint else str(folder / "trace.jsonl")
+    click.echo(f"trace        {where}")
+    return solution
+
+
+def _summary(solution: PhaseSolution, seconds: dict[str, float]) -> list[str]:
+    from collections import Counter
+
+    outcomes = Counter(record.outcome for record in solution.records)
+    ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    groups, tiles = solution.groups, len(solution.names)
+    lines = [
+        f"tiles        {tiles - len(solution.failed)} of {tiles}, in {groups} "
+        f"group{'s' if groups != 1 else ''}",
+        f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
+        + (f": {ended}" if ended else ""),
+    ]
+    lines += [f"failed       {why}" for _, why in sorted(solution.failed.items())]
+    parts = [name for name in ("prepare", "overlap", "pairs", "solve", "apply") if name in seconds]
+    lines.append("time         " + ", ".join(f"{name} {seconds[name]:.2f} s" for name in parts))
+    return lines
+
+
+def _exit_code(solution: PhaseSolution) -> int:
+    if not any(record.outcome == "measured" for record in solution.records):
+        why = "no two tiles overlap" if not solution.records else "no pair could be measured"
+        return _complain(f"no solution: {why}; every tile keeps gain 1, offset 0", NO_SOLUTION)
+    lost = [r for r in solution.records if r.outcome not in ("measured", "rejected")]
+    return INCOMPLETE if solution.failed or lost else SOLVED
+
+
+def _anchor_index(anchor: str | None, tiles: Sequence[str]) -> int | None:
+    if anchor is None:
+        return None
+    matches = [k for k, tile in enumerate(tiles) if anchor in (tile, Path(tile).name)]
+    if len(matches) != 1:
+        what = "is none of the tiles" if not matches else "names more than one tile"
+        raise click.UsageError(f"--anchor {anchor} {what}; give one as it stands in the list")
+    return matches[0]
+
+
+def _writable(folder: Path) -> None:
+    """Refuse a folder before the work rather than after it."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _size(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, int]:
+    width, _, height = value.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise click.BadParameter(f"{value!r} is not like 480x360")
+    return int(height), int(width)
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--tiles", type=int, default=12, show_default=True, help="Number of tiles.")
+@click.option(
+    "--size",
+    "shape",
+    callback=_size,
+    default="480x360",
+    show_default=True,
+    help="Width x height of a tile in pixels.",
+)
+@click.option("--overlap", type=float, default=0.25, show_default=True, help="Of a side.")
+@click.option("--rotation", type=float, default=3.0, show_default=True, help="Degrees at most.")
+@click.option("--islands", type=int, default=1, show_default=True, help="Separate groups.")
+@click.option("--gradient", is_flag=True, help="Give every tile a sky gradient of its own.")
+@click.option("--trail", is_flag=True, help="Send a satellite through every third tile.")
+@click.option("--border", is_flag=True, help="Tear the borders: NaN.")
+@click.option("--sip", is_flag=True, help="Distort the tiles (SIP).")
+@click.option("--rgb", is_flag=True, help="Three colours, each with gains of its own.")
+@click.option("--no-noise", is_flag=True, help="Leave Poisson and read noise out.")
+@click.option("--seed", type=int, default=1, show_default=True)
+def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
+    """Make tiles with known truth in FOLDER: FITS files and truth.ecsv."""
+    from zemosaic.photometry.simulate import Scene
+
+    scene = Scene(electrons=0.0 if no_noise else Scene.electrons, **options)
+    files = _write_scene(scene, folder)
+    click.echo(f"{len(files)} tiles and their truth in {folder}")
+    return SOLVED
+
+
+def _write_scene(scene: Any, folder: Path) -> list[str]:
+    """Write the tiles of a scene and truth.ecsv; the names of the tiles."""
+    from astropy import units as u
+    from astropy.io import fits
+    from astropy.table import Table
+
+    from zemosaic.photometry.simulate import simulate as simulated
+    from zemosaic.tables import write_table
+
+    _writable(folder)
+    rows, files = [], []
+    for index, tile in enumerate(simulated(scene)):
+        header = tile.wcs.to_header(relax=True)
+        header["BUNIT"] = "adu"
+        path = folder / tile.name
+        fits.PrimaryHDU(tile.data, header).writeto(path, overwrite=True)
+        files.append(str(path))
+        for channel, (gain, offset) in enumerate(zip(tile.gain, tile.offset, strict=True)):
+            rows.append((index, tile.name, channel, gain, offset, tile.fwhm))
+    truth = Table(rows=rows, names=("tile", "file", "channel", "gain", "offset", "fwhm"))
+    truth["offset"].unit, truth["fwhm"].unit = u.adu, u.pix
+    truth.meta["formula"] = "scene = gain * data + offset"
+    write_table(truth, folder / "truth.ecsv")
+    return files
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER, default=Path("zemosaic-demo"))
+@_run_options
+def demo(folder: Path, pool: str, otlp: str | None, **options: Any) -> int:
+    """Simulate a mosaic in FOLDER, calibrate it, and compare with the truth."""
+    from astropy.table import Table
+
+    from zemosaic.photometry.simulate import Scene, compare
+
+    settings = Settings(**options)
+    files = _write_scene(Scene(), folder / "tiles")
+    click.echo(f"simulated    {len(files)} tiles in {folder / 'tiles'}")
+    solution = _solve(files, settings, pool, folder, otlp)
+    truth = Table.read(folder / "tiles" / "truth.ecsv", format="ascii.ecsv")
+    gain, offset = compare(solution, truth["gain"].data[:, None], truth["offset"].data[:, None])
+    click.echo("\ntile  true gain  found    ± error      true offset  found     ± error (ADU)")
+    columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
+    for t, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):
+        click.echo("{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(t, *row))
+    error = (solution.gain / gain - 1).std() * 100
+    click.echo(f"rms gain error {error:.3f} %, the truth scattering by {100 * gain.std():.1f} %")
+    return _exit_code(solution)

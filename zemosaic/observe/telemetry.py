@@ -1,0 +1,187 @@
+"""Spans and span events of a run, through the OpenTelemetry API alone.
+
+The parent process makes all spans, from the times that workers report; so the death of a
+worker loses no span, and there is no SDK in the workers. Without an SDK in the process the
+API's spans record nothing, and this observer then does next to nothing.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opentelemetry import context, trace
+from opentelemetry.trace import Span, Status, StatusCode, Tracer
+
+from zemosaic import __version__
+from zemosaic.runtime.events import (
+    Heartbeat,
+    JobEnded,
+    Observer,
+    RunEnded,
+    RunStarted,
+    SlowJob,
+    StageEnded,
+    StageStarted,
+)
+
+PHASE = "phase5_intertile"
+PAIR = "phase5_intertile.pair"
+TILE = "phase5_intertile.tile"
+HEARTBEAT = "phase5_intertile.heartbeat"
+SLOW_PAIR = "phase5_intertile.slow_pair"
+
+# Characters of a text. Jaeger's Badger refuses a span with a value of 65,000 bytes or more.
+LONGEST = 8_192
+
+#: Stages with a span of their own. Pairs are children of the phase, so "pairs" has none.
+STAGE_SPANS = ("prepare", "overlap", "solve", "apply")
+
+
+class Telemetry(Observer):
+    """Makes one `phase5_intertile` trace of a run.
+
+    Parameters
+    ----------
+    tracer : opentelemetry.trace.Tracer, optional
+        By default one of the provider that the application has set; none is ever set here.
+    """
+
+    def __init__(self, tracer: Tracer | None = None) -> None:
+        self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
+        self._host = platform.node()
+        self._phase: Span | None = None
+        self._phase_context: context.Context | None = None
+        self._stage: Span | None = None
+        self._stage_context: context.Context | None = None
+        self._counts = {"failed": 0, "rejected": 0}
+        #: The trace's id as 32 hexadecimal digits; empty where nothing is recorded.
+        self.trace_id = ""
+
+    def run_started(self, event: RunStarted) -> None:
+        """Start the phase span under the caller's current span."""
+        self._phase = self._tracer.start_span(PHASE, start_time=event.time_ns)
+        if not self._phase.is_recording():
+            self._phase = None
+            return
+        self.trace_id = trace.format_trace_id(self._phase.get_span_context().trace_id)
+        self._phase_context = trace.set_span_in_context(self._phase)
+        self._phase.set_attribute("zemosaic.run.id", event.run_id)
+        self._phase.set_attribute("zemosaic.run.state", "running")
+        self._set(event.attributes)
+
+    def stage_started(self, event: StageStarted) -> None:
+        """Start the stage's span, if it has one."""
+        if self._phase is None or event.stage not in STAGE_SPANS:
+            return
+        self._stage = self._tracer.start_span(
+            f"{PHASE}.{event.stage}", context=self._phase_context, start_time=event.time_ns
+        )
+        self._stage_context = trace.set_span_in_context(self._stage)
+
+    def stage_ended(self, event: StageEnded) -> None:
+        """End the stage's span; its attributes are the phase's."""
+        self._set(event.attributes)
+        if self._stage is not None and event.stage in STAGE_SPANS:
+            self._stage.end(end_time=event.time_ns)
+            self._stage = self._stage_context = None
+
+    def job_ended(self, event: JobEnded) -> None:
+        """Make the span of a tile or a pair, in the times of its worker."""
+        if self._phase is None or event.stage == "apply":
+            return
+        name, prefix, parent = PAIR, "zemosaic.pair.", self._phase_context
+        if event.stage != "pairs":
+            # One job reads the header of a tile, a later one its pixels: the span is that of
+            # the later one, unless the tile fails before.
+            if event.stage == "scan" and event.outcome == "measured":
+                return
+            name, prefix, parent = TILE, "zemosaic.tile.", self._stage_context
+        elif event.outcome in ("rejected", "measured"):
+            self._counts["rejected"] += event.outcome == "rejected"
+        else:
+            self._counts["failed"] += 1
+        attributes = {prefix + key: value for key, value in event.attributes.items()}
+        attributes[prefix + "index"] = event.index
+        attributes[prefix + "outcome"] = event.outcome
+        attributes[prefix + "queue_time"] = max(0, event.started_ns - event.submitted_ns) / 1e9
+        for stage, seconds in event.stages.items():
+            attributes[f"{prefix}stage.{stage}"] = seconds
+        attributes["host.name"] = self._host
+        if event.pid:
+            attributes["process.pid"] = event.pid
+        span = self._tracer.start_span(
+            name, context=parent, attributes=attributes, start_time=event.started_ns
+        )
+        if event.error is not None:
+            span.set_attribute("error.type", event.error.type)
+            span.set_status(Status(StatusCode.ERROR, str(event.error)))
+            exception = {
+                "exception.type": event.error.type,
+                "exception.message": event.error.message[:LONGEST],
+            }
+            if event.error.traceback:
+                exception["exception.stacktrace"] = event.error.traceback[-LONGEST:]
+            span.add_event("exception", exception, timestamp=event.ended_ns)
+        span.end(end_time=event.ended_ns)
+        if event.stage == "pairs":
+            self._phase.set_attribute("zemosaic.pairs.done", event.done)
+
+    def heartbeat(self, event: Heartbeat) -> None:
+        """Record a heartbeat."""
+        attributes = {
+            "zemosaic.stage": event.stage,
+            "zemosaic.pairs.done": event.done,
+            "zemosaic.pairs.total": event.total,
+            "zemosaic.pairs.pending": event.pending,
+            "zemosaic.pairs.pending_indices": event.pending_indices,
+            "zemosaic.pairs.running_indices": event.running_indices,
+            "zemosaic.pairs.running_time": event.running_time,
+            "zemosaic.pairs.last_completed_index": event.last_completed_index,
+            "zemosaic.idle_time": event.idle_time,
+        }
+        self._event(HEARTBEAT, event.time_ns, attributes)
+
+    def slow_job(self, event: SlowJob) -> None:
+        """Record a slow pair (or tile)."""
+        prefix = "zemosaic.pair." if event.stage == "pairs" else "zemosaic.tile."
+        attributes = {prefix + key: value for key, value in event.attributes.items()}
+        attributes |= {
+            "zemosaic.stage": event.stage,
+            prefix + "index": event.index,
+            prefix + "running_time": event.running_time,
+        }
+        self._event(SLOW_PAIR, event.time_ns, attributes)
+
+    def run_ended(self, event: RunEnded) -> None:
+        """End the phase span, and a stage's that is still open."""
+        if self._phase is None:
+            return
+        self._set(event.attributes)
+        self._phase.set_attribute("zemosaic.run.state", event.state)
+        for outcome, count in self._counts.items():
+            self._phase.set_attribute(f"zemosaic.pairs.{outcome}", count)
+        for span in (self._stage, self._phase):
+            if span is None:
+                continue
+            if event.error is not None:
+                span.set_attribute("error.type", type(event.error).__name__)
+                span.set_status(Status(StatusCode.ERROR, str(event.error)))
+            span.end(end_time=event.time_ns)
+
+    def _event(self, name: str, time_ns: int, attributes: Mapping[str, Any]) -> None:
+        """The one place where span events are made: they are on their way to be logs."""
+        if self._phase is not None:
+            kept = {key: value for key, value in attributes.items() if not _empty(value)}
+            self._phase.add_event(name, kept, timestamp=time_ns)
+
+    def _set(self, attributes: Mapping[str, Any]) -> None:
+        if self._phase is not None:
+            for key, value in attributes.items():
+                self._phase.set_attribute(f"zemosaic.{key}", value)
+
+
+def _empty(value: Any) -> bool:
+    """An empty sequence has no element type, which OTLP readers take in different ways."""
+    return isinstance(value, Sequence) and not isinstance(value, str) and not len(value)

@@ -1,0 +1,70 @@
+"""Solution + tile -> corrected tile, as an array or as a FITS file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from zemosaic.photometry.tiles import Tile, TileError, from_planes, image_hdu, open_fits, to_planes
+
+
+def correct(data: np.ndarray, gain: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Apply ``gain * data + offset`` per channel.
+
+    Parameters
+    ----------
+    data : ndarray
+        ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)`` in ADU; NaN stays NaN.
+    gain, offset : ndarray
+        ``(C,)``; offsets in ADU.
+
+    Returns
+    -------
+    ndarray
+        float32 of the shape of `data`.
+    """
+    planes = to_planes(np.asarray(data)).astype(np.float64)
+    corrected = planes * gain[:, None, None] + offset[:, None, None]
+    return from_planes(corrected.astype(np.float32), np.shape(data))
+
+
+def write_corrected(tile: Tile, gain: np.ndarray, offset: np.ndarray, folder: Path) -> Path:
+    """Write the corrected tile as FITS into a folder, under the name that it has.
+
+    All HDUs and headers are kept; the image becomes float32, and its header tells gain and
+    offset. The file appears whole or not at all: it is written under another name first.
+
+    Raises
+    ------
+    TileError
+        The tile was not read from a file, would be overwritten, or cannot be read.
+    """
+    if tile.path is None:
+        raise TileError(f"{tile.name}: is an array, not a file; use correct()")
+    target = folder / tile.path.name
+    if target.exists() and target.samefile(tile.path):
+        raise TileError(f"{tile.path}: would be overwritten; choose another folder for --apply")
+    with open_fits(tile.path) as hdus:
+        image = image_hdu(hdus, tile.path, tile.hdu)
+        corrected = correct(np.asarray(image.data), gain, offset)
+        header = image.header
+        for c, (g, o) in enumerate(zip(gain, offset, strict=True)):
+            header[f"ZEGAIN{c}"] = (float(g), f"intertile gain, channel {c}")
+            header[f"ZEOFFS{c}"] = (float(o), f"[adu] intertile offset, channel {c}")
+            header.add_history(f"zemosaic: channel {c} = {g:.8g} * data + {o:.8g}")
+        # Compressed images are written plain: lossy compression would undo the match.
+        kind = fits.PrimaryHDU if image is hdus[0] else fits.ImageHDU
+        header.remove("BLANK", ignore_missing=True)
+        hdus[hdus.index_of(tile.hdu) if tile.hdu is not None else hdus.index(image)] = kind(
+            corrected, header
+        )
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            hdus.writeto(temporary, overwrite=True, output_verify="silentfix+ignore")
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return target

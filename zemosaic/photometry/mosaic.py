@@ -1,0 +1,62 @@
+"""Corrected tiles -> one coadd, by reproject."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from zemosaic.photometry.apply import correct
+from zemosaic.photometry.tiles import HduKey, open_tile
+
+
+def write_mosaic(
+    tiles: Sequence[tuple[Path, np.ndarray, np.ndarray]],
+    output: Path,
+    hdu: HduKey = None,
+    mask_hdu: HduKey = None,
+) -> None:
+    """Coadd corrected tiles onto the tangent plane that fits them, and write the result.
+
+    Parameters
+    ----------
+    tiles : sequence
+        File, gain ``(C,)`` and offset ``(C,)`` (ADU) of each tile.
+    output : pathlib.Path
+        FITS file: float32 ``(H, W)`` or ``(C, H, W)`` in ADU, NaN where no tile is. It appears
+        whole or not at all.
+    hdu, mask_hdu : int, str or None
+        As for `open_tile`.
+    """
+    from reproject import reproject_interp
+    from reproject.mosaicking import find_optimal_celestial_wcs, reproject_and_coadd
+
+    opened = [open_tile(path, hdu, mask_hdu) for path, _, _ in tiles]
+    wcs, shape = find_optimal_celestial_wcs([(tile.shape, tile.wcs) for tile in opened])
+    planes = []
+    for channel in range(opened[0].channels):
+        inputs, weights = [], []
+        for tile, (_, gain, offset) in zip(opened, tiles, strict=True):
+            plane = tile.pixels()[channel]
+            valid = np.isfinite(plane)
+            corrected = correct(plane, gain[[channel]], offset[[channel]])
+            inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
+            weights.append(valid.astype(np.float32))
+        coadd, footprint = reproject_and_coadd(
+            inputs,
+            wcs,
+            shape_out=shape,
+            input_weights=weights,
+            reproject_function=reproject_interp,
+        )
+        planes.append(np.where(footprint > 0, coadd, np.nan).astype(np.float32))
+    data = planes[0] if len(planes) == 1 else np.stack(planes)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
+    try:
+        fits.PrimaryHDU(data, wcs.to_header()).writeto(temporary, overwrite=True)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""Footprints -> overlap graph, and its pruning.
+
+All geometry is that of great circles between unit vectors, so nothing is special at right
+ascension 0, at a pole, or about where a reference pixel lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
+from scipy.spatial import cKDTree
+
+from zemosaic.photometry.tiles import unit_vectors
+
+
+@dataclass(frozen=True, eq=False)
+class OverlapGraph:
+    """Which tiles overlap, and by how much; pairs in order of (i, j), with i < j.
+
+    Parameters
+    ----------
+    tiles : int
+        Number of tiles.
+    i, j : ndarray
+        ``(P,)`` int: the two tiles of each pair.
+    area : ndarray
+        ``(P,)`` float64: area of the overlap in square degrees.
+    fraction : ndarray
+        ``(P,)`` float64: the overlap as a fraction of the smaller footprint.
+    """
+
+    tiles: int
+    i: np.ndarray
+    j: np.ndarray
+    area: np.ndarray
+    fraction: np.ndarray
+
+    def components(self) -> np.ndarray:
+        """Label ``(tiles,)`` of the connected component of each tile."""
+        return component_labels(self.tiles, self.i, self.j)
+
+    def keep(self, which: np.ndarray) -> OverlapGraph:
+        """The graph with some of its pairs, chosen by a boolean or index array."""
+        return OverlapGraph(
+            self.tiles, self.i[which], self.j[which], self.area[which], self.fraction[which]
+        )
+
+
+def component_labels(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Label ``(tiles,)`` of each tile's component, counted in the order of their first tiles."""
+    graph = coo_array((np.ones(len(i)), (i, j)), shape=(tiles, tiles))
+    _, labels = connected_components(graph, directed=False)
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def find_overlaps(corners: np.ndarray, min_fraction: float = 0.0) -> OverlapGraph:
+    """Find all pairs of footprints that overlap on the sky.
+
+    Parameters
+    ----------
+    corners : ndarray
+        ``(T, 4, 2)`` float64: right ascension and declination in degrees of the corners of
+        each tile, in order around it; the footprint is the convex quadrilateral of great
+        circles between them. A tile with a NaN overlaps nothing.
+    min_fraction : float
+        Overlaps of less than this fraction of the smaller footprint are left out.
+
+    Returns
+    -------
+    OverlapGraph
+    """
+    units = unit_vectors(np.deg2rad(corners))
+    tiles = len(units)
+    usable = np.flatnonzero(np.isfinite(units).all(axis=(1, 2)))
+    units = np.nan_to_num(units)
+    centres = units.sum(axis=1)
+    centres /= np.maximum(np.linalg.norm(centres, axis=1), 1e-300)[:, None]
+    radius = np.linalg.norm(units - centres[:, None], axis=2).max(axis=1)
+    near = np.empty((0, 2), dtype=int)
+    if len(usable) > 1:
+        tree = cKDTree(centres[usable])
+        near = usable[tree.query_pairs(2 * radius[usable].max(), output_type="ndarray")]
+    i, j = near.min(axis=1, initial=tiles), near.max(axis=1, initial=-1)
+    order = np.lexsort((j, i))
+    i, j = i[order], j[order]
+    close = np.linalg.norm(centres[i] - centres[j], axis=1) <= radius[i] + radius[j]
+    i, j = i[close], j[close]
+    inward = _inward_normals(units, centres)
+    own = _areas(units)
+    shared = np.zeros(len(i))
+    for start in range(0, len(i), 1 << 16):  # bounds the memory of a million pairs
+        part = slice(start, start + (1 << 16))
+        shared[part] = _areas(_clipped(units[i[part]], inward[j[part]]))
+    smaller = np.minimum(own[i], own[j])
+    fraction = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
+    found = (shared > 0) & (fraction >= min_fraction)
+    area = np.rad2deg(np.rad2deg(shared))
+    return OverlapGraph(tiles, i, j, area, fraction).keep(found)
+
+
+def prune(graph: OverlapGraph, neighbours: int) -> OverlapGraph:
+    """Keep the strongest pairs of each tile, and each component in one piece.
+
+    A pair stays when it is among the `neighbours` largest overlaps of either of its tiles, or
+    when it belongs to the maximum spanning tree. 0 keeps all.
+    """
+    if neighbours == 0 or not len(graph.i):
+        return graph
+    pairs = np.arange(len(graph.i))
+    ends = np.concatenate([graph.i, graph.j])
+    both = np.concatenate([pairs, pairs])
+    order = np.lexsort((both, -graph.area[both], ends))
+    ends = ends[order]
+    first = np.flatnonzero(np.r_[True, ends[1:] != ends[:-1]])
+    rank = np.arange(len(ends)) - np.repeat(first, np.diff(np.r_[first, len(ends)]))
+    keep = np.zeros(len(pairs), dtype=bool)
+    keep[both[order][rank < neighbours]] = True
+    # Ranks, not areas: equal areas then have an order, and no weight is 0 (which is "no edge").
+    cost = np.empty(len(pairs))
+    cost[np.lexsort((pairs, -graph.area))] = np.arange(1, len(pairs) + 1)
+    tree = minimum_spanning_tree(
+        coo_array((cost, (graph.i, graph.j)), shape=(graph.tiles, graph.tiles)).tocsr()
+    )
+    keep[np.isin(cost, tree.data)] = True
+    return graph.keep(keep)
+
+
+def _inward_normals(units: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Normals ``(T, 4, 3)`` of the great circles along the sides, pointing inward."""
+    normals = np.cross(units, np.roll(units, -1, axis=1))
+    side = np.einsum("tkx,tx->tk", normals, centres)
+    return normals * np.sign(side)[..., None]
+
+
+def _clipped(polygons: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Sutherland and Hodgman's clipping of many polygons at once, on the sphere.
+
+    `polygons` is ``(P, 4, 3)``, `normals` the ``(P, 4, 3)`` inward normals of the clipping
+    polygons. A vertex that is cut away is replaced by one that stays, which adds no area, so
+    that all polygons keep the same number of vertices.
+    """
+    for side in range(normals.shape[1]):
+        here = np.einsum("pkx,px->pk", polygons, normals[:, side])
+        there = np.roll(here, -1, axis=1)
+        ahead = np.roll(polygons, -1, axis=1)
+        crossing = (here > 0) != (there > 0)
+        span = np.where(crossing, here - there, 1.0)
+        cut = polygons + (here / span)[..., None] * (ahead - polygons)
+        length = np.linalg.norm(cut, axis=2, keepdims=True)
+        cut /= np.where(length > 0, length, 1.0)
+        vertices = np.stack([polygons, cut], axis=2).reshape(len(polygons), -1, 3)
+        kept = np.stack([here > 0, crossing], axis=2).reshape(len(polygons), -1)
+        # The kept vertices move to the front, in order; a convex polygon gains at most one.
+        order = np.argsort(~kept, axis=1, kind="stable")[:, : polygons.shape[1] + 1]
+        count = kept.sum(axis=1)
+        order = np.where(np.arange(order.shape[1]) < count[:, None], order, order[:, :1])
+        polygons = np.take_along_axis(vertices, order[..., None], axis=1)
+        polygons[count == 0] = polygons[count == 0, :1]
+    return polygons
+
+
+def _areas(polygons: np.ndarray) -> np.ndarray:
+    """Areas ``(P,)`` in steradian of convex spherical polygons ``(P, K, 3)``.
+
+    A fan of triangles, each by the solid-angle formula of Van Oosterom and Strackee (1983),
+    IEEE Trans. Biomed. Eng. BME-30, 125.
+    """
+    a = polygons[:, :1]
+    b, c = polygons[:, 1:-1], polygons[:, 2:]
+    # Differences first: the triple product of nearly equal unit vectors cancels otherwise.
+    triple = np.einsum("pkx,pkx->pk", np.broadcast_to(a, b.shape), np.cross(b - a, c - a))
+    below = 1 + (a * b).sum(axis=2) + (b * c).sum(axis=2) + (c * a).sum(axis=2)
+    return np.abs(2 * np.arctan2(triple, below).sum(axis=1))

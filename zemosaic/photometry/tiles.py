@@ -1,0 +1,357 @@
+"""A tile: one image with its place on the sky, from a FITS file or from arrays."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
+from astropy.wcs import WCS
+
+HduKey = int | str | None
+
+# warnings.catch_warnings is not thread-safe before Python 3.14, and tiles are opened by threads.
+_WARNINGS_LOCK = threading.Lock()
+
+
+class TileError(ValueError):
+    """A tile cannot be used; the message is one line: which tile, why, what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One image of the mosaic; its pixels are read when they are asked for.
+
+    Made by `open_tile` or `tile_from_array`.
+
+    Parameters
+    ----------
+    name : str
+        Base name of the file, or a name made up for an array.
+    shape : tuple of int
+        Height and width in pixels.
+    channels : int
+        Number of colour planes, 1 for a monochrome tile.
+    corners : ndarray
+        ``(4, 2)`` float64: right ascension and declination in degrees of the outer corners of
+        the tile, in order around it.
+    scale : float
+        Side of a pixel at its centre in degrees.
+    path : pathlib.Path or None
+        The FITS file, or None for a tile that is held in `data`.
+    data : ndarray or None
+        ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)`` in ADU; NaN is "no datum".
+    mask : ndarray or None
+        ``(H, W)`` or the shape of `data`; true where a pixel is bad.
+    weight : ndarray or None
+        ``(H, W)`` relative weights, 0 where a pixel is bad.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    channels: int
+    corners: np.ndarray
+    scale: float
+    path: Path | None = None
+    data: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    hdu: HduKey = None
+    mask_hdu: HduKey = None
+    array_wcs: WCS | None = None
+
+    @cached_property
+    def wcs(self) -> WCS:
+        """Celestial, two axes, pixel (0, 0) at the centre of the first pixel.
+
+        That of a file is read from it by every process that needs it: on its way through a
+        pickle a WCS loses digits, and time.
+        """
+        if self.path is None:
+            return self.array_wcs
+        with open_fits(self.path) as hdus:
+            return _header_wcs(self.path, image_hdu(hdus, self.path, self.hdu).header, hdus)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("wcs", None)
+        return state
+
+    def pixels(self) -> np.ndarray:
+        """Read the tile.
+
+        Returns
+        -------
+        ndarray
+            ``(C, H, W)`` float32 in ADU, owned by the caller; NaN where the pixel is not finite
+            or masked.
+
+        Raises
+        ------
+        TileError
+            The file cannot be read to its end.
+        """
+        if self.path is None:
+            raw, mask = np.asarray(self.data), self.mask
+        else:
+            with open_fits(self.path) as hdus:
+                raw = _image_data(hdus, self.path, self.hdu)
+                mask = None
+                if self.mask_hdu is not None:
+                    mask = _hdu(hdus, self.path, self.mask_hdu).data
+        planes = to_planes(raw).astype(np.float32)
+        planes[~np.isfinite(planes)] = np.nan
+        if mask is not None:
+            bad = np.asarray(mask) != 0
+            bad = to_planes(bad) if bad.shape == raw.shape else np.squeeze(bad)
+            if bad.shape not in (planes.shape, self.shape):
+                raise TileError(
+                    f"{self.name}: its mask has the shape {np.shape(mask)}, the image "
+                    f"{self.shape}; give a mask of the image's shape"
+                )
+            planes[np.broadcast_to(bad, planes.shape)] = np.nan
+        if self.weight is not None:
+            planes[:, ~(np.asarray(self.weight) > 0)] = np.nan
+        return planes
+
+
+def edge_points(shape: tuple[int, int], per_side: int) -> np.ndarray:
+    """Points around the outer edge of an image, ``(4 * per_side, 2)`` pixel x, y."""
+    h, w = shape
+    t = np.arange(per_side) / per_side
+    zero, one = np.zeros_like(t), np.ones_like(t)
+    x = np.concatenate([t, one, 1 - t, zero]) * w - 0.5
+    y = np.concatenate([zero, t, one, 1 - t]) * h - 0.5
+    return np.stack([x, y], axis=1)
+
+
+def pixel_to_sky(wcs: WCS, xy: np.ndarray) -> np.ndarray:
+    """Sky coordinates ``(N, 2)`` in degrees of the pixels ``(N, 2)``; NaN off the sky."""
+    return np.asarray(wcs.all_pix2world(xy, 0), dtype=np.float64)
+
+
+def pixel_scale(wcs: WCS, shape: tuple[int, int]) -> float:
+    """Side of a pixel at the centre of an image, in degrees (root of its area)."""
+    y, x = (shape[0] - 1) / 2, (shape[1] - 1) / 2
+    here = np.array([[x, y], [x + 1, y], [x, y + 1]])
+    sky = np.deg2rad(pixel_to_sky(wcs, here))
+    unit = unit_vectors(sky)
+    return float(
+        np.rad2deg(np.sqrt(np.linalg.norm(np.cross(unit[1] - unit[0], unit[2] - unit[0]))))
+    )
+
+
+def unit_vectors(radec: np.ndarray) -> np.ndarray:
+    """Unit vectors ``(..., 3)`` of right ascension and declination ``(..., 2)`` in radians."""
+    ra, dec = radec[..., 0], radec[..., 1]
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+
+
+def channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Axis of the colour planes in a squeezed image shape; None for a monochrome image.
+
+    Raises
+    ------
+    ValueError
+        The shape is not that of an image with at most four planes.
+    """
+    if len(shape) == 2:
+        return None
+    if len(shape) == 3 and shape[0] <= 4:
+        return 0
+    if len(shape) == 3 and shape[2] <= 4:
+        return 2
+    raise ValueError(f"shape {shape} is neither (H, W), (C, H, W) nor (H, W, C) with C up to 4")
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape without leading axes of length 1 (radio cubes have them)."""
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
+def to_planes(data: np.ndarray) -> np.ndarray:
+    """View of an image as ``(C, H, W)``."""
+    data = data.reshape(_squeezed(data.shape))
+    axis = channel_axis(data.shape)
+    return data[np.newaxis] if axis is None else np.moveaxis(data, axis, 0)
+
+
+def from_planes(planes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Undo `to_planes`: ``(C, H, W)`` back to an image of the given shape."""
+    axis = channel_axis(_squeezed(shape))
+    return (planes[0] if axis is None else np.moveaxis(planes, 0, axis)).reshape(shape)
+
+
+def tile_from_array(
+    data: Any,
+    wcs: WCS,
+    mask: Any = None,
+    weight: Any = None,
+    name: str = "array",
+) -> Tile:
+    """Make a tile of an array and its WCS.
+
+    Raises
+    ------
+    TileError
+        The array is not an image or the WCS is not celestial.
+    """
+    array = np.asarray(data)
+    try:
+        planes = to_planes(array)
+    except ValueError as error:
+        raise TileError(f"{name}: {error}") from None
+    shape = _checked_shape(name, planes.shape)
+    # Once through a pickle, which rounds: the same bits then in this process and in workers.
+    wcs = pickle.loads(pickle.dumps(_celestial(name, wcs)))
+    weight = None if weight is None else np.asarray(weight)
+    if weight is not None and weight.shape != shape:
+        raise TileError(f"{name}: its weights have the shape {weight.shape}, the image {shape}")
+    mask = None if mask is None else np.asarray(mask)
+    return Tile(
+        name, shape, planes.shape[0], *_on_sky(name, wcs, shape),
+        data=array, mask=mask, weight=weight, array_wcs=wcs,
+    )  # fmt: skip
+
+
+def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey = None) -> Tile:
+    """Read the header of a FITS file; its pixels stay on disk.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; compressed images and ``.fits.gz`` are fine.
+    hdu : int, str or None
+        The HDU of the image; None takes the first that holds one.
+    mask_hdu : int, str or None
+        An HDU whose nonzero pixels are bad.
+
+    Raises
+    ------
+    TileError
+        There is no such file, no image in it, or no celestial WCS.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise TileError(f"{path}: is a folder; name the FITS files in it")
+    if not path.exists():
+        raise TileError(f"{path}: no such file; check the name")
+    with open_fits(path) as hdus:
+        image = image_hdu(hdus, path, hdu)
+        raw_shape = tuple(int(n) for n in image.shape)
+        try:
+            axis = channel_axis(_squeezed(raw_shape))
+        except ValueError as error:
+            raise TileError(f"{path}: {error}; choose another HDU with --hdu") from None
+        planes = list(_squeezed(raw_shape))
+        channels = 1 if axis is None else planes.pop(axis)
+        shape = _checked_shape(str(path), (channels, *planes))
+        if mask_hdu is not None:
+            _hdu(hdus, path, mask_hdu)
+        wcs = _header_wcs(path, image.header, hdus)
+    return Tile(
+        path.name, shape, channels, *_on_sky(str(path), wcs, shape),
+        path=path, hdu=hdu, mask_hdu=mask_hdu,
+    )  # fmt: skip
+
+
+@contextmanager
+def open_fits(path: Path) -> Iterator[fits.HDUList]:
+    """Open a FITS file; whatever is wrong with it comes out as a `TileError` of one line."""
+    try:
+        # Memory maps turn a network drive that goes away into a bus error: read instead.
+        with quiet():
+            hdus = fits.open(path, memmap=False)
+            len(hdus)  # reads every header now, where warnings are kept quiet
+        with hdus:
+            yield hdus
+    except TileError:
+        raise
+    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise TileError(f"{path}: cannot be read as FITS ({why}); copy or make it anew") from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep astropy's warnings about foreign headers from the user."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", AstropyWarning)
+        yield
+
+
+def image_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
+    """The chosen HDU, or the first that holds an image."""
+    if key is not None:
+        chosen = _hdu(hdus, path, key)
+        if not (getattr(chosen, "is_image", False) and len(chosen.shape) >= 2):
+            raise TileError(f"{path}: HDU {key} holds no image; choose another with --hdu")
+        return chosen
+    for candidate in hdus:
+        if getattr(candidate, "is_image", False) and len(candidate.shape) >= 2:
+            return candidate
+    raise TileError(f"{path}: holds no image; give a FITS file with one")
+
+
+def _hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
+    try:
+        return hdus[key]
+    except (KeyError, IndexError):
+        known = ", ".join(f"{n} {h.name}".strip() for n, h in enumerate(hdus))
+        raise TileError(f"{path}: has no HDU {key}; it has {known}") from None
+
+
+def _image_data(hdus: fits.HDUList, path: Path, key: HduKey) -> np.ndarray:
+    data = image_hdu(hdus, path, key).data
+    if data is None:
+        raise TileError(f"{path}: holds no pixels; make it anew")
+    return np.asarray(data)
+
+
+def _header_wcs(path: Path, header: fits.Header, hdus: fits.HDUList) -> WCS:
+    # A cube with SIP cannot be read whole, so ask for two axes first; a cube whose celestial
+    # axes are not the first two needs the long way.
+    try:
+        with quiet():
+            wcs = WCS(header, fobj=hdus, naxis=2)
+            if not wcs.has_celestial:
+                wcs = WCS(header, fobj=hdus).celestial
+    except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
+        why = " ".join(str(error).split())
+        raise TileError(f"{path}: its WCS cannot be read ({why}); solve the plate again") from None
+    return _celestial(str(path), wcs)
+
+
+def _celestial(name: str, wcs: WCS) -> WCS:
+    if not isinstance(wcs, WCS):
+        raise TileError(f"{name}: {type(wcs).__name__} is no astropy.wcs.WCS; give one")
+    if not wcs.has_celestial:
+        raise TileError(f"{name}: has no celestial WCS; solve the plate first")
+    return wcs if wcs.naxis == 2 else wcs.celestial
+
+
+def _on_sky(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Corners and pixel scale of a tile; both in degrees."""
+    corners, scale = pixel_to_sky(wcs, edge_points(shape, 1)), pixel_scale(wcs, shape)
+    if not (np.isfinite(corners).all() and scale > 0):
+        raise TileError(f"{name}: part of it lies off the sky; crop it, or solve the plate again")
+    return corners, scale
+
+
+def _checked_shape(name: str, planes_shape: tuple[int, ...]) -> tuple[int, int]:
+    h, w = planes_shape[1:]
+    if min(planes_shape) < 1:
+        raise TileError(f"{name}: has no pixels (shape {planes_shape}); leave it out")
+    return int(h), int(w)

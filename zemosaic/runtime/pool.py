@@ -1,0 +1,252 @@
+"""Pools of workers behind one interface: processes, threads, none, or somebody's executor.
+
+`Pool.submit` gives a future whose result is a `Report` in the worker's own times, also when the
+job raised. `Pool.give_up` ends a job that is stuck, as far as that can be done: a process is
+killed and replaced, a thread is left behind and replaced, a foreign executor's worker is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from zemosaic.runtime.events import JobError
+
+KINDS = ("processes", "threads", "serial")
+
+_local = threading.local()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a worker says of a job it ended."""
+
+    value: Any
+    error: JobError | None
+    started_ns: int
+    ended_ns: int
+    pid: int
+    stages: dict[str, float] = field(default_factory=dict)
+
+
+def perform(function: Callable[..., Any], args: tuple[Any, ...]) -> Report:
+    """Run a job in a worker; whatever it raises becomes part of the report."""
+    stages: dict[str, float] = {}
+    _local.stages = stages
+    value, error = None, None
+    started = time.time_ns()
+    clock = time.perf_counter_ns()
+    try:
+        value = function(*args)
+    except BaseException as raised:  # noqa: BLE001 - SystemExit must not end a worker either
+        text = "".join(traceback.format_exception(raised))
+        error = JobError(type(raised).__name__, " ".join(str(raised).split()), text)
+    # The end from a clock that is never set back, so that no span ends before it starts.
+    ended = started + time.perf_counter_ns() - clock
+    return Report(value, error, started, ended, os.getpid(), stages)
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Measure a part of the job that this worker performs."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        stages = getattr(_local, "stages", None)
+        if stages is not None:
+            stages[name] = stages.get(name, 0.0) + time.perf_counter() - start
+
+
+class Pool:
+    """The interface; `kind` and `workers` are for reports."""
+
+    kind: str
+    workers: int
+
+    @property
+    def window(self) -> int:
+        """Jobs to keep submitted: enough that no worker waits, few enough to name culprits."""
+        return 2 * self.workers
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+        """Submit a job."""
+        raise NotImplementedError
+
+    def give_up(self, future: Future[Report]) -> bool:
+        """End a job that is stuck; False where its worker is lost to the pool."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of the workers without waiting for any that is stuck."""
+        raise NotImplementedError
+
+
+class SerialPool(Pool):
+    """Runs each job when it is submitted."""
+
+    kind = "serial"
+    workers = 1
+    window = 1
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+        """Run the job."""
+        future: Future[Report] = Future()
+        future.set_running_or_notify_cancel()
+        future.set_result(perform(function, args))
+        return future
+
+    def give_up(self, future: Future[Report]) -> bool:
+        """Never called: a job has ended before anybody could look."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class ThreadPool(Pool):
+    """Daemon threads of our own.
+
+    The standard pool joins its threads at interpreter exit, so one that is stuck would keep
+    the program from ever ending. These are joined by nobody, and a stuck one is replaced.
+    """
+
+    kind = "threads"
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._jobs: queue.SimpleQueue[_ThreadJob | None] = queue.SimpleQueue()
+        self._running: dict[Future[Report], threading.Thread] = {}
+        self._abandoned: set[threading.Thread] = set()
+        for _ in range(workers):
+            self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name="zemosaic-worker", daemon=True).start()
+
+    def _work(self) -> None:
+        me = threading.current_thread()
+        while (job := self._jobs.get()) is not None:
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            self._running[job.future] = me
+            report = perform(job.function, job.args)
+            if me in self._abandoned:
+                return
+            del self._running[job.future]
+            job.future.set_result(report)
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+        """Queue the job for the next free thread."""
+        job = _ThreadJob(Future(), function, args)
+        self._jobs.put(job)
+        return job.future
+
+    def give_up(self, future: Future[Report]) -> bool:
+        """Leave the thread of a running job behind and start another."""
+        if not future.cancel() and (thread := self._running.pop(future, None)) is not None:
+            self._abandoned.add(thread)
+            self._start()
+        return True
+
+    def close(self) -> None:
+        """Ask the threads to end after the job they are at."""
+        for _ in range(self.workers):
+            self._jobs.put(None)
+
+
+@dataclass(frozen=True, eq=False)
+class _ThreadJob:
+    future: Future[Report]
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+
+
+class ProcessPool(Pool):
+    """Pebble's pool: a worker that dies or is killed costs the job it was at, and no other."""
+
+    kind = "processes"
+
+    def __init__(self, workers: int) -> None:
+        import pebble
+
+        self.workers = workers
+        self._pool = pebble.ProcessPool(max_workers=workers, context=_context())
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+        """Send the job to the workers."""
+        return self._pool.schedule(perform, args=(function, args))
+
+    def give_up(self, future: Future[Report]) -> bool:
+        """Kill the worker; Pebble starts another."""
+        future.cancel()
+        return True
+
+    def close(self) -> None:
+        """Kill the workers."""
+        self._pool.stop()
+        self._pool.join()
+
+
+def _context() -> BaseContext:
+    """How workers are started: never by a plain fork, which copies locks that threads hold."""
+    import multiprocessing
+
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        # The server imports the numerics once; every worker, also a fresh one, then has them.
+        context.set_forkserver_preload(["zemosaic.phase"])
+        return context
+    return multiprocessing.get_context("spawn")
+
+
+class ExecutorPool(Pool):
+    """Any `concurrent.futures.Executor`; it stays its owner's to shut down."""
+
+    def __init__(self, executor: Executor) -> None:
+        from zemosaic.settings import usable_processors
+
+        self._executor = executor
+        self.kind = type(executor).__name__
+        self.workers = getattr(executor, "_max_workers", None) or usable_processors()
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+        """Submit the job."""
+        return self._executor.submit(perform, function, args)
+
+    def give_up(self, future: Future[Report]) -> bool:
+        """Nobody can take a running job from a foreign executor."""
+        return future.cancel()
+
+    def close(self) -> None:
+        """Nothing: the executor is not ours."""
+
+
+def make_pool(kind: str | Executor | Pool, workers: int) -> Pool:
+    """Make a pool of a kind, or wrap an executor.
+
+    Raises
+    ------
+    ValueError
+        There is no such kind.
+    """
+    if isinstance(kind, Pool):
+        return kind
+    if isinstance(kind, Executor):
+        return ExecutorPool(kind)
+    if kind == "processes":
+        return ProcessPool(workers)
+    if kind == "threads":
+        return ThreadPool(workers)
+    if kind == "serial":
+        return SerialPool()
+    raise ValueError(f"pool is {kind!r}; choose one of {', '.join(KINDS)} or give an Executor")

@@ -1,0 +1,89 @@
+"""The settings of a run: frozen, and validated once, at the door."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+MODELS = ("gain+offset", "offset", "gain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run is asked to do.
+
+    Parameters
+    ----------
+    model : {"gain+offset", "offset", "gain"}
+        What is solved for each tile and channel.
+    anchor : int or None
+        Index of the tile that keeps gain 1 and offset 0; every other tile of its
+        component is brought to it. None keeps the geometric mean of the gains
+        and the median sky level of each component.
+    neighbours : int
+        Pairs kept for each tile, strongest first; 0 keeps all.
+    min_overlap : float
+        Smallest overlap worth measuring, as a fraction of the smaller footprint.
+    block : int
+        Side of a preview cell in pixels of the median tile; 0 chooses.
+    workers : int
+        Jobs that run at once; 0 takes the processors this process may use.
+    pair_timeout, tile_timeout : float
+        Seconds after which a job is given up; 0 waits for ever.
+    heartbeat : float
+        Seconds of silence before a heartbeat, and between two of them.
+    hdu, mask_hdu : int, str or None
+        HDU of the image (None: the first image) and of a mask whose nonzero
+        pixels are bad (None: no mask).
+
+    Raises
+    ------
+    ValueError
+        A value makes no sense; the message names it in one line.
+    """
+
+    model: str = "gain+offset"
+    anchor: int | None = None
+    neighbours: int = 8
+    min_overlap: float = 0.01
+    block: int = 0
+    workers: int = 0
+    pair_timeout: float = 300.0
+    tile_timeout: float = 300.0
+    heartbeat: float = 10.0
+    hdu: int | str | None = None
+    mask_hdu: int | str | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("model", self.model, MODELS)
+        for name in ("neighbours", "block", "workers", "pair_timeout", "tile_timeout"):
+            _not_negative(name, getattr(self, name))
+        if not 0.0 <= self.min_overlap < 1.0:
+            raise ValueError(
+                f"min_overlap is {self.min_overlap}; give a fraction from 0 up to, not including, 1"
+            )
+        if not self.heartbeat > 0.0:
+            raise ValueError(f"heartbeat is {self.heartbeat}; give a number of seconds above 0")
+
+    @property
+    def worker_count(self) -> int:
+        """Workers to start: as asked, or one per processor that this process may use."""
+        return self.workers or usable_processors()
+
+
+def usable_processors() -> int:
+    """Processors that this process may use (fewer than the machine's under an affinity mask)."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {value}; give 0 or a positive number")

@@ -1,0 +1,105 @@
+"""The tables of a run folder, as ECSV with units: corrections.ecsv and pairs.ecsv."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Table
+
+from zemosaic import __version__
+from zemosaic.phase import PhaseSolution
+from zemosaic.photometry.measure import PairMeasurement, Rejected
+from zemosaic.settings import Settings
+
+LINE = ("cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation")
+ADU = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
+
+
+def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
+    """One row per tile and channel; NaN for a tile that could not be used."""
+    tiles, channels = solution.gain.shape
+    tile, channel = np.divmod(np.arange(tiles * channels), channels)
+    columns: dict[str, Any] = {
+        "tile": tile,
+        "file": [solution.names[t] for t in tile],
+        "channel": channel,
+    }
+    for name in ("gain", "gain_err", "offset", "offset_err"):
+        columns[name] = getattr(solution, name).ravel()
+    for name in ("slope_x", "slope_y"):  # of the plane models; this model has none
+        columns[name] = np.zeros(tiles * channels)
+    columns["component"] = solution.component.ravel()
+    columns["pairs"] = solution.pairs.ravel()
+    table = Table(columns, meta=_meta(settings))
+    table.meta["formula"] = "corrected = gain * data + offset"
+    for name in ("slope_x", "slope_y"):
+        table[name].unit = u.adu / u.pix
+    return _with_units(table)
+
+
+def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
+    """One row per pair and channel, measured or not, with the reason."""
+    rows: list[dict[str, Any]] = []
+    for number, record in enumerate(solution.records):
+        for channel, measurement in enumerate(record.measurements):
+            measured = isinstance(measurement, PairMeasurement)
+            row: dict[str, Any] = {
+                "pair": record.index,
+                "tile_i": record.i,
+                "tile_j": record.j,
+                "file_i": solution.names[record.i],
+                "file_j": solution.names[record.j],
+                "channel": channel,
+                "outcome": "rejected" if _rejected(record.outcome, measured) else record.outcome,
+                "reason": _reason(measurement),
+                "area": record.area,
+            }
+            for name in LINE:
+                missing = 0 if name == "cells" else np.nan
+                row[name] = getattr(measurement, name) if measured else missing
+            row["residual"] = solution.residual[number, channel]
+            rows.append(row)
+    names = ["pair", "tile_i", "tile_j", "file_i", "file_j", "channel", "outcome", "reason",
+             "area", *LINE, "residual"]  # fmt: skip
+    columns = {name: [row[name] for row in rows] for name in names}
+    table = Table(columns, meta=_meta(settings))
+    table.meta["formula"] = "y = gain * x + offset, x of tile_i and y of tile_j"
+    table["area"].unit = u.deg**2
+    return _with_units(table)
+
+
+def write_table(table: Table, path: Path) -> None:
+    """Write a table whole or not at all: under another name first."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rejected(outcome: str, measured: bool) -> bool:
+    return outcome == "measured" and not measured
+
+
+def _reason(measurement: object) -> str:
+    if isinstance(measurement, Rejected):
+        return measurement.reason
+    if isinstance(measurement, PairMeasurement) and not measurement.gain_measured:
+        return "gain not measurable here"
+    return ""
+
+
+def _with_units(table: Table) -> Table:
+    for name in ADU:
+        if name in table.colnames:
+            table[name].unit = u.adu
+    return table
+
+
+def _meta(settings: Settings) -> dict[str, Any]:
+    return {"zemosaic": __version__, "model": settings.model, "neighbours": settings.neighbours}
