@@ -100,18 +100,17 @@ def compute_intertile_affine_calibration(
     if more:
         legacy.say(logging.DEBUG, f"ignored: {', '.join(sorted(more))}")
     tiles = [_tile(entry) for entry in tile_data_with_wcs or ()]
+    smallest = min(min_overlap_fraction, 0.01) if use_auto_intertile else min_overlap_fraction
+    settings = Settings(
+        anchor=_heaviest(tile_weights, len(tiles), legacy),
+        neighbours=max_neighbors_per_tile,
+        min_overlap=smallest,
+        block=_block(tiles, max(128, preview_size)),
+        workers=cpu_workers or 0,
+    )
     try:
-        settings = Settings(
-            anchor=_heaviest(tile_weights, len(tiles), legacy),
-            neighbours=max_neighbors_per_tile,
-            min_overlap=min(min_overlap_fraction, 0.01)
-            if use_auto_intertile
-            else min_overlap_fraction,
-            block=_block(tiles, max(128, preview_size)),
-            workers=cpu_workers or 0,
-        )
         solution = calibrate(tiles, settings, pool, [legacy, Telemetry(), *observers], clock=clock)
-    except (NoSolution, ValueError) as error:
+    except NoSolution as error:
         legacy.say(logging.ERROR, str(error))
         return {}
     if not (solution.pairs > 0).any():

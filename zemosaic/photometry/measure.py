@@ -151,7 +151,7 @@ def _measure_channel(
     return PairMeasurement(
         gain=line.gain,
         gain_err=line.gain_err if measured else float("nan"),
-        offset=line.y - line.gain * line.x,
+        offset=line.y - line.gain * line.x if model != "gain" else 0.0,
         x=line.x,
         y=line.y,
         level_err=line.level_err,
@@ -248,7 +248,7 @@ def _fit(
     # Noise spreads the points along the line as well; only the rest of the spread informs.
     noise_along = w * vx * vy / variance * scale**2
     information = _dot(w * along, along) - float(noise_along.sum())
-    gain_err = _cluster_error(w * along * residual, information, patch) if free else 0.0
+    gain_err = _error(w * along * residual, information, patch, scale) if free else 0.0
     mean_x, mean_y = _dot(w, x) / total, _dot(w, y) / total
     dx, dy = x - mean_x, y - mean_y
     spread = _dot(w * dx, dx) * _dot(w * dy, dy)
@@ -257,20 +257,22 @@ def _fit(
         gain_err=gain_err,
         x=float(mean_x),
         y=float(mean_y),
-        level_err=_cluster_error(w * residual, total, patch),
+        level_err=_error(w * residual, total, patch, scale),
         rms=float(np.median(np.abs(residual)) / 0.6745),
         correlation=_dot(w * dx, dy) / np.sqrt(spread) if spread > 0 else 0.0,
     )
 
 
-def _cluster_error(score: np.ndarray, information: float, patch: np.ndarray) -> float:
+def _error(score: np.ndarray, information: float, patch: np.ndarray, scale: float) -> float:
     """Standard error from sums over patches: right whatever the noise is within a patch.
 
     The sandwich estimator of Liang and Zeger (1986, Biometrika 73, 13): neighbouring cells
     share pixels and star edges, so their errors are not independent; those of patches are.
+    A few patches tell too little, so it is never less than for independent cells.
     """
     if not information > 0:
         return float("inf")
     sums = np.bincount(patch, weights=score)
     count = max(int((np.bincount(patch) > 0).sum()), 2)
-    return float(np.sqrt(_dot(sums, sums) * count / (count - 1)) / information)
+    sandwich = _dot(sums, sums) * count / (count - 1) / information**2
+    return float(np.sqrt(max(sandwich, scale**2 / information)))

@@ -1,9 +1,12 @@
 """One tile -> one preview on the mosaic's shared coarse grid.
 
 Every tile is read once and resampled once, here; a pair is then a slice of two previews.
-The path of a pixel: block mean (a weighted mean where pixels are missing), then bilinear
-sampling at the centres of the grid's cells. Where those centres lie in the tile is computed
-through both WCSs on every sixteenth cell and interpolated in between, as SWarp does.
+The path of a pixel: mean over blocks of half a cell, a [1, 2, 1] smoothing of the blocks, then
+sampling at the centres of the grid's cells with a quadratic B-spline. What a cell holds is thus the sky seen
+through one smooth kernel about a cell wide, nearly the same wherever the cell falls between the
+tile's pixels and however the tile is turned; blocks as large as a cell would alias. Where the
+centres lie in the tile is computed through both WCSs on every sixteenth cell and interpolated
+in between, as SWarp does.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ NODE_STEP = 16  # cells between exact positions; SIP bends by < 0.01 pixel over 
 BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washes out
 MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
 MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
-MIN_FRACTION = 0.5  # of the pixels under a cell that must be there for it to count
+MIN_FRACTION = 0.8  # of the kernel that must be there: without a side it leans to the other
 # A cell errs by this part of the local contrast: registration and seeing move light from one
 # cell to the next. Measured on simulated tiles whose seeing differs by 10 %.
-CONTRAST_ERROR = 0.12
+CONTRAST_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Grid:
         Right ascension and declination in degrees of the centre of cell (0, 0).
     scale : float
         Side of a cell in degrees.
+    step : float
+        Side of the blocks that cells are sampled from, in degrees; half a cell, about.
     projection : {"TAN", "ZEA"}
         A tangent plane stretches far from its centre and ends at 90° from it; the equal-area
         projection does not.
@@ -50,6 +55,7 @@ class Grid:
 
     centre: tuple[float, float]
     scale: float
+    step: float
     projection: str
 
     @cached_property
@@ -126,7 +132,7 @@ def make_grid(tiles: list[Tile], block: int = 0) -> Grid:
         short = float(np.median([min(t.shape) for t in tiles]))
         long = float(np.median([max(t.shape) for t in tiles]))
         block = max(1, min(BLOCK, int(short // MIN_CELLS)), int(long // MAX_CELLS))
-    scale = block * float(np.median(scales))
+    pixel = float(np.median(scales))
     units = unit_vectors(np.deg2rad(np.concatenate([tile.corners for tile in tiles])))
     centre = units.sum(axis=0)
     if np.linalg.norm(centre) < 1e-6 * len(units):  # all around the sky: any centre will do
@@ -135,7 +141,9 @@ def make_grid(tiles: list[Tile], block: int = 0) -> Grid:
     radius = np.rad2deg(np.arccos(np.clip((units @ centre).min(), -1.0, 1.0)))
     ra = float(np.rad2deg(np.arctan2(centre[1], centre[0]))) % 360.0
     dec = float(np.rad2deg(np.arcsin(centre[2])))
-    return Grid((ra, dec), scale, "TAN" if radius < 30.0 else "ZEA")
+    # A whole number of pixels, so that tiles of one kind all take the same step.
+    step = max(1, block // 2) * pixel
+    return Grid((ra, dec), block * pixel, step, "TAN" if radius < 30.0 else "ZEA")
 
 
 def make_preview(tile: Tile, grid: Grid) -> Preview:
@@ -146,28 +154,31 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     TileError
         The tile cannot be read or has no valid pixel.
     """
-    block = max(1, round(grid.scale / tile.scale))
+    step = max(1, min(round(grid.step / tile.scale), *tile.shape))
     planes = tile.pixels()
     if tile.weight is not None:  # takes the same way to the grid as one more plane
         relative = tile.weight / np.median(tile.weight[tile.weight > 0])
         planes = np.concatenate([planes, relative[np.newaxis].astype(np.float32)])
-    means, fraction = block_mean(planes, block)
+    means, fraction = block_mean(planes, step)
     noise = np.array([_noise(plane) for plane in means[: tile.channels]])
     x0, y0, w, h = _box(tile, grid)
     x, y = cell_positions(tile, grid, (x0, y0, w, h))
-    values, factor = _sample(means, fraction, (x + 0.5) / block - 0.5, (y + 0.5) / block - 0.5)
+    values, factor, missing = _sample(
+        means, fraction, (x + 0.5) / step - 0.5, (y + 0.5) / step - 0.5
+    )
     if tile.weight is not None:
         factor = factor[:-1] / values[-1]
-        values = values[:-1]
+        values, missing = values[:-1], missing[:-1]
     if not np.isfinite(values).any(axis=(1, 2)).all():
         raise TileError(f"{tile.name}: has no valid pixel in at least one channel; leave it out")
     variance = noise.astype(np.float32)[:, None, None] ** 2 * factor
-    variance += (np.float32(CONTRAST_ERROR) * local_contrast(values)) ** 2
+    # Without a part of it the kernel leans to the other side, by as much.
+    variance += ((np.float32(CONTRAST_ERROR) + missing) * local_contrast(values)) ** 2
     sky = np.array([np.nanmedian(plane) for plane in values], dtype=np.float64)
     return Preview(x0, y0, values, variance, sky, noise)
 
 
-def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
+def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Mean of the valid pixels of each block, and the fraction of its pixels that are valid.
 
     Parameters
@@ -175,32 +186,39 @@ def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
     planes : ndarray
         ``(C, H, W)`` float32, NaN where there is no datum.
     block : int
-        Side of a block in pixels; the last row and column of blocks may be cut short.
+        Side of a block in pixels; rows and columns beyond the last whole block are left out.
 
     Returns
     -------
-    means, fraction : ndarray
-        ``(C, ceil(H / block), ceil(W / block))`` float32; `means` is 0 where `fraction` is.
+    means : ndarray
+        ``(C, H // block, W // block)`` float32; 0 where no pixel is valid.
+    fraction : ndarray or None
+        Of the same shape; None where all pixels are valid.
     """
     valid = np.isfinite(planes)
     if valid.all():
-        counts = _block_sum(np.ones((1, *planes.shape[1:]), dtype=np.float32), block)
-        counts = np.broadcast_to(counts, (len(planes), *counts.shape[1:]))
-        sums = _block_sum(planes, block)
-    else:
-        counts = _block_sum(valid.astype(np.float32), block)
-        sums = _block_sum(np.where(valid, planes, np.float32(0)), block)
-    means = sums / np.maximum(counts, 1)
-    return means, counts / np.float32(block * block)
+        return _block_sum(planes, block) / np.float32(block * block), None
+    counts = _block_sum(valid.astype(np.float32), block)
+    sums = _block_sum(np.where(valid, planes, np.float32(0)), block)
+    return sums / np.maximum(counts, 1), counts / np.float32(block * block)
 
 
 def _block_sum(planes: np.ndarray, block: int) -> np.ndarray:
     c, h, w = planes.shape
-    pad_h, pad_w = -h % block, -w % block
-    if pad_h or pad_w:
-        planes = np.pad(planes, ((0, 0), (0, pad_h), (0, pad_w)))
-    rows = planes.reshape(c, -1, block, w + pad_w).sum(axis=2)
-    return sum(rows[..., k::block] for k in range(1, block)) + rows[..., ::block]
+    planes = planes[:, : h - h % block, : w - w % block]
+    rows = planes.reshape(c, h // block, block, -1).sum(axis=2)
+    total = rows[..., ::block].copy()
+    for k in range(1, block):
+        total += rows[..., k::block]
+    return total
+
+
+def _smoothed(planes: np.ndarray) -> np.ndarray:
+    """Convolution with [1, 2, 1] / 4 along both axes; without the outermost blocks."""
+    rows = planes[:, :-2] + 2 * planes[:, 1:-1] + planes[:, 2:]
+    both = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]
+    both *= np.float32(1 / 16)
+    return both
 
 
 def _noise(means: np.ndarray) -> float:
@@ -264,49 +282,61 @@ def _interpolated(nodes: np.ndarray, cells: int, axis: int) -> np.ndarray:
 
 
 def _sample(
-    means: np.ndarray, fraction: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear samples of the blocks at x, y (in blocks), and what they do to the noise.
+    means: np.ndarray, fraction: np.ndarray | None, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples of the smoothed blocks at x, y (in blocks), and what that does to the noise.
 
-    The second array is the variance of a sample in units of that of a whole block: a sample
-    between four blocks is less noisy than one on a block, and where two tiles fall on the grid
-    differently a line through both is biased unless that is known.
+    The second array is the variance of a sample in units of that of a block. It depends on
+    where between the blocks the sample lies, hence on the tile; a line through two tiles of low
+    contrast is biased unless that is known. The third is the part of the kernel that is missing.
     """
     c, h, w = means.shape
-    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
-    xs, ys = x[inside], y[inside]
-    left = np.clip(xs.astype(np.intp), 0, max(w - 2, 0))
-    low = np.clip(ys.astype(np.intp), 0, max(h - 2, 0))
-    fx, fy = (xs - left).astype(np.float32), (ys - low).astype(np.float32)
-    # A tile one block high or wide takes the same block twice, with weights 1 and 0.
-    step_x, step_y = min(1, w - 1), w * min(1, h - 1)
-    corner = low * w + left
-    neighbours = (
-        (corner, (1 - fx) * (1 - fy)),
-        (corner + step_x, fx * (1 - fy)),
-        (corner + step_y, (1 - fx) * fy),
-        (corner + step_x + step_y, fx * fy),
-    )
-    squares = ((1 - fx) ** 2 + fx**2) * ((1 - fy) ** 2 + fy**2)
     values = np.full((c, *x.shape), np.nan, dtype=np.float32)
     variance = np.full((c, *x.shape), np.nan, dtype=np.float32)
+    missing = np.zeros((c, *x.shape), dtype=np.float32)
+    inside = (x >= 1.5) & (x <= w - 2.5) & (y >= 1.5) & (y <= h - 2.5)
+    if min(h, w) < 5 or not inside.any():
+        return values, variance, missing
+    xs, ys = x[inside] - 1, y[inside] - 1  # smoothing takes the outermost blocks
+    column, row = np.rint(xs).astype(np.intp), np.rint(ys).astype(np.intp)
+    across = _spline((xs - column).astype(np.float32))
+    along = _spline((ys - row).astype(np.float32))
+    middle = row * (w - 2) + column
+    neighbours = [
+        (middle + (m - 1) * (w - 2) + n - 1, along[m] * across[n])
+        for m in range(3)
+        for n in range(3)
+    ]
+    factor = _noise_factor(across) * _noise_factor(along)
+    smooth = _smoothed(means if fraction is None else means * fraction)
+    share = None if fraction is None else _smoothed(fraction)
     for k in range(c):
-        plane, part = means[k].ravel(), fraction[k].ravel()
-        if part.min() == 1.0:
-            values[k][inside] = sum(weight * plane[at] for at, weight in neighbours)
-            variance[k][inside] = squares
+        plane = smooth[k].ravel()
+        total = sum(weight * plane[at] for at, weight in neighbours)
+        if share is None:
+            values[k][inside], variance[k][inside] = total, factor
             continue
-        total, share, square = np.zeros((3, len(corner)), dtype=np.float32)
-        for at, weight in neighbours:
-            present = weight * part[at]
-            total += present * plane[at]
-            share += present
-            square += weight * present
-        bad = share < MIN_FRACTION
-        share[bad] = np.nan
-        values[k][inside] = total / share
-        variance[k][inside] = square / share**2
-    return values, variance
+        part = share[k].ravel()
+        covered = sum(weight * part[at] for at, weight in neighbours)
+        covered[covered < MIN_FRACTION] = np.nan
+        values[k][inside] = total / covered
+        variance[k][inside], missing[k][inside] = factor / covered, 1 - covered
+    return values, variance, missing
+
+
+def _spline(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Weights of three blocks for a sample t blocks (-1/2 to 1/2) from the middle one.
+
+    The quadratic B-spline: its width does not depend on t, where that of linear interpolation
+    does, so that a star has the same shape wherever it falls between the blocks.
+    """
+    return (0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2
+
+
+def _noise_factor(weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+    """Sum of the squared weights of the spline convolved with [1, 2, 1] / 4."""
+    a, b, c = weights
+    return (a**2 + (2 * a + b) ** 2 + (a + 2 * b + c) ** 2 + (b + 2 * c) ** 2 + c**2) / 16
 
 
 def local_contrast(values: np.ndarray) -> np.ndarray:

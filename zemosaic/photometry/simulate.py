@@ -204,9 +204,12 @@ class _Catalogue:
 
     def nebula(self, units: np.ndarray) -> np.ndarray:
         """Nebulosity ``(C, N)`` in ADU in some directions ``(N, 3)``."""
-        distance = 2 - 2 * units @ self.clouds.T
-        light = np.exp(-distance / (2 * self.cloud_size**2)) * self.cloud_peak
-        return self.cloud_colour @ light.T
+        middle = units.mean(axis=0)
+        reach = np.linalg.norm(units - middle, axis=1).max()
+        near = np.linalg.norm(self.clouds - middle, axis=1) < reach + 7 * self.cloud_size
+        distance = 2 - 2 * units @ self.clouds[near].T
+        light = np.exp(-distance / (2 * self.cloud_size[near] ** 2)) * self.cloud_peak[near]
+        return self.cloud_colour[:, near] @ light.T
 
 
 def _observe(
@@ -241,16 +244,16 @@ def _observe(
 
 
 def _smooth(scene: Scene, wcs: WCS, catalogue: _Catalogue) -> np.ndarray:
-    """Nebulosity of a tile; smooth, so computed on every eighth pixel and interpolated."""
+    """Nebulosity of a tile; smooth, so computed on every fourth pixel and interpolated."""
     from scipy.ndimage import map_coordinates
 
     h, w = scene.shape
-    step = 8
-    y, x = np.arange(-step, h + 2 * step, step), np.arange(-step, w + 2 * step, step)
+    step, margin = 4, 32  # a spline forgets its ends over a few nodes
+    y, x = np.arange(-margin, h + margin, step), np.arange(-margin, w + margin, step)
     nodes = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     units = unit_vectors(np.deg2rad(wcs.all_pix2world(nodes, 0)))
     coarse = catalogue.nebula(units).reshape(-1, len(y), len(x))
-    at_y, at_x = (np.arange(h) + step) / step, (np.arange(w) + step) / step
+    at_y, at_x = (np.arange(h) + margin) / step, (np.arange(w) + margin) / step
     where = np.meshgrid(at_y, at_x, indexing="ij")
     return np.stack([map_coordinates(plane, where, order=3) for plane in coarse])
 

@@ -158,9 +158,9 @@ class _Loop:
                 self._fill_window()
                 if not self.window:
                     break
+                self._note_running(self.clock.monotonic())
                 ended = self.clock.wait(self.window, self._patience())
                 now = self.clock.monotonic()
-                self._note_running(now)
                 for future in sorted(ended, key=lambda f: self.window[f].job.index):
                     self._end(future, now)
                 self._give_up_overdue(now)

@@ -1,0 +1,91 @@
+"""Time and pools under a test's command."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
+
+from zemosaic.runtime.events import Observer
+from zemosaic.runtime.pool import Pool, Report, perform
+from zemosaic.runtime.schedule import Clock
+
+
+class FakeClock(Clock):
+    """Goes on only by waiting: a wait that sees nothing end takes all its time at once."""
+
+    def __init__(self, on_wait: Callable[[float], None] = lambda now: None) -> None:
+        self.now = 1000.0
+        self.on_wait = on_wait
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return int(self.now * 1e9)
+
+    def wait(self, futures: Collection[Future[Any]], timeout: float) -> set[Future[Any]]:
+        self.on_wait(self.now)
+        # Real threads need a moment to get going, in which no fake time passes.
+        done = wait(futures, 0.005, return_when=FIRST_COMPLETED).done
+        if not done:
+            self.now += timeout
+        return done
+
+
+class ManualPool(Pool):
+    """Jobs start when they are submitted and end when the test says so, in any order."""
+
+    kind = "manual"
+
+    def __init__(self, workers: int = 2) -> None:
+        self.workers = workers
+        self.flying: dict[int, tuple[Future[Report], Callable[..., Any], tuple[Any, ...]]] = {}
+        self.given_up: list[Future[Report]] = []
+        self._count = 0
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+        future: Future[Report] = Future()
+        future.set_running_or_notify_cancel()
+        self._count += 1
+        self.flying[self._count] = (future, function, args)
+        return future
+
+    def end(self, index: int) -> None:
+        future, function, args = self.flying.pop(index)
+        future.set_result(perform(function, args))
+
+    def give_up(self, future: Future[Report]) -> bool:
+        self.given_up.append(future)
+        return True
+
+    def close(self) -> None:
+        """Nothing runs here."""
+
+
+class Recorder(Observer):
+    """Keeps every event, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        for name in dir(Observer):
+            if not name.startswith("_"):
+                setattr(self, name, self.events.append)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class Gate:
+    """A job that blocks until it is opened; closed again by nobody."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def open(self) -> None:
+        self._event.set()
+
+    def pass_through(self, value: Any = None) -> Any:
+        self._event.wait()
+        return value

@@ -1,0 +1,138 @@
+"""Footprints on the sphere, and pruning that keeps every component in one piece."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from astropy.wcs import WCS
+
+from zemosaic.photometry.overlap import component_labels, find_overlaps, prune
+from zemosaic.photometry.tiles import edge_points, pixel_to_sky
+
+
+def tangent(ra: float, dec: float, crpix: tuple[float, float] = (1.0, 1.0)) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = (ra, dec), crpix, (-0.001, 0.001)
+    return wcs
+
+
+def rectangle(wcs: WCS, x: float, y: float, w: float, h: float) -> np.ndarray:
+    """Corners on the sky of a rectangle in the pixels of a WCS."""
+    return pixel_to_sky(wcs, edge_points((int(h), int(w)), 1) + np.array([x, y]))
+
+
+@pytest.mark.parametrize("where", [(180.0, 0.0), (0.0, 10.0), (359.99, -45.0), (77.0, 89.9),
+                                   (10.0, -90.0), (123.0, 90.0)])  # fmt: skip
+def test_overlap_areas_are_right_anywhere_on_the_sky(where: tuple[float, float]) -> None:
+    """Two 100 x 80 rectangles 60 apart share 40 x 80, also at RA 0 and at the poles."""
+    wcs = tangent(*where)
+    corners = np.stack([rectangle(wcs, 0, 0, 100, 80), rectangle(wcs, 60, 0, 100, 80)])
+    graph = find_overlaps(corners)
+    assert graph.i.tolist() == [0]
+    assert graph.j.tolist() == [1]
+    assert graph.area[0] == pytest.approx(40 * 80 * 1e-6, rel=1e-5)
+    assert graph.fraction[0] == pytest.approx(0.4, rel=1e-5)
+
+
+@pytest.mark.parametrize("crpix", [(1.0, 1.0), (5000.5, -3000.0), (-1e5, 2e4)])
+def test_the_reference_pixel_does_not_matter(crpix: tuple[float, float]) -> None:
+    """The same sky under any CRPIX has the same overlaps."""
+    near, far = tangent(30.0, 40.0), tangent(30.0, 40.0, crpix)
+    shift = np.array(crpix) - 1
+    same = rectangle(near, 0, 0, 100, 80)
+    other = rectangle(far, shift[0] + 50, shift[1] + 40, 100, 80)
+    graph = find_overlaps(np.stack([same, other]))
+    assert graph.fraction[0] == pytest.approx(0.25, rel=1e-4)
+
+
+def test_partial_overlaps_against_monte_carlo() -> None:
+    """Areas of turned rectangles agree with counted random points (an independent truth)."""
+    rng = np.random.default_rng(3)
+    base = tangent(10.0, 60.0)
+    polygons, corners = [], []
+    for _ in range(12):
+        turn = np.deg2rad(rng.uniform(0, 360))
+        matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        box = (edge_points((80, 100), 1) - [50, 40]) @ matrix.T + rng.uniform(-60, 60, 2)
+        polygons.append(box)
+        corners.append(pixel_to_sky(base, box))
+    graph = find_overlaps(np.stack(corners))
+    points = rng.uniform(-130, 130, (200_000, 2))
+    inside = np.stack([_contains(polygon, points) for polygon in polygons])
+    counted = (inside[:, None] & inside[None]).mean(axis=2) * 260**2 * 1e-6
+    found = np.zeros((12, 12))
+    found[graph.i, graph.j] = graph.area
+    upper = np.triu_indices(12, 1)
+    assert np.abs(found[upper] - counted[upper]).max() < 2e-4
+    assert found.max() > 3e-3
+
+
+def _contains(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
+    edge = np.roll(polygon, -1, axis=0) - polygon
+    to = points[:, None] - polygon[None]
+    side = edge[None, :, 0] * to[..., 1] - edge[None, :, 1] * to[..., 0]
+    return (side > 0).all(axis=1) | (side < 0).all(axis=1)
+
+
+def test_tiles_that_touch_or_are_apart_do_not_overlap() -> None:
+    """Neighbours with a gap or a common edge are no pair; nor is a tile without a place."""
+    wcs = tangent(0.0, 0.0)
+    corners = np.stack([
+        rectangle(wcs, 0, 0, 50, 50), rectangle(wcs, 60, 0, 50, 50),
+        np.full((4, 2), np.nan), rectangle(wcs, 40, 60, 50, 50),
+    ])  # fmt: skip
+    assert len(find_overlaps(corners).i) == 0
+    assert find_overlaps(corners[:1]).components().tolist() == [0]
+
+
+def test_small_overlaps_are_left_out_when_asked() -> None:
+    """`min_fraction` is a fraction of the smaller footprint."""
+    wcs = tangent(0.0, 0.0)
+    corners = np.stack([rectangle(wcs, 0, 0, 200, 200), rectangle(wcs, 190, 0, 100, 100)])
+    assert find_overlaps(corners, 0.09).fraction[0] == pytest.approx(0.1, rel=1e-3)
+    assert len(find_overlaps(corners, 0.11).i) == 0
+
+
+@pytest.mark.parametrize("neighbours", [1, 2, 3])
+def test_pruning_keeps_components_and_the_strongest(neighbours: int) -> None:
+    """Each tile keeps its K strongest pairs, and no component falls apart."""
+    rng = np.random.default_rng(7)
+    wcs = tangent(200.0, -30.0)
+    places = np.concatenate([rng.uniform(0, 400, (40, 2)), rng.uniform(2000, 2300, (25, 2))])
+    graph = find_overlaps(np.stack([rectangle(wcs, x, y, 100, 100) for x, y in places]))
+    pruned = prune(graph, neighbours)
+    assert 64 - 1 <= len(pruned.i) < len(graph.i)
+    assert np.array_equal(graph.components(), pruned.components())
+    kept = set(zip(pruned.i.tolist(), pruned.j.tolist(), strict=True))
+    for tile in range(65):
+        mine = np.flatnonzero((graph.i == tile) | (graph.j == tile))
+        strongest = mine[np.argsort(-graph.area[mine])][:neighbours]
+        assert {(int(graph.i[p]), int(graph.j[p])) for p in strongest} <= kept
+    order = list(zip(pruned.i.tolist(), pruned.j.tolist(), strict=True))
+    assert order == sorted(order)
+
+
+def test_pruning_of_nothing_and_with_zero() -> None:
+    """No pairs stay no pairs, and 0 keeps all."""
+    wcs = tangent(1.0, 2.0)
+    corners = np.stack([rectangle(wcs, 30.0 * k, 0, 100, 100) for k in range(6)])
+    graph = find_overlaps(corners)
+    assert prune(graph, 0) is graph
+    empty = graph.keep(np.zeros(len(graph.i), dtype=bool))
+    assert len(prune(empty, 3).i) == 0
+
+
+def test_equal_overlaps_do_not_break_a_component() -> None:
+    """A ring of equal overlaps, where every choice is a tie, stays connected."""
+    wcs = tangent(0.0, 0.0)
+    corners = np.stack([rectangle(wcs, 50.0 * x, 50.0 * y, 100, 100)
+                        for x in range(5) for y in range(5)])  # fmt: skip
+    pruned = prune(find_overlaps(corners), 1)
+    assert set(pruned.components().tolist()) == {0}
+
+
+def test_labels_count_in_the_order_of_first_tiles() -> None:
+    """Component 0 holds tile 0, and so on: labels do not depend on the graph's internals."""
+    labels = component_labels(7, np.array([5, 2]), np.array([6, 4]))
+    assert labels.tolist() == [0, 1, 2, 3, 2, 4, 4]

@@ -1,0 +1,237 @@
+"""The loop: every job one outcome, a count that only rises, and never silent."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from tests.fakes import FakeClock, Gate, ManualPool, Recorder
+from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer, SlowJob
+from zemosaic.runtime.pool import ExecutorPool, SerialPool, ThreadPool, make_pool
+from zemosaic.runtime.schedule import PENDING_NAMED, TICK, Job, run
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def fail(x: int) -> int:
+    raise ValueError(f"no {x}")
+
+
+def jobs_of(function: Any, n: int) -> list[Job]:
+    return [Job(k, function, (k,), {"name": f"job {k}"}) for k in range(1, n + 1)]
+
+
+def run_in_random_order(n: int, seed: int, bad: set[int]) -> tuple[list[Any], Recorder]:
+    """Run n jobs whose futures end in an order drawn by lot; those in `bad` raise."""
+    rng = random.Random(seed)
+    pool, recorder = ManualPool(workers=4), Recorder()
+
+    def end_one(now: float) -> None:
+        pool.end(rng.choice(list(pool.flying)))
+
+    jobs = [Job(k, fail if k in bad else double, (k,)) for k in range(1, n + 1)]
+    clock = FakeClock(end_one)
+    return run(jobs, n, pool, FanOut([recorder]), stage="pairs", clock=clock), recorder
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_progress_is_monotone_up_to_the_total(seed: int) -> None:
+    """With ends in any order and failures among them, `done` is 1, 2, ... up to the total."""
+    outcomes, recorder = run_in_random_order(60, seed, bad={3, 17, 60})
+    ended = recorder.of(JobEnded)
+    assert [event.done for event in ended] == list(range(1, 61))
+    assert {event.total for event in ended} == {60}
+    assert sorted(event.index for event in ended) == list(range(1, 61))
+    assert [event.index for event in ended] != list(range(1, 61)), "the order was not random"
+    assert {o.job.index for o in outcomes if o.state == "failed"} == {3, 17, 60}
+
+
+def test_outcomes_come_in_the_order_of_the_jobs() -> None:
+    """Whatever the order of the ends, the results are in the order of the jobs."""
+    first, _ = run_in_random_order(40, 1, bad={5})
+    second, _ = run_in_random_order(40, 2, bad={5})
+    assert [o.job.index for o in first] == list(range(1, 41))
+    assert [o.value for o in first] == [o.value for o in second]
+    assert first[4].error is not None
+    assert first[4].error.type == "ValueError"
+    assert "no 5" in first[4].error.message
+    assert "def fail" not in first[4].error.message
+
+
+def test_no_more_is_submitted_than_the_window_holds() -> None:
+    """ "Submitted" means "about to run": at most the window's size is ever in flight."""
+    pool, most = ManualPool(workers=3), 0
+
+    def end_one(now: float) -> None:
+        nonlocal most
+        most = max(most, len(pool.flying))
+        pool.end(min(pool.flying))
+
+    run(jobs_of(double, 50), 50, pool, FanOut(), stage="pairs", clock=FakeClock(end_one))
+    assert most == pool.window == 6
+
+
+def test_no_heartbeat_while_jobs_end() -> None:
+    """A pool that goes on is not disturbed: no heartbeat, however long the whole takes."""
+    pool, recorder = ManualPool(), Recorder()
+    clock = FakeClock()
+
+    def end_one_every_nine_seconds(now: float) -> None:
+        clock.now += 9.0
+        pool.end(min(pool.flying))
+
+    clock.on_wait = end_one_every_nine_seconds
+    run(jobs_of(double, 30), 30, pool, FanOut([recorder]), stage="pairs", clock=clock)
+    assert clock.now > 1000 + 250
+    assert not recorder.of(Heartbeat)
+
+
+def test_one_heartbeat_after_ten_seconds_and_then_one_each_ten() -> None:
+    """Silence is told after 10 s and then at most every 10 s, with the culprits by index."""
+    pool, recorder = ManualPool(workers=2), Recorder()
+    clock = FakeClock()
+    started = clock.now
+
+    def stall(now: float) -> None:
+        if 2 in pool.flying:
+            pool.end(2)  # one ends at once: the last one to do so
+        if now >= started + 47:
+            for index in list(pool.flying):
+                pool.end(index)
+
+    clock.on_wait = stall
+    run(jobs_of(double, 100), 100, pool, FanOut([recorder]), stage="pairs", clock=clock)
+    beats = recorder.of(Heartbeat)
+    times = [beat.time_ns / 1e9 - started for beat in beats]
+    assert times == [10.0, 20.0, 30.0, 40.0]
+    first = beats[0]
+    assert (first.done, first.total, first.pending) == (1, 100, 99)
+    assert first.last_completed_index == 2
+    assert first.running_indices == [1, 3, 4, 5]
+    assert first.pending_indices[:5] == [1, 3, 4, 5, 6]
+    assert len(first.pending_indices) == PENDING_NAMED
+    assert first.running_time == [10.0] * 4
+    assert [beat.idle_time for beat in beats] == times
+
+
+def test_a_slow_job_is_told_once_while_others_go_on() -> None:
+    """One stuck pair is named even if the others end, once, though no heartbeat is due."""
+    pool, recorder = ManualPool(workers=2), Recorder()
+    clock = FakeClock()
+
+    def end_all_but_the_first(now: float) -> None:
+        clock.now += 1.0
+        others = [index for index in pool.flying if index != 1]
+        pool.end(min(others) if others else 1)
+
+    clock.on_wait = end_all_but_the_first
+    run(jobs_of(double, 40), 40, pool, FanOut([recorder]), stage="pairs", clock=clock)
+    slow = recorder.of(SlowJob)
+    assert [event.index for event in slow] == [1]
+    assert slow[0].running_time >= 10.0
+    assert slow[0].attributes == {"name": "job 1"}
+    assert not recorder.of(Heartbeat)
+
+
+def test_a_job_that_hangs_is_given_up_and_the_rest_goes_on() -> None:
+    """A time-out costs the job that hangs and no other, also on real threads."""
+    gate, recorder = Gate(), Recorder()
+    pool = ThreadPool(2)
+    jobs = [Job(1, gate.pass_through, ()), *(Job(k, double, (k,)) for k in range(2, 30))]
+    outcomes = run(
+        jobs, 29, pool, FanOut([recorder]), stage="pairs", timeout=60.0, clock=FakeClock()
+    )
+    assert [o.state for o in outcomes] == ["timeout"] + ["measured"] * 28
+    assert outcomes[0].error is not None
+    assert outcomes[0].error.type == "TimeoutError"
+    assert recorder.of(JobEnded)[-1].done == 29
+    # The pool still has its two workers: the stuck thread was replaced.
+    both = [pool.submit(double, (k,)) for k in (1, 2)]
+    assert [future.result(timeout=30).value for future in both] == [2, 4]
+    gate.open()
+    pool.close()
+
+
+def test_every_worker_stuck_ends_the_run_instead_of_freezing_it() -> None:
+    """A foreign executor whose threads all hang cannot be mended: the rest fails, by name."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    gate = Gate()
+    with ThreadPoolExecutor(2) as executor:
+        pool = ExecutorPool(executor)
+        jobs = [Job(k, gate.pass_through, ()) for k in range(1, 9)]
+        outcomes = run(jobs, 8, pool, FanOut(), stage="pairs", timeout=30.0, clock=FakeClock())
+        states = [outcome.state for outcome in outcomes]
+        assert len(states) == 8
+        assert states[:2] == ["timeout", "timeout"]
+        assert set(states[2:]) == {"failed"}
+        assert outcomes[-1].error is not None
+        assert outcomes[-1].error.type == "NoWorkersLeft"
+        gate.open()
+
+
+def test_a_future_that_breaks_is_an_outcome() -> None:
+    """What a pool raises instead of a report is protected: that job fails, the loop goes on."""
+
+    class BrokenOnce(SerialPool):
+        broken = False
+
+        def submit(self, function: Any, args: tuple[Any, ...]) -> Future[Any]:
+            if not self.broken:
+                self.broken = True
+                future: Future[Any] = Future()
+                future.set_exception(OSError("the pipe is gone"))
+                return future
+            return super().submit(function, args)
+
+    outcomes = run(jobs_of(double, 3), 3, BrokenOnce(), FanOut(), stage="pairs")
+    assert [outcome.state for outcome in outcomes] == ["failed", "measured", "measured"]
+    assert str(outcomes[0].error) == "OSError: the pipe is gone"
+
+
+def test_an_observer_that_raises_is_taken_off_and_told_once() -> None:
+    """A crash of an observer changes no outcome and silences nobody else."""
+
+    class Bad(Observer):
+        def job_ended(self, event: JobEnded) -> None:
+            raise RuntimeError("window closed")
+
+    recorder = Recorder()
+    observers = FanOut([Bad(), recorder])
+    outcomes = run(jobs_of(double, 5), 5, SerialPool(), observers, stage="pairs")
+    assert [outcome.value for outcome in outcomes] == [2, 4, 6, 8, 10]
+    assert len(recorder.of(JobEnded)) == 5
+    assert [note.message for note in recorder.of(Note)] == [
+        "Bad failed (RuntimeError: window closed) and was taken off"
+    ]
+
+
+@pytest.mark.parametrize("kind", ["serial", "threads", "processes"])
+def test_every_pool_gives_the_same(kind: str) -> None:
+    """Results, errors and worker's own times come from any pool alike."""
+    recorder = Recorder()
+    pool = make_pool(kind, 2)
+    try:
+        jobs = [*jobs_of(double, 20), Job(21, fail, (21,))]
+        outcomes = run(jobs, 21, pool, FanOut([recorder]), stage="pairs")
+    finally:
+        pool.close()
+    assert [outcome.value for outcome in outcomes[:20]] == [2 * k for k in range(1, 21)]
+    assert outcomes[20].state == "failed"
+    assert outcomes[20].error is not None
+    assert "in fail" in outcomes[20].error.traceback
+    for event in recorder.of(JobEnded):
+        assert event.submitted_ns <= event.started_ns <= event.ended_ns
+        assert event.pid > 0
+
+
+def test_nothing_to_do_ends_at_once() -> None:
+    """An empty list of jobs is no reason to wait."""
+    clock = FakeClock()
+    assert run([], 0, ManualPool(), FanOut(), stage="pairs", clock=clock) == []
+    assert clock.now < 1000 + TICK
