@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from zemosaic.photometry.graph import potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
-from zemosaic.photometry.solve import Solution, potentials, solve
+from zemosaic.photometry.solve import Solution, solve
 
 
 def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -21,12 +22,29 @@ def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(i, j), np.maximum(i, j)
 
 
-def line(a: float, x: float, y: float, err: float = 1e-3, level_err: float = 0.1,
-         measured: bool = True) -> PairMeasurement:  # fmt: skip
+def line(
+    a: float, x: float, y: float, err: float = 1e-3, level_err: float = 0.1, measured: bool = True
+) -> PairMeasurement:
+    gain_err = err * a if measured else float("nan")
     return PairMeasurement(
-        gain=a, gain_err=err * a if measured else float("nan"), offset=y - a * x, x=x, y=y,
-        level_err=level_err, cells=1000, rms=1.0, correlation=0.9, gain_measured=measured,
-    )  # fmt: skip
+        gain=a,
+        gain_err=gain_err,
+        plane_gain=a if measured else float("nan"),
+        plane_gain_err=gain_err,
+        offset=y - a * x,
+        x=x,
+        y=y,
+        level_err=level_err,
+        u=0.0,
+        v=0.0,
+        x_tilt=(0.0, 0.0),
+        y_tilt=(0.0, 0.0),
+        tilt_cov=(float("inf"), 0.0, float("inf")),
+        cells=1000,
+        rms=1.0,
+        correlation=0.9,
+        gain_measured=measured,
+    )
 
 
 class Truth:

@@ -17,7 +17,9 @@ MODULES = {
     ".".join(("zemosaic", *path.relative_to(PACKAGE).with_suffix("").parts)): path
     for path in PACKAGE.rglob("*.py")
 }
-PHOTOMETRY = ("tiles", "preview", "overlap", "measure", "solve", "apply", "mosaic", "simulate")
+PHOTOMETRY = (
+    "tiles", "preview", "overlap", "measure", "graph", "solve", "apply", "mosaic", "simulate",
+)  # fmt: skip
 #: What the numerics may not touch: futures, telemetry, logs, clocks.
 IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing", "pebble"}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        # A name that the terminal's encoding lacks must not cost the results.
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(arguments))
 
 
@@ -52,14 +56,14 @@ def _complain(message: str, code: int) -> int:
     return code
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def cli() -> None:
     """Match the tiles of an astronomical mosaic, and say where the time went."""
 
 
 def _hdu(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
-    return int(value) if value is not None and value.isdigit() else value
+    return int(value) if value is not None and value.isdecimal() else value
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,6 +130,7 @@ def intertile(
     """Find gain and offset of each of the FITS files TILES, so that their overlaps agree."""
     options["anchor"] = _anchor_index(anchor, tiles)
     settings = Settings(**options)
+    _spare_the_inputs(tiles, apply_to, mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
             _writable(target)
@@ -229,6 +234,23 @@ def _anchor_index(anchor: str | None, tiles: Sequence[str]) -> int | None:
     return matches[0]
 
 
+def _spare_the_inputs(tiles: Sequence[str], apply_to: Path | None, mosaic: Path | None) -> None:
+    """Refuse a file that would replace a tile, or one that would be written twice."""
+    inputs = {Path(tile).resolve(): tile for tile in tiles}
+    outputs = [apply_to / Path(tile).name for tile in tiles] if apply_to else []
+    seen = set()
+    for output in [*outputs, mosaic] if mosaic else outputs:
+        place = output.resolve()
+        if place in inputs:
+            option = "--mosaic" if output is mosaic else "--apply"
+            raise click.UsageError(
+                f"{inputs[place]}: would be overwritten; choose another place for {option}"
+            )
+        if place in seen:
+            raise click.UsageError(f"{output}: would be written twice; rename one of those tiles")
+        seen.add(place)
+
+
 def _writable(folder: Path) -> None:
     """Refuse a folder before the work rather than after it."""
     import tempfile
@@ -270,7 +292,7 @@ def _size(_context: click.Context, _option: click.Parameter, value: str) -> tupl
 @click.option("--sip", is_flag=True, help="Distort the tiles (SIP).")
 @click.option("--rgb", is_flag=True, help="Three colours, each with gains of its own.")
 @click.option("--no-noise", is_flag=True, help="Leave Poisson and read noise out.")
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
     """Make tiles with known truth in FOLDER: FITS files and truth.ecsv."""
     from zemosaic.photometry.simulate import Scene

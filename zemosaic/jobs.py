@@ -68,8 +68,13 @@ def preview_path(scratch: Path, index: int) -> Path:
     return scratch / f"{index}.npy"
 
 
-def prepare(tile: Tile, grid: Grid, path: Path) -> Preview:
+def prepare(tile: Tile, channels: int, grid: Grid, path: Path) -> Preview:
     """Make the preview of a tile and keep it at `path`; what comes back has no arrays."""
+    if tile.channels != channels:
+        raise TileError(
+            f"{tile.path or tile.name}: has {tile.channels} channels, most others have {channels}; "
+            "leave it out"
+        )
     with part("preview"):
         preview = make_preview(tile, grid)
     with part("save"):

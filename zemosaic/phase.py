@@ -35,7 +35,7 @@ from zemosaic.jobs import (
 from zemosaic.photometry.apply import write_corrected
 from zemosaic.photometry.overlap import OverlapGraph, find_overlaps, prune
 from zemosaic.photometry.preview import Preview, make_grid
-from zemosaic.photometry.solve import Solution, solve
+from zemosaic.photometry.solve import Solution, TileFrame, solve
 from zemosaic.photometry.tiles import Tile
 from zemosaic.runtime.events import (
     FanOut,
@@ -61,6 +61,8 @@ class PhaseSolution(Solution):
 
     Parameters
     ----------
+    settings : Settings
+        As asked for.
     names : tuple of str
         Base name of each tile.
     failed : dict
@@ -71,6 +73,7 @@ class PhaseSolution(Solution):
         Overlapping pairs before pruning.
     """
 
+    settings: Settings
     names: tuple[str, ...]
     failed: dict[int, str]
     records: tuple[PairRecord, ...]
@@ -80,6 +83,13 @@ class PhaseSolution(Solution):
     def groups(self) -> int:
         """Connected components, tiles that stand alone included."""
         return len(np.unique(self.component[self.component[:, 0] >= 0, 0]))
+
+    def model_of(self, tile: int) -> str:
+        """The model that the tile's component got, judged by its first channel."""
+        model = self.settings.model
+        if model != "auto":
+            return model
+        return "gain+plane" if self.planes[tile, 0] else "gain+offset"
 
     @property
     def rms(self) -> float:
@@ -207,9 +217,11 @@ class _Phase:
                 sky[index] = preview.sky
             measurements = [record.measurements for record in records]
             model, anchor = self.settings.model, self.settings.anchor
-            solved = solve(graph.i, graph.j, measurements, sky, model, anchor)
+            frame = _frame(len(given), previews)
+            solved = solve(graph.i, graph.j, measurements, sky, model, anchor, frame)
             solution = PhaseSolution(
                 **vars(solved),
+                settings=self.settings,
                 names=names,
                 failed=failed,
                 records=records,
@@ -228,24 +240,14 @@ class _Phase:
         """Read all headers, as jobs, since a drive that hangs hangs here first."""
         options = (self.settings.hdu, self.settings.mask_hdu)
         work = [
-            Job(index + 1, scan, (tile, names[index], *options), {"name": names[index]})
+            Job(index + 1, scan, (tile, names[index], *options), _known(index, names[index]))
             for index, tile in enumerate(given)
         ]
         # Arrays are looked at here: sending them to a worker and back would prove nothing.
         files = any(isinstance(tile, (str, os.PathLike)) for tile in given)
         pool = self.pool if files else SerialPool()
         outcomes = self._jobs("scan", work, len(work), self.settings.tile_timeout, pool)
-        tiles = _results(outcomes, range(len(given)), names, failed)
-        counts = Counter(tile.channels for tile in tiles.values())
-        for index, tile in list(tiles.items()):
-            if tile.channels != (usual := counts.most_common(1)[0][0]):
-                failed[index] = (
-                    f"{names[index]}: has {tile.channels} channels, most others have {usual}; "
-                    "leave it out"
-                )
-                del tiles[index]
-                self._note(logging.ERROR, failed[index])
-        return tiles
+        return _results(outcomes, range(len(given)), names, failed)
 
     def _prepare(
         self, tiles: Mapping[int, Tile], scratch: Path, failed: dict[int, str]
@@ -254,8 +256,14 @@ class _Phase:
             return {}
         grid = make_grid(list(tiles.values()), self.settings.block)
         names = [tile.name for tile in tiles.values()]
+        channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
         work = [
-            Job(number, prepare, (tile, grid, preview_path(scratch, index)), {"name": tile.name})
+            Job(
+                number,
+                prepare,
+                (tile, channels, grid, preview_path(scratch, index)),
+                _known(index, tile.name),
+            )
             for number, (index, tile) in enumerate(tiles.items(), 1)
         ]
         outcomes = self._jobs("tiles", work, len(work), self.settings.tile_timeout)
@@ -293,7 +301,7 @@ class _Phase:
                 number,
                 write_corrected,
                 (tile, solution.gain[index], solution.offset[index], folder),
-                {"name": tile.name},
+                _known(index, tile.name),
             )
             for number, (index, tile) in enumerate(files.items(), 1)
         ]
@@ -345,6 +353,18 @@ class _Phase:
                 logging.WARNING,
                 f"the tiles form {groups} separate groups; how their levels relate is not known",
             )
+
+
+def _known(index: int, name: str) -> dict[str, Any]:
+    """What observers are told of a tile; indices of tiles count from 0, as in the list."""
+    return {"index": index, "name": name}
+
+
+def _frame(tiles: int, previews: Mapping[int, Preview]) -> TileFrame:
+    frame = TileFrame(np.zeros((tiles, 2)), np.zeros((tiles, 2, 2)))
+    for index, preview in previews.items():
+        frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
+    return frame
 
 
 def _channels(previews: Mapping[int, Preview]) -> int:

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
-MODELS = ("gain+offset", "offset", "gain")
+MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +15,9 @@ class Settings:
 
     Parameters
     ----------
-    model : {"gain+offset", "offset", "gain"}
-        What is solved for each tile and channel.
+    model : {"auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain"}
+        What is solved for each tile and channel; "auto" takes planes where the overlaps show
+        that tiles have gradients of their own, and gain and offset elsewhere.
     anchor : int or None
         Index of the tile that keeps gain 1 and offset 0; every other tile of its
         component is brought to it. None keeps the geometric mean of the gains
@@ -43,7 +44,7 @@ class Settings:
         A value makes no sense; the message names it in one line.
     """
 
-    model: str = "gain+offset"
+    model: str = "auto"
     anchor: int | None = None
     neighbours: int = 8
     min_overlap: float = 0.01

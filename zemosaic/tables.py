@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,16 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
     """One row per tile and channel; NaN for a tile that could not be used."""
     tiles, channels = solution.gain.shape
     tile, channel = np.divmod(np.arange(tiles * channels), channels)
+    names = _printable(solution.names)
     columns: dict[str, Any] = {
         "tile": tile,
-        "file": [solution.names[t] for t in tile],
+        "file": [names[t] for t in tile],
         "channel": channel,
     }
     for name in ("gain", "gain_err", "offset", "offset_err"):
         columns[name] = getattr(solution, name).ravel()
     for name in ("slope_x", "slope_y"):  # of the plane models; this model has none
-        columns[name] = np.zeros(tiles * channels)
+        columns[name] = np.where(np.isnan(columns["gain"]), np.nan, 0.0)
     columns["component"] = solution.component.ravel()
     columns["pairs"] = solution.pairs.ravel()
     table = Table(columns, meta=_meta(settings))
@@ -44,6 +46,7 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
 def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
     """One row per pair and channel, measured or not, with the reason."""
     rows: list[dict[str, Any]] = []
+    files = _printable(solution.names)
     for number, record in enumerate(solution.records):
         for channel, measurement in enumerate(record.measurements):
             measured = isinstance(measurement, PairMeasurement)
@@ -51,8 +54,8 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
                 "pair": record.index,
                 "tile_i": record.i,
                 "tile_j": record.j,
-                "file_i": solution.names[record.i],
-                "file_j": solution.names[record.j],
+                "file_i": files[record.i],
+                "file_j": files[record.j],
                 "channel": channel,
                 "outcome": "rejected" if _rejected(record.outcome, measured) else record.outcome,
                 "reason": _reason(measurement),
@@ -80,6 +83,11 @@ def write_table(table: Table, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _printable(names: Sequence[str]) -> list[str]:
+    """Names with the bytes that are no UTF-8, which Linux allows in them, spelled out."""
+    return [name.encode(errors="backslashreplace").decode() for name in names]
 
 
 def _rejected(outcome: str, measured: bool) -> bool:

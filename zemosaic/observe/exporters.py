@@ -6,6 +6,7 @@ end waits for them a bounded time only (the SDK's own shutdown can take half a m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -33,6 +34,8 @@ OTLP_DELAY = 1_000
 EVENTS = 10_000  # a heartbeat every ten seconds for a day
 SHUTDOWN = 5.0  # seconds at most that a deaf collector may cost at the end
 
+_sdk_logger = logging.getLogger("opentelemetry")
+
 
 class Tracing:
     """A tracer whose spans go to a file and, if there is an endpoint, to a collector.
@@ -42,8 +45,8 @@ class Tracing:
     file : pathlib.Path
         Takes OTLP/JSON, one batch a line; what was in it is replaced.
     endpoint : str
-        OTLP endpoint; empty for none. Port 4317 or the scheme ``grpc`` means gRPC unless
-        ``OTEL_EXPORTER_OTLP_PROTOCOL`` says otherwise, else it is HTTP.
+        OTLP endpoint; empty for none. The scheme ``grpc`` means gRPC, and so does port 4317
+        unless ``OTEL_EXPORTER_OTLP_PROTOCOL`` says otherwise; else it is HTTP.
     """
 
     def __init__(self, file: Path, endpoint: str = "") -> None:
@@ -57,65 +60,84 @@ class Tracing:
             span_limits=SpanLimits(max_events=EVENTS),
             shutdown_on_exit=False,
         )
-        self._stream = file.open("w", encoding="utf-8")
-        self._exporters = [_Watched(FileSpanExporter(stream=self._stream))]
-        delays = [FILE_DELAY]
+        self._stream = file.open("w", encoding="utf-8", newline="\n")
+        self._outlets = [_Outlet(file.name, FileSpanExporter(stream=self._stream), FILE_DELAY)]
         if endpoint:
-            self._exporters.append(_Watched(_otlp_exporter(endpoint)))
-            delays.append(OTLP_DELAY)
-        self._processors = [
-            BatchSpanProcessor(
-                exporter,
-                max_queue_size=QUEUE,
-                max_export_batch_size=BATCH,
-                schedule_delay_millis=delay,
-            )
-            for exporter, delay in zip(self._exporters, delays, strict=True)
-        ]
-        for processor in self._processors:
-            self._provider.add_span_processor(processor)
-        # The exporters log every failed attempt; the watchers count them, and one line is enough.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+            self._outlets.append(_Outlet(endpoint, _otlp_exporter(endpoint), OTLP_DELAY))
+        for outlet in self._outlets:
+            self._provider.add_span_processor(outlet)
+        # The exporters log every failed attempt; the outlets count, and one line is enough.
+        self._level = _sdk_logger.level
+        _sdk_logger.setLevel(logging.CRITICAL)
 
     @property
     def tracer(self) -> Tracer:
         """For `zemosaic.observe.telemetry.Telemetry`."""
         return self._provider.get_tracer("zemosaic", __version__)
 
-    def close(self) -> list[str]:
-        """Send what is left, within five seconds; say in words what was not delivered."""
+    def close(self, timeout: float = SHUTDOWN) -> list[str]:
+        """Send what is left, within `timeout` seconds; say in words what was not delivered."""
         threads = [
-            threading.Thread(target=processor.shutdown, daemon=True)
-            for processor in self._processors
+            threading.Thread(target=self._shut_down, args=(outlet,), daemon=True)
+            for outlet in self._outlets
         ]
         for thread in threads:
             thread.start()
-        deadline = time.monotonic() + SHUTDOWN
+        deadline = time.monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        complaints = []
-        stuck = [thread.is_alive() for thread in threads]
-        names = [f"{Path(self._stream.name).name}", self.endpoint]
-        for name, exporter, alive in zip(names, self._exporters, stuck, strict=False):
-            if alive or exporter.failed:
-                lost = f"{exporter.failed} spans" if exporter.failed else "the last spans"
-                complaints.append(f"{lost} could not be delivered to {name}")
-        if not stuck[0]:
-            self._stream.close()
-        return complaints
+        if not threads[0].is_alive():
+            # Of a full disk the outlet knows already.
+            with contextlib.suppress(OSError):
+                self._stream.close()
+        return [
+            f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {outlet.name}"
+            for outlet in self._outlets
+            if (lost := outlet.ended - outlet.delivered)
+        ]
+
+    def _shut_down(self, outlet: _Outlet) -> None:
+        outlet.shutdown()
+        outlet.closed = True
+        # One that still tries would be heard, so the last one gives the logger's level back.
+        if all(other.closed for other in self._outlets):
+            _sdk_logger.setLevel(self._level)
 
 
-class _Watched(SpanExporter):
-    """Counts the spans that an exporter failed to deliver."""
+class _Outlet(BatchSpanProcessor):
+    """A queue of spans before an exporter, and the count of those that got through.
 
-    def __init__(self, exporter: SpanExporter) -> None:
+    A span is lost when the exporter fails, when the queue is full, or when the end comes while
+    it waits; counting what went in and what was delivered sees all three.
+    """
+
+    def __init__(self, name: str, exporter: SpanExporter, delay: int) -> None:
+        self.name = name
+        self.ended = self.delivered = 0
+        self.closed = False
+        super().__init__(
+            _Counting(exporter, self),
+            max_queue_size=QUEUE,
+            max_export_batch_size=BATCH,
+            schedule_delay_millis=delay,
+        )
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.ended += 1
+        super().on_end(span)
+
+
+class _Counting(SpanExporter):
+    """Tells an outlet how many spans its exporter delivered."""
+
+    def __init__(self, exporter: SpanExporter, outlet: _Outlet) -> None:
         self._exporter = exporter
-        self.failed = 0
+        self._outlet = outlet
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
-        if result is not SpanExportResult.SUCCESS:
-            self.failed += len(spans)
+        if result is SpanExportResult.SUCCESS:
+            self._outlet.delivered += len(spans)
         return result
 
     def shutdown(self) -> None:
@@ -127,9 +149,12 @@ class _Watched(SpanExporter):
 
 def endpoint_from_environment() -> str:
     """The OTLP endpoint that the environment asks for, or an empty string."""
-    return os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or os.environ.get(
-        "OTEL_EXPORTER_OTLP_ENDPOINT", ""
-    )
+    if traces := os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return traces
+    base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    # By the specification this one is for all signals, whose paths are added to its own.
+    base = base.rstrip("/")
+    return f"{base}/v1/traces" if "/" in base.partition("://")[2] else base
 
 
 def check_endpoint(url: str) -> str:
@@ -140,8 +165,12 @@ def check_endpoint(url: str) -> str:
     ValueError
         It does not.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https", "grpc") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https", "grpc") and parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is no port, or half a pair of brackets
+        good = False
+    if not good:
         raise ValueError(f"{url!r} is no OTLP endpoint; give one like {DEFAULT_ENDPOINT}")
     return url
 
@@ -149,6 +178,8 @@ def check_endpoint(url: str) -> str:
 def trace_url(endpoint: str, trace_id: str) -> str:
     """Where Jaeger shows a trace: at JAEGER_URL, or where its image listens on that host."""
     host = urlsplit(endpoint).hostname or "127.0.0.1"
+    if ":" in host:  # IPv6
+        host = f"[{host}]"
     page = os.environ.get("JAEGER_URL") or f"http://{host}:16686"
     return f"{page.rstrip('/')}/trace/{trace_id}"
 
@@ -159,14 +190,16 @@ def _otlp_exporter(endpoint: str) -> SpanExporter:
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
         "OTEL_EXPORTER_OTLP_PROTOCOL"
     )
-    if protocol is None:
-        protocol = "grpc" if parts.scheme == "grpc" or parts.port == 4317 else "http/protobuf"
-    if protocol == "grpc":
+    if not protocol:
+        protocol = "grpc" if parts.port == 4317 else "http/protobuf"
+    if protocol == "grpc" or parts.scheme == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
             OTLPSpanExporter as GrpcExporter,
         )
 
-        return GrpcExporter(endpoint=parts.netloc, insecure=parts.scheme != "https")
+        # gRPC itself would take 443 for a target without port.
+        port = ":4317" if parts.scheme == "grpc" and parts.port is None else ""
+        return GrpcExporter(endpoint=parts.netloc + port, insecure=parts.scheme != "https")
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
         OTLPSpanExporter as HttpExporter,
     )

@@ -7,6 +7,7 @@ API's spans record nothing, and this observer then does next to nothing.
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,12 +56,14 @@ class Telemetry(Observer):
         self._phase_context: context.Context | None = None
         self._stage: Span | None = None
         self._stage_context: context.Context | None = None
-        self._counts = {"failed": 0, "rejected": 0}
+        self._counts: dict[str, int] = {}
         #: The trace's id as 32 hexadecimal digits; empty where nothing is recorded.
         self.trace_id = ""
 
     def run_started(self, event: RunStarted) -> None:
         """Start the phase span under the caller's current span."""
+        self._counts = {"failed": 0, "rejected": 0}
+        self._stage = self._stage_context = None
         self._phase = self._tracer.start_span(PHASE, start_time=event.time_ns)
         if not self._phase.is_recording():
             self._phase = None
@@ -89,7 +92,12 @@ class Telemetry(Observer):
 
     def job_ended(self, event: JobEnded) -> None:
         """Make the span of a tile or a pair, in the times of its worker."""
-        if self._phase is None or event.stage == "apply":
+        if self._phase is None:
+            return
+        if event.stage == "apply":  # no spans of their own, but no failure in silence
+            if event.error is not None and self._stage is not None:
+                known = {"exception.type": event.error.type, "exception.message": str(event.error)}
+                self._stage.add_event("exception", _valid(known), timestamp=event.ended_ns)
             return
         name, prefix, parent = PAIR, "zemosaic.pair.", self._phase_context
         if event.stage != "pairs":
@@ -103,7 +111,7 @@ class Telemetry(Observer):
         else:
             self._counts["failed"] += 1
         attributes = {prefix + key: value for key, value in event.attributes.items()}
-        attributes[prefix + "index"] = event.index
+        attributes.setdefault(prefix + "index", event.index)
         attributes[prefix + "outcome"] = event.outcome
         attributes[prefix + "queue_time"] = max(0, event.started_ns - event.submitted_ns) / 1e9
         for stage, seconds in event.stages.items():
@@ -112,18 +120,18 @@ class Telemetry(Observer):
         if event.pid:
             attributes["process.pid"] = event.pid
         span = self._tracer.start_span(
-            name, context=parent, attributes=attributes, start_time=event.started_ns
+            name, context=parent, attributes=_valid(attributes), start_time=event.started_ns
         )
         if event.error is not None:
             span.set_attribute("error.type", event.error.type)
-            span.set_status(Status(StatusCode.ERROR, str(event.error)))
+            span.set_status(Status(StatusCode.ERROR, _text(str(event.error))))
             exception = {
                 "exception.type": event.error.type,
-                "exception.message": event.error.message[:LONGEST],
+                "exception.message": event.error.message,
             }
             if event.error.traceback:
                 exception["exception.stacktrace"] = event.error.traceback[-LONGEST:]
-            span.add_event("exception", exception, timestamp=event.ended_ns)
+            span.add_event("exception", _valid(exception), timestamp=event.ended_ns)
         span.end(end_time=event.ended_ns)
         if event.stage == "pairs":
             self._phase.set_attribute("zemosaic.pairs.done", event.done)
@@ -146,12 +154,9 @@ class Telemetry(Observer):
     def slow_job(self, event: SlowJob) -> None:
         """Record a slow pair (or tile)."""
         prefix = "zemosaic.pair." if event.stage == "pairs" else "zemosaic.tile."
-        attributes = {prefix + key: value for key, value in event.attributes.items()}
-        attributes |= {
-            "zemosaic.stage": event.stage,
-            prefix + "index": event.index,
-            prefix + "running_time": event.running_time,
-        }
+        attributes = {prefix + "index": event.index, "zemosaic.stage": event.stage}
+        attributes |= {prefix + key: value for key, value in event.attributes.items()}
+        attributes[prefix + "running_time"] = event.running_time
         self._event(SLOW_PAIR, event.time_ns, attributes)
 
     def run_ended(self, event: RunEnded) -> None:
@@ -167,21 +172,44 @@ class Telemetry(Observer):
                 continue
             if event.error is not None:
                 span.set_attribute("error.type", type(event.error).__name__)
-                span.set_status(Status(StatusCode.ERROR, str(event.error)))
+                span.set_status(Status(StatusCode.ERROR, _text(str(event.error))))
             span.end(end_time=event.time_ns)
 
     def _event(self, name: str, time_ns: int, attributes: Mapping[str, Any]) -> None:
         """The one place where span events are made: they are on their way to be logs."""
         if self._phase is not None:
-            kept = {key: value for key, value in attributes.items() if not _empty(value)}
-            self._phase.add_event(name, kept, timestamp=time_ns)
+            self._phase.add_event(name, _valid(attributes), timestamp=time_ns)
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
         if self._phase is not None:
-            for key, value in attributes.items():
+            for key, value in _valid(attributes).items():
                 self._phase.set_attribute(f"zemosaic.{key}", value)
 
 
-def _empty(value: Any) -> bool:
-    """An empty sequence has no element type, which OTLP readers take in different ways."""
-    return isinstance(value, Sequence) and not isinstance(value, str) and not len(value)
+def _valid(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Those attributes that all OTLP readers take alike.
+
+    Without None, numbers that are not finite and empty sequences (which have no element type).
+    """
+    return {
+        key: _text(value) if isinstance(value, str) else value
+        for key, value in attributes.items()
+        if _says_something(value)
+    }
+
+
+def _says_something(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return len(value) > 0 and all(map(_says_something, value))
+    return value is not None
+
+
+def _text(text: str) -> str:
+    """A text that can be sent: cut, and with the odd bytes of file names spelt out.
+
+    Python keeps bytes that are no Unicode as halves of characters, and one of these in a status
+    would cost the whole batch of spans that it is sent with.
+    """
+    return text[:LONGEST].encode("utf-8", "backslashreplace").decode()

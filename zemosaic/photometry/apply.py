@@ -35,12 +35,13 @@ def write_corrected(tile: Tile, gain: np.ndarray, offset: np.ndarray, folder: Pa
     """Write the corrected tile as FITS into a folder, under the name that it has.
 
     All HDUs and headers are kept; the image becomes float32, and its header tells gain and
-    offset. The file appears whole or not at all: it is written under another name first.
+    offset. The file appears whole or not at all: it is written under another name first. One
+    that is compressed as a whole (``.fits.gz``) is written so.
 
     Raises
     ------
     TileError
-        The tile was not read from a file, would be overwritten, or cannot be read.
+        The tile was not read from a file, would be overwritten, or cannot be read or written.
     """
     if tile.path is None:
         raise TileError(f"{tile.name}: is an array, not a file; use correct()")
@@ -58,13 +59,23 @@ def write_corrected(tile: Tile, gain: np.ndarray, offset: np.ndarray, folder: Pa
         # Compressed images are written plain: lossy compression would undo the match.
         kind = fits.PrimaryHDU if image is hdus[0] else fits.ImageHDU
         header.remove("BLANK", ignore_missing=True)
-        hdus[hdus.index_of(tile.hdu) if tile.hdu is not None else hdus.index(image)] = kind(
-            corrected, header
-        )
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        hdus[hdus.index(image)] = kind(corrected, header)
         try:
-            hdus.writeto(temporary, overwrite=True, output_verify="silentfix+ignore")
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(hdus, target)
+        except OSError as error:
+            why = error.strerror or error
+            raise TileError(f"{target}: cannot be written ({why}); choose another folder") from None
     return target
+
+
+def write_whole(hdus: fits.HDUList, target: Path) -> None:
+    """Write a FITS file whole or not at all: under another name first."""
+    # The ending stays, because it says how the file is compressed.
+    temporary = target.with_name(f".{os.getpid()}.part.{target.name}")
+    summed = any({"CHECKSUM", "DATASUM"} & set(hdu.header) for hdu in hdus)
+    try:
+        hdus.writeto(temporary, overwrite=True, output_verify="silentfix+ignore", checksum=summed)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,11 +1,20 @@
 """Two previews -> the straight line between them, channel by channel.
 
-The model is y = a·x + b between the cells x of tile i and y of tile j. Both are noisy, so the
-slope is York's (1966, Can. J. Phys. 44, 1079; unified in York et al. 2004, Am. J. Phys. 72,
-367): the true point of each cell lies where the line comes nearest in units of both errors.
-Cells far from the line lose their weight (Tukey's biweight), so a trail, a saturated star or a
-variable one is left out. Cells are chosen by where they are and whether they are valid, never
-by their noisy values. Swapping the tiles turns a into 1/a and changes nothing else.
+The model is y = a·x + b + nuisance between the cells x of tile i and y of tile j. Both are
+noisy, so the slope is York's (1966, Can. J. Phys. 44, 1079; unified in York et al. 2004, Am. J.
+Phys. 72, 367): the true point of each cell lies where the line comes nearest in units of both
+errors. The nuisance terms are what two exposures of one sky differ by besides gain and offset:
+
+- the Laplacian and the gradient of the common scene: another seeing and a small shift, to first
+  order (they move light between neighbouring cells and would bend the line at every star);
+- a plane across the overlap: another sky gradient. The slope is given without and with it, and
+  the solver chooses, since the plane costs precision where there is no gradient.
+
+The scene that these terms are made of is the weighted mean of both tiles whose noise is
+uncorrelated with the residual, and it serves as the instrument for the noisy x, so that noise
+bends nothing. Cells far from the line lose their weight (Tukey's biweight): trails, saturated
+stars, variable ones. Cells are chosen by where they are and whether they are valid, never by
+their noisy values. Swapping the tiles turns a into 1/a and changes nothing else.
 """
 
 from __future__ import annotations
@@ -19,8 +28,16 @@ from zemosaic.photometry.preview import Preview
 MIN_OVERLAP_CELLS = 25  # below this a robust scale means nothing
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations: keeps 98 % efficiency
 HUBER = 1.345  # for the first rounds, which must not throw good bright cells away
-ROUNDS = (6, 12)  # at most, with Huber's weights and then with Tukey's
+FIRST_ROUNDS = 6  # on a sample of the cells, with Huber's weights
+LAST_ROUNDS = 6  # at most, with Tukey's
+SAMPLE = 2_000  # cells for the first rounds and for medians, about
 CLUSTER = 8  # cells: errors are taken to be independent from one 8 x 8 patch to the next
+MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
+# How far two exposures are expected to differ: a shift of a cell either way and, as the
+# coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
+# leave these open, and the level with them.
+SCENE_PRIOR = (0.5, 0.5, 0.2)  # cells, cells, square cells
+BRIGHT = (0.995, 0.5)  # quantiles whose distance gives the first slope: few stars make the first
 MAX_GAIN_ERROR = 0.1  # relative; above it the overlap holds no contrast to measure a gain by
 
 
@@ -30,16 +47,22 @@ class PairMeasurement:
 
     Parameters
     ----------
-    gain : float
-        Slope; 1 where `gain_measured` is false.
-    gain_err : float
-        Its standard error; NaN where it was not measured.
+    gain, gain_err : float
+        Slope without a plane and its standard error; 1 and NaN where `gain_measured` is false.
+    plane_gain, plane_gain_err : float
+        The same with a plane taken out of the overlap; NaN where that was not measurable.
     offset : float
-        Intercept in ADU.
+        Intercept in ADU of the line without a plane.
     x, y : float
         The pivot in ADU: weighted means of both tiles, where slope and level are uncorrelated.
     level_err : float
         Standard error in ADU of ``y - gain * x`` at the pivot.
+    u, v : float
+        The pivot's place on the shared grid, in cells.
+    x_tilt, y_tilt : tuple of float
+        Slopes of both tiles along the grid's two axes, in ADU per cell.
+    tilt_cov : tuple of float
+        Covariance (uu, uv, vv) of ``y_tilt - gain * x_tilt`` in (ADU per cell)².
     cells : int
         Common valid cells.
     rms : float
@@ -52,10 +75,17 @@ class PairMeasurement:
 
     gain: float
     gain_err: float
+    plane_gain: float
+    plane_gain_err: float
     offset: float
     x: float
     y: float
     level_err: float
+    u: float
+    v: float
+    x_tilt: tuple[float, float]
+    y_tilt: tuple[float, float]
+    tilt_cov: tuple[float, float, float]
     cells: int
     rms: float
     correlation: float
@@ -81,186 +111,293 @@ def measure_pair(
     ----------
     first, second : Preview
         On the same grid and with the same channels.
-    model : {"gain+offset", "offset", "gain"}
-        "offset" holds the slope at 1, "gain" the intercept at 0.
+    model : str
+        One of `zemosaic.settings.MODELS`: those without a free gain hold the slope at 1,
+        "gain" holds the intercept at 0.
 
     Returns
     -------
     tuple of PairMeasurement or Rejected
         One for each channel.
     """
-    a, b, origin = _common(first, second)
-    if a is None or b is None:
-        return (Rejected("no common cells"),) * len(first.values)
-    return tuple(
-        _measure_channel(a[c], b[c], a[c + n], b[c + n], origin, model)
-        for n in (len(a) // 2,)
-        for c in range(n)
-    )
-
-
-def _common(
-    first: Preview, second: Preview
-) -> tuple[np.ndarray | None, np.ndarray | None, tuple[int, int]]:
-    """Values and variances ``(2C, h, w)`` of both previews on the box that they share."""
-    height, width = first.values.shape[1:]
-    height_2, width_2 = second.values.shape[1:]
     x0, y0 = max(first.x0, second.x0), max(first.y0, second.y0)
-    x1 = min(first.x0 + width, second.x0 + width_2)
-    y1 = min(first.y0 + height, second.y0 + height_2)
+    x1 = min(p.x0 + p.values.shape[2] for p in (first, second))
+    y1 = min(p.y0 + p.values.shape[1] for p in (first, second))
     if x1 <= x0 or y1 <= y0:
-        return None, None, (0, 0)
-    cut = []
-    for p in (first, second):
-        box = (slice(None), slice(y0 - p.y0, y1 - p.y0), slice(x0 - p.x0, x1 - p.x0))
-        cut.append(np.concatenate([p.values[box], p.variance[box]]))
-    return cut[0], cut[1], (x0, y0)
+        return (Rejected("no common cells"),) * len(first.values)
+    rows, columns = slice(y0, y1), slice(x0, x1)
+    cut = [_cut(p, rows, columns) for p in (first, second)]
+    return tuple(
+        _measure_channel(_Cells(x, y, vx, vy, x0, y0), model)
+        for (x, vx), (y, vy) in zip(zip(*cut[0], strict=True), zip(*cut[1], strict=True),
+                                    strict=True)
+    )  # fmt: skip
 
 
-def _measure_channel(
-    x_plane: np.ndarray,
-    y_plane: np.ndarray,
-    x_var: np.ndarray,
-    y_var: np.ndarray,
-    origin: tuple[int, int],
-    model: str,
-) -> Measurement:
-    valid = np.isfinite(x_plane) & np.isfinite(y_plane)
-    cells = int(valid.sum())
-    if cells < MIN_OVERLAP_CELLS:
-        return Rejected(f"only {cells} common cells")
-    x, y = x_plane[valid].astype(np.float64), y_plane[valid].astype(np.float64)
-    vx, vy = x_var[valid].astype(np.float64), y_var[valid].astype(np.float64)
+def _cut(p: Preview, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    box = (
+        slice(None),
+        slice(rows.start - p.y0, rows.stop - p.y0),
+        slice(columns.start - p.x0, columns.stop - p.x0),
+    )
+    return np.asarray(p.values[box]), np.asarray(p.variance[box])
+
+
+class _Cells:
+    """The common valid cells of one channel of a pair, as vectors."""
+
+    def __init__(
+        self,
+        x_plane: np.ndarray,
+        y_plane: np.ndarray,
+        x_var: np.ndarray,
+        y_var: np.ndarray,
+        x0: int,
+        y0: int,
+    ) -> None:
+        self.valid = np.isfinite(x_plane) & np.isfinite(y_plane)
+        self.x, self.y, self.vx, self.vy = (
+            plane[self.valid].astype(np.float64) for plane in (x_plane, y_plane, x_var, y_var)
+        )
+        rows, columns = np.nonzero(self.valid)
+        self.u, self.v = columns + x0, rows + y0
+        self.sample = slice(None, None, max(1, len(self.x) // SAMPLE))
+
+    def patches(self) -> np.ndarray:
+        """Number of the CLUSTER x CLUSTER patch of the grid in which each cell lies."""
+        row, column = self.v // CLUSTER, self.u // CLUSTER
+        return (row - row.min()) * (np.ptp(column) + 1) + column - column.min()
+
+    def scene_terms(self, slope: float, level: float) -> list[np.ndarray]:
+        """Gradient and Laplacian of the common scene, in ADU of tile j.
+
+        A cell without all four neighbours has zeros: it takes no part in these terms.
+        """
+        scene = np.full(self.valid.shape, np.nan)
+        noise = self.vy + slope**2 * self.vx
+        scene[self.valid] = (
+            slope * self.x * self.vy + slope**2 * (self.y - level) * self.vx
+        ) / noise
+        padded = np.pad(scene, 1, constant_values=np.nan)
+        left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+        low, high = padded[:-2, 1:-1], padded[2:, 1:-1]
+        laplacian = left + right + low + high - 4 * scene
+        whole = np.isfinite(laplacian)
+        return [
+            np.where(whole, term, 0.0)[self.valid]
+            for term in ((right - left) / 2, (high - low) / 2, laplacian)
+        ]
+
+
+def _measure_channel(cells: _Cells, model: str) -> Measurement:
+    if len(cells.x) < MIN_OVERLAP_CELLS:
+        return Rejected(f"only {len(cells.x)} common cells")
     # Sky without noise (simulated, or clipped to a constant) would have weights without bound.
-    vx += (1e-6 * np.median(np.abs(x))) ** 2 + 1e-12
-    vy += (1e-6 * np.median(np.abs(y))) ** 2 + 1e-12
-    rows, columns = np.nonzero(valid)
-    patch = _patches(rows + origin[1], columns + origin[0])
-    line = None
-    if model != "offset":
-        line = _fit(x, y, vx, vy, patch, _first_slope(x, y, model), model)
-        if line is not None and line.gain_err > MAX_GAIN_ERROR * line.gain and model != "gain":
-            line = None
-    measured = line is not None
-    if line is None:
-        if model == "gain":
-            return Rejected("no signal to measure a gain by")
-        line = _fit(x, y, vx, vy, patch, 1.0, "offset")
-        if line is None:
-            return Rejected("no signal in common")
+    cells.vx += (1e-6 * np.median(np.abs(cells.x))) ** 2 + 1e-12
+    cells.vy += (1e-6 * np.median(np.abs(cells.y))) ** 2 + 1e-12
+    if model == "gain":
+        middle = np.median(cells.x), np.median(cells.y)
+        fit = _fit(cells, middle[1] / middle[0], model) if min(middle) > 0 else None
+        return fit or Rejected("no signal to measure a gain by")
+    fit = None
+    if not model.startswith("offset"):
+        spread = [float(np.subtract(*np.quantile(z, BRIGHT))) for z in (cells.x, cells.y)]
+        fit = _fit(cells, spread[1] / spread[0], "free") if min(spread) > 0 else None
+    return fit or _fit(cells, 1.0, "offset") or Rejected("no signal in common")
+
+
+def _fit(cells: _Cells, slope: float, model: str) -> PairMeasurement | None:
+    """Robust errors-in-variables fit; None where a free slope turns out not to be determined."""
+    free = model != "offset"
+    rough = _rough_line(cells, slope, model)
+    if rough is None:
+        return None
+    slope, level = rough
+    x, y, vx, vy = cells.x, cells.y, cells.vx, cells.vy
+    u, v = cells.u - cells.u.mean(), cells.v - cells.v.mean()
+    terms: list[np.ndarray] = []
+    if model != "gain":
+        terms = [np.ones_like(x)]
+        if len(x) >= MIN_NUISANCE_CELLS:
+            terms += [*cells.scene_terms(slope, level), u, v]
+    nuisance = np.full_like(x, level)
+    plain = len(terms) - 2 if len(terms) > 1 else len(terms)
+    for round_ in range(LAST_ROUNDS):
+        variance = vy + slope**2 * vx
+        residual = y - slope * x - nuisance
+        scaled = residual / np.sqrt(variance)
+        scale = _scale(scaled[cells.sample])
+        w = np.clip(1 - (scaled / (BIWEIGHT * scale)) ** 2, 0, None) ** 2 / variance
+        # York's adjusted points: the instrument for x, with noise unlike the residual's.
+        along = x + slope * vx * residual / variance
+        gram = _Gram(w, x, y, along, terms)
+        before = slope
+        slope, coefficients = gram.line(len(terms), None if free else slope)
+        if not slope > 0:
+            return None
+        nuisance = _combined(coefficients, terms, x)
+        if round_ and abs(slope - before) < 1e-6 * slope:
+            break
+    # The instrument's own noise is part of its spread, and tells nothing of the slope.
+    noise = float((w * vx * vy / variance).sum()) * scale**2
+    patch = cells.patches()
+    gains = []
+    for count in (plain, len(terms)):
+        a, coefficients = gram.line(count, None if free else slope)
+        rest = y - a * x - _combined(coefficients, terms, x)
+        clean = along - _combined(gram.projected("along", count), terms, x)
+        error = _error(w * clean * rest, _dot(w * clean, clean) - noise, patch, scale)
+        gains.append((a, error))
+    known = [free and 0 < error <= MAX_GAIN_ERROR * a for a, error in gains]
+    if free and not any(known):
+        return None
+    (a, gain_err), (plane_a, plane_err) = gains
+    if not known[0]:
+        a, gain_err = 1.0, np.nan
+    if not known[1] or len(terms) == 1:
+        plane_a, plane_err = np.nan, np.nan
+    return _described(cells, w, rest, scale, patch, gram, terms, model,
+                      (a, gain_err, plane_a, plane_err, known[0]))  # fmt: skip
+
+
+def _described(
+    cells: _Cells,
+    w: np.ndarray,
+    rest: np.ndarray,
+    scale: float,
+    patch: np.ndarray,
+    gram: _Gram,
+    terms: list[np.ndarray],
+    model: str,
+    gains: tuple[float, float, float, float, bool],
+) -> PairMeasurement:
+    """Levels and tilts at the pivot, with their errors."""
+    a, gain_err, plane_a, plane_err, known = gains
+    total = float(w.sum())
+    u, v = _dot(w, cells.u) / total, _dot(w, cells.v) / total
+    du, dv = cells.u - u, cells.v - v
+    x_level, y_level = _dot(w, cells.x) / total, _dot(w, cells.y) / total
+    x_tilt, y_tilt = (0.0, 0.0), (0.0, 0.0)
+    tilt_cov = (np.inf, 0.0, np.inf)
+    if len(terms) > 1:
+        place = u - float(cells.u.mean()), v - float(cells.v.mean())
+        x_level, x_tilt = _plane(gram.projected("x", len(terms)), *place)
+        y_level, y_tilt = _plane(gram.projected("y", len(terms)), *place)
+        information = np.array(
+            [[_dot(w * du, du), _dot(w * du, dv)], [_dot(w * du, dv), _dot(w * dv, dv)]]
+        )
+        tilt_cov = _covariance((w * du * rest, w * dv * rest), information, patch, scale)
+    spread = _dot(w * (cells.x - x_level), cells.x - x_level) * _dot(
+        w * (cells.y - y_level), cells.y - y_level
+    )
+    together = _dot(w * (cells.x - x_level), cells.y - y_level)
     return PairMeasurement(
-        gain=line.gain,
-        gain_err=line.gain_err if measured else float("nan"),
-        offset=line.y - line.gain * line.x if model != "gain" else 0.0,
-        x=line.x,
-        y=line.y,
-        level_err=line.level_err,
-        cells=cells,
-        rms=line.rms,
-        correlation=line.correlation,
-        gain_measured=measured,
+        gain=a,
+        gain_err=gain_err,
+        plane_gain=plane_a,
+        plane_gain_err=plane_err,
+        offset=y_level - a * x_level if model != "gain" else 0.0,
+        x=x_level,
+        y=y_level,
+        level_err=_error(w * rest, total, patch, scale),
+        u=u,
+        v=v,
+        x_tilt=x_tilt,
+        y_tilt=y_tilt,
+        tilt_cov=tilt_cov,
+        cells=len(cells.x),
+        rms=float(np.median(np.abs(rest))) / 0.6745,
+        correlation=together / np.sqrt(spread) if spread > 0 else 0.0,
+        gain_measured=known,
     )
 
 
-def _first_slope(x: np.ndarray, y: np.ndarray, model: str) -> float:
-    """Ratio of the bright ends of both distributions: symmetric, and blind to single cells."""
-    if model == "gain":
-        return float(np.median(y) / np.median(x)) if np.median(x) != 0 else 1.0
-    spread = [float(np.subtract(*np.quantile(v, (0.995, 0.5)))) for v in (x, y)]
-    return spread[1] / spread[0] if min(spread) > 0 else 1.0
+def _rough_line(cells: _Cells, slope: float, model: str) -> tuple[float, float] | None:
+    """Slope and level of a robust line through a sample of the cells, without nuisance."""
+    x, y, vx, vy = (a[cells.sample] for a in (cells.x, cells.y, cells.vx, cells.vy))
+    level = float(np.median(y - slope * x)) if model != "gain" else 0.0
+    for _ in range(FIRST_ROUNDS):
+        variance = vy + slope**2 * vx
+        u = (y - slope * x - level) / np.sqrt(variance)
+        w = 1 / (np.maximum(1, np.abs(u) / (HUBER * _scale(u))) * variance)
+        total = float(w.sum())
+        mean_x, mean_y = (_dot(w, x) / total, _dot(w, y) / total) if model != "gain" else (0.0, 0.0)
+        if model != "offset":
+            dx, dy = x - mean_x, y - mean_y
+            along = w * (dx * vy + slope * dy * vx) / variance
+            down = _dot(along, dx)
+            slope = _dot(along, dy) / down if down > 0 else -1.0
+            if not slope > 0:
+                return None
+        level = mean_y - slope * mean_x
+    return slope, level
 
 
-def _patches(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Number of the CLUSTER x CLUSTER patch of the grid in which each cell lies."""
-    r, c = rows // CLUSTER, columns // CLUSTER
-    return (r - r.min()) * (c.max() - c.min() + 1) + (c - c.min())
+class _Gram:
+    """Weighted scalar products of x, y, the instrument and the nuisance terms."""
+
+    ROWS = ("x", "y", "along")
+
+    def __init__(
+        self,
+        w: np.ndarray,
+        x: np.ndarray,
+        y: np.ndarray,
+        along: np.ndarray,
+        terms: list[np.ndarray],
+    ) -> None:
+        columns = np.stack([x, y, along, *terms])
+        # Not by BLAS: its threads would fight with the other workers for the processors, and
+        # its sums may differ in the last bits with their number.
+        self._products = np.einsum("in,jn->ij", columns * w, columns)
+        if len(terms) > 1:
+            for k, wide in enumerate(SCENE_PRIOR, 4):
+                self._products[k, k] += wide**-2.0
+
+    def line(self, count: int, slope: float | None) -> tuple[float, np.ndarray]:
+        """Slope and coefficients of the first `count` terms; a slope that is given is kept."""
+        g, k = self._products, list(range(3, 3 + count))
+        if slope is not None:
+            return slope, _solved(g[np.ix_(k, k)], g[k, 1] - slope * g[k, 0])
+        solution = _solved(g[np.ix_([2, *k], [0, *k])], g[[2, *k], 1])
+        return float(solution[0]), solution[1:]
+
+    def projected(self, name: str, count: int) -> np.ndarray:
+        """Coefficients of the first `count` terms that come nearest to x, y or along."""
+        g, k = self._products, list(range(3, 3 + count))
+        return _solved(g[np.ix_(k, k)], g[k, self.ROWS.index(name)])
+
+
+def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solution of a small system whose empty columns (a scene without structure) get zeros."""
+    scale = np.sqrt(np.abs(matrix.diagonal()))
+    scale[scale == 0] = 1.0
+    scaled = matrix / np.outer(scale, scale)
+    scaled[np.diag_indices(len(scale))] += 1e-12
+    return np.linalg.solve(scaled, right / scale) / scale
+
+
+def _combined(coefficients: np.ndarray, terms: list[np.ndarray], like: np.ndarray) -> np.ndarray:
+    total = np.zeros_like(like)
+    for coefficient, term in zip(coefficients, terms, strict=False):
+        total += coefficient * term
+    return total
+
+
+def _plane(coefficients: np.ndarray, u: float, v: float) -> tuple[float, tuple[float, float]]:
+    """Level at a place, and both slopes, of the terms (one, scene terms, u, v)."""
+    slope_u, slope_v = float(coefficients[-2]), float(coefficients[-1])
+    return float(coefficients[0]) + slope_u * u + slope_v * v, (slope_u, slope_v)
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    """Scalar product without BLAS: its threads would fight with the other workers for the
-    processors, and its sums differ in the last bits with the number of threads.
-    """
+    """Scalar product without BLAS, for the reasons given in `_Gram`."""
     return float(np.einsum("i,i->", a, b))
 
 
-@dataclass(frozen=True)
-class _Line:
-    gain: float
-    gain_err: float
-    x: float
-    y: float
-    level_err: float
-    rms: float
-    correlation: float
-
-
-def _fit(
-    x: np.ndarray,
-    y: np.ndarray,
-    vx: np.ndarray,
-    vy: np.ndarray,
-    patch: np.ndarray,
-    slope: float,
-    model: str,
-) -> _Line | None:
-    """Robust errors-in-variables fit; None where the slope is not determined.
-
-    With model "offset" the slope stays as given; with "gain" the line goes through zero.
-    """
-    if not (np.isfinite(slope) and slope > 0):
-        return None
-    robust = np.ones_like(x)
-    level = float(np.median(y - slope * x)) if model != "gain" else 0.0
-    free = model != "offset"
-    huber_rounds, tukey_rounds = ROUNDS
-    for round_ in range(huber_rounds + tukey_rounds):
-        variance = vy + slope**2 * vx
-        u = (y - slope * x - level) / np.sqrt(variance)
-        scale = float(np.median(np.abs(u))) / 0.6745
-        if scale <= 0:
-            scale = 1.0
-        u /= scale
-        if round_ < huber_rounds:
-            robust = 1 / np.maximum(1, np.abs(u) / HUBER)
-        else:
-            robust = np.clip(1 - (u / BIWEIGHT) ** 2, 0, None) ** 2
-        w = robust / variance
-        total = w.sum()
-        if not total > 0:
-            return None
-        mean_x, mean_y = (_dot(w, x) / total, _dot(w, y) / total) if model != "gain" else (0.0, 0.0)
-        dx, dy = x - mean_x, y - mean_y
-        along = (dx * vy + slope * dy * vx) / variance
-        before = slope
-        if free:
-            down = _dot(w * along, dx)
-            if not down > 0:
-                return None
-            slope = _dot(w * along, dy) / down
-            if not (np.isfinite(slope) and slope > 0):
-                return None
-        level = mean_y - slope * mean_x
-        if round_ > huber_rounds and abs(slope - before) < 1e-7 * slope:
-            break
-    variance = vy + slope**2 * vx
-    residual = y - slope * x - level
-    along = (dx * vy + slope * dy * vx) / variance
-    # Noise spreads the points along the line as well; only the rest of the spread informs.
-    noise_along = w * vx * vy / variance * scale**2
-    information = _dot(w * along, along) - float(noise_along.sum())
-    gain_err = _error(w * along * residual, information, patch, scale) if free else 0.0
-    mean_x, mean_y = _dot(w, x) / total, _dot(w, y) / total
-    dx, dy = x - mean_x, y - mean_y
-    spread = _dot(w * dx, dx) * _dot(w * dy, dy)
-    return _Line(
-        gain=slope,
-        gain_err=gain_err,
-        x=float(mean_x),
-        y=float(mean_y),
-        level_err=_error(w * residual, total, patch, scale),
-        rms=float(np.median(np.abs(residual)) / 0.6745),
-        correlation=_dot(w * dx, dy) / np.sqrt(spread) if spread > 0 else 0.0,
-    )
+def _scale(u: np.ndarray) -> float:
+    """Robust standard deviation of residuals; 1 where most of them are 0."""
+    return float(np.median(np.abs(u))) / 0.6745 or 1.0
 
 
 def _error(score: np.ndarray, information: float, patch: np.ndarray, scale: float) -> float:
@@ -273,6 +410,23 @@ def _error(score: np.ndarray, information: float, patch: np.ndarray, scale: floa
     if not information > 0:
         return float("inf")
     sums = np.bincount(patch, weights=score)
-    count = max(int((np.bincount(patch) > 0).sum()), 2)
-    sandwich = _dot(sums, sums) * count / (count - 1) / information**2
+    sandwich = _dot(sums, sums) * _correction(patch) / information**2
     return float(np.sqrt(max(sandwich, scale**2 / information)))
+
+
+def _covariance(
+    scores: tuple[np.ndarray, np.ndarray], information: np.ndarray, patch: np.ndarray, scale: float
+) -> tuple[float, float, float]:
+    """The same for two parameters: their covariance (uu, uv, vv)."""
+    sums = np.stack([np.bincount(patch, weights=score) for score in scores])
+    if not np.linalg.det(information) > 0:
+        return (float("inf"), 0.0, float("inf"))
+    inverse = np.linalg.inv(information)
+    inner = np.einsum("ip,jp->ij", sums, sums) * _correction(patch)
+    covariance = inverse @ (inner + scale**2 * information) @ inverse
+    return float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])
+
+
+def _correction(patch: np.ndarray) -> float:
+    count = max(int((np.bincount(patch) > 0).sum()), 2)
+    return count / (count - 1)

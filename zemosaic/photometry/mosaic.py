@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
-from zemosaic.photometry.apply import correct
+from zemosaic.photometry.apply import correct, write_whole
 from zemosaic.photometry.tiles import HduKey, open_tile
 
 
@@ -54,9 +53,4 @@ def write_mosaic(
         )
         planes.append(np.where(footprint > 0, coadd, np.nan).astype(np.float32))
     data = planes[0] if len(planes) == 1 else np.stack(planes)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        fits.PrimaryHDU(data, wcs.to_header()).writeto(temporary, overwrite=True)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())]), output)

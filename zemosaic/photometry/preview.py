@@ -2,16 +2,16 @@
 
 Every tile is read once and resampled once, here; a pair is then a slice of two previews.
 The path of a pixel: mean over blocks of half a cell, a [1, 2, 1] smoothing of the blocks, then
-sampling at the centres of the grid's cells with a quadratic B-spline. What a cell holds is thus the sky seen
-through one smooth kernel about a cell wide, nearly the same wherever the cell falls between the
-tile's pixels and however the tile is turned; blocks as large as a cell would alias. Where the
-centres lie in the tile is computed through both WCSs on every sixteenth cell and interpolated
-in between, as SWarp does.
+sampling at the centres of the grid's cells with a quadratic B-spline. What a cell holds is thus
+the sky seen through one smooth kernel about a cell wide, the same wherever the cell falls
+between the tile's pixels and however the tile is turned; blocks as large as a cell would alias.
+Where the centres lie in the tile is computed through both WCSs on every sixteenth cell and
+interpolated in between, as SWarp does.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -89,8 +89,10 @@ class Preview:
         have moved in or out of it; NaN where `values` is.
     sky : ndarray
         ``(C,)`` float64 in ADU: the median of the values, the tile's sky level.
-    noise : ndarray
-        ``(C,)`` float64 in ADU: noise of a whole cell on the sky.
+    centre : ndarray
+        ``(2,)`` float64: the tile's centre on the grid, in cells.
+    jacobian : ndarray
+        ``(2, 2)`` float64: change of the place on the grid with the tile's pixel x and y.
     """
 
     x0: int
@@ -98,7 +100,8 @@ class Preview:
     values: np.ndarray
     variance: np.ndarray
     sky: np.ndarray
-    noise: np.ndarray
+    centre: np.ndarray
+    jacobian: np.ndarray
 
     def save(self, path: Path) -> None:
         """Write the preview where `load` finds it."""
@@ -108,12 +111,12 @@ class Preview:
         """The same preview with the arrays of `path`, read from disk as they are touched."""
         both = np.load(path, mmap_mode="r")
         c = len(both) // 2
-        return Preview(self.x0, self.y0, both[:c], both[c:], self.sky, self.noise)
+        return replace(self, values=both[:c], variance=both[c:])
 
     def without_arrays(self) -> Preview:
         """The place and levels alone: small enough to be sent between processes."""
         none = np.empty((0, 0, 0), dtype=np.float32)
-        return Preview(self.x0, self.y0, none, none, self.sky, self.noise)
+        return replace(self, values=none, variance=none)
 
 
 def make_grid(tiles: list[Tile], block: int = 0) -> Grid:
@@ -174,8 +177,8 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     variance = noise.astype(np.float32)[:, None, None] ** 2 * factor
     # Without a part of it the kernel leans to the other side, by as much.
     variance += ((np.float32(CONTRAST_ERROR) + missing) * local_contrast(values)) ** 2
-    sky = np.array([np.nanmedian(plane) for plane in values], dtype=np.float64)
-    return Preview(x0, y0, values, variance, sky, noise)
+    sky = np.array([_median(plane) for plane in values])
+    return Preview(x0, y0, values, variance, sky, *_place(tile, grid))
 
 
 def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -221,12 +224,23 @@ def _smoothed(planes: np.ndarray) -> np.ndarray:
     return both
 
 
+def _median(plane: np.ndarray) -> float:
+    """Median of the finite values; of every fourth row where there are many."""
+    for thin in (4, 1):
+        rows = plane[::thin]
+        known = rows[np.isfinite(rows)]
+        if len(known) > 1000 or thin == 1:
+            break
+    return float(np.median(known))
+
+
 def _noise(means: np.ndarray) -> float:
     """Noise of a block from second differences: blind to slopes, hardly moved by stars."""
+    thin = 4 if means.size > 1 << 16 else 1  # a quarter of a large tile tells as much
     differences = [
-        axis[..., 2:] - 2 * axis[..., 1:-1] + axis[..., :-2]
-        for axis in (means, means.T)
-        if axis.shape[-1] > 2
+        lines[:, 2:] - 2 * lines[:, 1:-1] + lines[:, :-2]
+        for lines in (means[::thin], means.T[::thin])
+        if lines.shape[1] > 2
     ]
     if not differences:
         return 0.0
@@ -253,6 +267,14 @@ def _box(tile: Tile, grid: Grid) -> tuple[int, int, int, int]:
     low = np.floor(cells.min(axis=0)).astype(int)
     high = np.ceil(cells.max(axis=0)).astype(int)
     return int(low[0]), int(low[1]), int(high[0] - low[0] + 1), int(high[1] - low[1] + 1)
+
+
+def _place(tile: Tile, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """The tile's centre on the grid, and the Jacobian there."""
+    middle = np.array([tile.shape[1] - 1, tile.shape[0] - 1]) / 2
+    around = middle + np.array([[0, 0], [0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
+    cells = grid.wcs.wcs_world2pix(pixel_to_sky(tile.wcs, around), 0)
+    return cells[0], np.stack([cells[1] - cells[2], cells[3] - cells[4]], axis=1)
 
 
 def cell_positions(

@@ -51,9 +51,10 @@ class Scene:
         Mean FWHM of a star in pixels, and the largest relative deviation of a tile from it.
     electrons, read_noise : float
         Electrons per ADU for Poisson noise and read noise in ADU; 0 electrons: no noise at all.
-    gradient, trail, border, sip, rgb : bool
-        A sky gradient of up to 60 ADU, a satellite trail on every third tile, ragged NaN
-        borders, SIP distortion, three colours with gains of their own.
+    gradient, trail, border, bad, sip, rgb : bool
+        A sky gradient of up to 60 ADU on each tile, a satellite trail on every third tile,
+        ragged NaN borders, a cloud over the second tile, SIP distortion, three colours with
+        gains of their own.
     islands : int
         Number of separate groups of tiles; 1 is one connected mosaic.
     centre : tuple of float
@@ -72,14 +73,15 @@ class Scene:
     offset: float = 200.0
     sky: float = 1000.0
     stars: float = 1.5e-3
-    nebula: float = 150.0
+    nebula: float = 400.0
     fwhm: float = 3.5
-    seeing: float = 0.05
-    electrons: float = 1.0
+    seeing: float = 0.1
+    electrons: float = 10.0
     read_noise: float = 5.0
     gradient: bool = False
     trail: bool = False
     border: bool = False
+    bad: bool = False
     sip: bool = False
     rgb: bool = False
     islands: int = 1
@@ -190,8 +192,8 @@ class _Catalogue:
         chosen = units[rng.integers(len(units), size=wanted)]
         self.units = chosen + rng.normal(scale=0.01 * min(h, w) * self._pixel, size=chosen.shape)
         self.units /= np.linalg.norm(self.units, axis=1, keepdims=True)
-        # N(> F) ~ F^-1.2, as star counts near the galactic plane; no star saturates.
-        self.flux = np.minimum(800.0 * rng.uniform(size=wanted) ** (-1 / 1.2), 3e6)
+        # N(> F) ~ F^-1.2, as star counts near the galactic plane; no peak above 3e4 ADU.
+        self.flux = np.minimum(800.0 * rng.uniform(size=wanted) ** (-1 / 1.2), 4e5)
         self.colour = rng.uniform(0.6, 1.4, size=(3 if scene.rgb else 1, wanted))
         if not scene.rgb:
             self.colour[:] = 1.0
@@ -226,13 +228,16 @@ def _observe(
         y, x = np.mgrid[-0.5 : 0.5 : h * 1j, -0.5 : 0.5 : w * 1j]
         image += rng.uniform(-30, 30) * x + rng.uniform(-30, 30) * y
     if scene.trail and index % 3 == 0:
-        _add_trail(image, rng)
+        _add_trail(image, np.random.default_rng([scene.seed, 5, index]))
+    if scene.bad and index == 1:
+        _add_cloud(image)
     factor = rng.uniform(*scene.gains, size=channels)
     added = rng.uniform(-scene.offset, scene.offset, size=channels)
     data = image * factor[:, None, None]
     if scene.electrons > 0:
         sigma = np.sqrt(np.maximum(data, 0) / scene.electrons + scene.read_noise**2)
-        data += sigma * rng.standard_normal(data.shape, dtype=np.float32)
+        noise = np.random.default_rng([scene.seed, 4, index])
+        data += sigma * noise.standard_normal(data.shape, dtype=np.float32)
     data = (data + added[:, None, None]).astype(np.float32)
     if scene.border:
         _tear_border(data, rng)
@@ -290,6 +295,15 @@ def _add_stars(
 
 def _pixel_integral(edges: np.ndarray, sigma: float) -> np.ndarray:
     return np.diff(erf(edges / (np.sqrt(2) * sigma))) / 2
+
+
+def _add_cloud(image: np.ndarray) -> None:
+    """A cloud takes up to 60 % of the light from one side on, and glows."""
+    h, w = image.shape[1:]
+    y, x = np.mgrid[:h, :w]
+    depth = 1 / (1 + np.exp((x - 0.5 * w + 0.2 * y) / (0.15 * w)))
+    image *= 1 - 0.6 * depth
+    image += 300.0 * depth**2
 
 
 def _add_trail(image: np.ndarray, rng: np.random.Generator) -> None:

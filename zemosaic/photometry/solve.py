@@ -1,17 +1,20 @@
-"""Measurements -> one gain and one offset per tile and channel.
+"""Measurements -> one gain, offset and, where needed, plane per tile and channel.
 
-``corrected = gain * data + offset`` shall agree in every overlap. For a pair with the line
-y = a·x + b and the pivot (x, y):
+``corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0)`` shall agree in
+every overlap. For a pair with the line y = a·x + b measured at the pivot p:
 
-    log g_i - log g_j = log a                        (gains first)
-    o_i - o_j         = g_j·y - g_i·x                (then offsets, at the pivots)
+    log g_i - log g_j       = log a                          (gains first)
+    P_i(p) - P_j(p)         = g_j·y - g_i·x                  (then levels, at the pivots)
+    grad P_i - grad P_j     = g_j·grad y - g_i·grad x        (and slopes, in the plane models)
 
-Both are differences of potentials on a graph: a weighted least squares whose normal matrix is
-the graph's Laplacian, sparse and solved per connected component, with weights renewed so that
-a pair that disagrees with all others loses its say. What the differences leave free is set by
-the gauge: geometric-mean gain 1 and the median sky level kept, or an anchor tile with gain 1
-and offset 0. Levels are solved at each tile's own reference level, which makes them almost
-independent of the gains; the errors of offsets then follow from both.
+where P_k is the offset, or offset and plane, of tile k. Each is a difference of potentials on
+the graph of overlaps: weighted least squares, sparse, per connected component, with the weights
+of pairs that disagree with all others taken away (`zemosaic.photometry.graph`). What the
+differences leave free is set by the gauge: geometric-mean gain 1 and the median sky level kept,
+or an anchor tile with gain 1 and offset 0; the mean slope is 0, so no global plane is invented.
+
+In the model "auto" the planes of the pairs decide, per channel and component: if they are
+larger than their errors allow, tiles have gradients of their own and get planes.
 """
 
 from __future__ import annotations
@@ -20,21 +23,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array, csc_array
-from scipy.sparse.linalg import splu
 
+from zemosaic.photometry.graph import potentials, vector_potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement
 from zemosaic.photometry.overlap import component_labels
 
-ROUNDS = 20  # of reweighting at most
-BIWEIGHT = 6.0  # Tukey's constant for pairs, in robust standard deviations
 MIN_RELATIVE_ERROR = 1e-6  # of a pair's gain: float32 previews know no more
 MIN_LEVEL_ERROR = 1e-3  # ADU, likewise
+# Planes are taken to be real when the median over pairs of chi² (two freedoms, so a median of
+# 1.39 without planes) is above this: three times what chance gives, whatever single pairs do.
+PLANE_CHI2 = 4.2
+FEWEST_PAIRS = 3  # to judge that by
+SUSPECT_CHI = 6.0  # robust standard deviations: where a pair has lost its say
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Corrections ``corrected = gain * data + offset`` for every tile and channel.
+    """Corrections of every tile and channel.
+
+    ``corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0)`` with (x0, y0)
+    the tile's centre.
 
     Parameters
     ----------
@@ -44,26 +52,59 @@ class Solution:
     gain_err, offset_err : ndarray
         ``(T, C)`` standard errors within the component, gauge fixed; NaN: not known, because
         nothing was measured.
+    slope_x, slope_y : ndarray
+        ``(T, C)`` float64 in ADU per pixel of the tile; 0 without planes.
     component : ndarray
         ``(T, C)`` int: tiles of one component are matched to one another; how two components
         relate is not known. -1 for a tile that could not be read.
     pairs : ndarray
         ``(T, C)`` int: measured pairs of each tile.
+    planes : ndarray
+        ``(T, C)`` bool: whether the tile's component has planes.
     residual : ndarray
         ``(P, C)`` float64: level residual of every pair at its pivot in ADU, after correction;
         NaN where the pair was not measured.
     gain_residual : ndarray
         ``(P, C)`` float64: residual of every pair's log-gain; NaN where it was not measured.
+    chi : ndarray
+        ``(P, C)`` float64: the larger of both residuals in units of its error; NaN likewise.
+    suspect : ndarray
+        ``(T, C)`` bool: tiles most of whose pairs contradict the others: a cloud, a wrong WCS.
+    plane_chi2 : ndarray
+        ``(T, C)`` float64: median chi² of the planes of the component's pairs (1.39 is chance),
+        by which "auto" decides; NaN where it could not be judged.
     """
 
     gain: np.ndarray
     gain_err: np.ndarray
     offset: np.ndarray
     offset_err: np.ndarray
+    slope_x: np.ndarray
+    slope_y: np.ndarray
     component: np.ndarray
     pairs: np.ndarray
+    planes: np.ndarray
     residual: np.ndarray
     gain_residual: np.ndarray
+    chi: np.ndarray
+    suspect: np.ndarray
+    plane_chi2: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class TileFrame:
+    """Where tiles lie on the shared grid, for planes.
+
+    Parameters
+    ----------
+    centre : ndarray
+        ``(T, 2)`` float64: the tile's centre in cells of the grid.
+    jacobian : ndarray
+        ``(T, 2, 2)`` float64: change of the grid position (cells) with the tile's pixel x, y.
+    """
+
+    centre: np.ndarray
+    jacobian: np.ndarray
 
 
 def solve(
@@ -73,6 +114,7 @@ def solve(
     sky: np.ndarray,
     model: str = "gain+offset",
     anchor: int | None = None,
+    frame: TileFrame | None = None,
 ) -> Solution:
     """Solve all tiles and channels.
 
@@ -84,194 +126,205 @@ def solve(
         ``P`` sequences of one measurement per channel.
     sky : ndarray
         ``(T, C)`` sky level of each tile in ADU; NaN for a tile that could not be read.
-    model : {"gain+offset", "offset", "gain"}
-        What is left free.
+    model : str
+        One of `zemosaic.settings.MODELS`.
     anchor : int or None
         The tile that keeps gain 1 and offset 0 in its component.
+    frame : TileFrame or None
+        Needed for planes; without it there are none.
     """
-    solved = [
-        _solve_channel(i, j, [m[c] for m in measurements], sky[:, c], model, anchor)
+    channels = [
+        _Channel(i, j, [m[c] for m in measurements], sky[:, c], model, anchor, frame).solved()
         for c in range(sky.shape[1])
     ]
-    stacked = [np.stack(column, axis=1) for column in zip(*solved, strict=True)]
-    solution = Solution(*stacked)
+    stacked = {name: np.stack([c[name] for c in channels], axis=1) for name in channels[0]}
     missing = np.isnan(sky)
-    for array in (solution.gain, solution.offset):
-        array[missing] = np.nan
-    solution.component[missing] = -1
-    return solution
+    for name in ("gain", "offset", "slope_x", "slope_y"):
+        stacked[name][missing] = np.nan
+    stacked["component"][missing] = -1
+    return Solution(**stacked)
 
 
-def _solve_channel(
-    i: np.ndarray,
-    j: np.ndarray,
-    measurements: Sequence[Measurement],
-    sky: np.ndarray,
-    model: str,
-    anchor: int | None,
-) -> tuple[np.ndarray, ...]:
-    tiles, pairs = len(sky), len(measurements)
-    good = np.array([isinstance(m, PairMeasurement) for m in measurements], dtype=bool)
-    lines = [m for m in measurements if isinstance(m, PairMeasurement)]
-    i, j = np.asarray(i)[good], np.asarray(j)[good]
-    component = component_labels(tiles, i, j)
-    a, a_err, x, y, level_err = (
-        np.array([getattr(m, name) for m in lines], dtype=np.float64)
-        for name in ("gain", "gain_err", "x", "y", "level_err")
-    )
-    steep = np.array([m.gain_measured for m in lines], dtype=bool)
+class _Channel:
+    """One channel's pairs, as arrays."""
 
-    # Tiles joined by pairs without a measured gain alone keep their groups' mean gain at 1.
-    relative = np.maximum(a_err[steep] / a[steep], MIN_RELATIVE_ERROR)
-    log_gain, log_var, log_residual = potentials(
-        tiles, i[steep], j[steep], np.log(a[steep]), relative**-2.0, anchor
-    )
-    gain = np.exp(log_gain)
+    def __init__(
+        self,
+        i: np.ndarray,
+        j: np.ndarray,
+        measurements: Sequence[Measurement],
+        sky: np.ndarray,
+        model: str,
+        anchor: int | None,
+        frame: TileFrame | None,
+    ) -> None:
+        self.tiles, self.pairs = len(sky), len(measurements)
+        self.good = np.array([isinstance(m, PairMeasurement) for m in measurements], dtype=bool)
+        lines = [m for m in measurements if isinstance(m, PairMeasurement)]
+        self.i, self.j = np.asarray(i)[self.good], np.asarray(j)[self.good]
+        self.sky, self.model, self.anchor, self.frame = sky, model, anchor, frame
+        self.component = component_labels(self.tiles, self.i, self.j)
 
-    offset, level_var = np.zeros(tiles), np.zeros(tiles)
-    residual = gain[j] * y - gain[i] * x
-    if model != "gain":
-        reference = _reference_levels(tiles, i, j, x, y, sky)
-        difference = gain[j] * (y - reference[j]) - gain[i] * (x - reference[i])
-        error = np.maximum(gain[j] * level_err, MIN_LEVEL_ERROR)
-        level, level_var, residual = potentials(tiles, i, j, difference, error**-2.0, anchor)
-        offset = level - gain * reference
-        offset = _level_gauge(offset, gain, sky, component, anchor)
-        # A gain's error moves the offset by the level at which the tile was measured.
-        level_var = level_var + np.nan_to_num(log_var) * (gain * reference) ** 2
-    count = np.bincount(np.r_[i, j], minlength=tiles)
-    nothing = count == 0
-    gain[nothing], offset[nothing] = 1.0, 0.0
-    gain_err = gain * np.sqrt(log_var) if model != "offset" else np.zeros(tiles)
-    offset_err = np.sqrt(level_var)
-    offset_err[nothing], gain_err[nothing] = np.nan, np.nan
-    all_residuals, all_log_residuals = np.full(pairs, np.nan), np.full(pairs, np.nan)
-    all_residuals[good] = -residual
-    all_log_residuals[np.flatnonzero(good)[steep]] = log_residual
-    return (
-        gain, gain_err, offset, offset_err, component, count, all_residuals, all_log_residuals,
-    )  # fmt: skip
+        def column(name: str) -> np.ndarray:
+            return np.array([getattr(m, name) for m in lines], dtype=np.float64)
 
+        self.x, self.y, self.level_err = column("x"), column("y"), column("level_err")
+        self.pivot = np.stack([column("u"), column("v")], axis=1)
+        self.x_tilt, self.y_tilt = (column(n).reshape(-1, 2) for n in ("x_tilt", "y_tilt"))
+        cov = column("tilt_cov").reshape(-1, 3)
+        self.tilt_cov = cov[:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+        self.plain = np.where(column("gain_measured") > 0, column("gain"), np.nan)
+        self.plain_err = column("gain_err")
+        self.with_plane, self.with_plane_err = column("plane_gain"), column("plane_gain_err")
 
-def _reference_levels(
-    tiles: int, i: np.ndarray, j: np.ndarray, x: np.ndarray, y: np.ndarray, sky: np.ndarray
-) -> np.ndarray:
-    """Mean pivot of each tile over its pairs, its sky level where it has none; ADU."""
-    ends, levels = np.r_[i, j], np.r_[x, y]
-    count = np.bincount(ends, minlength=tiles)
-    total = np.bincount(ends, weights=levels, minlength=tiles)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(sky))
+    def solved(self) -> dict[str, np.ndarray]:
+        chi2 = self._plane_chi2()
+        planes = self._has_planes(chi2)
+        ends = planes[self.i]
+        log_gain, log_var, log_residual, log_chi = self._gains(ends)
+        gain = np.exp(log_gain)
+        offset, level_var = np.zeros(self.tiles), np.zeros(self.tiles)
+        slope = np.zeros((self.tiles, 2))
+        residual, chi = gain[self.j] * self.y - gain[self.i] * self.x, np.zeros(len(self.i))
+        if self.model != "gain":
+            reference = self._reference_levels()
+            level, level_var, slope, residual, chi = self._levels(gain, reference, planes)
+            offset = self._gauged(level - gain * reference, gain)
+            # A gain's error moves the offset by the level at which the tile was measured.
+            level_var = level_var + np.nan_to_num(log_var) * (gain * reference) ** 2
+        count = np.bincount(np.r_[self.i, self.j], minlength=self.tiles)
+        nothing = count == 0
+        gain[nothing], offset[nothing], slope[nothing] = 1.0, 0.0, 0.0
+        held = self.model.startswith("offset")
+        gain_err = np.zeros(self.tiles) if held else gain * np.sqrt(log_var)
+        offset_err = np.sqrt(level_var)
+        offset_err[nothing], gain_err[nothing] = np.nan, np.nan
+        return {
+            "gain": gain,
+            "gain_err": gain_err,
+            "offset": offset,
+            "offset_err": offset_err,
+            "slope_x": slope[:, 0],
+            "slope_y": slope[:, 1],
+            "component": self.component,
+            "pairs": count,
+            "planes": planes & ~nothing,
+            "residual": self._per_pair(-residual),
+            "gain_residual": self._per_pair(log_residual),
+            "chi": self._per_pair(np.fmax(chi, log_chi)),
+            "suspect": self._suspects(np.fmax(chi, log_chi)),
+            "plane_chi2": chi2,
+        }
 
+    def _per_pair(self, values: np.ndarray) -> np.ndarray:
+        whole = np.full(self.pairs, np.nan)
+        whole[self.good] = values
+        return whole
 
-def _level_gauge(
-    offset: np.ndarray,
-    gain: np.ndarray,
-    sky: np.ndarray,
-    component: np.ndarray,
-    anchor: int | None,
-) -> np.ndarray:
-    """Shift the offsets of each component: anchor 0, or the median sky level kept."""
-    shifted = offset.copy()
-    for label in np.unique(component):
-        inside = component == label
-        if anchor is not None and inside[anchor]:
-            shifted[inside] -= offset[anchor]
-        else:
-            shift = np.median(sky[inside]) - np.median((gain * sky + offset)[inside])
-            shifted[inside] += np.nan_to_num(shift)
-    return shifted
+    def _plane_chi2(self) -> np.ndarray:
+        """Median over each component's pairs of the chi² of their planes, by tile."""
+        # With the pair's own gain: a wrong gain would make a plane of any slope of the scene.
+        a = np.where(np.isfinite(self.with_plane), self.with_plane, self.plain)
+        a = np.where(np.isfinite(a), a, 1.0)
+        tilt = self.y_tilt - a[:, None] * self.x_tilt
+        known = np.isfinite(self.tilt_cov).all(axis=(1, 2))
+        chi2 = np.full(len(a), np.nan)
+        inverse = np.linalg.inv(self.tilt_cov[known] + 1e-300 * np.eye(2))
+        chi2[known] = np.einsum("pi,pij,pj->p", tilt[known], inverse, tilt[known])
+        result = np.full(self.tiles, np.nan)
+        for label in np.unique(self.component[self.i]):
+            inside = known & (self.component[self.i] == label)
+            if inside.sum() >= FEWEST_PAIRS:
+                result[self.component == label] = np.median(chi2[inside])
+        return result
 
+    def _has_planes(self, chi2: np.ndarray) -> np.ndarray:
+        if self.frame is None:
+            return np.zeros(self.tiles, dtype=bool)
+        if self.model == "auto":
+            return np.nan_to_num(chi2) > PLANE_CHI2
+        return np.full(self.tiles, self.model.endswith("plane"))
 
-def potentials(
-    nodes: int,
-    i: np.ndarray,
-    j: np.ndarray,
-    difference: np.ndarray,
-    weight: np.ndarray,
-    anchor: int | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Potentials p whose differences p_i - p_j match those measured, robustly.
+    def _gains(self, ends: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Log-gains, their variances, and residuals of the pairs."""
+        a = np.where(ends, self.with_plane, self.plain)
+        err = np.where(ends, self.with_plane_err, self.plain_err)
+        known = np.isfinite(a) & np.isfinite(err)
+        relative = np.maximum(err[known] / a[known], MIN_RELATIVE_ERROR)
+        residual, chi = np.full((2, len(a)), np.nan)
+        # Tiles joined by pairs without a measured gain alone keep their groups' mean gain at 1.
+        log_gain, log_var, residual[known] = potentials(
+            self.tiles, self.i[known], self.j[known], np.log(a[known]), relative**-2.0, self.anchor
+        )
+        chi[known] = np.abs(residual[known]) / relative
+        return log_gain, log_var, residual, chi
 
-    Parameters
-    ----------
-    nodes : int
-        Number of potentials.
-    i, j : ndarray
-        ``(P,)`` int ends of each difference.
-    difference, weight : ndarray
-        ``(P,)`` measured differences and the inverses of their variances.
-    anchor : int or None
-        A node whose potential is 0; in other components the mean is 0.
+    def _reference_levels(self) -> np.ndarray:
+        """Mean pivot of each tile over its pairs, its sky level where it has none; ADU."""
+        ends, levels = np.r_[self.i, self.j], np.r_[self.x, self.y]
+        count = np.bincount(ends, minlength=self.tiles)
+        total = np.bincount(ends, weights=levels, minlength=self.tiles)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(self.sky))
 
-    Returns
-    -------
-    potential, variance : ndarray
-        ``(nodes,)``; the variance of a node without a difference is NaN.
-    residual : ndarray
-        ``(P,)`` difference minus p_i + p_j.
-    """
-    label = component_labels(nodes, i, j)
-    ground = np.full(label.max(initial=-1) + 1, -1)
-    ground[label[::-1]] = np.arange(nodes)[::-1]  # the first node of each component
-    if anchor is not None:
-        ground[label[anchor]] = anchor
-    free = np.ones(nodes, dtype=bool)
-    free[ground] = False
-    potential, residual = np.zeros(nodes), difference.copy()
-    if not free.any():
-        return potential, np.full(nodes, np.nan), residual
-    robust = np.ones(len(difference))
-    for _ in range(ROUNDS):
-        factor = splu(_laplacian(nodes, i, j, weight * robust)[free][:, free].tocsc())
-        flow = weight * robust * difference
-        right = np.bincount(i, flow, nodes) - np.bincount(j, flow, nodes)
-        before = potential.copy()
-        potential[free] = factor.solve(right[free])
-        residual = difference - (potential[i] - potential[j])
-        u = np.abs(residual) * np.sqrt(weight)
-        # At least 1: pairs that agree better than their errors are no reason to doubt others.
-        scale = max(1.0, float(np.median(u)) / 0.6745)
-        # Never 0, so that the graph stays connected and the matrix regular.
-        robust = np.maximum(np.clip(1 - (u / scale / BIWEIGHT) ** 2, 0, None) ** 2, 1e-6)
-        if np.abs(potential - before).max() <= 1e-12 * max(1.0, np.abs(potential).max()):
-            break
-    centred = np.ones(len(ground), dtype=bool)
-    if anchor is not None:
-        centred[label[anchor]] = False
-    mean = np.bincount(label, potential) / np.bincount(label)
-    potential -= np.where(centred, mean, 0.0)[label]
-    variance = _variances(factor, free, label, centred) * scale**2
-    variance[np.bincount(np.r_[i, j], minlength=nodes) == 0] = np.nan
-    return potential, variance, residual
+    def _levels(
+        self, gain: np.ndarray, reference: np.ndarray, planes: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Levels at each tile's reference level and centre, and slopes; given the gains.
 
+        Levels are solved at each tile's own reference level, which makes them almost
+        independent of the gains.
+        """
+        i, j = self.i, self.j
+        difference = gain[j] * (self.y - reference[j]) - gain[i] * (self.x - reference[i])
+        error = np.maximum(gain[j] * self.level_err, MIN_LEVEL_ERROR)
+        level, variance, residual = potentials(
+            self.tiles, i, j, difference, error**-2.0, self.anchor
+        )
+        slope, chi = np.zeros((self.tiles, 2)), np.abs(residual) / error
+        if not planes.any() or self.frame is None:
+            return level, variance, slope, residual, chi
+        # Tiles and pairs of the components with planes, once more and with them.
+        some = planes[i]
+        tilt = gain[j, None] * self.y_tilt - gain[i, None] * self.x_tilt
+        full, full_variance, full_residual, full_chi = vector_potentials(
+            self.tiles,
+            i[some],
+            j[some],
+            difference[some],
+            error[some],
+            tilt[some],
+            gain[j[some], None, None] ** 2 * self.tilt_cov[some],
+            self.pivot[some],
+            self.frame.centre,
+            self.anchor,
+        )
+        level = np.where(planes, full[:, 0], level)
+        variance = np.where(planes, full_variance, variance)
+        residual[some], chi[some] = full_residual, full_chi
+        # From ADU per cell of the grid to ADU per pixel of the tile.
+        slope = np.einsum("tg,tgp->tp", full[:, 1:], self.frame.jacobian)
+        return level, variance, np.where(planes[:, None], slope, 0.0), residual, chi
 
-def _laplacian(nodes: int, i: np.ndarray, j: np.ndarray, weight: np.ndarray) -> csc_array:
-    rows, columns = np.r_[i, j, i, j], np.r_[i, j, j, i]
-    values = np.r_[weight, weight, -weight, -weight]
-    return coo_array((values, (rows, columns)), shape=(nodes, nodes)).tocsc()
+    def _suspects(self, chi: np.ndarray) -> np.ndarray:
+        """Tiles whose median chi stands out from that of all pairs."""
+        suspect = np.zeros(self.tiles, dtype=bool)
+        if not len(chi):
+            return suspect
+        limit = SUSPECT_CHI * max(1.0, float(np.nanmedian(chi)) / 0.6745)
+        for tile in np.unique(np.r_[self.i[chi > limit], self.j[chi > limit]]):
+            mine = chi[(self.i == tile) | (self.j == tile)]
+            suspect[tile] = len(mine) >= FEWEST_PAIRS - 1 and np.median(mine) > limit
+        return suspect
 
-
-def _variances(
-    factor: object, free: np.ndarray, label: np.ndarray, centred: np.ndarray
-) -> np.ndarray:
-    """Diagonal of the covariance of the potentials.
-
-    With the grounded inverse G it is G_kk for an anchored component; where the mean is 0 it is
-    that of the projected matrix, G_kk - 2 mean_l(G_kl) + mean_lm(G_lm).
-    """
-    nodes = len(free)
-    number = np.cumsum(free) - 1
-    diagonal, row_mean = np.zeros(nodes), np.zeros(nodes)
-    size = np.bincount(label)
-    places = np.flatnonzero(free)
-    for start in range(0, len(places), 512):  # bounds the memory: 512 columns at a time
-        part = places[start : start + 512]
-        unit = np.zeros((len(places), len(part)))
-        unit[number[part], np.arange(len(part))] = 1.0
-        columns = factor.solve(unit)  # type: ignore[attr-defined]
-        diagonal[part] = columns[number[part], np.arange(len(part))]
-    # The sum of each row of G, within its component: one solve, since G is block diagonal.
-    row_mean[free] = factor.solve(np.ones(len(places)))  # type: ignore[attr-defined]
-    row_mean /= size[label]
-    overall = (np.bincount(label, row_mean) / size)[label]
-    return np.where(centred[label], diagonal - 2 * row_mean + overall, diagonal)
+    def _gauged(self, offset: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Shift the offsets of each component: anchor 0, or the median sky level kept."""
+        shifted = offset.copy()
+        for label in np.unique(self.component):
+            inside = self.component == label
+            if self.anchor is not None and inside[self.anchor]:
+                shifted[inside] -= offset[self.anchor]
+            else:
+                sky = self.sky[inside]
+                shift = np.median(sky) - np.median(gain[inside] * sky + offset[inside])
+                shifted[inside] += np.nan_to_num(shift)
+        return shifted

@@ -7,7 +7,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS
+from astropy.wcs import WCS, WcsError
 
 HduKey = int | str | None
 
@@ -108,8 +108,9 @@ class Tile:
                 raw = _image_data(hdus, self.path, self.hdu)
                 mask = None
                 if self.mask_hdu is not None:
-                    mask = _hdu(hdus, self.path, self.mask_hdu).data
-        planes = to_planes(raw).astype(np.float32)
+                    mask = _mask_hdu(hdus, self.path, self.mask_hdu).data
+        with np.errstate(over="ignore"):  # what float32 cannot hold is no datum
+            planes = to_planes(raw).astype(np.float32)
         planes[~np.isfinite(planes)] = np.nan
         if mask is not None:
             bad = np.asarray(mask) != 0
@@ -175,10 +176,8 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
 
 
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape without leading axes of length 1 (radio cubes have them)."""
-    while len(shape) > 2 and shape[0] == 1:
-        shape = shape[1:]
-    return shape
+    """Shape without axes of length 1 before the last two (radio cubes have them)."""
+    return (*(n for n in shape[:-2] if n != 1), *shape[-2:])
 
 
 def to_planes(data: np.ndarray) -> np.ndarray:
@@ -259,7 +258,7 @@ def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey
         channels = 1 if axis is None else planes.pop(axis)
         shape = _checked_shape(str(path), (channels, *planes))
         if mask_hdu is not None:
-            _hdu(hdus, path, mask_hdu)
+            _mask_hdu(hdus, path, mask_hdu)
         wcs = _header_wcs(path, image.header, hdus)
     return Tile(
         path.name, shape, channels, *_on_sky(str(path), wcs, shape),
@@ -274,12 +273,13 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
         # Memory maps turn a network drive that goes away into a bus error: read instead.
         with quiet():
             hdus = fits.open(path, memmap=False)
-            len(hdus)  # reads every header now, where warnings are kept quiet
         with hdus:
+            with quiet():
+                len(hdus)  # reads every header now, where warnings are kept quiet
             yield hdus
-    except TileError:
+    except (TileError, MemoryError):
         raise
-    except (OSError, EOFError, ValueError, TypeError, KeyError, IndexError) as error:
+    except Exception as error:  # noqa: BLE001 - gzip, zip, cfitsio and astropy each have their own
         why = " ".join(str(error).split()) or type(error).__name__
         raise TileError(f"{path}: cannot be read as FITS ({why}); copy or make it anew") from None
 
@@ -305,6 +305,13 @@ def image_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
     raise TileError(f"{path}: holds no image; give a FITS file with one")
 
 
+def _mask_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
+    chosen = _hdu(hdus, path, key)
+    if not (getattr(chosen, "is_image", False) and len(chosen.shape) >= 2):
+        raise TileError(f"{path}: HDU {key} holds no mask; choose another with --mask-hdu")
+    return chosen
+
+
 def _hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
     try:
         return hdus[key]
@@ -321,12 +328,18 @@ def _image_data(hdus: fits.HDUList, path: Path, key: HduKey) -> np.ndarray:
 
 
 def _header_wcs(path: Path, header: fits.Header, hdus: fits.HDUList) -> WCS:
+    # wcslib takes a reference value that is text for 0, which is a place on the sky as well.
+    text = [key for key in ("CRVAL1", "CRVAL2") if isinstance(header.get(key), str)]
+    if text:
+        raise TileError(f"{path}: its {text[0]} is no number; solve the plate again")
     # A cube with SIP cannot be read whole, so ask for two axes first; a cube whose celestial
     # axes are not the first two needs the long way.
+    wcs = None
     try:
         with quiet():
-            wcs = WCS(header, fobj=hdus, naxis=2)
-            if not wcs.has_celestial:
+            with suppress(WcsError):
+                wcs = WCS(header, fobj=hdus, naxis=2)
+            if wcs is None or not wcs.has_celestial:
                 wcs = WCS(header, fobj=hdus).celestial
     except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
         why = " ".join(str(error).split())
@@ -339,7 +352,10 @@ def _celestial(name: str, wcs: WCS) -> WCS:
         raise TileError(f"{name}: {type(wcs).__name__} is no astropy.wcs.WCS; give one")
     if not wcs.has_celestial:
         raise TileError(f"{name}: has no celestial WCS; solve the plate first")
-    return wcs if wcs.naxis == 2 else wcs.celestial
+    wcs = wcs if wcs.naxis == 2 else wcs.celestial
+    if wcs.wcs.lng != 0:
+        raise TileError(f"{name}: its WCS has the declination first; swap the axes of the image")
+    return wcs
 
 
 def _on_sky(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:

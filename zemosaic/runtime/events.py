@@ -223,6 +223,8 @@ class FanOut:
         """Tell all observers of an event."""
         method = _METHODS[type(event)]
         for observer in tuple(self._observers):
+            if observer not in self._observers:  # taken off while another was reported
+                continue
             try:
                 getattr(observer, method)(event)
             except Exception as error:

@@ -1,0 +1,78 @@
+"""What tests of several modules share: small tiles with known truth, and the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from astropy.io import fits
+
+from zemosaic.cli import run
+from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
+
+# Without noise and differences in seeing, so that what is found can be held against the truth.
+SMALL = {"tiles": 4, "shape": (96, 128), "overlap": 0.4, "electrons": 0, "seeing": 0, "stars": 4e-3}
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@cache
+def simulated(**changes: Any) -> tuple[SimulatedTile, ...]:
+    """Small tiles and their truth; four of one channel unless asked otherwise."""
+    return tuple(simulate(Scene(**{**SMALL, **changes})))
+
+
+@pytest.fixture(autouse=True)
+def _no_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever runs the tests sends no trace anywhere."""
+    for name in [name for name in os.environ if name.startswith(("OTEL_", "JAEGER_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def write_tiles(tmp_path: Path) -> Callable[..., list[Path]]:
+    """Writes the tiles of `simulated` into the folder ``tiles`` and gives their paths."""
+
+    def write(**changes: Any) -> list[Path]:
+        folder = tmp_path / "tiles"
+        folder.mkdir(exist_ok=True)
+        for tile in simulated(**changes):
+            header = tile.wcs.to_header(relax=True)
+            fits.PrimaryHDU(tile.data, header).writeto(folder / tile.name, overwrite=True)
+        return sorted(folder.iterdir())
+
+    return write
+
+
+@pytest.fixture
+def zemosaic(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Runs the command line in this process."""
+
+    def command(*arguments: Any) -> Run:
+        capsys.readouterr()
+        code = run([str(argument) for argument in arguments])
+        return Run(code, *capsys.readouterr())
+
+    return command
+
+
+@pytest.fixture
+def intertile(zemosaic: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
+    """Runs ``zemosaic intertile`` in this process, with ``run`` as its run folder."""
+
+    def command(*arguments: Any, pool: str = "serial") -> Run:
+        return zemosaic("intertile", "-o", tmp_path / "run", "--pool", pool, *arguments)
+
+    return command

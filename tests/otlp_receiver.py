@@ -1,0 +1,200 @@
+"""An OTLP collector for tests: gRPC and HTTP on free loopback ports, keeping what it is sent."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
+
+IDS = ("traceId", "spanId", "parentSpanId")
+
+
+class Received:
+    """What came in, from however many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.resource_spans: list[ResourceSpans] = []
+        self.paths: list[str] = []
+        self.compressed: list[bool] = []
+
+    def take(self, path: str, request: ExportTraceServiceRequest) -> None:
+        """Keep one request."""
+        with self._lock:
+            self.paths.append(path)
+            self.resource_spans.extend(request.resource_spans)
+
+    @property
+    def spans(self) -> list[Span]:
+        """All spans, in the order in which they came."""
+        with self._lock:
+            return spans_of(self.resource_spans)
+
+    @property
+    def resources(self) -> list[dict[str, Any]]:
+        """The distinct resources, each as a mapping."""
+        with self._lock:
+            return resources_of(self.resource_spans)
+
+
+@contextmanager
+def http_receiver(*, refusing: bool = False) -> Iterator[tuple[str, Received]]:
+    """Serve ``POST /v1/traces``; yields the endpoint and what it received.
+
+    A refusing one answers 403 at once, which no client tries again.
+    """
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            compressed = self.headers.get("Content-Encoding") == "gzip"
+            received.compressed.append(compressed)
+            if compressed:
+                body = gzip.decompress(body)
+            if not refusing:
+                received.take(self.path, ExportTraceServiceRequest.FromString(body))
+            answer = ExportTraceServiceResponse().SerializeToString()
+            self.send_response(403 if refusing else 200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            """Keep standard error clean."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    # The standard poll of half a second would be spent at the end of every test.
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", received
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def grpc_receiver(*, refusing: bool = False) -> Iterator[tuple[str, Received]]:
+    """Serve the gRPC trace service; yields the endpoint and what it received.
+
+    A refusing one answers PERMISSION_DENIED at once, which no client tries again.
+    """
+    received = Received()
+
+    class Service(trace_service_pb2_grpc.TraceServiceServicer):
+        def Export(
+            self, request: ExportTraceServiceRequest, context: grpc.ServicerContext
+        ) -> ExportTraceServiceResponse:
+            if refusing:
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, "go away")
+            received.take("grpc", request)
+            return ExportTraceServiceResponse()
+
+    with ThreadPoolExecutor(2) as executor:
+        server = grpc.server(executor)
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Service(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield f"grpc://127.0.0.1:{port}", received
+        finally:
+            server.stop(0).wait()
+
+
+@contextmanager
+def mute_port() -> Iterator[int]:
+    """A port that accepts every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        # The kernel completes the handshake; nobody ever reads.
+        yield listener.getsockname()[1]
+
+
+@contextmanager
+def dead_port() -> Iterator[int]:
+    """A port that refuses every connection, and that nobody else can take meanwhile."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def spans_of(resource_spans: list[ResourceSpans]) -> list[Span]:
+    """The spans of some `ResourceSpans`."""
+    return [s for resource in resource_spans for scope in resource.scope_spans for s in scope.spans]
+
+
+def resources_of(resource_spans: list[ResourceSpans]) -> list[dict[str, Any]]:
+    """The distinct resources of some `ResourceSpans`, each as a mapping."""
+    distinct: list[Resource] = []
+    for entry in resource_spans:
+        if entry.resource not in distinct:
+            distinct.append(entry.resource)
+    return [plain(resource.attributes) for resource in distinct]
+
+
+def plain(attributes: Any) -> dict[str, Any]:
+    """OTLP key-values as a mapping of plain values; a key that comes twice is an error."""
+    found: dict[str, Any] = {}
+    for attribute in attributes:
+        assert attribute.key not in found, attribute.key
+        found[attribute.key] = _value(attribute.value)
+    return found
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    assert kind is not None, "an AnyValue without a value"
+    if kind == "array_value":
+        return [_value(item) for item in value.array_value.values]
+    return getattr(value, kind)
+
+
+def read_otlp_json(line: str) -> list[ResourceSpans]:
+    """One line of OTLP/JSON, read with the schema and not with the library that wrote it.
+
+    OTLP/JSON is protobuf's JSON mapping but for the ids, which are hexadecimal. Unknown fields,
+    wrong types and the constants that are no JSON (NaN, Infinity) raise.
+    """
+    document = json.loads(line, parse_constant=_refuse)
+    _ids_to_base64(document)
+    return list(json_format.ParseDict(document, TracesData()).resource_spans)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _ids_to_base64(node: Any) -> None:
+    if isinstance(node, list):
+        for item in node:
+            _ids_to_base64(item)
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            if key in IDS:
+                raw = bytes.fromhex(value)
+                assert len(raw) in (8, 16), f"{key} is {value!r}"
+                node[key] = base64.b64encode(raw).decode()
+            else:
+                _ids_to_base64(value)

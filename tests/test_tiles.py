@@ -1,0 +1,470 @@
+"""Tiles: every kind of FITS image and array comes out as the same planes and the same sky."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from tests.conftest import simulated
+from zemosaic.photometry.tiles import (
+    Tile,
+    TileError,
+    channel_axis,
+    from_planes,
+    open_tile,
+    pixel_to_sky,
+    tile_from_array,
+    to_planes,
+    unit_vectors,
+)
+
+Save = Callable[..., Path]
+IMAGE = simulated()[0].data
+WCS_OF_IMAGE = simulated()[0].wcs
+HEADER = WCS_OF_IMAGE.to_header()
+COLOURS = simulated(rgb=True)[0].data
+MASK = np.zeros(IMAGE.shape, dtype=np.uint8)
+MASK[:7, 3:50] = 1
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Saves HDUs as a FITS file."""
+
+    def write(*hdus: Any, name: str = "tile.fits") -> Path:
+        fits.HDUList(list(hdus)).writeto(tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def primary(data: np.ndarray, header: fits.Header = HEADER, **cards: Any) -> fits.PrimaryHDU:
+    hdu = fits.PrimaryHDU(data, header)
+    hdu.header.update(cards)
+    return hdu
+
+
+def image(data: np.ndarray | None, name: str, header: fits.Header | None = None) -> fits.ImageHDU:
+    return fits.ImageHDU(data, header, name=name)
+
+
+def add_cards(path: Path, *cards: bytes) -> None:
+    """Add cards to the first header as they are, also those that astropy would not write."""
+    data = bytearray(path.read_bytes())
+    end = data.index(b"END" + b" " * 77)
+    added = b"".join(card.ljust(80) for card in (*cards, b"END"))
+    assert end + len(added) <= 2880, "the header would need another block"
+    data[end : end + len(added)] = added
+    path.write_bytes(data)
+
+
+def separation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles in degrees between sky positions (N, 2) in degrees."""
+    u, v = unit_vectors(np.deg2rad(a)), unit_vectors(np.deg2rad(b))
+    return np.rad2deg(2 * np.arcsin(np.linalg.norm(u - v, axis=-1) / 2))
+
+
+def corners_by_astropy(wcs: WCS, shape: tuple[int, int]) -> np.ndarray:
+    """The outer corners, by the high-level interface that nothing of ours uses."""
+    h, w = shape
+    sky = wcs.pixel_to_world([-0.5, w - 0.5, w - 0.5, -0.5], [-0.5, -0.5, h - 0.5, h - 0.5])
+    return np.stack([sky.icrs.ra.deg, sky.icrs.dec.deg], axis=1)
+
+
+# ---- shapes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "planes"),
+    [
+        (IMAGE, IMAGE[None]),
+        (IMAGE[None], IMAGE[None]),
+        (IMAGE[..., None], IMAGE[None]),
+        (COLOURS, COLOURS),
+        (COLOURS[:2], COLOURS[:2]),
+        (np.moveaxis(COLOURS, 0, -1), COLOURS),
+        (COLOURS[None], COLOURS),
+        (COLOURS[:, None], COLOURS),
+        (IMAGE[None, None], IMAGE[None]),
+    ],
+    ids=["HW", "1HW", "HW1", "CHW", "2HW", "HWC", "1CHW", "C1HW", "11HW"],
+)
+def test_every_layout_gives_the_same_planes(
+    data: np.ndarray, planes: np.ndarray, save: Save
+) -> None:
+    """Mono, colour planes first or last, degenerate axes: a file and an array open alike."""
+    for tile in (open_tile(save(primary(data))), tile_from_array(data, WCS_OF_IMAGE)):
+        assert (tile.channels, tile.shape) == (len(planes), IMAGE.shape)
+        pixels = tile.pixels()
+        assert pixels.dtype == np.float32
+        np.testing.assert_array_equal(pixels, planes)
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6), (5, 6, 3), (1, 1, 5, 6), (3, 1, 5, 6)])
+def test_planes_go_back_into_the_shape_that_they_came_from(shape: tuple[int, ...]) -> None:
+    """`from_planes` undoes `to_planes`, so that a corrected file has the shape of its input."""
+    data = np.arange(np.prod(shape)).reshape(shape)
+    np.testing.assert_array_equal(from_planes(to_planes(data), shape), data)
+
+
+@pytest.mark.parametrize("shape", [(7, 96, 128), (2, 3, 96, 128), (5,), ()])
+def test_what_is_no_image_is_refused_by_its_shape(shape: tuple[int, ...], save: Save) -> None:
+    """More than four planes, or less than two axes, are no tile, and the shape says why."""
+    with pytest.raises(TileError, match=r"^array: shape \(.*\) is neither \(H, W\)"):
+        tile_from_array(np.zeros(shape), WCS_OF_IMAGE)
+    with pytest.raises(ValueError, match="neither"):
+        channel_axis(shape)
+    if len(shape) > 2:
+        with pytest.raises(TileError, match=r"tile\.fits: shape .* another HDU with --hdu$"):
+            open_tile(save(primary(np.zeros(shape, dtype=np.float32))))
+
+
+def test_an_image_of_zero_size_is_refused(save: Save) -> None:
+    """Neither a file nor an array without pixels is a tile."""
+    with pytest.raises(TileError, match=r"tile\.fits: has no pixels .* leave it out$"):
+        open_tile(save(primary(np.zeros((0, 5), dtype=np.float32))))
+    with pytest.raises(TileError, match=r"^array: has no pixels"):
+        tile_from_array(np.zeros((3, 0, 5)), WCS_OF_IMAGE)
+
+
+# ---- which HDU --------------------------------------------------------------------------------
+
+
+def test_the_first_image_is_taken_unless_one_is_chosen(save: Save) -> None:
+    """Without a choice the first HDU with an image; else the one of that number or name."""
+    path = save(
+        fits.PrimaryHDU(),
+        fits.BinTableHDU.from_columns([fits.Column("a", "E", array=np.ones(3))], name="STARS"),
+        image(IMAGE, "SCI", HEADER),
+        image(IMAGE + 1, "OTHER", HEADER),
+    )
+    for chosen, added in ((None, 0), (2, 0), ("SCI", 0), ("sci", 0), (3, 1), ("OTHER", 1)):
+        np.testing.assert_array_equal(open_tile(path, chosen).pixels()[0], IMAGE + added)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        (9, "has no HDU 9; it has 0 PRIMARY, 1 STARS$"),
+        ("SCI", "has no HDU SCI; it has 0 PRIMARY, 1 STARS$"),
+        (1, "HDU 1 holds no image; choose another with --hdu$"),
+    ],
+)
+def test_an_hdu_that_will_not_do_is_named(chosen: int | str, says: str, save: Save) -> None:
+    """The message names the file, the HDU that was asked for, and those that there are."""
+    column = fits.Column("a", "E", array=np.ones(3))
+    path = save(primary(IMAGE), fits.BinTableHDU.from_columns([column], name="STARS"))
+    with pytest.raises(TileError, match=r"tile\.fits: " + says):
+        open_tile(path, chosen)
+
+
+# ---- numbers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["u1", "i2", "u2", "i4", "u4", "f4", "f8"])
+def test_every_type_of_pixel_is_read_in_adu(kind: str, save: Save) -> None:
+    """Integers, unsigned ones by BZERO, and floats come out as the numbers that were saved."""
+    data = np.clip(IMAGE, 0, 250 if kind == "u1" else 30_000).astype(kind)
+    if kind == "u2":
+        data[:9] += 30_000
+    path = save(primary(data))
+    assert ("BZERO" in fits.getheader(path)) == (kind in ("u2", "u4"))
+    np.testing.assert_array_equal(open_tile(path).pixels()[0], data.astype(np.float32))
+
+
+def test_scaled_pixels_and_blanks_are_undone(save: Save) -> None:
+    """BSCALE and BZERO are applied, and BLANK is no datum."""
+    raw = np.arange(IMAGE.size, dtype=np.int16).reshape(IMAGE.shape)
+    path = save(primary(raw))
+    add_cards(path, b"BSCALE  = 0.5", b"BZERO   = 100.0", b"BLANK   = 77")
+    pixels = open_tile(path).pixels()[0]
+    assert np.isnan(pixels[raw == 77]).all()
+    np.testing.assert_array_equal(pixels[raw != 77], 100 + 0.5 * raw[raw != 77])
+
+
+@pytest.mark.parametrize("kind", ["f4", "i2"])
+def test_compressed_images_are_read(kind: str, save: Save) -> None:
+    """A tile-compressed image has the pixels and the sky of the plain one."""
+    data = IMAGE.astype(kind)
+    # Without quantisation floats are kept to the bit.
+    hdu = fits.CompImageHDU(data, HEADER, compression_type="GZIP_1", quantize_level=0)
+    tile = open_tile(save(fits.PrimaryHDU(), hdu))
+    np.testing.assert_array_equal(tile.pixels()[0], data)
+    np.testing.assert_array_equal(tile.corners, open_tile(save(primary(data), name="a")).corners)
+
+
+def test_a_gzipped_file_is_read(save: Save, tmp_path: Path) -> None:
+    """``.fits.gz`` needs no unpacking."""
+    packed = tmp_path / "tile.fits.gz"
+    packed.write_bytes(gzip.compress(save(primary(IMAGE)).read_bytes()))
+    np.testing.assert_array_equal(open_tile(packed).pixels()[0], IMAGE)
+
+
+def test_what_is_not_finite_is_no_datum(save: Save) -> None:
+    """NaN, both infinities and what float32 cannot hold become NaN, without a warning."""
+    data = IMAGE.astype(np.float64)
+    data[0, :4] = np.nan, np.inf, -np.inf, 1e300
+    for tile in (open_tile(save(primary(data))), tile_from_array(data, WCS_OF_IMAGE)):
+        pixels = tile.pixels()[0]
+        assert np.isnan(pixels[0, :4]).all()
+        assert np.isnan(pixels).sum() == 4
+
+
+def test_pixels_belong_to_the_caller() -> None:
+    """Changing what `pixels` gave leaves the array of the tile as it was."""
+    data = IMAGE.copy()
+    tile = tile_from_array(data, WCS_OF_IMAGE)
+    tile.pixels()[:] = 0
+    np.testing.assert_array_equal(data, IMAGE)
+
+
+# ---- masks and weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "hdu",
+    [
+        image(MASK, "MASK"),
+        image(MASK.astype(np.float32) * -0.5, "MASK"),
+        fits.CompImageHDU(MASK, name="MASK"),
+        image(MASK[None], "MASK"),
+    ],
+    ids=["uint8", "float", "compressed", "1HW"],
+)
+def test_what_the_mask_says_is_bad_is_no_datum(hdu: Any, save: Save) -> None:
+    """Nonzero in the mask is bad, and nothing else is; the mask is found by number and name."""
+    path = save(primary(IMAGE), hdu)
+    for chosen in (1, "MASK"):
+        pixels = open_tile(path, mask_hdu=chosen).pixels()[0]
+        np.testing.assert_array_equal(np.isnan(pixels), MASK != 0)
+    assert np.isfinite(open_tile(path).pixels()).all()
+
+
+def test_a_mask_serves_all_colours_or_each_its_own() -> None:
+    """A mask (H, W) is that of every channel; one of the image's shape is taken by channel."""
+    own = np.zeros(COLOURS.shape, dtype=bool)
+    own[1, :9] = True
+    for mask, expected in ((MASK, np.broadcast_to(MASK != 0, COLOURS.shape)), (own, own)):
+        pixels = tile_from_array(COLOURS, WCS_OF_IMAGE, mask).pixels()
+        np.testing.assert_array_equal(np.isnan(pixels), expected)
+    last = tile_from_array(np.moveaxis(COLOURS, 0, -1), WCS_OF_IMAGE, np.moveaxis(own, 0, -1))
+    np.testing.assert_array_equal(np.isnan(last.pixels()), own)
+
+
+@pytest.mark.parametrize(
+    ("mask", "says"),
+    [
+        (image(MASK[:5], "MASK"), r"mask has the shape \(5, 128\), the image \(96, 128\); give a"),
+        (image(None, "MASK"), "HDU MASK holds no mask; choose another with --mask-hdu$"),
+        (
+            fits.BinTableHDU.from_columns([fits.Column("a", "E", array=np.ones(3))], name="MASK"),
+            "HDU MASK holds no mask; choose another with --mask-hdu$",
+        ),
+        (image(MASK, "FLAGS"), "has no HDU MASK; it has 0 PRIMARY, 1 FLAGS$"),
+    ],
+    ids=["shape", "empty", "table", "missing"],
+)
+def test_a_mask_that_will_not_do_is_an_error_of_one_line(mask: Any, says: str, save: Save) -> None:
+    """A mask that was asked for is never left out in silence."""
+    path = save(primary(IMAGE), mask)
+    look = Tile.pixels if "shape" in says else repr  # all but the shape is seen before reading
+    with pytest.raises(TileError, match=r"tile\.fits: .*" + says) as caught:
+        look(open_tile(path, mask_hdu="MASK"))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_zero_are_no_datum_and_wrong_ones_are_refused() -> None:
+    """A weight that is not above 0, NaN included, marks a bad pixel; the shape must fit."""
+    weight = np.ones(IMAGE.shape)
+    weight[0, :3] = 0, -1, np.nan
+    pixels = tile_from_array(IMAGE, WCS_OF_IMAGE, weight=weight).pixels()
+    assert np.argwhere(np.isnan(pixels[0])).tolist() == [[0, 0], [0, 1], [0, 2]]
+    with pytest.raises(TileError, match=r"^array: its weights have the shape \(5, 128\)"):
+        tile_from_array(IMAGE, WCS_OF_IMAGE, weight=weight[:5])
+
+
+# ---- sky --------------------------------------------------------------------------------------
+
+
+def axes(header: fits.Header, places: dict[int, int], *more: tuple[str, Any]) -> fits.Header:
+    """The header with its celestial axes moved to other places, and more cards."""
+    moved = fits.Header()
+    for old, new in places.items():
+        for word in ("CTYPE", "CRVAL", "CRPIX", "CDELT", "CUNIT"):
+            moved[f"{word}{new}"] = header[f"{word}{old}"]
+        for other, place in places.items():
+            moved[f"PC{new}_{place}"] = header.get(f"PC{old}_{other}", float(old == other))
+    moved.update(dict(more))
+    return moved
+
+
+FREQ = [("CTYPE", "FREQ"), ("CRVAL", 1.4e9), ("CDELT", 1e6), ("CRPIX", 1.0), ("CUNIT", "Hz")]
+STOKES = [("CTYPE", "STOKES"), ("CRVAL", 1.0), ("CDELT", 1.0), ("CRPIX", 1.0)]
+
+
+def at(place: int, cards: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    return [(f"{word}{place}", value) for word, value in cards]
+
+
+@pytest.mark.parametrize(
+    ("data", "header"),
+    [
+        (COLOURS, axes(HEADER, {1: 1, 2: 2}, *at(3, FREQ))),
+        (IMAGE[None, None], axes(HEADER, {1: 1, 2: 2}, *at(3, FREQ), *at(4, STOKES))),
+        (COLOURS[:, None], axes(HEADER, {1: 1, 2: 2}, *at(3, STOKES), *at(4, FREQ))),
+        (np.moveaxis(COLOURS, 0, -1), axes(HEADER, {1: 2, 2: 3}, *at(1, FREQ))),
+    ],
+    ids=["spectral cube", "radio 4-D", "radio 4-D, Stokes first", "spectral axis first"],
+)
+def test_the_celestial_axes_are_found_among_others(
+    data: np.ndarray, header: fits.Header, save: Save
+) -> None:
+    """Spectral and degenerate axes, before or after, do not move the tile on the sky."""
+    tile = open_tile(save(primary(data, header)))
+    expected = corners_by_astropy(WCS_OF_IMAGE, IMAGE.shape)
+    assert tile.wcs.naxis == 2
+    assert separation(tile.corners, expected).max() < 1e-9
+    assert tile.scale == pytest.approx(6.6e-4, rel=1e-6)
+
+
+def test_a_colour_cube_with_sip_opens(save: Save) -> None:
+    """Three planes and SIP in one header, which `WCS(header)` refuses, are a tile; SIP counts."""
+    truth = simulated(rgb=True, sip=True)[0]
+    path = save(primary(truth.data, truth.wcs.to_header(relax=True)))
+    with pytest.raises(ValueError, match="SIP"):
+        WCS(fits.getheader(path))
+    tile = open_tile(path)
+    expected = corners_by_astropy(truth.wcs, IMAGE.shape)
+    assert separation(tile.corners, expected).max() < 1e-9
+    h, w = IMAGE.shape
+    undistorted = truth.wcs.wcs_pix2world(np.array([[w - 0.5, h - 0.5]]), 0)
+    assert separation(tile.corners[2], undistorted) > 0.001 * tile.scale
+
+
+def test_tpv_distortion_counts(save: Save) -> None:
+    """The polynomial of TPV, as SCAMP writes it, moves the corners by what it says."""
+    cards = {"CTYPE1": "RA---TPV", "CTYPE2": "DEC--TPV", "PV1_1": 1.0, "PV2_1": 1.0}
+    plain = open_tile(save(primary(IMAGE, **cards), name="a.fits"))
+    bent = open_tile(save(primary(IMAGE, **cards, PV1_0=0.01), name="b.fits"))
+    centre = np.array([[(IMAGE.shape[1] - 1) / 2, (IMAGE.shape[0] - 1) / 2]])
+    assert separation(plain.corners, tile_from_array(IMAGE, WCS_OF_IMAGE).corners).max() < 1e-9
+    moved = separation(pixel_to_sky(plain.wcs, centre), pixel_to_sky(bent.wcs, centre))
+    assert moved == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("centre", [(0.0, 10.0), (359.999, -45.0), (83.0, 89.97), (12.0, -90.0)])
+def test_corners_are_right_everywhere_on_the_sky(centre: tuple[float, float], save: Save) -> None:
+    """At right ascension 0 and at the poles a tile has the size that it has elsewhere."""
+    wcs = WCS_OF_IMAGE.deepcopy()
+    wcs.wcs.crval = centre
+    tile = open_tile(save(primary(IMAGE, wcs.to_header())))
+    assert separation(tile.corners, corners_by_astropy(wcs, IMAGE.shape)).max() < 1e-9
+    sides = separation(tile.corners, np.roll(tile.corners, -1, axis=0)) / 6.6e-4
+    np.testing.assert_allclose(sides, [128, 96, 128, 96], rtol=1e-5)
+    assert separation(tile.corners, np.array([centre])).max() < 81 * 6.6e-4
+
+
+@pytest.mark.parametrize(
+    ("cards", "says"),
+    [
+        ({"CTYPE1": "", "CTYPE2": ""}, "has no celestial WCS; solve the plate first$"),
+        ({"CTYPE1": "RA---FOO"}, "its WCS cannot be read .*; solve the plate again$"),
+        ({"CTYPE2": "VELO"}, "its WCS cannot be read .*; solve the plate again$"),
+        ({"PC1_1": 0.0, "PC1_2": 0.0}, "its WCS cannot be read .*singular.*; solve the plate"),
+        ({"CRVAL1": "twelve"}, "its CRVAL1 is no number; solve the plate again$"),
+        ({"PC1_1": 9.0, "PC2_2": 9.0, "CTYPE1": "RA---SIN", "CTYPE2": "DEC--SIN"}, "off the sky"),
+        (
+            {"CTYPE1": "DEC--TAN", "CTYPE2": "RA---TAN", "CRVAL1": 41.1, "CRVAL2": 192.7},
+            "has the declination first; swap the axes of the image$",
+        ),
+    ],
+    ids=["none", "projection", "one axis", "singular", "text", "off the sky", "swapped"],
+)
+def test_a_wcs_that_will_not_do_is_an_error_of_one_line(
+    cards: dict[str, Any], says: str, save: Save
+) -> None:
+    """Whatever is wrong with a WCS, the message names the file and the remedy in one line."""
+    with pytest.raises(TileError, match=r"tile\.fits: .*" + says) as caught:
+        open_tile(save(primary(IMAGE, **cards)))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wcs", [None, "TAN", WCS(naxis=2)], ids=["None", "text", "not celestial"])
+def test_an_array_needs_a_celestial_wcs(wcs: Any) -> None:
+    """What is no celestial WCS is refused by the name of the tile."""
+    with pytest.raises(TileError, match=r"^M 31: .*(give one|solve the plate first)$"):
+        tile_from_array(IMAGE, wcs, name="M 31")
+
+
+# ---- between processes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sip", [False, True])
+def test_a_pickled_tile_lies_where_it_lay(sip: bool, save: Save) -> None:
+    """A worker sees the same sky as the parent to the bit, for a file and for an array."""
+    truth = simulated(sip=sip)[0]
+    path = save(primary(truth.data, truth.wcs.to_header(relax=True)))
+    corners = np.array([[0, 0], [127.3, 95.7], [-0.5, 200.1]])
+    for tile in (open_tile(path), tile_from_array(truth.data, truth.wcs)):
+        here = pixel_to_sky(tile.wcs, corners)
+        copy: Tile = pickle.loads(pickle.dumps(tile))
+        np.testing.assert_array_equal(pixel_to_sky(copy.wcs, corners), here)
+        np.testing.assert_array_equal(copy.corners, tile.corners)
+        np.testing.assert_array_equal(copy.pixels(), tile.pixels())
+
+
+def test_a_pickled_file_tile_is_small_and_holds_no_pixels(save: Save) -> None:
+    """A tile of a file goes to a worker as its path, however large the file is."""
+    tile = open_tile(save(primary(IMAGE)))
+    assert tile.wcs is tile.wcs, "read once"
+    assert len(pickle.dumps(tile)) < IMAGE.nbytes / 20
+
+
+# ---- files of other people --------------------------------------------------------------------
+
+ODD_CARDS = {
+    "float with BLANK": b"BLANK   =               -32768",
+    "lower case": b"object  = 'M94     '",
+    "no number": b"BADCARD =  12 abc x",
+    "unclosed text": b"BADCARD = 'unclosed",
+    "Latin-1 comment": b"COMMENT J\xfcrgen",
+    "comma": b"EXPTIME = 1,5",
+    "NaN": b"CCDTEMP = NaN",
+    "old date": b"DATE-OBS= '26/03/99'",
+    "old frame": b"RADECSYS= 'FK5     '",
+}
+
+
+@pytest.mark.parametrize("card", ODD_CARDS.values(), ids=ODD_CARDS)
+def test_headers_of_other_programs_are_read_without_a_word(card: bytes, save: Save) -> None:
+    """What astropy would warn of, or refuse to print, in a foreign header costs nothing."""
+    path = save(primary(IMAGE))
+    add_cards(path, card)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(open_tile(path).pixels()[0], IMAGE)
+
+
+def test_damaged_compression_is_an_error_of_one_line(save: Save, tmp_path: Path) -> None:
+    """Whatever zlib, zip or cfitsio raise comes out as a `TileError` that names the file."""
+    rng = np.random.default_rng(1)
+    gz = bytearray(gzip.compress(save(primary(rng.normal(size=IMAGE.shape))).read_bytes()))
+    gz[len(gz) // 2 : len(gz) // 2 + 600] = b"\xff" * 600
+    hdu = fits.CompImageHDU(IMAGE, HEADER, name="SCI")
+    packed = bytearray(save(fits.PrimaryHDU(), hdu, name="packed.fits").read_bytes())
+    packed[-9_000:-2_880] = rng.bytes(6_120)
+    cases = {"a.fits.gz": gz, "b.fits": packed, "c.fits": b"PK\x03\x04" + rng.bytes(4_000)}
+    for name, data in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(TileError, match=rf"{name}: cannot be read as FITS .*copy or make") as e:
+            open_tile(tmp_path / name).pixels()
+        assert "\n" not in str(e.value)
