@@ -33,7 +33,7 @@ from zemosaic.jobs import (
     tile_name,
 )
 from zemosaic.photometry.apply import write_corrected
-from zemosaic.photometry.overlap import OverlapGraph, find_overlaps, prune
+from zemosaic.photometry.overlap import OverlapGraph, find_overlaps, prune, repetition
 from zemosaic.photometry.preview import Preview, make_grid
 from zemosaic.photometry.solve import Solution, TileFrame, solve
 from zemosaic.photometry.tiles import Tile
@@ -218,7 +218,8 @@ class _Phase:
             measurements = [record.measurements for record in records]
             model, anchor = self.settings.model, self.settings.anchor
             frame = _frame(len(given), previews)
-            solved = solve(graph.i, graph.j, measurements, sky, model, anchor, frame)
+            repeated = repetition(graph, corners)
+            solved = solve(graph.i, graph.j, measurements, sky, model, anchor, frame, repeated)
             solution = PhaseSolution(
                 **vars(solved),
                 settings=self.settings,

@@ -19,6 +19,7 @@ their noisy values. Swapping the tiles turns a into 1/a and changes nothing else
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -240,14 +241,13 @@ def _fit(cells: _Cells, slope: float, model: str) -> PairMeasurement | None:
             break
     # The instrument's own noise is part of its spread, and tells nothing of the slope.
     noise = float((w * vx * vy / variance).sum()) * scale**2
-    patch = cells.patches()
+    errors = _Errors(cells, w, scaled / (BIWEIGHT * scale), scale)
     gains = []
     for count in (plain, len(terms)):
         a, coefficients = gram.line(count, None if free else slope)
         rest = y - a * x - _combined(coefficients, terms, x)
-        clean = along - _combined(gram.projected("along", count), terms, x)
-        error = _error(w * clean * rest, _dot(w * clean, clean) - noise, patch, scale)
-        gains.append((a, error))
+        clean = along - _combined(gram.projected("along", range(count)), terms, x)
+        gains.append((a, errors.of(clean, rest, noise)))
     known = [free and 0 < error <= MAX_GAIN_ERROR * a for a, error in gains]
     if free and not any(known):
         return None
@@ -256,7 +256,7 @@ def _fit(cells: _Cells, slope: float, model: str) -> PairMeasurement | None:
         a, gain_err = 1.0, np.nan
     if not known[1] or len(terms) == 1:
         plane_a, plane_err = np.nan, np.nan
-    return _described(cells, w, rest, scale, patch, gram, terms, model,
+    return _described(cells, w, rest, errors, gram, terms, model,
                       (a, gain_err, plane_a, plane_err, known[0]))  # fmt: skip
 
 
@@ -264,8 +264,7 @@ def _described(
     cells: _Cells,
     w: np.ndarray,
     rest: np.ndarray,
-    scale: float,
-    patch: np.ndarray,
+    errors: _Errors,
     gram: _Gram,
     terms: list[np.ndarray],
     model: str,
@@ -280,13 +279,9 @@ def _described(
     x_tilt, y_tilt = (0.0, 0.0), (0.0, 0.0)
     tilt_cov = (np.inf, 0.0, np.inf)
     if len(terms) > 1:
-        place = u - float(cells.u.mean()), v - float(cells.v.mean())
-        x_level, x_tilt = _plane(gram.projected("x", len(terms)), *place)
-        y_level, y_tilt = _plane(gram.projected("y", len(terms)), *place)
-        information = np.array(
-            [[_dot(w * du, du), _dot(w * du, dv)], [_dot(w * du, dv), _dot(w * dv, dv)]]
-        )
-        tilt_cov = _covariance((w * du * rest, w * dv * rest), information, patch, scale)
+        # Of plain planes: a shift of the scene is not told from a level by its mean gradient.
+        x_tilt, y_tilt = gram.tilt("x"), gram.tilt("y")
+        tilt_cov = errors.of_two(du, dv, rest)
     spread = _dot(w * (cells.x - x_level), cells.x - x_level) * _dot(
         w * (cells.y - y_level), cells.y - y_level
     )
@@ -299,7 +294,7 @@ def _described(
         offset=y_level - a * x_level if model != "gain" else 0.0,
         x=x_level,
         y=y_level,
-        level_err=_error(w * rest, total, patch, scale),
+        level_err=errors.of(np.ones_like(w), rest),
         u=u,
         v=v,
         x_tilt=x_tilt,
@@ -362,10 +357,16 @@ class _Gram:
         solution = _solved(g[np.ix_([2, *k], [0, *k])], g[[2, *k], 1])
         return float(solution[0]), solution[1:]
 
-    def projected(self, name: str, count: int) -> np.ndarray:
-        """Coefficients of the first `count` terms that come nearest to x, y or along."""
-        g, k = self._products, list(range(3, 3 + count))
+    def projected(self, name: str, terms: Sequence[int]) -> np.ndarray:
+        """Coefficients of some terms, by number, that come nearest to x, y or along."""
+        g, k = self._products, [3 + term for term in terms]
         return _solved(g[np.ix_(k, k)], g[k, self.ROWS.index(name)])
+
+    def tilt(self, name: str) -> tuple[float, float]:
+        """Slopes of a plane through x or y, where the last two terms are u and v."""
+        last = len(self._products) - 4
+        _, u, v = self.projected(name, (0, last - 1, last))
+        return float(u), float(v)
 
 
 def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -384,12 +385,6 @@ def _combined(coefficients: np.ndarray, terms: list[np.ndarray], like: np.ndarra
     return total
 
 
-def _plane(coefficients: np.ndarray, u: float, v: float) -> tuple[float, tuple[float, float]]:
-    """Level at a place, and both slopes, of the terms (one, scene terms, u, v)."""
-    slope_u, slope_v = float(coefficients[-2]), float(coefficients[-1])
-    return float(coefficients[0]) + slope_u * u + slope_v * v, (slope_u, slope_v)
-
-
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
     """Scalar product without BLAS, for the reasons given in `_Gram`."""
     return float(np.einsum("i,i->", a, b))
@@ -400,33 +395,48 @@ def _scale(u: np.ndarray) -> float:
     return float(np.median(np.abs(u))) / 0.6745 or 1.0
 
 
-def _error(score: np.ndarray, information: float, patch: np.ndarray, scale: float) -> float:
-    """Standard error from sums over patches: right whatever the noise is within a patch.
+class _Errors:
+    """Standard errors from sums over patches: right whatever the noise is within a patch.
 
     The sandwich estimator of Liang and Zeger (1986, Biometrika 73, 13): neighbouring cells
     share pixels and star edges, so their errors are not independent; those of patches are.
-    A few patches tell too little, so it is never less than for independent cells.
+    The sum of each patch is enlarged by its leverage, since it draws the fit to itself (as in
+    MacKinnon and White 1985, J. Econometrics 29, 305), and all by what the biweight's slope
+    takes from the information (Huber 1981, Robust Statistics, section 7.6).
     """
-    if not information > 0:
-        return float("inf")
-    sums = np.bincount(patch, weights=score)
-    sandwich = _dot(sums, sums) * _correction(patch) / information**2
-    return float(np.sqrt(max(sandwich, scale**2 / information)))
 
+    def __init__(self, cells: _Cells, w: np.ndarray, bent: np.ndarray, scale: float) -> None:
+        self._patch, self._w, self._scale = cells.patches(), w, scale
+        t = np.minimum(bent**2, 1)
+        self._bread = max(1.0, float(((1 - t) ** 2).sum() / ((1 - t) * (1 - 5 * t)).sum()))
 
-def _covariance(
-    scores: tuple[np.ndarray, np.ndarray], information: np.ndarray, patch: np.ndarray, scale: float
-) -> tuple[float, float, float]:
-    """The same for two parameters: their covariance (uu, uv, vv)."""
-    sums = np.stack([np.bincount(patch, weights=score) for score in scores])
-    if not np.linalg.det(information) > 0:
-        return (float("inf"), 0.0, float("inf"))
-    inverse = np.linalg.inv(information)
-    inner = np.einsum("ip,jp->ij", sums, sums) * _correction(patch)
-    covariance = inverse @ (inner + scale**2 * information) @ inverse
-    return float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])
+    def _sums(self, z: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        sums = np.bincount(self._patch, weights=self._w * z * rest)
+        share = np.bincount(self._patch, weights=self._w * z * z)
+        return sums / np.maximum(1 - share / max(share.sum(), 1e-300), 0.1)
 
+    def of(self, z: np.ndarray, rest: np.ndarray, noise: float = 0.0) -> float:
+        """Error of the coefficient of z, whose spread holds that much noise."""
+        information = _dot(self._w * z, z) - noise
+        if not information > 0:
+            return float("inf")
+        sums = self._sums(z, rest)
+        # A few patches tell too little, so it is never less than for independent cells.
+        variance = max(_dot(sums, sums) / information**2, self._scale**2 / information)
+        return self._bread * float(np.sqrt(variance))
 
-def _correction(patch: np.ndarray) -> float:
-    count = max(int((np.bincount(patch) > 0).sum()), 2)
-    return count / (count - 1)
+    def of_two(
+        self, z: np.ndarray, other: np.ndarray, rest: np.ndarray
+    ) -> tuple[float, float, float]:
+        """Covariance (first, mixed, second) of the coefficients of two terms."""
+        mixed = _dot(self._w * z, other)
+        information = np.array(
+            [[_dot(self._w * z, z), mixed], [mixed, _dot(self._w * other, other)]]
+        )
+        if not np.linalg.det(information) > 0:
+            return float("inf"), 0.0, float("inf")
+        sums = np.stack([self._sums(z, rest), self._sums(other, rest)])
+        inverse = np.linalg.inv(information) * self._bread
+        covariance = inverse @ np.einsum("ip,jp->ij", sums, sums) @ inverse
+        covariance += self._scale**2 * inverse / self._bread
+        return float(covariance[0, 0]), float(covariance[0, 1]), float(covariance[1, 1])

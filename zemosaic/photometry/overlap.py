@@ -129,6 +129,43 @@ def prune(graph: OverlapGraph, neighbours: int) -> OverlapGraph:
     return graph.keep(keep)
 
 
+def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
+    """How often the pairs of a graph tell the same thing.
+
+    Where m tiles lie over one another, their m (m - 1) / 2 pairs share the noise of m tiles, and
+    only m - 1 of them are independent: each pair is worth 2 / m of what it claims there.
+
+    Parameters
+    ----------
+    graph : OverlapGraph
+        The pairs that are measured.
+    corners : ndarray
+        ``(T, 4, 2)`` as for `find_overlaps`.
+
+    Returns
+    -------
+    ndarray
+        ``(P,)`` mean of m / 2 over each overlap, 1 where no third tile lies: the factor by
+        which the variances of the pairs have to grow.
+    """
+    factor = np.ones(len(graph.i))
+    shape = (graph.tiles, graph.tiles)
+    ends = np.r_[graph.i, graph.j], np.r_[graph.j, graph.i]
+    linked = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=shape).tocsr()
+    units = np.nan_to_num(unit_vectors(np.deg2rad(corners)))
+    centres = units.sum(axis=1)
+    inward = _inward_normals(units, centres)
+    for start in range(0, len(graph.i), 1 << 14):  # bounds the memory
+        i, j = graph.i[start : start + (1 << 14)], graph.j[start : start + (1 << 14)]
+        pair, third = linked[i].multiply(linked[j]).nonzero()
+        both = _clipped(units[i], inward[j])
+        shared = _areas(_clipped(both[pair], inward[third])) / np.maximum(
+            np.deg2rad(np.deg2rad(graph.area[start + pair])), 1e-300
+        )
+        factor[start : start + len(i)] += np.bincount(pair, shared / 2, minlength=len(i))
+    return factor
+
+
 def _inward_normals(units: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Normals ``(T, 4, 3)`` of the great circles along the sides, pointing inward."""
     normals = np.cross(units, np.roll(units, -1, axis=1))

@@ -115,6 +115,7 @@ def solve(
     model: str = "gain+offset",
     anchor: int | None = None,
     frame: TileFrame | None = None,
+    repetition: np.ndarray | None = None,
 ) -> Solution:
     """Solve all tiles and channels.
 
@@ -132,9 +133,15 @@ def solve(
         The tile that keeps gain 1 and offset 0 in its component.
     frame : TileFrame or None
         Needed for planes; without it there are none.
+    repetition : ndarray or None
+        ``(P,)`` factors by which the variances of the pairs grow, since they share cells.
     """
+    if repetition is None:
+        repetition = np.ones(len(measurements))
     channels = [
-        _Channel(i, j, [m[c] for m in measurements], sky[:, c], model, anchor, frame).solved()
+        _Channel(
+            i, j, [m[c] for m in measurements], sky[:, c], model, anchor, frame, repetition
+        ).solved()
         for c in range(sky.shape[1])
     ]
     stacked = {name: np.stack([c[name] for c in channels], axis=1) for name in channels[0]}
@@ -157,6 +164,7 @@ class _Channel:
         model: str,
         anchor: int | None,
         frame: TileFrame | None,
+        repetition: np.ndarray,
     ) -> None:
         self.tiles, self.pairs = len(sky), len(measurements)
         self.good = np.array([isinstance(m, PairMeasurement) for m in measurements], dtype=bool)
@@ -168,14 +176,17 @@ class _Channel:
         def column(name: str) -> np.ndarray:
             return np.array([getattr(m, name) for m in lines], dtype=np.float64)
 
-        self.x, self.y, self.level_err = column("x"), column("y"), column("level_err")
+        wider = np.sqrt(repetition[self.good])
+        self.x, self.y, self.level_err = column("x"), column("y"), column("level_err") * wider
         self.pivot = np.stack([column("u"), column("v")], axis=1)
         self.x_tilt, self.y_tilt = (column(n).reshape(-1, 2) for n in ("x_tilt", "y_tilt"))
         cov = column("tilt_cov").reshape(-1, 3)
-        self.tilt_cov = cov[:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+        self.tilt_cov = cov[:, [0, 1, 1, 2]].reshape(-1, 2, 2) * wider[:, None, None] ** 2
         self.plain = np.where(column("gain_measured") > 0, column("gain"), np.nan)
-        self.plain_err = column("gain_err")
-        self.with_plane, self.with_plane_err = column("plane_gain"), column("plane_gain_err")
+        self.plain_err, self.with_plane_err = (
+            column(name) * wider for name in ("gain_err", "plane_gain_err")
+        )
+        self.with_plane = column("plane_gain")
 
     def solved(self) -> dict[str, np.ndarray]:
         chi2 = self._plane_chi2()
