@@ -19,6 +19,7 @@ from tests.conftest import simulated
 from zemosaic.phase import calibrate
 from zemosaic.photometry.apply import correct, write_corrected
 from zemosaic.photometry.mosaic import write_mosaic
+from zemosaic.photometry.solve import Correction
 from zemosaic.photometry.tiles import TileError, open_tile, tile_from_array
 from zemosaic.settings import Settings
 
@@ -48,7 +49,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 def corrected(path: Path, out: Path, **chosen: Any) -> Path:
-    return write_corrected(open_tile(path, **chosen), GAIN, OFFSET, out)
+    return write_corrected(open_tile(path, **chosen), Correction(GAIN, OFFSET), out)
 
 
 # ---- numbers ----------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ def test_each_channel_has_its_own_gain_and_offset(layout: str) -> None:
         data, expected = np.moveaxis(data, 0, -1), np.moveaxis(expected, 0, -1)
     if layout == "1CHW":
         data, expected = data[None], expected[None]
-    result = correct(data, gain, offset)
+    result = correct(data, Correction(gain, offset))
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=1e-6)
 
@@ -76,9 +77,9 @@ def test_no_datum_stays_no_datum_and_integers_do_not_overflow() -> None:
     """NaN stays NaN and nothing else becomes it; 65535 times 2 is 131070."""
     holed = IMAGE.copy()
     holed[3, 5] = np.nan
-    assert np.argwhere(np.isnan(correct(holed, GAIN, OFFSET))).tolist() == [[3, 5]]
+    assert np.argwhere(np.isnan(correct(holed, Correction(GAIN, OFFSET)))).tolist() == [[3, 5]]
     bright = np.full((20, 20), 65535, dtype=np.uint16)
-    assert correct(bright, np.array([2.0]), np.array([0.0])).max() == 131070
+    assert correct(bright, Correction(np.array([2.0]), np.array([0.0]))).max() == 131070
 
 
 # ---- what a corrected file keeps --------------------------------------------------------------
@@ -95,7 +96,7 @@ def test_the_header_is_kept_and_says_what_was_done(save: Callable[..., Path], ou
     header["HIERARCH ESO DET TEMP"] = (-10.5, "[C] cold")
     path = save(fits.PrimaryHDU(COLOURS, header))
     gain, offset = np.array([1.1, 0.9, 1 / 3]), np.array([5.0, -7.5, 1e-3])
-    result = write_corrected(open_tile(path), gain, offset, out)
+    result = write_corrected(open_tile(path), Correction(gain, offset), out)
     before, after = fits.getheader(path), fits.getheader(result)
     kept = [card for card in after.cards if not card.keyword.startswith(("ZEGAIN", "ZEOFFS"))]
     kept = [card for card in kept if not str(card.value).startswith("zemosaic: ")]
@@ -193,7 +194,7 @@ def test_the_corrected_tile_lies_where_the_tile_lay(save: Callable[..., Path], o
     """SIP and all: the WCS of a corrected file is that of its input to the bit."""
     tile = simulated(rgb=True, sip=True)[0]
     path = save(fits.PrimaryHDU(tile.data, tile.wcs.to_header(relax=True)))
-    result = write_corrected(open_tile(path), np.ones(3), np.zeros(3), out)
+    result = write_corrected(open_tile(path), Correction(np.ones(3), np.zeros(3)), out)
     np.testing.assert_array_equal(open_tile(result).corners, open_tile(path).corners)
 
 
@@ -202,8 +203,10 @@ def test_correcting_by_nothing_twice_changes_nothing(
 ) -> None:
     """A corrected file is a tile like any other: it opens, and goes through again."""
     path = save(fits.PrimaryHDU(IMAGE, HEADER))
-    once = write_corrected(open_tile(path), np.ones(1), np.zeros(1), out)
-    twice = write_corrected(open_tile(once), np.ones(1), np.zeros(1), tmp_path / "new" / "folder")
+    once = write_corrected(open_tile(path), Correction(np.ones(1), np.zeros(1)), out)
+    twice = write_corrected(
+        open_tile(once), Correction(np.ones(1), np.zeros(1)), tmp_path / "new" / "folder"
+    )
     np.testing.assert_array_equal(fits.getdata(twice), IMAGE)
     assert len(fits.getheader(twice)["HISTORY"]) == 2
 
@@ -232,7 +235,7 @@ def test_an_array_has_no_file_to_correct(out: Path) -> None:
     """A tile that was given as an array is refused by its name."""
     tile = tile_from_array(IMAGE, simulated()[0].wcs, name="M 31")
     with pytest.raises(TileError, match=r"^M 31: is an array"):
-        write_corrected(tile, GAIN, OFFSET, out)
+        write_corrected(tile, Correction(GAIN, OFFSET), out)
 
 
 def test_what_cannot_be_written_is_named_and_nothing_is_left_behind(
@@ -280,7 +283,7 @@ def test_the_library_makes_the_folder_for_corrected_tiles(
         path.name for path in files[:3]
     ]
     assert solution.failed == {}
-    expected = correct(fits.getdata(files[1]), solution.gain[1], solution.offset[1])
+    expected = correct(fits.getdata(files[1]), solution.correction(1))
     np.testing.assert_array_equal(fits.getdata(tmp_path / "a" / "b" / files[1].name), expected)
 
 
@@ -307,7 +310,7 @@ def test_the_coadd_is_the_mean_of_the_corrected_tiles(tmp_path: Path) -> None:
     files = [flat(tmp_path / "a.fits", 100.0, (25, 20)), flat(tmp_path / "b.fits", 10.0, (-5, 5))]
     corrections = [(np.array([1.0]), np.array([1.0])), (np.array([2.0]), np.array([85.0]))]
     output = tmp_path / "m.fits"
-    write_mosaic([(f, *c) for f, c in zip(files, corrections, strict=True)], output)
+    write_mosaic([(f, Correction(*c)) for f, c in zip(files, corrections, strict=True)], output)
     data, header = fits.getdata(output, header=True)
     assert data.dtype == np.dtype(">f4")
     wcs = WCS(header)
@@ -331,7 +334,7 @@ def test_masked_pixels_and_nan_do_not_count_in_the_coadd(tmp_path: Path) -> None
     mask[20:] = 1
     bad = flat(tmp_path / "a.fits", 100.0, (25, 20), upper=1e6, mask=mask)
     good = flat(tmp_path / "b.fits", 100.0, (25, 20), upper=0.5, mask=mask * 0)
-    tiles = [(path, np.ones(1), np.zeros(1)) for path in (bad, good)]
+    tiles = [(path, Correction(np.ones(1), np.zeros(1))) for path in (bad, good)]
     write_mosaic(tiles, tmp_path / "m.fits", mask_hdu="MASK")
     data = fits.getdata(tmp_path / "m.fits")
     assert np.nanmax(data) == pytest.approx(100.0)
@@ -344,7 +347,9 @@ def test_a_colour_coadd_has_three_planes(tmp_path: Path) -> None:
     path = flat(tmp_path / "a.fits", [10.0, 20.0, 30.0], (25, 20))
     other = flat(tmp_path / "b.fits", [10.0, 20.0, 30.0], (20, 20))
     gain, offset = np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 5.0])
-    write_mosaic([(path, gain, offset), (other, gain, offset)], tmp_path / "m.fits")
+    write_mosaic(
+        [(path, Correction(gain, offset)), (other, Correction(gain, offset))], tmp_path / "m.fits"
+    )
     data = fits.getdata(tmp_path / "m.fits")
     assert data.shape[0] == 3
     np.testing.assert_allclose(np.nanmedian(data, axis=(1, 2)), [10, 40, 95], rtol=1e-6)
@@ -364,7 +369,7 @@ def test_a_coadd_that_cannot_be_written_leaves_the_old_one(
 
     monkeypatch.setattr(fits.HDUList, "writeto", full)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        write_mosaic([(path, np.ones(1), np.zeros(1))] * 2, output)
+        write_mosaic([(path, Correction(np.ones(1), np.zeros(1)))] * 2, output)
     assert output.read_text() == "of an earlier run"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.fits", "m.fits"]
 
@@ -372,5 +377,5 @@ def test_a_coadd_that_cannot_be_written_leaves_the_old_one(
 def test_a_coadd_called_gz_is_gzipped(tmp_path: Path) -> None:
     """The ending of the output says how it is compressed."""
     path = flat(tmp_path / "a.fits", 100.0, (25, 20))
-    write_mosaic([(path, np.ones(1), np.zeros(1))] * 2, tmp_path / "m.fits.gz")
+    write_mosaic([(path, Correction(np.ones(1), np.zeros(1)))] * 2, tmp_path / "m.fits.gz")
     assert gzip.decompress((tmp_path / "m.fits.gz").read_bytes()).startswith(b"SIMPLE  =")

@@ -23,6 +23,7 @@ from zemosaic import __version__
 from zemosaic.cli import main
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.simulate import Scene
+from zemosaic.photometry.solve import Correction
 
 Command = Callable[..., Run]
 WriteTiles = Callable[..., list[Path]]
@@ -92,7 +93,7 @@ def test_corrections_have_these_columns_and_a_row_per_tile_and_channel(
     assert corrections["tile"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert corrections["channel"].tolist() == [0, 1, 2] * 4
     assert corrections["file"].tolist() == [path.name for path in files for _ in range(3)]
-    assert corrections.meta["formula"] == "corrected = gain * data + offset"
+    assert corrections.meta["formula"].startswith("corrected = gain * data + offset + slope_x")
     assert corrections.meta["zemosaic"] == __version__
     assert (corrections["component"] == 0).all()
     assert (corrections["pairs"] == 3).all()
@@ -253,7 +254,7 @@ def test_mosaic_coadds_without_seams(
 ) -> None:
     """The coadd is finite where tiles are and follows the scene; uncorrected it does not."""
     files = write_tiles()
-    nothing = [(path, np.ones(1), np.zeros(1)) for path in files]
+    nothing = [(path, Correction(np.ones(1), np.zeros(1))) for path in files]
     write_mosaic(nothing, tmp_path / "before.fits")
     result = intertile(*files, "--mosaic", tmp_path / "new" / "after.fits")
     assert result.code == 0

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zemosaic import __version__
+from zemosaic.errors import UserError
 from zemosaic.settings import MODELS, Settings
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. A user's mistake is one line on standard error."""
-    from zemosaic.runtime.folder import FolderError
-
     try:
         result = cli.main(arguments, prog_name="zemosaic", standalone_mode=False)
         return result if isinstance(result, int) else SOLVED
@@ -45,7 +44,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         usage = isinstance(error, click.UsageError)
         hint = "; see zemosaic --help" if usage and "help" not in error.format_message() else ""
         return _complain(error.format_message().replace("\n", " ").rstrip(".") + hint, BAD_INPUT)
-    except (ValueError, FolderError) as error:
+    except UserError as error:
         return _complain(str(error), BAD_INPUT)
     except OSError as error:  # a full disk, most likely
         return _complain(f"{error.filename or 'the run folder'}: {error.strerror}", INCOMPLETE)
@@ -140,7 +139,7 @@ def intertile(
 
         usable = [index for index in range(len(tiles)) if index not in solution.failed]
         write_mosaic(
-            [(Path(tiles[k]), solution.gain[k], solution.offset[k]) for k in usable],
+            [(Path(tiles[k]), solution.correction(k)) for k in usable],
             mosaic, settings.hdu, settings.mask_hdu,
         )  # fmt: skip
         click.echo(f"mosaic       {mosaic}")

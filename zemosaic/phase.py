@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from zemosaic.errors import UserError
 from zemosaic.jobs import (
     PairRecord,
     TileLike,
@@ -51,7 +52,7 @@ from zemosaic.runtime.schedule import Clock, Job, Outcome, run
 from zemosaic.settings import Settings
 
 
-class NoSolution(ValueError):  # noqa: N818 - it names the result, not a fault
+class NoSolution(UserError):  # noqa: N818 - it names the result, not a fault
     """There is nothing to solve; the message says why in one line."""
 
 
@@ -140,7 +141,7 @@ def calibrate(
     ------
     NoSolution
         Fewer than two tiles were given or could be read.
-    ValueError
+    UserError
         A setting makes no sense.
     """
     if observers is None:
@@ -150,7 +151,7 @@ def calibrate(
     settings = settings or Settings()
     given = list(tiles)
     if settings.anchor is not None and not 0 <= settings.anchor < len(given):
-        raise ValueError(f"anchor is {settings.anchor}; there are tiles 0 to {len(given) - 1}")
+        raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(given) - 1}")
     fan_out = FanOut(observers)
     workers = make_pool(pool, settings.worker_count)
     phase = _Phase(settings, workers, fan_out, clock or Clock())
@@ -198,6 +199,9 @@ class _Phase:
         with self._stage("prepare"):
             tiles = self._scan(given, names, failed)
             previews = self._prepare(tiles, scratch, failed)
+        anchor = self.settings.anchor
+        if anchor is not None and anchor in failed:
+            raise NoSolution(f"the anchor cannot be used ({failed[anchor]}); choose another")
         if len(previews) < 2:
             raise NoSolution(
                 f"{len(previews)} of {len(given)} tiles can be used ({failed[min(failed)]})"
@@ -216,7 +220,7 @@ class _Phase:
             for index, preview in previews.items():
                 sky[index] = preview.sky
             measurements = [record.measurements for record in records]
-            model, anchor = self.settings.model, self.settings.anchor
+            model = self.settings.model
             frame = _frame(len(given), previews)
             repeated = repetition(graph, corners)
             solved = solve(graph.i, graph.j, measurements, sky, model, anchor, frame, repeated)
@@ -301,7 +305,7 @@ class _Phase:
             Job(
                 number,
                 write_corrected,
-                (tile, solution.gain[index], solution.offset[index], folder),
+                (tile, solution.correction(index), folder),
                 _known(index, tile.name),
             )
             for number, (index, tile) in enumerate(files.items(), 1)

@@ -6,6 +6,8 @@ import math
 import os
 from dataclasses import dataclass
 
+from zemosaic.errors import UserError
+
 MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
 
 
@@ -40,7 +42,7 @@ class Settings:
 
     Raises
     ------
-    ValueError
+    UserError
         A value makes no sense; the message names it in one line.
     """
 
@@ -61,11 +63,11 @@ class Settings:
         for name in ("neighbours", "block", "workers", "pair_timeout", "tile_timeout"):
             _not_negative(name, getattr(self, name))
         if not 0.0 <= self.min_overlap < 1.0:
-            raise ValueError(
+            raise UserError(
                 f"min_overlap is {self.min_overlap}; give a fraction from 0 up to, not including, 1"
             )
         if not self.heartbeat > 0.0:
-            raise ValueError(f"heartbeat is {self.heartbeat}; give a number of seconds above 0")
+            raise UserError(f"heartbeat is {self.heartbeat}; give a number of seconds above 0")
 
     @property
     def worker_count(self) -> int:
@@ -82,9 +84,9 @@ def usable_processors() -> int:
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+        raise UserError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
 
 
 def _not_negative(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value}; give 0 or a positive number")
+        raise UserError(f"{name} is {value}; give 0 or a positive number")

@@ -30,14 +30,14 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
         "file": [names[t] for t in tile],
         "channel": channel,
     }
-    for name in ("gain", "gain_err", "offset", "offset_err"):
+    for name in ("gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y", "component",
+                 "pairs"):  # fmt: skip
         columns[name] = getattr(solution, name).ravel()
-    for name in ("slope_x", "slope_y"):  # of the plane models; this model has none
-        columns[name] = np.where(np.isnan(columns["gain"]), np.nan, 0.0)
-    columns["component"] = solution.component.ravel()
-    columns["pairs"] = solution.pairs.ravel()
     table = Table(columns, meta=_meta(settings))
-    table.meta["formula"] = "corrected = gain * data + offset"
+    table.meta["formula"] = (
+        "corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0), "
+        "(x0, y0) the tile's centre"
+    )
     for name in ("slope_x", "slope_y"):
         table[name].unit = u.adu / u.pix
     return _with_units(table)

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Tracer
 
 from zemosaic import __version__
+from zemosaic.errors import UserError
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:4318"
 # The SDK's queue of 2,048 drops the oldest at 5,000 pairs a second; this one holds ten seconds
@@ -162,7 +163,7 @@ def check_endpoint(url: str) -> str:
 
     Raises
     ------
-    ValueError
+    UserError
         It does not.
     """
     try:
@@ -171,7 +172,7 @@ def check_endpoint(url: str) -> str:
     except ValueError:  # of a port that is no port, or half a pair of brackets
         good = False
     if not good:
-        raise ValueError(f"{url!r} is no OTLP endpoint; give one like {DEFAULT_ENDPOINT}")
+        raise UserError(f"{url!r} is no OTLP endpoint; give one like {DEFAULT_ENDPOINT}")
     return url
 
 

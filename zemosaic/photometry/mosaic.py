@@ -9,11 +9,12 @@ import numpy as np
 from astropy.io import fits
 
 from zemosaic.photometry.apply import correct, write_whole
+from zemosaic.photometry.solve import Correction
 from zemosaic.photometry.tiles import HduKey, open_tile
 
 
 def write_mosaic(
-    tiles: Sequence[tuple[Path, np.ndarray, np.ndarray]],
+    tiles: Sequence[tuple[Path, Correction]],
     output: Path,
     hdu: HduKey = None,
     mask_hdu: HduKey = None,
@@ -23,7 +24,7 @@ def write_mosaic(
     Parameters
     ----------
     tiles : sequence
-        File, gain ``(C,)`` and offset ``(C,)`` (ADU) of each tile.
+        File and correction of each tile.
     output : pathlib.Path
         FITS file: float32 ``(H, W)`` or ``(C, H, W)`` in ADU, NaN where no tile is. It appears
         whole or not at all.
@@ -33,15 +34,15 @@ def write_mosaic(
     from reproject import reproject_interp
     from reproject.mosaicking import find_optimal_celestial_wcs, reproject_and_coadd
 
-    opened = [open_tile(path, hdu, mask_hdu) for path, _, _ in tiles]
+    opened = [open_tile(path, hdu, mask_hdu) for path, _ in tiles]
     wcs, shape = find_optimal_celestial_wcs([(tile.shape, tile.wcs) for tile in opened])
     planes = []
     for channel in range(opened[0].channels):
         inputs, weights = [], []
-        for tile, (_, gain, offset) in zip(opened, tiles, strict=True):
-            plane = tile.pixels()[channel]
-            valid = np.isfinite(plane)
-            corrected = correct(plane, gain[[channel]], offset[[channel]])
+        for tile, (_, correction) in zip(opened, tiles, strict=True):
+            pixels = tile.pixels()
+            corrected = correct(pixels, correction)[channel]
+            valid = np.isfinite(corrected)
             inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
             weights.append(valid.astype(np.float32))
         coadd, footprint = reproject_and_coadd(

@@ -16,6 +16,7 @@ from astropy.wcs import WCS, Sip
 from scipy.spatial import cKDTree
 from scipy.special import erf
 
+from zemosaic.errors import UserError
 from zemosaic.photometry.solve import Solution
 from zemosaic.photometry.tiles import pixel_scale, unit_vectors
 
@@ -91,11 +92,14 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.tiles < 1 or min(self.shape) < 16:
-            raise ValueError("a scene needs at least 1 tile of at least 16 x 16 pixels")
+            raise UserError("a scene needs at least 1 tile of at least 16 x 16 pixels")
+        for name in ("rotation", "seeing", "fwhm"):
+            if not np.isfinite(getattr(self, name)):
+                raise UserError(f"{name} is {getattr(self, name)}; give a number")
         if not 1 <= self.islands <= self.tiles:
-            raise ValueError(f"{self.islands} islands cannot be made of {self.tiles} tiles")
+            raise UserError(f"{self.islands} islands cannot be made of {self.tiles} tiles")
         if not 0.0 <= self.overlap < 1.0:
-            raise ValueError(f"overlap is {self.overlap}; give a fraction from 0 to below 1")
+            raise UserError(f"overlap is {self.overlap}; give a fraction from 0 to below 1")
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,6 +90,30 @@ class Solution:
     suspect: np.ndarray
     plane_chi2: np.ndarray
 
+    def correction(self, tile: int) -> Correction:
+        """The correction of one tile."""
+        return Correction(
+            self.gain[tile], self.offset[tile], self.slope_x[tile], self.slope_y[tile]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """The correction of one tile, per channel.
+
+    Parameters
+    ----------
+    gain, offset : ndarray
+        ``(C,)``; offsets in ADU.
+    slope_x, slope_y : ndarray or float
+        ``(C,)`` in ADU per pixel about the tile's centre.
+    """
+
+    gain: np.ndarray
+    offset: np.ndarray
+    slope_x: np.ndarray | float = 0.0
+    slope_y: np.ndarray | float = 0.0
+
 
 @dataclass(frozen=True, eq=False)
 class TileFrame:

@@ -18,13 +18,15 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 from astropy.wcs import WCS, WcsError
 
+from zemosaic.errors import UserError
+
 HduKey = int | str | None
 
 # warnings.catch_warnings is not thread-safe before Python 3.14, and tiles are opened by threads.
 _WARNINGS_LOCK = threading.Lock()
 
 
-class TileError(ValueError):
+class TileError(UserError):
     """A tile cannot be used; the message is one line: which tile, why, what to do."""
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zemosaic.errors import UserError
 
-class FolderError(OSError):
+
+class FolderError(UserError):
     """A folder cannot be used; the message is one line: which, why, what to do."""
 
 
