@@ -118,7 +118,8 @@ def measure(scene: Scene, model: str) -> dict[str, Any]:
     pull_gain = relative / (solution.gain_err / solution.gain)[good]
     pull_offset = (part.offset - true_offset) / solution.offset_err[good]
     return {
-        "model": model + (f" → {solution.model_of(0)}" if model == "auto" else ""),
+        "model": model
+        + (f" → gain+{('offset', 'plane')[int(solution.planes.any())]}" if model == "auto" else ""),
         "gain_percent": 100 * float(np.sqrt(np.mean(relative**2))),
         "offset_adu": float(np.sqrt(np.mean(level**2))),
         "seam_sigma": seam(scene, solution, good),
@@ -126,7 +127,7 @@ def measure(scene: Scene, model: str) -> dict[str, Any]:
         "chi2_offset": float(np.mean(pull_offset**2)),
         "pairs": len(solution.records),
         "seconds": seconds,
-        "suspects": [solution.names[k] for k in np.flatnonzero(solution.suspect.any(axis=1))],
+        "suspects": [solution.names[k] for k in solution.suspects],
     }
 
 

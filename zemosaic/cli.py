@@ -209,6 +209,11 @@ def _summary(solution: PhaseSolution, seconds: dict[str, float]) -> list[str]:
         f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
         + (f": {ended}" if ended else ""),
     ]
+    lines.append(f"model        {solution.model_line()}")
+    lines += [
+        f"suspect      {solution.names[k]}: most of its pairs contradict the others"
+        for k in solution.suspects
+    ]
     lines += [f"failed       {why}" for _, why in sorted(solution.failed.items())]
     parts = [name for name in ("prepare", "overlap", "pairs", "solve", "apply") if name in seconds]
     lines.append("time         " + ", ".join(f"{name} {seconds[name]:.2f} s" for name in parts))

@@ -85,12 +85,26 @@ class PhaseSolution(Solution):
         """Connected components, tiles that stand alone included."""
         return len(np.unique(self.component[self.component[:, 0] >= 0, 0]))
 
-    def model_of(self, tile: int) -> str:
-        """The model that the tile's component got, judged by its first channel."""
-        model = self.settings.model
-        if model != "auto":
-            return model
-        return "gain+plane" if self.planes[tile, 0] else "gain+offset"
+    @property
+    def suspects(self) -> list[int]:
+        """Tiles most of whose pairs contradict the others, in any channel."""
+        return [int(index) for index in np.flatnonzero(self.suspect.any(axis=1))]
+
+    def model_line(self) -> str:
+        """Which model the groups of tiles got, and why, in a few words."""
+        if self.settings.model != "auto":
+            return self.settings.model
+        lines = []
+        for name, planes in (("gain+offset", False), ("gain+plane", True)):
+            chosen = (self.planes == planes) & (self.pairs > 0)
+            if chosen.any():
+                chi2 = self.plane_chi2[chosen]
+                known = chi2[np.isfinite(chi2)]
+                why = f"planes' chi² {np.median(known):.1f}" if len(known) else "too few pairs"
+                groups = len(np.unique(self.component[chosen]))
+                where = f" in {groups} group{'s' if groups != 1 else ''}"
+                lines.append(f"{name}{where} ({why}, 1.4 is chance)")
+        return "; ".join(lines) or "none"
 
     @property
     def rms(self) -> float:

@@ -189,7 +189,9 @@ def _clipped(polygons: np.ndarray, normals: np.ndarray) -> np.ndarray:
         cut = polygons + (here / span)[..., None] * (ahead - polygons)
         length = np.linalg.norm(cut, axis=2, keepdims=True)
         cut /= np.where(length > 0, length, 1.0)
-        vertices = np.stack([polygons, cut], axis=2).reshape(len(polygons), 2 * polygons.shape[1], 3)
+        vertices = np.stack([polygons, cut], axis=2).reshape(
+            len(polygons), 2 * polygons.shape[1], 3
+        )
         kept = np.stack([here > 0, crossing], axis=2).reshape(vertices.shape[:2])
         # The kept vertices move to the front, in order; a convex polygon gains at most one.
         order = np.argsort(~kept, axis=1, kind="stable")[:, : polygons.shape[1] + 1]
