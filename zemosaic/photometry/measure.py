@@ -32,6 +32,8 @@ HUBER = 1.345  # for the first rounds, which must not throw good bright cells aw
 FIRST_ROUNDS = 6  # on a sample of the cells, with Huber's weights
 LAST_ROUNDS = 6  # at most, with Tukey's
 SAMPLE = 2_000  # cells for the first rounds and for medians, about
+PIECE = 3_000  # cells of one matrix product
+PART = 4_000  # cells for all but the last rounds, about
 CLUSTER = 8  # cells: errors are taken to be independent from one 8 x 8 patch to the next
 MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
 # How far two exposures are expected to differ: a shift of a cell either way and, as the
@@ -194,15 +196,16 @@ def _measure_channel(cells: _Cells, model: str) -> Measurement:
     if len(cells.x) < MIN_OVERLAP_CELLS:
         return Rejected(f"only {len(cells.x)} common cells")
     # Sky without noise (simulated, or clipped to a constant) would have weights without bound.
-    cells.vx += (1e-6 * np.median(np.abs(cells.x))) ** 2 + 1e-12
-    cells.vy += (1e-6 * np.median(np.abs(cells.y))) ** 2 + 1e-12
+    sample_x, sample_y = cells.x[cells.sample], cells.y[cells.sample]
+    cells.vx += (1e-6 * np.median(np.abs(sample_x))) ** 2 + 1e-12
+    cells.vy += (1e-6 * np.median(np.abs(sample_y))) ** 2 + 1e-12
     if model == "gain":
-        middle = np.median(cells.x), np.median(cells.y)
+        middle = np.median(sample_x), np.median(sample_y)
         fit = _fit(cells, middle[1] / middle[0], model) if min(middle) > 0 else None
         return fit or Rejected("no signal to measure a gain by")
     fit = None
     if not model.startswith("offset"):
-        spread = [float(np.subtract(*np.quantile(z, BRIGHT))) for z in (cells.x, cells.y)]
+        spread = [float(np.subtract(*np.quantile(z, BRIGHT))) for z in (sample_x, sample_y)]
         fit = _fit(cells, spread[1] / spread[0], "free") if min(spread) > 0 else None
     return fit or _fit(cells, 1.0, "offset") or Rejected("no signal in common")
 
@@ -214,39 +217,43 @@ def _fit(cells: _Cells, slope: float, model: str) -> PairMeasurement | None:
     if rough is None:
         return None
     slope, level = rough
-    x, y, vx, vy = cells.x, cells.y, cells.vx, cells.vy
-    u, v = cells.u - cells.u.mean(), cells.v - cells.v.mean()
-    terms: list[np.ndarray] = []
+    terms = np.empty((0, len(cells.x)))
     if model != "gain":
-        terms = [np.ones_like(x)]
-        if len(x) >= MIN_NUISANCE_CELLS:
-            terms += [*cells.scene_terms(slope, level), u, v]
-    nuisance = np.full_like(x, level)
+        columns = [np.ones_like(cells.x)]
+        if len(cells.x) >= MIN_NUISANCE_CELLS:
+            u, v = cells.u - cells.u.mean(), cells.v - cells.v.mean()
+            columns += [*cells.scene_terms(slope, level), u, v]
+        terms = np.stack(columns)
     plain = len(terms) - 2 if len(terms) > 1 else len(terms)
-    for round_ in range(LAST_ROUNDS):
-        variance = vy + slope**2 * vx
-        residual = y - slope * x - nuisance
-        scaled = residual / np.sqrt(variance)
-        scale = _scale(scaled[cells.sample])
-        w = np.clip(1 - (scaled / (BIWEIGHT * scale)) ** 2, 0, None) ** 2 / variance
-        # York's adjusted points: the instrument for x, with noise unlike the residual's.
-        along = x + slope * vx * residual / variance
-        gram = _Gram(w, x, y, along, terms)
-        before = slope
-        slope, coefficients = gram.line(len(terms), None if free else slope)
-        if not slope > 0:
-            return None
-        nuisance = _combined(coefficients, terms, x)
-        if round_ and abs(slope - before) < 1e-6 * slope:
-            break
+    coefficients = np.zeros(len(terms))
+    coefficients[:1] = level
+    # Most rounds on a part of the cells; the last two on all.
+    for step, rounds in ((max(1, len(cells.x) // PART), LAST_ROUNDS), (1, 2)):
+        x, y, vx, vy = (a[::step] for a in (cells.x, cells.y, cells.vx, cells.vy))
+        some = terms[:, ::step]
+        for _ in range(rounds):
+            variance = vy + slope**2 * vx
+            residual = y - slope * x - _combined(coefficients, some)
+            scaled = residual / np.sqrt(variance)
+            scale = _scale(scaled[:: max(1, len(x) // SAMPLE)])
+            w = np.clip(1 - (scaled / (BIWEIGHT * scale)) ** 2, 0, None) ** 2 / variance
+            # York's adjusted points: the instrument for x, with noise unlike the residual's.
+            along = x + slope * vx * residual / variance
+            gram = _Gram(w, x, y, along, some)
+            before = slope
+            slope, coefficients = gram.line(len(some), None if free else slope)
+            if not slope > 0:
+                return None
+            if abs(slope - before) < 1e-6 * slope:
+                break
     # The instrument's own noise is part of its spread, and tells nothing of the slope.
     noise = float((w * vx * vy / variance).sum()) * scale**2
     errors = _Errors(cells, w, scaled / (BIWEIGHT * scale), scale)
     gains = []
     for count in (plain, len(terms)):
         a, coefficients = gram.line(count, None if free else slope)
-        rest = y - a * x - _combined(coefficients, terms, x)
-        clean = along - _combined(gram.projected("along", range(count)), terms, x)
+        rest = y - a * x - _combined(coefficients, terms)
+        clean = along - _combined(gram.projected("along", range(count)), terms)
         gains.append((a, errors.of(clean, rest, noise)))
     known = [free and 0 < error <= MAX_GAIN_ERROR * a for a, error in gains]
     if free and not any(known):
@@ -266,7 +273,7 @@ def _described(
     rest: np.ndarray,
     errors: _Errors,
     gram: _Gram,
-    terms: list[np.ndarray],
+    terms: np.ndarray,
     model: str,
     gains: tuple[float, float, float, float, bool],
 ) -> PairMeasurement:
@@ -301,7 +308,7 @@ def _described(
         y_tilt=y_tilt,
         tilt_cov=tilt_cov,
         cells=len(cells.x),
-        rms=float(np.median(np.abs(rest))) / 0.6745,
+        rms=float(np.median(np.abs(rest[cells.sample]))) / 0.6745,
         correlation=together / np.sqrt(spread) if spread > 0 else 0.0,
         gain_measured=known,
     )
@@ -339,12 +346,16 @@ class _Gram:
         x: np.ndarray,
         y: np.ndarray,
         along: np.ndarray,
-        terms: list[np.ndarray],
+        terms: np.ndarray,
     ) -> None:
         columns = np.stack([x, y, along, *terms])
-        # Not by BLAS: its threads would fight with the other workers for the processors, and
-        # its sums may differ in the last bits with their number.
-        self._products = np.einsum("in,jn->ij", columns * w, columns)
+        # In pieces too small for BLAS to use threads: those would fight with the other workers
+        # for the processors, and the last bits of a sum could depend on their number.
+        pieces = range(0, columns.shape[1], PIECE)
+        self._products = sum(
+            (columns[:, k : k + PIECE] * w[k : k + PIECE]) @ columns[:, k : k + PIECE].T
+            for k in pieces
+        )
         if len(terms) > 1:
             for k, wide in enumerate(SCENE_PRIOR, 4):
                 self._products[k, k] += wide**-2.0
@@ -378,15 +389,13 @@ def _solved(matrix: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.linalg.solve(scaled, right / scale) / scale
 
 
-def _combined(coefficients: np.ndarray, terms: list[np.ndarray], like: np.ndarray) -> np.ndarray:
-    total = np.zeros_like(like)
-    for coefficient, term in zip(coefficients, terms, strict=False):
-        total += coefficient * term
-    return total
+def _combined(coefficients: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Sum of the first terms with these coefficients."""
+    return np.einsum("k,kn->n", coefficients, terms[: len(coefficients)])
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    """Scalar product without BLAS, for the reasons given in `_Gram`."""
+    """Scalar product without BLAS and its threads (see `_Gram`)."""
     return float(np.einsum("i,i->", a, b))
 
 

@@ -6,7 +6,9 @@ ascension 0, at a pole, or about where a reference pixel lies.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -14,6 +16,8 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
 from zemosaic.photometry.tiles import unit_vectors
+
+CANDIDATES = 1 << 16  # pairs or triples whose geometry is worked out at once: bounds the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,26 +84,47 @@ def find_overlaps(corners: np.ndarray, min_fraction: float = 0.0) -> OverlapGrap
     centres = units.sum(axis=1)
     centres /= np.maximum(np.linalg.norm(centres, axis=1), 1e-300)[:, None]
     radius = np.linalg.norm(units - centres[:, None], axis=2).max(axis=1)
-    near = np.empty((0, 2), dtype=int)
-    if len(usable) > 1:
-        tree = cKDTree(centres[usable])
-        near = usable[tree.query_pairs(2 * radius[usable].max(), output_type="ndarray")]
-    i, j = near.min(axis=1, initial=tiles), near.max(axis=1, initial=-1)
-    order = np.lexsort((j, i))
-    i, j = i[order], j[order]
-    close = np.linalg.norm(centres[i] - centres[j], axis=1) <= radius[i] + radius[j]
-    i, j = i[close], j[close]
     inward = _inward_normals(units, centres)
     own = _areas(units)
-    shared = np.zeros(len(i))
-    for start in range(0, len(i), 1 << 16):  # bounds the memory of a million pairs
-        part = slice(start, start + (1 << 16))
-        shared[part] = _areas(_clipped(units[i[part]], inward[j[part]]))
-    smaller = np.minimum(own[i], own[j])
-    fraction = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
-    found = (shared > 0) & (fraction >= min_fraction)
-    area = np.rad2deg(np.rad2deg(shared))
-    return OverlapGraph(tiles, i, j, area, fraction).keep(found)
+    found = [np.empty((4, 0))]
+    for i, j in _candidates(centres, radius, usable):
+        shared = _areas(_clipped(units[i], inward[j]))
+        smaller = np.minimum(own[i], own[j])
+        fraction = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
+        enough = (shared > 0) & (fraction >= min_fraction)
+        found.append(np.stack([i, j, np.rad2deg(np.rad2deg(shared)), fraction])[:, enough])
+    i, j, area, fraction = np.concatenate(found, axis=1)
+    order = np.lexsort((j, i))
+    return OverlapGraph(tiles, i.astype(int), j.astype(int), area, fraction).keep(order)
+
+
+def _candidates(
+    centres: np.ndarray, radius: np.ndarray, usable: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs i < j of footprints whose circles meet, each once, some at a time.
+
+    Footprints are sorted into classes by the power of two of their radius, with a tree of
+    centres for each class, and asked for in the trees of their own class and of the smaller ones:
+    a huge footprint finds what lies within it, and widens the search of no other.
+    """
+    octave = np.frexp(np.maximum(radius, 1e-12))[1]
+    for size in np.unique(octave[usable]):
+        small = usable[octave[usable] == size]
+        large = usable[octave[usable] >= size]
+        tree = cKDTree(centres[small])
+        reach = radius[large] + radius[small].max()
+        count = tree.query_ball_point(centres[large], reach, return_length=True)
+        part = np.cumsum(count) // CANDIDATES
+        for chunk in np.split(np.arange(len(large)), np.flatnonzero(np.diff(part)) + 1):
+            hits = tree.query_ball_point(centres[large[chunk]], reach[chunk])
+            near = small[np.fromiter(chain.from_iterable(hits), int, count[chunk].sum())]
+            this = np.repeat(large[chunk], count[chunk])
+            once = (octave[this] > size) | (this < near)
+            i, j = np.minimum(this, near)[once], np.maximum(this, near)[once]
+            close = np.linalg.norm(centres[i] - centres[j], axis=1) <= radius[i] + radius[j]
+            for start in range(0, close.sum(), CANDIDATES):
+                piece = np.flatnonzero(close)[start : start + CANDIDATES]
+                yield i[piece], j[piece]
 
 
 def prune(graph: OverlapGraph, neighbours: int) -> OverlapGraph:
@@ -149,21 +174,49 @@ def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
         which the variances of the pairs have to grow.
     """
     factor = np.ones(len(graph.i))
-    shape = (graph.tiles, graph.tiles)
-    ends = np.r_[graph.i, graph.j], np.r_[graph.j, graph.i]
-    linked = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=shape).tocsr()
     units = np.nan_to_num(unit_vectors(np.deg2rad(corners)))
-    centres = units.sum(axis=1)
-    inward = _inward_normals(units, centres)
-    for start in range(0, len(graph.i), 1 << 14):  # bounds the memory
-        i, j = graph.i[start : start + (1 << 14)], graph.j[start : start + (1 << 14)]
-        pair, third = linked[i].multiply(linked[j]).nonzero()
-        both = _clipped(units[i], inward[j])
-        shared = _areas(_clipped(both[pair], inward[third])) / np.maximum(
-            np.deg2rad(np.deg2rad(graph.area[start + pair])), 1e-300
-        )
-        factor[start : start + len(i)] += np.bincount(pair, shared / 2, minlength=len(i))
+    inward = _inward_normals(units, units.sum(axis=1))
+    area = np.maximum(np.deg2rad(np.deg2rad(graph.area)), 1e-300)
+    for triple in _triangles(graph):
+        ij, jk, ik = triple
+        i, j, k = graph.i[ij], graph.j[ij], graph.j[jk]
+        shared = _areas(_clipped(_clipped(units[i], inward[j]), inward[k]))
+        for pair in triple:
+            factor += np.bincount(pair, shared / area[pair] / 2, minlength=len(factor))
     return factor
+
+
+def _triangles(graph: OverlapGraph) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Pairs (i, j), (j, k) and (i, k), by their indices, of every i < j < k; some at a time.
+
+    Each pair asks for the neighbours of that of its tiles which has the fewer, so that a tile
+    with very many costs no more than others; at most the pairs to the power of 3/2 altogether.
+    """
+    pairs = np.arange(len(graph.i))
+    ends, others = np.r_[graph.i, graph.j], np.r_[graph.j, graph.i]
+    key = graph.i * graph.tiles + graph.j
+    by_key = np.argsort(key)
+    order = np.argsort(ends, kind="stable")
+    degree = np.bincount(ends, minlength=graph.tiles)
+    first = np.cumsum(degree) - degree
+    few = np.where(degree[graph.i] <= degree[graph.j], graph.i, graph.j)
+    many = graph.i + graph.j - few
+    part = np.cumsum(degree[few]) // CANDIDATES
+    for chunk in np.split(pairs, np.flatnonzero(np.diff(part)) + 1):
+        count = degree[few[chunk]]
+        pair = np.repeat(chunk, count)
+        along = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
+        side = order[first[few[pair]] + along]
+        third = others[side]
+        last = third > graph.j[pair]  # each triangle once, found from its (i, j)
+        pair, side, third = pair[last], side[last] % len(pairs), third[last]
+        wanted = many[pair] * graph.tiles + third
+        place = np.minimum(np.searchsorted(key, wanted, sorter=by_key), len(key) - 1)
+        closing = by_key[place]
+        closed = key[closing] == wanted
+        pair, side, closing = pair[closed], side[closed], closing[closed]
+        straight = few[pair] == graph.i[pair]
+        yield pair, np.where(straight, closing, side), np.where(straight, side, closing)
 
 
 def _inward_normals(units: np.ndarray, centres: np.ndarray) -> np.ndarray:
