@@ -40,8 +40,9 @@ MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
 # coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
 # leave these open, and the level with them.
 SCENE_PRIOR = (0.5, 0.5, 0.2)  # cells, cells, square cells
-BRIGHT = (0.995, 0.5)  # quantiles whose distance gives the first slope: few stars make the first
-MAX_GAIN_ERROR = 0.1  # relative; above it the overlap holds no contrast to measure a gain by
+BRIGHT = (0.995, 0.5)  # quantiles whose distance gives a first slope
+STANDS_OUT = 12.0  # both tiles' robust deviations together: a cell with a star in it
+MAX_GAIN_ERROR = 0.25  # relative; above it the overlap holds no contrast to measure a gain by
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,26 @@ class _Cells:
         self.u, self.v = columns + x0, rows + y0
         self.sample = slice(None, None, max(1, len(self.x) // SAMPLE))
 
+    def flattened(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y less a plane through each: gradients hide stars and mimic slopes."""
+        basis = np.stack([np.ones_like(self.x), self.u - self.u.mean(), self.v - self.v.mean()])
+        some = basis[:, self.sample]
+        normal = np.einsum("in,jn->ij", some, some)
+        return tuple(
+            z - _combined(_solved(normal, np.einsum("in,n->i", some, z[self.sample])), basis)
+            for z in (self.x, self.y)
+        )
+
+    def bright(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Cells in or beside one that stands out in both flattened tiles together."""
+        both = sum((z - np.median(z[self.sample])) / _scale(z[self.sample]) for z in (x, y))
+        mask = np.zeros(self.valid.shape, dtype=bool)
+        mask[self.valid] = both > STANDS_OUT
+        for axis in (0, 1):
+            for shift in (1, -1):
+                mask |= np.roll(mask, shift, axis)
+        return mask[self.valid]
+
     def patches(self) -> np.ndarray:
         """Number of the CLUSTER x CLUSTER patch of the grid in which each cell lies."""
         row, column = self.v // CLUSTER, self.u // CLUSTER
@@ -201,22 +222,27 @@ def _measure_channel(cells: _Cells, model: str) -> Measurement:
     cells.vy += (1e-6 * np.median(np.abs(sample_y))) ** 2 + 1e-12
     if model == "gain":
         middle = np.median(sample_x), np.median(sample_y)
-        fit = _fit(cells, middle[1] / middle[0], model) if min(middle) > 0 else None
+        fit = _fit(cells, float(middle[1] / middle[0]), model) if min(middle) > 0 else None
         return fit or Rejected("no signal to measure a gain by")
     fit = None
     if not model.startswith("offset"):
-        spread = [float(np.subtract(*np.quantile(z, BRIGHT))) for z in (sample_x, sample_y)]
-        fit = _fit(cells, spread[1] / spread[0], "free") if min(spread) > 0 else None
+        fit = _fit(cells, None, "free")
     return fit or _fit(cells, 1.0, "offset") or Rejected("no signal in common")
 
 
-def _fit(cells: _Cells, slope: float, model: str) -> PairMeasurement | None:
+def _fit(cells: _Cells, slope: float | None, model: str) -> PairMeasurement | None:
     """Robust errors-in-variables fit; None where a free slope turns out not to be determined."""
     free = model != "offset"
-    rough = _rough_line(cells, slope, model)
-    if rough is None:
-        return None
-    slope, level = rough
+    part = np.arange(0, len(cells.x), max(1, len(cells.x) // PART))
+    if slope is None:
+        x, y = cells.flattened()
+        bright = np.flatnonzero(cells.bright(x, y))
+        # Few stars may hold all that is known of the gain: none may be left out by chance.
+        part = np.union1d(part, bright[:: max(1, len(bright) // PART)])
+        slope = _rough_slope(cells, x, y, bright, part)
+        if slope is None:
+            return None
+    level = float(np.median((cells.y - slope * cells.x)[cells.sample])) if model != "gain" else 0.0
     terms = np.empty((0, len(cells.x)))
     if model != "gain":
         columns = [np.ones_like(cells.x)]
@@ -228,9 +254,9 @@ def _fit(cells: _Cells, slope: float, model: str) -> PairMeasurement | None:
     coefficients = np.zeros(len(terms))
     coefficients[:1] = level
     # Most rounds on a part of the cells; the last two on all.
-    for step, rounds in ((max(1, len(cells.x) // PART), LAST_ROUNDS), (1, 2)):
-        x, y, vx, vy = (a[::step] for a in (cells.x, cells.y, cells.vx, cells.vy))
-        some = terms[:, ::step]
+    for which, rounds in ((part, LAST_ROUNDS), (slice(None), 2)):
+        x, y, vx, vy = (a[which] for a in (cells.x, cells.y, cells.vx, cells.vy))
+        some = terms[:, which]
         for _ in range(rounds):
             variance = vy + slope**2 * vx
             residual = y - slope * x - _combined(coefficients, some)
@@ -314,25 +340,45 @@ def _described(
     )
 
 
-def _rough_line(cells: _Cells, slope: float, model: str) -> tuple[float, float] | None:
-    """Slope and level of a robust line through a sample of the cells, without nuisance."""
-    x, y, vx, vy = (a[cells.sample] for a in (cells.x, cells.y, cells.vx, cells.vy))
-    level = float(np.median(y - slope * x)) if model != "gain" else 0.0
-    for _ in range(FIRST_ROUNDS):
-        variance = vy + slope**2 * vx
-        u = (y - slope * x - level) / np.sqrt(variance)
-        w = 1 / (np.maximum(1, np.abs(u) / (HUBER * _scale(u))) * variance)
-        total = float(w.sum())
-        mean_x, mean_y = (_dot(w, x) / total, _dot(w, y) / total) if model != "gain" else (0.0, 0.0)
-        if model != "offset":
+def _rough_slope(
+    cells: _Cells, x: np.ndarray, y: np.ndarray, bright: np.ndarray, part: np.ndarray
+) -> float | None:
+    """Slope of a robust line without nuisance through a part of the flattened cells.
+
+    A robust fit finds the line next to where it starts: where clouds hold most cells and a few
+    stars most of the light, either may look like outliers to the other. So it starts from both,
+    and the line that leaves less unexplained is taken.
+    """
+    spread = [float(np.subtract(*np.quantile(z[cells.sample], BRIGHT))) for z in (x, y)]
+    noise = [float(np.sqrt(np.median(v[cells.sample]))) for v in (cells.vx, cells.vy)]
+    if any(s < n for s, n in zip(spread, noise, strict=True)):  # constant: nothing but rounding
+        return None
+    starts = [spread[1] / spread[0]]
+    if len(bright):
+        light = [float(z[bright].sum() - len(bright) * np.median(z[cells.sample])) for z in (x, y)]
+        starts += [light[1] / light[0]] if min(light) > 0 else []
+    x, y, vx, vy = (a[part] for a in (x, y, cells.vx, cells.vy))
+    found = []
+    for start in starts:
+        slope = start
+        level = float(np.median(y - slope * x))
+        for _ in range(FIRST_ROUNDS):
+            variance = vy + slope**2 * vx
+            u = (y - slope * x - level) / np.sqrt(variance)
+            w = 1 / (np.maximum(1, np.abs(u) / (HUBER * _scale(u))) * variance)
+            total = float(w.sum())
+            mean_x, mean_y = _dot(w, x) / total, _dot(w, y) / total
             dx, dy = x - mean_x, y - mean_y
             along = w * (dx * vy + slope * dy * vx) / variance
             down = _dot(along, dx)
             slope = _dot(along, dy) / down if down > 0 else -1.0
             if not slope > 0:
-                return None
-        level = mean_y - slope * mean_x
-    return slope, level
+                break
+            level = mean_y - slope * mean_x
+        else:
+            u = (y - slope * x - level) ** 2 / (vy + slope**2 * vx)
+            found.append((float(np.minimum(u, BIWEIGHT**2).sum()), slope))
+    return min(found)[1] if found else None
 
 
 class _Gram:
