@@ -22,7 +22,7 @@ import numpy as np
 
 from zemosaic import Settings, calibrate, tile_from_array
 from zemosaic.phase import PhaseSolution
-from zemosaic.photometry.preview import Grid, cell_positions, make_grid, make_preview
+from zemosaic.photometry.preview import cell_positions, make_grid, make_preview
 from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
 from zemosaic.photometry.tiles import Tile
 
@@ -55,43 +55,44 @@ def tile_of(tile: SimulatedTile) -> Tile:
 
 
 def seam(scene: Scene, solution: PhaseSolution, good: np.ndarray) -> float:
-    """Seam of the corrected tiles in units of the pixel noise; the good tiles only."""
-    twins = [
-        tile_of(t)
-        for t in simulate(replace(scene, electrons=0.0, seeing=0.0, trail=False, border=False))
-    ]
-    grid = make_grid(twins)
-    boxes = {k: _corrected(twins[k], grid, solution, k) for k in np.flatnonzero(good)}
+    """Seam of the corrected tiles in units of the pixel noise; the good tiles only.
+
+    Both tiles of a pair are given the same stars and clouds, those of the first, so that what
+    remains is the difference of the corrections and not that of two samplings of a star.
+    """
+    twin = replace(scene, electrons=0.0, seeing=0.0, trail=False, border=False)
+    simulated = list(simulate(twin))
+    skies = list(simulate(replace(twin, stars=0.0, nebula=0.0)))
+    tiles = [tile_of(t) for t in simulated]
+    grid = make_grid(tiles)
+    boxes = {}
+    for k in np.flatnonzero(good):
+        whole, sky = (make_preview(tile_of(t[k]), grid) for t in (simulated, skies))
+        light = (whole.values[0] - sky.values[0]).astype(np.float64) * simulated[k].gain[0]
+        h, w = light.shape
+        x, y = cell_positions(tiles[k], grid, (whole.x0, whole.y0, w, h))
+        corrected = solution.gain[k, 0] * sky.values[0].astype(np.float64) + solution.offset[k, 0]
+        corrected += solution.slope_x[k, 0] * (x - (scene.shape[1] - 1) / 2)
+        corrected += solution.slope_y[k, 0] * (y - (scene.shape[0] - 1) / 2)
+        factor = solution.gain[k, 0] / simulated[k].gain[0]
+        boxes[k] = whole.x0, whole.y0, corrected, factor, light
     squares, cells = 0.0, 0
     for record in solution.records:
         if record.i not in boxes or record.j not in boxes:
             continue
-        (xi, yi, a), (xj, yj, b) = boxes[record.i], boxes[record.j]
+        (xi, yi, a, fa, light), (xj, yj, b, fb, _) = boxes[record.i], boxes[record.j]
         x0, y0 = max(xi, xj), max(yi, yj)
         x1 = min(xi + a.shape[1], xj + b.shape[1])
         y1 = min(yi + a.shape[0], yj + b.shape[0])
         if x1 <= x0 or y1 <= y0:
             continue
-        first = a[y0 - yi : y1 - yi, x0 - xi : x1 - xi]
-        second = b[y0 - yj : y1 - yj, x0 - xj : x1 - xj]
-        difference = (first - second)[np.isfinite(first - second)]
+        first = np.s_[y0 - yi : y1 - yi, x0 - xi : x1 - xi]
+        second = np.s_[y0 - yj : y1 - yj, x0 - xj : x1 - xj]
+        difference = a[first] - b[second] + (fa - fb) * light[first]
+        difference = difference[np.isfinite(difference)]
         squares, cells = squares + float(np.square(difference).sum()), cells + len(difference)
     noise = np.sqrt(scene.sky / scene.electrons + scene.read_noise**2)
     return float(np.sqrt(squares / cells) / noise)
-
-
-def _corrected(
-    tile: Tile, grid: Grid, solution: PhaseSolution, k: int
-) -> tuple[int, int, np.ndarray]:
-    """Place and cells of a tile, corrected."""
-    preview = make_preview(tile, grid)
-    value = preview.values[0].astype(np.float64)
-    h, w = value.shape
-    x, y = cell_positions(tile, grid, (preview.x0, preview.y0, w, h))
-    corrected = solution.gain[k, 0] * value + solution.offset[k, 0]
-    corrected += solution.slope_x[k, 0] * (x - (tile.shape[1] - 1) / 2)
-    corrected += solution.slope_y[k, 0] * (y - (tile.shape[0] - 1) / 2)
-    return preview.x0, preview.y0, corrected
 
 
 def measure(scene: Scene, model: str) -> dict[str, Any]:

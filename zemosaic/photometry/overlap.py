@@ -178,11 +178,11 @@ def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
     inward = _inward_normals(units, units.sum(axis=1))
     area = np.maximum(np.deg2rad(np.deg2rad(graph.area)), 1e-300)
     for triple in _triangles(graph):
-        ij, jk, ik = triple
+        ij, jk, _ = triple
         i, j, k = graph.i[ij], graph.j[ij], graph.j[jk]
         shared = _areas(_clipped(_clipped(units[i], inward[j]), inward[k]))
         for pair in triple:
-            factor += np.bincount(pair, shared / area[pair] / 2, minlength=len(factor))
+            np.add.at(factor, pair, shared / area[pair] / 2)
     return factor
 
 

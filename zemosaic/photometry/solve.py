@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
@@ -35,6 +36,12 @@ MIN_LEVEL_ERROR = 1e-3  # ADU, likewise
 PLANE_CHI2 = 4.2
 FEWEST_PAIRS = 3  # to judge that by
 SUSPECT_CHI = 6.0  # robust standard deviations: where a pair has lost its say
+# What of a `PairMeasurement` is used: name, type, shape.
+_COLUMNS = [
+    *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "x", "y", "level_err")),
+    *((name, float, ()) for name in ("plane_gain", "plane_gain_err", "u", "v")),
+    *(("x_tilt", float, (2,)), ("y_tilt", float, (2,)), ("tilt_cov", float, (3,))),
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,20 +204,19 @@ class _Channel:
         self.sky, self.model, self.anchor, self.frame = sky, model, anchor, frame
         self.component = component_labels(self.tiles, self.i, self.j)
 
-        def column(name: str) -> np.ndarray:
-            return np.array([getattr(m, name) for m in lines], dtype=np.float64)
-
+        fields = attrgetter(*(name for name, *_ in _COLUMNS))
+        column = np.fromiter((fields(m) for m in lines), np.dtype(_COLUMNS), len(lines))
         wider = np.sqrt(repetition[self.good])
-        self.x, self.y, self.level_err = column("x"), column("y"), column("level_err") * wider
-        self.pivot = np.stack([column("u"), column("v")], axis=1)
-        self.x_tilt, self.y_tilt = (column(n).reshape(-1, 2) for n in ("x_tilt", "y_tilt"))
-        cov = column("tilt_cov").reshape(-1, 3)
-        self.tilt_cov = cov[:, [0, 1, 1, 2]].reshape(-1, 2, 2) * wider[:, None, None] ** 2
-        self.plain = np.where(column("gain_measured") > 0, column("gain"), np.nan)
+        self.x, self.y, self.level_err = column["x"], column["y"], column["level_err"] * wider
+        self.pivot = np.stack([column["u"], column["v"]], axis=1)
+        self.x_tilt, self.y_tilt = column["x_tilt"], column["y_tilt"]
+        cov = column["tilt_cov"][:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+        self.tilt_cov = cov * wider[:, None, None] ** 2
+        self.plain = np.where(column["gain_measured"] > 0, column["gain"], np.nan)
         self.plain_err, self.with_plane_err = (
-            column(name) * wider for name in ("gain_err", "plane_gain_err")
+            column[name] * wider for name in ("gain_err", "plane_gain_err")
         )
-        self.with_plane = column("plane_gain")
+        self.with_plane = column["plane_gain"]
 
     def solved(self) -> dict[str, np.ndarray]:
         chi2 = self._plane_chi2()
@@ -266,12 +272,9 @@ class _Channel:
         chi2 = np.full(len(a), np.nan)
         inverse = np.linalg.inv(self.tilt_cov[known] + 1e-300 * np.eye(2))
         chi2[known] = np.einsum("pi,pij,pj->p", tilt[known], inverse, tilt[known])
-        result = np.full(self.tiles, np.nan)
-        for label in np.unique(self.component[self.i]):
-            inside = known & (self.component[self.i] == label)
-            if inside.sum() >= FEWEST_PAIRS:
-                result[self.component == label] = np.median(chi2[inside])
-        return result
+        groups = self.component.max(initial=-1) + 1
+        median, count = _medians(self.component[self.i][known], chi2[known], groups)
+        return np.where(count >= FEWEST_PAIRS, median, np.nan)[self.component]
 
     def _has_planes(self, chi2: np.ndarray) -> np.ndarray:
         if self.frame is None:
@@ -342,24 +345,30 @@ class _Channel:
 
     def _suspects(self, chi: np.ndarray) -> np.ndarray:
         """Tiles whose median chi stands out from that of all pairs."""
-        suspect = np.zeros(self.tiles, dtype=bool)
         if not len(chi):
-            return suspect
+            return np.zeros(self.tiles, dtype=bool)
         limit = SUSPECT_CHI * max(1.0, float(np.nanmedian(chi)) / 0.6745)
-        for tile in np.unique(np.r_[self.i[chi > limit], self.j[chi > limit]]):
-            mine = chi[(self.i == tile) | (self.j == tile)]
-            suspect[tile] = len(mine) >= FEWEST_PAIRS - 1 and np.median(mine) > limit
-        return suspect
+        median, count = _medians(np.r_[self.i, self.j], np.r_[chi, chi], self.tiles)
+        return (count >= FEWEST_PAIRS - 1) & (median > limit)
 
     def _gauged(self, offset: np.ndarray, gain: np.ndarray) -> np.ndarray:
         """Shift the offsets of each component: anchor 0, or the median sky level kept."""
-        shifted = offset.copy()
-        for label in np.unique(self.component):
-            inside = self.component == label
-            if self.anchor is not None and inside[self.anchor]:
-                shifted[inside] -= offset[self.anchor]
-            else:
-                sky = self.sky[inside]
-                shift = np.median(sky) - np.median(gain[inside] * sky + offset[inside])
-                shifted[inside] += np.nan_to_num(shift)
-        return shifted
+        groups = self.component.max(initial=-1) + 1
+        before, _ = _medians(self.component, self.sky, groups)
+        after, _ = _medians(self.component, gain * self.sky + offset, groups)
+        shift = np.nan_to_num(before - after)
+        if self.anchor is not None:
+            shift[self.component[self.anchor]] = -offset[self.anchor]
+        return offset + shift[self.component]
+
+
+def _medians(group: np.ndarray, values: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Median and number ``(groups,)`` of the values of each group; NaN as `numpy.median` does."""
+    count = np.bincount(group, minlength=groups)
+    median = np.full(groups, np.nan)
+    some = np.flatnonzero(count)
+    ranked = values[np.lexsort((values, group))]  # NaNs come last in each group
+    first, size = (np.cumsum(count) - count)[some], count[some]
+    middle = (ranked[first + (size - 1) // 2] + ranked[first + size // 2]) / 2
+    median[some] = np.where(np.isnan(ranked[first + size - 1]), np.nan, middle)
+    return median, count
