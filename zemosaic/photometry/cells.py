@@ -78,23 +78,8 @@ class Scene:
     def __init__(self, image: np.ndarray, valid: np.ndarray, noise: float) -> None:
         self.image, self.valid, self.noise = image, valid, noise
 
-    def terms(self) -> list[np.ndarray]:
-        """Gradient and Laplacian at the valid cells.
-
-        A cell without all four neighbours has zeros: it takes no part in these terms.
-        """
-        padded = np.pad(self.image, 1, constant_values=np.nan)
-        left, right = padded[1:-1, :-2], padded[1:-1, 2:]
-        low, high = padded[:-2, 1:-1], padded[2:, 1:-1]
-        laplacian = left + right + low + high - 4 * self.image
-        whole = np.isfinite(laplacian)
-        return [
-            np.where(whole, term, 0.0)[self.valid]
-            for term in ((right - left) / 2, (high - low) / 2, laplacian)
-        ]
-
     def denoised(self) -> np.ndarray:
-        """The scene at the valid cells without what may be noise.
+        """The scene without what may be noise, as an image.
 
         Details of each size are cut where they stay below three times their noise, as in
         wavelet denoising (Donoho and Johnstone 1994, Biometrika 81, 425), and the largest
@@ -118,7 +103,26 @@ class Scene:
         kept = plane + _cut(coarse - plane, DETAIL_NOISE[-1] * self.noise)
         for fine, rough, share in zip(layers, layers[1:], DETAIL_NOISE, strict=False):
             kept += _cut((fine - rough)[self.valid], share * self.noise)
-        return kept
+        image = np.full(self.valid.shape, np.nan)
+        image[self.valid] = kept
+        return image
+
+
+def scene_terms(image: np.ndarray, valid: np.ndarray) -> list[np.ndarray]:
+    """Gradient and Laplacian of a denoised scene at the valid cells.
+
+    A cell without all four neighbours has zeros: it takes no part in these terms. Of a noisy
+    scene the Laplacian would be noise, and take the light of stars for its own.
+    """
+    padded = np.pad(image, 1, constant_values=np.nan)
+    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+    low, high = padded[:-2, 1:-1], padded[2:, 1:-1]
+    laplacian = left + right + low + high - 4 * image
+    whole = np.isfinite(laplacian)
+    return [
+        np.where(whole, term, 0.0)[valid]
+        for term in ((right - left) / 2, (high - low) / 2, laplacian)
+    ]
 
 
 def _cut(detail: np.ndarray, noise: float) -> np.ndarray:

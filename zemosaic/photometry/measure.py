@@ -7,8 +7,9 @@ errors. The nuisance terms are what two exposures of one sky differ by besides g
 
 - the Laplacian and the gradient of the common scene: another seeing and a small shift, to first
   order (they move light between neighbouring cells and would bend the line at every star);
-- a plane across the overlap: another sky gradient. The slope is given without and with it, and
-  the solver chooses, since the plane costs precision where there is no gradient.
+- a smooth difference across the overlap, up to the second order: another sky gradient. The slope
+  is given without and with it, and the solver chooses, since it costs precision where there is
+  no gradient.
 
 The scene that these terms are made of is the weighted mean of both tiles whose noise is
 uncorrelated with the residual, and it serves as the instrument for the noisy x, so that noise
@@ -24,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from zemosaic.photometry.cells import SAMPLE, Cells
+from zemosaic.photometry.cells import SAMPLE, Cells, scene_terms
 from zemosaic.photometry.preview import Preview
 from zemosaic.photometry.regression import Errors, Gram, combined, dot, robust_scale
 
@@ -35,11 +36,16 @@ FIRST_ROUNDS = 6  # on a sample of the cells, with Huber's weights
 LAST_ROUNDS = 6  # at most, with Tukey's
 PART = 4_000  # cells for all but the last rounds, about
 MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
+PLAIN_TERMS = 4  # level, gradient and Laplacian: those before the smooth terms
+PLANE_TERMS = 6  # and the plane
+# What the second order must explain: it costs half of the precision, so only where it is plain.
+CURVATURE_CHI2 = 100.0
 BRIGHT = (0.995, 0.5)  # quantiles whose distance gives a first slope
 # How far two exposures are expected to differ: a shift of a cell either way and, as the
 # coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
 # leave these open, and the level with them.
 SCENE_INFORMATION = (0.5**-2, 0.5**-2, 0.2**-2)  # of cells, cells and square cells
+LEAST_PLANE = 0.1  # of the cells' scatter: what registration alone may tilt by
 MAX_GAIN_ERROR = 0.25  # relative; above it the overlap holds no contrast to measure a gain by
 
 
@@ -197,9 +203,10 @@ def _fit(cells: Cells, slope: float | None, model: str) -> PairMeasurement | Non
         state = _refined(cells, slice(None), terms, instrument, slope, coefficients, free, 2)
     if state is None:
         return None
+    held = None if free else state.slope
     gains = []
-    for count in (max(len(terms) - 2, min(len(terms), 1)), len(terms)):
-        a, coefficients = state.gram.line(count, None if free else state.slope)
+    for count in (min(len(terms), PLAIN_TERMS), _smooth_terms(cells, state, terms, held)):
+        a, coefficients = state.gram.line(count, held)
         rest = cells.y - a * cells.x - combined(coefficients, terms)
         clean = state.along - combined(state.gram.projected("along", range(count)), terms)
         error = state.errors.of(clean, rest, state.noise)
@@ -209,6 +216,18 @@ def _fit(cells: Cells, slope: float | None, model: str) -> PairMeasurement | Non
     if len(terms) == 1:
         gains[1] = (np.nan, np.nan)
     return _described(cells, state, terms, rest, gains, model)
+
+
+def _smooth_terms(cells: Cells, state: _State, terms: np.ndarray, held: float | None) -> int:
+    """Terms up to the plane, or with the second order too where the overlap clearly shows it."""
+    if len(terms) <= PLANE_TERMS:
+        return len(terms)
+    left = []
+    for count in (PLANE_TERMS, len(terms)):
+        a, coefficients = state.gram.line(count, held)
+        rest = cells.y - a * cells.x - combined(coefficients, terms)
+        left.append(dot(state.w * rest, rest))
+    return len(terms) if left[0] - left[1] > CURVATURE_CHI2 else PLANE_TERMS
 
 
 def _terms(cells: Cells, slope: float, model: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -221,9 +240,13 @@ def _terms(cells: Cells, slope: float, model: str) -> tuple[np.ndarray, np.ndarr
     one = np.ones_like(cells.x)
     if len(cells.x) < MIN_NUISANCE_CELLS:
         return one[np.newaxis], None
-    scene = cells.scene(slope, float(np.median((cells.y - slope * cells.x)[cells.sample])))
+    level = float(np.median((cells.y - slope * cells.x)[cells.sample]))
+    scene = cells.scene(slope, level).denoised()
     u, v = cells.u - cells.u.mean(), cells.v - cells.v.mean()
-    return np.stack([one, *scene.terms(), u, v]), scene.denoised() / slope
+    # Up to the second order, since a sky gradient need not be a plane over half a frame.
+    smooth = (u, v, u * u, u * v, v * v)
+    columns = np.stack([one, *scene_terms(scene, cells.valid), *smooth])
+    return columns, scene[cells.valid] / slope
 
 
 def _refined(
@@ -282,10 +305,14 @@ def _described(
     x_level, y_level = dot(w, cells.x) / total, dot(w, cells.y) / total
     x_tilt, y_tilt = (0.0, 0.0), (0.0, 0.0)
     tilt_cov = (np.inf, 0.0, np.inf)
+    rms = float(np.median(np.abs(rest[cells.sample]))) / 0.6745
     if len(terms) > 1:
         # Of plain planes: a shift of the scene is not told from a level by its mean gradient.
         x_tilt, y_tilt = gram.tilt("x"), gram.tilt("y")
-        tilt_cov = errors.of_two(du, dv, rest)
+        uu, uv, vv = errors.of_two(du, dv, rest)
+        floor = (LEAST_PLANE * rms) ** 2 * total
+        wide_u, wide_v = (max(dot(w * d, d), 1e-300) for d in (du, dv))
+        tilt_cov = uu + floor / wide_u, uv, vv + floor / wide_v
     spread = dot(w * (cells.x - x_level), cells.x - x_level) * dot(
         w * (cells.y - y_level), cells.y - y_level
     )
@@ -305,7 +332,7 @@ def _described(
         y_tilt=y_tilt,
         tilt_cov=tilt_cov,
         cells=len(cells.x),
-        rms=float(np.median(np.abs(rest[cells.sample]))) / 0.6745,
+        rms=rms,
         correlation=together / np.sqrt(spread) if spread > 0 else 0.0,
         gain_measured=known,
     )

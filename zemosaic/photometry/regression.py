@@ -48,9 +48,8 @@ class Gram:
         return solved(g[np.ix_(k, k)], g[k, self.ROWS.index(name)])
 
     def tilt(self, name: str) -> tuple[float, float]:
-        """Slopes of a plane through x or y, where the last two terms are u and v."""
-        last = len(self._products) - 4
-        _, u, v = self.projected(name, (0, last - 1, last))
+        """Slopes of a plane through x or y, where terms 0, 4 and 5 are one, u and v."""
+        _, u, v = self.projected(name, (0, 4, 5))
         return float(u), float(v)
 
 

@@ -32,8 +32,9 @@ from zemosaic.photometry.overlap import component_labels
 MIN_RELATIVE_ERROR = 1e-6  # of a pair's gain: float32 previews know no more
 MIN_LEVEL_ERROR = 1e-3  # ADU, likewise
 # Planes are taken to be real when the median over pairs of chi² (two freedoms, so a median of
-# 1.39 without planes) is above this: three times what chance gives, whatever single pairs do.
-PLANE_CHI2 = 4.2
+# 1.39 by chance) is above this. Without gradients it has been seen at up to 4, since the errors
+# of tilts are known from few patches; with gradients of a few noise widths it is above 50.
+PLANE_CHI2 = 10.0
 FEWEST_PAIRS = 3  # to judge that by
 SUSPECT_CHI = 6.0  # robust standard deviations: where a pair has lost its say
 # What of a `PairMeasurement` is used: name, type, shape.
@@ -344,12 +345,27 @@ class _Channel:
         return level, variance, np.where(planes[:, None], slope, 0.0), residual, chi
 
     def _suspects(self, chi: np.ndarray) -> np.ndarray:
-        """Tiles whose median chi stands out from that of all pairs."""
-        if not len(chi):
-            return np.zeros(self.tiles, dtype=bool)
-        limit = SUSPECT_CHI * max(1.0, float(np.nanmedian(chi)) / 0.6745)
-        median, count = _medians(np.r_[self.i, self.j], np.r_[chi, chi], self.tiles)
-        return (count >= FEWEST_PAIRS - 1) & (median > limit)
+        """Tiles whose median chi stands out from that of all pairs.
+
+        A bad tile makes its neighbours look bad: the worst of each neighbourhood is taken, and
+        the others are judged anew without its pairs.
+        """
+        suspect = np.zeros(self.tiles, dtype=bool)
+        limit = SUSPECT_CHI * max(1.0, float(np.nanmedian(chi)) / 0.6745) if len(chi) else 0.0
+        i, j = self.i, self.j
+        while len(chi):
+            median, count = _medians(np.r_[i, j], np.r_[chi, chi], self.tiles)
+            high = np.where((count >= FEWEST_PAIRS - 1) & (median > limit), median, 0.0)
+            around = np.zeros(self.tiles)
+            np.maximum.at(around, i, high[j])
+            np.maximum.at(around, j, high[i])
+            worst = (high > 0) & (high >= around)
+            if not worst.any():
+                break
+            suspect |= worst
+            left = ~(worst[i] | worst[j])
+            i, j, chi = i[left], j[left], chi[left]
+        return suspect
 
     def _gauged(self, offset: np.ndarray, gain: np.ndarray) -> np.ndarray:
         """Shift the offsets of each component: anchor 0, or the median sky level kept."""
