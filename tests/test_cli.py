@@ -399,14 +399,15 @@ def test_results_go_to_standard_output_and_all_else_to_standard_error(
     assert good.err == ""
     run = tmp_path / "run"
     lines = good.out.splitlines()
-    assert lines[:2] == [
+    assert lines[:3] == [
         "tiles        2 of 2, in 1 group",
         "pairs        1 of 1 overlaps: 1 measured",
+        "model        gain+offset in 1 group (too few pairs to tell)",
     ]
     assert re.fullmatch(
-        r"time         prepare \d+\.\d\d s, overlap \S+ s, pairs \S+ s, solve \S+ s", lines[2]
+        r"time         prepare \d+\.\d\d s, overlap \S+ s, pairs \S+ s, solve \S+ s", lines[3]
     )
-    assert lines[3:] == [
+    assert lines[4:] == [
         f"corrections  {run / 'corrections.ecsv'}",
         f"pairs        {run / 'pairs.ecsv'}",
         f"trace        {run / 'trace.jsonl'}",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from astropy.wcs import WCS
 
-from zemosaic.photometry.overlap import component_labels, find_overlaps, prune
+from zemosaic.photometry import overlap
+from zemosaic.photometry.overlap import component_labels, find_overlaps, prune, repetition
 from zemosaic.photometry.tiles import edge_points, pixel_to_sky
 
 
@@ -136,3 +137,56 @@ def test_labels_count_in_the_order_of_first_tiles() -> None:
     """Component 0 holds tile 0, and so on: labels do not depend on the graph's internals."""
     labels = component_labels(7, np.array([5, 2]), np.array([6, 4]))
     assert labels.tolist() == [0, 1, 2, 3, 2, 4, 4]
+
+
+def scattered(seed: int) -> np.ndarray:
+    """Rectangles of very different sizes, one that covers most others, and two without a place."""
+    rng = np.random.default_rng(seed)
+    wcs = tangent(0.0, 89.0)
+    size = np.r_[np.exp(rng.uniform(1, 5, 60)), 900.0].round()
+    corners = [rectangle(wcs, *rng.uniform(0, 600, 2), s, s // 2 + 1) for s in size]
+    corners[7] = corners[20] = np.full((4, 2), np.nan)
+    return np.stack(corners)
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 1 << 16])
+def test_tiles_of_any_size_find_each_other(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """The search by classes of size finds what one pair at a time finds, in whatever portions."""
+    monkeypatch.setattr(overlap, "CANDIDATES", at_once)
+    corners = scattered(5)
+    graph = find_overlaps(corners)
+    alone = {}
+    for i in range(len(corners)):
+        for j in range(i + 1, len(corners)):
+            pair = find_overlaps(corners[[i, j]])
+            if len(pair.i):
+                alone[i, j] = (pair.area[0], pair.fraction[0])
+    assert list(zip(graph.i.tolist(), graph.j.tolist(), strict=True)) == sorted(alone)
+    assert graph.area.tolist() == [alone[pair][0] for pair in sorted(alone)]
+    assert graph.fraction.tolist() == [alone[pair][1] for pair in sorted(alone)]
+    assert (np.bincount(np.r_[graph.i, graph.j]) == 0)[[7, 20]].all()
+
+
+@pytest.mark.parametrize("at_once", [1, 50, 1 << 16])
+def test_repetition_is_half_the_mean_depth(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """The mean of m / 2 over an overlap, against points counted in a row of stacked tiles."""
+    monkeypatch.setattr(overlap, "CANDIDATES", at_once)
+    wcs = tangent(10.0, -20.0)
+    begin = np.array([0, 30, 55, 60, 90, 300, 340])  # the last two lie apart
+    graph = find_overlaps(np.stack([rectangle(wcs, x, 0, 100, 50) for x in begin]))
+    found = repetition(graph, np.stack([rectangle(wcs, x, 0, 100, 50) for x in begin]))
+    x = np.arange(450) + 0.5
+    inside = (x > begin[:, None]) & (x < begin[:, None] + 100)
+    both = inside[graph.i] & inside[graph.j]
+    depth = (both * inside.sum(axis=0)).sum(axis=1) / both.sum(axis=1)
+    assert found == pytest.approx(depth / 2, rel=1e-4)
+    assert found[-1] == 1.0
+
+
+def test_nothing_repeats_without_a_third_tile() -> None:
+    """Two tiles, or a row in which no three meet: every factor is 1; no pairs, no factors."""
+    wcs = tangent(10.0, -20.0)
+    corners = np.stack([rectangle(wcs, 80.0 * k, 0, 100, 50) for k in range(5)])
+    graph = find_overlaps(corners)
+    assert repetition(graph, corners).tolist() == [1.0] * 4
+    assert repetition(graph.keep(np.zeros(4, dtype=bool)), corners).tolist() == []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from zemosaic.photometry.graph import potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
-from zemosaic.photometry.solve import Solution, solve
+from zemosaic.photometry.solve import Solution, _medians, solve
 
 
 def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -221,6 +225,128 @@ def test_background_differences_with_one_missing(n: int, scale: float) -> None:
     difference = (expected[i] - expected[j])[keep]
     found, _, _ = potentials(n, i[keep], j[keep], difference, np.full(keep.sum(), scale**-2.0))
     assert np.allclose(found, expected - expected.mean(), rtol=1e-7, atol=1e-7 * scale)
+
+
+def lines(pairs: list[list[Measurement]]) -> list[PairMeasurement]:
+    return [p for (p,) in pairs if isinstance(p, PairMeasurement)]
+
+
+PROPERTY = settings(derandomize=True, max_examples=25, deadline=None)
+
+
+@PROPERTY
+@given(st.integers(0, 99), st.permutations(range(16)), st.integers(0, 15) | st.none())
+def test_the_names_of_tiles_do_not_matter(seed: int, order: list[int], anchor: int | None) -> None:
+    """Tiles in another order, and pairs with them, get the same corrections and errors."""
+    truth, place = Truth(4, seed), np.argsort(order)
+    pairs = truth.pairs(noise=1.0)
+    found = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
+    again = solve(
+        place[truth.i], place[truth.j], pairs, truth.sky[order],
+        anchor=None if anchor is None else int(place[anchor]),
+    )  # fmt: skip
+    for name, limit in (("gain", 1e-9), ("offset", 1e-6), ("gain_err", 1e-9), ("offset_err", 1e-7)):
+        assert np.abs(getattr(again, name) - getattr(found, name)[order]).max() < limit
+    assert np.abs(again.residual - found.residual).max() < 1e-6
+
+
+@PROPERTY
+@given(st.integers(0, 99), st.integers(0, 15), st.integers(0, 15))
+def test_the_anchor_sets_the_gauge_alone(seed: int, first: int, second: int) -> None:
+    """Two anchors differ by one line for all tiles, and in no residual once that is scaled."""
+    truth = Truth(4, seed)
+    pairs = truth.pairs(noise=1.0)
+    one, two = (solve(truth.i, truth.j, pairs, truth.sky, anchor=k) for k in (first, second))
+    factor, level = two.gain[first, 0], two.offset[first, 0]
+    assert two.gain == pytest.approx(factor * one.gain, rel=1e-9)
+    assert two.offset == pytest.approx(factor * one.offset + level, abs=1e-6)
+    assert two.residual == pytest.approx(factor * one.residual, abs=1e-6)
+    assert two.chi == pytest.approx(one.chi, abs=1e-5)
+
+
+@PROPERTY
+@given(
+    st.integers(0, 99), st.integers(1, 15), st.floats(0.2, 5.0), st.floats(-500.0, 500.0),
+)  # fmt: skip
+def test_another_unit_of_a_tile_is_undone(seed: int, tile: int, unit: float, zero: float) -> None:
+    """Where a tile's data are unit · data + zero, its correction undoes that; no other changes."""
+    truth = Truth(4, seed)
+    pairs = lines(truth.pairs(noise=1.0))
+    found = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky, anchor=0)
+    changed: list[list[Measurement]] = []
+    for i, j, p in zip(truth.i, truth.j, pairs, strict=True):
+        if tile == i:
+            p = line(p.gain / unit, unit * p.x + zero, p.y, level_err=p.level_err)  # noqa: PLW2901
+        elif tile == j:
+            y, level_err = unit * p.y + zero, unit * p.level_err
+            p = line(p.gain * unit, p.x, y, level_err=level_err)  # noqa: PLW2901
+        changed.append([p])
+    sky = truth.sky.copy()
+    sky[tile] = unit * sky[tile] + zero
+    again = solve(truth.i, truth.j, changed, sky, anchor=0)
+    others = np.arange(16) != tile
+    assert again.gain[others] == pytest.approx(found.gain[others], rel=1e-9)
+    assert again.offset[others] == pytest.approx(found.offset[others], abs=1e-6)
+    assert again.gain[tile] * unit == pytest.approx(found.gain[tile], rel=1e-9)
+    undone = again.offset[tile] + again.gain[tile] * zero
+    assert undone == pytest.approx(found.offset[tile], abs=1e-6)
+
+
+@PROPERTY
+@given(st.integers(0, 99), st.lists(st.booleans(), min_size=42, max_size=42))
+def test_a_pair_may_be_measured_either_way(seed: int, turned: list[bool]) -> None:
+    """(j, i) with the line turned round says the same as (i, j)."""
+    truth = Truth(4, seed)
+    pairs = lines(truth.pairs(noise=1.0))
+    found = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky)
+    turn = np.array(turned)
+    i, j = np.where(turn, truth.j, truth.i), np.where(turn, truth.i, truth.j)
+    other = [
+        [line(1 / p.gain, p.y, p.x, level_err=p.level_err / p.gain) if t else p]
+        for p, t in zip(pairs, turned, strict=True)
+    ]
+    again = solve(i, j, other, truth.sky)
+    # The weight of a level hangs on the gain by which its error is turned round: nearly alike.
+    assert again.gain == pytest.approx(found.gain, rel=1e-9)
+    assert again.offset == pytest.approx(found.offset, abs=0.02 * np.nanmax(found.offset_err))
+
+
+def test_islands_by_the_thousand_are_each_on_their_own() -> None:
+    """A thousand islands: each has the mean gain 1 and its own median sky level."""
+    rng = np.random.default_rng(12)
+    i = np.arange(0, 2000, 2)
+    gain, sky = rng.uniform(0.8, 1.2, 2000), rng.uniform(500, 1500, 2000)
+    pairs = [[line(gain[k] / gain[k + 1], sky[k], sky[k + 1])] for k in i]
+    found = solve(i, i + 1, pairs, sky[:, None])
+    assert found.component[:, 0].tolist() == np.repeat(np.arange(1000), 2).tolist()
+    assert found.gain[i] * found.gain[i + 1] == pytest.approx(1.0)
+    corrected = (found.gain[:, 0] * sky + found.offset[:, 0]).reshape(-1, 2)
+    assert corrected[:, 0] == pytest.approx(corrected[:, 1])
+    assert corrected[:, 0] == pytest.approx(sky.reshape(-1, 2).mean(axis=1))
+
+
+def test_a_tile_that_all_its_pairs_contradict_is_suspected() -> None:
+    """A tile whose levels go their own way in every overlap is named, and no other."""
+    truth = Truth(6, 13)
+    pairs = lines(truth.pairs(noise=1.0))
+    bad = (truth.i == 14) | (truth.j == 14)
+    wrong = truth.rng.normal(0, 50, len(pairs))
+    moved = [[replace(p, y=p.y + w) if b else p] for p, w, b in zip(pairs, wrong, bad, strict=True)]
+    found = solve(truth.i, truth.j, moved, truth.sky)
+    assert np.flatnonzero(found.suspect).tolist() == [14]
+
+
+def test_medians_of_groups_are_those_of_numpy() -> None:
+    """Even and odd groups, groups with NaN, and groups without any value."""
+    rng = np.random.default_rng(14)
+    group = rng.integers(0, 40, 150)
+    values = np.where(rng.random(150) < 0.05, np.nan, rng.normal(size=150))
+    median, count = _medians(group, values, 45)
+    for k in range(45):
+        mine = values[group == k]
+        assert count[k] == len(mine)
+        expected = np.median(mine) if len(mine) else np.nan
+        assert median[k] == expected or np.isnan([median[k], expected]).all()
 
 
 def test_no_pairs_at_all() -> None:

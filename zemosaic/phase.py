@@ -100,10 +100,12 @@ class PhaseSolution(Solution):
             if chosen.any():
                 chi2 = self.plane_chi2[chosen]
                 known = chi2[np.isfinite(chi2)]
-                why = f"planes' chi² {np.median(known):.1f}" if len(known) else "too few pairs"
+                why = "too few pairs to tell"
+                if len(known):
+                    why = f"the pairs' planes have chi² {np.median(known):.1f}, 1.4 is chance"
                 groups = len(np.unique(self.component[chosen]))
                 where = f" in {groups} group{'s' if groups != 1 else ''}"
-                lines.append(f"{name}{where} ({why}, 1.4 is chance)")
+                lines.append(f"{name}{where} ({why})")
         return "; ".join(lines) or "none"
 
     @property

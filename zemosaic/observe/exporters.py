@@ -77,7 +77,10 @@ class Tracing:
         return self._provider.get_tracer("zemosaic", __version__)
 
     def close(self, timeout: float = SHUTDOWN) -> list[str]:
-        """Send what is left, within `timeout` seconds; say in words what was not delivered."""
+        """Send what is left; say in words what was not delivered.
+
+        A collector may cost `timeout` seconds; the file, which is on this machine, five.
+        """
         threads = [
             threading.Thread(target=self._shut_down, args=(outlet,), daemon=True)
             for outlet in self._outlets
@@ -85,7 +88,8 @@ class Tracing:
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + timeout
-        for thread in threads:
+        threads[0].join(SHUTDOWN)
+        for thread in threads[1:]:
             thread.join(max(0.0, deadline - time.monotonic()))
         if not threads[0].is_alive():
             # Of a full disk the outlet knows already.

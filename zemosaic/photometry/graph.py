@@ -20,8 +20,11 @@ from scipy.sparse.linalg import splu
 
 from zemosaic.photometry.overlap import component_labels
 
-ROUNDS = 20  # of reweighting at most
+ROUNDS = 26  # of reweighting at most
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
+# The first rounds have Huber's weights: after plain least squares a wrong pair has pulled its tile
+# so far that Tukey's would give up the right ones, and never take them back.
+HUBER, MILD_ROUNDS = 1.345, 6
 LEAST_WEIGHT = 1e-6  # of a pair that disagrees with all others
 DIRECT = 3_000  # unknowns up to which every round has a factor of its own
 STEADY = 1e-12  # change relative to the largest unknown that ends the rounds; beyond DIRECT:
@@ -256,22 +259,24 @@ def _robust(
         chi = np.sqrt(
             np.square(np.c_[rest[:pairs], rest[pairs:].reshape(pairs, tilts)]).sum(axis=1)
         )
-        robust, scale = _reweighted(chi, 1 + tilts)
+        robust, scale = _reweighted(chi, 1 + tilts, mild=left >= ROUNDS - MILD_ROUNDS)
         if size <= DIRECT:
             steady = np.abs(change).max() <= STEADY * max(1.0, np.abs(solution).max())
         else:
             steady = np.abs(rest - before).max() <= STEADY_ERRORS
-        if steady and exact:
+        if steady and exact and left < ROUNDS - MILD_ROUNDS:
             break
         anew = steady or size <= DIRECT
     return solution, rest, chi, scale, normal, factor
 
 
-def _reweighted(u: np.ndarray, freedoms: int) -> tuple[np.ndarray, float]:
-    """Tukey's weights of residuals in units of their errors, and the scale of those."""
+def _reweighted(u: np.ndarray, freedoms: int, mild: bool) -> tuple[np.ndarray, float]:
+    """Weights of residuals in units of their errors (Huber's or Tukey's), and their scale."""
     usual = {1: 0.6745, 3: 1.5382}[freedoms]  # medians of chi with so many freedoms
     # At least 1: pairs that agree better than their errors are no reason to doubt others.
     scale = max(1.0, float(np.median(u)) / usual)
+    if mild:
+        return 1 / np.maximum(1, u / (scale * HUBER * usual / 0.6745)), scale
     bend = np.clip(1 - (u / (scale * BIWEIGHT * usual / 0.6745)) ** 2, 0, None) ** 2
     return np.maximum(bend, LEAST_WEIGHT), scale
 

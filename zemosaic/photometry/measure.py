@@ -209,7 +209,7 @@ def _fit(cells: Cells, slope: float | None, model: str) -> PairMeasurement | Non
         a, coefficients = state.gram.line(count, held)
         rest = cells.y - a * cells.x - combined(coefficients, terms)
         clean = state.along - combined(state.gram.projected("along", range(count)), terms)
-        error = state.errors.of(clean, rest, state.noise)
+        error = state.errors.of(clean, rest, state.noise, seen=cells.x)
         gains.append((a, error) if free and 0 < error <= MAX_GAIN_ERROR * a else (np.nan, np.nan))
     if free and np.isnan(gains).all():
         return None

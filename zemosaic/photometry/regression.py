@@ -73,9 +73,17 @@ class Errors:
         share = np.bincount(self._patch, weights=self._w * z * z)
         return sums / np.maximum(1 - share / max(share.sum(), 1e-300), 0.1)
 
-    def of(self, z: np.ndarray, rest: np.ndarray, noise: float = 0.0) -> float:
-        """Error of the coefficient of z, whose spread holds that much noise."""
+    def of(
+        self, z: np.ndarray, rest: np.ndarray, noise: float = 0.0, seen: np.ndarray | None = None
+    ) -> float:
+        """Error of the coefficient of z, whose spread holds that much noise.
+
+        Where z stands for a noisier variable, `seen` is that: what it does not show of z (a hot
+        pixel of the other tile) tells nothing of the coefficient.
+        """
         information = dot(self._w * z, z) - noise
+        if seen is not None:
+            information = min(information, dot(self._w * z, seen))
         if not information > 0:
             return float("inf")
         sums = self._sums(z, rest)

@@ -1,0 +1,420 @@
+"""The phase beside other programs that match tiles, on the same tiles in one interleaved run.
+
+    python benchmarks/peers.py [--quick] [--tiles N] [--shape HxW] [--rounds N]
+                               [--folder DIR] [--json FILE]
+
+Every program runs as a command of its own, from its start to its end, and ours right before each
+of them: the ratio of wall times is taken between such neighbours. A program that is not there is
+skipped with one line. See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+# What a peer does not need is imported where it is used: its time counts from its start.
+from harness import Failed, Load, TileSet, Watched, run_watched, say_load, size, write_set
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from zemosaic.photometry.simulate import Scene
+
+MONTAGE = ("mImgtbl", "mMakeHdr", "mProjExec", "mOverlaps", "mDiffFitExec", "mBgModel")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Two tiles that overlap."""
+
+    i: int
+    j: int
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Corrections of mono tiles as accuracy.py takes them: arrays ``(T, 1)``."""
+
+    gain: np.ndarray
+    offset: np.ndarray
+    slope_x: np.ndarray
+    slope_y: np.ndarray
+    component: np.ndarray
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One program's run: its name and setting, what it took, and what it found, if anything."""
+
+    name: str
+    took: Watched
+    answer: Answer | None
+
+
+class Absent(Exception):  # noqa: N818 - it is no fault
+    """A program is not installed; the message says which."""
+
+
+def answer(
+    offset: Any, gain: Any = 1.0, slope_x: Any = 0.0, slope_y: Any = 0.0, tiles: int = 0
+) -> Answer:
+    """Make an answer; what is not given is the same for all tiles."""
+    import numpy as np
+
+    tiles = tiles or len(offset)
+    columns = [
+        np.broadcast_to(np.asarray(a, dtype=float), tiles)[:, None].copy()
+        for a in (gain, offset, slope_x, slope_y)
+    ]
+    return Answer(*columns, np.zeros((tiles, 1), dtype=int))
+
+
+def ours(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
+    """The command line of this project; writes tables and a trace."""
+    from astropy.table import Table
+
+    start = [sys.executable, "-c", "from zemosaic.cli import main; main()", "intertile"]
+    took = run_watched([[*start, "-o", "run", *tiles.files]], scratch)
+    table = Table.read(scratch / "run" / "corrections.ecsv", format="ascii.ecsv")
+    columns = (table[name].data for name in ("offset", "gain", "slope_x", "slope_y"))
+    yield Ran("zemosaic", took, answer(*columns))
+
+
+def montage(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
+    """Montage up to the corrections, without applying them; twice from the projection on."""
+    for program in MONTAGE:
+        if shutil.which(program) is None:
+            raise Absent(f"{program} of Montage is not installed")
+    raw = str(Path(tiles.files[0]).parent)
+    for name in ("projected", "level", "plane"):
+        (scratch / name).mkdir()
+    projected = run_watched(
+        [
+            ["mImgtbl", raw, "raw.tbl"],
+            ["mMakeHdr", "raw.tbl", "template.hdr"],
+            ["mProjExec", "-p", raw, "raw.tbl", "template.hdr", "projected", "stats.tbl"],
+            ["mImgtbl", "projected", "projected.tbl"],
+            ["mOverlaps", "projected.tbl", "overlaps.tbl"],
+        ],
+        scratch,
+    )
+    for kind, level in (("level", ["-l"]), ("plane", [])):
+        fits, out = f"{kind}-fits.tbl", f"{kind}.tbl"
+        difference = ["-p", "projected", "overlaps.tbl", "template.hdr", kind, fits]
+        fitted = run_watched(
+            [
+                ["mDiffFitExec", *level, *difference],
+                ["mBgModel", *level, "projected.tbl", fits, out],
+            ],
+            scratch,
+        )
+        took = Watched(projected.seconds + fitted.seconds, max(projected.peak, fitted.peak))
+        yield Ran(f"Montage, {kind}", took, _of_montage(tiles, scratch, out))
+
+
+def _of_montage(tiles: TileSet, scratch: Path, name: str) -> Answer:
+    """Planes in the tiles' own pixels, from planes in those of the mosaic."""
+    import numpy as np
+    from astropy.io import fits
+    from astropy.table import Table
+    from astropy.wcs import WCS
+
+    images = Table.read(scratch / "projected.tbl", format="ascii.ipac")
+    found = Table.read(scratch / name, format="ascii.ipac")
+    of = {int(row["id"]): (row["a"], row["b"], row["c"]) for row in found}
+    planes = {Path(row["fname"]).name: of.get(int(row["cntr"]), (0, 0, 0)) for row in images}
+    rows = []
+    for path in tiles.files:
+        name = Path(path).name
+        a, b, c = next(plane for file, plane in planes.items() if file.endswith(name))
+        header = fits.getheader(path)
+        mosaic = WCS(fits.getheader(next((scratch / "projected").glob(f"*{name}"))))
+        middle = np.array([header["NAXIS1"] - 1, header["NAXIS2"] - 1]) / 2
+        far = middle * 0.9
+        points = middle + np.array([[0, 0], [far[0], 0], [-far[0], 0], [0, far[1]], [0, -far[1]]])
+        place = mosaic.wcs_world2pix(WCS(header).wcs_pix2world(points, 0), 1) - mosaic.wcs.crpix
+        # Montage subtracts them.
+        here = -(place @ [a, b] + c)
+        rows.append(
+            (here[0], (here[1] - here[2]) / (2 * far[0]), (here[3] - here[4]) / (2 * far[1]))
+        )
+    offset, slope_x, slope_y = np.array(rows).T
+    return answer(offset, 1.0, slope_x, slope_y)
+
+
+def swarp(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
+    """SWarp matches nothing: resampling and coadding alone, as a reference of cost."""
+    program = shutil.which("SWarp") or shutil.which("swarp")
+    if program is None:
+        raise Absent("SWarp is not installed")
+    options = ["-SUBTRACT_BACK", "N", "-COMBINE_TYPE", "AVERAGE", "-WRITE_XML", "N",
+               "-VERBOSE_TYPE", "QUIET"]  # fmt: skip
+    yield Ran("SWarp, coadd alone", run_watched([[program, *tiles.files, *options]], scratch), None)
+
+
+def by_reproject(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
+    """reproject_and_coadd(match_background=True) with reproject_interp."""
+    yield from _in_python("reproject", "reproject, match_background", tiles, scratch)
+
+
+def by_skymatch(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
+    """skymatch of stcal, with the settings of the pipeline that it is made for."""
+    yield from _in_python("stcal", "skymatch (stcal)", tiles, scratch)
+
+
+def _in_python(package: str, name: str, tiles: TileSet, scratch: Path) -> Iterator[Ran]:
+    if importlib.util.find_spec(package) is None:
+        raise Absent(f"{package} is not installed")
+    command = [sys.executable, __file__, "--answer", package, *tiles.files]
+    took = run_watched([command], scratch)
+    yield Ran(name, took, answer(json.loads((scratch / "answer.json").read_text())))
+
+
+def answer_of_reproject(files: Sequence[str]) -> list[float]:
+    """Offsets that reproject adds to the tiles; its coadd is thrown away."""
+    from reproject import reproject_interp
+    from reproject.mosaicking import find_optimal_celestial_wcs, reproject_and_coadd
+
+    # It tells nobody what it subtracted, so listen where it is found.
+    module = sys.modules[reproject_and_coadd.__module__]
+    solver, subtracted = module.solve_corrections_sgd, []
+
+    def listening(*given: Any, **more: Any) -> Any:
+        found = solver(*given, **more)
+        subtracted.append(found.copy())
+        return found
+
+    module.solve_corrections_sgd = listening
+    wcs, shape = find_optimal_celestial_wcs(list(files))
+    reproject_and_coadd(
+        list(files), wcs, shape_out=shape, hdu_in=0,
+        reproject_function=reproject_interp, match_background=True,
+    )  # fmt: skip
+    return [-float(value) for value in subtracted[0]]
+
+
+def answer_of_stcal(files: Sequence[str]) -> list[float]:
+    """Offsets that skymatch would add to the tiles."""
+    import numpy as np
+    from astropy.io import fits
+    from astropy.wcs import WCS
+    from stcal.skymatch.skyimage import SkyImage
+    from stcal.skymatch.skymatch import skymatch
+    from stcal.skymatch.skystatistics import SkyStats
+
+    statistics_ = SkyStats(skystat="mode", nclip=5, lsig=4.0, usig=4.0, binwidth=0.1)
+
+    def image(path: str, number: int) -> SkyImage:
+        with fits.open(path, memmap=False) as hdus:
+            data, wcs = np.asarray(hdus[0].data, dtype=np.float32), WCS(hdus[0].header)
+
+        def forward(x: Any, y: Any, with_bounding_box: bool = False) -> Any:
+            return wcs.all_pix2world(x, y, 0)
+
+        def inverse(ra: Any, dec: Any, with_bounding_box: bool = False) -> Any:
+            return wcs.all_world2pix(ra, dec, 0)
+
+        return SkyImage(data, np.isfinite(data), forward, inverse, statistics_, sky_id=str(number))
+
+    images = [image(path, number) for number, path in enumerate(files)]
+    skymatch(images, skymethod="match", match_down=True, subtract=False)
+    return [-float(one.sky) for one in images]
+
+
+ANSWERS: dict[str, Callable[[Sequence[str]], list[float]]] = {
+    "reproject": answer_of_reproject,
+    "stcal": answer_of_stcal,
+}
+PEERS = (swarp, by_skymatch, montage, by_reproject)
+
+
+class Judge:
+    """Compares answers with the truth; the tiles without noise are made once."""
+
+    def __init__(self, scene: Scene, tiles: TileSet) -> None:
+        import numpy as np
+        from accuracy import tile_of
+
+        from zemosaic.photometry.overlap import find_overlaps
+        from zemosaic.photometry.preview import cell_positions, make_grid, make_preview
+        from zemosaic.photometry.simulate import simulate
+        from zemosaic.photometry.tiles import open_tile
+
+        self.scene = scene
+        self.gain, self.offset, self.sky = (
+            np.array(tiles.truth[name]) for name in ("gain", "offset", "sky")
+        )
+        on_disk = [open_tile(path) for path in tiles.files]
+        graph = find_overlaps(np.array([tile.corners for tile in on_disk]), 0.01)
+        self.records = [Record(int(i), int(j)) for i, j in zip(graph.i, graph.j, strict=True)]
+        grid = make_grid(on_disk)
+        self.previews = []
+        for twin in simulate(self._without_noise()):
+            tile = tile_of(twin)
+            preview = make_preview(tile, grid)
+            h, w = preview.values.shape[1:]
+            x, y = cell_positions(tile, grid, (preview.x0, preview.y0, w, h))
+            middle = [(n - 1) / 2 for n in tile.shape[::-1]]
+            place = [(a - b).astype(np.float32) for a, b in zip((x, y), middle, strict=True)]
+            self.previews.append((preview.x0, preview.y0, preview.values[0], *place))
+
+    def _without_noise(self) -> Scene:
+        """The tiles that accuracy.py takes for its seam."""
+        from dataclasses import replace
+
+        return replace(self.scene, electrons=0.0, seeing=0.0, trail=False, border=False)
+
+    def judged(self, found: Answer) -> dict[str, float]:
+        """Gain, offset and seam, as accuracy.py has them."""
+        import numpy as np
+
+        from zemosaic.photometry.simulate import compare
+
+        gain, offset = compare(found, self.gain, self.offset)
+        relative = found.gain / gain - 1
+        level = (found.gain - gain) * self.sky + found.offset - offset
+        level -= level.mean()
+        return {
+            "gain_percent": 100 * float(np.sqrt(np.mean(relative**2))),
+            "offset_adu": float(np.sqrt(np.mean(level**2))),
+            "seam_sigma": self._seam(found),
+        }
+
+    def _seam(self, found: Answer) -> float:
+        import numpy as np
+
+        boxes = []
+        for k, (x0, y0, values, x, y) in enumerate(self.previews):
+            corrected = found.gain[k] * values.astype(np.float64) + found.offset[k]
+            boxes.append((x0, y0, corrected + found.slope_x[k] * x + found.slope_y[k] * y))
+        squares, cells = 0.0, 0
+        for pair in self.records:
+            (xi, yi, a), (xj, yj, b) = boxes[pair.i], boxes[pair.j]
+            x0, y0 = max(xi, xj), max(yi, yj)
+            x1 = min(xi + a.shape[1], xj + b.shape[1])
+            y1 = min(yi + a.shape[0], yj + b.shape[0])
+            if x1 <= x0 or y1 <= y0:
+                continue
+            first = a[y0 - yi : y1 - yi, x0 - xi : x1 - xi]
+            second = b[y0 - yj : y1 - yj, x0 - xj : x1 - xj]
+            difference = (first - second)[np.isfinite(first - second)]
+            squares, cells = squares + float(np.square(difference).sum()), cells + len(difference)
+        noise = np.sqrt(self.scene.sky / self.scene.electrons + self.scene.read_noise**2)
+        return float(np.sqrt(squares / cells) / noise)
+
+
+def compete(tiles: TileSet, rounds: int) -> tuple[list[Ran], dict[str, list[float]], list[str]]:
+    """Run everybody in turns: runs, ratios to our neighbouring run, and who was skipped."""
+    ran: list[Ran] = []
+    ratios: dict[str, list[float]] = {}
+    skipped: dict[str, None] = {}
+    for _ in range(rounds):
+        for peer in PEERS:
+            for mine in _once(ours, tiles):
+                ran.append(mine)
+            try:
+                for other in _once(peer, tiles):
+                    ran.append(other)
+                    ratios.setdefault(other.name, []).append(other.took.seconds / mine.took.seconds)
+            except (Absent, Failed) as why:
+                skipped[f"{peer.__name__.removeprefix('by_')}: skipped, {why}"] = None
+    return ran, ratios, list(skipped)
+
+
+def _once(program: Callable[[TileSet, Path], Iterator[Ran]], tiles: TileSet) -> list[Ran]:
+    with tempfile.TemporaryDirectory(dir=tiles.folder) as scratch:
+        runs = []
+        for run in program(tiles, Path(scratch)):
+            runs.append(run)
+            print(f"  {run.name}: {run.took.seconds:.1f} s", file=sys.stderr, flush=True)
+        return runs
+
+
+def summary(
+    ran: Sequence[Ran], ratios: dict[str, list[float]], judge: Judge
+) -> list[dict[str, Any]]:
+    """One entry for each program, and one for doing nothing."""
+    rows: list[dict[str, Any]] = []
+    for name in dict.fromkeys(run.name for run in ran):
+        runs = [run for run in ran if run.name == name]
+        row: dict[str, Any] = {
+            "name": name,
+            "seconds": [run.took.seconds for run in runs],
+            "peak_bytes": max(run.took.peak for run in runs),
+            "ratio": statistics.median(ratios[name]) if name in ratios else 1.0,
+        }
+        found = runs[0].answer
+        if found is not None:
+            row |= judge.judged(found)
+            row["solves_gain"] = bool((found.gain != 1).any())
+        rows.append(row)
+    idle = judge.judged(answer(0.0, tiles=len(judge.gain)))
+    return [*rows, {"name": "nothing done", "solves_gain": False, **idle}]
+
+
+def say(rows: Sequence[dict[str, Any]]) -> None:
+    """Print the table."""
+    print(
+        "\n| program | wall s | times ours | peak memory MiB | gain error % | offset error ADU "
+        "| seam σ |\n|---|---|---|---|---|---|---|"
+    )
+    for row in rows:
+        cost = "– | – | –"
+        if "seconds" in row:
+            cost = (
+                f"{statistics.median(row['seconds']):.1f} | {row['ratio']:.1f} "
+                f"| {row['peak_bytes'] / 2**20:.0f}"
+            )
+        found = "– | – | –"
+        if "seam_sigma" in row:
+            gain = f"{row['gain_percent']:.3f}"
+            gain = gain if row["solves_gain"] else f"not solved ({row['gain_percent']:.1f})"
+            found = f"{gain} | {row['offset_adu']:.3f} | {row['seam_sigma']:.4f}"
+        print(f"| {row['name']} | {cost} | {found} |")
+
+
+def main() -> None:
+    """Print a table in markdown; write all figures as JSON if asked."""
+    if sys.argv[1:2] == ["--answer"]:  # a peer written in Python, in a process of its own
+        Path("answer.json").write_text(json.dumps(ANSWERS[sys.argv[2]](sys.argv[3:])))
+        return
+    from zemosaic.photometry.simulate import Scene
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="16 tiles of 512x512")
+    parser.add_argument("--tiles", type=int, default=64)
+    parser.add_argument("--shape", type=size, default=(1080, 1920), metavar="HxW")
+    parser.add_argument("--rounds", type=int, default=1, help="how often all of them run")
+    parser.add_argument("--folder", type=Path, help="where tiles are kept for the next time")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args()
+    count, shape = (16, (512, 512)) if options.quick else (options.tiles, options.shape)
+    scene = Scene(tiles=count, shape=shape, overlap=0.3)
+    with tempfile.TemporaryDirectory(prefix="zemosaic-peers-") as temporary:
+        tiles = write_set(scene, (options.folder or Path(temporary)).resolve())
+        list(map(Path.read_bytes, map(Path, tiles.files)))  # from the disk, for all alike
+        load = Load()
+        ran, ratios, skipped = compete(tiles, options.rounds)
+        told = load.told()
+        rows = summary(ran, ratios, Judge(scene, tiles))
+    say(rows)
+    print(f"\n{count} tiles of {shape[0]} × {shape[1]}. {say_load(told)}")
+    for line in skipped:
+        print(line)
+    if options.json:
+        results = {"tiles": count, "shape": shape, "rows": rows, "skipped": skipped}
+        options.json.write_text(json.dumps({**results, "machine": told}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""How the numerics grow with the number of tiles: overlap search, pruning, repetition, solver.
+
+    python benchmarks/scale.py [--sizes N ...] [--only NAME ...] [--json FILE]
+
+The footprints are those of a mosaic in which each tile overlaps its eight neighbours, on a patch
+of sky; "mixed" has 1 % of them between 0.1 and 6 times as large and five that cover most of a
+hundred thousand. The solver gets pairs of known truth with noise and 1 % outliers, as
+`PairMeasurement` objects whose making is not in the time; "planes" is the model gain+plane,
+"islands" are tiles in pairs. χ² is that of (estimate - truth) / error; 1 is honest. The exponent
+is the growth of the processor's time since the size before. Each line is measured in a process of
+its own; "before" is its memory when the clock starts: interpreter, libraries and input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zemosaic.photometry.measure import PairMeasurement
+from zemosaic.photometry.overlap import find_overlaps, prune, repetition
+from zemosaic.photometry.solve import TileFrame, solve
+
+STEP = 0.05  # degrees between neighbours
+SIZES = (10_000, 30_000, 100_000)
+CASES = ("overlaps", "overlaps, mixed", "solver", "solver, planes", "solver, islands")
+MOST = {"solver, planes": 30_000}  # tiles, unless they are asked for by --only
+
+
+def footprints(tiles: int, mixed: bool) -> np.ndarray:
+    """Corners ``(T, 4, 2)`` in degrees of turned squares on a jittered lattice."""
+    rng = np.random.default_rng(1)
+    side = math.isqrt(tiles - 1) + 1
+    place = (np.stack(np.divmod(np.arange(tiles), side), axis=1) - side / 2) * STEP
+    place += rng.normal(0, STEP / 25, (tiles, 2))
+    size = np.full(tiles, 1.25 * STEP)
+    if mixed:
+        odd = rng.random(tiles) < 0.01
+        size[odd] *= rng.uniform(0.1, 6, odd.sum())
+        size[rng.choice(tiles, 5, replace=False)] = 12.0
+    turn = np.deg2rad(rng.uniform(-3, 3, tiles))
+    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2 * size[:, None, None]
+    x = square[..., 0] * np.cos(turn)[:, None] - square[..., 1] * np.sin(turn)[:, None]
+    y = square[..., 0] * np.sin(turn)[:, None] + square[..., 1] * np.cos(turn)[:, None]
+    dec = place[:, 1, None] + y
+    return np.stack([(place[:, 0, None] + x / np.cos(np.deg2rad(dec))) % 360, dec], axis=-1)
+
+
+def neighbours(tiles: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of neighbours on a square lattice, diagonal ones too."""
+    side = math.isqrt(tiles)
+    number = np.arange(side * side).reshape(side, side)
+    ends = [
+        (number[:, :-1], number[:, 1:]), (number[:-1], number[1:]),
+        (number[:-1, :-1], number[1:, 1:]), (number[:-1, 1:], number[1:, :-1]),
+    ]  # fmt: skip
+    i, j = (np.concatenate([end[k].ravel() for end in ends]) for k in (0, 1))
+    return np.minimum(i, j), np.maximum(i, j)
+
+
+class Truth:
+    """Tiles of invented gains, offsets and slopes, and what their pairs would measure."""
+
+    def __init__(self, tiles: int, islands: bool, planes: bool) -> None:
+        rng = np.random.default_rng(2)
+        if islands:
+            self.i = np.arange(0, tiles - 1, 2)
+            self.j = self.i + 1
+        else:
+            self.i, self.j = neighbours(tiles)
+            tiles = math.isqrt(tiles) ** 2
+        self.tiles, self.pairs = tiles, len(self.i)
+        self.gain, self.offset = rng.uniform(0.85, 1.15, tiles), rng.uniform(-200, 200, tiles)
+        slope = rng.normal(0, 0.1 if planes else 0.0, (tiles, 2))
+        side = math.isqrt(tiles)
+        self.centre = 80.0 * np.stack(np.divmod(np.arange(tiles), side), axis=1)
+        pivot = (self.centre[self.i] + self.centre[self.j]) / 2
+        self.gain_err = rng.uniform(0.5e-3, 2e-3, self.pairs)
+        self.level_err = rng.uniform(0.05, 0.2, self.pairs)
+        scene = rng.uniform(900, 1100, self.pairs)
+        self.a = self.gain[self.i] / self.gain[self.j]
+        self.a = self.a * np.exp(self.gain_err * rng.normal(size=self.pairs))
+
+        def seen(tile: np.ndarray) -> np.ndarray:
+            plane = ((pivot - self.centre[tile]) * slope[tile]).sum(axis=1)
+            return (scene - self.offset[tile] - plane) / self.gain[tile]
+
+        self.x, self.y = seen(self.i), seen(self.j)
+        self.y += self.level_err * rng.normal(size=self.pairs)
+        bad = rng.random(self.pairs) < 0.01
+        self.a[bad] *= 1.2
+        self.y[bad] += 20
+        self.pivot, self.tilt_err = pivot, 1e-3
+        self.x_tilt, self.y_tilt = (
+            -slope[t] / self.gain[t, None] + self.tilt_err / 2**0.5 * rng.normal(size=pivot.shape)
+            for t in (self.i, self.j)
+        )
+        self.planes = planes
+
+    def measured(self) -> list[tuple[PairMeasurement]]:
+        """One channel of every pair."""
+        variance = self.tilt_err**2
+        columns = (
+            self.a, self.a * self.gain_err, self.x, self.y, self.level_err, *self.pivot.T,
+            *self.x_tilt.T, *self.y_tilt.T,
+        )  # fmt: skip
+        return [
+            (
+                PairMeasurement(
+                    a, err, a, err, 0.0, x, y, level_err, u, v, (xu, xv), (yu, yv),
+                    (variance, 0.0, variance), 1000, 1.0, 0.9, True,
+                ),
+            )
+            for a, err, x, y, level_err, u, v, xu, xv, yu, yv in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
+        ]  # fmt: skip
+
+
+def memory() -> float:
+    """Most memory that this process has had, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def clocks() -> np.ndarray:
+    """Wall and processor time in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def solving(tiles: int, case: str) -> list[dict[str, Any]]:
+    """Time of the solver, and how true and honest it was."""
+    truth = Truth(tiles, case.endswith("islands"), case.endswith("planes"))
+    sky = ((1000 - truth.offset) / truth.gain)[:, None]
+    measured, before = truth.measured(), memory()
+    frame = TileFrame(truth.centre, np.broadcast_to(np.eye(2), (truth.tiles, 2, 2)))
+    model = "gain+plane" if truth.planes else "gain+offset"
+    start = clocks()
+    found = solve(truth.i, truth.j, measured, sky, model, frame=frame)
+    seconds, cpu = clocks() - start
+    log = np.log(found.gain[:, 0] / truth.gain)
+    group = found.component[:, 0]
+    log -= (np.bincount(group, log) / np.bincount(group))[group]
+    pull = log / (found.gain_err / found.gain)[:, 0]
+    chi2 = float(np.median(pull**2) / 0.455)  # of chance; a few tiles have bad pairs alone
+    size = {"tiles": truth.tiles, "pairs": truth.pairs, "before": before}
+    times = {"seconds": seconds, "cpu": cpu}
+    return [{"step": case, **size, **times, "peak": memory(), "chi2": chi2}]
+
+
+def overlapping(tiles: int, case: str) -> list[dict[str, Any]]:
+    """Times of the search for overlaps, of pruning, and of repetition."""
+    corners, before = footprints(tiles, case.endswith("mixed")), memory()
+    rows: list[dict[str, Any]] = []
+
+    def timed(step: str, call: Any) -> Any:
+        start = clocks()
+        graph = call()
+        seconds, cpu = clocks() - start
+        row = {"step": case.replace("overlaps", step), "tiles": tiles, "before": before}
+        rows.append({**row, "seconds": seconds, "cpu": cpu, "peak": memory(), "chi2": None})
+        return graph
+
+    graph = timed("overlaps", lambda: find_overlaps(corners))
+    pruned = timed("pruning", lambda: prune(graph, 8))
+    timed("repetition", lambda: repetition(pruned, corners))
+    for row, pairs in zip(rows, (graph, pruned, pruned), strict=True):
+        row["pairs"] = len(pairs.i)
+    return rows
+
+
+def main() -> None:
+    """Print a table in markdown; write all figures as JSON if asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of tiles")
+    parser.add_argument("--only", nargs="+", choices=CASES, help="these cases alone")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--here", action="store_true", help="one case, in this process")
+    options = parser.parse_args()
+    if options.here:
+        run = solving if options.only[0].startswith("solver") else overlapping
+        print(json.dumps(run(options.sizes[0], options.only[0]), default=float))
+        return
+    results: list[dict[str, Any]] = []
+    print("| step | tiles | pairs | wall s | CPU s | exponent | before GiB | peak GiB | χ² gain |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for case in options.only or CASES:
+        previous: dict[str, dict[str, Any]] = {}
+        for tiles in sorted(options.sizes):
+            if not options.only and tiles > MOST.get(case, tiles):
+                continue
+            command = [sys.executable, __file__, "--here", "--sizes", str(tiles), "--only", case]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            for row in json.loads(done.stdout):
+                last = previous.get(row["step"])
+                previous[row["step"]] = row
+                row["exponent"] = last and math.log(row["cpu"] / last["cpu"]) / math.log(
+                    row["tiles"] / last["tiles"]
+                )
+                results.append(row)
+                exponent, chi2 = (
+                    "" if row[name] is None else f"{row[name]:.2f}" for name in ("exponent", "chi2")
+                )
+                print(
+                    f"| {row['step']} | {row['tiles']:,} | {row['pairs']:,} "
+                    f"| {row['seconds']:.2f} | {row['cpu']:.2f} | {exponent} | {row['before']:.2f} "
+                    f"| {row['peak']:.2f} | {chi2} |",
+                    flush=True,
+                )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
