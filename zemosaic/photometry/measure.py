@@ -45,7 +45,7 @@ BRIGHT = (0.995, 0.5)  # quantiles whose distance gives a first slope
 # coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
 # leave these open, and the level with them.
 SCENE_INFORMATION = (0.5**-2, 0.5**-2, 0.2**-2)  # of cells, cells and square cells
-LEAST_PLANE = 0.1  # of the cells' scatter: what registration alone may tilt by
+LEAST_PLANE = 0.02  # of the cells' scatter: what registration alone may tilt by
 MAX_GAIN_ERROR = 0.25  # relative; above it the overlap holds no contrast to measure a gain by
 
 
