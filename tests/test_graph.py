@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_array
 
-from zemosaic.photometry import graph
+from zemosaic.photometry import graph, sparse
 from zemosaic.photometry.graph import potentials, vector_potentials
 
 
@@ -65,9 +65,9 @@ def test_the_selected_inverse_is_exact(seed: int) -> None:
     dense = dense + dense.T + np.diag(rng.uniform(20, 30, n))
     i, j = np.nonzero(pattern | pattern.T | np.eye(n, dtype=bool))
     matrix = csc_array((dense[i, j], (i, j)), shape=(n, n))
-    factor = graph._factor(matrix)
-    assert len(graph._filled(matrix, factor.L)[1]) > factor.L.nnz  # which leaves zeros out
-    found = graph._inverse_diagonal(matrix, factor)
+    factor = sparse.factorised(matrix)
+    assert len(sparse.filled(matrix, factor.L)[1]) > factor.L.nnz  # which leaves zeros out
+    found = sparse.inverse_diagonal(matrix, factor)
     assert found == pytest.approx(np.diag(np.linalg.inv(dense)), rel=1e-12)
 
 
@@ -83,7 +83,7 @@ def test_large_systems_are_solved_like_small_ones(
     given = differences(329, i, j, rng)
     small = potentials(329, i, j, *given, anchor)
     monkeypatch.setattr(graph, "DIRECT", 0)
-    monkeypatch.setattr(graph, "STEPS", steps)
+    monkeypatch.setattr(sparse, "STEPS", steps)
     large = potentials(329, i, j, *given, anchor)
     error = np.sqrt(np.where(small[1] > 0, small[1], 1.0))
     assert (np.abs(large[0] - small[0])[:328] < 0.01 * error[:328]).all()
@@ -109,14 +109,14 @@ def test_conjugate_gradients_meet_their_goal() -> None:
     rng = np.random.default_rng(6)
     matrix = np.diag(rng.uniform(1, 1e4, 80)) + 0.1 * np.ones((80, 80))
     right = rng.normal(size=80)
-    near = graph._factor(csc_array(matrix * rng.uniform(0.8, 1.0)))
-    far = graph._factor(csc_array(np.eye(80)))
+    near = sparse.factorised(csc_array(matrix * rng.uniform(0.8, 1.0)))
+    far = sparse.factorised(csc_array(np.eye(80)))
     exact = np.linalg.solve(matrix, right)
-    found = graph._conjugate(csc_array(matrix), right, near)
+    found = sparse.conjugate(csc_array(matrix), right, near)
     assert found is not None
     error, energy = found - exact, exact @ matrix @ exact
-    assert error @ matrix @ error <= graph.GAIN_OF_STEPS**2 * energy * 1.01
-    assert graph._conjugate(csc_array(matrix), right, far) is None
+    assert error @ matrix @ error <= sparse.GAIN_OF_STEPS**2 * energy * 1.01
+    assert sparse.conjugate(csc_array(matrix), right, far) is None
 
 
 def test_many_islands_are_many_small_problems() -> None:

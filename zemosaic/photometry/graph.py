@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array, csc_array
-from scipy.sparse.linalg import splu
 
 from zemosaic.photometry.overlap import component_labels
+from zemosaic.photometry.sparse import conjugate, factorised, inverse_diagonal
 
 ROUNDS = 26  # of reweighting at most
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
@@ -29,8 +29,6 @@ LEAST_WEIGHT = 1e-6  # of a pair that disagrees with all others
 DIRECT = 3_000  # unknowns up to which every round has a factor of its own
 STEADY = 1e-12  # change relative to the largest unknown that ends the rounds; beyond DIRECT:
 STEADY_ERRORS = 1e-3  # change of any residual, in its errors; 20 rounds come as far
-STEPS = 20  # of conjugate gradients at most, before a new factor is cheaper
-GAIN_OF_STEPS = 0.03  # by which they diminish the error of a round
 
 
 def potentials(
@@ -73,7 +71,7 @@ def potentials(
         incidence[:, columns], root * difference, np.zeros(len(columns)), len(i)
     )
     diagonal, row_sum = np.zeros((2, nodes))
-    diagonal[columns] = _inverse_diagonal(normal, factor)
+    diagonal[columns] = inverse_diagonal(normal, factor)
     row_sum[columns] = factor.solve(np.ones(len(columns)))  # stays within components
     mean = np.bincount(label, potential) / np.bincount(label)
     potential -= np.where(centred, mean, 0.0)[label]
@@ -153,7 +151,7 @@ def vector_potentials(
     planes.ravel()[columns] = solution
     diagonal, row_sum = np.zeros((2, nodes))
     which = columns[is_level] // 3
-    diagonal[which] = _inverse_diagonal(normal, factor)[is_level]
+    diagonal[which] = inverse_diagonal(normal, factor)[is_level]
     row_sum[which] = factor.solve(is_level.astype(float))[is_level]
     mean = np.bincount(label, planes[:, 0]) / np.bincount(label)
     planes[:, 0] -= np.where(centred, mean, 0.0)[label]
@@ -248,11 +246,11 @@ def _robust(
         now, change = normal.diagonal(), None
         # An unknown that has lost its weight would drift, since its error costs no energy.
         if not anew and left and ((now > then / 2) & (now < then * 10)).all():
-            change = _conjugate(normal, gradient, factor)
+            change = conjugate(normal, gradient, factor)
         exact = change is None
         if change is None:
             factor = None  # frees the memory of the last one
-            factor, then = _factor(normal), now
+            factor, then = factorised(normal), now
             change = factor.solve(gradient)
         solution, before = solution + change, rest
         rest = right - design @ solution
@@ -279,110 +277,6 @@ def _reweighted(u: np.ndarray, freedoms: int, mild: bool) -> tuple[np.ndarray, f
         return 1 / np.maximum(1, u / (scale * HUBER * usual / 0.6745)), scale
     bend = np.clip(1 - (u / (scale * BIWEIGHT * usual / 0.6745)) ** 2, 0, None) ** 2
     return np.maximum(bend, LEAST_WEIGHT), scale
-
-
-def _conjugate(matrix: csc_array, right: np.ndarray, factor: Any) -> np.ndarray | None:
-    """Preconditioned conjugate gradients (Hestenes and Stiefel 1952); None: too many steps."""
-    solution, rest = np.zeros(len(right)), right
-    direction, before, goal = np.zeros(len(right)), np.inf, 0.0
-    for step in range(STEPS):
-        better = factor.solve(rest)
-        now = (rest * better).sum()  # no dot product, whose bits depend on the number of threads
-        goal = goal if step else now * GAIN_OF_STEPS**2
-        if now <= goal:
-            return solution
-        direction = better + now / before * direction
-        image = matrix @ direction
-        length = now / (direction * image).sum()
-        solution, rest, before = solution + length * direction, rest - length * image, now
-    return None
-
-
-def _factor(matrix: csc_array) -> Any:
-    """LU of a symmetric positive definite matrix, without pivoting: L, and D times its transpose.
-
-    Permuted symmetrically, by minimum degree: the fill of a mosaic's graph is small. SuperLU's
-    symmetric mode is no quicker, and lets one component move the last bits of another.
-    """
-    return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0)
-
-
-def _inverse_diagonal(matrix: csc_array, factor: Any) -> np.ndarray:
-    """Diagonal ``(N,)`` of the inverse of a symmetric positive definite matrix: exact.
-
-    Of the inverse Z of ``L D Lᵀ`` only the entries where L has some are worked out, last column
-    first (Takahashi, Fagan and Chen 1973; Erisman and Tinney 1975, Comm. ACM 18, 177). For the
-    columns J of a supernode with the rows R below them, and ``Y = L_RJ L_JJ⁻¹``::
-
-        Z_RJ = - Z_RR Y          Z_JJ = L_JJ⁻ᵀ D_J⁻¹ L_JJ⁻¹ + Yᵀ Z_RR Y
-
-    R lies within the rows of the supernode's parent in the elimination tree, which hands Z_RR
-    down as a dense block: as many operations as the factor took, and no more memory.
-    """
-    lower, pivots = factor.L, factor.U.diagonal()
-    pointers, indices, values = _filled(matrix, lower)
-    size, count = len(pivots), np.diff(pointers)
-    below = np.full(size, -1)
-    below[count > 1] = indices[pointers[:-1][count > 1] + 1]
-    joined = (below[:-1] == np.arange(1, size)) & (count[:-1] == count[1:] + 1)
-    first = np.flatnonzero(np.r_[True, ~joined])
-    last = np.r_[first[1:], size] - 1
-    owner = np.repeat(np.arange(len(first)), last - first + 1)
-    parent = np.where(below[last] >= 0, owner[below[last]], -1)
-    by_parent = np.argsort(parent, kind="stable")
-    of_parent = np.searchsorted(parent[by_parent], np.arange(len(first) + 1))
-    diagonal = np.zeros(size)
-    handed: dict[int, np.ndarray] = {}
-    for node in range(len(first) - 1, -1, -1):
-        begin, end = first[node], last[node] + 1
-        width, rows = end - begin, indices[pointers[begin] : pointers[begin + 1]]
-        if width > 1:  # the block is the transpose of L's columns
-            block = np.zeros((width, len(rows)))
-            within = np.arange(len(rows)) >= np.arange(width)[:, None]
-            block[within] = values[pointers[begin] : pointers[end]]
-            inverse = np.linalg.inv(block[:, :width])
-            own, y = (inverse / pivots[begin:end]) @ inverse.T, inverse @ block[:, width:]
-        else:
-            own, y = 1 / pivots[begin:end, None], values[None, pointers[begin] + 1 : pointers[end]]
-        outer = handed.pop(node, None)
-        if outer is not None:
-            across = -y @ outer
-            own = own - across @ y.T
-        diagonal[begin:end] = own.diagonal()
-        children = by_parent[of_parent[node] : of_parent[node + 1]]
-        if len(children):
-            front = np.empty((len(rows), len(rows)))
-            front[:width, :width] = own
-            if outer is not None:
-                front[:width, width:], front[width:, :width] = across, across.T
-                front[width:, width:] = outer
-            for child in children.tolist():
-                inner = indices[pointers[last[child]] + 1 : pointers[last[child] + 1]]
-                place = np.searchsorted(rows, inner)
-                handed[child] = front[place[:, None], place]
-    return diagonal[factor.perm_c]
-
-
-def _filled(matrix: csc_array, lower: csc_array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pointers, rows and values of L with the zeros that SuperLU leaves out put back.
-
-    The factor of a matrix with the same pattern, but dominated by its diagonal and negative
-    elsewhere, has no zeros by chance.
-    """
-    degree = np.diff(matrix.indptr)
-    twin = csc_array((np.full(matrix.nnz, -1.0), matrix.indices, matrix.indptr), matrix.shape)
-    twin.setdiag(degree.astype(float))
-    full = _factor(twin).L
-    full.sort_indices()
-    lower.sort_indices()
-    if full.nnz == lower.nnz:
-        return full.indptr, full.indices, lower.data
-    column = np.arange(len(degree), dtype=np.int64) * len(degree)
-    there = full.indices + np.repeat(column, np.diff(full.indptr))
-    here = lower.indices + np.repeat(column, np.diff(lower.indptr))
-    values = np.zeros(full.nnz)
-    values[np.searchsorted(there, here)] = lower.data
-    return full.indptr, full.indices, values
 
 
 def _projected(
