@@ -184,7 +184,7 @@ class Bench:
         stages = Stages()
         settings = Settings(neighbours=neighbours, workers=self.workers)
         start, spent = time.perf_counter(), cpu_seconds()
-        solution = calibrate(files, settings, self.pool, [stages], scratch=scratch)
+        solution = calibrate(files, settings, self.pool, [stages], folder=scratch / "run")
         seconds, spent = time.perf_counter() - start, cpu_seconds() - spent
         if solution.failed:
             raise SystemExit(f"a tile failed: {solution.failed[min(solution.failed)]}")

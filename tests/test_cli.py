@@ -376,7 +376,8 @@ def test_a_run_folder_holds_results_and_no_scratch(
 ) -> None:
     """After a run, after a failed one, and after a second in the same folder."""
     files = write_tiles()
-    kept = {".lock", "corrections.ecsv", "pairs.ecsv", "trace.jsonl"}
+    kept = {".lock", "corrections.ecsv", "pairs.ecsv", "trace.jsonl", "journal.jsonl"}
+    kept |= {"inflight.bin", "stacks"}
     intertile(*files[:1])
     assert {path.name for path in (tmp_path / "run").iterdir()} <= kept
     for some in (files[:3], files):

@@ -209,7 +209,7 @@ def test_an_interrupted_run_leaves_the_terminal_as_it_was() -> None:
     screen = Screen(terminal=True)
     screen.show(
         StageStarted(stage="pairs", time_ns=0, total=2),
-        RunEnded(state="interrupted", time_ns=0, error=KeyboardInterrupt()),
+        RunEnded(state="interrupted", time_ns=0, error=JobError.of(KeyboardInterrupt())),
     )
     shown = screen.stream.getvalue()
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")

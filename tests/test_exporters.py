@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -165,34 +166,47 @@ def test_what_ended_is_in_the_file_while_the_run_goes_on(tmp_path: Path) -> None
         tracing.close()
 
 
-def test_no_heartbeat_is_dropped(tmp_path: Path) -> None:
-    """The SDK keeps 128 events a span; a run that hangs for hours beats more often."""
+def test_a_day_of_heartbeats_is_bounded(tmp_path: Path) -> None:
+    """The SDK keeps 128 events a span: the first must not go, the newest must be there."""
     file = tmp_path / "trace.jsonl"
     tracing = Tracing(file)
     telemetry = Telemetry(tracing.tracer)
     telemetry.run_started(RunStarted(run_id="r", time_ns=1))
-    for done in range(1000):
+    stack = "Thread 0x1 (most recent call first):\n" + '  File "a.py", line 1 in f\n' * 300
+    beats = range(1, 8641)
+    for beat in beats:
         telemetry.heartbeat(
             Heartbeat(
                 stage="pairs",
-                time_ns=10 + done,
-                done=done,
+                time_ns=10 + beat,
+                done=1,
                 total=2000,
-                pending=2000 - done,
+                pending=1999,
                 pending_indices=range(1, 65),
                 running_indices=[1, 2],
                 running_time=[1.0, 0.5],
                 running_attributes=[{}, {}],
                 last_completed_index=0,
-                idle_time=10.0,
+                idle_time=10.0 * beat,
+                stack=stack if beat < 5000 else stack.replace("f\n", "g\n"),
             )
         )
-    telemetry.run_ended(RunEnded(state="finished", time_ns=2000))
+    telemetry.run_ended(RunEnded(state="finished", time_ns=20_000))
     assert tracing.close() == []
     (phase,) = spans_in(file)
-    assert [plain(e.attributes)["zemosaic.pairs.done"] for e in phase.events] == list(range(1000))
+    attributes = [plain(event.attributes) for event in phase.events]
+    found = [round(a["zemosaic.idle_time"] / 10) for a in attributes]
+    assert found[:60] == list(range(1, 61))
+    assert found == sorted(found)
+    assert found[-1] == 8640
+    assert max(np.diff(found)) <= 32
+    assert len(found) < 600
     assert phase.dropped_events_count == 0
-    assert plain(phase.events[0].attributes)["zemosaic.pairs.pending_indices"] == list(range(1, 65))
+    assert attributes[0]["zemosaic.pairs.pending_indices"] == list(range(1, 65))
+    stacks = [a["code.stacktrace"] for a in attributes if "code.stacktrace" in a]
+    assert len(stacks) == 2  # told again when it changed, and not 8,640 times
+    assert max(map(len, stacks)) <= 8192
+    assert file.stat().st_size < 3_000_000
 
 
 def fail_with_odd_name(index: int) -> None:

@@ -923,7 +923,7 @@ def test_without_an_sdk_next_to_nothing_is_done() -> None:
     for index in range(1, 1001):
         fan_out.emit(replace(PAIR_ENDED, index=index, error=BOOM, outcome="failed"))
     fan_out.emit(HEARTBEAT)
-    fan_out.emit(RunEnded(state="failed", time_ns=START, error=ValueError()))
+    fan_out.emit(RunEnded(state="failed", time_ns=START, error=JobError.of(ValueError())))
     assert tracer.calls == 1
     assert telemetry.trace_id == ""
 
@@ -1010,10 +1010,10 @@ def test_one_observer_serves_two_runs(memory: Memory, caplog: pytest.LogCaptureF
     fan_out.emit(RUN_STARTED)
     fan_out.emit(StageStarted(stage="prepare", time_ns=START))
     fan_out.emit(failed)
-    fan_out.emit(RunEnded(state="failed", time_ns=START + 1, error=ValueError()))
+    fan_out.emit(RunEnded(state="failed", time_ns=START + 1, error=JobError.of(ValueError())))
     fan_out.emit(RUN_STARTED)
     fan_out.emit(PAIR_ENDED)
-    fan_out.emit(RunEnded(state="failed", time_ns=START + 2, error=ValueError()))
+    fan_out.emit(RunEnded(state="failed", time_ns=START + 2, error=JobError.of(ValueError())))
     first, second = memory.named(PHASE)
     assert first.context.trace_id != second.context.trace_id
     assert first.attributes["zemosaic.pairs.failed"] == 1

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from io import TextIOWrapper
@@ -19,7 +20,7 @@ from zemosaic.errors import UserError
 from zemosaic.settings import MODELS, Settings
 
 if TYPE_CHECKING:
-    from zemosaic.phase import PhaseSolution
+    from zemosaic.result import PhaseSolution
 
 SOLVED, INCOMPLETE, BAD_INPUT, NO_SOLUTION, INTERRUPTED = 0, 1, 2, 3, 130
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -30,7 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # A name that the terminal's encoding lacks must not cost the results.
         sys.stdout.reconfigure(errors="backslashreplace")
+    for name in ("SIGTERM", "SIGBREAK"):  # the second is what closing a console on Windows sends
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     sys.exit(run(arguments))
+
+
+def _stop(number: int, frame: object) -> None:
+    """End as after Ctrl-C: spans sent, journal whole, exit code 130."""
+    raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -78,8 +87,14 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      default="processes", help="Where jobs run."),
         click.option("--pair-timeout", type=float, default=Settings.pair_timeout, metavar="S",
                      help="Seconds after which a pair is given up; 0 never."),
+        click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",
+                     help="Seconds after which a tile is given up; 0 never."),
+        click.option("--heartbeat", type=float, default=Settings.heartbeat, metavar="S",
+                     help="Seconds of silence after which it says what is pending."),
         click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
                      help="Send the trace there; http://127.0.0.1:4318 without URL."),
+        click.option("--live", type=click.Choice(("snapshot", "marker", "off")),
+                     default="snapshot", help="How a run that goes on is shown there."),
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -114,6 +129,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Smallest overlap, of the smaller tile.",
 )
 @click.option("--hdu", callback=_hdu, metavar="HDU", help="HDU of the image, number or name.")
+@click.option("--resume", is_flag=True, help="Take what an earlier run in RUN has measured.")
 @click.option("--mask-hdu", callback=_hdu, metavar="HDU", help="HDU of a mask; nonzero is bad.")
 @_run_options
 def intertile(
@@ -124,6 +140,8 @@ def intertile(
     anchor: str | None,
     pool: str,
     otlp: str | None,
+    live: str,
+    resume: bool,
     **options: Any,
 ) -> int:
     """Find gain and offset of each of the FITS files TILES, so that their overlaps agree."""
@@ -133,7 +151,8 @@ def intertile(
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
             _writable(target)
-    solution = _solve(tiles, settings, pool, folder, otlp, apply_to)
+    how = {"pool": pool, "otlp": otlp, "live": live, "resume": resume}
+    solution, code = _ran(tiles, settings, folder, apply_to, **how)
     if mosaic is not None:
         from zemosaic.photometry.mosaic import write_mosaic
 
@@ -143,81 +162,20 @@ def intertile(
             mosaic, settings.hdu, settings.mask_hdu,
         )  # fmt: skip
         click.echo(f"mosaic       {mosaic}")
-    return _exit_code(solution)
+    return code
 
 
-def _solve(
-    tiles: Sequence[str],
-    settings: Settings,
-    pool: str,
-    folder: Path,
-    otlp: str | None,
-    apply_to: Path | None = None,
-) -> PhaseSolution:
-    """Run the phase with a run folder, a trace and a console; print what came out."""
-    from rich.console import Console as Terminal
+def _ran(
+    tiles: Sequence[str], settings: Settings, folder: Path, apply_to: Path | None = None, **how: Any
+) -> tuple[PhaseSolution, int]:
+    """Run the phase and print what came out; the solution and the exit code."""
+    from zemosaic.run import run_in_folder
 
-    from zemosaic.observe.console import Console
-    from zemosaic.observe.exporters import (
-        DEFAULT_ENDPOINT,
-        Tracing,
-        check_endpoint,
-        endpoint_from_environment,
-        trace_url,
-    )
-    from zemosaic.observe.telemetry import Telemetry
-    from zemosaic.phase import calibrate
-    from zemosaic.runtime.folder import claim
-    from zemosaic.tables import corrections_table, pairs_table, write_table
-
-    endpoint = endpoint_from_environment() if otlp is None else otlp or DEFAULT_ENDPOINT
-    if endpoint:
-        check_endpoint(endpoint)
-    console = Console(Terminal(stderr=True))
-    with claim(folder):
-        tracing = Tracing(folder / "trace.jsonl", endpoint)
-        telemetry = Telemetry(tracing.tracer)
-        try:
-            solution = calibrate(
-                tiles, settings, pool, [telemetry, console], apply_to=apply_to, scratch=folder
-            )
-            write_table(corrections_table(solution, settings), folder / "corrections.ecsv")
-            write_table(pairs_table(solution, settings), folder / "pairs.ecsv")
-        finally:
-            for complaint in tracing.close():
-                click.echo(f"zemosaic: {complaint}; see {folder / 'trace.jsonl'}", err=True)
-    for line in _summary(solution, console.stage_seconds):
+    ran = run_in_folder(tiles, settings, folder, apply_to=apply_to, **how)
+    for line in ran.lines:
         click.echo(line)
-    click.echo(f"corrections  {folder / 'corrections.ecsv'}")
-    click.echo(f"pairs        {folder / 'pairs.ecsv'}")
-    if apply_to is not None:
-        click.echo(f"corrected    {apply_to}")
-    where = trace_url(endpoint, telemetry.trace_id) if endpoint else str(folder / "trace.jsonl")
-    click.echo(f"trace        {where}")
-    return solution
-
-
-def _summary(solution: PhaseSolution, seconds: dict[str, float]) -> list[str]:
-    from collections import Counter
-
-    outcomes = Counter(record.outcome for record in solution.records)
-    ended = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    groups, tiles = solution.groups, len(solution.names)
-    lines = [
-        f"tiles        {tiles - len(solution.failed)} of {tiles}, in {groups} "
-        f"group{'s' if groups != 1 else ''}",
-        f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
-        + (f": {ended}" if ended else ""),
-    ]
-    lines.append(f"model        {solution.model_line()}")
-    lines += [
-        f"suspect      {solution.names[k]}: most of its pairs contradict the others"
-        for k in solution.suspects
-    ]
-    lines += [f"failed       {why}" for _, why in sorted(solution.failed.items())]
-    parts = [name for name in ("prepare", "overlap", "pairs", "solve", "apply") if name in seconds]
-    lines.append("time         " + ", ".join(f"{name} {seconds[name]:.2f} s" for name in parts))
-    return lines
+    code = _exit_code(ran.solution)
+    return ran.solution, code if code != SOLVED or ran.whole else INCOMPLETE
 
 
 def _exit_code(solution: PhaseSolution) -> int:
@@ -336,7 +294,7 @@ def _write_scene(scene: Any, folder: Path) -> list[str]:
 @cli.command()
 @click.argument("folder", type=FOLDER, default=Path("zemosaic-demo"))
 @_run_options
-def demo(folder: Path, pool: str, otlp: str | None, **options: Any) -> int:
+def demo(folder: Path, pool: str, otlp: str | None, live: str, **options: Any) -> int:
     """Simulate a mosaic in FOLDER, calibrate it, and compare with the truth."""
     from astropy.table import Table
 
@@ -345,7 +303,7 @@ def demo(folder: Path, pool: str, otlp: str | None, **options: Any) -> int:
     settings = Settings(**options)
     files = _write_scene(Scene(), folder / "tiles")
     click.echo(f"simulated    {len(files)} tiles in {folder / 'tiles'}")
-    solution = _solve(files, settings, pool, folder, otlp)
+    solution, code = _ran(files, settings, folder, pool=pool, otlp=otlp, live=live)
     truth = Table.read(folder / "tiles" / "truth.ecsv", format="ascii.ecsv")
     gain, offset = compare(solution, truth["gain"].data[:, None], truth["offset"].data[:, None])
     click.echo("\ntile  true gain  found    ± error      true offset  found     ± error (ADU)")
@@ -354,4 +312,47 @@ def demo(folder: Path, pool: str, otlp: str | None, **options: Any) -> int:
         click.echo("{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(t, *row))
     error = (solution.gain / gain - 1).std() * 100
     click.echo(f"rms gain error {error:.3f} %, the truth scattering by {100 * gain.std():.1f} %")
-    return _exit_code(solution)
+    return code
+
+
+RUN = click.argument("folder", type=FOLDER, metavar="RUN")
+
+
+@cli.command()
+@RUN
+def status(folder: Path) -> int:
+    """Show what the run in the folder RUN does now, until it is over."""
+    from rich.console import Console as Terminal
+
+    from zemosaic.observe.autopsy import examine
+    from zemosaic.observe.status import watch
+    from zemosaic.runtime.folder import holder
+
+    watch(lambda: examine(folder, holder(folder)), Terminal())
+    return SOLVED
+
+
+@cli.command()
+@RUN
+@click.option(
+    "--otlp",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[URL]",
+    help="Send the spans that are missing there; without URL to where the run did.",
+)
+def autopsy(folder: Path, otlp: str | None) -> int:
+    """Say what became of the run in the folder RUN: how it ended, what was under way."""
+    from zemosaic.observe.autopsy import examine, story
+    from zemosaic.runtime.folder import holder
+
+    found = examine(folder, holder(folder))
+    for line in story(found):
+        click.echo(line)
+    if otlp is not None:
+        from zemosaic.run import send_missing
+
+        for line in send_missing(found, otlp):
+            click.echo(line)
+    return SOLVED

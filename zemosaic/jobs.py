@@ -6,11 +6,16 @@ process can import by name.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from zemosaic import __version__
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.preview import Grid, Preview, make_preview
 from zemosaic.photometry.tiles import Tile, TileError, open_tile, tile_from_array
@@ -18,7 +23,26 @@ from zemosaic.runtime.events import JobError
 from zemosaic.runtime.pool import part
 from zemosaic.runtime.schedule import Outcome
 
+PREVIEWS = "previews"  # folder in the run folder; gone when the run has finished
+HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
+
 TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Scanned:
+    """A tile, and what tells its file from any other: path, size, time and checksum."""
+
+    tile: Tile
+    mark: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The place and levels of a preview, and the checksum of the file that holds it."""
+
+    preview: Preview
+    checksum: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +76,29 @@ def tile_name(tile: TileLike, index: int) -> str:
     return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
 
 
-def scan(tile: TileLike, name: str, hdu: int | str | None, mask: int | str | None) -> Tile:
+def scan(tile: TileLike, name: str, hdu: int | str | None, mask: int | str | None) -> Scanned:
     """Make a tile of whatever was given; of a file only the header is read."""
     if isinstance(tile, Tile):
-        return tile
+        return Scanned(tile, "" if tile.path is None else _mark(tile.path, hdu, mask))
     if isinstance(tile, (str, os.PathLike)):
-        return open_tile(tile, hdu, mask)
+        return Scanned(open_tile(tile, hdu, mask), _mark(tile, hdu, mask))
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is no file, Tile, (array, wcs) or (array, wcs, mask)")
-    return tile_from_array(tile[0], tile[1], tile[2] if len(tile) == 3 else None, name=name)
+    found = tile_from_array(tile[0], tile[1], tile[2] if len(tile) == 3 else None, name=name)
+    return Scanned(found, "")
+
+
+def _mark(path: str | os.PathLike[str], hdu: int | str | None, mask: int | str | None) -> str:
+    found = os.stat(path)
+    with open(path, "rb") as file:
+        checksum = zlib.crc32(file.read(HEAD))
+    place = os.fsencode(os.path.abspath(path)).hex()
+    return key_of(place, found.st_size, found.st_mtime_ns, checksum, hdu, mask)
+
+
+def key_of(*parts: object) -> str:
+    """A short text that differs wherever one of the parts does, or the program's version."""
+    return hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()[:24]
 
 
 def preview_path(scratch: Path, index: int) -> Path:
@@ -68,7 +106,7 @@ def preview_path(scratch: Path, index: int) -> Path:
     return scratch / f"{index}.npy"
 
 
-def prepare(tile: Tile, channels: int, grid: Grid, path: Path) -> Preview:
+def prepare(tile: Tile, channels: int, grid: Grid, path: Path) -> Prepared:
     """Make the preview of a tile and keep it at `path`; what comes back has no arrays."""
     if tile.channels != channels:
         raise TileError(
@@ -79,7 +117,28 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path) -> Preview:
         preview = make_preview(tile, grid)
     with part("save"):
         preview.save(path)
-    return preview.without_arrays()
+        # The disk may lose what was written last, though not if the run alone is killed.
+        return Prepared(preview.without_arrays(), _checksum(path))
+
+
+def _checksum(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())
+
+
+def plain_tile(prepared: Prepared) -> dict[str, Any]:
+    """A prepared tile in plain lists and numbers, for the journal."""
+    preview = prepared.preview
+    plain = {name: getattr(preview, name).tolist() for name in ("sky", "centre", "jacobian")}
+    return {"x0": preview.x0, "y0": preview.y0, "checksum": prepared.checksum, **plain}
+
+
+def restored(plain: dict[str, Any] | None, path: Path) -> Preview | None:
+    """The prepared tile of an earlier run; None where it is not known or its file is not whole."""
+    if plain is None or not path.exists() or _checksum(path) != plain["checksum"]:
+        return None
+    none = np.empty((0, 0, 0), dtype=np.float32)
+    arrays = (np.array(plain[name]) for name in ("sky", "centre", "jacobian"))
+    return Preview(plain["x0"], plain["y0"], none, none, *arrays)
 
 
 def measure(
@@ -90,6 +149,26 @@ def measure(
         a, b = (preview.load(path) for preview, path in (first, second))
     with part("fit"):
         return measure_pair(a, b, model)
+
+
+def plain_pair(measurements: tuple[Measurement, ...]) -> list[Any]:
+    """A pair's measurements in plain lists and numbers: the fields in order, or the reason."""
+    return [
+        m.reason if isinstance(m, Rejected) else [getattr(m, f.name) for f in fields(m)]
+        for m in measurements
+    ]
+
+
+def measured_again(plain: list[Any]) -> tuple[Measurement, ...]:
+    """The measurements that `plain_pair` made plain, to the last bit."""
+
+    def of(values: Any) -> Measurement:
+        if isinstance(values, str):
+            return Rejected(values)
+        line: list[Any] = [tuple(v) if isinstance(v, list) else v for v in values]
+        return PairMeasurement(*line)
+
+    return tuple(map(of, plain))
 
 
 def describe(measurements: tuple[Measurement, ...]) -> tuple[str, dict[str, Any]]:

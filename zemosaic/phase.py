@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,24 +23,34 @@ import numpy as np
 
 from zemosaic.errors import UserError
 from zemosaic.jobs import (
+    PREVIEWS,
     PairRecord,
+    Scanned,
     TileLike,
     describe,
+    key_of,
     measure,
+    measured_again,
+    plain_pair,
+    plain_tile,
     prepare,
     preview_path,
     reason,
     record,
+    restored,
     scan,
     tile_name,
 )
 from zemosaic.photometry.apply import write_corrected
 from zemosaic.photometry.overlap import OverlapGraph, find_overlaps, prune, repetition
 from zemosaic.photometry.preview import Preview, make_grid
-from zemosaic.photometry.solve import Solution, TileFrame, solve
+from zemosaic.photometry.solve import TileFrame, solve
 from zemosaic.photometry.tiles import Tile
+from zemosaic.result import NoSolution, PhaseSolution
+from zemosaic.runtime import stacks
 from zemosaic.runtime.events import (
     FanOut,
+    JobError,
     Note,
     Observer,
     RunEnded,
@@ -47,72 +58,10 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
+from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.pool import Pool, SerialPool, make_pool
 from zemosaic.runtime.schedule import Clock, Job, Outcome, run
 from zemosaic.settings import Settings
-
-
-class NoSolution(UserError):  # noqa: N818 - it names the result, not a fault
-    """There is nothing to solve; the message says why in one line."""
-
-
-@dataclass(frozen=True, eq=False)
-class PhaseSolution(Solution):
-    """A `Solution`, and what became of every tile and pair.
-
-    Parameters
-    ----------
-    settings : Settings
-        As asked for.
-    names : tuple of str
-        Base name of each tile.
-    failed : dict
-        Why a tile could not be used (or not be written corrected), by its index.
-    records : tuple of PairRecord
-        All pairs, in order.
-    candidates : int
-        Overlapping pairs before pruning.
-    """
-
-    settings: Settings
-    names: tuple[str, ...]
-    failed: dict[int, str]
-    records: tuple[PairRecord, ...]
-    candidates: int
-
-    @property
-    def groups(self) -> int:
-        """Connected components, tiles that stand alone included."""
-        return len(np.unique(self.component[self.component[:, 0] >= 0, 0]))
-
-    @property
-    def suspects(self) -> list[int]:
-        """Tiles most of whose pairs contradict the others, in any channel."""
-        return [int(index) for index in np.flatnonzero(self.suspect.any(axis=1))]
-
-    def model_line(self) -> str:
-        """Which model the groups of tiles got, and why, in a few words."""
-        if self.settings.model != "auto":
-            return self.settings.model
-        lines = []
-        for name, planes in (("gain+offset", False), ("gain+plane", True)):
-            chosen = (self.planes == planes) & (self.pairs > 0)
-            if chosen.any():
-                chi2 = self.plane_chi2[chosen]
-                known = chi2[np.isfinite(chi2)]
-                why = "too few pairs to tell"
-                if len(known):
-                    why = f"the pairs' planes have chi² {np.median(known):.1f}, 1.4 is chance"
-                groups = len(np.unique(self.component[chosen]))
-                where = f" in {groups} group{'s' if groups != 1 else ''}"
-                lines.append(f"{name}{where} ({why})")
-        return "; ".join(lines) or "none"
-
-    @property
-    def rms(self) -> float:
-        """Root mean square of the level residuals of all pairs in ADU; 0 without pairs."""
-        known = self.residual[np.isfinite(self.residual)]
-        return float(np.sqrt(np.mean(known**2))) if len(known) else 0.0
 
 
 def calibrate(
@@ -122,7 +71,8 @@ def calibrate(
     observers: Iterable[Observer] | None = None,
     *,
     apply_to: str | os.PathLike[str] | None = None,
-    scratch: str | os.PathLike[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    known: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
 ) -> PhaseSolution:
     """Find one gain and one offset per tile and channel, so that overlaps agree.
@@ -143,8 +93,13 @@ def calibrate(
         that the application has set.
     apply_to : path-like, optional
         Folder for the corrected tiles; those given as arrays are not written.
-    scratch : path-like, optional
-        Folder in which previews are kept during the run; by default a temporary one.
+    folder : path-like, optional
+        Run folder: the table of jobs under way, stacks and previews are kept there, the last
+        until the run has finished; by default a temporary one. Claim it first if another run
+        may use it (`zemosaic.runtime.folder.claim`).
+    known : Mapping, optional
+        Results of an earlier run on these tiles (`zemosaic.runtime.journal.results`), taken where
+        nothing that they depend on has changed.
     clock : Clock, optional
         Where the scheduler's time comes from.
 
@@ -170,7 +125,6 @@ def calibrate(
         raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(given) - 1}")
     fan_out = FanOut(observers)
     workers = make_pool(pool, settings.worker_count)
-    phase = _Phase(settings, workers, fan_out, clock or Clock())
     attributes = {
         "tiles.total": len(given),
         "pool.kind": workers.kind,
@@ -180,10 +134,19 @@ def calibrate(
     state: str = "failed"
     failure: BaseException | None = None
     try:
-        with tempfile.TemporaryDirectory(
-            prefix="zemosaic-", dir=scratch, ignore_cleanup_errors=True
-        ) as folder:
-            solution = phase.run(given, Path(folder), apply_to)
+        with _run_folder(folder) as place:
+            inflight = _inflight(place, workers, settings, fan_out, folder is not None)
+            phase = _Phase(
+                settings,
+                workers,
+                fan_out,
+                clock or Clock(),
+                inflight,
+                place / PREVIEWS,
+                known or {},
+            )
+            solution = phase.run(given, apply_to)
+            shutil.rmtree(place / PREVIEWS, ignore_errors=True)
         state = "finished"
         return solution
     except (KeyboardInterrupt, SystemExit) as error:
@@ -195,7 +158,37 @@ def calibrate(
     finally:
         if workers is not pool:
             workers.close()
-        fan_out.emit(RunEnded(state=state, time_ns=time.time_ns(), error=failure))
+        stacks.disarm()
+        told = JobError.of(failure) if failure is not None else None
+        fan_out.emit(RunEnded(state=state, time_ns=time.time_ns(), error=told))
+
+
+@contextmanager
+def _run_folder(given: str | os.PathLike[str] | None) -> Iterator[Path]:
+    if given is None:
+        with tempfile.TemporaryDirectory(prefix="zemosaic-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    else:
+        Path(given).mkdir(parents=True, exist_ok=True)
+        yield Path(given)
+
+
+def _inflight(
+    folder: Path, pool: Pool, settings: Settings, observers: FanOut, ours: bool
+) -> Inflight | None:
+    """The table of jobs under way; None where there is no room for it."""
+    # Of timers for stacks a process has but one: in somebody else's process it is not ours to
+    # set, and its stacks can be had without.
+    patience = settings.heartbeat if ours or pool.kind == "processes" else 0.0
+    try:
+        table = Inflight(folder, pool.window, patience)
+        if ours:
+            stacks.enable(folder)
+        return table
+    except OSError as error:
+        message = f"{folder}: no table of the jobs under way ({error.strerror}); the run goes on"
+        observers.emit(Note(level=logging.WARNING, message=message))
+        return None
 
 
 @dataclass(frozen=True)
@@ -204,17 +197,21 @@ class _Phase:
     pool: Pool
     observers: FanOut
     clock: Clock
+    inflight: Inflight | None
+    previews: Path
+    known: Mapping[str, Any]
 
     def run(
-        self, given: Sequence[TileLike], scratch: Path, apply_to: str | os.PathLike[str] | None
+        self, given: Sequence[TileLike], apply_to: str | os.PathLike[str] | None
     ) -> PhaseSolution:
         if len(given) < 2:
             raise NoSolution(f"{len(given)} tile cannot be matched to others; give at least two")
         names = tuple(tile_name(tile, index) for index, tile in enumerate(given))
         failed: dict[int, str] = {}
         with self._stage("prepare"):
-            tiles = self._scan(given, names, failed)
-            previews = self._prepare(tiles, scratch, failed)
+            scanned = self._scan(given, names, failed)
+            tiles = {index: found.tile for index, found in scanned.items()}
+            previews, keys = self._prepare(scanned, failed)
         anchor = self.settings.anchor
         if anchor is not None and anchor in failed:
             raise NoSolution(f"the anchor cannot be used ({failed[anchor]}); choose another")
@@ -230,7 +227,7 @@ class _Phase:
             graph = prune(candidates, self.settings.neighbours)
             attributes["pairs.candidates"] = len(candidates.i)
             attributes["pairs.total"] = len(graph.i)
-        records = self._measure(graph, previews, names, scratch)
+        records = self._measure(graph, previews, names, keys)
         with self._stage("solve") as attributes:
             sky = np.full((len(given), _channels(previews)), np.nan)
             for index, preview in previews.items():
@@ -257,7 +254,7 @@ class _Phase:
 
     def _scan(
         self, given: Sequence[TileLike], names: Sequence[str], failed: dict[int, str]
-    ) -> dict[int, Tile]:
+    ) -> dict[int, Scanned]:
         """Read all headers, as jobs, since a drive that hangs hangs here first."""
         options = (self.settings.hdu, self.settings.mask_hdu)
         work = [
@@ -267,48 +264,86 @@ class _Phase:
         # Arrays are looked at here: sending them to a worker and back would prove nothing.
         files = any(isinstance(tile, (str, os.PathLike)) for tile in given)
         pool = self.pool if files else SerialPool()
-        outcomes = self._jobs("scan", work, len(work), self.settings.tile_timeout, pool)
+        outcomes = self._jobs("scan", work, len(work), self.settings.tile_timeout, pool=pool)
         return _results(outcomes, range(len(given)), names, failed)
 
     def _prepare(
-        self, tiles: Mapping[int, Tile], scratch: Path, failed: dict[int, str]
-    ) -> dict[int, Preview]:
-        if not tiles:
-            return {}
+        self, scanned: Mapping[int, Scanned], failed: dict[int, str]
+    ) -> tuple[dict[int, Preview], dict[int, str]]:
+        """Previews of all tiles, and what each of them depends on."""
+        if not scanned:
+            return {}, {}
+        tiles = {index: found.tile for index, found in scanned.items()}
         grid = make_grid(list(tiles.values()), self.settings.block)
-        names = [tile.name for tile in tiles.values()]
         channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
-        work = [
+        keys = {
+            index: key_of(found.mark, grid, channels) if found.mark else ""
+            for index, found in scanned.items()
+        }
+        self.previews.mkdir(parents=True, exist_ok=True)
+        previews = {}
+        for index, key in keys.items():
+            preview = restored(self.known.get(key), preview_path(self.previews, index))
+            if preview is not None:
+                previews[index] = preview
+        left = {index: tile for index, tile in tiles.items() if index not in previews}
+        work = (
             Job(
                 number,
                 prepare,
-                (tile, channels, grid, preview_path(scratch, index)),
+                (tile, channels, grid, preview_path(self.previews, index)),
                 _known(index, tile.name),
+                keys[index],
             )
             for number, (index, tile) in enumerate(tiles.items(), 1)
-        ]
-        outcomes = self._jobs("tiles", work, len(work), self.settings.tile_timeout)
-        return _results(outcomes, tiles, names, failed)
+            if index in left
+        )
+        outcomes = self._jobs(
+            "tiles", work, len(tiles), self.settings.tile_timeout, done=len(previews),
+            plain=plain_tile,
+        )  # fmt: skip
+        names = [tile.name for tile in left.values()]
+        made = _results(outcomes, left, names, failed)
+        previews |= {index: prepared.preview for index, prepared in made.items()}
+        return dict(sorted(previews.items())), keys
 
     def _measure(
         self,
         graph: OverlapGraph,
         previews: Mapping[int, Preview],
         names: Sequence[str],
-        scratch: Path,
+        keys: Mapping[int, str],
     ) -> tuple[PairRecord, ...]:
         def job(index: int, i: int, j: int) -> Job:
-            places = [(previews[k], preview_path(scratch, k)) for k in (i, j)]
+            places = [(previews[k], preview_path(self.previews, k)) for k in (i, j)]
             known = {"tile_i": i, "tile_j": j, "name_i": names[i], "name_j": names[j]}
-            return Job(index, measure, (*places, self.settings.model), known)
+            model = self.settings.model
+            key = key_of(keys[i], keys[j], model) if keys[i] and keys[j] else ""
+            return Job(index, measure, (*places, model), known, key)
 
         ends = list(zip(graph.i.tolist(), graph.j.tolist(), strict=True))
-        work = (job(index, i, j) for index, (i, j) in enumerate(ends, 1))
-        timeout = self.settings.pair_timeout
-        outcomes = self._jobs("pairs", work, len(ends), timeout, describe=describe)
+        jobs = (job(index, i, j) for index, (i, j) in enumerate(ends, 1))
+        outcomes: dict[int, Outcome] = {}
+        left = []
+        for work in jobs if self.known else ():
+            if work.key in self.known:
+                value = measured_again(self.known[work.key])
+                outcomes[work.index] = Outcome(work, "measured", value)
+            else:
+                left.append(work)
+        if self.known:
+            self._note(
+                logging.INFO,
+                f"resumed: {len(outcomes)} of {len(ends)} pairs are known from an earlier run",
+            )
+        for outcome in self._jobs(
+            "pairs", left if self.known else jobs, len(ends), self.settings.pair_timeout,
+            describe=describe, plain=plain_pair, done=len(outcomes),
+        ):  # fmt: skip
+            outcomes[outcome.job.index] = outcome
         return tuple(
-            record(outcome, i, j, float(area), _channels(previews))
-            for outcome, (i, j), area in zip(outcomes, ends, graph.area, strict=True)
+            record(outcomes[index], i, j, float(area), _channels(previews))
+            for index, ((i, j), area) in enumerate(zip(ends, graph.area, strict=True), 1)
         )
 
     def _apply(self, tiles: Mapping[int, Tile], solution: PhaseSolution, folder: Path) -> None:
@@ -335,8 +370,9 @@ class _Phase:
         work: Iterable[Job],
         total: int,
         timeout: float,
+        *,
         pool: Pool | None = None,
-        describe: Callable[[Any], tuple[str, Mapping[str, Any]]] = lambda _: ("measured", {}),
+        **more: Any,
     ) -> list[Outcome]:
         with self._stage(stage, total):
             return run(
@@ -348,12 +384,15 @@ class _Phase:
                 timeout=timeout,
                 heartbeat=self.settings.heartbeat,
                 clock=self.clock,
-                describe=describe,
+                inflight=self.inflight,
+                **more,
             )
 
     @contextmanager
     def _stage(self, stage: str, total: int = 0) -> Iterator[dict[str, Any]]:
         self.observers.emit(StageStarted(stage=stage, time_ns=time.time_ns(), total=total))
+        if self.inflight is not None:
+            self.inflight.progress(stage, 0, total)
         attributes: dict[str, Any] = {}
         yield attributes
         self.observers.emit(StageEnded(stage=stage, time_ns=time.time_ns(), attributes=attributes))

@@ -12,8 +12,8 @@ from astropy import units as u
 from astropy.table import Table
 
 from zemosaic import __version__
-from zemosaic.phase import PhaseSolution
 from zemosaic.photometry.measure import PairMeasurement, Rejected
+from zemosaic.result import PhaseSolution
 from zemosaic.settings import Settings
 
 LINE = ("cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation")

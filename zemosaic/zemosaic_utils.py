@@ -94,7 +94,8 @@ def compute_intertile_affine_calibration(
         where nothing could be matched, which the log explains.
     """
     from zemosaic.observe.telemetry import Telemetry
-    from zemosaic.phase import NoSolution, calibrate
+    from zemosaic.phase import calibrate
+    from zemosaic.result import NoSolution
 
     legacy = _Legacy(logger, progress_callback)
     if more:

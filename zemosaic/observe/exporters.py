@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from opentelemetry.exporter.otlp.json.file import FileSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import Span, Tracer
 
 from zemosaic import __version__
 from zemosaic.errors import UserError
@@ -34,8 +35,43 @@ FILE_DELAY = 200
 OTLP_DELAY = 1_000
 EVENTS = 10_000  # a heartbeat every ten seconds for a day
 SHUTDOWN = 5.0  # seconds at most that a deaf collector may cost at the end
+SHOWN = 10.0  # seconds between two pictures of a span that has not ended
+SHOWING = 2.0  # seconds at most that one of them may take
 
 _sdk_logger = logging.getLogger("opentelemetry")
+
+
+class Ids(IdGenerator):
+    """Ids of one trace: random ones, and the spans numbered from there in order.
+
+    So the spans of a run that died can be made again from its journal under their own ids, and
+    those that had arrived be told by their numbers.
+
+    Parameters
+    ----------
+    trace, first : int, optional
+        Of an earlier run; 128 and 64 bits.
+    """
+
+    def __init__(self, trace: int = 0, first: int = 0) -> None:
+        self.trace = trace or random.SystemRandom().randrange(1, 1 << 128)
+        self.first = first or random.SystemRandom().randrange(1, 1 << 32) << 32
+        self._made = 0
+        self._lock = threading.Lock()
+
+    def generate_trace_id(self) -> int:
+        """The trace's id."""
+        return self.trace
+
+    def generate_span_id(self) -> int:
+        """The id of the next span."""
+        with self._lock:
+            self._made += 1
+            return self.first + self._made
+
+    def numbers(self, spans: Iterable[ReadableSpan]) -> list[int]:
+        """Numbers of some spans, from 1 in the order in which they were begun."""
+        return [span.context.span_id - self.first for span in spans if span.context is not None]
 
 
 class Tracing:
@@ -48,10 +84,19 @@ class Tracing:
     endpoint : str
         OTLP endpoint; empty for none. The scheme ``grpc`` means gRPC, and so does port 4317
         unless ``OTEL_EXPORTER_OTLP_PROTOCOL`` says otherwise; else it is HTTP.
+    ids : Ids, optional
+        Ids of another run's trace, to make its spans again.
+    had : collection of int
+        Numbers of spans that the collector has, so that they are not sent to it.
     """
 
-    def __init__(self, file: Path, endpoint: str = "") -> None:
+    def __init__(
+        self, file: Path, endpoint: str = "", ids: Ids | None = None, had: Iterable[int] = ()
+    ) -> None:
         self.endpoint = endpoint
+        self.ids = ids or Ids()
+        #: Told of the numbers of the spans that the collector has taken, from another thread.
+        self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
         # What the user sets in OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES wins.
         resource = Resource.create().merge(
             Resource({"service.name": "zemosaic", "service.version": __version__})
@@ -59,12 +104,15 @@ class Tracing:
         self._provider = TracerProvider(
             resource=resource.merge(OTELResourceDetector().detect()),
             span_limits=SpanLimits(max_events=EVENTS),
+            id_generator=self.ids,
             shutdown_on_exit=False,
         )
         self._stream = file.open("w", encoding="utf-8", newline="\n")
         self._outlets = [_Outlet(file.name, FileSpanExporter(stream=self._stream), FILE_DELAY)]
         if endpoint:
-            self._outlets.append(_Outlet(endpoint, _otlp_exporter(endpoint), OTLP_DELAY))
+            outlet = _Outlet(endpoint, _otlp_exporter(endpoint), OTLP_DELAY, self._took)
+            outlet.had = {self.ids.first + number for number in had}
+            self._outlets.append(outlet)
         for outlet in self._outlets:
             self._provider.add_span_processor(outlet)
         # The exporters log every failed attempt; the outlets count, and one line is enough.
@@ -75,6 +123,15 @@ class Tracing:
     def tracer(self) -> Tracer:
         """For `zemosaic.observe.telemetry.Telemetry`."""
         return self._provider.get_tracer("zemosaic", __version__)
+
+    def live(self) -> Pictures | None:
+        """Shows spans that have not ended to the collector; None where there is none."""
+        if not self.endpoint:
+            return None
+        return Pictures(_otlp_exporter(self.endpoint, SHOWING))
+
+    def _took(self, spans: Sequence[ReadableSpan]) -> None:
+        self.on_delivered(self.ids.numbers(spans))
 
     def close(self, timeout: float = SHUTDOWN) -> list[str]:
         """Send what is left; say in words what was not delivered.
@@ -109,6 +166,69 @@ class Tracing:
             _sdk_logger.setLevel(self._level)
 
 
+class Pictures:
+    """Exports a span as it stands, from a thread of its own: same ids, end = now.
+
+    Jaeger on Badger keeps one span for each id and start, so that every picture takes the place
+    of the one before, and the span that has ended takes that of the last.
+
+    Parameters
+    ----------
+    exporter : SpanExporter
+        With a short time-out.
+    every : float
+        Seconds between two pictures that nobody asked for.
+    """
+
+    def __init__(self, exporter: SpanExporter, every: float = SHOWN) -> None:
+        self._exporter = exporter
+        self._every = every
+        self._span: Span | None = None
+        self._asked, self._done = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="zemosaic-live", daemon=True)
+
+    def show(self, span: Span) -> None:
+        """Show the span as it stands, now and from time to time."""
+        self._span = span
+        self._asked.set()
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Show it no more; a picture under way has as long as it may take to arrive."""
+        self._done.set()
+        self._asked.set()
+        if self._thread.ident is not None:
+            self._thread.join(SHOWING)
+
+    def _work(self) -> None:
+        while True:
+            self._asked.wait(self._every)
+            self._asked.clear()
+            if self._done.is_set():
+                break
+            if isinstance(self._span, ReadableSpan):
+                self._exporter.export([_picture(self._span)])
+        self._exporter.shutdown()
+
+
+def _picture(span: ReadableSpan) -> ReadableSpan:
+    return ReadableSpan(
+        name=span.name,
+        context=span.context,
+        parent=span.parent,
+        resource=span.resource,
+        attributes=dict(span.attributes or {}),
+        events=list(span.events),
+        links=span.links,
+        kind=span.kind,
+        status=span.status,
+        start_time=span.start_time,
+        end_time=time.time_ns(),
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
 class _Outlet(BatchSpanProcessor):
     """A queue of spans before an exporter, and the count of those that got through.
 
@@ -116,10 +236,18 @@ class _Outlet(BatchSpanProcessor):
     it waits; counting what went in and what was delivered sees all three.
     """
 
-    def __init__(self, name: str, exporter: SpanExporter, delay: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        exporter: SpanExporter,
+        delay: int,
+        took: Callable[[Sequence[ReadableSpan]], None] = lambda spans: None,
+    ) -> None:
         self.name = name
         self.ended = self.delivered = 0
         self.closed = False
+        self.took = took
+        self.had: set[int] = set()
         super().__init__(
             _Counting(exporter, self),
             max_queue_size=QUEUE,
@@ -128,6 +256,8 @@ class _Outlet(BatchSpanProcessor):
         )
 
     def on_end(self, span: ReadableSpan) -> None:
+        if span.context is not None and span.context.span_id in self.had:
+            return
         self.ended += 1
         super().on_end(span)
 
@@ -143,6 +273,7 @@ class _Counting(SpanExporter):
         result = self._exporter.export(spans)
         if result is SpanExportResult.SUCCESS:
             self._outlet.delivered += len(spans)
+            self._outlet.took(spans)
         return result
 
     def shutdown(self) -> None:
@@ -189,8 +320,9 @@ def trace_url(endpoint: str, trace_id: str) -> str:
     return f"{page.rstrip('/')}/trace/{trace_id}"
 
 
-def _otlp_exporter(endpoint: str) -> SpanExporter:
+def _otlp_exporter(endpoint: str, timeout: float | None = None) -> SpanExporter:
     """The exporter for an endpoint; only the one in use is imported."""
+    options = {} if timeout is None else {"timeout": timeout}
     parts = urlsplit(endpoint)
     protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get(
         "OTEL_EXPORTER_OTLP_PROTOCOL"
@@ -204,11 +336,12 @@ def _otlp_exporter(endpoint: str) -> SpanExporter:
 
         # gRPC itself would take 443 for a target without port.
         port = ":4317" if parts.scheme == "grpc" and parts.port is None else ""
-        return GrpcExporter(endpoint=parts.netloc + port, insecure=parts.scheme != "https")
+        target, secure = parts.netloc + port, parts.scheme == "https"
+        return GrpcExporter(endpoint=target, insecure=not secure, **options)
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
         OTLPSpanExporter as HttpExporter,
     )
 
     if not parts.path.rstrip("/"):
         endpoint = endpoint.rstrip("/") + "/v1/traces"
-    return HttpExporter(endpoint=endpoint)
+    return HttpExporter(endpoint=endpoint, **options)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
@@ -40,6 +40,23 @@ LONGEST = 8_192
 STAGE_SPANS = ("prepare", "overlap", "solve", "apply")
 
 
+# Of the heartbeats of one silence these many are all recorded, then every second, and so on up
+# to every 32nd (and the last): a day of silence makes some five hundred.
+BEATS = 60
+SPARSEST = 32
+STACKS = 32  # slow pairs whose stack is recorded; more would tell nothing new
+
+
+class Live(Protocol):
+    """Shows a span that has not ended; both methods return at once, or nearly."""
+
+    def show(self, span: Span) -> None:
+        """Show the span as it stands, now and from time to time."""
+
+    def stop(self) -> None:
+        """Show it no more: what is under way arrives before this returns, or never."""
+
+
 class Telemetry(Observer):
     """Makes one `phase5_intertile` trace of a run.
 
@@ -47,16 +64,34 @@ class Telemetry(Observer):
     ----------
     tracer : opentelemetry.trace.Tracer, optional
         By default one of the provider that the application has set; none is ever set here.
+    live : Live, optional
+        Shows the phase span while it lasts; a span is otherwise seen when it has ended.
+    markers : bool
+        Make a short child span of every heartbeat, for backends that cannot take a span twice.
+    host : str, optional
+        Where the jobs ran; by default on this machine.
     """
 
-    def __init__(self, tracer: Tracer | None = None) -> None:
+    def __init__(
+        self,
+        tracer: Tracer | None = None,
+        live: Live | None = None,
+        markers: bool = False,
+        host: str = "",
+    ) -> None:
         self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
-        self._host = platform.node()
+        self._live = live
+        self._markers = markers
+        self._host = host or platform.node()
         self._phase: Span | None = None
         self._phase_context: context.Context | None = None
         self._stage: Span | None = None
         self._stage_context: context.Context | None = None
         self._counts: dict[str, int] = {}
+        self._slow = 0
+        self._stack = ""  # of the last heartbeat: told again only when it has changed
+        self._beats = self._recorded = 0  # of this silence
+        self._left_out: Heartbeat | None = None
         #: The trace's id as 32 hexadecimal digits; empty where nothing is recorded.
         self.trace_id = ""
 
@@ -64,6 +99,8 @@ class Telemetry(Observer):
         """Start the phase span under the caller's current span."""
         self._counts = {"failed": 0, "rejected": 0}
         self._stage = self._stage_context = None
+        self._slow, self._stack = 0, ""
+        self._end_silence()
         self._phase = self._tracer.start_span(PHASE, start_time=event.time_ns)
         if not self._phase.is_recording():
             self._phase = None
@@ -73,6 +110,7 @@ class Telemetry(Observer):
         self._phase.set_attribute("zemosaic.run.id", event.run_id)
         self._phase.set_attribute("zemosaic.run.state", "running")
         self._set(event.attributes)
+        self._show()
 
     def stage_started(self, event: StageStarted) -> None:
         """Start the stage's span, if it has one."""
@@ -94,6 +132,7 @@ class Telemetry(Observer):
         """Make the span of a tile or a pair, in the times of its worker."""
         if self._phase is None:
             return
+        self._end_silence()
         if event.stage == "apply":  # no spans of their own, but no failure in silence
             if event.error is not None and self._stage is not None:
                 known = {"exception.type": event.error.type, "exception.message": str(event.error)}
@@ -137,8 +176,18 @@ class Telemetry(Observer):
             self._phase.set_attribute("zemosaic.pairs.done", event.done)
 
     def heartbeat(self, event: Heartbeat) -> None:
-        """Record a heartbeat."""
-        attributes = {
+        """Record a heartbeat, if it is not one too many, and show the phase."""
+        self._beats += 1
+        if self._beats % min(2 ** (self._recorded // BEATS), SPARSEST):
+            self._left_out = event
+        else:
+            self._left_out = None
+            self._recorded += 1
+            self._record_beat(event)
+        self._show()
+
+    def _record_beat(self, event: Heartbeat) -> None:
+        attributes: dict[str, Any] = {
             "zemosaic.stage": event.stage,
             "zemosaic.pairs.done": event.done,
             "zemosaic.pairs.total": event.total,
@@ -146,10 +195,32 @@ class Telemetry(Observer):
             "zemosaic.pairs.pending_indices": event.pending_indices,
             "zemosaic.pairs.running_indices": event.running_indices,
             "zemosaic.pairs.running_time": event.running_time,
+            "zemosaic.pairs.running_stages": event.running_parts,
             "zemosaic.pairs.last_completed_index": event.last_completed_index,
             "zemosaic.idle_time": event.idle_time,
         }
+        if event.stack != self._stack:
+            attributes["code.stacktrace"] = self._stack = event.stack
         self._event(HEARTBEAT, event.time_ns, attributes)
+        if self._markers and self._phase is not None:
+            start = event.time_ns - int(1e9 * event.idle_time)
+            self._tracer.start_span(
+                HEARTBEAT,
+                context=self._phase_context,
+                attributes=_valid(attributes),
+                start_time=start,
+            ).end(end_time=event.time_ns)
+
+    def _end_silence(self) -> None:
+        """Record the newest heartbeat, if it was left out, and start anew."""
+        if self._left_out is not None:
+            self._record_beat(self._left_out)
+        self._left_out = None
+        self._beats = self._recorded = 0
+
+    def _show(self) -> None:
+        if self._live is not None and self._phase is not None:
+            self._live.show(self._phase)
 
     def slow_job(self, event: SlowJob) -> None:
         """Record a slow pair (or tile)."""
@@ -157,12 +228,19 @@ class Telemetry(Observer):
         attributes = {prefix + "index": event.index, "zemosaic.stage": event.stage}
         attributes |= {prefix + key: value for key, value in event.attributes.items()}
         attributes[prefix + "running_time"] = event.running_time
+        attributes[prefix + "running_stage"] = event.part or None
+        self._slow += 1
+        if event.stack and self._slow <= STACKS:
+            attributes["code.stacktrace"] = event.stack
         self._event(SLOW_PAIR, event.time_ns, attributes)
 
     def run_ended(self, event: RunEnded) -> None:
         """End the phase span, and a stage's that is still open."""
         if self._phase is None:
             return
+        self._end_silence()
+        if self._live is not None:
+            self._live.stop()
         self._set(event.attributes)
         self._phase.set_attribute("zemosaic.run.state", event.state)
         for outcome, count in self._counts.items():
@@ -171,8 +249,8 @@ class Telemetry(Observer):
             if span is None:
                 continue
             if event.error is not None:
-                span.set_attribute("error.type", type(event.error).__name__)
-                span.set_status(Status(StatusCode.ERROR, _text(str(event.error))))
+                span.set_attribute("error.type", event.error.type)
+                span.set_status(Status(StatusCode.ERROR, _text(event.error.message)))
             span.end(end_time=event.time_ns)
 
     def _event(self, name: str, time_ns: int, attributes: Mapping[str, Any]) -> None:

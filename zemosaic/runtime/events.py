@@ -7,6 +7,7 @@ Indices of jobs count from 1, as people count.
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,12 @@ class JobError:
     type: str
     message: str
     traceback: str = ""
+
+    @classmethod
+    def of(cls, raised: BaseException) -> JobError:
+        """What is kept of an exception."""
+        text = "".join(traceback.format_exception(raised))
+        return cls(type(raised).__name__, " ".join(str(raised).split()), text)
 
     def __str__(self) -> str:
         return f"{self.type}: {self.message}" if self.message else self.type
@@ -67,6 +74,16 @@ class StageEnded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobSubmitted:
+    """A job is about to run; `attributes` name it."""
+
+    stage: str
+    index: int
+    time_ns: int
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobEnded:
     """A job ended, however it ended.
 
@@ -84,6 +101,10 @@ class JobEnded:
         Process of the worker, 0 where it is not known.
     stages : Mapping
         Seconds spent in the named parts of the job.
+    key : str
+        What the result depends on, so that another run can take it; empty where none can.
+    result : object
+        The result in plain lists, numbers and texts; None without a key.
     """
 
     stage: str
@@ -98,6 +119,8 @@ class JobEnded:
     pid: int
     error: JobError | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
+    key: str = ""
+    result: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +139,12 @@ class Heartbeat:
         How long each of those has run, in seconds.
     running_attributes : sequence of Mapping
         What is known of each of those.
+    running_parts : sequence of str
+        The part of the work that each is at, empty where that is not known.
+    stack : str
+        Where the oldest of them is, as Python prints it; empty where that is not known.
+    timeout : float
+        Seconds after which a job is given up; 0 means never.
     last_completed_index : int
         0 where none has ended yet.
     idle_time : float
@@ -133,17 +162,22 @@ class Heartbeat:
     running_attributes: Sequence[Mapping[str, Any]]
     last_completed_index: int
     idle_time: float
+    running_parts: Sequence[str] = ()
+    stack: str = ""
+    timeout: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlowJob:
-    """A job takes much longer than its like, while others may go on."""
+    """A job takes much longer than its like, while others may go on; `stack` is where it is."""
 
     stage: str
     time_ns: int
     index: int
     running_time: float
     attributes: Mapping[str, Any]
+    part: str = ""
+    stack: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,16 +190,17 @@ class Note:
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded:
-    """The run is over: `state` is "finished", "failed" or "interrupted"."""
+    """The run is over: `state` is "finished", "failed", "interrupted" or "died"."""
 
     state: str
     time_ns: int
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    error: BaseException | None = None
+    error: JobError | None = None
 
 
 Event = (
-    RunStarted | StageStarted | StageEnded | JobEnded | Heartbeat | SlowJob | Note | RunEnded
+    RunStarted | StageStarted | StageEnded | JobSubmitted | JobEnded | Heartbeat | SlowJob | Note
+    | RunEnded
 )  # fmt: skip
 
 
@@ -184,6 +219,9 @@ class Observer:
 
     def stage_ended(self, event: StageEnded) -> None:
         """Called after the last job of a stage."""
+
+    def job_submitted(self, event: JobSubmitted) -> None:
+        """Called when a job is given to the pool, soon to run."""
 
     def job_ended(self, event: JobEnded) -> None:
         """Called once for every job, in the order in which they end."""
@@ -205,6 +243,7 @@ _METHODS = {
     RunStarted: "run_started",
     StageStarted: "stage_started",
     StageEnded: "stage_ended",
+    JobSubmitted: "job_submitted",
     JobEnded: "job_ended",
     Heartbeat: "heartbeat",
     SlowJob: "slow_job",

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from zemosaic.errors import UserError
 
+LOCK = ".lock"
+
 
 class FolderError(UserError):
     """A folder cannot be used; the message is one line: which, why, what to do."""
@@ -27,7 +29,7 @@ def claim(folder: Path) -> Iterator[Path]:
     FolderError
         It cannot be written, or another run holds it.
     """
-    lock = folder / ".lock"
+    lock = folder / LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
@@ -45,6 +47,21 @@ def claim(folder: Path) -> Iterator[Path]:
         os.truncate(handle, 0)
         os.write(handle, f"{os.getpid()}\n".encode())
         yield folder
+    finally:
+        os.close(handle)
+
+
+def holder(folder: Path) -> int | None:
+    """The process that holds a folder (0: not known which); None where none does."""
+    try:
+        handle = os.open(folder / LOCK, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        if _locked(handle):
+            return None
+        told = os.read(handle, 20).decode(errors="replace").strip()
+        return int(told) if told.isdecimal() else 0
     finally:
         os.close(handle)
 

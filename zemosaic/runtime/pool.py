@@ -11,7 +11,6 @@ import os
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from zemosaic.runtime.events import JobError
+from zemosaic.runtime.inflight import Seat
 
 KINDS = ("processes", "threads", "serial")
 
@@ -48,16 +48,28 @@ def perform(function: Callable[..., Any], args: tuple[Any, ...]) -> Report:
     try:
         value = function(*args)
     except BaseException as raised:  # noqa: BLE001 - SystemExit must not end a worker either
-        text = "".join(traceback.format_exception(raised))
-        error = JobError(type(raised).__name__, " ".join(str(raised).split()), text)
+        error = JobError.of(raised)
     # The end from a clock that is never set back, so that no span ends before it starts.
     ended = started + time.perf_counter_ns() - clock
     return Report(value, error, started, ended, os.getpid(), stages)
 
 
+def seated(seat: Seat, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Run a job that has a row in the table of those under way."""
+    _local.seat = seat
+    seat.take()
+    try:
+        return function(*args)
+    finally:
+        seat.leave()
+        _local.seat = None
+
+
 @contextmanager
 def part(name: str) -> Iterator[None]:
-    """Measure a part of the job that this worker performs."""
+    """Measure a part of the job that this worker performs, and say that it is there."""
+    if (seat := getattr(_local, "seat", None)) is not None:
+        seat.at(name)
     start = time.perf_counter()
     try:
         yield

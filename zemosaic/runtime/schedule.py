@@ -5,7 +5,8 @@ Guarantees:
 - every job has exactly one outcome, and the count of ended jobs rises by one with each, up to
   the total, whether a job succeeded, raised, was given up or lost its worker;
 - while nothing ends, a heartbeat says which jobs are running, since when, and which wait;
-- no job and no dead worker can keep the loop from ending, once there is a time-out;
+- no job and no dead worker can keep the loop from ending, once there is a time-out; jobs that
+  kill one worker after the other end it in a clear failure;
 - outcomes are returned in the order of the jobs, so nothing downstream depends on timing.
 
 Why `wait` and not `as_completed`: `as_completed` blocks until something ends, so a stuck job
@@ -17,20 +18,31 @@ progress; the number that ended is, and it never falls.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, JobError, SlowJob
-from zemosaic.runtime.pool import Pool, Report
+from zemosaic.runtime.events import (
+    FanOut,
+    Heartbeat,
+    JobEnded,
+    JobError,
+    JobSubmitted,
+    SlowJob,
+)
+from zemosaic.runtime.inflight import Inflight, Row
+from zemosaic.runtime.pool import Pool, Report, seated
 
 TICK = 2.0  # seconds between looks at a silent pool: a fifth of the heartbeat
 PENDING_NAMED = 64  # indices in a heartbeat: enough to see a pattern, small in every trace
 SLOW_FACTOR = 10.0  # a job is slow at this many times the median of those that ended
+DEATHS = 4  # for each worker, one after the other and nothing else: the jobs cannot be done
 
 
 class Clock:
@@ -51,12 +63,16 @@ class Clock:
 
 @dataclass(frozen=True)
 class Job:
-    """One call of `function` with `args`; `attributes` name it for observers."""
+    """One call of `function` with `args`; `attributes` name it for observers.
+
+    What its result depends on is in `key`, if the result is to be kept for another run.
+    """
 
     index: int
     function: Callable[..., Any]
     args: tuple[Any, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,15 +109,18 @@ def run(
     timeout: float = 0.0,
     clock: Clock | None = None,
     describe: Callable[[Any], tuple[str, Mapping[str, Any]]] = lambda _: ("measured", {}),
+    plain: Callable[[Any], Any] = lambda _: None,
+    inflight: Inflight | None = None,
+    done: int = 0,
 ) -> list[Outcome]:
     """Run all jobs and return their outcomes in the order of the jobs.
 
     Parameters
     ----------
     jobs : iterable of Job
-        With indices 1, 2, ...; taken one by one, as the window has room.
+        With rising indices from 1; taken one by one, as the window has room.
     total : int
-        How many there are.
+        How many there are, those that are done already included.
     pool : Pool
         Where they run; it is left open.
     observers : FanOut
@@ -116,6 +135,12 @@ def run(
         Where time comes from.
     describe : callable
         Makes (outcome, attributes) of a job's value, for observers.
+    plain : callable
+        Makes plain lists, numbers and texts of the value of a job that has a key.
+    inflight : Inflight, optional
+        Table in which workers say what they do.
+    done : int
+        Jobs that an earlier run has done.
     """
     return _Loop(
         jobs=iter(jobs),
@@ -127,6 +152,9 @@ def run(
         timeout=timeout,
         clock=clock or Clock(),
         describe=describe,
+        plain=plain,
+        inflight=inflight,
+        done_count=done,
     ).run()
 
 
@@ -141,15 +169,20 @@ class _Loop:
     timeout: float
     clock: Clock
     describe: Callable[[Any], tuple[str, Mapping[str, Any]]]
+    plain: Callable[[Any], Any]
+    inflight: Inflight | None
+    done_count: int
     window: dict[Future[Report], _Flight] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
-    done_count: int = 0
-    submitted: int = 0
+    ahead: deque[Job] = field(default_factory=deque)  # looked at, not yet submitted
     last_completed_index: int = 0
+    deaths: int = 0
 
     def __post_init__(self) -> None:
         self.workers_left = self.pool.workers
+        if self.inflight is not None:
+            self.inflight.progress(self.stage, self.done_count, self.total)
         self.last_progress = self.last_beat = self.clock.monotonic()
 
     def run(self) -> list[Outcome]:
@@ -162,7 +195,8 @@ class _Loop:
                 ended = self.clock.wait(self.window, self._patience())
                 now = self.clock.monotonic()
                 for future in sorted(ended, key=lambda f: self.window[f].job.index):
-                    self._end(future, now)
+                    if future in self.window:  # not given up with the rest meanwhile
+                        self._end(future, now)
                 self._give_up_overdue(now)
                 self._tell_slow(now)
                 if now - max(self.last_progress, self.last_beat) >= self.heartbeat:
@@ -175,14 +209,33 @@ class _Loop:
 
     def _fill_window(self) -> None:
         while len(self.window) < self.pool.window and self.workers_left > 0:
-            job = next(self.jobs, None)
+            job = self.ahead.popleft() if self.ahead else next(self.jobs, None)
             if job is None:
                 return
-            flight = _Flight(job, self.clock.time_ns())
-            self.window[self.pool.submit(job.function, job.args)] = flight
-            self.submitted += 1
+            self._submit(job)
         if self.workers_left <= 0:
-            self._fail_the_rest()
+            self._fail_the_rest(JobError("NoWorkersLeft", "every worker of the executor is stuck"))
+
+    def _submit(self, job: Job) -> None:
+        flight = _Flight(job, self.clock.time_ns())
+        self.observers.emit(
+            JobSubmitted(
+                stage=self.stage,
+                index=job.index,
+                time_ns=flight.submitted_ns,
+                attributes=job.attributes,
+            )
+        )
+        seat = self.inflight.seat(self.stage, job.index) if self.inflight else None
+        function, args = job.function, job.args
+        if seat is not None:
+            function, args = seated, (seat, function, args)
+        try:
+            future = self.pool.submit(function, args)
+        except Exception as error:  # noqa: BLE001 - a broken pool must not end the loop
+            future = Future()
+            future.set_exception(error)
+        self.window[future] = flight
 
     def _patience(self) -> float:
         """Seconds until the loop must look again: a tick, or the next deadline before it."""
@@ -204,9 +257,14 @@ class _Loop:
         try:
             report = future.result()
         except Exception as error:  # noqa: BLE001 - a pool's troubles must not end the loop
-            state, failure = _death(error)
+            state, failure = _death(error, self._stack(self._row(flight)))
             self._close(flight, Outcome(flight.job, state, error=failure), now)
+            self.deaths += 1
+            if self.deaths >= DEATHS * self.pool.workers:
+                message = f"{self.deaths} jobs one after the other lost their workers"
+                self._fail_the_rest(JobError("WorkersDie", f"{message} ({failure}); given up"))
             return
+        self.deaths = 0
         if report.error is not None:
             outcome = Outcome(flight.job, "failed", error=report.error)
         else:
@@ -218,6 +276,7 @@ class _Loop:
         self, flight: _Flight, outcome: Outcome, now: float, report: Report | None = None
     ) -> None:
         job = outcome.job
+        row = self.inflight.release(self.stage, job.index) if self.inflight else None
         self.outcomes[job.index] = outcome
         self.done_count += 1
         self.last_completed_index, self.last_progress = job.index, now
@@ -225,7 +284,12 @@ class _Loop:
         if state == "measured":
             state, more = self.describe(outcome.value)
             attributes.update(more)
+        if self.inflight is not None:
+            self.inflight.progress(self.stage, self.done_count, self.total)
         ended_ns = report.ended_ns if report else self.clock.time_ns()
+        # Of a worker that died without a report, its row tells.
+        started_ns = row.started_ns if row else flight.running_since_ns or ended_ns
+        kept = job.key and outcome.state == "measured"
         self.observers.emit(
             JobEnded(
                 stage=self.stage,
@@ -235,11 +299,13 @@ class _Loop:
                 outcome=state,
                 attributes=attributes,
                 submitted_ns=flight.submitted_ns,
-                started_ns=report.started_ns if report else flight.running_since_ns or ended_ns,
+                started_ns=report.started_ns if report else started_ns,
                 ended_ns=ended_ns,
-                pid=report.pid if report else 0,
+                pid=report.pid if report else row.pid if row else 0,
                 error=outcome.error,
                 stages=report.stages if report else {},
+                key=job.key if kept else "",
+                result=self.plain(outcome.value) if kept else None,
             )
         )
 
@@ -250,23 +316,30 @@ class _Loop:
             if flight.ran(now) < self.timeout or future.done():
                 continue
             del self.window[future]
+            stack = self._stack(self._row(flight))
             if not self.pool.give_up(future):
                 self.workers_left -= 1
-            error = JobError("TimeoutError", f"given up after {flight.ran(now):.0f} s")
+            error = JobError("TimeoutError", f"given up after {flight.ran(now):.0f} s", stack)
             self._close(flight, Outcome(flight.job, "timeout", error=error), now)
 
-    def _fail_the_rest(self) -> None:
-        """Every worker of a foreign executor is stuck: what waits would wait for ever."""
-        error = JobError("NoWorkersLeft", "every worker of the executor is stuck")
+    def _fail_the_rest(self, error: JobError) -> None:
+        """What waits would wait for ever, or kill the next worker."""
         now = self.clock.monotonic()
         for future, flight in list(self.window.items()):
-            future.cancel()
+            self.pool.give_up(future)
             del self.window[future]
             self._close(flight, Outcome(flight.job, "failed", error=error), now)
-        for job in self.jobs:
-            self.submitted += 1
+        for job in itertools.chain(self.ahead, self.jobs):
             flight = _Flight(job, self.clock.time_ns())
             self._close(flight, Outcome(job, "failed", error=error), now)
+        self.ahead.clear()
+
+    def _row(self, flight: _Flight) -> Row | None:
+        """What the worker of a job says of it."""
+        return self.inflight.row(self.stage, flight.job.index) if self.inflight else None
+
+    def _stack(self, row: Row | None) -> str:
+        return self.inflight.stack(row) if self.inflight and row else ""
 
     def _tell_slow(self, now: float) -> None:
         late = [
@@ -281,6 +354,7 @@ class _Loop:
             if ran < SLOW_FACTOR * median:
                 continue
             flight.told_slow = True
+            row = self._row(flight)
             self.observers.emit(
                 SlowJob(
                     stage=self.stage,
@@ -288,6 +362,8 @@ class _Loop:
                     index=flight.job.index,
                     running_time=ran,
                     attributes=flight.job.attributes,
+                    part=row.part if row else "",
+                    stack=self._stack(row),
                 )
             )
 
@@ -297,8 +373,9 @@ class _Loop:
         running = [f for f in flights if f.running_since is not None]
         running.sort(key=lambda f: (-f.ran(now), f.job.index))
         waiting = [f.job.index for f in flights if f.running_since is None]
-        named: Sequence[int] = [*(f.job.index for f in running), *waiting]
-        named = [*named, *range(self.submitted + 1, self.total + 1)][:PENDING_NAMED]
+        self.ahead.extend(itertools.islice(self.jobs, max(0, PENDING_NAMED - len(self.ahead))))
+        later = [job.index for job in self.ahead]
+        rows = [self._row(f) for f in running]
         self.observers.emit(
             Heartbeat(
                 stage=self.stage,
@@ -306,24 +383,27 @@ class _Loop:
                 done=self.done_count,
                 total=self.total,
                 pending=self.total - self.done_count,
-                pending_indices=named,
+                pending_indices=[*(f.job.index for f in running), *waiting, *later][:PENDING_NAMED],
                 running_indices=[f.job.index for f in running],
                 running_time=[f.ran(now) for f in running],
                 running_attributes=[f.job.attributes for f in running],
                 last_completed_index=self.last_completed_index,
                 idle_time=now - self.last_progress,
+                running_parts=[row.part if row else "" for row in rows],
+                stack=self._stack(rows[0]) if rows else "",
+                timeout=self.timeout,
             )
         )
 
 
-def _death(error: Exception) -> tuple[str, JobError]:
+def _death(error: Exception, stack: str) -> tuple[str, JobError]:
     """State and error of a job whose worker did not report."""
     code = getattr(error, "exitcode", None)  # Pebble's ProcessExpired has one
     if code is not None:
         if code < 0:
             name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-            return "crashed", JobError(name, f"the worker was killed by {name}")
-        return "crashed", JobError("WorkerExit", f"the worker ended with exit code {code}")
+            return "crashed", JobError(name, f"the worker was killed by {name}", stack)
+        return "crashed", JobError("WorkerExit", f"the worker ended with exit code {code}", stack)
     if isinstance(error, CancelledError):
         return "failed", JobError("CancelledError", "cancelled")
     return "failed", JobError(type(error).__name__, " ".join(str(error).split()))

@@ -1,0 +1,259 @@
+"""What every worker is doing now, seen from outside: a table in a file.
+
+The table is mapped into memory by the run and by every worker, and stays readable by anybody
+after any death. Each job that was given to the pool has a row; its worker writes there which job
+it is at, in which part of it and since when. Where it is in its code, `stacks` tells.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from zemosaic.runtime import stacks
+
+TABLE = "inflight.bin"
+
+_MAGIC = b"ZMFLY1\0\0"
+# magic, rows, pid, done, total, start, last end of a job, stage
+_HEAD = struct.Struct("<8sIIIIqq16s")
+# A count, index, pid, start of job and of part, thread, stage, part, and the count again: where
+# both differ the row was read in the middle of a change.
+_ROW = struct.Struct("<IIIqqQ16s24sI")
+_HEAD_SIZE, _ROW_SIZE = 128, 128
+
+
+@dataclass(frozen=True)
+class Row:
+    """A job under way.
+
+    Parameters
+    ----------
+    stage : str
+        Stage of the run.
+    index : int
+        The job's.
+    part : str
+        Part of the work inside the job; empty before the first.
+    pid, thread : int
+        Who does it.
+    started_ns, part_ns : int
+        Since when, in nanoseconds since the epoch.
+    """
+
+    stage: str
+    index: int
+    part: str
+    pid: int
+    thread: int
+    started_ns: int
+    part_ns: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The table at one moment; `pid` is that of the run, times are nanoseconds since the epoch."""
+
+    pid: int
+    stage: str
+    done: int
+    total: int
+    started_ns: int
+    last_end_ns: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Seat:
+    """A row as a job takes it along to its worker.
+
+    Parameters
+    ----------
+    path : str
+        Of the table.
+    made_ns : int
+        When the table was made, since the next one may have the same path.
+    row : int
+        Number of the row.
+    stage, index : str, int
+        The job.
+    patience : float
+        Seconds before its stack is dumped; 0: never.
+    """
+
+    path: str
+    made_ns: int
+    row: int
+    stage: str
+    index: int
+    patience: float
+
+    def take(self) -> None:
+        """Say that the job begins, here and now."""
+        table = _table(self.path, self.made_ns)
+        if table is None:
+            return
+        if self.patience:
+            stacks.arm(Path(self.path).parent, self.patience)
+        now = time.time_ns()
+        table.write(self.row, Row(self.stage, self.index, "", os.getpid(),
+                                  threading.get_ident(), now, now))  # fmt: skip
+
+    def at(self, part: str) -> None:
+        """Say which part of the work begins."""
+        table = _table(self.path, self.made_ns)
+        # A thread that was left behind may come back when its row is another job's.
+        if table is None or (row := self._mine(table)) is None:
+            return
+        table.write(self.row, Row(row.stage, row.index, part, row.pid, row.thread,
+                                  row.started_ns, time.time_ns()))  # fmt: skip
+
+    def leave(self) -> None:
+        """Say that the job has ended."""
+        table = _table(self.path, self.made_ns)
+        if table is not None and self._mine(table) is not None:
+            table.write(self.row, None)
+
+    def _mine(self, table: _Table) -> Row | None:
+        row = table.read(self.row)
+        mine = row is not None and (row.stage, row.index) == (self.stage, self.index)
+        return row if mine else None
+
+
+class Inflight:
+    """The table of a run, for the process that runs it.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Gets the table and the folder of stacks; what is left there by another run goes.
+    rows : int
+        Jobs that may be under way at once.
+    patience : float
+        Seconds before the stack of a job is dumped, and between two dumps; 0: never.
+
+    Raises
+    ------
+    OSError
+        There is no room for the table.
+    """
+
+    def __init__(self, folder: Path, rows: int, patience: float) -> None:
+        self._path, self._patience = folder / TABLE, patience
+        stacks.clear(folder)
+        # Written out, since a page that the disk has no room for would be a bus error later; and
+        # under another name, since the old file may be mapped by somebody.
+        fresh = self._path.with_name(f".{TABLE}.part")
+        fresh.write_bytes(bytes(_HEAD_SIZE + rows * _ROW_SIZE))
+        os.replace(fresh, self._path)
+        self._table = _Table(self._path)
+        self._started = time.time_ns()
+        self._free = list(range(rows))
+        self._taken: dict[tuple[str, int], int] = {}
+        self.progress("", 0, 0)
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Say how far a stage is."""
+        head = (_MAGIC, self._table.rows, os.getpid(), done, total, self._started,
+                time.time_ns(), stage.encode())  # fmt: skip
+        _HEAD.pack_into(self._table.memory, 0, *head)
+
+    def seat(self, stage: str, index: int) -> Seat | None:
+        """A row for a job; None where there is none left."""
+        if not self._free:
+            return None
+        row = self._taken[stage, index] = self._free.pop(0)
+        return Seat(str(self._path), self._started, row, stage, index, self._patience)
+
+    def row(self, stage: str, index: int) -> Row | None:
+        """What is known of a job that has a row; None before it begins."""
+        number = self._taken.get((stage, index))
+        row = None if number is None else self._table.read(number)
+        return row if row is not None and (row.stage, row.index) == (stage, index) else None
+
+    def release(self, stage: str, index: int) -> Row | None:
+        """Take the row back from a job that ended; what it said last, if its worker died."""
+        last = self.row(stage, index)
+        number = self._taken.pop((stage, index), None)
+        if number is not None:
+            self._table.write(number, None)
+            self._free.append(number)
+        return last
+
+    def stack(self, row: Row) -> str:
+        """The stack of a job under way; empty where none is known."""
+        return stacks.of(self._path.parent, row.pid, row.thread, row.started_ns)
+
+
+def read(folder: Path) -> Snapshot:
+    """The table of a run that goes on, or is dead.
+
+    Raises
+    ------
+    OSError, ValueError
+        There is none, or it is none of ours.
+    """
+    data = (folder / TABLE).read_bytes()
+    if len(data) < _HEAD_SIZE or not data.startswith(_MAGIC):
+        raise ValueError(f"{folder / TABLE} is no table of a run")
+    _, rows, pid, done, total, started, last, stage = _HEAD.unpack_from(data, 0)
+    table = _Table(folder / TABLE)
+    found = [row for number in range(rows) if (row := table.read(number)) is not None]
+    found.sort(key=lambda row: (row.started_ns, row.index))
+    return Snapshot(pid, _text(stage), done, total, started, last, tuple(found))
+
+
+def _text(raw: bytes) -> str:
+    return raw.rstrip(b"\0").decode(errors="replace")
+
+
+class _Table:
+    """The mapped file."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), 0)
+        self.rows = (len(self.memory) - _HEAD_SIZE) // _ROW_SIZE
+
+    def write(self, number: int, row: Row | None) -> None:
+        at = _HEAD_SIZE + number * _ROW_SIZE
+        count = (_ROW.unpack_from(self.memory, at)[0] + 1) & 0xFFFFFFFF
+        if row is None:
+            values = (0, 0, 0, 0, 0, b"", b"")
+        else:
+            values = (row.index, row.pid, row.started_ns, row.part_ns, row.thread,
+                      row.stage.encode(), row.part.encode())  # fmt: skip
+        _ROW.pack_into(self.memory, at, count, *values, count)
+
+    def read(self, number: int) -> Row | None:
+        at = _HEAD_SIZE + number * _ROW_SIZE
+        for _ in range(100):
+            first, index, pid, start, since, thread, stage, part, last = _ROW.unpack_from(
+                self.memory, at
+            )
+            if first == last:
+                break
+        else:
+            return None  # its worker died in the middle of a change
+        if not index:
+            return None
+        return Row(_text(stage), index, _text(part), pid, thread, start, since)
+
+
+_open: tuple[tuple[str, int], _Table | None] = (("", 0), None)  # what this process used last
+
+
+def _table(path: str, made_ns: int) -> _Table | None:
+    """The table of a path, mapped once; None where it cannot be, as on another machine."""
+    global _open  # noqa: PLW0603 - a worker has one table, for as long as it lives
+    if _open[0] != (path, made_ns):
+        try:
+            _open = (path, made_ns), _Table(Path(path))
+        except (OSError, ValueError):
+            _open = (path, made_ns), None
+    return _open[1]

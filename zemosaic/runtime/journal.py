@@ -1,0 +1,220 @@
+"""The append-only record of a run: what resume takes up and the autopsy reads.
+
+One line of JSON for each event, given to the kernel with one write as it happens, so that a
+killed run loses nothing; to the disk it is forced at heartbeats, ends of stages and at the end. A
+line that was torn is skipped. A run that goes on from another adds to the same file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from zemosaic.runtime.events import (
+    Event,
+    Heartbeat,
+    JobEnded,
+    JobError,
+    JobSubmitted,
+    Note,
+    Observer,
+    RunEnded,
+    RunStarted,
+    SlowJob,
+    StageEnded,
+    StageStarted,
+)
+
+JOURNAL = "journal.jsonl"
+
+_KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (RunStarted, StageStarted, StageEnded, JobSubmitted, JobEnded, Heartbeat, SlowJob,
+                 Note, RunEnded)
+}  # fmt: skip
+_FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in _KINDS.values()}
+_FORCED = (RunStarted, StageEnded, Heartbeat, RunEnded)
+
+
+class Journal(Observer):
+    """Writes the record of a run.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The run folder.
+    about : Mapping
+        What is to be known of the run besides its events, in plain JSON.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.failed = ""
+        self._handle = _opened(folder)
+        # After a torn line of a run that died, or of a disk that was full.
+        self._whole = False
+        self.write({"kind": "about", **about})
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """Add a line; from any thread."""
+        line = _line(entry)
+        if not self._whole:
+            line = b"\n" + line
+        try:
+            self._whole = os.write(self._handle, line) == len(line)
+        except OSError:
+            self._whole = False
+            raise
+        if not self._whole:
+            raise OSError(28, os.strerror(28), JOURNAL)
+
+    def force(self) -> None:
+        """Have the disk hold what the kernel holds."""
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Write no more."""
+        os.close(self._handle)
+
+    def _take(self, event: Event) -> None:
+        try:
+            kind = type(event)
+            known = {name: getattr(event, name) for name in _FIELDS[kind]}
+            self.write({"kind": kind.__name__, **known})
+            if isinstance(event, _FORCED):
+                self.force()
+        except OSError as error:
+            self.failed = error.strerror or str(error)
+            raise
+
+    run_started = stage_started = stage_ended = job_submitted = job_ended = _take
+    heartbeat = slow_job = note = run_ended = _take
+
+
+@dataclass
+class Record:
+    """A run as its journal tells it.
+
+    Parameters
+    ----------
+    about : dict
+        As given to `Journal`.
+    events : list
+        In the order in which they happened.
+    delivered : set of int
+        Numbers of the spans that a collector has.
+    """
+
+    about: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    delivered: set[int] = field(default_factory=set)
+
+    @property
+    def ended(self) -> RunEnded | None:
+        """How it ended; None where it goes on or died."""
+        return next((e for e in reversed(self.events) if isinstance(e, RunEnded)), None)
+
+    def unfinished(self) -> list[JobSubmitted]:
+        """Jobs that were given to the pool and never ended."""
+        open_jobs: dict[tuple[str, int], JobSubmitted] = {}
+        for event in self.events:
+            if isinstance(event, JobSubmitted):
+                open_jobs[event.stage, event.index] = event
+            elif isinstance(event, JobEnded):
+                open_jobs.pop((event.stage, event.index), None)
+        return list(open_jobs.values())
+
+
+def read(folder: Path) -> list[Record]:
+    """All runs that the journal of a folder tells of, the last one last; none without a journal."""
+    records: list[Record] = []
+    for entry in _lines(folder / JOURNAL):
+        kind = entry.pop("kind", None)
+        if kind == "about":
+            records.append(Record(about=entry))
+        elif not records:
+            continue
+        elif kind == "delivered":
+            for first, last in entry.get("spans", ()):
+                records[-1].delivered.update(range(first, last + 1))
+        elif (event := _event(kind, entry)) is not None:
+            records[-1].events.append(event)
+    return records
+
+
+def append(folder: Path, entry: Mapping[str, Any]) -> None:
+    """Add a line to the journal of a run that is over."""
+    handle = _opened(folder)
+    try:
+        os.write(handle, b"\n" + _line(entry))
+    finally:
+        os.close(handle)
+
+
+def results(records: Iterable[Record]) -> dict[str, Any]:
+    """Results that any run left, by their keys."""
+    return {
+        event.key: event.result
+        for record in records
+        for event in record.events
+        if isinstance(event, JobEnded) and event.key
+    }
+
+
+def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Numbers as pairs of the first and the last of those without a gap."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def _opened(folder: Path) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+    return os.open(folder / JOURNAL, flags, 0o644)
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    return json.dumps(entry, separators=(",", ":"), default=_plain).encode() + b"\n"
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    with path.open("rb") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:  # empty, or torn when a run died
+                continue
+            if isinstance(entry, dict):
+                yield entry
+
+
+def _event(kind: str | None, entry: dict[str, Any]) -> Event | None:
+    """The event of a line; None where it is none, or one of another version."""
+    try:
+        if entry.get("error") is not None:
+            entry["error"] = JobError(**entry["error"])
+        event: Event = _KINDS[kind or ""](**entry)
+    except (KeyError, TypeError):
+        return None
+    return event
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for: an error, or a number or array of numpy."""
+    if isinstance(value, JobError):
+        return vars(value)
+    return value.tolist()
