@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from zemosaic.runtime import stacks
 
@@ -22,9 +23,11 @@ TABLE = "inflight.bin"
 _MAGIC = b"ZMFLY1\0\0"
 # magic, rows, pid, done, total, start, last end of a job, stage
 _HEAD = struct.Struct("<8sIIIIqq16s")
-# A count, index, pid, start of job and of part, thread, stage, part, and the count again: where
-# both differ the row was read in the middle of a change.
-_ROW = struct.Struct("<IIIqqQ16s24sI")
+# A count, ticket, index, pid, thread, start of job, stage, start of part, part, and the count
+# again: where both differ the row was read in the middle of a change.
+_ROW = struct.Struct("<IIIIQq16sq24sI")
+_COUNT, _MINE = struct.Struct("<I"), struct.Struct("<II")
+_PART, _PART_AT, _LAST_AT = struct.Struct("<q24s"), 48, 80
 _HEAD_SIZE, _ROW_SIZE = 128, 128
 
 
@@ -78,8 +81,8 @@ class Seat:
         Of the table.
     made_ns : int
         When the table was made, since the next one may have the same path.
-    row : int
-        Number of the row.
+    row, ticket : int
+        Number of the row, and of this use of it.
     stage, index : str, int
         The job.
     patience : float
@@ -89,6 +92,7 @@ class Seat:
     path: str
     made_ns: int
     row: int
+    ticket: int
     stage: str
     index: int
     patience: float
@@ -101,28 +105,20 @@ class Seat:
         if self.patience:
             stacks.arm(Path(self.path).parent, self.patience)
         now = time.time_ns()
-        table.write(self.row, Row(self.stage, self.index, "", os.getpid(),
-                                  threading.get_ident(), now, now))  # fmt: skip
+        table.write(self.row, (self.ticket, self.index, os.getpid(), threading.get_ident(), now,
+                               self.stage.encode(), now, b""))  # fmt: skip
 
     def at(self, part: str) -> None:
         """Say which part of the work begins."""
         table = _table(self.path, self.made_ns)
-        # A thread that was left behind may come back when its row is another job's.
-        if table is None or (row := self._mine(table)) is None:
-            return
-        table.write(self.row, Row(row.stage, row.index, part, row.pid, row.thread,
-                                  row.started_ns, time.time_ns()))  # fmt: skip
+        if table is not None:
+            table.write_part(self.row, self.ticket, part)
 
     def leave(self) -> None:
         """Say that the job has ended."""
         table = _table(self.path, self.made_ns)
-        if table is not None and self._mine(table) is not None:
-            table.write(self.row, None)
-
-    def _mine(self, table: _Table) -> Row | None:
-        row = table.read(self.row)
-        mine = row is not None and (row.stage, row.index) == (self.stage, self.index)
-        return row if mine else None
+        if table is not None:
+            table.clear(self.row, self.ticket)
 
 
 class Inflight:
@@ -154,7 +150,8 @@ class Inflight:
         self._table = _Table(self._path)
         self._started = time.time_ns()
         self._free = list(range(rows))
-        self._taken: dict[tuple[str, int], int] = {}
+        self._taken: dict[tuple[str, int], Seat] = {}
+        self._tickets = 0
         self.progress("", 0, 0)
 
     def progress(self, stage: str, done: int, total: int) -> None:
@@ -167,22 +164,26 @@ class Inflight:
         """A row for a job; None where there is none left."""
         if not self._free:
             return None
-        row = self._taken[stage, index] = self._free.pop(0)
-        return Seat(str(self._path), self._started, row, stage, index, self._patience)
+        self._tickets += 1
+        seat = Seat(str(self._path), self._started, self._free.pop(0), self._tickets, stage, index,
+                    self._patience)  # fmt: skip
+        self._taken[stage, index] = seat
+        return seat
 
     def row(self, stage: str, index: int) -> Row | None:
         """What is known of a job that has a row; None before it begins."""
-        number = self._taken.get((stage, index))
-        row = None if number is None else self._table.read(number)
+        seat = self._taken.get((stage, index))
+        row = None if seat is None else self._table.read(seat.row)
         return row if row is not None and (row.stage, row.index) == (stage, index) else None
 
     def release(self, stage: str, index: int) -> Row | None:
         """Take the row back from a job that ended; what it said last, if its worker died."""
         last = self.row(stage, index)
-        number = self._taken.pop((stage, index), None)
-        if number is not None:
-            self._table.write(number, None)
-            self._free.append(number)
+        seat = self._taken.pop((stage, index), None)
+        if seat is not None:
+            # A thread that was left behind may come back: its ticket is no longer valid then.
+            self._table.clear(seat.row, seat.ticket)
+            self._free.append(seat.row)
         return last
 
     def stack(self, row: Row) -> str:
@@ -220,20 +221,31 @@ class _Table:
             self.memory = mmap.mmap(file.fileno(), 0)
         self.rows = (len(self.memory) - _HEAD_SIZE) // _ROW_SIZE
 
-    def write(self, number: int, row: Row | None) -> None:
+    def write(self, number: int, values: tuple[Any, ...]) -> None:
         at = _HEAD_SIZE + number * _ROW_SIZE
-        count = (_ROW.unpack_from(self.memory, at)[0] + 1) & 0xFFFFFFFF
-        if row is None:
-            values = (0, 0, 0, 0, 0, b"", b"")
-        else:
-            values = (row.index, row.pid, row.started_ns, row.part_ns, row.thread,
-                      row.stage.encode(), row.part.encode())  # fmt: skip
+        count = (_COUNT.unpack_from(self.memory, at)[0] + 1) & 0xFFFFFFFF
         _ROW.pack_into(self.memory, at, count, *values, count)
+
+    def write_part(self, number: int, ticket: int, part: str) -> None:
+        """Only the part, if the row is still that ticket's."""
+        at = _HEAD_SIZE + number * _ROW_SIZE
+        count, owner = _MINE.unpack_from(self.memory, at)
+        if owner != ticket:
+            return
+        count = (count + 1) & 0xFFFFFFFF
+        _COUNT.pack_into(self.memory, at, count)
+        _PART.pack_into(self.memory, at + _PART_AT, time.time_ns(), part.encode())
+        _COUNT.pack_into(self.memory, at + _LAST_AT, count)
+
+    def clear(self, number: int, ticket: int) -> None:
+        """Empty the row, if it is still that ticket's."""
+        if _MINE.unpack_from(self.memory, _HEAD_SIZE + number * _ROW_SIZE)[1] == ticket:
+            self.write(number, (0, 0, 0, 0, 0, b"", 0, b""))
 
     def read(self, number: int) -> Row | None:
         at = _HEAD_SIZE + number * _ROW_SIZE
         for _ in range(100):
-            first, index, pid, start, since, thread, stage, part, last = _ROW.unpack_from(
+            first, _, index, pid, thread, start, stage, since, part, last = _ROW.unpack_from(
                 self.memory, at
             )
             if first == last:
