@@ -14,9 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 from urllib.parse import urlsplit
 
-from opentelemetry.exporter.otlp.json.file import FileSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -24,6 +24,7 @@ from opentelemetry.trace import Span, Tracer
 
 from zemosaic import __version__
 from zemosaic.errors import UserError
+from zemosaic.observe.otlp_json import encode
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:4318"
 # The SDK's queue of 2,048 drops the oldest at 5,000 pairs a second; this one holds ten seconds
@@ -108,7 +109,7 @@ class Tracing:
             shutdown_on_exit=False,
         )
         self._stream = file.open("w", encoding="utf-8", newline="\n")
-        self._outlets = [_Outlet(file.name, FileSpanExporter(stream=self._stream), FILE_DELAY)]
+        self._outlets = [_Outlet(file.name, _FileExporter(self._stream), FILE_DELAY)]
         if endpoint:
             outlet = _Outlet(endpoint, _otlp_exporter(endpoint), OTLP_DELAY, self._took)
             outlet.had = {self.ids.first + number for number in had}
@@ -227,6 +228,21 @@ def _picture(span: ReadableSpan) -> ReadableSpan:
         end_time=time.time_ns(),
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+class _FileExporter(SpanExporter):
+    """Writes a batch as a line of OTLP/JSON, and hands it to the kernel at once."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        try:
+            self._stream.write(encode(spans))
+            self._stream.flush()
+        except (OSError, ValueError):  # a full disk; a text or number that JSON has no form for
+            return SpanExportResult.FAILURE
+        return SpanExportResult.SUCCESS
 
 
 class _Outlet(BatchSpanProcessor):
