@@ -186,7 +186,7 @@ def _opened(folder: Path) -> int:
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
-    return json.dumps(entry, separators=(",", ":"), default=_plain).encode() + b"\n"
+    return _encode(entry).encode() + b"\n"
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -218,3 +218,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, JobError):
         return vars(value)
     return value.tolist()
+
+
+_encode = json.JSONEncoder(separators=(",", ":"), default=_plain).encode
