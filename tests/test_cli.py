@@ -30,7 +30,7 @@ WriteTiles = Callable[..., list[Path]]
 
 COLUMNS = [
     "tile", "file", "channel", "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y",
-    "component", "pairs",
+    "component", "gain_group", "pairs",
 ]  # fmt: skip
 
 

@@ -78,6 +78,27 @@ class Truth:
         assert np.ptp(level) < tolerance * 1e3
 
 
+@pytest.mark.parametrize(("anchor", "known"), [(None, (1, 2)), (0, (0,)), (4, (1, 2))])
+def test_a_gain_that_nothing_ties_is_said_to_be_unknown(
+    anchor: int | None, known: tuple[int, ...]
+) -> None:
+    """Rows of a mosaic joined by flat sky: levels agree, gains of two groups are not compared."""
+    truth = Truth(3, 2)
+    rows = [
+        [replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)]
+        if (i // 3 == 0) != (j // 3 == 0) else [m]
+        for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True)
+    ]  # fmt: skip
+    found = solve(truth.i, truth.j, rows, truth.sky, anchor=anchor)
+    assert (found.component == 0).all()
+    groups = found.gain_group[:, 0].reshape(3, 3)
+    assert (groups == groups[:, :1]).all()
+    assert (groups[0] != groups[1]).all()
+    assert (groups[1] == groups[2]).all()
+    tied = np.isin(np.arange(9) // 3, known)
+    assert (np.isfinite(found.gain_err[:, 0]) == tied).all()
+
+
 def test_exact_pairs_give_the_truth() -> None:
     """Without noise gains and offsets come back to rounding, up to the gauge."""
     truth = Truth(5, 1)

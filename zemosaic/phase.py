@@ -413,6 +413,12 @@ class _Phase:
                 logging.WARNING,
                 f"the tiles form {groups} separate groups; how their levels relate is not known",
             )
+        if loose := solution.loose_gains:
+            self._note(
+                logging.WARNING,
+                f"no pair ties the gains of {loose} tiles to those of most others (too little "
+                "contrast in their overlaps): levels agree, and those gains keep the mean 1",
+            )
 
 
 def _known(index: int, name: str) -> dict[str, Any]:

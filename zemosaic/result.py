@@ -46,6 +46,12 @@ class PhaseSolution(Solution):
         return len(np.unique(self.component[self.component[:, 0] >= 0, 0]))
 
     @property
+    def loose_gains(self) -> int:
+        """Tiles in a component whose gain, in any channel, is not tied to most of it."""
+        loose = np.isnan(self.gain_err) & (self.pairs > 0)
+        return int(loose.any(axis=1).sum())
+
+    @property
     def suspects(self) -> list[int]:
         """Tiles most of whose pairs contradict the others, in any channel."""
         return [int(index) for index in np.flatnonzero(self.suspect.any(axis=1))]

@@ -59,12 +59,16 @@ class Solution:
         offset 0; a tile that could not be read has NaN.
     gain_err, offset_err : ndarray
         ``(T, C)`` standard errors within the component, gauge fixed; NaN: not known, because
-        nothing was measured.
+        nothing was measured. A gain that no pair ties to most of its component is not known.
     slope_x, slope_y : ndarray
         ``(T, C)`` float64 in ADU per pixel of the tile; 0 without planes.
     component : ndarray
         ``(T, C)`` int: tiles of one component are matched to one another; how two components
         relate is not known. -1 for a tile that could not be read.
+    gain_group : ndarray
+        ``(T, C)`` int: tiles that pairs with a measured gain join. Where a component has several,
+        its levels agree, and how the gains of two groups relate is not known: each keeps its mean
+        at 1. -1 for a tile that could not be read.
     pairs : ndarray
         ``(T, C)`` int: measured pairs of each tile.
     planes : ndarray
@@ -90,6 +94,7 @@ class Solution:
     slope_x: np.ndarray
     slope_y: np.ndarray
     component: np.ndarray
+    gain_group: np.ndarray
     pairs: np.ndarray
     planes: np.ndarray
     residual: np.ndarray
@@ -180,7 +185,7 @@ def solve(
     missing = np.isnan(sky)
     for name in ("gain", "offset", "slope_x", "slope_y"):
         stacked[name][missing] = np.nan
-    stacked["component"][missing] = -1
+    stacked["component"][missing] = stacked["gain_group"][missing] = -1
     return Solution(**stacked)
 
 
@@ -223,7 +228,7 @@ class _Channel:
         chi2 = self._plane_chi2()
         planes = self._has_planes(chi2)
         ends = planes[self.i]
-        log_gain, log_var, log_residual, log_chi = self._gains(ends)
+        log_gain, log_var, log_residual, log_chi, group = self._gains(ends)
         gain = np.exp(log_gain)
         offset, level_var = np.zeros(self.tiles), np.zeros(self.tiles)
         slope = np.zeros((self.tiles, 2))
@@ -238,7 +243,9 @@ class _Channel:
         nothing = count == 0
         gain[nothing], offset[nothing], slope[nothing] = 1.0, 0.0, 0.0
         held = self.model.startswith("offset")
-        gain_err = np.zeros(self.tiles) if held else gain * np.sqrt(log_var)
+        gain_err = np.where(self._tied(group), gain * np.sqrt(log_var), np.nan)
+        if held:
+            gain_err[:] = 0.0
         offset_err = np.sqrt(level_var)
         offset_err[nothing], gain_err[nothing] = np.nan, np.nan
         return {
@@ -249,6 +256,7 @@ class _Channel:
             "slope_x": slope[:, 0],
             "slope_y": slope[:, 1],
             "component": self.component,
+            "gain_group": self.component if held else group,
             "pairs": count,
             "planes": planes & ~nothing,
             "residual": self._per_pair(-residual),
@@ -285,7 +293,7 @@ class _Channel:
         return np.full(self.tiles, self.model.endswith("plane"))
 
     def _gains(self, ends: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Log-gains, their variances, and residuals of the pairs."""
+        """Log-gains, their variances, residuals of the pairs, and groups that gains join."""
         a = np.where(ends, self.with_plane, self.plain)
         err = np.where(ends, self.with_plane_err, self.plain_err)
         known = np.isfinite(a) & np.isfinite(err)
@@ -296,7 +304,18 @@ class _Channel:
             self.tiles, self.i[known], self.j[known], np.log(a[known]), relative**-2.0, self.anchor
         )
         chi[known] = np.abs(residual[known]) / relative
-        return log_gain, log_var, residual, chi
+        group = component_labels(self.tiles, self.i[known], self.j[known])
+        return log_gain, log_var, residual, chi, group
+
+    def _tied(self, group: np.ndarray) -> np.ndarray:
+        """Whether a tile's gain is tied to the anchor's, or to most of its component."""
+        size = np.bincount(group)[group]
+        chosen = np.zeros(self.component.max(initial=-1) + 1, dtype=int)
+        order = np.lexsort((group, -size))[::-1]  # the largest group last, of several the first
+        chosen[self.component[order]] = group[order]
+        if self.anchor is not None:
+            chosen[self.component[self.anchor]] = group[self.anchor]
+        return (group == chosen[self.component]) & (size > 1)
 
     def _reference_levels(self) -> np.ndarray:
         """Mean pivot of each tile over its pairs, its sky level where it has none; ADU."""
