@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -24,6 +25,7 @@ from zemosaic.runtime.pool import part
 from zemosaic.runtime.schedule import Outcome
 
 PREVIEWS = "previews"  # folder in the run folder; gone when the run has finished
+MAPPED = 32  # previews that a worker keeps mapped
 HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
 
 TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
@@ -141,12 +143,32 @@ def restored(plain: dict[str, Any] | None, path: Path) -> Preview | None:
     return Preview(plain["x0"], plain["y0"], none, none, *arrays)
 
 
+def _loaded(preview: Preview, path: Path) -> Preview:
+    """A preview with its arrays, which a worker keeps mapped for the next pairs of the tile."""
+    if sys.platform == "win32":  # where a file that is mapped cannot be removed
+        return preview.load(path)
+    found = os.stat(path)
+    return _mapped(path, (found.st_ino, found.st_mtime_ns), preview)
+
+
+def _mapped(path: Path, stamp: tuple[int, int], preview: Preview) -> Preview:
+    kept = _maps.get(path)
+    if kept is None or kept[0] != stamp:
+        if len(_maps) >= MAPPED:
+            _maps.pop(next(iter(_maps)))
+        kept = _maps[path] = stamp, preview.load(path)
+    return kept[1]
+
+
+_maps: dict[Path, tuple[tuple[int, int], Preview]] = {}  # of this worker
+
+
 def measure(
     first: tuple[Preview, Path], second: tuple[Preview, Path], model: str
 ) -> tuple[Measurement, ...]:
     """Measure a pair from the previews that were kept."""
     with part("load"):
-        a, b = (preview.load(path) for preview, path in (first, second))
+        a, b = (_loaded(preview, path) for preview, path in (first, second))
     with part("fit"):
         return measure_pair(a, b, model)
 
