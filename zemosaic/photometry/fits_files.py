@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS, WcsError
+from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY, Sip, WcsError
 
 from zemosaic.errors import UserError
 
@@ -118,4 +118,35 @@ def header_wcs(path: Path, header: fits.Header, hdus: fits.HDUList) -> WCS:
     except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
         why = " ".join(str(error).split())
         raise TileError(f"{path}: its WCS cannot be read ({why}); solve the plate again") from None
+    return wcs
+
+
+def wcs_numbers(wcs: WCS) -> dict[str, Any] | None:
+    """What defines a celestial WCS, to the last digit; None if it holds more than this knows.
+
+    On its way through a pickle a WCS loses digits, and takes longer than a tile takes to read.
+    """
+    if any((wcs.cpdis1, wcs.cpdis2, wcs.det2im1, wcs.det2im2)):
+        return None
+    names = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
+    matrix = ("cd",) if wcs.wcs.has_cd() else ("pc", "cdelt")
+    numbers = {name: getattr(wcs.wcs, name) for name in (*names, *matrix)}
+    for name in ("ctype", "cunit"):
+        numbers[name] = [str(text) for text in numbers[name]]
+    numbers["pv"] = wcs.wcs.get_pv()
+    sip = wcs.sip
+    numbers["sip"] = sip and (sip.a, sip.b, sip.ap, sip.bp, sip.crpix)
+    same = wcs.wcs.compare(wcs_of(numbers).wcs, WCSCOMPARE_ANCILLARY)
+    return numbers if same else None
+
+
+def wcs_of(numbers: dict[str, Any]) -> WCS:
+    """The WCS that `wcs_numbers` took apart."""
+    wcs = WCS(naxis=2)
+    for name, value in numbers.items():
+        if name not in ("pv", "sip"):
+            setattr(wcs.wcs, name, value)
+    wcs.wcs.set_pv(numbers["pv"])
+    wcs.sip = numbers["sip"] and Sip(*numbers["sip"])
+    wcs.wcs.set()
     return wcs

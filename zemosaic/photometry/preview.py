@@ -107,7 +107,12 @@ class Preview:
 
     def save(self, path: Path) -> None:
         """Write the preview where `load` finds it."""
-        np.save(path, np.concatenate([self.values, self.variance]))
+        header = np.lib.format.header_data_from_array_1_0(self.values)
+        header["shape"] = (2 * len(self.values), *self.values.shape[1:])
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            self.values.tofile(file)
+            self.variance.tofile(file)
 
     def load(self, path: Path) -> Preview:
         """The same preview with the arrays of `path`, read from disk as they are touched."""

@@ -23,6 +23,8 @@ from zemosaic.photometry.fits_files import (
     mask_image,
     open_fits,
     pixel_source,
+    wcs_numbers,
+    wcs_of,
 )
 
 
@@ -66,15 +68,18 @@ class Tile:
     weight: np.ndarray | None = None
     hdu: HduKey = None
     mask_hdu: HduKey = None
+    wcs_numbers: dict[str, Any] | None = None
     array_wcs: WCS | None = None
 
     @cached_property
     def wcs(self) -> WCS:
         """Celestial, two axes, pixel (0, 0) at the centre of the first pixel.
 
-        That of a file is read from it by every process that needs it: on its way through a
-        pickle a WCS loses digits, and time.
+        On its way through a pickle a WCS loses digits, and time: so it is made anew from its
+        numbers, or read again from the file where it holds more than these.
         """
+        if self.wcs_numbers is not None:
+            return wcs_of(self.wcs_numbers)
         if self.path is None:
             return self.array_wcs
         with open_fits(self.path) as hdus:
@@ -128,8 +133,6 @@ class Tile:
             return
         with open_fits(self.path) as hdus:
             image = image_hdu(hdus, self.path, self.hdu)
-            # While the header is there: opening the file again would cost as much as reading it.
-            self.__dict__.setdefault("wcs", _file_wcs(self.path, image, hdus))
             mask = None
             if self.mask_hdu is not None:
                 mask = mask_image(hdus, self.path, self.mask_hdu).data
@@ -256,15 +259,18 @@ def tile_from_array(
     except ValueError as error:
         raise TileError(f"{name}: {error}") from None
     shape = _checked_shape(name, planes.shape)
-    # Once through a pickle, which rounds: the same bits then in this process and in workers.
-    wcs = pickle.loads(pickle.dumps(_celestial(name, wcs)))
+    wcs = _celestial(name, wcs)
+    if (numbers := wcs_numbers(wcs)) is None:
+        # Once through a pickle, which rounds: the same bits then in this process and in workers.
+        wcs = pickle.loads(pickle.dumps(wcs))
     weight = None if weight is None else np.asarray(weight)
     if weight is not None and weight.shape != shape:
         raise TileError(f"{name}: its weights have the shape {weight.shape}, the image {shape}")
     mask = None if mask is None else np.asarray(mask)
     return Tile(
         name, shape, planes.shape[0], *_on_sky(name, wcs, shape),
-        data=array, mask=mask, weight=weight, array_wcs=wcs,
+        data=array, mask=mask, weight=weight,
+        wcs_numbers=numbers, array_wcs=wcs if numbers is None else None,
     )  # fmt: skip
 
 
@@ -305,7 +311,7 @@ def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey
         wcs = _file_wcs(path, image, hdus)
     return Tile(
         path.name, shape, channels, *_on_sky(str(path), wcs, shape),
-        path=path, hdu=hdu, mask_hdu=mask_hdu,
+        path=path, hdu=hdu, mask_hdu=mask_hdu, wcs_numbers=wcs_numbers(wcs),
     )  # fmt: skip
 
 
