@@ -260,7 +260,7 @@ def tile_from_array(
         raise TileError(f"{name}: {error}") from None
     shape = _checked_shape(name, planes.shape)
     wcs = _celestial(name, wcs)
-    if (numbers := wcs_numbers(wcs)) is None:
+    if (numbers := wcs_numbers(wcs, edge_points(shape, 8))) is None:
         # Once through a pickle, which rounds: the same bits then in this process and in workers.
         wcs = pickle.loads(pickle.dumps(wcs))
     weight = None if weight is None else np.asarray(weight)
@@ -311,7 +311,7 @@ def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey
         wcs = _file_wcs(path, image, hdus)
     return Tile(
         path.name, shape, channels, *_on_sky(str(path), wcs, shape),
-        path=path, hdu=hdu, mask_hdu=mask_hdu, wcs_numbers=wcs_numbers(wcs),
+        path=path, hdu=hdu, mask_hdu=mask_hdu, wcs_numbers=wcs_numbers(wcs, edge_points(shape, 8)),
     )  # fmt: skip
 
 
