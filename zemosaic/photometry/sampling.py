@@ -75,7 +75,7 @@ def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray |
 def _block_sum(planes: np.ndarray, block: int) -> np.ndarray:
     c, h, w = planes.shape
     planes = planes[:, : h - h % block, : w - w % block]
-    rows = planes.reshape(c, h // block, block, -1).sum(axis=2)
+    rows = planes.reshape(c, h // block, block, w - w % block).sum(axis=2)
     total = rows[..., ::block].copy()
     for k in range(1, block):
         total += rows[..., k::block]
