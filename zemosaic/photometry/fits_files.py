@@ -126,8 +126,10 @@ def wcs_numbers(wcs: WCS, xy: np.ndarray) -> dict[str, Any] | None:
 
     On its way through a pickle a WCS loses digits, and takes longer than a tile takes to read.
     What is made anew of the numbers must see the same sky in the pixels `xy`, to the bit:
-    lookup tables and the polynomials of TPV are not among the numbers.
+    lookup tables, the polynomials of TPV and CROTA are not among the numbers.
     """
+    if wcs.wcs.has_crota():  # hides its matrix
+        return None
     names = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
     matrix = ("cd",) if wcs.wcs.has_cd() else ("pc", "cdelt")
     numbers = {name: getattr(wcs.wcs, name) for name in (*names, *matrix)}
