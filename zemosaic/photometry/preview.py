@@ -116,7 +116,7 @@ class Preview:
 
     def load(self, path: Path) -> Preview:
         """The same preview with the arrays of `path`, read from disk as they are touched."""
-        both = np.load(path, mmap_mode="r")
+        both = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap cost more
         c = len(both) // 2
         return replace(self, values=both[:c], variance=both[c:])
 

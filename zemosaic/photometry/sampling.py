@@ -76,8 +76,10 @@ def _block_sum(planes: np.ndarray, block: int) -> np.ndarray:
     c, h, w = planes.shape
     planes = planes[:, : h - h % block, : w - w % block]
     rows = planes.reshape(c, h // block, block, w - w % block).sum(axis=2)
-    total = rows[..., ::block].copy()
-    for k in range(1, block):
+    if block == 1:
+        return rows
+    total = rows[..., ::block] + rows[..., 1::block]
+    for k in range(2, block):
         total += rows[..., k::block]
     return total
 
@@ -185,9 +187,9 @@ def _splined(
     """Samples of smoothed planes ``(P, h, w)``, and the variance factor of each."""
     p, h, w = planes.shape
     height, width = shape
-    values = np.full((p, height, width), np.nan, dtype=np.float32)
-    factor = np.full(shape, np.nan, dtype=np.float32)
+    values, factor = np.empty((p, *shape), dtype=np.float32), np.empty(shape, dtype=np.float32)
     if min(h, w) < 3:
+        values[:], factor[:] = np.nan, np.nan
         return values, factor
     flat = planes.reshape(p, h * w)
     nodes = between(nodes - 1, 0, width, 2)  # smoothing took the outermost blocks
