@@ -19,7 +19,7 @@ MIN_FRACTION = 0.8  # of the kernel that must be there: without a side it leans 
 STRIP_PIXELS = 1 << 18  # read at once: 1 MiB
 STRIP_ROWS = 32  # smoothed at once
 STRIP_CELLS = 1 << 14  # sampled at once: ten or so arrays of 64 KiB
-DIFFERENCES = 1 << 16  # about as many as these tell the noise of a block to 0.3 %
+DIFFERENCES = 3 << 15  # about as many as these tell the noise of a block to 0.3 %
 
 
 def block_means(tile: Tile, block: int) -> tuple[np.ndarray, np.ndarray | None]:
