@@ -107,7 +107,7 @@ def block_noise(means: np.ndarray) -> float:
     if not len(squares):
         return 0.0
     variance = float(np.median(squares[:: max(1, len(squares) >> 14)])) / 0.6745**2
-    for _ in range(6):
+    for _ in range(4):
         # The rms of a normal distribution cut at ±2 sigma is 0.8796 sigma.
         kept = squares[squares < 4 * variance]
         if not len(kept):
