@@ -238,12 +238,17 @@ def _observe(
         _add_cloud(image)
     factor = rng.uniform(*scene.gains, size=channels)
     added = rng.uniform(-scene.offset, scene.offset, size=channels)
-    data = image * factor[:, None, None]
+    image *= factor[:, None, None]
     if scene.electrons > 0:
-        sigma = np.sqrt(np.maximum(data, 0) / scene.electrons + scene.read_noise**2)
+        sigma = np.maximum(image, 0)
+        sigma /= scene.electrons
+        sigma += scene.read_noise**2
+        np.sqrt(sigma, out=sigma)
         noise = np.random.default_rng([scene.seed, 4, index])
-        data += sigma * noise.standard_normal(data.shape, dtype=np.float32)
-    data = (data + added[:, None, None]).astype(np.float32)
+        sigma *= noise.standard_normal(image.shape, dtype=np.float32)
+        image += sigma
+    image += added[:, None, None]
+    data = image.astype(np.float32)
     if scene.border:
         _tear_border(data, rng)
     name = f"tile_{index:04d}.fits"
@@ -279,11 +284,9 @@ def _spline_between(nodes: np.ndarray, pixels: int, step: int) -> np.ndarray:
         (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6,
     )  # fmt: skip
     count = -(-pixels // step)
-    first = MARGIN - 1
-    values = sum(
-        nodes[first + k : first + k + count, np.newaxis] * weight
-        for k, weight in enumerate(weights)
-    )
+    values = np.zeros((count, step, nodes.shape[1]))
+    for k, weight in enumerate(weights, MARGIN - 1):
+        values += nodes[k : k + count, np.newaxis] * weight
     return values.reshape(count * step, -1)[:pixels]
 
 
