@@ -1,14 +1,18 @@
-"""How the numerics grow with the number of tiles: overlap search, pruning, repetition, solver.
+"""How the numerics grow with the number of tiles: overlap search, pruning, solver, previews.
 
-    python benchmarks/scale.py [--sizes N ...] [--only NAME ...] [--json FILE]
+    python benchmarks/scale.py [--quick] [--sizes N ...] [--only NAME ...] [--json FILE]
 
 The footprints are those of a mosaic in which each tile overlaps its eight neighbours, on a patch
 of sky; "mixed" has 1 % of them between 0.1 and 6 times as large and five that cover most of a
 hundred thousand. The solver gets pairs of known truth with noise and 1 % outliers, as
 `PairMeasurement` objects whose making is not in the time; "planes" is the model gain+plane,
-"islands" are tiles in pairs. χ² is that of (estimate - truth) / error; 1 is honest. The exponent
-is the growth of the processor's time since the size before. Each line is measured in a process of
-its own; "before" is its memory when the clock starts: interpreter, libraries and input.
+"islands" are tiles in pairs. "previews" is the whole phase on tiles of 1080 × 1920, eight
+neighbours each: nine frames of a sky that repeats itself serve as all tiles, so that only their
+previews and what is known of pairs grow; memory is that of the tree of processes.
+
+χ² is that of (estimate - truth) / error; 1 is honest. The exponent is the growth of the
+processor's time since the size before. Each line is measured in a process of its own; "before" is
+its memory when the clock starts: interpreter, libraries and input.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -24,14 +29,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.wcs import WCS
+from harness import cpu_seconds, memory_of
 
+from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.measure import PairMeasurement
 from zemosaic.photometry.overlap import find_overlaps, prune, repetition
+from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.photometry.solve import TileFrame, solve
 
+FRAME = (1080, 1920)
 STEP = 0.05  # degrees between neighbours
 SIZES = (10_000, 30_000, 100_000)
-CASES = ("overlaps", "overlaps, mixed", "solver", "solver, planes", "solver, islands")
+CASES = ("overlaps", "overlaps, mixed", "solver", "solver, planes", "solver, islands", "previews")
+FEWER = {"previews": (500, 2_000)}  # cases with sizes of their own
+QUICK = 10  # times smaller
 MOST = {"solver, planes": 30_000}  # tiles, unless they are asked for by --only
 
 
@@ -176,16 +188,62 @@ def overlapping(tiles: int, case: str) -> list[dict[str, Any]]:
     return rows
 
 
+def same_sky(tiles: int) -> list[Tile]:
+    """Tiles on a lattice; the sky has its period, so that nine arrays serve all of them."""
+    rng = np.random.default_rng(3)
+    h, w = FRAME
+    period = h * 3 // 4, w * 3 // 4
+    scene = Scene(tiles=1, shape=period, electrons=0)
+    (first,) = simulate(scene)
+    sky = np.tile(first.data, (2, 2))[:h, :w]
+    frames = [sky + rng.normal(0, 10, FRAME).astype(np.float32) for _ in range(9)]
+    columns = math.isqrt(tiles)
+    given = []
+    for row, column in (divmod(k, columns) for k in range(tiles)):
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [120.0, 30.0]
+        wcs.wcs.cdelt = [-1e-4, 1e-4]
+        wcs.wcs.crpix = [(columns / 2 - column) * period[1], (columns / 2 - row) * period[0]]
+        given.append(tile_from_array(frames[row % 3 * 3 + column % 3], wcs))
+    return given
+
+
+def previewing(tiles: int) -> list[dict[str, Any]]:
+    """The phase from arrays to the solution: time and memory of all its processes."""
+    given, before = same_sky(tiles), memory()
+    start, spent = time.perf_counter(), cpu_seconds()
+    with memory_of(os.getpid()) as peaks:
+        found = calibrate(given, Settings(neighbours=8), observers=[])
+    if found.failed:
+        raise SystemExit(f"a tile failed: {found.failed[min(found.failed)]}")
+    seconds = time.perf_counter() - start
+    row = {"step": "previews", "tiles": tiles, "pairs": len(found.records), "before": before}
+    cpu, peak = cpu_seconds() - spent, peaks[0] / 2**30
+    return [{**row, "seconds": seconds, "cpu": cpu, "peak": peak, "chi2": None}]
+
+
+def run(tiles: int, case: str) -> list[dict[str, Any]]:
+    """One case of one size."""
+    if case == "previews":
+        return previewing(tiles)
+    return (solving if case.startswith("solver") else overlapping)(tiles, case)
+
+
+def sizes(case: str, quick: bool) -> list[int]:
+    """The numbers of tiles of a case, unless they are asked for."""
+    return [tiles // (QUICK if quick else 1) for tiles in FEWER.get(case, SIZES)]
+
+
 def main() -> None:
     """Print a table in markdown; write all figures as JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of tiles")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} times smaller")
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of tiles")
     parser.add_argument("--only", nargs="+", choices=CASES, help="these cases alone")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--here", action="store_true", help="one case, in this process")
     options = parser.parse_args()
     if options.here:
-        run = solving if options.only[0].startswith("solver") else overlapping
         print(json.dumps(run(options.sizes[0], options.only[0]), default=float))
         return
     results: list[dict[str, Any]] = []
@@ -193,7 +251,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for case in options.only or CASES:
         previous: dict[str, dict[str, Any]] = {}
-        for tiles in sorted(options.sizes):
+        for tiles in sorted(options.sizes or sizes(case, options.quick)):
             if not options.only and tiles > MOST.get(case, tiles):
                 continue
             command = [sys.executable, __file__, "--here", "--sizes", str(tiles), "--only", case]

@@ -219,6 +219,58 @@ def test_what_is_not_finite_is_no_datum(save: Save) -> None:
         assert np.isnan(pixels).sum() == 4
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 96, 500])
+@pytest.mark.parametrize(
+    "data",
+    [
+        IMAGE, IMAGE.astype(">f8"), IMAGE.astype("i2"), IMAGE.astype("u2"), IMAGE[None, None],
+        COLOURS, COLOURS[:, None], np.moveaxis(COLOURS, 0, -1), np.moveaxis(COLOURS, 0, -1)[None],
+    ],
+    ids=["f4", "f8", "i2", "u2", "11HW", "CHW", "C1HW", "HWC", "1HWC"],
+)  # fmt: skip
+def test_strips_are_the_tile_from_top_to_bottom(data: np.ndarray, rows: int, save: Save) -> None:
+    """Of any height, from a file that is plain or packed, and from an array, with a mask."""
+    mask = image(MASK, "MASK")
+    plain = save(primary(data), mask)
+    packed = plain.with_name("tile.fits.gz")
+    packed.write_bytes(gzip.compress(plain.read_bytes(), 1))
+    whole = open_tile(plain, mask_hdu="MASK").pixels()
+    assert np.isnan(whole).any()
+    for tile in (
+        open_tile(plain, mask_hdu="MASK"),
+        open_tile(packed, mask_hdu="MASK"),
+        tile_from_array(data, WCS_OF_IMAGE, MASK),
+    ):
+        strips = list(tile.strips(rows))
+        assert {strip.shape[1] for strip in strips[:-1]} <= {rows}
+        assert all(strip.dtype == np.float32 for strip in strips)
+        np.testing.assert_array_equal(np.concatenate(strips, axis=1), whole)
+
+
+def test_strips_of_scaled_and_of_compressed_pixels(save: Save) -> None:
+    """BSCALE, BZERO and BLANK hold for a part as for the whole; so does compression."""
+    raw = np.arange(IMAGE.size, dtype=np.int16).reshape(IMAGE.shape)
+    path = save(primary(raw))
+    add_cards(path, b"BSCALE  = 0.5", b"BZERO   = 100.0", b"BLANK   = 77")
+    packed = fits.CompImageHDU(IMAGE, HEADER, compression_type="GZIP_1", quantize_level=0)
+    for tile in (open_tile(path), open_tile(save(fits.PrimaryHDU(), packed, name="packed.fits"))):
+        strips = np.concatenate(list(tile.strips(10)), axis=1)
+        np.testing.assert_array_equal(strips, tile.pixels())
+        assert np.isfinite(strips).any()
+
+
+def test_a_file_cut_short_is_an_error_of_one_line(save: Save) -> None:
+    """However it is read, pixels that are not there are never made up."""
+    path = save(primary(IMAGE))
+    path.write_bytes(path.read_bytes()[:-6_000])
+    for read in (Tile.pixels, lambda tile: list(tile.strips(10))):
+        with pytest.raises(
+            TileError, match=r"tile\.fits: cannot be read as FITS .*; copy"
+        ) as caught:
+            read(open_tile(path))
+        assert "\n" not in str(caught.value)
+
+
 def test_pixels_belong_to_the_caller() -> None:
     """Changing what `pixels` gave leaves the array of the tile as it was."""
     data = IMAGE.copy()
@@ -420,6 +472,44 @@ def test_a_pickled_tile_lies_where_it_lay(sip: bool, save: Save) -> None:
         np.testing.assert_array_equal(pixel_to_sky(copy.wcs, corners), here)
         np.testing.assert_array_equal(copy.corners, tile.corners)
         np.testing.assert_array_equal(copy.pixels(), tile.pixels())
+
+
+def turned(**cards: Any) -> fits.Header:
+    """The header with a rotation in one of the old ways, and other cards."""
+    header = HEADER.copy()
+    for key in ("PC1_1", "PC1_2", "PC2_1", "PC2_2"):
+        header.remove(key, ignore_missing=True)
+    header.update(cards)
+    return header
+
+
+@pytest.mark.parametrize(
+    ("header", "numbers"),
+    [
+        (HEADER, True),
+        (turned(CD1_1=-6.6e-4, CD1_2=1e-5 / 3, CD2_1=1e-5 / 7, CD2_2=6.6e-4), True),
+        (turned(LONPOLE=170.0, RADESYS="FK5", EQUINOX=1975.0), True),
+        (turned(CTYPE1="RA---ZPN", CTYPE2="DEC--ZPN", PV2_1=1.0, PV2_3=1 / 3), True),
+        (turned(CROTA2=12.345), False),
+        (turned(CTYPE1="RA---TPV", CTYPE2="DEC--TPV", PV1_1=1.0, PV2_1=1.0, PV1_4=1 / 70), False),
+    ],
+    ids=["PC", "CD", "frame", "ZPN", "CROTA", "TPV"],
+)
+def test_every_kind_of_wcs_is_the_same_in_a_worker(
+    header: fits.Header, numbers: bool, save: Save
+) -> None:
+    """To the bit, whether its numbers say it all or the file has to be opened again."""
+    path = save(primary(IMAGE, header))
+    tile = open_tile(path)
+    copy: Tile = pickle.loads(pickle.dumps(tile))
+    if numbers:
+        path.unlink()
+    xy = np.random.default_rng(1).uniform(-50, 200, (100, 2))
+    assert (copy.wcs_numbers is not None) == numbers
+    truth = WCS(header) if numbers else open_tile(path).wcs
+    np.testing.assert_array_equal(pixel_to_sky(copy.wcs, xy), pixel_to_sky(truth, xy))
+    assert copy.wcs.wcs.radesys == truth.wcs.radesys
+    np.testing.assert_array_equal(copy.corners, tile.corners)
 
 
 def test_a_pickled_file_tile_is_small_and_holds_no_pixels(save: Save) -> None:

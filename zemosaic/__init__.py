@@ -8,15 +8,16 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from zemosaic.phase import calibrate
+    from zemosaic.photometry.fits_files import TileError
     from zemosaic.photometry.solve import Solution
-    from zemosaic.photometry.tiles import Tile, TileError, open_tile, tile_from_array
+    from zemosaic.photometry.tiles import Tile, open_tile, tile_from_array
     from zemosaic.settings import Settings
 
 _HOMES = {
     "calibrate": "zemosaic.phase",
     "Solution": "zemosaic.photometry.solve",
     "Tile": "zemosaic.photometry.tiles",
-    "TileError": "zemosaic.photometry.tiles",
+    "TileError": "zemosaic.photometry.fits_files",
     "open_tile": "zemosaic.photometry.tiles",
     "tile_from_array": "zemosaic.photometry.tiles",
     "Settings": "zemosaic.settings",

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from zemosaic import __version__
+from zemosaic.photometry.fits_files import TileError
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.preview import Grid, Preview, make_preview
-from zemosaic.photometry.tiles import Tile, TileError, open_tile, tile_from_array
+from zemosaic.photometry.tiles import Tile, open_tile, tile_from_array
 from zemosaic.runtime.events import JobError
 from zemosaic.runtime.pool import part
 from zemosaic.runtime.schedule import Outcome

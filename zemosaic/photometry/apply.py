@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from zemosaic.photometry.fits_files import TileError, image_hdu, open_fits
 from zemosaic.photometry.solve import Correction
-from zemosaic.photometry.tiles import Tile, TileError, from_planes, image_hdu, open_fits, to_planes
+from zemosaic.photometry.tiles import Tile, from_planes, to_planes
 
 
 def correct(data: np.ndarray, correction: Correction) -> np.ndarray:

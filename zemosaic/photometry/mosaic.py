@@ -9,8 +9,9 @@ import numpy as np
 from astropy.io import fits
 
 from zemosaic.photometry.apply import correct, write_whole
+from zemosaic.photometry.fits_files import HduKey
 from zemosaic.photometry.solve import Correction
-from zemosaic.photometry.tiles import HduKey, open_tile
+from zemosaic.photometry.tiles import open_tile
 
 
 def write_mosaic(

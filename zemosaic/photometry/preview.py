@@ -1,10 +1,6 @@
 """One tile -> one preview on the mosaic's shared coarse grid.
 
 Every tile is read once and resampled once, here; a pair is then a slice of two previews.
-The path of a pixel: mean over blocks of half a cell, a [1, 2, 1] smoothing of the blocks, then
-sampling at the centres of the grid's cells with a quadratic B-spline. What a cell holds is thus
-the sky seen through one smooth kernel about a cell wide, the same wherever the cell falls
-between the tile's pixels and however the tile is turned; blocks as large as a cell would alias.
 Where the centres lie in the tile is computed through both WCSs on every sixteenth cell and
 interpolated in between, as SWarp does.
 """
@@ -18,19 +14,25 @@ from pathlib import Path
 import numpy as np
 from astropy.wcs import WCS, NoConvergence
 
+from zemosaic.photometry.fits_files import TileError
+from zemosaic.photometry.sampling import (
+    NODE_STEP,
+    between,
+    block_means,
+    block_noise,
+    local_contrast,
+    sample,
+)
 from zemosaic.photometry.tiles import (
     Tile,
-    TileError,
     edge_points,
     pixel_to_sky,
     unit_vectors,
 )
 
-NODE_STEP = 16  # cells between exact positions; SIP bends by < 0.01 pixel over this
 BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washes out
 MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
 MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
-MIN_FRACTION = 0.8  # of the kernel that must be there: without a side it leans to the other
 # A cell errs by this part of the local contrast: registration and seeing move light from one
 # cell to the next. Measured on simulated tiles whose seeing differs by 10 %.
 CONTRAST_ERROR = 0.05
@@ -105,11 +107,16 @@ class Preview:
 
     def save(self, path: Path) -> None:
         """Write the preview where `load` finds it."""
-        np.save(path, np.concatenate([self.values, self.variance]))
+        header = np.lib.format.header_data_from_array_1_0(self.values)
+        header["shape"] = (2 * len(self.values), *self.values.shape[1:])
+        with path.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            self.values.tofile(file)
+            self.variance.tofile(file)
 
     def load(self, path: Path) -> Preview:
         """The same preview with the arrays of `path`, read from disk as they are touched."""
-        both = np.load(path, mmap_mode="r")
+        both = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap cost more
         c = len(both) // 2
         return replace(self, values=both[:c], variance=both[c:])
 
@@ -158,70 +165,22 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
         The tile cannot be read or has no valid pixel.
     """
     step = max(1, min(round(grid.step / tile.scale), *tile.shape))
-    planes = tile.pixels()
-    if tile.weight is not None:  # takes the same way to the grid as one more plane
-        relative = tile.weight / np.median(tile.weight[tile.weight > 0])
-        planes = np.concatenate([planes, relative[np.newaxis].astype(np.float32)])
-    means, fraction = block_mean(planes, step)
-    noise = np.array([_noise(plane) for plane in means[: tile.channels]])
-    x0, y0, w, h = _box(tile, grid)
-    x, y = cell_positions(tile, grid, (x0, y0, w, h))
-    values, factor, missing = _sample(
-        means, fraction, (x + 0.5) / step - 0.5, (y + 0.5) / step - 0.5
-    )
+    means, fraction = block_means(tile, step)
+    noise = np.array([block_noise(plane) for plane in means[: tile.channels]], dtype=np.float32)
+    x0, y0, w, h = box = _box(tile, grid)
+    nodes = (_nodes(tile, grid, box) + 0.5) / step - 0.5
+    values, factor, missing = sample(means, fraction, nodes, (h, w))
     if tile.weight is not None:
-        factor = factor[:-1] / values[-1]
-        values, missing = values[:-1], missing[:-1]
+        factor, values = factor[: tile.channels] / values[-1], values[:-1]
     if not np.isfinite(values).any(axis=(1, 2)).all():
         raise TileError(f"{tile.name}: has no valid pixel in at least one channel; leave it out")
-    variance = noise.astype(np.float32)[:, None, None] ** 2 * factor
     # Without a part of it the kernel leans to the other side, by as much.
-    variance += ((np.float32(CONTRAST_ERROR) + missing) * local_contrast(values)) ** 2
+    moved = local_contrast(values)
+    moved *= np.float32(CONTRAST_ERROR) + missing[: tile.channels]
+    variance = noise[:, None, None] ** 2 * factor
+    variance += np.square(moved, out=moved)
     sky = np.array([_median(plane) for plane in values])
     return Preview(x0, y0, values, variance, sky, *_place(tile, grid))
-
-
-def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Mean of the valid pixels of each block, and the fraction of its pixels that are valid.
-
-    Parameters
-    ----------
-    planes : ndarray
-        ``(C, H, W)`` float32, NaN where there is no datum.
-    block : int
-        Side of a block in pixels; rows and columns beyond the last whole block are left out.
-
-    Returns
-    -------
-    means : ndarray
-        ``(C, H // block, W // block)`` float32; 0 where no pixel is valid.
-    fraction : ndarray or None
-        Of the same shape; None where all pixels are valid.
-    """
-    valid = np.isfinite(planes)
-    if valid.all():
-        return _block_sum(planes, block) / np.float32(block * block), None
-    counts = _block_sum(valid.astype(np.float32), block)
-    sums = _block_sum(np.where(valid, planes, np.float32(0)), block)
-    return sums / np.maximum(counts, 1), counts / np.float32(block * block)
-
-
-def _block_sum(planes: np.ndarray, block: int) -> np.ndarray:
-    c, h, w = planes.shape
-    planes = planes[:, : h - h % block, : w - w % block]
-    rows = planes.reshape(c, h // block, block, -1).sum(axis=2)
-    total = rows[..., ::block].copy()
-    for k in range(1, block):
-        total += rows[..., k::block]
-    return total
-
-
-def _smoothed(planes: np.ndarray) -> np.ndarray:
-    """Convolution with [1, 2, 1] / 4 along both axes; without the outermost blocks."""
-    rows = planes[:, :-2] + 2 * planes[:, 1:-1] + planes[:, 2:]
-    both = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]
-    both *= np.float32(1 / 16)
-    return both
 
 
 def _median(plane: np.ndarray) -> float:
@@ -232,30 +191,6 @@ def _median(plane: np.ndarray) -> float:
         if len(known) > 1000 or thin == 1:
             break
     return float(np.median(known))
-
-
-def _noise(means: np.ndarray) -> float:
-    """Noise of a block from second differences: blind to slopes, hardly moved by stars."""
-    thin = 4 if means.size > 1 << 16 else 1  # a quarter of a large tile tells as much
-    differences = [
-        lines[:, 2:] - 2 * lines[:, 1:-1] + lines[:, :-2]
-        for lines in (means[::thin], means.T[::thin])
-        if lines.shape[1] > 2
-    ]
-    if not differences:
-        return 0.0
-    flat = np.abs(np.concatenate([d.ravel() for d in differences]))
-    flat = flat[flat > 0]  # padding and constant areas say nothing
-    if not len(flat):
-        return 0.0
-    sigma = float(np.median(flat)) / 0.6745
-    for _ in range(5):
-        # The rms of a normal distribution cut at ±2 sigma is 0.8796 sigma.
-        kept = flat[flat < 2 * sigma]
-        if not len(kept):
-            break
-        sigma = float(np.sqrt(np.mean(np.square(kept, dtype=np.float64)))) / 0.8796
-    return sigma / np.sqrt(6.0)
 
 
 def _box(tile: Tile, grid: Grid) -> tuple[int, int, int, int]:
@@ -281,6 +216,12 @@ def cell_positions(
     tile: Tile, grid: Grid, box: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the centres of the cells of a box lie in a tile: pixel x and y, ``(h, w)``."""
+    x, y = between(between(_nodes(tile, grid, box), 0, box[2], 2), 0, box[3], 1)
+    return x, y
+
+
+def _nodes(tile: Tile, grid: Grid, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Pixel x and y ``(2, rows, columns)`` of every sixteenth cell of a box: x0, y0, w, h."""
     x0, y0, w, h = box
     nodes_x = np.arange(0, w + NODE_STEP, NODE_STEP)
     nodes_y = np.arange(0, h + NODE_STEP, NODE_STEP)
@@ -290,85 +231,4 @@ def cell_positions(
         xy = tile.wcs.all_world2pix(sky, 0, quiet=True, maxiter=40)
     except NoConvergence as error:  # quiet still raises where nothing converged
         xy = error.best_solution
-    shape = (len(nodes_y), len(nodes_x))
-    x, y = (_interpolated(_interpolated(xy[:, k].reshape(shape), h, 0), w, 1) for k in (0, 1))
-    return x, y
-
-
-def _interpolated(nodes: np.ndarray, cells: int, axis: int) -> np.ndarray:
-    """Values at `cells` cells along an axis, linear between nodes NODE_STEP apart."""
-    position = np.arange(cells) / NODE_STEP
-    below = position.astype(int)
-    part = np.expand_dims(position - below, 1 - axis)
-    return nodes.take(below, axis) * (1 - part) + nodes.take(below + 1, axis) * part
-
-
-def _sample(
-    means: np.ndarray, fraction: np.ndarray | None, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Samples of the smoothed blocks at x, y (in blocks), and what that does to the noise.
-
-    The second array is the variance of a sample in units of that of a block. It depends on
-    where between the blocks the sample lies, hence on the tile; a line through two tiles of low
-    contrast is biased unless that is known. The third is the part of the kernel that is missing.
-    """
-    c, h, w = means.shape
-    values = np.full((c, *x.shape), np.nan, dtype=np.float32)
-    variance = np.full((c, *x.shape), np.nan, dtype=np.float32)
-    missing = np.zeros((c, *x.shape), dtype=np.float32)
-    inside = (x >= 1.5) & (x <= w - 2.5) & (y >= 1.5) & (y <= h - 2.5)
-    if min(h, w) < 5 or not inside.any():
-        return values, variance, missing
-    xs, ys = x[inside] - 1, y[inside] - 1  # smoothing takes the outermost blocks
-    column, row = np.rint(xs).astype(np.intp), np.rint(ys).astype(np.intp)
-    across = _spline((xs - column).astype(np.float32))
-    along = _spline((ys - row).astype(np.float32))
-    middle = row * (w - 2) + column
-    neighbours = [
-        (middle + (m - 1) * (w - 2) + n - 1, along[m] * across[n])
-        for m in range(3)
-        for n in range(3)
-    ]
-    factor = _noise_factor(across) * _noise_factor(along)
-    smooth = _smoothed(means if fraction is None else means * fraction)
-    share = None if fraction is None else _smoothed(fraction)
-    for k in range(c):
-        plane = smooth[k].ravel()
-        total = sum(weight * plane[at] for at, weight in neighbours)
-        if share is None:
-            values[k][inside], variance[k][inside] = total, factor
-            continue
-        part = share[k].ravel()
-        covered = sum(weight * part[at] for at, weight in neighbours)
-        covered[covered < MIN_FRACTION] = np.nan
-        values[k][inside] = total / covered
-        variance[k][inside], missing[k][inside] = factor / covered, 1 - covered
-    return values, variance, missing
-
-
-def _spline(t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Weights of three blocks for a sample t blocks (-1/2 to 1/2) from the middle one.
-
-    The quadratic B-spline: its width does not depend on t, where that of linear interpolation
-    does, so that a star has the same shape wherever it falls between the blocks.
-    """
-    return (0.5 - t) ** 2 / 2, 0.75 - t**2, (0.5 + t) ** 2 / 2
-
-
-def _noise_factor(weights: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
-    """Sum of the squared weights of the spline convolved with [1, 2, 1] / 4."""
-    a, b, c = weights
-    return (a**2 + (2 * a + b) ** 2 + (a + 2 * b + c) ** 2 + (b + 2 * c) ** 2 + c**2) / 16
-
-
-def local_contrast(values: np.ndarray) -> np.ndarray:
-    """Largest step to one of the four neighbouring cells; NaN neighbours say nothing."""
-    contrast = np.zeros_like(values)
-    for axis in (1, 2):
-        step = np.nan_to_num(np.abs(np.diff(values, axis=axis)))
-        n = values.shape[axis] - 1
-        first = (slice(None),) * axis + (slice(0, n),)
-        last = (slice(None),) * axis + (slice(1, n + 1),)
-        np.maximum(contrast[first], step, out=contrast[first])
-        np.maximum(contrast[last], step, out=contrast[last])
-    return contrast
+    return np.ascontiguousarray(xy.T).reshape(2, len(nodes_y), len(nodes_x))

@@ -21,6 +21,7 @@ from zemosaic.photometry.solve import Solution
 from zemosaic.photometry.tiles import pixel_scale, unit_vectors
 
 SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
+MARGIN = 8  # nodes of the nebulosity beyond each side of a tile
 COLOURS = (1.0, 0.8, 0.6)  # the sky's level in R, G and B, relative to `sky`
 
 
@@ -237,12 +238,17 @@ def _observe(
         _add_cloud(image)
     factor = rng.uniform(*scene.gains, size=channels)
     added = rng.uniform(-scene.offset, scene.offset, size=channels)
-    data = image * factor[:, None, None]
+    image *= factor[:, None, None]
     if scene.electrons > 0:
-        sigma = np.sqrt(np.maximum(data, 0) / scene.electrons + scene.read_noise**2)
+        sigma = np.maximum(image, 0)
+        sigma /= scene.electrons
+        sigma += scene.read_noise**2
+        np.sqrt(sigma, out=sigma)
         noise = np.random.default_rng([scene.seed, 4, index])
-        data += sigma * noise.standard_normal(data.shape, dtype=np.float32)
-    data = (data + added[:, None, None]).astype(np.float32)
+        sigma *= noise.standard_normal(image.shape, dtype=np.float32)
+        image += sigma
+    image += added[:, None, None]
+    data = image.astype(np.float32)
     if scene.border:
         _tear_border(data, rng)
     name = f"tile_{index:04d}.fits"
@@ -253,18 +259,35 @@ def _observe(
 
 
 def _smooth(scene: Scene, wcs: WCS, catalogue: _Catalogue) -> np.ndarray:
-    """Nebulosity of a tile; smooth, so computed on every fourth pixel and interpolated."""
-    from scipy.ndimage import map_coordinates
+    """Nebulosity of a tile; smooth, so computed on every fourth pixel or so and interpolated."""
+    from scipy.ndimage import spline_filter
 
     h, w = scene.shape
-    step, margin = 4, 32  # a spline forgets its ends over a few nodes
-    y, x = np.arange(-margin, h + margin, step), np.arange(-margin, w + margin, step)
+    step = 4 * max(1, max(h, w) // 960)  # clouds are no smaller than a tenth of a side
+    # A spline forgets its ends over a few nodes.
+    y, x = (np.arange(-MARGIN, n / step + MARGIN) * step for n in (h, w))
     nodes = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
     units = unit_vectors(np.deg2rad(wcs.all_pix2world(nodes, 0)))
     coarse = catalogue.nebula(units).reshape(-1, len(y), len(x))
-    at_y, at_x = (np.arange(h) + margin) / step, (np.arange(w) + margin) / step
-    where = np.meshgrid(at_y, at_x, indexing="ij")
-    return np.stack([map_coordinates(plane, where, order=3) for plane in coarse])
+    light = []
+    for plane in coarse:
+        columns = _spline_between(spline_filter(plane, order=3), h, step)
+        light.append(_spline_between(columns.T, w, step).T)
+    return np.stack(light)
+
+
+def _spline_between(nodes: np.ndarray, pixels: int, step: int) -> np.ndarray:
+    """Pixels along the first axis of a cubic spline with coefficients every `step` pixels."""
+    t = np.arange(step)[:, np.newaxis] / step
+    weights = (
+        (1 - t) ** 3 / 6, (3 * t**3 - 6 * t**2 + 4) / 6,
+        (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6, t**3 / 6,
+    )  # fmt: skip
+    count = -(-pixels // step)
+    values = np.zeros((count, step, nodes.shape[1]))
+    for k, weight in enumerate(weights, MARGIN - 1):
+        values += nodes[k : k + count, np.newaxis] * weight
+    return values.reshape(count * step, -1)[:pixels]
 
 
 def _add_stars(

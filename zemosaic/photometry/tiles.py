@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import threading
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,19 +12,20 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.utils.exceptions import AstropyWarning
-from astropy.wcs import WCS, WcsError
+from astropy.wcs import WCS
 
-from zemosaic.errors import UserError
-
-HduKey = int | str | None
-
-# warnings.catch_warnings is not thread-safe before Python 3.14, and tiles are opened by threads.
-_WARNINGS_LOCK = threading.Lock()
-
-
-class TileError(UserError):
-    """A tile cannot be used; the message is one line: which tile, why, what to do."""
+from zemosaic.photometry.fits_files import (
+    HduKey,
+    Source,
+    TileError,
+    header_wcs,
+    image_hdu,
+    mask_image,
+    open_fits,
+    pixel_source,
+    wcs_numbers,
+    wcs_of,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,19 +68,22 @@ class Tile:
     weight: np.ndarray | None = None
     hdu: HduKey = None
     mask_hdu: HduKey = None
+    wcs_numbers: dict[str, Any] | None = None
     array_wcs: WCS | None = None
 
     @cached_property
     def wcs(self) -> WCS:
         """Celestial, two axes, pixel (0, 0) at the centre of the first pixel.
 
-        That of a file is read from it by every process that needs it: on its way through a
-        pickle a WCS loses digits, and time.
+        On its way through a pickle a WCS loses digits, and time: so it is made anew from its
+        numbers, or read again from the file where it holds more than these.
         """
+        if self.wcs_numbers is not None:
+            return wcs_of(self.wcs_numbers)
         if self.path is None:
             return self.array_wcs
         with open_fits(self.path) as hdus:
-            return _header_wcs(self.path, image_hdu(hdus, self.path, self.hdu).header, hdus)
+            return _file_wcs(self.path, image_hdu(hdus, self.path, self.hdu), hdus)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -103,29 +104,72 @@ class Tile:
         TileError
             The file cannot be read to its end.
         """
-        if self.path is None:
-            raw, mask = np.asarray(self.data), self.mask
-        else:
-            with open_fits(self.path) as hdus:
-                raw = _image_data(hdus, self.path, self.hdu)
-                mask = None
-                if self.mask_hdu is not None:
-                    mask = _mask_hdu(hdus, self.path, self.mask_hdu).data
-        with np.errstate(over="ignore"):  # what float32 cannot hold is no datum
-            planes = to_planes(raw).astype(np.float32)
+        (planes,) = self.strips(self.shape[0])
         planes[~np.isfinite(planes)] = np.nan
-        if mask is not None:
-            bad = np.asarray(mask) != 0
-            bad = to_planes(bad) if bad.shape == raw.shape else np.squeeze(bad)
-            if bad.shape not in (planes.shape, self.shape):
-                raise TileError(
-                    f"{self.name}: its mask has the shape {np.shape(mask)}, the image "
-                    f"{self.shape}; give a mask of the image's shape"
-                )
-            planes[np.broadcast_to(bad, planes.shape)] = np.nan
-        if self.weight is not None:
-            planes[:, ~(np.asarray(self.weight) > 0)] = np.nan
         return planes
+
+    def strips(self, rows: int) -> Iterator[np.ndarray]:
+        """Read the tile from top to bottom; a file is never in memory as a whole, if it can be.
+
+        Parameters
+        ----------
+        rows : int
+            Height of a strip; the last may be lower.
+
+        Yields
+        ------
+        ndarray
+            ``(C, rows, W)`` float32 in ADU, owned by the caller; not finite where there is no
+            datum.
+
+        Raises
+        ------
+        TileError
+            The file cannot be read to its end.
+        """
+        if self.path is None:
+            data = np.asarray(self.data)
+            yield from self._strips(data.__getitem__, data.shape, self.mask, rows)
+            return
+        with open_fits(self.path) as hdus:
+            image = image_hdu(hdus, self.path, self.hdu)
+            mask = None
+            if self.mask_hdu is not None:
+                mask = mask_image(hdus, self.path, self.mask_hdu).data
+            yield from self._strips(pixel_source(image, self.path), image.shape, mask, rows)
+
+    def _strips(
+        self, source: Source, shape: tuple[int, ...], mask: np.ndarray | None, rows: int
+    ) -> Iterator[np.ndarray]:
+        bad = None if mask is None else self._bad(np.asarray(mask), shape)
+        last = channel_axis(_squeezed(shape)) == 2
+        long = [axis for axis, n in enumerate(shape[:-2]) if n != 1]
+        axis = long[-1] if last else len(shape) - 2
+        for top in range(0, self.shape[0], rows):
+            some = slice(top, min(top + rows, self.shape[0]))
+            raw = source((slice(None),) * axis + (some,))
+            if last:
+                raw = np.moveaxis(raw.reshape(-1, self.shape[1], self.channels), 2, 0)
+            else:
+                raw = raw.reshape(self.channels, -1, self.shape[1])
+            with np.errstate(over="ignore"):  # what float32 cannot hold is no datum
+                planes = raw.astype(np.float32, order="C")
+            if bad is not None:
+                planes[bad[:, some]] = np.nan
+            if self.weight is not None:
+                planes[:, ~(self.weight[some] > 0)] = np.nan
+            yield planes
+
+    def _bad(self, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Where pixels are bad, ``(C, H, W)``, of a mask for an image of some shape."""
+        bad = mask != 0
+        bad = to_planes(bad) if bad.shape == shape else np.squeeze(bad)
+        if bad.shape not in ((self.channels, *self.shape), self.shape):
+            raise TileError(
+                f"{self.name}: its mask has the shape {mask.shape}, the image "
+                f"{self.shape}; give a mask of the image's shape"
+            )
+        return np.broadcast_to(bad, (self.channels, *self.shape))
 
 
 def edge_points(shape: tuple[int, int], per_side: int) -> np.ndarray:
@@ -215,15 +259,18 @@ def tile_from_array(
     except ValueError as error:
         raise TileError(f"{name}: {error}") from None
     shape = _checked_shape(name, planes.shape)
-    # Once through a pickle, which rounds: the same bits then in this process and in workers.
-    wcs = pickle.loads(pickle.dumps(_celestial(name, wcs)))
+    wcs = _celestial(name, wcs)
+    if (numbers := wcs_numbers(wcs, edge_points(shape, 8))) is None:
+        # Once through a pickle, which rounds: the same bits then in this process and in workers.
+        wcs = pickle.loads(pickle.dumps(wcs))
     weight = None if weight is None else np.asarray(weight)
     if weight is not None and weight.shape != shape:
         raise TileError(f"{name}: its weights have the shape {weight.shape}, the image {shape}")
     mask = None if mask is None else np.asarray(mask)
     return Tile(
         name, shape, planes.shape[0], *_on_sky(name, wcs, shape),
-        data=array, mask=mask, weight=weight, array_wcs=wcs,
+        data=array, mask=mask, weight=weight,
+        wcs_numbers=numbers, array_wcs=wcs if numbers is None else None,
     )  # fmt: skip
 
 
@@ -260,93 +307,16 @@ def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey
         channels = 1 if axis is None else planes.pop(axis)
         shape = _checked_shape(str(path), (channels, *planes))
         if mask_hdu is not None:
-            _mask_hdu(hdus, path, mask_hdu)
-        wcs = _header_wcs(path, image.header, hdus)
+            mask_image(hdus, path, mask_hdu)
+        wcs = _file_wcs(path, image, hdus)
     return Tile(
         path.name, shape, channels, *_on_sky(str(path), wcs, shape),
-        path=path, hdu=hdu, mask_hdu=mask_hdu,
+        path=path, hdu=hdu, mask_hdu=mask_hdu, wcs_numbers=wcs_numbers(wcs, edge_points(shape, 8)),
     )  # fmt: skip
 
 
-@contextmanager
-def open_fits(path: Path) -> Iterator[fits.HDUList]:
-    """Open a FITS file; whatever is wrong with it comes out as a `TileError` of one line."""
-    try:
-        # Memory maps turn a network drive that goes away into a bus error: read instead.
-        with quiet():
-            hdus = fits.open(path, memmap=False)
-        with hdus:
-            with quiet():
-                len(hdus)  # reads every header now, where warnings are kept quiet
-            yield hdus
-    except (TileError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - gzip, zip, cfitsio and astropy each have their own
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise TileError(f"{path}: cannot be read as FITS ({why}); copy or make it anew") from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep astropy's warnings about foreign headers from the user."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
-        yield
-
-
-def image_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
-    """The chosen HDU, or the first that holds an image."""
-    if key is not None:
-        chosen = _hdu(hdus, path, key)
-        if not (getattr(chosen, "is_image", False) and len(chosen.shape) >= 2):
-            raise TileError(f"{path}: HDU {key} holds no image; choose another with --hdu")
-        return chosen
-    for candidate in hdus:
-        if getattr(candidate, "is_image", False) and len(candidate.shape) >= 2:
-            return candidate
-    raise TileError(f"{path}: holds no image; give a FITS file with one")
-
-
-def _mask_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
-    chosen = _hdu(hdus, path, key)
-    if not (getattr(chosen, "is_image", False) and len(chosen.shape) >= 2):
-        raise TileError(f"{path}: HDU {key} holds no mask; choose another with --mask-hdu")
-    return chosen
-
-
-def _hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
-    try:
-        return hdus[key]
-    except (KeyError, IndexError):
-        known = ", ".join(f"{n} {h.name}".strip() for n, h in enumerate(hdus))
-        raise TileError(f"{path}: has no HDU {key}; it has {known}") from None
-
-
-def _image_data(hdus: fits.HDUList, path: Path, key: HduKey) -> np.ndarray:
-    data = image_hdu(hdus, path, key).data
-    if data is None:
-        raise TileError(f"{path}: holds no pixels; make it anew")
-    return np.asarray(data)
-
-
-def _header_wcs(path: Path, header: fits.Header, hdus: fits.HDUList) -> WCS:
-    # wcslib takes a reference value that is text for 0, which is a place on the sky as well.
-    text = [key for key in ("CRVAL1", "CRVAL2") if isinstance(header.get(key), str)]
-    if text:
-        raise TileError(f"{path}: its {text[0]} is no number; solve the plate again")
-    # A cube with SIP cannot be read whole, so ask for two axes first; a cube whose celestial
-    # axes are not the first two needs the long way.
-    wcs = None
-    try:
-        with quiet():
-            with suppress(WcsError):
-                wcs = WCS(header, fobj=hdus, naxis=2)
-            if wcs is None or not wcs.has_celestial:
-                wcs = WCS(header, fobj=hdus).celestial
-    except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
-        why = " ".join(str(error).split())
-        raise TileError(f"{path}: its WCS cannot be read ({why}); solve the plate again") from None
-    return _celestial(str(path), wcs)
+def _file_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
+    return _celestial(str(path), header_wcs(path, image.header, hdus))
 
 
 def _celestial(name: str, wcs: WCS) -> WCS:
