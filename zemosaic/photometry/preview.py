@@ -7,8 +7,8 @@ interpolated in between, as SWarp does.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +60,15 @@ class Grid:
     step: float
     projection: str
 
-    @cached_property
+    @property
     def wcs(self) -> WCS:
-        """Celestial, in cells."""
+        """Celestial, in cells; one for each thread, since a WCS changes while it computes."""
+        made = getattr(_of_thread, "made", None)
+        if made is None or made[0] != self:
+            made = _of_thread.made = self, self._wcs()
+        return made[1]
+
+    def _wcs(self) -> WCS:
         wcs = WCS(naxis=2)
         wcs.wcs.ctype = [f"RA---{self.projection}", f"DEC--{self.projection}"]
         wcs.wcs.crval = self.centre
@@ -71,9 +77,8 @@ class Grid:
         wcs.wcs.set()
         return wcs
 
-    def __getstate__(self) -> dict[str, object]:
-        # A WCS loses digits in a pickle; it is made anew from the numbers.
-        return {key: value for key, value in self.__dict__.items() if key != "wcs"}
+
+_of_thread = threading.local()
 
 
 @dataclass(frozen=True, eq=False)
