@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -295,16 +294,3 @@ def test_a_weight_lowers_the_variance() -> None:
     ratio = weighted.variance / plain.variance
     right, left = np.nanmedian(ratio[..., :30]), np.nanmedian(ratio[..., -30:])
     assert max(right, left) / min(right, left) == pytest.approx(2, rel=0.1)
-
-
-def test_threads_share_a_grid_and_get_the_bits_of_one() -> None:
-    """Threads that use one WCS of astropy at once get wrong numbers; no preview may see them."""
-    grid = Grid((150.0, 20.0), 4 * SCALE, 2 * SCALE, "TAN")
-    cells = np.random.default_rng(9).uniform(0, 2000, (2000, 2))
-    alone = grid.wcs.wcs_pix2world(cells, 0)
-
-    def differs(_: int) -> bool:
-        return not np.array_equal(grid.wcs.wcs_pix2world(cells, 0), alone)
-
-    with ThreadPoolExecutor(4) as pool:
-        assert not any(pool.map(differs, range(2000)))
