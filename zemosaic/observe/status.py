@@ -17,6 +17,7 @@ from zemosaic.runtime.events import JobEnded
 from zemosaic.runtime.stacks import innermost
 
 RECENT = 30.0  # seconds whose rate gives the time left
+SILENT = 10.0  # seconds without an end after which that rate means nothing
 
 
 def watch(look: Callable[[], Autopsy], terminal: Terminal, every: float = 1.0) -> None:
@@ -74,8 +75,9 @@ def rate(found: Autopsy, done: int, total: int) -> str:
         if found.last_ns - event.ended_ns > RECENT * 1e9:
             break
         ends.appendleft(event.ended_ns)
-    if not ends:
-        return f"none ended in the last {RECENT:.0f} s; the time left is not known"
+    idle = (found.last_ns - ends[-1]) / 1e9 if ends else RECENT
+    if idle >= SILENT:
+        return f"none has ended for {idle:.0f} s or more; the time left is not known"
     span = max((found.last_ns - ends[0]) / 1e9, 1.0)
     per_second = len(ends) / span
     left = (total - done) / per_second
