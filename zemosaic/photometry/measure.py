@@ -20,21 +20,21 @@ their noisy values. Swapping the tiles turns a into 1/a and changes nothing else
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from zemosaic.photometry.cells import SAMPLE, Cells, scene_terms
+from zemosaic.photometry.cells import Rows, common_rows
 from zemosaic.photometry.preview import Preview
 from zemosaic.photometry.regression import Errors, Gram, combined, dot, robust_scale
 
 MIN_OVERLAP_CELLS = 25  # below this a robust scale means nothing
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations: keeps 98 % efficiency
 HUBER = 1.345  # for the first rounds, which must not throw good bright cells away
-FIRST_ROUNDS = 6  # on a sample of the cells, with Huber's weights
+FIRST_ROUNDS = 5  # on a sample of the rows, with Huber's weights
 LAST_ROUNDS = 6  # at most, with Tukey's
-PART = 4_000  # cells for all but the last rounds, about
+STEADY = 1e-5  # relative change of the slope that ends them
 MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
 PLAIN_TERMS = 4  # level, gradient and Laplacian: those before the smooth terms
 PLANE_TERMS = 6  # and the plane
@@ -133,46 +133,31 @@ def measure_pair(
     y1 = min(p.y0 + p.values.shape[1] for p in (first, second))
     if x1 <= x0 or y1 <= y0:
         return (Rejected("no common cells"),) * len(first.values)
-    rows, columns = slice(y0, y1), slice(x0, x1)
-    cut = [_box(p, rows, columns) for p in (first, second)]
-    return tuple(
-        _measure_channel(Cells(x, y, vx, vy, x0, y0), model)
-        for (x, vx), (y, vy) in zip(zip(*cut[0], strict=True), zip(*cut[1], strict=True),
-                                    strict=True)
-    )  # fmt: skip
+    return tuple(_measure_channel(rows, model, x0, y0) for rows in common_rows(first, second))
 
 
-def _box(p: Preview, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-    box = (
-        slice(None),
-        slice(rows.start - p.y0, rows.stop - p.y0),
-        slice(columns.start - p.x0, columns.stop - p.x0),
-    )
-    return np.asarray(p.values[box]), np.asarray(p.variance[box])
-
-
-def _measure_channel(cells: Cells, model: str) -> Measurement:
-    if len(cells.x) < MIN_OVERLAP_CELLS:
-        return Rejected(f"only {len(cells.x)} common cells")
-    # Sky without noise (simulated, or clipped to a constant) would have weights without bound.
-    sample_x, sample_y = cells.x[cells.sample], cells.y[cells.sample]
-    cells.vx += (1e-6 * np.median(np.abs(sample_x))) ** 2 + 1e-12
-    cells.vy += (1e-6 * np.median(np.abs(sample_y))) ** 2 + 1e-12
-    if model == "gain":
-        middle = np.median(sample_x), np.median(sample_y)
-        fit = _fit(cells, float(middle[1] / middle[0]), model) if min(middle) > 0 else None
-        return fit or Rejected("no signal to measure a gain by")
+def _measure_channel(rows: Rows, model: str, x0: int, y0: int) -> Measurement:
+    if rows.cells < MIN_OVERLAP_CELLS:
+        return Rejected(f"only {rows.cells} common cells")
     fit = None
-    if not model.startswith("offset"):
-        fit = _fit(cells, None, "free")
-    return fit or _fit(cells, 1.0, "offset") or Rejected("no signal in common")
+    if model == "gain":
+        middle = np.median(rows.x[rows.sample]), np.median(rows.y[rows.sample])
+        if min(middle) > 0:
+            fit = _fit(rows, float(middle[1] / middle[0]), model)
+    else:
+        if not model.startswith("offset"):
+            fit = _fit(rows, None, "free")
+        fit = fit or _fit(rows, 1.0, "offset")
+    if fit is None:
+        what = "to measure a gain by" if model == "gain" else "in common"
+        return Rejected(f"no signal {what}")
+    return replace(fit, u=fit.u + x0, v=fit.v + y0)
 
 
 class _State(NamedTuple):
-    """Where the fit is: the line, and the weighted cells that it is drawn through."""
+    """Where the fit is: the line, and the weighted rows that it is drawn through."""
 
     slope: float
-    coefficients: np.ndarray
     w: np.ndarray
     along: np.ndarray
     gram: Gram
@@ -180,115 +165,92 @@ class _State(NamedTuple):
     noise: float
 
 
-def _fit(cells: Cells, slope: float | None, model: str) -> PairMeasurement | None:
+def _fit(rows: Rows, slope: float | None, model: str) -> PairMeasurement | None:
     """Robust errors-in-variables fit; None where a free slope turns out not to be determined."""
     free = model != "offset"
-    part = np.arange(0, len(cells.x), max(1, len(cells.x) // PART))
     if slope is None:
-        x, y = cells.flattened()
-        bright = np.flatnonzero(cells.bright(x, y))
-        # Few stars may hold all that is known of the gain: none may be left out by chance.
-        part = np.union1d(part, bright[:: max(1, len(bright) // PART)])
-        slope = _rough_slope(cells, x, y, bright, part)
+        slope = _rough_slope(rows)
         if slope is None:
             return None
-    terms, instrument = _terms(cells, slope, model)
-    coefficients = np.zeros(len(terms))
-    if len(terms):
-        coefficients[0] = np.median((cells.y - slope * cells.x)[cells.sample])
-    # Most rounds on a part of the cells; the last two on all.
-    state = _refined(cells, part, terms, instrument, slope, coefficients, free, LAST_ROUNDS)
-    if state is not None:
-        slope, coefficients = state.slope, state.coefficients
-        state = _refined(cells, slice(None), terms, instrument, slope, coefficients, free, 2)
+    terms, instrument = _terms(rows, slope, model)
+    state = _refined(rows, terms, instrument, slope, free)
     if state is None:
         return None
     held = None if free else state.slope
     gains = []
-    for count in (min(len(terms), PLAIN_TERMS), _smooth_terms(cells, state, terms, held)):
+    for count in (min(len(terms), PLAIN_TERMS), _smooth_terms(rows, state, terms, held)):
         a, coefficients = state.gram.line(count, held)
-        rest = cells.y - a * cells.x - combined(coefficients, terms)
-        clean = state.along - combined(state.gram.projected("along", range(count)), terms)
-        error = state.errors.of(clean, rest, state.noise, seen=cells.x)
+        rest = rows.y - a * rows.x - combined(coefficients, terms)
+        error = np.nan
+        if free:
+            clean = state.along - combined(state.gram.projected("along", range(count)), terms)
+            error = state.errors.of(clean, rest, state.noise, seen=rows.x)
         gains.append((a, error) if free and 0 < error <= MAX_GAIN_ERROR * a else (np.nan, np.nan))
     if free and np.isnan(gains).all():
         return None
     if len(terms) == 1:
         gains[1] = (np.nan, np.nan)
-    return _described(cells, state, terms, rest, gains, model)
+    return _described(rows, state, terms, rest, gains, model)
 
 
-def _smooth_terms(cells: Cells, state: _State, terms: np.ndarray, held: float | None) -> int:
+def _smooth_terms(rows: Rows, state: _State, terms: np.ndarray, held: float | None) -> int:
     """Terms up to the plane, or with the second order too where the overlap clearly shows it."""
     if len(terms) <= PLANE_TERMS:
         return len(terms)
-    left = []
-    for count in (PLANE_TERMS, len(terms)):
-        a, coefficients = state.gram.line(count, held)
-        rest = cells.y - a * cells.x - combined(coefficients, terms)
-        left.append(dot(state.w * rest, rest))
+    left = [state.gram.left(count, held) for count in (PLANE_TERMS, len(terms))]
     return len(terms) if left[0] - left[1] > CURVATURE_CHI2 else PLANE_TERMS
 
 
-def _terms(cells: Cells, slope: float, model: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Columns of the nuisance (level, scene terms, plane), and the instrument for x.
+def _terms(rows: Rows, slope: float, model: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Rows of the nuisance (level, scene terms, plane), and the instrument for x.
 
     Made once, with the rough line: what is left of its error is of second order.
     """
     if model == "gain":
-        return np.empty((0, len(cells.x))), None
-    one = np.ones_like(cells.x)
-    if len(cells.x) < MIN_NUISANCE_CELLS:
+        return np.empty((0, len(rows.x))), None
+    one = np.ones_like(rows.x)
+    if rows.cells < MIN_NUISANCE_CELLS:
         return one[np.newaxis], None
-    level = float(np.median((cells.y - slope * cells.x)[cells.sample]))
-    scene = cells.scene(slope, level).denoised()
-    u, v = cells.u - cells.u.mean(), cells.v - cells.v.mean()
+    level = float(np.median((rows.y - slope * rows.x)[rows.sample]))
+    scene, of_scene = rows.scene(slope, level)
+    u, v = rows.u - rows.u.mean(), rows.v - rows.v.mean()
     # Up to the second order, since a sky gradient need not be a plane over half a frame.
-    smooth = (u, v, u * u, u * v, v * v)
-    columns = np.stack([one, *scene_terms(scene, cells.valid), *smooth])
-    return columns, scene[cells.valid] / slope
+    return np.stack([one, *of_scene, u, v, u * u, u * v, v * v]), scene / slope
 
 
 def _refined(
-    cells: Cells,
-    which: np.ndarray | slice,
-    terms: np.ndarray,
-    instrument: np.ndarray | None,
-    slope: float,
-    coefficients: np.ndarray,
-    free: bool,
-    rounds: int,
+    rows: Rows, terms: np.ndarray, instrument: np.ndarray | None, slope: float, free: bool
 ) -> _State | None:
-    """Some rounds of reweighting on some of the cells; None where the slope is lost."""
-    x, y, vx, vy = (a[which] for a in (cells.x, cells.y, cells.vx, cells.vy))
-    terms = terms[:, which]
+    """Some rounds of reweighting; None where the slope is lost."""
+    x, y, vx, vy = rows.x, rows.y, rows.vx, rows.vy
     prior = dict(enumerate(SCENE_INFORMATION, 1)) if len(terms) > 1 else {}
-    for _ in range(rounds):
+    residual = y - slope * x
+    if len(terms):
+        residual -= np.median(residual[rows.sample])
+    for _ in range(LAST_ROUNDS):
         variance = vy + slope**2 * vx
-        residual = y - slope * x - combined(coefficients, terms)
         scaled = residual / np.sqrt(variance)
-        scale = robust_scale(scaled[:: max(1, len(x) // SAMPLE)])
+        scale = robust_scale(scaled[rows.sample])
         bent = scaled / (BIWEIGHT * scale)
-        w = np.clip(1 - bent**2, 0, None) ** 2 / variance
+        w = np.maximum(1 - bent * bent, 0) ** 2 / variance
         # York's adjusted points have noise unlike the residual's, and so has what is made of
         # them: either serves as the instrument for the noisy x.
-        york = x + slope * vx * residual / variance
-        along = york if instrument is None else instrument[which]
+        along = x + slope * vx * residual / variance if instrument is None else instrument
         gram = Gram(w, x, y, along, terms, prior)
         before = slope
         slope, coefficients = gram.line(len(terms), None if free else slope)
         if not slope > 0:
             return None
-        if abs(slope - before) < 1e-6 * slope:
+        if abs(slope - before) < STEADY * slope:
             break
+        residual = y - slope * x - combined(coefficients, terms)
     # The noise of York's points is part of their spread, and tells nothing of the slope.
     noise = float((w * vx * vy / variance).sum()) * scale**2 if instrument is None else 0.0
-    errors = Errors(cells.patches()[which], w, bent, scale)
-    return _State(slope, coefficients, w, along, gram, errors, noise)
+    return _State(slope, w, along, gram, Errors(rows.cluster, w, bent, scale), noise)
 
 
 def _described(
-    cells: Cells,
+    rows: Rows,
     state: _State,
     terms: np.ndarray,
     rest: np.ndarray,
@@ -300,12 +262,12 @@ def _described(
     known = bool(np.isfinite(a))
     a, w, gram, errors = (a if known else 1.0), state.w, state.gram, state.errors
     total = float(w.sum())
-    u, v = dot(w, cells.u) / total, dot(w, cells.v) / total
-    du, dv = cells.u - u, cells.v - v
-    x_level, y_level = dot(w, cells.x) / total, dot(w, cells.y) / total
+    u, v = dot(w, rows.u) / total, dot(w, rows.v) / total
+    du, dv = rows.u - u, rows.v - v
+    x_level, y_level = dot(w, rows.x) / total, dot(w, rows.y) / total
     x_tilt, y_tilt = (0.0, 0.0), (0.0, 0.0)
     tilt_cov = (np.inf, 0.0, np.inf)
-    rms = float(np.median(np.abs(rest[cells.sample]))) / 0.6745
+    rms = float(np.median(np.abs(rest[rows.sample]))) / 0.6745
     if len(terms) > 1:
         # Of plain planes: a shift of the scene is not told from a level by its mean gradient.
         x_tilt, y_tilt = gram.tilt("x"), gram.tilt("y")
@@ -313,10 +275,10 @@ def _described(
         floor = (LEAST_PLANE * rms) ** 2 * total
         wide_u, wide_v = (max(dot(w * d, d), 1e-300) for d in (du, dv))
         tilt_cov = uu + floor / wide_u, uv, vv + floor / wide_v
-    spread = dot(w * (cells.x - x_level), cells.x - x_level) * dot(
-        w * (cells.y - y_level), cells.y - y_level
+    spread = dot(w * (rows.x - x_level), rows.x - x_level) * dot(
+        w * (rows.y - y_level), rows.y - y_level
     )
-    together = dot(w * (cells.x - x_level), cells.y - y_level)
+    together = dot(w * (rows.x - x_level), rows.y - y_level)
     return PairMeasurement(
         gain=a,
         gain_err=gain_err,
@@ -331,39 +293,42 @@ def _described(
         x_tilt=x_tilt,
         y_tilt=y_tilt,
         tilt_cov=tilt_cov,
-        cells=len(cells.x),
+        cells=rows.cells,
         rms=rms,
         correlation=together / np.sqrt(spread) if spread > 0 else 0.0,
         gain_measured=known,
     )
 
 
-def _rough_slope(
-    cells: Cells, x: np.ndarray, y: np.ndarray, bright: np.ndarray, part: np.ndarray
-) -> float | None:
-    """Slope of a robust line without nuisance through a part of the flattened cells.
+def _rough_slope(rows: Rows) -> float | None:
+    """Slope of a robust line without nuisance through a part of the flattened rows.
 
-    A robust fit finds the line next to where it starts: where clouds hold most cells and a few
+    A robust fit finds the line next to where it starts: where clouds hold most rows and a few
     stars most of the light, either may look like outliers to the other. So it starts from both,
     and the line that leaves less unexplained is taken.
     """
-    spread = [float(np.subtract(*np.quantile(z[cells.sample], BRIGHT))) for z in (x, y)]
-    noise = [float(np.sqrt(np.median(v[cells.sample]))) for v in (cells.vx, cells.vy)]
+    x, y = rows.flattened()
+    some = rows.sample
+    spread = [float(np.subtract(*np.quantile(z, BRIGHT))) for z in (x, y)]
+    noise = [float(np.sqrt(np.median(v[some]))) for v in (rows.vx, rows.vy)]
     if any(s < n for s, n in zip(spread, noise, strict=True)):  # constant: nothing but rounding
         return None
     starts = [spread[1] / spread[0]]
-    if len(bright):
-        light = [float(z[bright].sum() - len(bright) * np.median(z[cells.sample])) for z in (x, y)]
+    if rows.bright.any():
+        light = [float((z[rows.bright] - np.median(z[some])).sum()) for z in (x, y)]
         starts += [light[1] / light[0]] if min(light) > 0 else []
-    x, y, vx, vy = (a[part] for a in (x, y, cells.vx, cells.vy))
+    # Few stars may hold all that is known of the gain: none may be left out by chance.
+    part = rows.bright.copy()
+    part[some] = True
+    x, y, vx, vy = x[part], y[part], rows.vx[part], rows.vy[part]
     found = []
     for start in starts:
         slope = start
         level = float(np.median(y - slope * x))
         for _ in range(FIRST_ROUNDS):
             variance = vy + slope**2 * vx
-            u = (y - slope * x - level) / np.sqrt(variance)
-            w = 1 / (np.maximum(1, np.abs(u) / (HUBER * robust_scale(u))) * variance)
+            u = np.abs(y - slope * x - level) / np.sqrt(variance)
+            w = 1 / (np.maximum(1, u / (HUBER * robust_scale(u))) * variance)
             total = float(w.sum())
             mean_x, mean_y = dot(w, x) / total, dot(w, y) / total
             dx, dy = x - mean_x, y - mean_y

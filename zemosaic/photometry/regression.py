@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-PIECE = 3_000  # cells of one matrix product
+PIECE = 1_800  # cells of one matrix product
 
 
 class Gram:
@@ -41,6 +41,13 @@ class Gram:
             return slope, solved(g[np.ix_(k, k)], g[k, 1] - slope * g[k, 0])
         solution = solved(g[np.ix_([2, *k], [0, *k])], g[[2, *k], 1])
         return float(solution[0]), solution[1:]
+
+    def left(self, count: int, slope: float | None) -> float:
+        """Weighted sum of squares that the line with `count` terms leaves."""
+        a, coefficients = self.line(count, slope)
+        whole = np.concatenate([[-a, 1.0, 0.0], -coefficients])
+        g = self._products[: 3 + count, : 3 + count]
+        return float(whole @ g @ whole)
 
     def projected(self, name: str, terms: Sequence[int]) -> np.ndarray:
         """Coefficients of some terms, by number, that come nearest to x, y or along."""
