@@ -9,12 +9,14 @@ together, far above their noise, hence the choice of rows bends nothing.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from zemosaic.photometry.preview import Preview
+from zemosaic.photometry.regression import median, planes_through
 
+SAMPLE = 500  # rows for medians, about
 SIDE = 4  # cells of a block; doubled until there are fewer than MANY_BLOCKS
 MANY_BLOCKS = 4_000
 CLUSTER = 8  # cells: errors are taken to be independent from one 8 x 8 patch to the next
@@ -22,17 +24,20 @@ FEW_CELLS = 2_500  # up to which all are taken one by one
 FINE_CELLS = 1_024  # of the blocks with the brightest stars, where there are more than that
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
 SHARED_NOISE = 0.3  # of a cell's, with its neighbour: the sampling kernel is wider than a cell
+# Noise of the details between a block, 3 blocks, 9 and the largest, in units of a block's.
+DETAIL_NOISE = (0.95, 0.42, 0.14)
 
 
-class Rows(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Rows:
     """What one channel of a pair has in common: means of blocks first, then single cells.
 
     Parameters
     ----------
-    rows : ndarray
-        ``(4, R)`` float64: values of both tiles in ADU, and their variances.
-    place : ndarray
-        ``(2, R)`` float64: u and v in cells, from the corner of the overlap.
+    x, y, vx, vy : ndarray
+        ``(R,)`` float64: values of both tiles in ADU, and their variances.
+    u, v : ndarray
+        ``(R,)`` float64: place in cells, from the corner of the overlap.
     cluster : ndarray
         ``(R,)`` int: number of the patch of CLUSTER x CLUSTER cells.
     bright : ndarray
@@ -40,21 +45,25 @@ class Rows(NamedTuple):
     cells : int
         Common valid cells.
     blocks : ndarray
-        ``(4, h * w)`` the same as `rows` for all blocks, within a frame of empty ones.
+        ``(4, h * w)`` x, y, vx, vy of all blocks, within a frame of empty ones.
     count : ndarray
         ``(h, w)`` float64: valid cells of all blocks.
     coarse, fine : ndarray
         Flat indices of the blocks that are rows, and of those whose cells are.
     windows : ndarray
-        ``(4, F * (side + 2)**2)`` the cells in and around the fine blocks; NaN where invalid.
+        ``(4, F * (side + 2)**2)`` the cells in and around the fine blocks; x NaN where invalid.
     picked : ndarray
         Flat indices of those of their cells that are rows, in order.
     side : int
         Cells along a block.
     """
 
-    rows: np.ndarray
-    place: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    vx: np.ndarray
+    vy: np.ndarray
+    u: np.ndarray
+    v: np.ndarray
     cluster: np.ndarray
     bright: np.ndarray
     cells: int
@@ -65,6 +74,65 @@ class Rows(NamedTuple):
     windows: np.ndarray
     picked: np.ndarray
     side: int
+
+    @property
+    def sample(self) -> slice:
+        """Rows for medians."""
+        return slice(None, None, max(1, len(self.x) // SAMPLE))
+
+    def flattened(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y less a plane through each: gradients hide stars and mimic slopes."""
+        dark = np.flatnonzero(~self.bright)[self.sample]
+        if len(dark) < 3:
+            dark = np.arange(len(self.x))
+        z, u, v = np.stack([self.x, self.y]), self.u - self.u.mean(), self.v - self.v.mean()
+        (x0, y0), (xu, yu), (xv, yv) = planes_through(z[:, dark], u[dark], v[dark])
+        return self.x - (x0 + xu * u + xv * v), self.y - (y0 + yu * u + yv * v)
+
+    def scene(self, slope: float, level: float) -> np.ndarray:
+        """The scene in ADU of tile j that both tiles share, its gradient (u, v) and Laplacian.
+
+        It is the mean whose noise the residual does not share, without what may be noise: details
+        of each size are cut where they stay below three times their noise, as in wavelet
+        denoising (Donoho and Johnstone 1994, Biometrika 81, 425). The noise that is left is
+        independent of the residual, so any function of it is an instrument that bends nothing;
+        rows that hold noise alone would only dilute it.
+
+        Returns
+        -------
+        ndarray
+            ``(4, R)`` per cell; derivatives are 0 where a neighbour is missing.
+        """
+        width, number = self.count.shape[1], self.count.ravel()
+        there = np.flatnonzero(number)
+        image, noise = _mean_scene(self.blocks, slope, level)
+        typical = median(noise[there])
+        three = _threes(np.stack([(image * number).reshape(self.count.shape), self.count]), 1)
+        total, cells = _threes(three, 3).reshape(2, -1)[:, there]
+        nine = total / cells
+        total, cells = three.reshape(2, -1)[:, there]
+        three = total / cells
+        row, column = np.divmod(there, width)
+        u, v = column - width / 2, row - len(self.count) / 2
+        (z,), (du,), (dv,) = planes_through(nine[np.newaxis], u, v)
+        plane = z + du * u + dv * v
+        here = image[there]
+        kept = np.full(len(number), np.nan)
+        kept[there] = (
+            plane
+            + _cut(nine - plane, DETAIL_NOISE[2] * typical)
+            + _cut(three - nine, DETAIL_NOISE[1] * typical)
+            + _cut(here - three, DETAIL_NOISE[0] * noise[there])
+        )
+        scale = np.array([1, self.side, self.side, self.side**2], dtype=float)[:, None]
+        found = _with_derivatives(kept, self.coarse, width) / scale
+        if len(self.fine):
+            cells, noise = _mean_scene(self.windows, slope, level)
+            behind = np.repeat(kept[self.fine], (self.side + 2) ** 2)
+            cells = behind + _cut(cells - behind, noise)
+            nearby = _with_derivatives(cells, self.picked, self.side + 2)
+            found = np.concatenate([found, nearby], axis=1)
+        return found
 
 
 def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
@@ -78,69 +146,74 @@ def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
     while h * w > MANY_BLOCKS * side**2:
         side *= 2
     # Whole blocks, with a frame of one block.
-    shape = ((-(-h // side) + 2) * side, (-(-w // side) + 2) * side)
-    planes = np.full((len(first.values), 4, *shape), np.nan, dtype=np.float32)
+    shape = (-(-h // side) + 2) * side, (-(-w // side) + 2) * side
+    planes = np.zeros((len(first.values), 4, *shape), dtype=np.float32)
+    valid = np.zeros((len(first.values), *shape), dtype=bool)
+    inside = np.s_[..., side : side + h, side : side + w]
     for k, p in enumerate((first, second)):
         box = np.s_[:, y0 - p.y0 : y0 - p.y0 + h, x0 - p.x0 : x0 - p.x0 + w]
-        planes[:, k, side : side + h, side : side + w] = p.values[box]
-        planes[:, 2 + k, side : side + h, side : side + w] = p.variance[box]
-    return [_rows(channel, side) for channel in planes]
+        planes[:, k][inside] = p.values[box]
+        planes[:, 2 + k][inside] = p.variance[box]
+    valid[inside] = np.isfinite(planes[:, 0][inside] + planes[:, 1][inside])
+    np.copyto(planes, 0, where=~valid[:, None])
+    return [_rows(*channel, side) for channel in zip(planes, valid, strict=True)]
 
 
-def _rows(planes: np.ndarray, side: int) -> Rows:
-    """Rows of the framed planes x, y, vx, vy ``(4, H, W)`` of a channel."""
-    valid = np.isfinite(planes[0] + planes[1])
+def _rows(planes: np.ndarray, valid: np.ndarray, side: int) -> Rows:
+    """Rows of the framed planes x, y, vx, vy ``(4, H, W)`` of a channel; 0 where invalid."""
     across = planes.shape[2]
     cells = int(np.count_nonzero(valid))
-    filled = np.where(valid, planes, np.float32(0))
-    count, v, u = _counts(valid, side)
-    width = count.shape[1]
-    number = count.ravel()
-    there = number > 0
+    count, u, v = _places(valid, side)
+    width, number = count.shape[1], count.ravel()
+    there = np.flatnonzero(number)
     many = np.maximum(number, 1)
-    blocks = _block_sums(filled, side).reshape(4, -1) / many
+    blocks = _column_sums(_row_sums(planes, side), side).reshape(4, -1) / many
     # Sky without noise (simulated, or clipped to a constant) would have weights without bound.
-    least = np.full(2, 1e-12)
+    least = np.full((2, 1), 1e-12)
+    one = other = 0.0
     if cells:
-        least += (1e-6 * np.median(np.abs(blocks[:2, there]), axis=1)) ** 2
-    blocks[2:] += least[:, None]
-    stands_out = _stands_out(filled, valid, blocks, there, side)
+        least[:, 0] += [(1e-6 * median(np.abs(z[there]))) ** 2 for z in blocks[:2]]
+        one, other = (median(z[there]) ** -0.5 for z in blocks[2:] + least)
+    blocks[2:] += least
+    # How far the brightest cell of each block is above its mean, by both tiles together.
+    light = planes[0] * np.float32(one) + planes[1] * np.float32(other)
+    light[~valid] = -np.inf
+    above = _highest(light, side).ravel() - one * blocks[0] - other * blocks[1]
     if cells <= FEW_CELLS:
-        fine = np.flatnonzero(there)
+        fine = there
     else:
-        fine = np.flatnonzero(stands_out > _threshold(stands_out, FINE_CELLS // side**2))
+        fine = np.flatnonzero(above > _threshold(above, FINE_CELLS // side**2))
     single = np.zeros(len(number), dtype=bool)
     single[fine] = True
-    coarse = np.flatnonzero(there & ~single)
+    coarse = there[~single[there]]
     blocks[2:] *= np.where(number > 1, (1 + 2 * SHARED_NOISE * (1 - 1 / side)) ** 2 / many, 1.0)
     # The cells of the fine blocks and those around them.
-    corner = (fine // width * side - 1) * across + fine % width * side - 1
     k = np.arange(side + 2)
-    windows = corner[:, None, None] + (k[:, None] * across + k)
-    within = np.zeros_like(windows, dtype=bool)
-    within[:, 1:-1, 1:-1] = valid.ravel()[windows[:, 1:-1, 1:-1]]
-    picked = np.flatnonzero(within)
-    cell = windows.ravel()[picked]
-    values = planes.reshape(4, -1)[:, windows.ravel()].astype(np.float64)
-    values[2:] += least[:, None]
-    rows = np.concatenate([blocks[:, coarse], values[:, picked]], axis=1)
-    place = np.empty((2, rows.shape[1]))
-    place[0] = np.concatenate([(u.ravel() / many)[coarse], cell % across]) - side
-    place[1] = np.concatenate([(v.ravel() / many)[coarse], cell // across]) - side
-    patch = (place // CLUSTER).astype(np.intp)
-    cluster = patch[1] * (across // CLUSTER + 1) + patch[0]
-    bright = np.zeros(rows.shape[1], dtype=bool)
-    bright[len(coarse) :] = (stands_out > STANDS_OUT)[fine].repeat((side + 2) ** 2)[picked]
+    corner = (fine // width * side - 1) * across + fine % width * side - 1
+    window = corner[:, None, None] + (k[:, None] * across + k)
+    known = valid.ravel()[window]
+    values = planes.reshape(4, -1)[:, window.ravel()].astype(np.float64)
+    values[0, ~known.ravel()] = np.nan
+    values[2:] += least
+    known[:, [0, -1]] = known[:, :, [0, -1]] = False
+    picked = np.flatnonzero(known)
+    cell = window.ravel()[picked]
+    x, y, vx, vy = np.concatenate([blocks[:, coarse], values[:, picked]], axis=1)
+    share = many[coarse]
+    u = np.concatenate([u.ravel()[coarse] / share, cell % across]) - side
+    v = np.concatenate([v.ravel()[coarse] / share, cell // across]) - side
+    patch = (v // CLUSTER) * (across // CLUSTER + 1) + u // CLUSTER
+    bright = np.zeros(len(x), dtype=bool)
+    bright[len(coarse) :] = (above[fine] > STANDS_OUT).repeat((side + 2) ** 2)[picked]
     return Rows(
-        rows, place, cluster, bright, cells, blocks, count, coarse, fine, values, picked, side
-    )
+        x, y, vx, vy, u, v, patch.astype(np.intp), bright, cells,
+        blocks, count, coarse, fine, values, picked, side,
+    )  # fmt: skip
 
 
-def _block_sums(planes: np.ndarray, side: int) -> np.ndarray:
-    """Sums ``(N, H / side, W / side)`` over blocks, float64."""
-    n, h, w = planes.shape
-    rows = planes.reshape(n, h // side, side, w).sum(axis=2)
-    return _column_sums(rows, side)
+def _row_sums(planes: np.ndarray, side: int) -> np.ndarray:
+    *n, h, w = planes.shape
+    return planes.reshape(*n, h // side, side, w).sum(axis=-2)
 
 
 def _column_sums(rows: np.ndarray, side: int) -> np.ndarray:
@@ -150,37 +223,66 @@ def _column_sums(rows: np.ndarray, side: int) -> np.ndarray:
     return sums
 
 
-def _counts(valid: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each block: its valid cells, and the sums of their rows and of their columns."""
+def _places(valid: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each block: how many cells are valid, and the sums of their columns and rows."""
     h, w = valid.shape
-    place = valid.astype(np.float32)
-    rows = place.reshape(h // side, side, w).sum(axis=1)
-    lines = np.arange(h, dtype=np.float32).reshape(-1, side, 1)
-    down = (place.reshape(h // side, side, w) * lines).sum(axis=1)
-    count, v, u = _column_sums(np.stack([rows, down, rows * np.arange(w, dtype=np.float32)]), side)
-    return count, v, u
+    cells = valid.astype(np.float32)
+    rows, columns = _row_sums(cells, side), _column_sums(cells, side)
+    u = _column_sums(rows * np.arange(w, dtype=np.float32), side)
+    return _column_sums(rows, side), u, _row_sums(columns * np.arange(h)[:, None], side)
 
 
-def _stands_out(
-    filled: np.ndarray, valid: np.ndarray, blocks: np.ndarray, there: np.ndarray, side: int
-) -> np.ndarray:
-    """How far the brightest cell of each block is above its mean, by both tiles together."""
-    if not there.any():
-        return np.zeros(len(there))
-    one, other = (1 / np.sqrt(np.median(v[there])) for v in blocks[2:])
-    light = filled[0] * np.float32(one) + filled[1] * np.float32(other)
-    light = np.where(valid, light, np.float32(-np.inf))
+def _highest(light: np.ndarray, side: int) -> np.ndarray:
+    """Largest value of each block."""
     h, w = light.shape
     rows = light.reshape(h // side, side, w).max(axis=1)
     highest = rows[:, ::side]
     for k in range(1, side):
         highest = np.maximum(highest, rows[:, k::side])
-    above = highest.ravel() - one * blocks[0] - other * blocks[1]
-    return np.where(there, above, 0.0)
+    return highest
 
 
-def _threshold(stands_out: np.ndarray, most: int) -> float:
+def _threshold(above: np.ndarray, most: int) -> float:
     """Above it are stars, and at most that many of them."""
-    if len(stands_out) <= most:
+    if len(above) <= most:
         return STANDS_OUT
-    return max(STANDS_OUT, float(np.partition(stands_out, -most - 1)[-most - 1]))
+    return max(STANDS_OUT, float(np.partition(above, -most - 1)[-most - 1]))
+
+
+def _mean_scene(values: np.ndarray, slope: float, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of a·x and y whose noise y - a·x does not share, and its standard deviation."""
+    x, y, vx, vy = values
+    wide = slope**2 * vx
+    both = wide + vy
+    return (slope * x * vy + (y - level) * wide) / both, np.sqrt(wide * vy / both)
+
+
+def _threes(images: np.ndarray, step: int) -> np.ndarray:
+    """Sums over three elements `step` apart along both axes; beyond the edges are zeros."""
+    rows = images.copy()
+    rows[:, step:] += images[:, :-step]
+    rows[:, :-step] += images[:, step:]
+    both = rows.copy()
+    both[..., step:] += rows[..., :-step]
+    both[..., :-step] += rows[..., step:]
+    return both
+
+
+def _with_derivatives(image: np.ndarray, at: np.ndarray, width: int) -> np.ndarray:
+    """Value, gradient and Laplacian ``(4, N)`` of a flat image at some of its elements.
+
+    An element without all four neighbours has zeros: it takes no part in these terms.
+    """
+    middle = image[at]
+    left, right, low, high = (image[at + step] for step in (-1, 1, -width, width))
+    across, along = left + right, low + high
+    laplacian = across + along - 4 * middle
+    terms = np.stack([middle, (right - left) / 2, (high - low) / 2, laplacian])
+    terms[1:, ~np.isfinite(laplacian)] = 0.0
+    return terms
+
+
+def _cut(detail: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
+    """Details shrunk to 0 at three times their noise, and little changed far above it."""
+    square = np.maximum(detail * detail, 1e-300)
+    return detail * np.maximum(0.0, 1 - 9 * noise * noise / square)
