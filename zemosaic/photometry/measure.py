@@ -195,7 +195,9 @@ def _fit(rows: Rows, slope: float, model: str, corner: tuple[int, int]) -> PairM
             continue
         k = 3 + len(coefficients)
         clean = state.along - combined(solved(gram[3:k, 3:k], gram[3:k, 2]), terms)
-        error = state.errors.of(clean, rest, state.noise, seen=rows.x)
+        # The same from either side: the scene terms' prior is felt by x and y unlike.
+        seen = (rows.x + rows.y / a) / 2
+        error = state.errors.of(clean, rest, state.noise, seen)
         gains.append((a, error) if 0 < error <= MAX_GAIN_ERROR * a else (np.nan, np.nan))
     if free and np.isnan(gains).all():
         return None

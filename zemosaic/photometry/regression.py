@@ -103,18 +103,17 @@ class Errors:
     ) -> float:
         """Error of the coefficient of z, whose spread holds that much noise.
 
-        Where z stands for a noisier variable, `seen` is that: what it does not show of z (a hot
-        pixel of the other tile) tells nothing of the coefficient.
+        Where z is the instrument for a noisier variable, `seen` is that: what it does not show
+        of z (a hot pixel of the other tile) tells nothing of the coefficient.
         """
         weighted = self._w * z
-        information = dot(weighted, z) - noise
-        if seen is not None:
-            information = min(information, dot(weighted, seen))
-        if not information > 0:
+        size = dot(weighted, z) - noise
+        information = size if seen is None else dot(weighted, seen) - noise
+        if not min(size, information) > 0:
             return float("inf")
         sums = self._sums(weighted, z, rest)
         # A few patches tell too little, so it is never less than for independent cells.
-        variance = max(dot(sums, sums) / information**2, self._sigma**2 / information)
+        variance = max(dot(sums, sums), self._sigma**2 * size) / information**2
         return self._bread * float(np.sqrt(variance))
 
     def of_two(
