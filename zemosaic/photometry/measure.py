@@ -56,6 +56,7 @@ BRIGHT = 0.995  # quantile whose distance from the median gives a first slope
 # coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
 # leave these open, and the level with them.
 SCENE_INFORMATION = np.array([0.5**-2, 0.5**-2, 0.2**-2])  # of cells, cells and square cells
+SCENE_DIAGONAL = np.array([4, 5, 6]) * 13  # of a 12 x 12 matrix
 LEAST_PLANE = 0.02  # of the cells' scatter: what registration alone may tilt by
 MAX_GAIN_ERROR = 0.25  # relative; above it the overlap holds no contrast to measure a gain by
 
@@ -187,7 +188,7 @@ def _fit(rows: Rows, slope: float, model: str, corner: tuple[int, int]) -> PairM
         full = line(gram, len(terms), held)
         if unexplained(gram, *lines[1]) - unexplained(gram, *full) > CURVATURE_CHI2:
             lines[1] = full
-    gains = []
+    gains: list[tuple[float, float]] = []
     for a, coefficients in lines:
         rest = rows.y - a * rows.x - combined(coefficients, terms)
         if not free or (gains and len(terms) == 1):
@@ -241,7 +242,7 @@ def _refined(rows: Rows, columns: np.ndarray, slope: float, free: bool) -> _Stat
             columns[2] = x + slope * vx * residual / variance
         gram = products(columns, w)
         if scenic:
-            gram[[4, 5, 6], [4, 5, 6]] += SCENE_INFORMATION
+            gram.flat[SCENE_DIAGONAL] += SCENE_INFORMATION
         before = slope
         slope, coefficients = line(gram, terms, None if free else slope)
         if not slope > 0:

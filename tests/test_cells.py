@@ -1,0 +1,103 @@
+"""Common cells as rows: every cell counts once, and what is chosen does not depend on the noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.test_measure import only, preview
+from zemosaic.photometry.cells import FEW_CELLS, FINE_CELLS, SIDE, Rows, common_rows
+from zemosaic.photometry.measure import measure_pair
+from zemosaic.photometry.preview import Preview
+
+NOISE = 3.0
+
+
+def sky(shape: tuple[int, int], seed: int = 1, stars: float = 0.01) -> np.ndarray:
+    """Clouds 40 cells wide, and stars on some of the cells."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    scene = 1000 + 80 * np.sin(x / 40) * np.cos(y / 30)
+    for _ in range(int(stars * scene.size)):
+        at_x, at_y = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
+        near = np.s_[max(0, int(at_y) - 4) : int(at_y) + 5, max(0, int(at_x) - 4) : int(at_x) + 5]
+        peak = min(20 / rng.uniform(), 5000)
+        scene[near] += peak * np.exp(-((x[near] - at_x) ** 2 + (y[near] - at_y) ** 2) / 2)
+    return scene
+
+
+def pair(shape: tuple[int, int], gain: float = 1.1, seed: int = 1) -> tuple[Preview, Preview]:
+    rng = np.random.default_rng([seed, 5])
+    scene = sky(shape, seed)
+    one, other = (
+        preview(factor * scene + rng.normal(0, NOISE, shape), NOISE) for factor in (1.0, gain)
+    )
+    return one, other
+
+
+def rows_of(first: Preview, second: Preview) -> Rows:
+    found = common_rows(first, second)
+    assert found is not None
+    return found[0]
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (61, 83), (150, 203), (400, 500)])
+def test_every_common_cell_counts_once(shape: tuple[int, int]) -> None:
+    """In a block or by itself; holes, ragged edges and sizes that no block divides included."""
+    first, second = pair(shape)
+    first.values[0, 5:9, 7:19] = np.nan
+    second.values[0][np.tri(*shape, k=-shape[0] // 2, dtype=bool)] = np.nan
+    rows = rows_of(first, second)
+    common = np.isfinite(first.values[0] + second.values[0])
+    weight = np.ones(len(rows.x))
+    weight[: len(rows.coarse)] = rows.count.ravel()[rows.coarse]
+    assert rows.cells == weight.sum() == common.sum()
+    assert (rows.count.ravel()[rows.coarse] <= rows.side**2).all()
+    v, u = np.nonzero(common)
+    for found, true in (
+        (rows.x, first.values[0][common]), (rows.y, second.values[0][common]),
+        (rows.u, u), (rows.v, v),
+    ):  # fmt: skip
+        assert (weight * found).sum() == pytest.approx(true.sum(dtype=float), rel=1e-6)
+
+
+def test_rows_are_few_however_many_cells_there_are() -> None:
+    """What a fit costs hardly grows with the overlap."""
+    for shape in ((30, 40), (100, 200), (300, 500), (500, 800)):
+        assert len(rows_of(*pair(shape)).x) <= max(FEW_CELLS, 2_000 + FINE_CELLS)
+
+
+def test_the_rows_are_the_same_from_either_side() -> None:
+    """(i, j) and (j, i) choose the same blocks and cells."""
+    first, second = pair((120, 160))
+    there, back = rows_of(first, second), rows_of(second, first)
+    for name in ("u", "v", "cluster", "bright"):
+        assert np.array_equal(getattr(there, name), getattr(back, name))
+    assert np.array_equal(there.x, back.y)
+
+
+def test_stars_are_kept_cell_by_cell_and_noise_is_not() -> None:
+    """The brightest stars are among the cells; of pure noise none is chosen."""
+    first, second = pair((120, 160))
+    rows = rows_of(first, second)
+    assert rows.side == SIDE
+    y, x = np.unravel_index(np.argmax(first.values[0]), (120, 160))
+    single = slice(len(rows.coarse), None)
+    assert ((rows.u[single] == x) & (rows.v[single] == y)).sum() == 1
+    rng = np.random.default_rng(1)
+    flat = [preview(rng.normal(1000, NOISE, (120, 160)), NOISE) for _ in range(2)]
+    assert len(rows_of(*flat).fine) == 0
+
+
+@pytest.mark.parametrize("shape", [(90, 120), (190, 240)])
+def test_blocks_say_what_their_cells_say(shape: tuple[int, int]) -> None:
+    """Over 20 skies the line through blocks is the truth, and its errors are honest."""
+    gain, level, plane = [], [], []
+    for seed in range(20):
+        found = only(measure_pair(*pair(shape, 1.2, seed)))
+        gain.append(np.log(found.gain / 1.2) / (found.gain_err / found.gain))
+        plane.append(np.log(found.plane_gain / 1.2) / (found.plane_gain_err / found.plane_gain))
+        level.append((found.y - 1.2 * found.x) / found.level_err)
+    for pull in (gain, plane, level):
+        assert 0.6 < np.sqrt(np.mean(np.square(pull))) < 1.4
+        assert abs(np.mean(pull)) < 1.0
