@@ -19,7 +19,7 @@ from zemosaic.photometry.regression import median, planes_through
 SAMPLE = 500  # rows for medians, about
 SIDE = 4  # cells of a block; doubled until there are fewer than MANY_BLOCKS
 MANY_BLOCKS = 2_000
-CLUSTER = 8  # cells: errors are taken to be independent from one 8 x 8 patch to the next
+CLUSTER = 12  # cells: errors are taken to be independent from one such patch to the next
 FEW_CELLS = 2_500  # up to which all are taken one by one
 FINE_CELLS = 512  # of the blocks with the brightest stars, where there are more than that
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it

@@ -58,7 +58,7 @@ BRIGHT = 0.995  # quantile whose distance from the median gives a first slope
 SCENE_INFORMATION = np.array([0.5**-2, 0.5**-2, 0.2**-2])  # of cells, cells and square cells
 SCENE_DIAGONAL = np.array([4, 5, 6]) * 13  # of a 12 x 12 matrix
 LEAST_PLANE = 0.02  # of the cells' scatter: what registration alone may tilt by
-MAX_GAIN_ERROR = 0.25  # relative; above it the overlap holds no contrast to measure a gain by
+MAX_GAIN_ERROR = 0.2  # relative; above it the overlap holds no contrast to measure a gain by
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 PIECE = 1_800  # elements of one matrix product
-# A variance from n patches grows by this over n: those that come out too small by chance are
-# believed too much.
-FEW = 3.0
 
 
 def median(z: np.ndarray) -> float:
@@ -97,14 +94,10 @@ class Errors:
         kept = 1 - t
         self._bread = max(1.0, dot(kept, kept) / dot(kept, 1 - 5 * t))
 
-    def _sums(
-        self, weighted: np.ndarray, z: np.ndarray, rest: np.ndarray
-    ) -> tuple[np.ndarray, float]:
-        """Sums over patches, and by how much the variance made of so few of them grows."""
+    def _sums(self, weighted: np.ndarray, z: np.ndarray, rest: np.ndarray) -> np.ndarray:
         sums = np.bincount(self._patch, weights=weighted * rest)
-        spread = np.bincount(self._patch, weights=weighted * z)
-        share = spread / max(spread.sum(), 1e-300)
-        return sums / np.maximum(1 - share, 0.1), 1 + FEW * dot(share, share)
+        share = np.bincount(self._patch, weights=weighted * z)
+        return sums / np.maximum(1 - share / max(share.sum(), 1e-300), 0.1)
 
     def of(
         self, z: np.ndarray, rest: np.ndarray, noise: float = 0.0, seen: np.ndarray | None = None
@@ -119,9 +112,9 @@ class Errors:
         information = size if seen is None else dot(weighted, seen) - noise
         if not min(size, information) > 0:
             return float("inf")
-        sums, few = self._sums(weighted, z, rest)
+        sums = self._sums(weighted, z, rest)
         # A few patches tell too little, so it is never less than for independent cells.
-        variance = max(dot(sums, sums) * few, self._sigma**2 * size) / information**2
+        variance = max(dot(sums, sums), self._sigma**2 * size) / information**2
         return self._bread * float(np.sqrt(variance))
 
     def of_two(
@@ -133,7 +126,7 @@ class Errors:
         information = np.array([[dot(one, z), mixed], [mixed, dot(two, other)]])
         if not information[0, 0] * information[1, 1] > mixed**2:
             return float("inf"), 0.0, float("inf")
-        sums = np.stack([self._sums(one, z, rest)[0], self._sums(two, other, rest)[0]])
+        sums = np.stack([self._sums(one, z, rest), self._sums(two, other, rest)])
         inverse = np.linalg.inv(information) * self._bread
         covariance = inverse @ np.einsum("ip,jp->ij", sums, sums) @ inverse
         covariance += self._sigma**2 * inverse / self._bread
