@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from zemosaic.photometry.measure import PairMeasurement, measure_pair
-from zemosaic.photometry.preview import Preview, block_mean, local_contrast, make_grid, make_preview
+from zemosaic.photometry.preview import Preview, make_grid, make_preview
+from zemosaic.photometry.sampling import block_mean, local_contrast
 from zemosaic.photometry.solve import solve
 from zemosaic.photometry.tiles import tile_from_array
 
