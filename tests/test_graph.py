@@ -82,7 +82,7 @@ def test_large_systems_are_solved_like_small_ones(
     i, j = np.r_[i, 324, 326], np.r_[j, 325, 327]  # two islands more, and a lone node
     given = differences(329, i, j, rng)
     small = potentials(329, i, j, *given, anchor)
-    monkeypatch.setattr(graph, "DIRECT", 0)
+    monkeypatch.setattr(sparse, "DIRECT", 0)
     monkeypatch.setattr(sparse, "STEPS", steps)
     large = potentials(329, i, j, *given, anchor)
     error = np.sqrt(np.where(small[1] > 0, small[1], 1.0))
@@ -97,7 +97,7 @@ def test_large_systems_of_planes_likewise(monkeypatch: pytest.MonkeyPatch) -> No
     i, j = mesh(12, rng)
     given = levels_and_tilts(12, i, j, rng)
     small = vector_potentials(144, i, j, **given)
-    monkeypatch.setattr(graph, "DIRECT", 0)
+    monkeypatch.setattr(sparse, "DIRECT", 0)
     large = vector_potentials(144, i, j, **given)
     assert (np.abs(large[0][:, 0] - small[0][:, 0]) < 0.01 * np.sqrt(small[1])).all()
     assert np.abs(large[0][:, 1:] - small[0][:, 1:]).max() < 1e-4

@@ -12,23 +12,11 @@ weights), and the variances, which are exact (the selected inverse of Takahashi)
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from scipy.sparse import coo_array, csc_array
 
 from zemosaic.photometry.overlap import component_labels
-from zemosaic.photometry.sparse import conjugate, factorised, inverse_diagonal
-
-ROUNDS = 26  # of reweighting at most
-BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
-# The first rounds have Huber's weights: after plain least squares a wrong pair has pulled its tile
-# so far that Tukey's would give up the right ones, and never take them back.
-HUBER, MILD_ROUNDS = 1.345, 6
-LEAST_WEIGHT = 1e-6  # of a pair that disagrees with all others
-DIRECT = 3_000  # unknowns up to which every round has a factor of its own
-STEADY = 1e-12  # change relative to the largest unknown that ends the rounds; beyond DIRECT:
-STEADY_ERRORS = 1e-3  # change of any residual, in its errors; 20 rounds come as far
+from zemosaic.photometry.sparse import factorised, inverse_diagonal, robust_least_squares
 
 
 def potentials(
@@ -67,7 +55,7 @@ def potentials(
     where = np.r_[number, number], np.r_[i, j]
     incidence = coo_array((np.r_[root, -root], where), shape=(len(i), nodes)).tocsc()
     columns = np.flatnonzero(free)
-    potential[columns], rest, _, scale, normal, factor = _robust(
+    potential[columns], rest, _, scale, normal, factor = robust_least_squares(
         incidence[:, columns], root * difference, np.zeros(len(columns)), len(i)
     )
     diagonal, row_sum = np.zeros((2, nodes))
@@ -141,7 +129,7 @@ def vector_potentials(
     columns = np.flatnonzero(np.stack([free & used, tilting, tilting], axis=1).ravel())
     is_level = columns % 3 == 0
     right = np.concatenate([level / level_err, np.einsum("pab,pb->pa", root, tilt).ravel()])
-    solution, rest, chi, scale, normal, factor = _robust(
+    solution, rest, chi, scale, normal, factor = robust_least_squares(
         _design(nodes, i, j, level_err, root, pivot, centre)[:, columns],
         right,
         np.where(is_level, 0.0, prior),
@@ -158,6 +146,99 @@ def vector_potentials(
     variance = _projected(diagonal, row_sum, label, centred) * scale**2
     variance[~used] = np.nan
     return planes, variance, rest[: len(i)] * level_err, chi / np.sqrt(3)
+
+
+def affine_potentials(
+    nodes: int,
+    i: np.ndarray,
+    j: np.ndarray,
+    ratio: np.ndarray,
+    ratio_err: np.ndarray,
+    level: np.ndarray,
+    level_err: np.ndarray,
+    lever: np.ndarray,
+    free: np.ndarray,
+    anchor: int | None = None,
+    errors: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Potentials d and p together: d_i - d_j is measured, and p_i - p_j + l_i d_i - l_j d_j is.
+
+    Log-gains and levels, where each level was measured l ADU from its tile's reference level:
+    around a loop whose levels lie apart they tell of the gains as well. Errors are taken as they
+    are given, those of pairs that contradict all others included.
+
+    Parameters
+    ----------
+    nodes : int
+        Number of nodes.
+    i, j : ndarray
+        ``(P,)`` int ends of each pair.
+    ratio, ratio_err : ndarray
+        ``(P,)`` measured differences of d, and their errors; infinite where not measured.
+    level, level_err : ndarray
+        ``(P,)`` likewise of p.
+    lever : ndarray
+        ``(P, 2)`` l at both ends.
+    free : ndarray
+        ``(nodes,)`` bool: those with a d that pairs join; of the others it is 0.
+    anchor : int or None
+        A node where d and p are 0; in other components their means are 0.
+    errors : bool
+        Whether variances are wanted.
+
+    Returns
+    -------
+    potential, variance : ndarray
+        ``(nodes, 2)`` of d and p; the variance of what is held is 0.
+    """
+    label, p_free, centred = _grounded(nodes, i, j, anchor)
+    known = np.isfinite(ratio_err)
+    _, d_free, _ = _grounded(nodes, i[known], j[known], anchor)
+    columns = np.flatnonzero(np.stack([d_free & free, p_free], axis=1).ravel())
+    pairs, number = len(i), np.arange(len(i))
+    root = np.where(known, 1 / np.where(known, ratio_err, 1.0), 0.0)
+    entries = []
+    for end, sign in ((0, 1.0), (1, -1.0)):
+        node = (i, j)[end]
+        entries += [
+            (number, 2 * node + 1, sign / level_err),
+            (number, 2 * node, sign * lever[:, end] / level_err),
+            (pairs + number, 2 * node, sign * root),
+        ]
+    row, column, value = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+    design = coo_array((value, (row, column)), shape=(2 * pairs, 2 * nodes)).tocsc()
+    right = np.concatenate([level / level_err, root * np.where(known, ratio, 0.0)])
+    design = design[:, columns]
+    normal = (design.T.tocsr() @ design).tocsc()
+    factor = factorised(normal)
+    potential, variance, with_d, with_p = np.zeros((4, nodes, 2))
+    potential.ravel()[columns] = factor.solve(design.T @ right)
+    if errors:
+        variance.ravel()[columns] = inverse_diagonal(normal, factor)
+    # Covariances with the sums of d and of p over the component, by which the gauge is set.
+    with_d.ravel()[columns], with_p.ravel()[columns] = (
+        factor.solve((columns % 2 == k).astype(float)) for k in (0, 1)
+    )
+
+    def mean(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+        number = np.bincount(label, of)
+        sums = np.bincount(label, values * of)
+        return np.where(centred, sums / np.maximum(number, 1), 0.0)[label]
+
+    every = np.ones(nodes)
+    size, some = (np.bincount(label, w)[label] for w in (every, free.astype(float)))
+    with_d, with_p = with_d / np.maximum(some, 1)[:, None], with_p / size[:, None]
+    # A factor of all is a factor of the levels too, about their mean.
+    shift = mean(potential[:, 0], free)
+    p = potential[:, 1] - mean(potential[:, 1], every)
+    potential[:, 0] -= np.where(free, shift, 0.0)
+    potential[:, 1] = p * (1 - shift)
+    own = centred[label]
+    variance[:, 0] += np.where(own & free, mean(with_d[:, 0], free) - 2 * with_d[:, 0], 0.0)
+    of_levels = mean(with_p[:, 1], every) - 2 * (with_p[:, 1] - p * mean(with_d[:, 1], every))
+    variance[:, 1] += np.where(own, p * (p * mean(with_d[:, 0], free) - 2 * with_d[:, 1]), 0.0)
+    variance[:, 1] += np.where(own, of_levels, 0.0)
+    return potential, variance
 
 
 def _design(
@@ -205,78 +286,6 @@ def _grounded(
     free = np.ones(nodes, dtype=bool)
     free[ground] = False
     return label, free, centred
-
-
-def _robust(
-    design: csc_array, right: np.ndarray, ridge: np.ndarray, pairs: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, csc_array, Any]:
-    """Least squares of whitened rows, reweighted by Tukey's biweight, pair by pair.
-
-    Each round solves for the change of the solution: exactly, or, in a large system, by conjugate
-    gradients that are preconditioned by the factor of earlier weights, and only as far as the
-    next round moves anyway. The last round is exact again.
-
-    Parameters
-    ----------
-    design : csc_array
-        ``(R, N)``: a row for the level of each pair, then perhaps two for its tilts.
-    right, ridge : ndarray
-        ``(R,)`` right-hand side; ``(N,)`` added to the diagonal of the normal matrix.
-    pairs : int
-        Number of pairs.
-
-    Returns
-    -------
-    solution, rest, chi : ndarray
-        ``(N,)``, ``(R,)`` right minus design · solution, ``(P,)`` norm of the rest of each pair.
-    scale : float
-        By which the errors were too small, judged by the scatter; at least 1.
-    normal, factor : csc_array, SuperLU
-        ``(N, N)`` normal matrix of the last round, and its factor.
-    """
-    size, tilts = len(ridge), (len(right) - pairs) // pairs
-    diagonal = csc_array((ridge, (np.arange(size), np.arange(size))), shape=(size, size))
-    transposed = design.T.tocsr()
-    robust, solution, rest = np.ones(pairs), np.zeros(size), right
-    factor, then, anew = None, np.zeros(size), True
-    for left in reversed(range(ROUNDS)):
-        weight = np.concatenate([robust, np.repeat(robust, tilts)])
-        normal = (transposed @ design.multiply(weight[:, None]).tocsc() + diagonal).tocsc()
-        gradient = transposed @ (weight * rest) - ridge * solution
-        now, change = normal.diagonal(), None
-        # An unknown that has lost its weight would drift, since its error costs no energy.
-        if not anew and left and ((now > then / 2) & (now < then * 10)).all():
-            change = conjugate(normal, gradient, factor)
-        exact = change is None
-        if change is None:
-            factor = None  # frees the memory of the last one
-            factor, then = factorised(normal), now
-            change = factor.solve(gradient)
-        solution, before = solution + change, rest
-        rest = right - design @ solution
-        chi = np.sqrt(
-            np.square(np.c_[rest[:pairs], rest[pairs:].reshape(pairs, tilts)]).sum(axis=1)
-        )
-        robust, scale = _reweighted(chi, 1 + tilts, mild=left >= ROUNDS - MILD_ROUNDS)
-        if size <= DIRECT:
-            steady = np.abs(change).max() <= STEADY * max(1.0, np.abs(solution).max())
-        else:
-            steady = np.abs(rest - before).max() <= STEADY_ERRORS
-        if steady and exact and left < ROUNDS - MILD_ROUNDS:
-            break
-        anew = steady or size <= DIRECT
-    return solution, rest, chi, scale, normal, factor
-
-
-def _reweighted(u: np.ndarray, freedoms: int, mild: bool) -> tuple[np.ndarray, float]:
-    """Weights of residuals in units of their errors (Huber's or Tukey's), and their scale."""
-    usual = {1: 0.6745, 3: 1.5382}[freedoms]  # medians of chi with so many freedoms
-    # At least 1: pairs that agree better than their errors are no reason to doubt others.
-    scale = max(1.0, float(np.median(u)) / usual)
-    if mild:
-        return 1 / np.maximum(1, u / (scale * HUBER * usual / 0.6745)), scale
-    bend = np.clip(1 - (u / (scale * BIWEIGHT * usual / 0.6745)) ** 2, 0, None) ** 2
-    return np.maximum(bend, LEAST_WEIGHT), scale
 
 
 def _projected(

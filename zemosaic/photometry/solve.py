@@ -7,11 +7,13 @@ every overlap. For a pair with the line y = a·x + b measured at the pivot p:
     P_i(p) - P_j(p)         = g_j·y - g_i·x                  (then levels, at the pivots)
     grad P_i - grad P_j     = g_j·grad y - g_i·grad x        (and slopes, in the plane models)
 
-where P_k is the offset, or offset and plane, of tile k. Each is a difference of potentials on
-the graph of overlaps: weighted least squares, sparse, per connected component, with the weights
-of pairs that disagree with all others taken away (`zemosaic.photometry.graph`). What the
-differences leave free is set by the gauge: geometric-mean gain 1 and the median sky level kept,
-or an anchor tile with gain 1 and offset 0; the mean slope is 0, so no global plane is invented.
+Without planes both are solved together after that, since levels measured at bright and at dark
+pivots tell of the gains as well; each kind counts as much as its own loops close. P_k is the
+offset, or offset and plane, of tile k. Each is a difference of potentials on the graph of
+overlaps: weighted least squares, sparse, per connected component, with the weights of pairs that
+disagree with all others taken away (`zemosaic.photometry.graph`). What the differences leave free
+is set by the gauge: geometric-mean gain 1 and the median sky level kept, or an anchor tile with
+gain 1 and offset 0; the mean slope is 0, so no global plane is invented.
 
 In the model "auto" the planes of the pairs decide, per channel and component: if they are
 larger than their errors allow, tiles have gradients of their own and get planes.
@@ -25,9 +27,10 @@ from operator import attrgetter
 
 import numpy as np
 
-from zemosaic.photometry.graph import potentials, vector_potentials
+from zemosaic.photometry.graph import affine_potentials, potentials, vector_potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement
 from zemosaic.photometry.overlap import component_labels
+from zemosaic.photometry.sparse import LEAST_WEIGHT, reweighted
 
 MIN_RELATIVE_ERROR = 1e-6  # of a pair's gain: float32 previews know no more
 MIN_LEVEL_ERROR = 1e-3  # ADU, likewise
@@ -36,6 +39,11 @@ MIN_LEVEL_ERROR = 1e-3  # ADU, likewise
 # of tilts are known from few patches; with gradients of a few noise widths it is above 50.
 PLANE_CHI2 = 10.0
 FEWEST_PAIRS = 3  # to judge that by
+TOGETHER = 40  # rounds of gains and levels together, at most
+STEADY = 1e-11  # change of any log-gain that ends them
+# Tiles up to which that is done: twice the unknowns take several times as long, and so large a
+# mosaic has enough pairs.
+MANY_TILES = 5_000
 SUSPECT_CHI = 6.0  # robust standard deviations: where a pair has lost its say
 # What of a `PairMeasurement` is used: name, type, shape.
 _COLUMNS = [
@@ -236,6 +244,15 @@ class _Channel:
         if self.model != "gain":
             reference = self._reference_levels()
             level, level_var, slope, residual, chi = self._levels(gain, reference, planes)
+            suspect = self._suspects(np.fmax(chi, log_chi))
+            free = ~planes & self._tied(group) & ~suspect
+            if not self.model.startswith("offset") and self.tiles <= MANY_TILES and free.any():
+                plain, some = ~planes, ~planes[self.i]
+                both, var = self._together(log_gain, level, reference, some, free, suspect)
+                log_gain[plain], level[plain] = both[plain].T
+                log_var[free], level_var[plain] = var[free, 0], var[plain, 1]
+                gain = np.exp(log_gain)
+                residual[some] = self._differences(gain, level, reference)[1][some]
             offset = self._gauged(level - gain * reference, gain)
             # A gain's error moves the offset by the level at which the tile was measured.
             level_var = level_var + np.nan_to_num(log_var) * (gain * reference) ** 2
@@ -362,6 +379,69 @@ class _Channel:
         # From ADU per cell of the grid to ADU per pixel of the tile.
         slope = np.einsum("tg,tgp->tp", full[:, 1:], self.frame.jacobian)
         return level, variance, np.where(planes[:, None], slope, 0.0), residual, chi
+
+    def _differences(
+        self, gain: np.ndarray, level: np.ndarray, reference: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How far above its tile's reference each end was measured; what that leaves, in ADU."""
+        i, j = self.i, self.j
+        lever = np.stack([gain[i] * (self.x - reference[i]), gain[j] * (self.y - reference[j])])
+        return lever.T, lever[1] - lever[0] - (level[i] - level[j])
+
+    def _together(
+        self,
+        log_gain: np.ndarray,
+        level: np.ndarray,
+        reference: np.ndarray,
+        some: np.ndarray,
+        free: np.ndarray,
+        suspect: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-gains and levels ``(T, 2)`` of the components without planes; their variances.
+
+        Pairs are weighed anew from where the separate solutions left them; those of suspects have
+        no say, and suspects keep their gains. Both kinds of errors are enlarged to what their own
+        loops say of them: a gradient that is not modelled spoils levels alone, and must not bend
+        the gains.
+        """
+        i, j = self.i[some], self.j[some]
+        known = np.isfinite(self.plain[some]) & np.isfinite(self.plain_err[some])
+        good = ~(suspect[i] | suspect[j])
+        a = np.where(known, self.plain[some], np.exp(log_gain[i] - log_gain[j]))
+        relative = np.where(known, np.maximum(self.plain_err[some] / a, MIN_RELATIVE_ERROR), np.inf)
+        both, steady = np.stack([log_gain, level], axis=1), False
+        for turn in range(TOGETHER):
+            last = steady or turn == TOGETHER - 1
+            log_gain, level = both.T
+            gain = np.exp(log_gain)
+            lever, rest = (part[some] for part in self._differences(gain, level, reference))
+            # In the unit between both tiles', which is the same from either side.
+            unit = np.sqrt(gain[i] * gain[j])
+            error = np.maximum(unit * self.level_err[some] / np.sqrt(a), unit * MIN_LEVEL_ERROR)
+            ratio = np.log(a) - (log_gain[i] - log_gain[j])
+            of_gain, of_level = np.abs(ratio / relative), np.abs(rest / error)
+            trust = good * reweighted(of_level)[0]
+            trust[known] *= reweighted(of_gain[known])[0]
+            trust = np.sqrt(np.maximum(trust, LEAST_WEIGHT))
+            both, variance = affine_potentials(
+                self.tiles,
+                i,
+                j,
+                ratio,
+                relative * reweighted(of_gain[known & good])[1] / trust,
+                lever[:, 1] - lever[:, 0],
+                error * reweighted(of_level[good])[1] / trust,
+                # The unit goes with the gains as well, so that a factor of all changes nothing.
+                lever + np.array([0.5, -0.5]) * rest[:, None],
+                free,
+                self.anchor,
+                errors=last,
+            )
+            steady = bool(np.abs(both[:, 0]).max() < STEADY)
+            both[:, 0] += log_gain
+            if last:
+                break
+        return both, variance
 
     def _suspects(self, chi: np.ndarray) -> np.ndarray:
         """Tiles whose median chi stands out from that of all pairs.

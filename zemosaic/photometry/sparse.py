@@ -8,6 +8,15 @@ import numpy as np
 from scipy.sparse import csc_array
 from scipy.sparse.linalg import splu
 
+ROUNDS = 26  # of reweighting at most
+BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
+# The first rounds have Huber's weights: after plain least squares a wrong pair has pulled its tile
+# so far that Tukey's would give up the right ones, and never take them back.
+HUBER, MILD_ROUNDS = 1.345, 6
+LEAST_WEIGHT = 1e-6  # of a pair that disagrees with all others
+DIRECT = 3_000  # unknowns up to which every round has a factor of its own
+STEADY = 1e-12  # change relative to the largest unknown that ends the rounds; beyond DIRECT:
+STEADY_ERRORS = 1e-3  # change of any residual, in its errors; 20 rounds come as far
 STEPS = 20  # of conjugate gradients at most, before a new factor is cheaper
 GAIN_OF_STEPS = 0.03  # by which they diminish the error of a round
 
@@ -114,3 +123,75 @@ def filled(matrix: csc_array, lower: csc_array) -> tuple[np.ndarray, np.ndarray,
     values = np.zeros(full.nnz)
     values[np.searchsorted(there, here)] = lower.data
     return full.indptr, full.indices, values
+
+
+def robust_least_squares(
+    design: csc_array, right: np.ndarray, ridge: np.ndarray, pairs: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, csc_array, Any]:
+    """Least squares of whitened rows, reweighted by Tukey's biweight, pair by pair.
+
+    Each round solves for the change of the solution: exactly, or, in a large system, by conjugate
+    gradients that are preconditioned by the factor of earlier weights, and only as far as the
+    next round moves anyway. The last round is exact again.
+
+    Parameters
+    ----------
+    design : csc_array
+        ``(R, N)``: a row for the level of each pair, then perhaps two for its tilts.
+    right, ridge : ndarray
+        ``(R,)`` right-hand side; ``(N,)`` added to the diagonal of the normal matrix.
+    pairs : int
+        Number of pairs.
+
+    Returns
+    -------
+    solution, rest, chi : ndarray
+        ``(N,)``, ``(R,)`` right minus design · solution, ``(P,)`` norm of the rest of each pair.
+    scale : float
+        By which the errors were too small, judged by the scatter; at least 1.
+    normal, factor : csc_array, SuperLU
+        ``(N, N)`` normal matrix of the last round, and its factor.
+    """
+    size, tilts = len(ridge), (len(right) - pairs) // pairs
+    diagonal = csc_array((ridge, (np.arange(size), np.arange(size))), shape=(size, size))
+    transposed = design.T.tocsr()
+    robust, solution, rest = np.ones(pairs), np.zeros(size), right
+    factor, then, anew = None, np.zeros(size), True
+    for left in reversed(range(ROUNDS)):
+        weight = np.concatenate([robust, np.repeat(robust, tilts)])
+        normal = (transposed @ design.multiply(weight[:, None]).tocsc() + diagonal).tocsc()
+        gradient = transposed @ (weight * rest) - ridge * solution
+        now, change = normal.diagonal(), None
+        # An unknown that has lost its weight would drift, since its error costs no energy.
+        if not anew and left and ((now > then / 2) & (now < then * 10)).all():
+            change = conjugate(normal, gradient, factor)
+        exact = change is None
+        if change is None:
+            factor = None  # frees the memory of the last one
+            factor, then = factorised(normal), now
+            change = factor.solve(gradient)
+        solution, before = solution + change, rest
+        rest = right - design @ solution
+        chi = np.sqrt(
+            np.square(np.c_[rest[:pairs], rest[pairs:].reshape(pairs, tilts)]).sum(axis=1)
+        )
+        robust, scale = reweighted(chi, 1 + tilts, mild=left >= ROUNDS - MILD_ROUNDS)
+        if size <= DIRECT:
+            steady = np.abs(change).max() <= STEADY * max(1.0, np.abs(solution).max())
+        else:
+            steady = np.abs(rest - before).max() <= STEADY_ERRORS
+        if steady and exact and left < ROUNDS - MILD_ROUNDS:
+            break
+        anew = steady or size <= DIRECT
+    return solution, rest, chi, scale, normal, factor
+
+
+def reweighted(u: np.ndarray, freedoms: int = 1, mild: bool = False) -> tuple[np.ndarray, float]:
+    """Weights of residuals in units of their errors (Huber's or Tukey's), and their scale."""
+    usual = {1: 0.6745, 2: 1.1774, 3: 1.5382}[freedoms]  # medians of chi with so many freedoms
+    # At least 1: pairs that agree better than their errors are no reason to doubt others.
+    scale = max(1.0, float(np.median(u)) / usual)
+    if mild:
+        return 1 / np.maximum(1, u / (scale * HUBER * usual / 0.6745)), scale
+    bend = np.clip(1 - (u / (scale * BIWEIGHT * usual / 0.6745)) ** 2, 0, None) ** 2
+    return np.maximum(bend, LEAST_WEIGHT), scale
