@@ -101,11 +101,15 @@ def run_in_folder(
                 markers=live == "marker",
             )
             observers = [*book, telemetry, console]  # what was seen is in the journal already
+
+            def keep(solution: PhaseSolution) -> None:
+                write_table(corrections_table(solution, settings), folder / CORRECTIONS)
+                write_table(pairs_table(solution, settings), folder / PAIRS)
+
             solution = calibrate(
-                tiles, settings, pool, observers, apply_to=apply_to, folder=folder, known=known
-            )
-            write_table(corrections_table(solution, settings), folder / CORRECTIONS)
-            write_table(pairs_table(solution, settings), folder / PAIRS)
+                tiles, settings, pool, observers, apply_to=apply_to, folder=folder, known=known,
+                keep=keep,
+            )  # fmt: skip
     lines = _summary(solution, console.stage_seconds)
     lines += [f"corrections  {folder / CORRECTIONS}", f"pairs        {folder / PAIRS}"]
     if apply_to is not None:

@@ -6,6 +6,7 @@ observer, with the ends that nobody told: under the same ids, since those follow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -21,7 +22,7 @@ from zemosaic.runtime.events import (
     Event,
     JobEnded,
     JobError,
-    JobSubmitted,
+    Note,
     Observer,
     RunEnded,
     RunStarted,
@@ -131,7 +132,8 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     if state == "running":
         last = time.time_ns()
     else:
-        last = max([table.last_end_ns, *_times(record), *_dumped(folder)])
+        dumped = folder / stacks.STACKS / f"{table.pid}.txt"  # while it held the lock for ever
+        last = max([table.last_end_ns, *_times(record), *_written(dumped)])
     cause = ""
     if state == "died":
         cause = "killed from outside (kill -9, out of memory, power), since nothing was told"
@@ -249,13 +251,13 @@ def _times(record: Record) -> Iterator[int]:
     for event in record.events[-50:]:
         if isinstance(event, JobEnded):
             yield event.ended_ns
-        elif isinstance(event, JobSubmitted | StageStarted | StageEnded | RunStarted | RunEnded):
+        elif not isinstance(event, Note):
             yield event.time_ns
 
 
-def _dumped(folder: Path) -> Iterator[int]:
-    """When stacks were last dumped: a worker that hangs gives no other sign of life."""
-    for path in (folder / stacks.STACKS).glob("*.txt"):
+def _written(path: Path) -> Iterator[int]:
+    """When a file was last written to, if there is something in it."""
+    with contextlib.suppress(OSError):
         found = path.stat()
         if found.st_size:
             yield found.st_mtime_ns

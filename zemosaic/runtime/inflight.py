@@ -186,6 +186,13 @@ class Inflight:
             self._free.append(seat.row)
         return last
 
+    def close(self) -> None:
+        """Let go of the file: Windows replaces none that is mapped."""
+        global _open  # noqa: PLW0603 - that of a pool of threads
+        if _open[0] == (str(self._path), self._started):
+            _open = ("", 0), None
+        del self._table
+
     def stack(self, row: Row) -> str:
         """The stack of a job under way; empty where none is known."""
         return stacks.of(self._path.parent, row.pid, row.thread, row.started_ns)
@@ -203,7 +210,7 @@ def read(folder: Path) -> Snapshot:
     if len(data) < _HEAD_SIZE or not data.startswith(_MAGIC):
         raise ValueError(f"{folder / TABLE} is no table of a run")
     _, rows, pid, done, total, started, last, stage = _HEAD.unpack_from(data, 0)
-    table = _Table(folder / TABLE)
+    table = _Table(folder / TABLE, mmap.ACCESS_READ)
     found = [row for number in range(rows) if (row := table.read(number)) is not None]
     found.sort(key=lambda row: (row.started_ns, row.index))
     return Snapshot(pid, _text(stage), done, total, started, last, tuple(found))
@@ -216,9 +223,9 @@ def _text(raw: bytes) -> str:
 class _Table:
     """The mapped file."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("r+b") as file:
-            self.memory = mmap.mmap(file.fileno(), 0)
+    def __init__(self, path: Path, access: int = mmap.ACCESS_WRITE) -> None:
+        with path.open("rb" if access == mmap.ACCESS_READ else "r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), 0, access=access)
         self.rows = (len(self.memory) - _HEAD_SIZE) // _ROW_SIZE
 
     def write(self, number: int, values: tuple[Any, ...]) -> None:
@@ -263,9 +270,13 @@ _open: tuple[tuple[str, int], _Table | None] = (("", 0), None)  # what this proc
 def _table(path: str, made_ns: int) -> _Table | None:
     """The table of a path, mapped once; None where it cannot be, as on another machine."""
     global _open  # noqa: PLW0603 - a worker has one table, for as long as it lives
-    if _open[0] != (path, made_ns):
+    what, table = _open
+    if what != (path, made_ns):
         try:
-            _open = (path, made_ns), _Table(Path(path))
+            table = _Table(Path(path))
+            # A thread that an earlier run left behind has no row in the table of the next.
+            table = table if _HEAD.unpack_from(table.memory)[5] == made_ns else None
         except (OSError, ValueError):
-            _open = (path, made_ns), None
-    return _open[1]
+            table = None
+        _open = (path, made_ns), table
+    return table

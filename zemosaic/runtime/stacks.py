@@ -117,7 +117,9 @@ def last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
         # The clock of files may be some milliseconds behind.
         if path.stat().st_mtime_ns + 50_000_000 < since_ns:
             return ""
-        text = path.read_text(errors="replace")[-LONGEST:]
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LONGEST))
+            text = file.read(LONGEST).decode(errors="replace")
     except OSError:
         return ""
     fatal = [m.start() for m in re.finditer(r"(?m)^(Fatal Python error|Windows fatal)", text)]
