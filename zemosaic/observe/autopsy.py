@@ -269,6 +269,9 @@ def _alive(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except OSError:
+        told = Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
         return False
-    return True
+    except OSError:  # somebody else's, or no Linux
+        return True
+    return told.rpartition(")")[2].split()[0] != "Z"  # dead, and nobody has asked how it ended

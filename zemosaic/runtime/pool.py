@@ -7,6 +7,7 @@ killed and replaced, a thread is left behind and replaced, a foreign executor's 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
@@ -231,10 +232,11 @@ def _die_with(lifeline: Connection) -> None:
         return
     import fcntl
 
-    fcntl.fcntl(lifeline.fileno(), fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(lifeline.fileno(), fcntl.F_GETFL)
-    fcntl.fcntl(lifeline.fileno(), fcntl.F_SETFL, flags | os.O_ASYNC)
-    _local.lifeline = lifeline  # open for as long as the worker lives
+    with contextlib.suppress(OSError):  # without /proc it is as elsewhere
+        # Opened anew, since all workers share the pipe as it came, and that has but one owner.
+        mine = os.open(f"/proc/self/fd/{lifeline.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(mine, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(mine, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     if lifeline.poll():  # the run died before
         os._exit(1)
 
