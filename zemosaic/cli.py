@@ -328,7 +328,9 @@ def status(folder: Path) -> int:
     from zemosaic.observe.status import watch
     from zemosaic.runtime.folder import holder
 
-    watch(lambda: examine(folder, holder(folder)), Terminal())
+    # Lines that a program reads are not folded.
+    terminal = Terminal(width=None if sys.stdout.isatty() else 250)
+    watch(lambda: examine(folder, holder(folder)), terminal)
     return SOLVED
 
 

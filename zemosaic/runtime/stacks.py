@@ -112,7 +112,7 @@ def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
 
 
 def last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
-    """The last stack of a thread (0: of all) in a file of dumps, if not older than that."""
+    """The last stack of a thread (0: the current one) in a file of dumps, if not older."""
     try:
         # The clock of files may be some milliseconds behind.
         if path.stat().st_mtime_ns + 50_000_000 < since_ns:
@@ -125,14 +125,17 @@ def last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
     fatal = [m.start() for m in re.finditer(r"(?m)^(Fatal Python error|Windows fatal)", text)]
     if fatal:
         text = text[fatal[-1] :]
-    blocks = re.split(r"(?m)^(?=(?:Current thread|Thread) 0x)", text)
+    # A dump is followed by a blank line, and by the head of the next.
+    blocks = [
+        re.split(r"\n\s*\n|\n(?=Timeout \()", block)[0].strip()
+        for block in re.split(r"(?m)^(?=(?:Current thread|Thread) 0x)", text)
+    ]
     mine = [block for block in blocks[1:] if not thread or _ident(block) == thread]
     if not mine:
         return ""
-    head = blocks[0].strip() + "\n" if fatal else ""
-    body = mine[-1] if thread else "\n".join(mine)
-    # A dump is followed by a blank line, and by the head of the next.
-    return (head + re.split(r"\n\s*\n|\n(?=Timeout \()", body)[0]).strip()
+    if not thread:  # the one that a fault ended is the current one
+        mine = ["\n".join([b for b in mine if b.startswith("Current")] or mine)]
+    return f"{blocks[0]}\n{mine[-1]}" if fatal else mine[-1]
 
 
 def innermost(stack: str) -> str:
