@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # A name that the terminal's encoding lacks must not cost the results.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # What is logged is told by notes, in a line; without a handler it would come twice.
+    logging.getLogger("zemosaic").addHandler(logging.NullHandler())
     for name in ("SIGTERM", "SIGBREAK"):  # the second is what closing a console on Windows sends
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)

@@ -137,7 +137,9 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     cause = ""
     if state == "died":
         cause = "killed from outside (kill -9, out of memory, power), since nothing was told"
-        if fault:
+        if table.stage == inflight.ENDED:
+            cause = "not known, since the journal ends before the run did: a full disk, most likely"
+        elif fault:
             cause = fault.splitlines()[0].removeprefix("Fatal Python error: ")
     elif ended is not None and ended.error is not None:
         cause = str(ended.error)

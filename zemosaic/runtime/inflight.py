@@ -19,6 +19,7 @@ from typing import Any
 from zemosaic.runtime import stacks
 
 TABLE = "inflight.bin"
+ENDED = "ended"  # in the place of a stage
 
 _MAGIC = b"ZMFLY1\0\0"
 # magic, rows, pid, done, total, start, last end of a job, stage
@@ -187,10 +188,11 @@ class Inflight:
         return last
 
     def close(self) -> None:
-        """Let go of the file: Windows replaces none that is mapped."""
+        """Say that the run has ended, and let go of the file, which the next may want to replace."""
         global _open  # noqa: PLW0603 - that of a pool of threads
         if _open[0] == (str(self._path), self._started):
             _open = ("", 0), None
+        self.progress(ENDED, 0, 0)
         del self._table
 
     def stack(self, row: Row) -> str:
