@@ -188,7 +188,7 @@ class Inflight:
         return last
 
     def close(self) -> None:
-        """Say that the run has ended, and let go of the file, which the next may want to replace."""
+        """Say that the run has ended, and let go of the file."""
         global _open  # noqa: PLW0603 - that of a pool of threads
         if _open[0] == (str(self._path), self._started):
             _open = ("", 0), None

@@ -373,6 +373,7 @@ class _Loop:
         flights = self.window.values()
         running = [f for f in flights if f.running_since is not None]
         running.sort(key=lambda f: (-f.ran(now), f.job.index))
+        del running[PENDING_NAMED:]
         waiting = [f.job.index for f in flights if f.running_since is None]
         self.ahead.extend(itertools.islice(self.jobs, max(0, PENDING_NAMED - len(self.ahead))))
         later = [job.index for job in self.ahead]
