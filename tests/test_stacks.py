@@ -83,7 +83,7 @@ def test_short_jobs_do_not_set_the_timer_again(
         faulthandler, "dump_traceback_later", lambda timeout, **_: calls.append(timeout)
     )
     for _ in range(10_000):  # a millisecond each, so ten seconds
-        stacks.arm(folder, 10.0)
+        stacks.arm(str(folder), 10.0)
         now[0] += 0.001
     assert len(calls) == 4
     assert set(calls) == {8.0}
@@ -93,7 +93,7 @@ def test_the_hosts_faulthandler_is_left_as_it_was(folder: Path) -> None:
     """A host that has it enabled keeps it; where it is not, it is not afterwards."""
     host = faulthandler.is_enabled()
     stacks.enable(folder)
-    stacks.arm(folder, 60.0)
+    stacks.arm(str(folder), 60.0)
     stacks.disarm()
     assert faulthandler.is_enabled() == host
     faulthandler.disable()
@@ -121,7 +121,7 @@ def test_library_use_leaves_the_hosts_timer_running(
 
 def test_a_full_disk_costs_the_stack_alone(tmp_path: Path) -> None:
     """Without its folder nothing can be dumped, and nothing is raised."""
-    stacks.arm(tmp_path / "gone", 60.0)
+    stacks.arm(str(tmp_path / "gone"), 60.0)
     stacks.enable(tmp_path / "gone")
     assert stacks.of(tmp_path / "gone", os.getpid(), threading.get_ident(), 0) == ""
     stacks.disarm()
@@ -131,3 +131,10 @@ def test_a_worker_of_this_process_is_dumped_now(folder: Path) -> None:
     """Without waiting for a timer."""
     found = stacks.of(folder, os.getpid(), threading.get_ident(), time.time_ns())
     assert "test_a_worker_of_this_process_is_dumped_now" in found
+
+
+def test_a_file_of_dumps_does_not_grow_for_ever(folder: Path) -> None:
+    """A stuck worker is dumped again and again: the file is begun anew, after it was read."""
+    path = write(folder, DUMP.format(inner="stuck") * 6000)
+    assert "stuck" in stacks.of(folder, 1, 0x7F01, 0)
+    assert path.stat().st_size == 0

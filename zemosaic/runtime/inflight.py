@@ -104,7 +104,7 @@ class Seat:
         if table is None:
             return
         if self.patience:
-            stacks.arm(Path(self.path).parent, self.patience)
+            stacks.arm(self.path[: -len(TABLE) - 1], self.patience)  # 5 µs less than by pathlib
         now = time.time_ns()
         table.write(self.row, (self.ticket, self.index, os.getpid(), threading.get_ident(), now,
                                self.stage.encode(), now, b""))  # fmt: skip

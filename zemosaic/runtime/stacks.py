@@ -20,6 +20,7 @@ from pathlib import Path
 
 STACKS = "stacks"
 LONGEST = 1 << 16  # characters looked at; a dump of one worker has about 1,000
+LARGEST = 1 << 20  # bytes of a file of dumps, before it is begun anew
 BEFORE = 0.8  # of the patience: after the job's start, and before the heartbeat
 
 
@@ -36,6 +37,7 @@ class _Timer:
     file: str = ""
     handle: int = -1
     set_at: float = 0.0
+    place: tuple[str, int] = ("", 0)  # the folder and the process that it was set for
     enabled: bool = False  # by us, not by the host application
 
 
@@ -43,16 +45,17 @@ _timer = _Timer()
 _lock = threading.Lock()
 
 
-def arm(folder: Path, patience: float) -> None:
+def arm(folder: str, patience: float) -> None:
     """Have the stacks of this process dumped unless another job begins before long."""
-    now, path = time.monotonic(), _file(folder)
-    if _timer.file == path and now - _timer.set_at < patience / 4:
+    now, place = time.monotonic(), (folder, os.getpid())
+    if _timer.place == place and now - _timer.set_at < patience / 4:
         return
+    path = _file(Path(folder))
     with _lock, contextlib.suppress(OSError):  # no room: the work matters more than its stack
         _use(path)
         os.truncate(path, 0)
         faulthandler.dump_traceback_later(BEFORE * patience, repeat=True, file=_timer.handle)
-        _timer.set_at = now
+        _timer.set_at, _timer.place = now, place
 
 
 def enable(folder: Path) -> None:
@@ -85,6 +88,7 @@ def disarm() -> None:
         faulthandler.disable()
     os.close(_timer.handle)
     _timer.file, _timer.handle, _timer.set_at, _timer.enabled = "", -1, 0.0, False
+    _timer.place = ("", 0)
 
 
 def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
@@ -108,7 +112,11 @@ def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
                 faulthandler.dump_traceback(file)
         except OSError:  # a full disk must not end the run for want of a stack
             return ""
-    return last(path, thread, since_ns)
+    found = last(path, thread, since_ns)
+    with contextlib.suppress(OSError):  # a job that hangs for a day is dumped ten thousand times
+        if path.stat().st_size > LARGEST:
+            os.truncate(path, 0)
+    return found
 
 
 def last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
