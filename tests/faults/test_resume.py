@@ -11,24 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run
-from tests.faults.conftest import Start
+from tests.faults.conftest import Command, Start
 from zemosaic.runtime import journal
-from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded
+from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageStarted
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
 
 TABLES = ("corrections.ecsv", "pairs.ecsv")
-# Moments of which the length of the journal does not tell.
+# Moments of which no event tells.
 LATE = ("kill@solve", "kill@corrections.ecsv", "kill@pairs.ecsv")
 
 
 def tables(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in TABLES]
-
-
-def size(folder: Path) -> int:
-    path = folder / "journal.jsonl"
-    return path.stat().st_size if path.exists() else 0
 
 
 def nothing_twice(folder: Path) -> int:
@@ -64,17 +59,22 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
 ) -> None:
     """Five kills of one run and the next, twenty in all: same tables, nothing measured twice.
 
-    Four of the five come from outside, at a random length of the journal.
+    Four of the five come from outside, after so many jobs of a stage that the run has done itself.
     """
-    chance, length = random.Random(seed), size(whole)
-    # After the first a run writes its headers anew and what is left of its pairs.
-    moments = [chance.randrange(200, length // 2)]
-    moments += [chance.randrange(200, length // 4) for _ in range(3)]
+    chance = random.Random(seed)
+    moments = [("scan", chance.randrange(6)), ("tiles", chance.randrange(1, 5))]
+    moments += [("pairs", chance.randrange(4)), ("pairs", chance.randrange(1, 4))]
     resume: list[str] = []
-    for moment in moments:
-        run = start(*resume, pool=pool, slow=0.02)
-        before = size(run.folder)
-        run.wait_for(lambda least=before + moment, at=run.folder: size(at) >= least)
+    for killed, (stage, count) in enumerate(moments):
+        run = start(*resume, pool=pool, slow=0.08)
+
+        def there(
+            run: Command = run, before: int = killed, stage: str = stage, count: int = count
+        ) -> bool:
+            begun = len(journal.read(run.folder)) > before and run.events(StageStarted, stage)
+            return bool(begun) and len(run.events(JobEnded, stage)) >= count
+
+        run.wait_for(there)
         run.kill()
         assert run.end().code == -9
         resume = ["--resume"]
