@@ -55,7 +55,7 @@ class Received:
 
 
 @contextmanager
-def http_receiver(*, refusing: bool = False) -> Iterator[tuple[str, Received]]:
+def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[str, Received]]:
     """Serve ``POST /v1/traces``; yields the endpoint and what it received.
 
     A refusing one answers 403 at once, which no client tries again.
@@ -83,7 +83,7 @@ def http_receiver(*, refusing: bool = False) -> Iterator[tuple[str, Received]]:
         def log_message(self, *_: object) -> None:
             """Keep standard error clean."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     # The standard poll of half a second would be spent at the end of every test.
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)

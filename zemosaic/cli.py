@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):
         # A name that the terminal's encoding lacks must not cost the results.
         sys.stdout.reconfigure(errors="backslashreplace")
+    # What is logged is told by notes, in a line; without a handler it would come twice.
+    logging.getLogger("zemosaic").addHandler(logging.NullHandler())
     for name in ("SIGTERM", "SIGBREAK"):  # the second is what closing a console on Windows sends
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
@@ -328,7 +331,9 @@ def status(folder: Path) -> int:
     from zemosaic.observe.status import watch
     from zemosaic.runtime.folder import holder
 
-    watch(lambda: examine(folder, holder(folder)), Terminal())
+    # Lines that a program reads are not folded.
+    terminal = Terminal(width=None if sys.stdout.isatty() else 250)
+    watch(lambda: examine(folder, holder(folder)), terminal)
     return SOLVED
 
 

@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +74,7 @@ def calibrate(
     folder: str | os.PathLike[str] | None = None,
     known: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
+    keep: Callable[[PhaseSolution], None] = lambda solution: None,
 ) -> PhaseSolution:
     """Find one gain and one offset per tile and channel, so that overlaps agree.
 
@@ -102,6 +103,8 @@ def calibrate(
         nothing that they depend on has changed.
     clock : Clock, optional
         Where the scheduler's time comes from.
+    keep : callable
+        Takes the solution before the run is said to have finished.
 
     Returns
     -------
@@ -133,6 +136,7 @@ def calibrate(
     fan_out.emit(RunStarted(run_id=uuid.uuid4().hex, time_ns=time.time_ns(), attributes=attributes))
     state: str = "failed"
     failure: BaseException | None = None
+    inflight = None
     try:
         with _run_folder(folder) as place:
             inflight = _inflight(place, workers, settings, fan_out, folder is not None)
@@ -146,6 +150,7 @@ def calibrate(
                 known or {},
             )
             solution = phase.run(given, apply_to)
+            keep(solution)
             shutil.rmtree(place / PREVIEWS, ignore_errors=True)
         state = "finished"
         return solution
@@ -159,6 +164,8 @@ def calibrate(
         if workers is not pool:
             workers.close()
         stacks.disarm()
+        if inflight is not None:
+            inflight.close()
         told = JobError.of(failure) if failure is not None else None
         fan_out.emit(RunEnded(state=state, time_ns=time.time_ns(), error=told))
 

@@ -101,11 +101,15 @@ def run_in_folder(
                 markers=live == "marker",
             )
             observers = [*book, telemetry, console]  # what was seen is in the journal already
+
+            def keep(solution: PhaseSolution) -> None:
+                write_table(corrections_table(solution, settings), folder / CORRECTIONS)
+                write_table(pairs_table(solution, settings), folder / PAIRS)
+
             solution = calibrate(
-                tiles, settings, pool, observers, apply_to=apply_to, folder=folder, known=known
-            )
-            write_table(corrections_table(solution, settings), folder / CORRECTIONS)
-            write_table(pairs_table(solution, settings), folder / PAIRS)
+                tiles, settings, pool, observers, apply_to=apply_to, folder=folder, known=known,
+                keep=keep,
+            )  # fmt: skip
     lines = _summary(solution, console.stage_seconds)
     lines += [f"corrections  {folder / CORRECTIONS}", f"pairs        {folder / PAIRS}"]
     if apply_to is not None:
@@ -121,8 +125,12 @@ def _journal(
 ) -> Iterator[list[Journal]]:
     """The journal, in a list that is empty where there is no room for one; the trace's end."""
     book = []
+
+    def cut_off(why: str) -> None:
+        _warn(terminal, f"{folder}: {why}; the run goes on, but not all of it can be resumed")
+
     try:
-        book.append(Journal(folder, about))
+        book.append(Journal(folder, about, cut_off))
     except OSError as error:
         _warn(terminal, f"{folder}: no journal ({error.strerror}); the run cannot be resumed")
 
@@ -136,7 +144,8 @@ def _journal(
         yield book
     finally:
         for complaint in tracing.close():
-            _warn(terminal, f"{complaint}; see {folder / TRACE}")
+            where = "" if complaint.endswith(TRACE) else f"; see {folder / TRACE}"
+            _warn(terminal, complaint + where)
         tracing.on_delivered = lambda numbers: None
         for kept in book:
             kept.close()

@@ -6,6 +6,7 @@ observer, with the ends that nobody told: under the same ids, since those follow
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -21,7 +22,7 @@ from zemosaic.runtime.events import (
     Event,
     JobEnded,
     JobError,
-    JobSubmitted,
+    Note,
     Observer,
     RunEnded,
     RunStarted,
@@ -131,11 +132,14 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     if state == "running":
         last = time.time_ns()
     else:
-        last = max([table.last_end_ns, *_times(record), *_dumped(folder)])
+        dumped = folder / stacks.STACKS / f"{table.pid}.txt"  # while it held the lock for ever
+        last = max([table.last_end_ns, *_times(record), *_written(dumped)])
     cause = ""
     if state == "died":
         cause = "killed from outside (kill -9, out of memory, power), since nothing was told"
-        if fault:
+        if table.stage == inflight.ENDED:
+            cause = "not known, since the journal ends before the run did: a full disk, most likely"
+        elif fault:
             cause = fault.splitlines()[0].removeprefix("Fatal Python error: ")
     elif ended is not None and ended.error is not None:
         cause = str(ended.error)
@@ -249,13 +253,13 @@ def _times(record: Record) -> Iterator[int]:
     for event in record.events[-50:]:
         if isinstance(event, JobEnded):
             yield event.ended_ns
-        elif isinstance(event, JobSubmitted | StageStarted | StageEnded | RunStarted | RunEnded):
+        elif not isinstance(event, Note):
             yield event.time_ns
 
 
-def _dumped(folder: Path) -> Iterator[int]:
-    """When stacks were last dumped: a worker that hangs gives no other sign of life."""
-    for path in (folder / stacks.STACKS).glob("*.txt"):
+def _written(path: Path) -> Iterator[int]:
+    """When a file was last written to, if there is something in it."""
+    with contextlib.suppress(OSError):
         found = path.stat()
         if found.st_size:
             yield found.st_mtime_ns
@@ -267,6 +271,9 @@ def _alive(pid: int) -> bool:
         return False
     try:
         os.kill(pid, 0)
-    except OSError:
+        told = Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
         return False
-    return True
+    except OSError:  # somebody else's, or no Linux
+        return True
+    return told.rpartition(")")[2].split()[0] != "Z"  # dead, and nobody has asked how it ended

@@ -19,6 +19,7 @@ from typing import Any
 from zemosaic.runtime import stacks
 
 TABLE = "inflight.bin"
+ENDED = "ended"  # in the place of a stage
 
 _MAGIC = b"ZMFLY1\0\0"
 # magic, rows, pid, done, total, start, last end of a job, stage
@@ -103,7 +104,7 @@ class Seat:
         if table is None:
             return
         if self.patience:
-            stacks.arm(Path(self.path).parent, self.patience)
+            stacks.arm(self.path[: -len(TABLE) - 1], self.patience)  # 5 µs less than by pathlib
         now = time.time_ns()
         table.write(self.row, (self.ticket, self.index, os.getpid(), threading.get_ident(), now,
                                self.stage.encode(), now, b""))  # fmt: skip
@@ -186,6 +187,14 @@ class Inflight:
             self._free.append(seat.row)
         return last
 
+    def close(self) -> None:
+        """Say that the run has ended, and let go of the file."""
+        global _open  # noqa: PLW0603 - that of a pool of threads
+        if _open[0] == (str(self._path), self._started):
+            _open = ("", 0), None
+        self.progress(ENDED, 0, 0)
+        del self._table
+
     def stack(self, row: Row) -> str:
         """The stack of a job under way; empty where none is known."""
         return stacks.of(self._path.parent, row.pid, row.thread, row.started_ns)
@@ -203,7 +212,7 @@ def read(folder: Path) -> Snapshot:
     if len(data) < _HEAD_SIZE or not data.startswith(_MAGIC):
         raise ValueError(f"{folder / TABLE} is no table of a run")
     _, rows, pid, done, total, started, last, stage = _HEAD.unpack_from(data, 0)
-    table = _Table(folder / TABLE)
+    table = _Table(folder / TABLE, mmap.ACCESS_READ)
     found = [row for number in range(rows) if (row := table.read(number)) is not None]
     found.sort(key=lambda row: (row.started_ns, row.index))
     return Snapshot(pid, _text(stage), done, total, started, last, tuple(found))
@@ -216,9 +225,9 @@ def _text(raw: bytes) -> str:
 class _Table:
     """The mapped file."""
 
-    def __init__(self, path: Path) -> None:
-        with path.open("r+b") as file:
-            self.memory = mmap.mmap(file.fileno(), 0)
+    def __init__(self, path: Path, access: int = mmap.ACCESS_WRITE) -> None:
+        with path.open("rb" if access == mmap.ACCESS_READ else "r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), 0, access=access)
         self.rows = (len(self.memory) - _HEAD_SIZE) // _ROW_SIZE
 
     def write(self, number: int, values: tuple[Any, ...]) -> None:
@@ -263,9 +272,13 @@ _open: tuple[tuple[str, int], _Table | None] = (("", 0), None)  # what this proc
 def _table(path: str, made_ns: int) -> _Table | None:
     """The table of a path, mapped once; None where it cannot be, as on another machine."""
     global _open  # noqa: PLW0603 - a worker has one table, for as long as it lives
-    if _open[0] != (path, made_ns):
+    what, table = _open
+    if what != (path, made_ns):
         try:
-            _open = (path, made_ns), _Table(Path(path))
+            table = _Table(Path(path))
+            # A thread that an earlier run left behind has no row in the table of the next.
+            table = table if _HEAD.unpack_from(table.memory)[5] == made_ns else None
         except (OSError, ValueError):
-            _open = (path, made_ns), None
-    return _open[1]
+            table = None
+        _open = (path, made_ns), table
+    return table

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Journal(Observer):
         The run folder.
     about : Mapping
         What is to be known of the run besides its events, in plain JSON.
+    on_failure : callable
+        Told why, once, when the journal can be written no more; the run goes on without.
 
     Raises
     ------
@@ -56,8 +58,14 @@ class Journal(Observer):
         It cannot be written.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        about: Mapping[str, Any],
+        on_failure: Callable[[str], None] = lambda why: None,
+    ) -> None:
         self.failed = ""
+        self._on_failure = on_failure
         self._handle = _opened(folder)
         # After a torn line of a run that died, or of a disk that was full.
         self._whole = False
@@ -85,6 +93,8 @@ class Journal(Observer):
         os.close(self._handle)
 
     def _take(self, event: Event) -> None:
+        if self.failed:
+            return
         try:
             kind = type(event)
             known = {name: getattr(event, name) for name in _FIELDS[kind]}
@@ -93,7 +103,7 @@ class Journal(Observer):
                 self.force()
         except OSError as error:
             self.failed = error.strerror or str(error)
-            raise
+            self._on_failure(self.failed)
 
     run_started = stage_started = stage_ended = job_submitted = job_ended = _take
     heartbeat = slow_job = note = run_ended = _take

@@ -7,14 +7,17 @@ killed and replaced, a thread is left behind and replaced, a foreign executor's 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -114,7 +117,10 @@ class SerialPool(Pool):
         """Run the job."""
         future: Future[Report] = Future()
         future.set_running_or_notify_cancel()
-        future.set_result(perform(function, args))
+        report = perform(function, args)
+        if report.error is not None and report.error.type == KeyboardInterrupt.__name__:
+            raise KeyboardInterrupt  # meant for the run, and not for the job that it found
+        future.set_result(report)
         return future
 
     def give_up(self, future: Future[Report]) -> bool:
@@ -192,7 +198,11 @@ class ProcessPool(Pool):
         import pebble
 
         self.workers = workers
-        self._pool = pebble.ProcessPool(max_workers=workers, context=_context())
+        context = _context()
+        lifeline, self._held = context.Pipe(duplex=False)
+        self._pool = pebble.ProcessPool(
+            max_workers=workers, context=context, initializer=_die_with, initargs=(lifeline,)
+        )
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
         """Send the job to the workers."""
@@ -206,7 +216,29 @@ class ProcessPool(Pool):
     def close(self) -> None:
         """Kill the workers."""
         self._pool.stop()
+        self._held.close()  # those that are stuck end at once, and Pebble need not wait for them
         self._pool.join()
+
+
+def _die_with(lifeline: Connection) -> None:
+    """Have the kernel end this worker when the run ends, however that dies.
+
+    A worker that waits for a job sees the end of its pipe; one that holds the interpreter's lock
+    for ever sees nothing, and would outlive its run as long. The end of a pipe of which only the
+    run holds the other side is a signal, whose default is to end the process. Elsewhere than on
+    Linux such a worker stays, and the autopsy names it.
+    """
+    if sys.platform != "linux":
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):  # without /proc it is as elsewhere
+        # Opened anew, since all workers share the pipe as it came, and that has but one owner.
+        mine = os.open(f"/proc/self/fd/{lifeline.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.fcntl(mine, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(mine, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    if lifeline.poll():  # the run died before
+        os._exit(1)
 
 
 def _context() -> BaseContext:

@@ -39,7 +39,7 @@ from zemosaic.runtime.events import (
 from zemosaic.runtime.inflight import Inflight, Row
 from zemosaic.runtime.pool import Pool, Report, seated
 
-TICK = 2.0  # seconds between looks at a silent pool: a fifth of the heartbeat
+TICK = 2.0  # seconds between looks at a silent pool; a fifth of the heartbeat, if that is less
 PENDING_NAMED = 64  # indices in a heartbeat: enough to see a pattern, small in every trace
 SLOW_FACTOR = 10.0  # a job is slow at this many times the median of those that ended
 DEATHS = 4  # for each worker, one after the other and nothing else: the jobs cannot be done
@@ -239,12 +239,13 @@ class _Loop:
 
     def _patience(self) -> float:
         """Seconds until the loop must look again: a tick, or the next deadline before it."""
+        tick = min(TICK, self.heartbeat / 5)
         if not self.timeout:
-            return TICK
+            return tick
         now = self.clock.monotonic()
         running = [f.running_since for f in self.window.values() if f.running_since is not None]
         left = min(running, default=now) + self.timeout - now
-        return min(TICK, max(left, 0.01))
+        return min(tick, max(left, 0.01))
 
     def _note_running(self, now: float) -> None:
         for future, flight in self.window.items():
@@ -372,6 +373,7 @@ class _Loop:
         flights = self.window.values()
         running = [f for f in flights if f.running_since is not None]
         running.sort(key=lambda f: (-f.ran(now), f.job.index))
+        del running[PENDING_NAMED:]
         waiting = [f.job.index for f in flights if f.running_since is None]
         self.ahead.extend(itertools.islice(self.jobs, max(0, PENDING_NAMED - len(self.ahead))))
         later = [job.index for job in self.ahead]

@@ -20,6 +20,7 @@ from pathlib import Path
 
 STACKS = "stacks"
 LONGEST = 1 << 16  # characters looked at; a dump of one worker has about 1,000
+LARGEST = 1 << 20  # bytes of a file of dumps, before it is begun anew
 BEFORE = 0.8  # of the patience: after the job's start, and before the heartbeat
 
 
@@ -36,6 +37,7 @@ class _Timer:
     file: str = ""
     handle: int = -1
     set_at: float = 0.0
+    place: tuple[str, int] = ("", 0)  # the folder and the process that it was set for
     enabled: bool = False  # by us, not by the host application
 
 
@@ -43,16 +45,17 @@ _timer = _Timer()
 _lock = threading.Lock()
 
 
-def arm(folder: Path, patience: float) -> None:
+def arm(folder: str, patience: float) -> None:
     """Have the stacks of this process dumped unless another job begins before long."""
-    now, path = time.monotonic(), _file(folder)
-    if _timer.file == path and now - _timer.set_at < patience / 4:
+    now, place = time.monotonic(), (folder, os.getpid())
+    if _timer.place == place and now - _timer.set_at < patience / 4:
         return
+    path = _file(Path(folder))
     with _lock, contextlib.suppress(OSError):  # no room: the work matters more than its stack
         _use(path)
         os.truncate(path, 0)
         faulthandler.dump_traceback_later(BEFORE * patience, repeat=True, file=_timer.handle)
-        _timer.set_at = now
+        _timer.set_at, _timer.place = now, place
 
 
 def enable(folder: Path) -> None:
@@ -85,6 +88,7 @@ def disarm() -> None:
         faulthandler.disable()
     os.close(_timer.handle)
     _timer.file, _timer.handle, _timer.set_at, _timer.enabled = "", -1, 0.0, False
+    _timer.place = ("", 0)
 
 
 def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
@@ -108,29 +112,38 @@ def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
                 faulthandler.dump_traceback(file)
         except OSError:  # a full disk must not end the run for want of a stack
             return ""
-    return last(path, thread, since_ns)
+    found = last(path, thread, since_ns)
+    with contextlib.suppress(OSError):  # a job that hangs for a day is dumped ten thousand times
+        if path.stat().st_size > LARGEST:
+            os.truncate(path, 0)
+    return found
 
 
 def last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
-    """The last stack of a thread (0: of all) in a file of dumps, if not older than that."""
+    """The last stack of a thread (0: the current one) in a file of dumps, if not older."""
     try:
         # The clock of files may be some milliseconds behind.
         if path.stat().st_mtime_ns + 50_000_000 < since_ns:
             return ""
-        text = path.read_text(errors="replace")[-LONGEST:]
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - LONGEST))
+            text = file.read(LONGEST).decode(errors="replace")
     except OSError:
         return ""
     fatal = [m.start() for m in re.finditer(r"(?m)^(Fatal Python error|Windows fatal)", text)]
     if fatal:
         text = text[fatal[-1] :]
-    blocks = re.split(r"(?m)^(?=(?:Current thread|Thread) 0x)", text)
+    # A dump is followed by a blank line, and by the head of the next.
+    blocks = [
+        re.split(r"\n\s*\n|\n(?=Timeout \()", block)[0].strip()
+        for block in re.split(r"(?m)^(?=(?:Current thread|Thread) 0x)", text)
+    ]
     mine = [block for block in blocks[1:] if not thread or _ident(block) == thread]
     if not mine:
         return ""
-    head = blocks[0].strip() + "\n" if fatal else ""
-    body = mine[-1] if thread else "\n".join(mine)
-    # A dump is followed by a blank line, and by the head of the next.
-    return (head + re.split(r"\n\s*\n|\n(?=Timeout \()", body)[0]).strip()
+    if not thread:  # the one that a fault ended is the current one
+        mine = ["\n".join([b for b in mine if b.startswith("Current")] or mine)]
+    return f"{blocks[0]}\n{mine[-1]}" if fatal else mine[-1]
 
 
 def innermost(stack: str) -> str:

@@ -1,7 +1,8 @@
-"""Puts a fault into the workers of a command: this folder goes first on PYTHONPATH.
+"""Puts faults into a command and its workers: this folder goes first on PYTHONPATH.
 
-ZEMOSAIC_FAULT is like ``gil@2-3`` (the pair of tiles 2 and 3), ``segfault@tile4`` or ``kill@*``:
-what happens, and to which job. The fault is a real one; the program under test knows nothing.
+ZEMOSAIC_FAULT is like ``gil@2-3`` (the pair of tiles 2 and 3), ``segfault@tile4``, ``kill@*`` or
+``sleep@scan0,exit@solve``: what happens, and where. The faults are real ones; the program under
+test knows nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib.abc
 import importlib.machinery
 import itertools
 import os
+import re
 import signal
 import sys
 import time
@@ -27,50 +29,83 @@ def hold_the_lock() -> None:
     collections.deque(itertools.repeat(None), maxlen=0)
 
 
+def wait_for_leave() -> None:
+    """Stand still until a file is there, for a test that lets the run go on."""
+    while not os.path.exists(os.environ["ZEMOSAIC_LEAVE"]):
+        time.sleep(0.02)
+
+
 def run_out_of_memory() -> None:
-    """Ask for more than any machine has."""
-    bytearray(1 << 60)
+    """Take all memory that this process may have."""
+    import resource
+
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (now + (64 << 20), resource.RLIM_INFINITY))
+    try:
+        taken = [bytearray(1 << 20)]
+        while True:
+            taken.append(bytearray(1 << 20))
+    finally:
+        del taken
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+
+
+def kill_the_forkserver() -> None:
+    """A worker's parent is the server that makes workers."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(3600)
 
 
 FAULTS: dict[str, Callable[[], Any]] = {
     "raise": lambda: 1 / 0,
     "sleep": lambda: time.sleep(3600),
     "gil": hold_the_lock,
+    "wait": wait_for_leave,
     "kill": lambda: os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),
     "exit": lambda: os._exit(3),
-    "memory": run_out_of_memory,
+    "memory": lambda: bytearray(1 << 60),
+    "exhaust": run_out_of_memory,
+    "forkserver": kill_the_forkserver,
+    "none": lambda: None,
 }
 
 
 def at_fault(function: Callable[..., Any], where: Callable[..., str]) -> Callable[..., Any]:
-    what, _, place = os.environ["ZEMOSAIC_FAULT"].partition("@")
+    faults = [entry.partition("@")[::2] for entry in os.environ["ZEMOSAIC_FAULT"].split(",")]
 
     @functools.wraps(function)
     def job(*args: Any) -> Any:
-        if place in ("*", where(*args)):
-            FAULTS[what]()
-        slow = os.environ.get("ZEMOSAIC_SLOW")  # so that a test can catch a run in the middle
-        if slow:
-            time.sleep(float(slow))
+        here = where(*args)
+        for what, place in faults:
+            if place in ("*", here):
+                FAULTS[what]()
+        time.sleep(float(os.environ.get("ZEMOSAIC_SLOW", "0")))  # to be caught in the middle
         return function(*args)
 
     return job
 
 
-def pair(first: tuple[Any, Path], second: tuple[Any, Path], model: str) -> str:
-    return f"{first[1].stem}-{second[1].stem}"
+def number(name: str) -> str:
+    return str(int("".join(re.findall(r"\d+", Path(name).stem))))
 
 
-def tile(tile: Any, channels: int, grid: Any, path: Path) -> str:
-    return f"tile{path.stem}"
+PLACES: dict[str, dict[str, Callable[..., str]]] = {
+    "zemosaic.jobs": {
+        "scan": lambda tile, name, *_: f"scan{number(name)}",
+        "prepare": lambda tile, channels, grid, path: f"tile{path.stem}",
+        "measure": lambda first, second, model: f"{first[1].stem}-{second[1].stem}",
+    },
+    "zemosaic.photometry.solve": {"solve": lambda *_: "solve"},
+    "zemosaic.tables": {"write_table": lambda table, path: path.name},
+}
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Changes zemosaic.jobs when it is imported."""
+    """Changes the functions of `PLACES` when their modules are imported."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != "zemosaic.jobs":
+        if name not in PLACES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
@@ -79,8 +114,8 @@ class Finder(importlib.abc.MetaPathFinder):
 
         def exec_module(module: ModuleType) -> None:
             run(module)
-            module.measure = at_fault(module.measure, pair)  # type: ignore[attr-defined]
-            module.prepare = at_fault(module.prepare, tile)  # type: ignore[attr-defined]
+            for function, where in PLACES[name].items():
+                setattr(module, function, at_fault(getattr(module, function), where))
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -88,3 +123,5 @@ class Finder(importlib.abc.MetaPathFinder):
 
 if "ZEMOSAIC_FAULT" in os.environ:
     sys.meta_path.insert(0, Finder())
+    # A shell's background job ignores it, and so would its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

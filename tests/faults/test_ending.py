@@ -1,0 +1,181 @@
+"""Interrupts, collectors and disks: the run ends well, says so in one line, and can go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.table import Table
+
+from tests.faults.conftest import Start, of
+from tests.faults.test_workers import spans
+from tests.otlp_receiver import dead_port, http_receiver, mute_port
+from zemosaic.runtime import journal
+from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageEnded
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
+
+ENDINGS = [
+    # Stage, pool, fault, signal: every pool, every stage, and workers that cannot hear.
+    ("scan", "processes", "sleep@scan1", signal.SIGINT),
+    ("tiles", "threads", "sleep@tile1", signal.SIGTERM),
+    ("tiles", "serial", "sleep@tile1", signal.SIGINT),
+    ("pairs", "serial", "sleep@3-4", signal.SIGTERM),
+    ("pairs", "processes", "gil@3-4,gil@4-5", signal.SIGTERM),
+    ("pairs", "threads", "sleep@3-4,sleep@4-5", signal.SIGINT),
+]
+
+
+@pytest.mark.parametrize(("stage", "pool", "fault", "number"), ENDINGS)
+def test_an_interrupt_ends_the_run_in_order(
+    start: Start, stage: str, pool: str, fault: str, number: int
+) -> None:
+    """Exit 130 within five seconds, one line, spans whole; --resume goes on."""
+    stuck = fault.count("@")
+    with http_receiver() as (url, received):
+        run = start("--otlp", url, pool=pool, fault=fault)
+
+        def frozen() -> bool:
+            begun, ended = (run.events(kind, stage) for kind in (JobSubmitted, JobEnded))
+            total = 11 if stage == "pairs" else 6
+            return len(begun) == total if pool != "serial" else len(begun) > len(ended)
+
+        def stands_still() -> bool:
+            return frozen() and len(run.events(JobSubmitted)) - len(run.events(JobEnded)) == stuck
+
+        run.wait_for(stands_still)
+        if pool == "processes":  # let the workers get there
+            run.wait_for(lambda: "heartbeat" in (run.folder / "journal.jsonl").read_text().lower())
+        sent = time.monotonic()
+        run.kill(number)
+        done = run.end()
+        assert time.monotonic() - sent < 10  # five seconds, on a machine that does other things
+        assert done.code == 130
+        assert done.err.splitlines()[-1] == "zemosaic: interrupted"
+        assert "Traceback" not in done.err
+        assert of(run.folder, RunEnded)[-1].state == "interrupted"
+        names = [s.name for s in received.spans]
+        ended = of(run.folder, JobEnded, "pairs")
+        assert names.count("phase5_intertile.pair") == len(ended)
+        assert names[-1] == "phase5_intertile"
+        assert len(spans(run.folder)) == len({s.span_id for s in received.spans})
+    again = start("--resume", pool="serial").end()
+    assert again.code == 0, again.err
+    if stage == "pairs":
+        assert f"resumed: {len(ended)} of 11 pairs" in again.err
+
+
+def test_a_second_interrupt_changes_nothing(start: Start) -> None:
+    """While the first one is being obeyed the second finds no traceback to make."""
+    with mute_port() as port:  # so that there is something to wait for
+        run = start("--otlp", f"http://127.0.0.1:{port}", pool="threads", fault="sleep@3-4")
+        run.wait_for(lambda: len(run.events(JobEnded, "pairs")) == 10)
+        run.kill(signal.SIGINT)
+        run.wait_for(lambda: run.events(RunEnded))
+        run.kill(signal.SIGINT)
+        done = run.end()
+    assert done.code == 130
+    assert "Traceback" not in done.err
+    assert run.events(RunEnded)[-1].state == "interrupted"
+
+
+@pytest.mark.parametrize("kind", ["absent", "mute"])
+def test_a_collector_that_does_not_answer_costs_one_line(start: Start, kind: str) -> None:
+    """Exit 0, the whole trace in the file, one line that says where it is."""
+    with (dead_port if kind == "absent" else mute_port)() as port:
+        run = start("--otlp", f"http://127.0.0.1:{port}", pool="serial")
+        done = run.end()
+    assert done.code == 0
+    (line,) = [line for line in done.err.splitlines() if "delivered" in line]
+    assert "trace.jsonl" in line
+    assert len(spans(run.folder)) == 21
+    stages = {e.stage: e.time_ns for e in run.events(StageEnded)}
+    assert run.events(RunEnded)[-1].time_ns - stages["solve"] < 3e9  # waits for no picture
+
+
+def test_a_collector_that_comes_and_goes_is_made_whole(start: Start, tell: Any) -> None:
+    """What did not arrive in the run is sent by the autopsy: every span, once."""
+    with socket.socket() as held:  # nobody listens at first
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        run = start("--otlp", f"http://127.0.0.1:{port}", pool="serial")
+        assert run.end().code == 0
+    lost = len(spans(run.folder))
+    with http_receiver(port=port) as (url, received):
+        assert f"sent         {lost} spans" in tell("autopsy", run.folder, "--otlp").out
+        assert "sent         0 spans" in tell("autopsy", run.folder, "--otlp", url).out
+        assert len({s.span_id for s in received.spans}) == len(received.spans) == lost
+
+
+@pytest.fixture
+def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of so many kilobytes, in memory."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("needs to mount a file system: root on Linux")
+    place = tmp_path / "small"
+    place.mkdir()
+    size = request.param * 1024
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"may not mount: {done.stderr}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def whole_or_absent(folder: Path) -> None:
+    """No torn table: what is there can be read to its end, and nothing half written is left."""
+    for name in ("corrections.ecsv", "pairs.ecsv"):
+        if (folder / name).exists():
+            table = Table.read(folder / name, format="ascii.ecsv")
+            assert len(table) in (6, 11)
+            assert np.isfinite(table["gain"]).all()
+    assert not list(folder.glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    ("small_disk", "pool"),
+    [(40, "serial"), (96, "processes"), (116, "serial")],  # previews alone take 84
+    indirect=["small_disk"],
+)
+def test_a_full_disk_costs_no_torn_table(
+    start: Start, small_disk: Path, pool: str, tell: Any
+) -> None:
+    """Whatever has room is done, without a traceback or bus error; the journal can be read."""
+    run = start(folder=small_disk / "run", pool=pool)
+    done = run.end()
+    assert done.code in (1, 2, 3), done.err
+    assert "Traceback" not in done.err
+    assert "No space left" in done.err
+    assert "SIGBUS" not in done.err
+    whole_or_absent(run.folder)
+    journal.read(run.folder)
+    assert tell("autopsy", run.folder).code in (0, 2)
+
+
+def test_a_file_that_may_not_grow_is_like_a_full_disk(start: Start, tmp_path: Path) -> None:
+    """With a limit on the size of files the journal stops, and the tables are still written."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, before[1]))
+    try:
+        run = start(pool="serial")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    done = run.end()
+    assert "Traceback" not in done.err
+    assert done.code == 1, done.err
+    (line,) = [line for line in done.err.splitlines() if "goes on" in line]
+    assert "cannot" in line or "not all of it can be resumed" in line
+    assert (run.folder / "corrections.ecsv").exists()
+    whole_or_absent(run.folder)

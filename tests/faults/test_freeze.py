@@ -1,0 +1,205 @@
+"""A run that freezes is seen: by its heartbeats, by status, by the collector, by the autopsy."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import Start
+from tests.otlp_receiver import Received, http_receiver, plain
+from zemosaic.runtime.events import Heartbeat, JobEnded, JobSubmitted
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+
+PHASE = "phase5_intertile"
+
+
+def phases(received: Received) -> list[Any]:
+    return [span for span in received.spans if span.name == PHASE]
+
+
+def beats(span: Any) -> list[dict[str, Any]]:
+    known = [plain(e.attributes) for e in span.events if e.name == f"{PHASE}.heartbeat"]
+    return [beat for beat in known if beat["zemosaic.stage"] == "pairs"]
+
+
+def state(span: Any) -> str:
+    return plain(span.attributes)["zemosaic.run.state"]
+
+
+def test_a_frozen_run_is_seen_killed_sent_and_resumed(start: Start, tell: Any) -> None:
+    """A worker holds the lock for ever; from outside everything is known, and made whole.
+
+    The collector holds the running phase with heartbeats, pending indices and the stack; status
+    names the pair; after kill -9 no worker is left, the autopsy sends what is missing under its own
+    ids, once; and the run goes on.
+    """
+    with http_receiver() as (url, received):
+        run = start("--otlp", url, fault="gil@3-4")
+        run.wait_for(lambda: [p for p in phases(received) if len(beats(p)) >= 2])
+        shown = tell("status", run.folder)
+        (row,) = [line for line in shown.out.splitlines() if "tile_0003.fits" in line]
+        assert "hold_the_lock" in row
+        assert "10 of 11 done" in shown.out
+        refused = tell("autopsy", run.folder, "--otlp", url)
+        assert refused.code == 2
+        assert refused.err.count("\n") == 1
+        index = run.events(Heartbeat)[-1].running_indices[0]
+        worker = int(row.split()[0])
+        run.kill()
+        assert run.end().code == -9
+
+        pictures = phases(received)
+        assert {state(p) for p in pictures} == {"running"}
+        assert len({(p.span_id, p.start_time_unix_nano) for p in pictures}) == 1
+        newest = pictures[-1]
+        # Told again only when it has changed.
+        (beat,) = [b for b in beats(newest) if "code.stacktrace" in b]
+        assert beat["zemosaic.pairs.pending_indices"] == [index]
+        assert beat["zemosaic.pairs.running_indices"] == [index]
+        assert "hold_the_lock" in beat["code.stacktrace"]
+        assert len(beat["code.stacktrace"]) <= 8192
+        if Path("/proc/self").exists():  # on Linux no worker outlives its run
+            deadline = time.monotonic() + 5
+            while (at := Path(f"/proc/{worker}/stat")).exists() and ") Z" not in at.read_text():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+        before = len(received.spans)
+        told = tell("autopsy", run.folder, "--otlp")
+        assert told.code == 0, told.err
+        for words in ("died without a word", "kill -9", "in stage pairs", "tile_0003.fits, tile_",
+                      "hold_the_lock", "6 of 6 tiles and 10 of 11 pairs", "--resume"):  # fmt: skip
+            assert words in told.out
+        one_whole_trace(received, before, pairs=11)
+        again = len(received.spans)
+        assert "sent         0 spans" in tell("autopsy", run.folder, "--otlp").out
+        assert len(received.spans) == again
+        with http_receiver() as (other, fresh):
+            assert tell("autopsy", run.folder, "--otlp", other).code == 0
+            one_whole_trace(fresh, 0, pairs=11)
+            assert len(fresh.spans) == 1 + 1 + 1 + 6 + 11
+    done = start("--resume").end()
+    assert done.code == 0
+    assert "10 of 11 pairs are known" in done.err
+
+
+def one_whole_trace(received: Received, before: int, pairs: int) -> None:
+    """Every span once (of the phase the last form counts), none without its parent."""
+    spans = received.spans
+    finals = [s for k, s in enumerate(spans) if s.name != PHASE or k >= before]
+    ids = [s.span_id for s in finals]
+    assert len(ids) == len(set(ids))
+    assert len({s.trace_id for s in spans}) == 1
+    assert all(s.parent_span_id in ids for s in finals if s.parent_span_id)
+    (phase,) = [s for s in finals if s.name == PHASE]
+    assert state(phase) == "died"
+    assert phase.status.code == 2
+    assert sum(s.name == f"{PHASE}.pair" for s in finals) == pairs
+    (lost,) = [s for s in finals if s.name == f"{PHASE}.pair" and s.status.code == 2]
+    assert plain(lost.attributes)["error.type"] == "RunDied"
+
+
+@pytest.mark.parametrize("live", ["snapshot", "marker", "off"])
+def test_let_go_on_the_final_span_comes_last(start: Start, tmp_path: Path, live: str) -> None:
+    """No picture after it; with markers and without, the phase is sent but once."""
+    leave = tmp_path / "leave"
+    with http_receiver() as (url, received):
+        run = start(
+            "--otlp", url, "--live", live,
+            fault="wait@3-4", pool="threads", ZEMOSAIC_LEAVE=str(leave),
+        )  # fmt: skip
+        run.wait_for(lambda: len(run.events(Heartbeat)) >= 2)
+        if live == "snapshot":
+            run.wait_for(lambda: [p for p in phases(received) if beats(p)])
+        leave.touch()
+        assert run.end().code == 0
+        found = phases(received)
+        assert [state(p) for p in found][-1] == "finished"
+        assert {state(p) for p in found[:-1]} <= {"running"}
+        assert (len(found) > 1) == (live == "snapshot")
+        assert received.spans[-1].name == PHASE
+        markers = [s for s in received.spans if s.name == f"{PHASE}.heartbeat"]
+        assert bool(markers) == (live == "marker")
+    assert (run.folder / "trace.jsonl").read_text().count(f'"name":"{PHASE}"') == 1
+
+
+def test_a_thread_that_holds_the_lock_is_seen_from_outside(start: Start, tell: Any) -> None:
+    """The loop of the phase is frozen too: dumps and status tell all the same."""
+    run = start(fault="gil@3-4", pool="threads")
+    dump = run.folder / "stacks" / f"{run.process.pid}.txt"
+    run.wait_for(lambda: dump.exists() and "hold_the_lock" in dump.read_text())
+    assert not [e for e in run.events(Heartbeat) if e.stage == "pairs" and e.stack]
+    shown = tell("status", run.folder).out
+    (row,) = [line for line in shown.splitlines() if "tile_0003.fits" in line]
+    assert "hold_the_lock" in row
+    run.kill()
+    run.end()
+    assert "hold_the_lock" in tell("autopsy", run.folder).out
+    assert start("--resume", pool="threads").end().code == 0
+
+
+def test_a_parent_that_segfaults_says_where(start: Start, tell: Any) -> None:
+    """The autopsy tells the signal's cause, the stage and the stack of the run itself."""
+    run = start(fault="segfault@solve", pool="serial")
+    assert run.end().code == -11
+    told = tell("autopsy", run.folder)
+    assert "why          Segmentation fault" in told.out
+    assert "in stage solve" in told.out
+    assert "string_at" in told.out
+    assert "11 of 11 pairs" in told.out
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("kill@scan3", "no tiles and no pairs"),
+        ("kill@tile3", "3 of 6 tiles and no pairs"),
+        ("kill@3-4", "6 of 6 tiles"),
+        ("kill@solve", "11 of 11 pairs"),
+        ("kill@pairs.ecsv", "11 of 11 pairs"),
+    ],
+)
+def test_dead_in_any_stage_the_trace_is_made_whole(
+    start: Start, tell: Any, fault: str, words: str
+) -> None:
+    """The autopsy says what is safe, and the file's trace has no orphan and one phase."""
+    run = start(fault=fault, pool="serial")
+    assert run.end().code == -9
+    with http_receiver() as (url, received):
+        told = tell("autopsy", run.folder, "--otlp", url)
+        assert told.code == 0
+        assert words in told.out
+        spans = received.spans
+        ids = [s.span_id for s in spans]
+        assert len(ids) == len(set(ids))
+        assert all(s.parent_span_id in ids for s in spans if s.parent_span_id)
+        assert [state(s) for s in phases(received)] == ["died"]
+        open_jobs = len(run.events(JobSubmitted)) - len(run.events(JobEnded))
+        assert sum(plain(s.attributes).get("error.type") == "RunDied" for s in spans) >= open_jobs
+
+
+def test_the_autopsy_of_a_healthy_run_and_of_no_run(
+    start: Start, tell: Any, tmp_path: Path
+) -> None:
+    """Healthy: one word. No run: one line, exit 2."""
+    run = start(pool="serial")
+    assert run.end().code == 0
+    told = tell("autopsy", run.folder)
+    assert (told.code, told.err) == (0, "")
+    assert "finished" in told.out
+    assert "go on" not in told.out
+    assert "finished" in tell("status", run.folder).out
+    with http_receiver() as (url, received):
+        assert "sent         21 spans" in tell("autopsy", run.folder, "--otlp", url).out
+        assert [state(s) for s in phases(received)] == ["finished"]
+    for folder in (tmp_path / "none", tmp_path):
+        for command in ("autopsy", "status"):
+            nothing = tell(command, folder)
+            assert nothing.code == 2
+            assert nothing.err.count("\n") == 1
+            assert "holds no run" in nothing.err

@@ -1,0 +1,140 @@
+"""What kills a worker costs its own job, is named, and the run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.conftest import Start
+from zemosaic.runtime.events import JobEnded, JobSubmitted, SlowJob
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the faults are those of POSIX")
+
+
+def spans(folder: Path) -> list[dict[str, Any]]:
+    """All spans of a run's trace, attributes as mappings."""
+    found = []
+    for line in (folder / "trace.jsonl").read_text().splitlines():
+        for resource in json.loads(line)["resourceSpans"]:
+            for scope in resource["scopeSpans"]:
+                for span in scope["spans"]:
+                    values = {a["key"]: a["value"] for a in span["attributes"]}
+                    span["known"] = {k: next(iter(v.values())) for k, v in values.items()}
+                    found.append(span)
+    return found
+
+
+FAULTS = {
+    "raise": ("failed", "ZeroDivisionError"),
+    "kill": ("crashed", "SIGKILL"),
+    "segfault": ("crashed", "SIGSEGV"),
+    "exit": ("crashed", "WorkerExit"),
+    "memory": ("failed", "MemoryError"),
+}
+if sys.platform == "linux":  # it limits memory as Linux does
+    FAULTS["exhaust"] = ("failed", "MemoryError")
+
+
+def test_every_fault_costs_its_own_pair_alone(start: Start) -> None:
+    """All at once: each pair is named with its own fault, ERROR; the others are measured."""
+    pairs = ["0-1", "1-2", "3-4", "4-5", "0-3", "2-5"]
+    at = dict(zip(pairs, FAULTS, strict=False))
+    run = start(fault=",".join(f"{fault}@{pair}" for pair, fault in at.items()))
+    done = run.end()
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    submitted = {e.index: e for e in run.events(JobSubmitted, "pairs")}
+    ended = run.events(JobEnded, "pairs")
+    assert len(ended) == len(submitted) > len(at)  # nothing was tried twice
+    told = {s["known"]["zemosaic.pair.index"]: s for s in spans(run.folder)
+            if s["name"] == "phase5_intertile.pair"}  # fmt: skip
+    seen = set()
+    for event in ended:
+        pair = f"{event.attributes['tile_i']}-{event.attributes['tile_j']}"
+        span = told[str(event.index)]
+        if pair not in at:
+            assert event.outcome == "measured"
+            assert span["status"].get("code", 0) == 0
+            continue
+        seen.add(pair)
+        outcome, error = FAULTS[at[pair]]
+        assert (event.outcome, event.error.type) == (outcome, error), pair
+        assert span["status"]["code"] == 2
+        assert span["known"]["error.type"] == error
+        # Of a dead worker its row in the table tells who it was and when it began.
+        assert int(span["known"]["process.pid"]) not in (0, run.process.pid)
+        assert submitted[event.index].time_ns <= event.started_ns <= event.ended_ns
+        assert f"({event.attributes['name_i']}, {event.attributes['name_j']}): {error}" in done.err
+        if at[pair] == "segfault":
+            assert "Segmentation fault" in event.error.traceback
+            assert "string_at" in event.error.traceback
+    assert seen == set(at)
+
+
+def test_a_tile_that_kills_its_worker_is_lost_alone(start: Start) -> None:
+    """The other tiles are solved; the span of the tile is ERROR with the signal's name."""
+    run = start(fault="segfault@tile1,kill@scan5")
+    done = run.end()
+    assert done.code == 1
+    assert "tiles        4 of 6" in done.out
+    lost = {s["known"]["zemosaic.tile.name"]: s["known"]["error.type"]
+            for s in spans(run.folder) if "error.type" in s["known"]}  # fmt: skip
+    assert lost == {"tile_0001.fits": "SIGSEGV", "tile_0005.fits": "SIGKILL"}
+
+
+@pytest.mark.parametrize("option", ["--pair-timeout", "--tile-timeout"])
+def test_a_job_that_holds_the_lock_for_ever_is_given_up(start: Start, option: str) -> None:
+    """After the time-out its worker is killed; the stack and a slow job's are known before."""
+    where, stage = ("3-4", "pairs") if option == "--pair-timeout" else ("tile3", "tiles")
+    run = start(option, 1.5, fault=f"gil@{where}")
+    done = run.end()
+    assert done.code == 1
+    (lost,) = [e for e in run.events(JobEnded, stage) if e.error]
+    assert (lost.outcome, lost.error.type) == ("timeout", "TimeoutError")
+    assert "hold_the_lock" in lost.error.traceback
+    assert lost.pid not in (0, run.process.pid)
+    assert (lost.ended_ns - lost.started_ns) / 1e9 >= 1.4
+    (slow,) = run.events(SlowJob, stage)
+    assert slow.index == lost.index
+    assert "hold_the_lock" in slow.stack
+    (span,) = [s for s in spans(run.folder) if s["known"].get("error.type") == "TimeoutError"]
+    (raised,) = span["events"]
+    texts = {a["key"]: a["value"]["stringValue"] for a in raised["attributes"]}
+    assert "hold_the_lock" in texts["exception.stacktrace"]
+
+
+def test_jobs_that_kill_every_worker_end_in_a_clear_failure(start: Start) -> None:
+    """No loop: a few deaths in a row and nothing else, then the rest is given up in words."""
+    run = start(fault="kill@*")
+    done = run.end()
+    assert done.code in (2, 3)
+    assert "Traceback" not in done.err
+    assert "SIGKILL" in done.err
+    deaths = [e for e in run.events(JobEnded) if e.outcome == "crashed"]
+    assert len(deaths) <= 8
+
+
+def test_pairs_that_all_kill_their_workers_are_given_up(start: Start) -> None:
+    """The pairs after the eighth death are not tried: "WorkersDie", exit 3."""
+    pairs = [f"kill@{i}-{j}" for i in range(6) for j in range(i + 1, 6)]
+    run = start(fault=",".join(pairs))
+    done = run.end()
+    assert done.code == 3
+    errors = [e.error.type for e in run.events(JobEnded, "pairs")]
+    assert errors.count("SIGKILL") == 8
+    assert set(errors) <= {"SIGKILL", "WorkersDie"}
+    assert "zemosaic: no solution" in done.err
+
+
+def test_the_death_of_the_server_of_workers_is_a_clear_failure(start: Start) -> None:
+    """Without it no worker can be made: the pairs that are left fail in words."""
+    run = start(fault="forkserver@0-1")
+    done = run.end()
+    assert done.code in (1, 3)
+    assert "Traceback" not in done.err
+    assert len(run.events(JobEnded, "pairs")) == run.events(JobEnded, "pairs")[-1].total

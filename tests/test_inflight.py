@@ -1,0 +1,197 @@
+"""The table of jobs under way: readable by anybody at any time, and never in the way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes import Gate, Recorder
+from zemosaic.runtime import inflight
+from zemosaic.runtime.events import FanOut
+from zemosaic.runtime.inflight import Inflight, Seat
+from zemosaic.runtime.pool import Pool, ProcessPool, SerialPool, ThreadPool, part
+from zemosaic.runtime.schedule import Job, run
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Iterator[Inflight]:
+    made = Inflight(tmp_path, 4, 0.0)
+    yield made
+    made.close()
+
+
+def seat(table: Inflight, index: int) -> Seat:
+    found = table.seat("pairs", index)
+    assert found is not None
+    return found
+
+
+def test_a_row_tells_the_job_its_part_and_who_does_it(table: Inflight, tmp_path: Path) -> None:
+    """A reader of the file sees what the worker wrote, until the job ends."""
+    table.progress("pairs", 3, 9)
+    mine = seat(table, 7)
+    assert inflight.read(tmp_path).rows == ()
+    mine.take()
+    mine.at("fit")
+    found = inflight.read(tmp_path)
+    assert (found.pid, found.stage, found.done, found.total) == (os.getpid(), "pairs", 3, 9)
+    (row,) = found.rows
+    assert (row.stage, row.index, row.part, row.pid) == ("pairs", 7, "fit", os.getpid())
+    assert row.thread == threading.get_ident()
+    assert row.started_ns <= row.part_ns
+    mine.leave()
+    assert inflight.read(tmp_path).rows == ()
+    assert table.release("pairs", 7) is None
+
+
+def test_a_thread_that_comes_back_writes_in_no_other_jobs_row(table: Inflight) -> None:
+    """Neither its parts nor its end change the row that it had, be it even of the same index."""
+    old = seat(table, 1)
+    old.take()
+    old.at("load")
+    table.release("pairs", 1)
+    seats = [seat(table, index) for index in (5, 6, 7, 1)]
+    new = next(s for s in seats if s.row == old.row)
+    new.take()
+    new.at("fit")
+    old.at("load")
+    old.leave()
+    row = table.row("pairs", new.index)
+    assert row is not None
+    assert row.part == "fit"
+
+
+def test_a_thread_of_an_earlier_run_writes_in_no_row_of_the_next(tmp_path: Path) -> None:
+    """Two runs, one after the other, in one folder and one process."""
+    first = Inflight(tmp_path, 2, 0.0)
+    old = seat(first, 1)
+    old.take()
+    first.close()
+    second = Inflight(tmp_path, 2, 0.0)
+    new = seat(second, 1)
+    new.take()
+    old.at("load")
+    old.leave()
+    row = second.row("pairs", 1)
+    assert row is not None
+    assert row.part == ""
+    new.at("fit")
+    assert inflight.read(tmp_path).rows[0].part == "fit"
+    second.close()
+
+
+def test_more_jobs_than_rows_are_done_without(tmp_path: Path) -> None:
+    """A job without a row runs all the same."""
+    table = Inflight(tmp_path, 1, 0.0)
+    pool = ThreadPool(3)
+    try:
+        outcomes = run(
+            [Job(k, pow, (k, 2)) for k in range(1, 41)], 40, pool, FanOut(), stage="pairs",
+            inflight=table,
+        )  # fmt: skip
+    finally:
+        pool.close()
+    assert [o.value for o in outcomes] == [k * k for k in range(1, 41)]
+    assert inflight.read(tmp_path).rows == ()
+    table.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no file that is mapped")
+@pytest.mark.parametrize("pool", [ThreadPool, ProcessPool, lambda workers: SerialPool()])
+def test_a_table_that_is_gone_keeps_no_job(tmp_path: Path, pool: Callable[[int], Pool]) -> None:
+    """Somebody deleted it before the workers had opened it: the jobs go on."""
+    table, workers = Inflight(tmp_path, 2, 0.0), pool(1)
+    (tmp_path / inflight.TABLE).unlink()
+    try:
+        outcomes = run([Job(1, in_part, (3,))], 1, workers, FanOut(), stage="pairs", inflight=table)
+    finally:
+        workers.close()
+    assert [o.value for o in outcomes] == [3]
+
+
+def in_part(value: int) -> int:
+    with part("fit"):
+        return value
+
+
+def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
+    """Missing, empty, or of somebody else."""
+    with pytest.raises(OSError, match="inflight"):
+        inflight.read(tmp_path)
+    for junk in (b"", b"x" * 640, b"ZMFLY1\0\0"):
+        (tmp_path / inflight.TABLE).write_bytes(junk)
+        with pytest.raises(ValueError, match="no table of a run"):
+            inflight.read(tmp_path)
+
+
+def write_for_ever(mine: Seat) -> None:
+    mine.take()
+    while True:
+        mine.at("a" * 24)
+        mine.at("b" * 24)
+
+
+def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_path: Path) -> None:
+    """Read while another process writes as fast as it can, and after it was killed."""
+    if sys.platform == "win32":
+        pytest.skip("kills as POSIX does")
+    worker = multiprocessing.get_context("spawn").Process(
+        target=write_for_ever, args=(seat(table, 9),)
+    )
+    worker.start()
+    try:
+        seen = set()
+        while len(seen & {"a" * 24, "b" * 24}) < 2:
+            seen |= {row.part for row in inflight.read(tmp_path).rows}
+        for _ in range(2000):
+            seen |= {row.part for row in inflight.read(tmp_path).rows}
+    finally:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+    assert seen <= {"", "a" * 24, "b" * 24}
+    for row in inflight.read(tmp_path).rows:  # none, if the kill came in the middle of a change
+        assert (row.index, row.pid) == (9, worker.pid)
+
+
+def test_a_reader_needs_no_right_to_write(table: Inflight, tmp_path: Path) -> None:
+    """Another user may look, and changes nothing."""
+    seat(table, 2).take()
+    path = tmp_path / inflight.TABLE
+    before = path.read_bytes()
+    path.chmod(0o444)
+    assert [row.index for row in inflight.read(tmp_path).rows] == [2]
+    assert path.read_bytes() == before
+
+
+def test_the_job_left_behind_by_a_thread_pool_does_not_disturb_the_next(tmp_path: Path) -> None:
+    """A job that was given up comes back while its row is another's."""
+    gate, table, pool, recorder = Gate(), Inflight(tmp_path, 1, 0.0), ThreadPool(1), Recorder()
+
+    def late() -> None:
+        gate.pass_through()
+        with part("late"):
+            pass
+
+    try:
+        outcomes = run([Job(1, late, ())], 1, pool, FanOut([recorder]), stage="pairs",
+                       inflight=table, timeout=0.05)  # fmt: skip
+        assert outcomes[0].state == "timeout"
+        mine = seat(table, 2)
+        mine.take()
+        mine.at("fit")
+        gate.open()
+        for _ in range(3):
+            run([Job(3, pow, (2, 2))], 1, pool, FanOut(), stage="pairs")
+        assert [row.part for row in inflight.read(tmp_path).rows] == ["fit"]
+    finally:
+        gate.open()
+        pool.close()
+        table.close()

@@ -1,0 +1,140 @@
+"""Stacks: dumped while the lock is held, cheap for short jobs, and no harm to the host."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import simulated
+from zemosaic import calibrate
+from zemosaic.runtime import stacks
+from zemosaic.settings import Settings
+
+DUMP = """Timeout (0:00:08)!
+Thread 0x00007f01 (most recent call first):
+  File "/a/b.py", line 3 in {inner}
+  File "/a/c.py", line 4 in outer
+
+Current thread 0x00007f02 (most recent call first):
+  File "/a/d.py", line 5 in other
+"""
+FAULT = "Fatal Python error: Segmentation fault\n\n" + DUMP.partition("\n")[2] + "\nExtension: x\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Any:
+    stacks.clear(tmp_path)
+    yield tmp_path
+    stacks.disarm()
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / stacks.STACKS / "1.txt"
+    path.write_text(text)
+    return path
+
+
+def test_the_last_stack_of_a_thread_is_read(folder: Path) -> None:
+    """Of several dumps the last, of several threads the one that is asked for."""
+    path = write(folder, DUMP.format(inner="first") + DUMP.format(inner="second"))
+    found = stacks.last(path, 0x7F01)
+    assert "second" in found
+    assert "in first" not in found
+    assert "other" not in found
+    assert stacks.innermost(found) == "b.py:3 in second"
+    assert stacks.last(path, 0x7F03) == ""
+    assert "other" in stacks.last(path)
+
+
+def test_of_a_fault_the_thread_that_had_it_is_told(folder: Path) -> None:
+    """With what Python said, and without its list of modules."""
+    found = stacks.last(write(folder, FAULT.format(inner="innocent")))
+    assert found.startswith("Fatal Python error: Segmentation fault")
+    assert "other" in found
+    assert "innocent" not in found
+    assert "Extension" not in found
+
+
+def test_a_stack_older_than_the_job_is_none_of_its(folder: Path) -> None:
+    """Nor is there one in a missing, empty or torn file; a long file is read from its end."""
+    path = write(folder, DUMP.format(inner="old"))
+    assert stacks.last(path, 0x7F01, path.stat().st_mtime_ns + 10**9) == ""
+    assert stacks.last(folder / "none") == ""
+    assert stacks.last(write(folder, "")) == ""
+    long = DUMP.format(inner="early") * 5000 + DUMP.format(inner="late")
+    assert "late" in stacks.last(write(folder, long), 0x7F01)
+
+
+def test_short_jobs_do_not_set_the_timer_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: at most four times within the patience."""
+    calls: list[float] = []
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        faulthandler, "dump_traceback_later", lambda timeout, **_: calls.append(timeout)
+    )
+    for _ in range(10_000):  # a millisecond each, so ten seconds
+        stacks.arm(str(folder), 10.0)
+        now[0] += 0.001
+    assert len(calls) == 4
+    assert set(calls) == {8.0}
+
+
+def test_the_hosts_faulthandler_is_left_as_it_was(folder: Path) -> None:
+    """A host that has it enabled keeps it; where it is not, it is not afterwards."""
+    host = faulthandler.is_enabled()
+    stacks.enable(folder)
+    stacks.arm(str(folder), 60.0)
+    stacks.disarm()
+    assert faulthandler.is_enabled() == host
+    faulthandler.disable()
+    try:
+        stacks.enable(folder)
+        assert faulthandler.is_enabled()
+        stacks.disarm()
+        assert not faulthandler.is_enabled()
+    finally:
+        if host:
+            faulthandler.enable()
+
+
+@pytest.mark.parametrize("pool", ["threads", "serial"])
+def test_library_use_leaves_the_hosts_timer_running(
+    pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In somebody else's process the one timer that there is is neither set nor stopped."""
+    for name in ("dump_traceback_later", "cancel_dump_traceback_later", "enable", "disable"):
+        monkeypatch.setattr(faulthandler, name, lambda *_, **__: pytest.fail("the host's timer"))
+    tiles = [(tile.data, tile.wcs) for tile in simulated()]
+    found = calibrate(tiles, Settings(workers=2, heartbeat=0.01), pool, observers=[])
+    assert np.isfinite(found.gain).all()
+
+
+def test_a_full_disk_costs_the_stack_alone(tmp_path: Path) -> None:
+    """Without its folder nothing can be dumped, and nothing is raised."""
+    stacks.arm(str(tmp_path / "gone"), 60.0)
+    stacks.enable(tmp_path / "gone")
+    assert stacks.of(tmp_path / "gone", os.getpid(), threading.get_ident(), 0) == ""
+    stacks.disarm()
+
+
+def test_a_worker_of_this_process_is_dumped_now(folder: Path) -> None:
+    """Without waiting for a timer."""
+    found = stacks.of(folder, os.getpid(), threading.get_ident(), time.time_ns())
+    assert "test_a_worker_of_this_process_is_dumped_now" in found
+
+
+def test_a_file_of_dumps_does_not_grow_for_ever(folder: Path) -> None:
+    """A stuck worker is dumped again and again: the file is begun anew, after it was read."""
+    path = write(folder, DUMP.format(inner="stuck") * 6000)
+    assert "stuck" in stacks.of(folder, 1, 0x7F01, 0)
+    assert path.stat().st_size == 0
