@@ -1,0 +1,143 @@
+"""A real Jaeger, and real runs of the command line that report to it.
+
+Give one as a program, `JAEGER_BIN` (or ``jaeger`` on PATH), or as a stack that runs, `JAEGER_URL`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.e2e.jaeger import Jaeger, OwnJaeger
+from tests.otlp_receiver import read_otlp_json, spans_of
+
+# Read before a fixture of all tests hides them.
+PROGRAM = os.environ.get("JAEGER_BIN") or shutil.which("jaeger")
+STACK = os.environ.get("JAEGER_URL", "").rstrip("/")
+ZEMOSAIC = shutil.which("zemosaic", path=sysconfig.get_path("scripts"))
+HOW = "no Jaeger: set JAEGER_BIN (bash .ci/jaeger builds one, with Go) or JAEGER_URL"
+PATIENCE = 300  # seconds that a run may take, however slow the machine
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of the command line that has ended."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that it made: its file has no other."""
+        ids = {span.trace_id.hex() for span in self.spans}
+        assert len(ids) == 1
+        return ids.pop()
+
+    @property
+    def spans(self) -> list[Any]:
+        """What its trace file holds."""
+        lines = (self.folder / "trace.jsonl").read_text(encoding="utf-8").splitlines()
+        return [span for line in lines for span in spans_of(read_otlp_json(line))]
+
+
+class Running:
+    """A run of the command line that goes on in a process of its own."""
+
+    def __init__(self, folder: Path, *arguments: Any, **environment: str) -> None:
+        assert ZEMOSAIC, "zemosaic is not installed beside this Python"
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._said = [(folder.parent / f"{folder.name}.{end}").open("w+") for end in ("out", "err")]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "JAEGER_"))}
+        self.process = subprocess.Popen(
+            [ZEMOSAIC, *map(str, arguments)],
+            env={**kept, **environment},
+            stdout=self._said[0],
+            stderr=self._said[1],
+        )
+
+    def wait(self) -> Run:
+        """How it ended."""
+        code = self.process.wait(PATIENCE)
+        texts = []
+        for stream in self._said:
+            stream.seek(0)
+            texts.append(stream.read())
+            stream.close()
+        return Run(self.folder, code, *texts)
+
+
+def intertile(folder: Path, tiles: list[Path], *arguments: Any, **environment: str) -> Running:
+    """Start ``zemosaic intertile`` on tiles, with a run folder."""
+    return Running(folder, "intertile", *tiles, "-o", folder, *arguments, **environment)
+
+
+@pytest.fixture(scope="session")
+def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    """The Jaeger of this session: the stack that runs, or a process of our own."""
+    if STACK:
+        yield Jaeger(STACK, f"http://{urlsplit(STACK).hostname}:4318")
+        return
+    own = _own(tmp_path_factory.mktemp("jaeger"))
+    own.start()
+    yield own
+    own.stop()
+
+
+@pytest.fixture
+def own_jaeger(tmp_path: Path) -> Iterator[OwnJaeger]:
+    """A Jaeger that a test may start, stop and kill."""
+    own = _own(tmp_path)
+    yield own
+    own.stop(kill=True)
+
+
+def _own(folder: Path) -> OwnJaeger:
+    if not PROGRAM:
+        pytest.skip(HOW)
+    return OwnJaeger(PROGRAM, folder)
+
+
+@pytest.fixture(scope="session")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Tiles so small and so close that there are more than 500 pairs of them, in seconds."""
+    return _simulated(
+        tmp_path_factory.mktemp("tiles"), tiles=56, size="64x48", overlap=0.7, rotation=1
+    )
+
+
+@pytest.fixture(scope="session")
+def few_tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Tiles of a few dozen pairs."""
+    return _simulated(
+        tmp_path_factory.mktemp("few"), tiles=9, size="128x96", overlap=0.4, rotation=1
+    )
+
+
+def _simulated(folder: Path, **options: Any) -> list[Path]:
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    run = Running(folder.parent / f"{folder.name}-run", "simulate", folder, *arguments).wait()
+    assert run.code == 0, run.err
+    return sorted(folder.glob("*.fits"))
+
+
+@pytest.fixture(scope="session")
+def finished(
+    jaeger: Jaeger, tiles: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    """A run of more than 500 pairs that ended well."""
+    folder = tmp_path_factory.mktemp("finished")
+    return intertile(folder / "run", tiles, "--neighbours", 0, "--otlp", jaeger.otlp).wait()
