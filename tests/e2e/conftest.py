@@ -6,12 +6,10 @@ Give one as a program, `JAEGER_BIN` (or ``jaeger`` on PATH), or as a stack that 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
-import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,9 +133,7 @@ def _simulated(folder: Path, **options: Any) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def finished(
-    jaeger: Jaeger, tiles: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> Run:
+def finished(jaeger: Jaeger, tiles: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of more than 500 pairs that ended well."""
     folder = tmp_path_factory.mktemp("finished")
     return intertile(folder / "run", tiles, "--neighbours", 0, "--otlp", jaeger.otlp).wait()

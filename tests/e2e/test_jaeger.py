@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import sys
+import time
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.e2e.conftest import Run, intertile
 from tests.e2e.jaeger import Jaeger, OwnJaeger, until
 from zemosaic import __version__
+from zemosaic.observe.exporters import OTLP_DELAY
 
 PHASE = "phase5_intertile"
 PAIR = "phase5_intertile.pair"
@@ -93,10 +97,16 @@ def test_jaeger_down_for_the_first_half(
         OTEL_EXPORTER_OTLP_TIMEOUT="0.7",  # less than the pause before a second try
     )  # fmt: skip
     file = tmp_path / "run" / "trace.jsonl"
-    for _ in until(120, pause=0.05):
+    for _ in until(120, pause=0.02):
         if file.exists() and file.read_text().count(f'"{PAIR}"') > 100:
             break
     # Halted, so that the second half is still to come however fast this machine is.
+    running.process.send_signal(signal.SIGSTOP)
+    time.sleep(OTLP_DELAY / 1000)  # a batch is due
+    with socket.create_server(("127.0.0.1", urlsplit(own_jaeger.otlp).port)) as hung_up:
+        running.process.send_signal(signal.SIGCONT)
+        for _ in ("an attempt", "and at once another"):
+            hung_up.accept()[0].close()
     running.process.send_signal(signal.SIGSTOP)
     own_jaeger.start()
     running.process.send_signal(signal.SIGCONT)
@@ -109,7 +119,7 @@ def test_jaeger_down_for_the_first_half(
     assert delivered.items() < written.items()
     assert PHASE in delivered.values()
     assert Counter(written.values())[PAIR] >= 500
-    said = re.search(rf"^zemosaic: (\d+) spans could not be delivered to (\S+); see ", run.err, re.M)
+    said = re.search(r"^zemosaic: (\d+) spans could not be delivered to (\S+); see ", run.err, re.M)
     assert said
     assert said[2] == own_jaeger.otlp
     # Jaeger may have stored what it was too slow to acknowledge; never less than was said.
