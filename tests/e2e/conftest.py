@@ -5,8 +5,10 @@ Give one as a program, `JAEGER_BIN` (or ``jaeger`` on PATH), or as a stack that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sysconfig
 from collections.abc import Iterator
@@ -28,8 +30,33 @@ HOW = "no Jaeger: set JAEGER_BIN (bash .ci/jaeger builds one, with Go) or JAEGER
 PATIENCE = 300  # seconds that a run may take, however slow the machine
 
 
+class RunFolder:
+    """What is in the folder of a run, now."""
+
+    folder: Path
+
+    @property
+    def resource_spans(self) -> list[Any]:
+        """What its trace file holds; a line that is being written is not there yet."""
+        text = (self.folder / "trace.jsonl").read_text(encoding="utf-8")
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        return [entry for line in lines for entry in read_otlp_json(line)]
+
+    @property
+    def spans(self) -> list[Any]:
+        """The spans in it."""
+        return spans_of(self.resource_spans)
+
+    @property
+    def trace_id(self) -> str:
+        """The trace that it makes: its file has no other."""
+        ids = {span.trace_id.hex() for span in self.spans}
+        assert len(ids) == 1
+        return ids.pop()
+
+
 @dataclass(frozen=True)
-class Run:
+class Run(RunFolder):
     """A run of the command line that has ended."""
 
     folder: Path
@@ -37,45 +64,37 @@ class Run:
     out: str
     err: str
 
-    @property
-    def trace_id(self) -> str:
-        """The trace that it made: its file has no other."""
-        ids = {span.trace_id.hex() for span in self.spans}
-        assert len(ids) == 1
-        return ids.pop()
 
-    @property
-    def spans(self) -> list[Any]:
-        """What its trace file holds."""
-        lines = (self.folder / "trace.jsonl").read_text(encoding="utf-8").splitlines()
-        return [span for line in lines for span in spans_of(read_otlp_json(line))]
-
-
-class Running:
+class Running(RunFolder):
     """A run of the command line that goes on in a process of its own."""
 
     def __init__(self, folder: Path, *arguments: Any, **environment: str) -> None:
         assert ZEMOSAIC, "zemosaic is not installed beside this Python"
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._said = [(folder.parent / f"{folder.name}.{end}").open("w+") for end in ("out", "err")]
+        self._said = [folder.with_suffix(end) for end in (".out", ".err")]
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("OTEL_", "JAEGER_"))}
-        self.process = subprocess.Popen(
-            [ZEMOSAIC, *map(str, arguments)],
-            env={**kept, **environment},
-            stdout=self._said[0],
-            stderr=self._said[1],
-        )
+        with self._said[0].open("w") as out, self._said[1].open("w") as err:
+            self.process = subprocess.Popen(
+                [ZEMOSAIC, *map(str, arguments)],
+                env={**kept, **environment}, stdout=out, stderr=err, start_new_session=True,
+            )  # fmt: skip
+
+    def kill(self) -> None:
+        """Kill the run as kill -9 does; its workers live on."""
+        self.process.kill()
+        self.process.wait()
+
+    def clean_up(self) -> None:
+        """Kill what is left of the run, its workers too."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
     def wait(self) -> Run:
         """How it ended."""
         code = self.process.wait(PATIENCE)
-        texts = []
-        for stream in self._said:
-            stream.seek(0)
-            texts.append(stream.read())
-            stream.close()
-        return Run(self.folder, code, *texts)
+        return Run(self.folder, code, *(said.read_text(encoding="utf-8") for said in self._said))
 
 
 def intertile(folder: Path, tiles: list[Path], *arguments: Any, **environment: str) -> Running:
@@ -112,22 +131,23 @@ def _own(folder: Path) -> OwnJaeger:
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Tiles so small and so close that there are more than 500 pairs of them, in seconds."""
-    return _simulated(
-        tmp_path_factory.mktemp("tiles"), tiles=56, size="64x48", overlap=0.7, rotation=1
+    return simulated_tiles(
+        tmp_path_factory.mktemp("many") / "tiles", tiles=56, size="64x48", overlap=0.7, rotation=1
     )
 
 
 @pytest.fixture(scope="session")
 def few_tiles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Tiles of a few dozen pairs."""
-    return _simulated(
-        tmp_path_factory.mktemp("few"), tiles=9, size="128x96", overlap=0.4, rotation=1
+    """Tiles of a dozen or two pairs."""
+    return simulated_tiles(
+        tmp_path_factory.mktemp("few") / "tiles", tiles=9, size="128x96", overlap=0.4
     )
 
 
-def _simulated(folder: Path, **options: Any) -> list[Path]:
+def simulated_tiles(folder: Path, *flags: str, **options: Any) -> list[Path]:
+    """Tiles that ``zemosaic simulate`` has made in a folder."""
     arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    run = Running(folder.parent / f"{folder.name}-run", "simulate", folder, *arguments).wait()
+    run = Running(folder.parent / "simulate", "simulate", folder, *flags, *arguments).wait()
     assert run.code == 0, run.err
     return sorted(folder.glob("*.fits"))
 
