@@ -1,6 +1,8 @@
 """A real Jaeger, and real runs of the command line that report to it.
 
 Give one as a program, `JAEGER_BIN` (or ``jaeger`` on PATH), or as a stack that runs, `JAEGER_URL`.
+Seen to pass with Jaeger 2.20.0, which is that of the compose stack, and with 2.13, which is the
+one that `.ci/jaeger` builds and CI therefore uses.
 """
 
 from __future__ import annotations
