@@ -5,9 +5,12 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
+
+from tests.semconv import ATTRIBUTES, SIGNALS
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -157,3 +160,21 @@ def test_compose_accepts_the_file(profile):
         pytest.skip("no compose client on PATH (docker compose or docker-compose)")
     answer = run(*client, "-f", str(ROOT / "docker-compose.yml"), *profile, "config", "-q")
     assert answer.returncode == 0, answer.stderr
+
+
+def test_links_of_the_ui_name_what_a_trace_has():
+    """Menu, link patterns and order of attributes speak of attributes and spans that exist."""
+    text = (ROOT / "otel/jaeger-ui.json").read_text(encoding="utf-8")
+    ui = json.loads(text)
+    names = set(re.findall(r"(?:zemosaic|process|error)\.[a-z_.]+[a-z_]", unquote(text)))
+    assert {"zemosaic.pair.outcome", "zemosaic.run.state", "error.type"} <= names
+    assert names <= ATTRIBUTES.keys()
+    assert set(re.findall(r"operation=(\w+)", text)) <= {name for _, name in SIGNALS}
+    for pattern in ui["linkPatterns"]:
+        assert pattern.get("key", "trace") in pattern["url"]
+
+
+def test_the_search_link_finds_a_state_that_is_final():
+    """Badger's index keeps what a live snapshot said, so a search for "running" finds all runs."""
+    text = unquote((ROOT / "otel/jaeger-ui.json").read_text(encoding="utf-8"))
+    assert set(re.findall(r'"zemosaic\.run\.state":"(\w+)"', text)) == {"died"}

@@ -1,0 +1,80 @@
+"""The registry of the trace, read as files: well formed, complete, and its page up to date."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+from tests.semconv import ATTRIBUTES, GROUPS, SIGNALS, docs
+from zemosaic.observe import telemetry
+
+TYPES = {"string": str, "int": int, "double": float, "any": float}
+
+
+def literals(path: Path) -> set[str]:
+    """Every text in a module that is not a docstring or a part of a longer one."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parts = {
+        id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
+        for part in node.values
+    }  # fmt: skip
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts
+    }
+
+
+def test_every_name_in_the_code_is_declared() -> None:
+    """Spans, events and attributes that telemetry.py names are in the registry."""
+    path = Path(telemetry.__file__)
+    names = {t for t in literals(path) if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", t)}
+    assert {"zemosaic.run.id", "error.type", telemetry.HEARTBEAT} <= names
+    known = ATTRIBUTES.keys() | {name for _, name in SIGNALS}
+    assert not {name for name in names if name not in known}
+    stages = {f"{telemetry.PHASE}.{stage}" for stage in telemetry.STAGE_SPANS}
+    assert not {name for name in (telemetry.PHASE, *stages) if ("span", name) not in SIGNALS}
+
+
+def test_every_attribute_says_what_it_is() -> None:
+    """Each has a type, a stability, a brief that is a sentence, and examples of its type."""
+    for name, attribute in ATTRIBUTES.items():
+        kind = attribute["type"]
+        assert attribute["stability"] in ("stable", "development"), name
+        assert attribute["brief"].endswith("."), name
+        if isinstance(kind, dict):
+            assert all(member["brief"].endswith(".") for member in kind["members"]), name
+            continue
+        assert attribute["examples"], name
+        for example in attribute["examples"]:
+            if kind.startswith("template["):
+                assert re.fullmatch(rf"{re.escape(name)}\.\w+=\S+", example), name
+            elif kind.endswith("[]"):
+                assert all(isinstance(item, TYPES[kind[:-2]]) for item in example), name
+            else:
+                assert isinstance(example, TYPES[kind]), name
+
+
+def test_every_seconds_and_adu_has_its_unit() -> None:
+    """An attribute that measures something says in which unit."""
+    for name, attribute in ATTRIBUTES.items():
+        if name.startswith("zemosaic.") and "double" in str(attribute["type"]):
+            assert re.search(r"Unit: (s|ADU)\.", attribute["note"]), name
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """Spans and events refer to attributes and events that are declared, each once."""
+    events = {group["id"] for group in GROUPS if group["type"] == "event"}
+    for signal, group in SIGNALS.items():
+        references = [attribute["ref"] for attribute in group["attributes"]]
+        assert len(set(references)) == len(references), signal
+        assert set(references) <= ATTRIBUTES.keys(), signal
+        assert set(group.get("events", ())) <= events, signal
+    used = {a["ref"] for group in SIGNALS.values() for a in group["attributes"]}
+    assert used == ATTRIBUTES.keys()
+
+
+def test_the_page_is_up_to_date() -> None:
+    """docs/trace.md is what otel/docs.py makes of the registry."""
+    assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run: python otel/docs.py"
