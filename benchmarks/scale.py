@@ -33,10 +33,11 @@ from astropy.wcs import WCS
 from harness import cpu_seconds, memory_of
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
+from zemosaic.photometry.channel import TileFrame
 from zemosaic.photometry.measure import PairMeasurement
 from zemosaic.photometry.overlap import find_overlaps, prune, repetition
 from zemosaic.photometry.simulate import Scene, simulate
-from zemosaic.photometry.solve import TileFrame, solve
+from zemosaic.photometry.solve import solve
 
 FRAME = (1080, 1920)
 STEP = 0.05  # degrees between neighbours

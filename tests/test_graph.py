@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_array
 
-from zemosaic.photometry import graph, sparse
+from zemosaic.photometry import sparse
 from zemosaic.photometry.graph import potentials, vector_potentials
 
 

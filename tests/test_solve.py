@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from zemosaic.photometry.channel import medians
 from zemosaic.photometry.graph import potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
-from zemosaic.photometry.solve import Solution, _medians, solve
+from zemosaic.photometry.solve import Solution, solve
 
 
 def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -362,7 +363,7 @@ def test_medians_of_groups_are_those_of_numpy() -> None:
     rng = np.random.default_rng(14)
     group = rng.integers(0, 40, 150)
     values = np.where(rng.random(150) < 0.05, np.nan, rng.normal(size=150))
-    median, count = _medians(group, values, 45)
+    median, count = medians(group, values, 45)
     for k in range(45):
         mine = values[group == k]
         assert count[k] == len(mine)

@@ -19,7 +19,7 @@ MODULES = {
 }
 PHOTOMETRY = (
     "fits_files", "tiles", "sampling", "preview", "overlap", "regression", "cells", "measure",
-    "sparse", "graph", "solve", "apply", "mosaic", "simulate",
+    "sparse", "graph", "channel", "solve", "apply", "mosaic", "simulate",
 )  # fmt: skip
 #: What the numerics may not touch: futures, telemetry, logs, clocks.
 IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing", "pebble"}

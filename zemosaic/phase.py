@@ -42,9 +42,10 @@ from zemosaic.jobs import (
     tile_name,
 )
 from zemosaic.photometry.apply import write_corrected
+from zemosaic.photometry.channel import TileFrame
 from zemosaic.photometry.overlap import OverlapGraph, find_overlaps, prune, repetition
 from zemosaic.photometry.preview import Preview, make_grid
-from zemosaic.photometry.solve import TileFrame, solve
+from zemosaic.photometry.solve import solve
 from zemosaic.photometry.tiles import Tile
 from zemosaic.result import NoSolution, PhaseSolution
 from zemosaic.runtime import stacks

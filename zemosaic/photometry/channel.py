@@ -1,0 +1,362 @@
+"""Measurements -> one gain, offset and, where needed, plane per tile and channel.
+
+``corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0)`` shall agree in
+every overlap. For a pair with the line y = a·x + b measured at the pivot p:
+
+    log g_i - log g_j       = log a                          (gains first)
+    P_i(p) - P_j(p)         = g_j·y - g_i·x                  (then levels, at the pivots)
+    grad P_i - grad P_j     = g_j·grad y - g_i·grad x        (and slopes, in the plane models)
+
+Without planes both are solved together after that, since levels measured at bright and at dark
+pivots tell of the gains as well; each kind counts as much as its own loops close. P_k is the
+offset, or offset and plane, of tile k. Each is a difference of potentials on the graph of
+overlaps: weighted least squares, sparse, per connected component, with the weights of pairs that
+disagree with all others taken away (`zemosaic.photometry.graph`). What the differences leave free
+is set by the gauge: geometric-mean gain 1 and the median sky level kept, or an anchor tile with
+gain 1 and offset 0; the mean slope is 0, so no global plane is invented.
+
+In the model "auto" the planes of the pairs decide, per channel and component: if they are
+larger than their errors allow, tiles have gradients of their own and get planes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+import numpy as np
+
+from zemosaic.photometry.graph import affine_potentials, potentials, vector_potentials
+from zemosaic.photometry.measure import Measurement, PairMeasurement
+from zemosaic.photometry.overlap import component_labels
+from zemosaic.photometry.sparse import LEAST_WEIGHT, reweighted
+
+MIN_RELATIVE_ERROR = 1e-6  # of a pair's gain: float32 previews know no more
+MIN_LEVEL_ERROR = 1e-3  # ADU, likewise
+# Planes are taken to be real when the median over pairs of chi² (two freedoms, so a median of
+# 1.39 by chance) is above this. Without gradients it has been seen at up to 4, since the errors
+# of tilts are known from few patches; with gradients of a few noise widths it is above 50.
+PLANE_CHI2 = 10.0
+FEWEST_PAIRS = 3  # to judge that by
+TOGETHER = 40  # rounds of gains and levels together, at most
+STEADY = 1e-11  # change of any log-gain that ends them
+# Tiles up to which that is done: twice the unknowns take several times as long, and so large a
+# mosaic has enough pairs.
+MANY_TILES = 5_000
+SUSPECT_CHI = 6.0  # robust standard deviations: where a pair has lost its say
+# What of a `PairMeasurement` is used: name, type, shape.
+_COLUMNS = [
+    *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "x", "y", "level_err")),
+    *((name, float, ()) for name in ("plane_gain", "plane_gain_err", "u", "v")),
+    *(("x_tilt", float, (2,)), ("y_tilt", float, (2,)), ("tilt_cov", float, (3,))),
+]
+
+
+@dataclass(frozen=True, eq=False)
+class TileFrame:
+    """Where tiles lie on the shared grid, for planes.
+
+    Parameters
+    ----------
+    centre : ndarray
+        ``(T, 2)`` float64: the tile's centre in cells of the grid.
+    jacobian : ndarray
+        ``(T, 2, 2)`` float64: change of the grid position (cells) with the tile's pixel x, y.
+    """
+
+    centre: np.ndarray
+    jacobian: np.ndarray
+
+
+class Channel:
+    """One channel's pairs, as arrays."""
+
+    def __init__(
+        self,
+        i: np.ndarray,
+        j: np.ndarray,
+        measurements: Sequence[Measurement],
+        sky: np.ndarray,
+        model: str,
+        anchor: int | None,
+        frame: TileFrame | None,
+        repetition: np.ndarray,
+    ) -> None:
+        self.tiles, self.pairs = len(sky), len(measurements)
+        self.good = np.array([isinstance(m, PairMeasurement) for m in measurements], dtype=bool)
+        lines = [m for m in measurements if isinstance(m, PairMeasurement)]
+        self.i, self.j = np.asarray(i)[self.good], np.asarray(j)[self.good]
+        self.sky, self.model, self.anchor, self.frame = sky, model, anchor, frame
+        self.component = component_labels(self.tiles, self.i, self.j)
+
+        fields = attrgetter(*(name for name, *_ in _COLUMNS))
+        column = np.fromiter((fields(m) for m in lines), np.dtype(_COLUMNS), len(lines))
+        wider = np.sqrt(repetition[self.good])
+        self.x, self.y, self.level_err = column["x"], column["y"], column["level_err"] * wider
+        self.pivot = np.stack([column["u"], column["v"]], axis=1)
+        self.x_tilt, self.y_tilt = column["x_tilt"], column["y_tilt"]
+        cov = column["tilt_cov"][:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+        self.tilt_cov = cov * wider[:, None, None] ** 2
+        self.plain = np.where(column["gain_measured"] > 0, column["gain"], np.nan)
+        self.plain_err, self.with_plane_err = (
+            column[name] * wider for name in ("gain_err", "plane_gain_err")
+        )
+        self.with_plane = column["plane_gain"]
+
+    def solved(self) -> dict[str, np.ndarray]:
+        """The fields of a `Solution` for this channel, by name."""
+        chi2 = self._plane_chi2()
+        planes = self._has_planes(chi2)
+        ends = planes[self.i]
+        log_gain, log_var, log_residual, log_chi, group = self._gains(ends)
+        gain = np.exp(log_gain)
+        offset, level_var = np.zeros(self.tiles), np.zeros(self.tiles)
+        slope = np.zeros((self.tiles, 2))
+        residual, chi = gain[self.j] * self.y - gain[self.i] * self.x, np.zeros(len(self.i))
+        if self.model != "gain":
+            reference = self._reference_levels()
+            level, level_var, slope, residual, chi = self._levels(gain, reference, planes)
+            suspect = self._suspects(np.fmax(chi, log_chi))
+            free = ~planes & self._tied(group) & ~suspect
+            if not self.model.startswith("offset") and self.tiles <= MANY_TILES and free.any():
+                plain, some = ~planes, ~planes[self.i]
+                both, var = self._together(log_gain, level, reference, some, free, suspect)
+                log_gain[plain], level[plain] = both[plain].T
+                log_var[free], level_var[plain] = var[free, 0], var[plain, 1]
+                gain = np.exp(log_gain)
+                residual[some] = self._differences(gain, level, reference)[1][some]
+            offset = self._gauged(level - gain * reference, gain)
+            # A gain's error moves the offset by the level at which the tile was measured.
+            level_var = level_var + np.nan_to_num(log_var) * (gain * reference) ** 2
+        count = np.bincount(np.r_[self.i, self.j], minlength=self.tiles)
+        nothing = count == 0
+        gain[nothing], offset[nothing], slope[nothing] = 1.0, 0.0, 0.0
+        held = self.model.startswith("offset")
+        gain_err = np.where(self._tied(group), gain * np.sqrt(log_var), np.nan)
+        if held:
+            gain_err[:] = 0.0
+        offset_err = np.sqrt(level_var)
+        offset_err[nothing], gain_err[nothing] = np.nan, np.nan
+        return {
+            "gain": gain,
+            "gain_err": gain_err,
+            "offset": offset,
+            "offset_err": offset_err,
+            "slope_x": slope[:, 0],
+            "slope_y": slope[:, 1],
+            "component": self.component,
+            "gain_group": self.component if held else group,
+            "pairs": count,
+            "planes": planes & ~nothing,
+            "residual": self._per_pair(-residual),
+            "gain_residual": self._per_pair(log_residual),
+            "chi": self._per_pair(np.fmax(chi, log_chi)),
+            "suspect": self._suspects(np.fmax(chi, log_chi)),
+            "plane_chi2": chi2,
+        }
+
+    def _per_pair(self, values: np.ndarray) -> np.ndarray:
+        whole = np.full(self.pairs, np.nan)
+        whole[self.good] = values
+        return whole
+
+    def _plane_chi2(self) -> np.ndarray:
+        """Median over each component's pairs of the chi² of their planes, by tile."""
+        # With the pair's own gain: a wrong gain would make a plane of any slope of the scene.
+        a = np.where(np.isfinite(self.with_plane), self.with_plane, self.plain)
+        a = np.where(np.isfinite(a), a, 1.0)
+        tilt = self.y_tilt - a[:, None] * self.x_tilt
+        known = np.isfinite(self.tilt_cov).all(axis=(1, 2))
+        chi2 = np.full(len(a), np.nan)
+        inverse = np.linalg.inv(self.tilt_cov[known] + 1e-300 * np.eye(2))
+        chi2[known] = np.einsum("pi,pij,pj->p", tilt[known], inverse, tilt[known])
+        groups = self.component.max(initial=-1) + 1
+        median, count = medians(self.component[self.i][known], chi2[known], groups)
+        return np.where(count >= FEWEST_PAIRS, median, np.nan)[self.component]
+
+    def _has_planes(self, chi2: np.ndarray) -> np.ndarray:
+        if self.frame is None:
+            return np.zeros(self.tiles, dtype=bool)
+        if self.model == "auto":
+            return np.nan_to_num(chi2) > PLANE_CHI2
+        return np.full(self.tiles, self.model.endswith("plane"))
+
+    def _gains(self, ends: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Log-gains, their variances, residuals of the pairs, and groups that gains join."""
+        a = np.where(ends, self.with_plane, self.plain)
+        err = np.where(ends, self.with_plane_err, self.plain_err)
+        known = np.isfinite(a) & np.isfinite(err)
+        relative = np.maximum(err[known] / a[known], MIN_RELATIVE_ERROR)
+        residual, chi = np.full((2, len(a)), np.nan)
+        # Tiles joined by pairs without a measured gain alone keep their groups' mean gain at 1.
+        log_gain, log_var, residual[known] = potentials(
+            self.tiles, self.i[known], self.j[known], np.log(a[known]), relative**-2.0, self.anchor
+        )
+        chi[known] = np.abs(residual[known]) / relative
+        group = component_labels(self.tiles, self.i[known], self.j[known])
+        return log_gain, log_var, residual, chi, group
+
+    def _tied(self, group: np.ndarray) -> np.ndarray:
+        """Whether a tile's gain is tied to the anchor's, or to most of its component."""
+        size = np.bincount(group)[group]
+        chosen = np.zeros(self.component.max(initial=-1) + 1, dtype=int)
+        order = np.lexsort((group, -size))[::-1]  # the largest group last, of several the first
+        chosen[self.component[order]] = group[order]
+        if self.anchor is not None:
+            chosen[self.component[self.anchor]] = group[self.anchor]
+        return (group == chosen[self.component]) & (size > 1)
+
+    def _reference_levels(self) -> np.ndarray:
+        """Mean pivot of each tile over its pairs, its sky level where it has none; ADU."""
+        ends, levels = np.r_[self.i, self.j], np.r_[self.x, self.y]
+        count = np.bincount(ends, minlength=self.tiles)
+        total = np.bincount(ends, weights=levels, minlength=self.tiles)
+        return np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(self.sky))
+
+    def _levels(
+        self, gain: np.ndarray, reference: np.ndarray, planes: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Levels at each tile's reference level and centre, and slopes; given the gains.
+
+        Levels are solved at each tile's own reference level, which makes them almost
+        independent of the gains.
+        """
+        i, j = self.i, self.j
+        difference = gain[j] * (self.y - reference[j]) - gain[i] * (self.x - reference[i])
+        error = np.maximum(gain[j] * self.level_err, MIN_LEVEL_ERROR)
+        level, variance, residual = potentials(
+            self.tiles, i, j, difference, error**-2.0, self.anchor
+        )
+        slope, chi = np.zeros((self.tiles, 2)), np.abs(residual) / error
+        if not planes.any() or self.frame is None:
+            return level, variance, slope, residual, chi
+        # Tiles and pairs of the components with planes, once more and with them.
+        some = planes[i]
+        tilt = gain[j, None] * self.y_tilt - gain[i, None] * self.x_tilt
+        full, full_variance, full_residual, full_chi = vector_potentials(
+            self.tiles,
+            i[some],
+            j[some],
+            difference[some],
+            error[some],
+            tilt[some],
+            gain[j[some], None, None] ** 2 * self.tilt_cov[some],
+            self.pivot[some],
+            self.frame.centre,
+            self.anchor,
+        )
+        level = np.where(planes, full[:, 0], level)
+        variance = np.where(planes, full_variance, variance)
+        residual[some], chi[some] = full_residual, full_chi
+        # From ADU per cell of the grid to ADU per pixel of the tile.
+        slope = np.einsum("tg,tgp->tp", full[:, 1:], self.frame.jacobian)
+        return level, variance, np.where(planes[:, None], slope, 0.0), residual, chi
+
+    def _differences(
+        self, gain: np.ndarray, level: np.ndarray, reference: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How far above its tile's reference each end was measured; what that leaves, in ADU."""
+        i, j = self.i, self.j
+        lever = np.stack([gain[i] * (self.x - reference[i]), gain[j] * (self.y - reference[j])])
+        return lever.T, lever[1] - lever[0] - (level[i] - level[j])
+
+    def _together(
+        self,
+        log_gain: np.ndarray,
+        level: np.ndarray,
+        reference: np.ndarray,
+        some: np.ndarray,
+        free: np.ndarray,
+        suspect: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Log-gains and levels ``(T, 2)`` of the components without planes; their variances.
+
+        Pairs are weighed anew from where the separate solutions left them; those of suspects have
+        no say, and suspects keep their gains. Both kinds of errors are enlarged to what their own
+        loops say of them: a gradient that is not modelled spoils levels alone, and must not bend
+        the gains.
+        """
+        i, j = self.i[some], self.j[some]
+        known = np.isfinite(self.plain[some]) & np.isfinite(self.plain_err[some])
+        good = ~(suspect[i] | suspect[j])
+        a = np.where(known, self.plain[some], np.exp(log_gain[i] - log_gain[j]))
+        relative = np.where(known, np.maximum(self.plain_err[some] / a, MIN_RELATIVE_ERROR), np.inf)
+        both, steady = np.stack([log_gain, level], axis=1), False
+        for turn in range(TOGETHER):
+            last = steady or turn == TOGETHER - 1
+            log_gain, level = both.T
+            gain = np.exp(log_gain)
+            lever, rest = (part[some] for part in self._differences(gain, level, reference))
+            # In the unit between both tiles', which is the same from either side.
+            unit = np.sqrt(gain[i] * gain[j])
+            error = np.maximum(unit * self.level_err[some] / np.sqrt(a), unit * MIN_LEVEL_ERROR)
+            ratio = np.log(a) - (log_gain[i] - log_gain[j])
+            of_gain, of_level = np.abs(ratio / relative), np.abs(rest / error)
+            trust = good * reweighted(of_level)[0]
+            trust[known] *= reweighted(of_gain[known])[0]
+            trust = np.sqrt(np.maximum(trust, LEAST_WEIGHT))
+            both, variance = affine_potentials(
+                self.tiles,
+                i,
+                j,
+                ratio,
+                relative * reweighted(of_gain[known & good])[1] / trust,
+                lever[:, 1] - lever[:, 0],
+                error * reweighted(of_level[good])[1] / trust,
+                # The unit goes with the gains as well, so that a factor of all changes nothing.
+                lever + np.array([0.5, -0.5]) * rest[:, None],
+                free,
+                self.anchor,
+                errors=last,
+            )
+            steady = bool(np.abs(both[:, 0]).max() < STEADY)
+            both[:, 0] += log_gain
+            if last:
+                break
+        return both, variance
+
+    def _suspects(self, chi: np.ndarray) -> np.ndarray:
+        """Tiles whose median chi stands out from that of all pairs.
+
+        A bad tile makes its neighbours look bad: the worst of each neighbourhood is taken, and
+        the others are judged anew without its pairs.
+        """
+        suspect = np.zeros(self.tiles, dtype=bool)
+        limit = SUSPECT_CHI * max(1.0, float(np.nanmedian(chi)) / 0.6745) if len(chi) else 0.0
+        i, j = self.i, self.j
+        while len(chi):
+            median, count = medians(np.r_[i, j], np.r_[chi, chi], self.tiles)
+            high = np.where((count >= FEWEST_PAIRS - 1) & (median > limit), median, 0.0)
+            around = np.zeros(self.tiles)
+            np.maximum.at(around, i, high[j])
+            np.maximum.at(around, j, high[i])
+            worst = (high > 0) & (high >= around)
+            if not worst.any():
+                break
+            suspect |= worst
+            left = ~(worst[i] | worst[j])
+            i, j, chi = i[left], j[left], chi[left]
+        return suspect
+
+    def _gauged(self, offset: np.ndarray, gain: np.ndarray) -> np.ndarray:
+        """Shift the offsets of each component: anchor 0, or the median sky level kept."""
+        groups = self.component.max(initial=-1) + 1
+        before, _ = medians(self.component, self.sky, groups)
+        after, _ = medians(self.component, gain * self.sky + offset, groups)
+        shift = np.nan_to_num(before - after)
+        if self.anchor is not None:
+            shift[self.component[self.anchor]] = -offset[self.anchor]
+        return offset + shift[self.component]
+
+
+def medians(group: np.ndarray, values: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Median and number ``(groups,)`` of the values of each group; NaN as `numpy.median` does."""
+    count = np.bincount(group, minlength=groups)
+    median = np.full(groups, np.nan)
+    some = np.flatnonzero(count)
+    ranked = values[np.lexsort((values, group))]  # NaNs come last in each group
+    first, size = (np.cumsum(count) - count)[some], count[some]
+    middle = (ranked[first + (size - 1) // 2] + ranked[first + size // 2]) / 2
+    median[some] = np.where(np.isnan(ranked[first + size - 1]), np.nan, middle)
+    return median, count
