@@ -681,3 +681,4 @@ def test_the_link_leads_to_jaeger(
     if jaeger is not None:
         monkeypatch.setenv("JAEGER_URL", jaeger)
     assert trace_url(endpoint, "abc") == page
+    assert trace_url(endpoint, "abc", "a.b=1") == f"{page}?uiFind=a.b%3D1"

@@ -1079,3 +1079,17 @@ def test_observers_that_raise_at_everything_do_not_end_the_run() -> None:
     fan_out.emit(PAIR_ENDED)
     assert len([note for note in recorder.of(Note) if "taken off" in note.message]) == 2
     assert recorder.of(JobEnded) == [PAIR_ENDED]
+
+
+def test_the_first_thing_to_look_at_is_what_was_silent_or_slow() -> None:
+    """The link to the trace opens on the slowest pair, or on heartbeats where there were any."""
+    memory = Memory()
+    telemetry = Telemetry(memory.tracer)
+    telemetry.run_started(RUN_STARTED)
+    assert telemetry.find == ""
+    for index, seconds in ((1, 1), (2, 3), (3, 2)):
+        ended = PAIR_ENDED.started_ns + seconds * SECOND
+        telemetry.job_ended(replace(PAIR_ENDED, index=index, ended_ns=ended))
+    assert telemetry.find == "zemosaic.pair.index=2"
+    telemetry.heartbeat(HEARTBEAT)
+    assert telemetry.find == "phase5_intertile.heartbeat"

@@ -114,7 +114,9 @@ def run_in_folder(
     lines += [f"corrections  {folder / CORRECTIONS}", f"pairs        {folder / PAIRS}"]
     if apply_to is not None:
         lines.append(f"corrected    {apply_to}")
-    where = trace_url(endpoint, telemetry.trace_id) if endpoint else str(folder / TRACE)
+    where = (
+        trace_url(endpoint, telemetry.trace_id, telemetry.find) if endpoint else str(folder / TRACE)
+    )
     lines.append(f"trace        {where}")
     return Ran(solution, tuple(lines), bool(book) and not book[0].failed)
 
@@ -191,7 +193,7 @@ def send_missing(found: Autopsy, otlp: str) -> list[str]:
             lines = [f"zemosaic: {complaint}" for complaint in tracing.close()]
         os.replace(fresh, found.folder / TRACE)
     lines.append(f"sent         {len(sent)} spans that {endpoint} did not have")
-    lines.append(f"trace        {trace_url(endpoint, telemetry.trace_id)}")
+    lines.append(f"trace        {trace_url(endpoint, telemetry.trace_id, telemetry.find)}")
     return lines
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, TracerProvider
@@ -327,13 +327,17 @@ def check_endpoint(url: str) -> str:
     return url
 
 
-def trace_url(endpoint: str, trace_id: str) -> str:
-    """Where Jaeger shows a trace: at JAEGER_URL, or where its image listens on that host."""
+def trace_url(endpoint: str, trace_id: str, find: str = "") -> str:
+    """Where Jaeger shows a trace: at JAEGER_URL, or where its image listens on that host.
+
+    What is to be found there is marked, and the page opens on it.
+    """
     host = urlsplit(endpoint).hostname or "127.0.0.1"
     if ":" in host:  # IPv6
         host = f"[{host}]"
     page = os.environ.get("JAEGER_URL") or f"http://{host}:16686"
-    return f"{page.rstrip('/')}/trace/{trace_id}"
+    mark = f"?uiFind={quote(find)}" if find else ""
+    return f"{page.rstrip('/')}/trace/{trace_id}{mark}"
 
 
 def _otlp_exporter(endpoint: str, timeout: float | None = None) -> SpanExporter:

@@ -92,8 +92,17 @@ class Telemetry(Observer):
         self._stack = ""  # of the last heartbeat: told again only when it has changed
         self._beats = self._recorded = 0  # of this silence
         self._left_out: Heartbeat | None = None
+        self._slowest = (0, 0)  # nanoseconds and index of a pair
+        self._silent = False
         #: The trace's id as 32 hexadecimal digits; empty where nothing is recorded.
         self.trace_id = ""
+
+    @property
+    def find(self) -> str:
+        """What to look at first in the trace: the heartbeats, else the slowest pair."""
+        if self._silent:
+            return HEARTBEAT
+        return f"zemosaic.pair.index={self._slowest[1]}" if self._slowest[1] else ""
 
     def run_started(self, event: RunStarted) -> None:
         """Start the phase span under the caller's current span."""
@@ -174,9 +183,11 @@ class Telemetry(Observer):
         span.end(end_time=event.ended_ns)
         if event.stage == "pairs":
             self._phase.set_attribute("zemosaic.pairs.done", event.done)
+            self._slowest = max(self._slowest, (event.ended_ns - event.started_ns, event.index))
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Record a heartbeat, if it is not one too many, and show the phase."""
+        self._silent = True
         self._beats += 1
         if self._beats % min(2 ** (self._recorded // BEATS), SPARSEST):
             self._left_out = event
