@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.test_measure import only, preview
 from zemosaic.photometry.cells import FEW_CELLS, FINE_CELLS, WHOLE_ENOUGH, Rows, common_rows
-from zemosaic.photometry.measure import measure_pair
+from zemosaic.photometry.measure import PairMeasurement, measure_pair
 from zemosaic.photometry.preview import SIDE, Preview
 
 NOISE = 3.0
@@ -97,6 +99,31 @@ def test_stars_are_kept_cell_by_cell_and_noise_is_not() -> None:
     rng = np.random.default_rng(1)
     flat = [preview(rng.normal(1000, NOISE, (100, 150)), NOISE) for _ in range(2)]
     assert len(rows_of(*flat).fine) == 0
+
+
+def test_channels_together_are_what_they_are_alone() -> None:
+    """Colours share rows, not values: each has the line that it has by itself, within its error."""
+    gains = (0.8, 1.1, 1.5)
+    pairs = [pair((120, 160), gain) for gain in gains]
+    first, second = (
+        replace(
+            pairs[0][k],
+            values=np.concatenate([p[k].values for p in pairs]),
+            variance=np.concatenate([p[k].variance for p in pairs]),
+        )
+        for k in range(2)
+    )
+    for together, alone in zip(measure_pair(first, second), pairs, strict=True):
+        assert isinstance(together, PairMeasurement)
+        by_itself = only(measure_pair(*alone))
+        assert together.gain == pytest.approx(by_itself.gain, abs=by_itself.gain_err)
+        assert together.gain_err == pytest.approx(by_itself.gain_err, rel=0.2)
+    # Another mask in one channel: each is measured by itself.
+    second.values[1, :40] = np.nan
+    apart = measure_pair(replace(first), replace(second))
+    assert [line.cells for line in apart if isinstance(line, PairMeasurement)] == [
+        120 * 160, 80 * 160, 120 * 160,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (190, 240)])
