@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.test_measure import only, preview
-from zemosaic.photometry.cells import FEW_CELLS, FINE_CELLS, WHOLE_ENOUGH, Rows, common_rows
+from zemosaic.photometry.blocks import FEW_CELLS, WHOLE_ENOUGH
+from zemosaic.photometry.cells import FINE_CELLS, Rows, common_rows
 from zemosaic.photometry.measure import PairMeasurement, measure_pair
 from zemosaic.photometry.preview import SIDE, Preview
 

@@ -12,19 +12,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
+from zemosaic.photometry.blocks import Frame, cells_of, in_common
 from zemosaic.photometry.preview import SIDE, Preview
 from zemosaic.photometry.regression import cut, median, solved
-from zemosaic.photometry.sampling import block_highest, block_sum
 
 SAMPLE = 600  # rows for medians, at most
 MANY_BLOCKS = 1_000  # from which on blocks are twice as large, or four times
 CLUSTER = 12  # cells: errors are taken to be independent from one such patch to the next
-FEW_CELLS = 2_500  # up to which all are taken one by one
-WHOLE_ENOUGH = 0.9  # of the cells in blocks that are whole: the others are not looked up
 FINE_CELLS = 512  # of the blocks with the brightest stars, where there are more than that
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
 SHARED_NOISE = 0.3  # of a cell's, with its neighbour: the sampling kernel is wider than a cell
@@ -179,20 +176,6 @@ class Rows:
         return found
 
 
-class _Frame(NamedTuple):
-    """The overlap of two previews, and the blocks that cover it, with a frame of one block."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    side: int
-    left: int
-    top: int
-    width: int
-    height: int
-
-
 def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
     """The common cells of two previews on one grid; None where their boxes part.
 
@@ -209,7 +192,7 @@ def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
         side *= 2
     left, top = x0 // side - 1, y0 // side - 1
     shape = 1 - left - (-x1 // side), 1 - top - (-y1 // side)
-    frame = _Frame(x0, y0, x1, y1, side, left, top, *shape)
+    frame = Frame(x0, y0, x1, y1, side, left, top, *shape)
     rows = _rows(pair, frame)
     if rows is not None:
         return [rows]
@@ -217,64 +200,9 @@ def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
     return [rows for rows in alone if rows is not None]
 
 
-class _Blocks(NamedTuple):
-    """What is in common in the blocks of a frame, all channels alike."""
-
-    z: np.ndarray  # (4, C, N) means of x, y, vx and vy; 0 where nothing is in common
-    u: np.ndarray  # (N,) mean place of the cells, from the corner of the frame
-    v: np.ndarray
-    highest: np.ndarray  # (2, C, N) -inf where nothing is in common
-    number: np.ndarray  # (N,) cells that these are made of
-    cells: int  # in common
-    few: bool
-
-
-def _in_common(pair: tuple[Preview, Preview], frame: _Frame) -> _Blocks | None:
-    """None where channels are not valid in the same cells."""
-    side, c = frame.side, len(pair[0].values)
-    found = _blocks(pair, frame)
-    counts = found[3]
-    if c > 1 and (counts != counts[:, :1]).any():
-        return None
-    least = np.minimum(counts[0, 0], counts[1, 0])
-    bound = least.sum()
-    whole = least == SIDE**2
-    number = np.where(whole, least, 0.0)
-    few = bound <= FEW_CELLS
-    # Sums over blocks of this overlap's size, of the parts of them that are whole.
-    k, (h, w) = side // SIDE, least.shape
-    sums = np.empty((4 * c + 4, h, w))
-    np.multiply(found[:2].reshape(4 * c, h, w), number, out=sums[:-4])
-    sums[-4:] = number * np.arange(w), number * np.arange(h)[:, None], number, least
-    highest = np.where(whole, found[2], -np.inf).reshape(2 * c, h, w)
-    if k > 1:
-        sums, highest = block_sum(sums, k), block_highest(highest, k)
-    number, least = sums[-2:].reshape(2, -1)
-    means = sums[:-2].reshape(len(sums) - 2, -1) / np.maximum(number, 1)
-    blocks, (u, v) = means[:-2].reshape(4, c, -1), means[-2:] * SIDE + (SIDE - 1) / 2
-    highest = highest.reshape(2, c, -1)
-    if few or number.sum() < WHOLE_ENOUGH * bound:
-        at = np.flatnonzero(least if few else least - number)
-        cells, known, row, column = _cells(pair, frame, at, 0)
-        if (known != known[:1]).any():
-            return None
-        known = known[0]
-        number[at] = known.sum(axis=(1, 2))
-        share = np.maximum(number[at], 1)
-        u[at] = (known * column[:, None]).sum(axis=(1, 2)) / share - frame.left * side
-        v[at] = (known * row[:, :, None]).sum(axis=(1, 2)) / share - frame.top * side
-        np.copyto(cells, 0, where=~known)
-        blocks[..., at] = mean = cells.sum(axis=(-1, -2)) / share
-        # Not known cells are no brighter than the mean.
-        cells = np.where(known, cells[:2], mean[:2, ..., None, None])
-        highest[..., at] = cells.max(axis=(-1, -2))
-        bound = number.sum()
-    return _Blocks(blocks, u, v, highest, number, int(bound), bool(few))
-
-
-def _rows(pair: tuple[Preview, Preview], frame: _Frame) -> Rows | None:
+def _rows(pair: tuple[Preview, Preview], frame: Frame) -> Rows | None:
     """Rows of all channels; None where they are not valid in the same cells."""
-    found = _in_common(pair, frame)
+    found = in_common(pair, frame)
     if found is None:
         return None
     side, width, c = frame.side, frame.width, len(pair[0].values)
@@ -300,7 +228,7 @@ def _rows(pair: tuple[Preview, Preview], frame: _Frame) -> Rows | None:
     blocks[2:] *= np.minimum(shared / np.maximum(number, 1), 1)
     typical *= shared / side**2
     # The cells of the fine blocks and those around them.
-    cells, known, row, column = _cells(pair, frame, fine, 1)
+    cells, known, row, column = cells_of(pair, frame, fine, 1)
     cells[2:] += tiny[..., None, None]
     np.copyto(cells[0], np.nan, where=~known)
     known = known[0]
@@ -329,51 +257,6 @@ def _rows(pair: tuple[Preview, Preview], frame: _Frame) -> Rows | None:
         x, y, vx, vy, u, v, patch.astype(np.intp), bright, total,
         number.reshape(frame.height, width), (u0, v0), pixels, places, coarse, fine, typical, side,
     )  # fmt: skip
-
-
-def _blocks(pair: tuple[Preview, Preview], frame: _Frame) -> np.ndarray:
-    """The blocks of both previews ``(4, 2, C, h, w)`` in a frame, 0 beyond their own."""
-    k = frame.side // SIDE
-    high, wide = frame.height * k, frame.width * k
-    blocks = np.zeros((4, 2, len(pair[0].values), high, wide))
-    for t, p in enumerate(pair):
-        found = p.blocks
-        y, x = p.y0 // SIDE - frame.top * k, p.x0 // SIDE - frame.left * k
-        blocks[:, t, :, max(y, 0) : y + found.shape[2], max(x, 0) : x + found.shape[3]] = found[
-            ..., max(-y, 0) : high - y, max(-x, 0) : wide - x
-        ]
-    return blocks
-
-
-def _cells(
-    pair: tuple[Preview, Preview], frame: _Frame, blocks: np.ndarray, around: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Cells of some blocks and so many around them.
-
-    Returns
-    -------
-    cells : ndarray
-        ``(4, C, N, n, n)`` float64 x, y, vx, vy.
-    known : ndarray
-        ``(C, N, n, n)`` bool: valid in both tiles.
-    row, column : ndarray
-        ``(N, n)`` on the grid.
-    """
-    c, k = len(pair[0].values), np.arange(-around, frame.side + around)
-    v, u = np.divmod(blocks[:, None], frame.width)
-    row, column = (v + frame.top) * frame.side + k, (u + frame.left) * frame.side + k
-    near_row = np.minimum(np.maximum(row, frame.y0), frame.y1 - 1)
-    near_column = np.minimum(np.maximum(column, frame.x0), frame.x1 - 1)
-    cells = np.empty((4, c, len(blocks), len(k), len(k)))
-    for t, p in enumerate(pair):
-        width = p.values.shape[2]
-        first = near_column - (p.y0 * width + p.x0)
-        place = (near_row * width)[:, :, None] + first[:, None]
-        cells[t] = p.values.reshape(c, -1).take(place, axis=1)
-        cells[2 + t] = p.variance.reshape(c, -1).take(place, axis=1)
-    known = np.isfinite(cells[0] + cells[1])
-    known &= (row == near_row)[:, :, None] & (column == near_column)[:, None]
-    return cells, known, row, column
 
 
 def thin(n: int) -> slice:

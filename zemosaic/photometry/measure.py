@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from zemosaic.photometry.cells import Rows, common_rows, thin
+from zemosaic.photometry.cells import Rows, common_rows
 from zemosaic.photometry.preview import Preview
 from zemosaic.photometry.regression import (
     dot,
@@ -39,12 +39,10 @@ from zemosaic.photometry.regression import (
     standard_error,
     unexplained,
 )
+from zemosaic.photometry.rough import rough_slope
 
 MIN_OVERLAP_CELLS = 25  # below this a robust scale means nothing
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations: keeps 98 % efficiency
-HUBER = 1.345  # for the first rounds, which must not throw good bright cells away
-FIRST_ROUNDS = 5  # on a sample of the rows, with Huber's weights
-NEARLY = 2e-3  # relative change of the slope that ends them
 LAST_ROUNDS = 6  # at most, with Tukey's
 STEADY = 3e-5  # each round leaves about a sixth of the change of the one before
 MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
@@ -52,7 +50,6 @@ PLAIN_TERMS = 4  # level, gradient and Laplacian: those before the smooth terms
 PLANE_TERMS = 6  # and the plane
 # What the second order must explain: it costs half of the precision, so only where it is plain.
 CURVATURE_CHI2 = 100.0
-BRIGHT = 0.995  # quantile whose distance from the median gives a first slope
 # How far two exposures are expected to differ: a shift of a cell either way and, as the
 # coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
 # leave these open, and the level with them.
@@ -159,7 +156,7 @@ def _measured(rows: Rows, model: str, corner: tuple[int, int]) -> list[Measureme
         return [fit or Rejected("no signal to measure a gain by") for fit in fits]
     slope = np.full(len(rows.x), np.nan)
     if not model.startswith("offset"):
-        slope = _rough_slope(rows)
+        slope = rough_slope(rows)
     fits = _fits(rows, slope, "free", corner)
     held = np.where([fit is None for fit in fits], 1.0, np.nan)
     levels = _fits(rows, held, "offset", corner)
@@ -369,70 +366,3 @@ def _refined(rows: Rows, columns: np.ndarray, slope: np.ndarray, free: bool) -> 
     bread = np.maximum(1.0, dot(kept, kept) / np.where(down == 0, np.inf, down))
     slope[lost] = np.nan
     return _State(slope, w, gram, found, scale, bread, noise)
-
-
-def _rough_slope(rows: Rows) -> np.ndarray:
-    """Slopes of robust lines without nuisance through the flattened rows.
-
-    A robust fit finds the line next to where it starts: where clouds hold most rows and a few
-    stars most of the light, either may look like outliers to the other. So it starts from both,
-    and the line that leaves less unexplained is taken. NaN where there is no line.
-    """
-    z, some = rows.flattened(), rows.sample
-    middle = median(z[..., some])
-    top = int(BRIGHT * (z.shape[-1] - 1))
-    spread = np.partition(z, top, axis=-1)[..., top] - middle
-    noise = median(np.stack([rows.vx[:, some], rows.vy[:, some]]))
-    flat = (spread * np.abs(spread) < noise).any(axis=0)  # constant: nothing but rounding
-    if flat.all():
-        return np.full(len(flat), np.nan)
-    starts = [np.where(flat, 1.0, spread[1]) / np.where(flat, 1.0, spread[0])]
-    if rows.bright.any():
-        light = dot(z - middle[..., None], rows.bright.astype(float))
-        good = light.min(axis=0) > 0
-        starts.append(np.where(good, light[1], starts[0]) / np.where(good, light[0], 1.0))
-    left, slope = _rough_lines(z[0], z[1], rows.vx, rows.vy, np.array(starts))
-    best = left.argmin(axis=0), np.arange(len(flat))
-    return np.where(np.isfinite(left[best]) & ~flat, slope[best], np.nan)
-
-
-def _rough_lines(
-    x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, slope: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """What robust lines leave unexplained (inf where lost) and their slopes, ``(S, C)`` each."""
-    some = thin(x.shape[-1])
-    lost = slope <= 0
-    level = median((y - slope[..., None] * x)[..., some])
-    for _ in range(FIRST_ROUNDS):
-        a = slope[..., None]
-        wide = a * vx
-        variance = a * wide
-        variance += vy
-        bent = y - a * x
-        bent -= level[..., None]
-        bent *= bent
-        bent /= variance
-        scale = robust_scale(bent[..., some])[..., None]
-        # Huber's weights: 1, or the limit in units of the deviation.
-        bent *= (HUBER * scale) ** -2
-        w = np.sqrt(np.maximum(bent, 1, out=bent))
-        w *= variance
-        np.divide(1, w, out=w)
-        total = w.sum(axis=-1)
-        mean_x, mean_y = dot(w, x) / total, dot(w, y) / total
-        dx, dy = x - mean_x[..., None], y - mean_y[..., None]
-        wide *= dy
-        wide += dx * vy
-        wide *= w
-        wide /= variance
-        down, before = dot(wide, dx), slope
-        slope = dot(wide, dy) / np.where(down > 0, down, np.inf)
-        lost |= ~(slope > 0)
-        slope[lost] = 1.0
-        level = mean_y - slope * mean_x
-        if (np.abs(slope - before) <= NEARLY * slope).all():
-            break
-    a = slope[..., None]
-    bent = (y - a * x - level[..., None]) ** 2 / (vy + a * a * vx)
-    left = np.minimum(bent, BIWEIGHT**2).sum(axis=-1)
-    return np.where(lost, np.inf, left), slope
