@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.test_measure import only, preview
-from zemosaic.photometry.cells import FEW_CELLS, FINE_CELLS, SIDE, Rows, common_rows
-from zemosaic.photometry.measure import measure_pair
-from zemosaic.photometry.preview import Preview
+from zemosaic.photometry.blocks import FEW_CELLS, WHOLE_ENOUGH
+from zemosaic.photometry.cells import FINE_CELLS, Rows, common_rows
+from zemosaic.photometry.measure import PairMeasurement, measure_pair
+from zemosaic.photometry.preview import SIDE, Preview
 
 NOISE = 3.0
 
@@ -43,19 +46,29 @@ def rows_of(first: Preview, second: Preview) -> Rows:
 
 @pytest.mark.parametrize("shape", [(40, 50), (61, 83), (150, 203), (400, 500)])
 def test_every_common_cell_counts_once(shape: tuple[int, int]) -> None:
-    """In a block or by itself; holes, ragged edges and sizes that no block divides included."""
+    """In a block or by itself; holes, ragged edges and sizes that no block divides included.
+
+    Where nearly all cells lie in whole blocks, the others are left out.
+    """
     first, second = pair(shape)
     first.values[0, 5:9, 7:19] = np.nan
     second.values[0][np.tri(*shape, k=-shape[0] // 2, dtype=bool)] = np.nan
     rows = rows_of(first, second)
     common = np.isfinite(first.values[0] + second.values[0])
-    weight = np.ones(len(rows.x))
+    assert rows.cells == common.sum()
+    weight = np.ones(len(rows.u))
     weight[: len(rows.coarse)] = rows.count.ravel()[rows.coarse]
-    assert rows.cells == weight.sum() == common.sum()
+    if weight.sum() < common.sum():
+        h, w = (n - n % SIDE for n in shape)
+        whole = common[:h, :w].reshape(h // SIDE, SIDE, w // SIDE, SIDE).all(axis=(1, 3))
+        common = np.zeros_like(common)
+        common[:h, :w] = whole.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
+        assert common.sum() >= WHOLE_ENOUGH * rows.cells
+    assert weight.sum() == common.sum()
     assert (rows.count.ravel()[rows.coarse] <= rows.side**2).all()
     v, u = np.nonzero(common)
     for found, true in (
-        (rows.x, first.values[0][common]), (rows.y, second.values[0][common]),
+        (rows.x[0], first.values[0][common]), (rows.y[0], second.values[0][common]),
         (rows.u, u), (rows.v, v),
     ):  # fmt: skip
         assert (weight * found).sum() == pytest.approx(true.sum(dtype=float), rel=1e-6)
@@ -64,7 +77,7 @@ def test_every_common_cell_counts_once(shape: tuple[int, int]) -> None:
 def test_rows_are_few_however_many_cells_there_are() -> None:
     """What a fit costs hardly grows with the overlap."""
     for shape in ((30, 40), (100, 200), (300, 500), (500, 800)):
-        assert len(rows_of(*pair(shape)).x) <= max(FEW_CELLS, 2_000 + FINE_CELLS)
+        assert len(rows_of(*pair(shape)).u) <= max(FEW_CELLS, 2_000 + FINE_CELLS)
 
 
 def test_the_rows_are_the_same_from_either_side() -> None:
@@ -78,15 +91,40 @@ def test_the_rows_are_the_same_from_either_side() -> None:
 
 def test_stars_are_kept_cell_by_cell_and_noise_is_not() -> None:
     """The brightest stars are among the cells; of pure noise none is chosen."""
-    first, second = pair((120, 160))
+    first, second = pair((100, 150))
     rows = rows_of(first, second)
     assert rows.side == SIDE
-    y, x = np.unravel_index(np.argmax(first.values[0]), (120, 160))
+    y, x = np.unravel_index(np.argmax(first.values[0]), (100, 150))
     single = slice(len(rows.coarse), None)
     assert ((rows.u[single] == x) & (rows.v[single] == y)).sum() == 1
     rng = np.random.default_rng(1)
-    flat = [preview(rng.normal(1000, NOISE, (120, 160)), NOISE) for _ in range(2)]
+    flat = [preview(rng.normal(1000, NOISE, (100, 150)), NOISE) for _ in range(2)]
     assert len(rows_of(*flat).fine) == 0
+
+
+def test_channels_together_are_what_they_are_alone() -> None:
+    """Colours share rows, not values: each has the line that it has by itself, within its error."""
+    gains = (0.8, 1.1, 1.5)
+    pairs = [pair((120, 160), gain) for gain in gains]
+    first, second = (
+        replace(
+            pairs[0][k],
+            values=np.concatenate([p[k].values for p in pairs]),
+            variance=np.concatenate([p[k].variance for p in pairs]),
+        )
+        for k in range(2)
+    )
+    for together, alone in zip(measure_pair(first, second), pairs, strict=True):
+        assert isinstance(together, PairMeasurement)
+        by_itself = only(measure_pair(*alone))
+        assert together.gain == pytest.approx(by_itself.gain, abs=by_itself.gain_err)
+        assert together.gain_err == pytest.approx(by_itself.gain_err, rel=0.2)
+    # Another mask in one channel: each is measured by itself.
+    second.values[1, :40] = np.nan
+    apart = measure_pair(replace(first), replace(second))
+    assert [line.cells for line in apart if isinstance(line, PairMeasurement)] == [
+        120 * 160, 80 * 160, 120 * 160,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [(90, 120), (190, 240)])

@@ -12,7 +12,14 @@ from scipy.ndimage import convolve1d, map_coordinates
 
 from tests.conftest import simulated
 from zemosaic.photometry import sampling
-from zemosaic.photometry.preview import Grid, cell_positions, make_grid, make_preview
+from zemosaic.photometry.preview import (
+    SIDE,
+    Grid,
+    Preview,
+    cell_positions,
+    make_grid,
+    make_preview,
+)
 from zemosaic.photometry.sampling import NODE_STEP, block_means, block_noise, local_contrast, sample
 from zemosaic.photometry.tiles import Tile, TileError, tile_from_array
 
@@ -255,6 +262,33 @@ def test_a_preview_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.values, preview.values)
     np.testing.assert_array_equal(again.variance, preview.variance)
     assert (again.x0, again.y0) == (preview.x0, preview.y0)
+    assert np.array_equal(again.blocks, preview.blocks)
+    # A preview without its blocks makes them again.
+    assert np.array_equal(replace(again, x0=again.x0).blocks, preview.blocks)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (3, 1), (-2, -5)])
+def test_blocks_lie_on_the_lattice_of_the_grid(corner: tuple[int, int]) -> None:
+    """Mean, mean variance and largest value of whole blocks, and how many cells the others have."""
+    rng = np.random.default_rng(1)
+    values = rng.normal(100, 10, (2, 21, 18)).astype(np.float32)
+    values[:, 9, 7] = np.nan
+    x0, y0 = corner
+    unused = np.zeros(2)
+    preview = Preview(x0, y0, values, values**2, unused, unused, np.eye(2))
+    for k, row in enumerate(range(y0 // SIDE * SIDE, y0 + 21, SIDE)):
+        for n, column in enumerate(range(x0 // SIDE * SIDE, x0 + 18, SIDE)):
+            top, left = max(row - y0, 0), max(column - x0, 0)
+            cells = values[:, top : row + SIDE - y0, left : column + SIDE - x0].reshape(2, -1)
+            mean, variance, highest, number = preview.blocks[:, :, k, n]
+            assert (number == np.isfinite(cells).sum(axis=1)).all()
+            if number[0] == SIDE**2:
+                assert mean == pytest.approx(cells.mean(axis=1), rel=1e-5)
+                assert variance == pytest.approx((cells**2).mean(axis=1), rel=1e-5)
+                assert (highest == cells.max(axis=1)).all()
+            else:
+                assert (mean == 0).all()
+    assert preview.blocks.shape[2:] == (k + 1, n + 1)
 
 
 def test_the_reported_variance_covers_the_noise() -> None:

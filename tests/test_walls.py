@@ -18,8 +18,8 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 PHOTOMETRY = (
-    "fits_files", "tiles", "sampling", "preview", "overlap", "regression", "cells", "measure",
-    "sparse", "graph", "channel", "solve", "apply", "mosaic", "simulate",
+    "fits_files", "tiles", "sampling", "preview", "overlap", "regression", "blocks", "cells",
+    "rough", "measure", "sparse", "graph", "channel", "solve", "apply", "mosaic", "simulate",
 )  # fmt: skip
 #: What the numerics may not touch: futures, telemetry, logs, clocks.
 IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing", "pebble"}

@@ -1,26 +1,27 @@
-"""The common cells of a pair, gathered into a few thousand rows for the fit.
+"""The common cells of a pair, gathered into about a thousand rows for the fit.
 
-All common cells count, but not one by one: sky and clouds are smooth, so the mean of a block of
-4 x 4 cells says as much as its cells. Where stars stand far above the noise in both tiles the
-block is kept cell by cell, since there registration and seeing matter; so are all blocks of a
-small overlap. Blocks lie on the lattice of the overlap and stars are found in both tiles
+Cells count, but not one by one: sky and clouds are smooth, so the mean of a block of 4 x 4 cells
+says as much as its cells, and previews know the means of theirs. Where stars stand far above the
+noise in both tiles the cells are rows of their own, since registration and seeing matter; so are
+all cells of a small overlap. Blocks that an edge or a hole cuts are looked up cell by cell, unless
+they hold next to nothing. Blocks lie on the lattice of the grid and stars are found in both tiles
 together, far above their noise, hence the choice of rows bends nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from zemosaic.photometry.preview import Preview
-from zemosaic.photometry.regression import median, planes_through
+from zemosaic.photometry.blocks import Frame, cells_of, in_common
+from zemosaic.photometry.preview import SIDE, Preview
+from zemosaic.photometry.regression import cut, median, solved
 
-SAMPLE = 500  # rows for medians, about
-SIDE = 4  # cells of a block; doubled until there are fewer than MANY_BLOCKS
-MANY_BLOCKS = 2_000
+SAMPLE = 600  # rows for medians, at most
+MANY_BLOCKS = 2_000  # from which on blocks are twice as large, or four times
 CLUSTER = 12  # cells: errors are taken to be independent from one such patch to the next
-FEW_CELLS = 2_500  # up to which all are taken one by one
 FINE_CELLS = 512  # of the blocks with the brightest stars, where there are more than that
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
 SHARED_NOISE = 0.3  # of a cell's, with its neighbour: the sampling kernel is wider than a cell
@@ -28,14 +29,14 @@ SHARED_NOISE = 0.3  # of a cell's, with its neighbour: the sampling kernel is wi
 DETAIL_NOISE = (0.95, 0.42, 0.14)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Rows:
-    """What one channel of a pair has in common: means of blocks first, then single cells.
+    """What a pair has in common in C channels: means of blocks first, then single cells.
 
     Parameters
     ----------
     x, y, vx, vy : ndarray
-        ``(R,)`` float64: values of both tiles in ADU, and their variances.
+        ``(C, R)`` float64: values of both tiles in ADU, and their variances.
     u, v : ndarray
         ``(R,)`` float64: place in cells, from the corner of the overlap.
     cluster : ndarray
@@ -43,17 +44,20 @@ class Rows:
     bright : ndarray
         ``(R,)`` bool: lies in a block with a star.
     cells : int
-        Common valid cells.
-    blocks : ndarray
-        ``(4, h * w)`` x, y, vx, vy of all blocks, within a frame of empty ones.
+        Common valid cells; at most, where both tiles end in the same blocks.
     count : ndarray
-        ``(h, w)`` float64: valid cells of all blocks.
+        ``(h, w)`` float64: cells of all blocks that are in the rows.
+    corner : tuple of int
+        u and v of the lower left edge of the first of them.
+    pixels : ndarray
+        ``(4, C, N)`` x, y, vx, vy of all blocks, within a frame of empty ones, and of the cells
+        in and around the fine blocks; x NaN where invalid.
+    places : ndarray
+        ``(5, R)`` indices in `pixels` of each row, and its left, right, low and high neighbours.
     coarse, fine : ndarray
         Flat indices of the blocks that are rows, and of those whose cells are.
-    windows : ndarray
-        ``(4, F * (side + 2)**2)`` the cells in and around the fine blocks; x NaN where invalid.
-    picked : ndarray
-        Flat indices of those of their cells that are rows, in order.
+    typical : ndarray
+        ``(2, C, 1)`` median variances of both tiles' blocks.
     side : int
         Cells along a block.
     """
@@ -67,29 +71,45 @@ class Rows:
     cluster: np.ndarray
     bright: np.ndarray
     cells: int
-    blocks: np.ndarray
     count: np.ndarray
+    corner: tuple[int, int]
+    pixels: np.ndarray
+    places: np.ndarray
     coarse: np.ndarray
     fine: np.ndarray
-    windows: np.ndarray
-    picked: np.ndarray
+    typical: np.ndarray
     side: int
 
     @property
     def sample(self) -> slice:
         """Rows for medians."""
-        return slice(None, None, max(1, len(self.x) // SAMPLE))
+        return thin(len(self.u))
 
-    def flattened(self) -> tuple[np.ndarray, np.ndarray]:
-        """x and y less a plane through each: gradients hide stars and mimic slopes."""
-        dark = np.flatnonzero(~self.bright)[self.sample]
-        if len(dark) < 3:
-            dark = np.arange(len(self.x))
-        z, u, v = np.stack([self.x, self.y]), self.u - self.u.mean(), self.v - self.v.mean()
-        (x0, y0), (xu, yu), (xv, yv) = planes_through(z[:, dark], u[dark], v[dark])
-        return self.x - (x0 + xu * u + xv * v), self.y - (y0 + yu * u + yv * v)
+    def of(self, channels: np.ndarray) -> Rows:
+        """Some channels alone."""
+        return replace(
+            self, x=self.x[channels], y=self.y[channels], vx=self.vx[channels],
+            vy=self.vy[channels], pixels=self.pixels[:, channels],
+            typical=self.typical[:, channels],
+        )  # fmt: skip
 
-    def scene(self, slope: float, level: float) -> np.ndarray:
+    @cached_property
+    def planes(self) -> np.ndarray:
+        """``(3, 2, C, 1)`` coefficients in 1, u and v of a plane through x and one through y."""
+        dark = np.flatnonzero(~self.bright)
+        dark = dark[thin(len(dark))] if len(dark) >= 3 else np.arange(len(self.u))
+        basis = np.array([np.ones(len(dark)), self.u[dark], self.v[dark]])
+        z = np.concatenate([self.x[:, dark], self.y[:, dark]])
+        # einsum, since BLAS might use threads for so long a sum.
+        products = np.einsum("in,jn->ij", basis, np.concatenate([basis, z]))
+        return solved(products[:, :3], products[:, 3:]).reshape(3, 2, -1, 1)
+
+    def flattened(self) -> np.ndarray:
+        """x and y ``(2, C, R)`` less their planes: gradients hide stars and mimic slopes."""
+        one, u, v = self.planes
+        return np.array([self.x, self.y]) - (one + u * self.u + v * self.v)
+
+    def scene(self, slope: np.ndarray, level: np.ndarray) -> np.ndarray:
         """The scene in ADU of tile j that both tiles share, its gradient (u, v) and Laplacian.
 
         It is the mean whose noise the residual does not share, without what may be noise: details
@@ -98,148 +118,151 @@ class Rows:
         independent of the residual, so any function of it is an instrument that bends nothing;
         rows that hold noise alone would only dilute it.
 
+        Parameters
+        ----------
+        slope, level : ndarray
+            ``(C, 1)`` the line of each channel.
+
         Returns
         -------
         ndarray
-            ``(4, R)`` per cell; derivatives are 0 where a neighbour is missing.
+            ``(C, 4, R)`` per cell; derivatives are 0 where a neighbour is missing.
         """
-        width, number = self.count.shape[1], self.count.ravel()
-        there = np.flatnonzero(number)
-        image, noise = _mean_scene(self.blocks, slope, level)
-        typical = median(noise[there])
-        three = _threes(np.stack([(image * number).reshape(self.count.shape), self.count]), 1)
-        total, cells = _threes(three, 3).reshape(2, -1)[:, there]
-        nine = total / cells
-        total, cells = three.reshape(2, -1)[:, there]
-        three = total / cells
-        row, column = np.divmod(there, width)
-        u, v = column - width / 2, row - len(self.count) / 2
-        (z,), (du,), (dv,) = planes_through(nine[np.newaxis], u, v)
-        plane = z + du * u + dv * v
-        here = image[there]
-        kept = np.full(len(number), np.nan)
-        kept[there] = (
-            plane
-            + _cut(nine - plane, DETAIL_NOISE[2] * typical)
-            + _cut(three - nine, DETAIL_NOISE[1] * typical)
-            + _cut(here - three, DETAIL_NOISE[0] * noise[there])
-        )
-        scale = np.array([1, self.side, self.side, self.side**2], dtype=float)[:, None]
-        found = _with_derivatives(kept, self.coarse, width) / scale
+        c, (h, w), n = len(self.x), self.count.shape, self.count.size
+        x, y, vx, vy = self.pixels
+        image, variance = _mean_scene(x, y, vx, vy, slope, level)
+        (vx, vy), p, zero = self.typical, self.planes, np.zeros_like(level)
+        plane, typical = _mean_scene(p[0, 0], p[0, 1], vx, vy, slope, level)
+        up, _ = _mean_scene(p[1, 0], p[1, 1], vx, vy, slope, zero)
+        down, _ = _mean_scene(p[2, 0], p[2, 1], vx, vy, slope, zero)
+        u = (np.arange(w) + 0.5) * self.side - 0.5 + self.corner[0]
+        v = (np.arange(h) + 0.5) * self.side - 0.5 + self.corner[1]
+        plane = (plane + up * u)[:, None] + (down * v)[..., None]
+        number = self.count.ravel()
+        images = np.empty((c + 1, h, w))
+        np.multiply(image[:, :n].reshape(c, h, w), self.count, out=images[:c])
+        images[c] = self.count
+        threes = _threes(images, 1)
+        nines = _threes(threes, 3)
+        many = np.maximum(np.stack([threes[c], nines[c]]), 1)
+        layers = np.empty((4, c, n))
+        layers[0] = image[:, :n]
+        layers[1] = (threes[:c] / many[0]).reshape(c, n)
+        layers[2] = (nines[:c] / many[1]).reshape(c, n)
+        layers[3] = plane.reshape(c, n)
+        noise = np.empty((3, c, n))
+        np.multiply(variance[:, :n], DETAIL_NOISE[0] ** 2, out=noise[0])
+        noise[1], noise[2] = DETAIL_NOISE[1] ** 2 * typical, DETAIL_NOISE[2] ** 2 * typical
+        kept = cut(layers[:3] - layers[1:], noise).sum(axis=0)
+        kept += layers[3]
         if len(self.fine):
-            cells, noise = _mean_scene(self.windows, slope, level)
-            behind = np.repeat(kept[self.fine], (self.side + 2) ** 2)
-            cells = behind + _cut(cells - behind, noise)
-            nearby = _with_derivatives(cells, self.picked, self.side + 2)
-            found = np.concatenate([found, nearby], axis=1)
+            behind = kept[:, self.fine].repeat((self.side + 2) ** 2, axis=1)
+            near = cut(image[:, n:] - behind, variance[:, n:])
+            np.add(near, behind, out=image[:, n:])
+        kept[:, number == 0] = np.nan
+        image[:, :n] = kept
+        middle, left, right, low, high = image[:, self.places].swapaxes(0, 1)
+        step = np.ones(len(self.u))
+        step[: len(self.coarse)] = 1 / self.side
+        found = np.empty((c, 4, len(step)))
+        across, along = left + right, low + high
+        laplacian = (across + along - 4 * middle) * step**2
+        step /= 2
+        found[:, 0] = middle
+        found[:, 1] = (right - left) * step
+        found[:, 2] = (high - low) * step
+        found[:, 3] = laplacian
+        np.copyto(found[:, 1:], 0, where=np.isnan(laplacian)[:, None])
         return found
 
 
 def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
-    """The common cells of two previews on one grid, channel by channel; None where boxes part."""
-    x0, y0 = max(first.x0, second.x0), max(first.y0, second.y0)
-    x1 = min(p.x0 + p.values.shape[2] for p in (first, second))
-    y1 = min(p.y0 + p.values.shape[1] for p in (first, second))
+    """The common cells of two previews on one grid; None where their boxes part.
+
+    Channels that are valid in the same cells come together, or else each by itself.
+    """
+    pair = first, second
+    x0, y0 = max(p.x0 for p in pair), max(p.y0 for p in pair)
+    x1 = min(p.x0 + p.values.shape[2] for p in pair)
+    y1 = min(p.y0 + p.values.shape[1] for p in pair)
     if x1 <= x0 or y1 <= y0:
         return None
-    h, w, side = y1 - y0, x1 - x0, SIDE
-    while h * w > MANY_BLOCKS * side**2:
+    side = SIDE
+    while (y1 - y0) * (x1 - x0) > MANY_BLOCKS * side**2:
         side *= 2
-    # Whole blocks, with a frame of one block.
-    shape = (-(-h // side) + 2) * side, (-(-w // side) + 2) * side
-    planes = np.zeros((len(first.values), 4, *shape), dtype=np.float32)
-    valid = np.zeros((len(first.values), *shape), dtype=bool)
-    inside = np.s_[..., side : side + h, side : side + w]
-    for k, p in enumerate((first, second)):
-        box = np.s_[:, y0 - p.y0 : y0 - p.y0 + h, x0 - p.x0 : x0 - p.x0 + w]
-        planes[:, k][inside] = p.values[box]
-        planes[:, 2 + k][inside] = p.variance[box]
-    valid[inside] = np.isfinite(planes[:, 0][inside] + planes[:, 1][inside])
-    np.copyto(planes, 0, where=~valid[:, None])
-    return [_rows(*channel, side) for channel in zip(planes, valid, strict=True)]
+    left, top = x0 // side - 1, y0 // side - 1
+    shape = 1 - left - (-x1 // side), 1 - top - (-y1 // side)
+    frame = Frame(x0, y0, x1, y1, side, left, top, *shape)
+    rows = _rows(pair, frame)
+    if rows is not None:
+        return [rows]
+    alone = (_rows((first.channel(k), second.channel(k)), frame) for k in range(len(first.values)))
+    return [rows for rows in alone if rows is not None]
 
 
-def _rows(planes: np.ndarray, valid: np.ndarray, side: int) -> Rows:
-    """Rows of the framed planes x, y, vx, vy ``(4, H, W)`` of a channel; 0 where invalid."""
-    across = planes.shape[2]
-    cells = int(np.count_nonzero(valid))
-    count, u, v = _places(valid, side)
-    width, number = count.shape[1], count.ravel()
+def _rows(pair: tuple[Preview, Preview], frame: Frame) -> Rows | None:
+    """Rows of all channels; None where they are not valid in the same cells."""
+    found = in_common(pair, frame)
+    if found is None:
+        return None
+    side, width, c = frame.side, frame.width, len(pair[0].values)
+    blocks, u, v, highest, number, total, few = found
     there = np.flatnonzero(number)
-    many = np.maximum(number, 1)
-    blocks = _column_sums(_row_sums(planes, side), side).reshape(4, -1) / many
     # Sky without noise (simulated, or clipped to a constant) would have weights without bound.
-    least = np.full((2, 1), 1e-12)
-    one = other = 0.0
-    if cells:
-        least[:, 0] += [(1e-6 * median(np.abs(z[there]))) ** 2 for z in blocks[:2]]
-        one, other = (median(z[there]) ** -0.5 for z in blocks[2:] + least)
-    blocks[2:] += least
-    # How far the brightest cell of each block is above its mean, by both tiles together.
-    light = planes[0] * np.float32(one) + planes[1] * np.float32(other)
-    light[~valid] = -np.inf
-    above = _highest(light, side).ravel() - one * blocks[0] - other * blocks[1]
-    if cells <= FEW_CELLS:
-        fine = there
-    else:
+    typical = np.ones((4, c, 1))
+    if len(there):
+        typical = median(np.abs(blocks[..., there[thin(len(there))]]))[..., None]
+    tiny = 1e-12 + (1e-6 * typical[:2]) ** 2
+    typical = typical[2:] + tiny
+    blocks[2:] += tiny
+    # How far the brightest cells of each block are above its mean, in both tiles together.
+    above = ((highest - blocks[:2]) * typical**-0.5).sum(axis=0).max(axis=0)
+    fine, left = there, number
+    if not few:
         fine = np.flatnonzero(above > _threshold(above, FINE_CELLS // side**2))
-    single = np.zeros(len(number), dtype=bool)
-    single[fine] = True
-    coarse = there[~single[there]]
-    blocks[2:] *= np.where(number > 1, (1 + 2 * SHARED_NOISE * (1 - 1 / side)) ** 2 / many, 1.0)
+        left = number.copy()
+        left[fine] = 0
+        there = np.flatnonzero(left)
+    coarse = there[: 0 if few else None]
+    shared = (1 + 2 * SHARED_NOISE * (1 - 1 / side)) ** 2
+    blocks[2:] *= np.minimum(shared / np.maximum(number, 1), 1)
+    typical *= shared / side**2
     # The cells of the fine blocks and those around them.
-    k = np.arange(side + 2)
-    corner = (fine // width * side - 1) * across + fine % width * side - 1
-    window = corner[:, None, None] + (k[:, None] * across + k)
-    known = valid.ravel()[window]
-    values = planes.reshape(4, -1)[:, window.ravel()].astype(np.float64)
-    values[0, ~known.ravel()] = np.nan
-    values[2:] += least
+    cells, known, row, column = cells_of(pair, frame, fine, 1)
+    cells[2:] += tiny[..., None, None]
+    np.copyto(cells[0], np.nan, where=~known)
+    known = known[0]
     known[:, [0, -1]] = known[:, :, [0, -1]] = False
     picked = np.flatnonzero(known)
-    cell = window.ravel()[picked]
-    x, y, vx, vy = np.concatenate([blocks[:, coarse], values[:, picked]], axis=1)
-    share = many[coarse]
-    u = np.concatenate([u.ravel()[coarse] / share, cell % across]) - side
-    v = np.concatenate([v.ravel()[coarse] / share, cell // across]) - side
-    patch = (v // CLUSTER) * (across // CLUSTER + 1) + u // CLUSTER
-    bright = np.zeros(len(x), dtype=bool)
-    bright[len(coarse) :] = (above[fine] > STANDS_OUT).repeat((side + 2) ** 2)[picked]
+    pixels = np.concatenate([blocks, cells.reshape(4, c, -1)], axis=-1)
+    n, across = len(coarse), side + 2
+    u0, v0 = frame.left * side - frame.x0, frame.top * side - frame.y0
+    places = np.empty((5, n + len(picked)), dtype=np.intp)
+    places[0, :n], places[0, n:] = coarse, picked + blocks.shape[-1]
+    np.add(places[0], [[-1], [1]], out=places[1:3])
+    places[3:, :n] = coarse + np.array([[-width], [width]])
+    places[3:, n:] = places[0, n:] + np.array([[-across], [across]])
+    x, y, vx, vy = pixels[..., places[0]]
+    block, rest = np.divmod(picked, across**2)
+    down, right = np.divmod(rest, across)
+    u = np.concatenate([u[coarse] + u0, column[:, 0][block] + right - frame.x0])
+    v = np.concatenate([v[coarse] + v0, row[:, 0][block] + down - frame.y0])
+    # Patches lie on the grid's lattice, too.
+    first, beyond = frame.x0 // CLUSTER, frame.x1 // CLUSTER + 1
+    patch = ((v + frame.y0) // CLUSTER - frame.y0 // CLUSTER) * (beyond - first)
+    patch += (u + frame.x0) // CLUSTER - first
+    bright = np.zeros(len(u), dtype=bool)
+    bright[n:] = (above[fine] > STANDS_OUT)[block]
     return Rows(
-        x, y, vx, vy, u, v, patch.astype(np.intp), bright, cells,
-        blocks, count, coarse, fine, values, picked, side,
+        x, y, vx, vy, u, v, patch.astype(np.intp), bright, total,
+        number.reshape(frame.height, width), (u0, v0), pixels, places, coarse, fine, typical, side,
     )  # fmt: skip
 
 
-def _row_sums(planes: np.ndarray, side: int) -> np.ndarray:
-    *n, h, w = planes.shape
-    return planes.reshape(*n, h // side, side, w).sum(axis=-2)
-
-
-def _column_sums(rows: np.ndarray, side: int) -> np.ndarray:
-    sums = rows[..., ::side].astype(np.float64)
-    for k in range(1, side):
-        sums += rows[..., k::side]
-    return sums
-
-
-def _places(valid: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each block: how many cells are valid, and the sums of their columns and rows."""
-    h, w = valid.shape
-    cells = valid.astype(np.float32)
-    rows, columns = _row_sums(cells, side), _column_sums(cells, side)
-    u = _column_sums(rows * np.arange(w, dtype=np.float32), side)
-    return _column_sums(rows, side), u, _row_sums(columns * np.arange(h)[:, None], side)
-
-
-def _highest(light: np.ndarray, side: int) -> np.ndarray:
-    """Largest value of each block."""
-    h, w = light.shape
-    rows = light.reshape(h // side, side, w).max(axis=1)
-    highest = rows[:, ::side]
-    for k in range(1, side):
-        highest = np.maximum(highest, rows[:, k::side])
-    return highest
+def thin(n: int) -> slice:
+    """Every so many of n, an odd number, so that the median is one of them."""
+    step = max(1, -(-n // SAMPLE))
+    return slice(None, ((-(-n // step) - 1) | 1) * step, step)
 
 
 def _threshold(above: np.ndarray, most: int) -> float:
@@ -249,12 +272,20 @@ def _threshold(above: np.ndarray, most: int) -> float:
     return max(STANDS_OUT, float(np.partition(above, -most - 1)[-most - 1]))
 
 
-def _mean_scene(values: np.ndarray, slope: float, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean of a·x and y whose noise y - a·x does not share, and its standard deviation."""
-    x, y, vx, vy = values
-    wide = slope**2 * vx
-    both = wide + vy
-    return (slope * x * vy + (y - level) * wide) / both, np.sqrt(wide * vy / both)
+def _mean_scene(
+    x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray,
+    slope: np.ndarray, level: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Mean of a·x and y whose noise y - a·x does not share, and its variance."""
+    wide = slope * slope * vx
+    wide /= wide + vy
+    ax = slope * x
+    mean = y - level
+    mean -= ax
+    mean *= wide
+    mean += ax
+    wide *= vy
+    return mean, wide
 
 
 def _threes(images: np.ndarray, step: int) -> np.ndarray:
@@ -266,23 +297,3 @@ def _threes(images: np.ndarray, step: int) -> np.ndarray:
     both[..., step:] += rows[..., :-step]
     both[..., :-step] += rows[..., step:]
     return both
-
-
-def _with_derivatives(image: np.ndarray, at: np.ndarray, width: int) -> np.ndarray:
-    """Value, gradient and Laplacian ``(4, N)`` of a flat image at some of its elements.
-
-    An element without all four neighbours has zeros: it takes no part in these terms.
-    """
-    middle = image[at]
-    left, right, low, high = (image[at + step] for step in (-1, 1, -width, width))
-    across, along = left + right, low + high
-    laplacian = across + along - 4 * middle
-    terms = np.stack([middle, (right - left) / 2, (high - low) / 2, laplacian])
-    terms[1:, ~np.isfinite(laplacian)] = 0.0
-    return terms
-
-
-def _cut(detail: np.ndarray, noise: np.ndarray | float) -> np.ndarray:
-    """Details shrunk to 0 at three times their noise, and little changed far above it."""
-    square = np.maximum(detail * detail, 1e-300)
-    return detail * np.maximum(0.0, 1 - 9 * noise * noise / square)

@@ -20,43 +20,41 @@ their noisy values. Swapping the tiles turns a into 1/a and changes nothing else
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from zemosaic.photometry.cells import SAMPLE, Rows, common_rows
+from zemosaic.photometry.cells import Rows, common_rows
 from zemosaic.photometry.preview import Preview
 from zemosaic.photometry.regression import (
-    Errors,
-    combined,
     dot,
     line,
     median,
+    of_patches,
     products,
     robust_scale,
-    solved,
+    standard_covariance,
+    standard_error,
     unexplained,
 )
+from zemosaic.photometry.rough import rough_slope
 
 MIN_OVERLAP_CELLS = 25  # below this a robust scale means nothing
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations: keeps 98 % efficiency
-HUBER = 1.345  # for the first rounds, which must not throw good bright cells away
-FIRST_ROUNDS = 5  # on a sample of the rows, with Huber's weights
-NEARLY = 1e-3  # relative change of the slope that ends them
 LAST_ROUNDS = 6  # at most, with Tukey's
-STEADY = 1e-5
+STEADY = 3e-5  # each round leaves about a sixth of the change of the one before
 MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
 PLAIN_TERMS = 4  # level, gradient and Laplacian: those before the smooth terms
 PLANE_TERMS = 6  # and the plane
 # What the second order must explain: it costs half of the precision, so only where it is plain.
 CURVATURE_CHI2 = 100.0
-BRIGHT = 0.995  # quantile whose distance from the median gives a first slope
 # How far two exposures are expected to differ: a shift of a cell either way and, as the
 # coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
 # leave these open, and the level with them.
 SCENE_INFORMATION = np.array([0.5**-2, 0.5**-2, 0.2**-2])  # of cells, cells and square cells
-SCENE_DIAGONAL = np.array([4, 5, 6]) * 13  # of a 12 x 12 matrix
+SCENE = np.array([4, 5, 6])  # the columns of gradient and Laplacian
 LEAST_PLANE = 0.02  # of the cells' scatter: what registration alone may tilt by
 MAX_GAIN_ERROR = 0.2  # relative; above it the overlap holds no contrast to measure a gain by
 
@@ -144,216 +142,227 @@ def measure_pair(
     if channels is None:
         return (Rejected("no common cells"),) * len(first.values)
     corner = max(first.x0, second.x0), max(first.y0, second.y0)
-    return tuple(_measure_channel(rows, model, corner) for rows in channels)
+    return tuple(found for rows in channels for found in _measured(rows, model, corner))
 
 
-def _measure_channel(rows: Rows, model: str, corner: tuple[int, int]) -> Measurement:
+def _measured(rows: Rows, model: str, corner: tuple[int, int]) -> list[Measurement]:
+    """Measure the channels of some rows."""
     if rows.cells < MIN_OVERLAP_CELLS:
-        return Rejected(f"only {rows.cells} common cells")
-    fit = None
+        return [Rejected(f"only {rows.cells} common cells")] * len(rows.x)
     if model == "gain":
-        middle = median(rows.x[rows.sample]), median(rows.y[rows.sample])
-        if min(middle) > 0:
-            fit = _fit(rows, middle[1] / middle[0], model, corner)
-        return fit or Rejected("no signal to measure a gain by")
+        x, y = median(rows.x[:, rows.sample]), median(rows.y[:, rows.sample])
+        slope = np.where(np.minimum(x, y) > 0, y / np.where(x > 0, x, 1.0), np.nan)
+        fits = _fits(rows, slope, model, corner)
+        return [fit or Rejected("no signal to measure a gain by") for fit in fits]
+    slope = np.full(len(rows.x), np.nan)
     if not model.startswith("offset"):
-        slope = _rough_slope(rows)
-        fit = _fit(rows, slope, "free", corner) if slope is not None else None
-    return fit or _fit(rows, 1.0, "offset", corner) or Rejected("no signal in common")
+        slope = rough_slope(rows)
+    fits = _fits(rows, slope, "free", corner)
+    held = np.where([fit is None for fit in fits], 1.0, np.nan)
+    levels = _fits(rows, held, "offset", corner)
+    return [
+        fit or level or Rejected("no signal in common")
+        for fit, level in zip(fits, levels, strict=True)
+    ]
 
 
 class _State(NamedTuple):
-    """Where the fit is: the line, and the weighted rows that it is drawn through."""
+    """Where the fit is: the lines, and the weighted rows that they are drawn through."""
 
-    slope: float
-    w: np.ndarray
-    along: np.ndarray
-    gram: np.ndarray
-    errors: Errors
-    noise: float
+    slope: np.ndarray  # (C,); NaN where it was lost
+    w: np.ndarray  # (C, R)
+    gram: np.ndarray  # (C, K, K)
+    line: np.ndarray  # (C, 2, K) with all terms (see `line`)
+    scale: np.ndarray  # (C,) robust deviation of the residuals, in units of the expected
+    bread: np.ndarray  # (C,) what the biweight's slope takes from the information
+    noise: np.ndarray  # (C,) of the instrument's spread, what tells nothing of the slope
 
 
-def _fit(rows: Rows, slope: float, model: str, corner: tuple[int, int]) -> PairMeasurement | None:
+def _fits(
+    rows: Rows, slope: np.ndarray, model: str, corner: tuple[int, int]
+) -> list[PairMeasurement | None]:
+    """Fit the channels whose first slope is finite; None for the others, and where it is lost."""
+    fits: list[PairMeasurement | None] = [None] * len(slope)
+    some = np.flatnonzero(np.isfinite(slope))
+    if len(some):
+        part = rows if len(some) == len(slope) else rows.of(some)
+        for k, fit in zip(some, _fit(part, slope[some], model, corner), strict=True):
+            fits[k] = fit
+    return fits
+
+
+def _fit(
+    rows: Rows, slope: np.ndarray, model: str, corner: tuple[int, int]
+) -> list[PairMeasurement | None]:
     """Robust errors-in-variables fit; None where a free slope turns out not to be determined."""
     free = model != "offset"
     columns = _columns(rows, slope, model)
     state = _refined(rows, columns, slope, free)
-    if state is None:
-        return None
-    gram, terms = state.gram, columns[3:]
-    held = None if free else state.slope
-    lines = [line(gram, min(len(terms), n), held) for n in (PLAIN_TERMS, PLANE_TERMS)]
-    if len(terms) > PLANE_TERMS:
+    gram, terms = state.gram, columns.shape[1] - 3
+    held = None if free else slope
+    lines = [line(gram, min(terms, n), held) for n in (PLAIN_TERMS, PLANE_TERMS)]
+    if terms > PLANE_TERMS:
         # The second order too where the overlap clearly shows it.
-        full = line(gram, len(terms), held)
-        if unexplained(gram, *lines[1]) - unexplained(gram, *full) > CURVATURE_CHI2:
-            lines[1] = full
-    gains: list[tuple[float, float]] = []
-    for a, coefficients in lines:
-        rest = rows.y - a * rows.x - combined(coefficients, terms)
-        if not free or (gains and len(terms) == 1):
-            gains.append((np.nan, np.nan))
-            continue
-        k = 3 + len(coefficients)
-        clean = state.along - combined(solved(gram[3:k, 3:k], gram[3:k, 2]), terms)
-        # The same from either side: the scene terms' prior is felt by x and y unlike.
-        seen = (rows.x + rows.y / a) / 2
-        error = state.errors.of(clean, rest, state.noise, seen)
-        gains.append((a, error) if 0 < error <= MAX_GAIN_ERROR * a else (np.nan, np.nan))
-    if free and np.isnan(gains).all():
-        return None
-    return _described(rows, state, rest, gains, model, corner)
-
-
-def _columns(rows: Rows, slope: float, model: str) -> np.ndarray:
-    """x, y, the instrument for x, and the nuisance: level, scene terms, second order in u and v.
-
-    Made once, with the rough line: what is left of its error is of second order.
-    """
-    if model == "gain":
-        return np.stack([rows.x, rows.y, rows.x])
-    one = np.ones_like(rows.x)
-    if rows.cells < MIN_NUISANCE_CELLS:
-        return np.stack([rows.x, rows.y, rows.x, one])
-    level = median((rows.y - slope * rows.x)[rows.sample])
-    scene, *of_scene = rows.scene(slope, level)
-    u, v = rows.u - rows.u.mean(), rows.v - rows.v.mean()
-    # Up to the second order, since a sky gradient need not be a plane over half a frame.
-    return np.stack([rows.x, rows.y, scene / slope, one, *of_scene, u, v, u * u, u * v, v * v])
-
-
-def _refined(rows: Rows, columns: np.ndarray, slope: float, free: bool) -> _State | None:
-    """Some rounds of reweighting; None where the slope is lost."""
-    x, y, vx, vy = rows.x, rows.y, rows.vx, rows.vy
-    terms, scenic = len(columns) - 3, len(columns) > 4
-    residual = y - slope * x
-    if terms:
-        residual -= median(residual[rows.sample])
-    for _ in range(LAST_ROUNDS):
-        variance = vy + slope**2 * vx
-        scaled = residual / np.sqrt(variance)
-        scale = robust_scale(scaled[rows.sample])
-        bent = scaled / (BIWEIGHT * scale)
-        kept = np.maximum(1 - bent * bent, 0)
-        w = kept * kept / variance
-        if not scenic:
-            # York's adjusted points have noise unlike the residual's, and so has the scene that
-            # is made of them: either serves as the instrument for the noisy x.
-            columns[2] = x + slope * vx * residual / variance
-        gram = products(columns, w)
-        if scenic:
-            gram.flat[SCENE_DIAGONAL] += SCENE_INFORMATION
-        before = slope
-        slope, coefficients = line(gram, terms, None if free else slope)
-        if not slope > 0:
-            return None
-        if abs(slope - before) < STEADY * slope:
-            break
-        residual = y - slope * x - combined(coefficients, columns[3:])
-    # The noise of York's points is part of their spread, and tells nothing of the slope.
-    noise = 0.0 if scenic else dot(w * vx, vy / variance) * scale**2
-    errors = Errors(rows.cluster, w, bent, scale)
-    return _State(slope, w, columns[2], gram, errors, noise)
+        gained = unexplained(gram, lines[1][:, 0]) - unexplained(gram, state.line[:, 0])
+        lines[1] = np.where((gained > CURVATURE_CHI2)[:, None, None], state.line, lines[1])
+    lost = np.isnan(state.slope)
+    left = (np.concatenate(lines, axis=1) @ columns).swapaxes(0, 1)  # (4, C, R)
+    found = _described(rows, columns, state, -np.array([z[:, 0, 0] for z in lines]), left)
+    return [
+        None if gone else _measurement(rows.cells, model, corner, columns.shape[1], *numbers)
+        for gone, *numbers in zip(lost.tolist(), *found, strict=True)
+    ]
 
 
 def _described(
-    rows: Rows,
-    state: _State,
-    rest: np.ndarray,
-    gains: list[tuple[float, float]],
-    model: str,
-    corner: tuple[int, int],
-) -> PairMeasurement:
-    """Levels and tilts at the pivot, with their errors."""
-    (a, gain_err), (plane_a, plane_err) = gains
-    known = bool(np.isfinite(a))
-    a, w, gram, errors = (a if known else 1.0), state.w, state.gram, state.errors
-    total = float(w.sum())
-    u, v, x, y = (dot(w, z) / total for z in (rows.u, rows.v, rows.x, rows.y))
-    x_tilt, y_tilt = (0.0, 0.0), (0.0, 0.0)
-    tilt_cov = (np.inf, 0.0, np.inf)
-    rms = median(np.abs(rest[rows.sample])) / 0.6745
-    if len(gram) > 4:
-        du, dv = rows.u - u, rows.v - v
+    rows: Rows, columns: np.ndarray, state: _State, slopes: np.ndarray, left: np.ndarray
+) -> list[list[Any]]:
+    """What a measurement is made of, channel by channel: sums over the rows.
+
+    `slopes` ``(2, C)`` are those without and with a plane; `left` ``(4, C, R)`` what that line
+    leaves and what is left of its instrument, without a plane and with it.
+    """
+    # The same from either side: the scene terms' prior is felt by x and y unlike.
+    a = np.where(slopes > 0, slopes, 1.0)[..., None]
+    seen = (columns[:, 0] + columns[:, 1] / a) / 2
+    w = state.w
+    about = np.array(np.broadcast_arrays(rows.u, rows.v, rows.x, rows.y))
+    total = w.sum(axis=-1)
+    pivot = dot(w, about) / total
+    about -= pivot[..., None]
+    z = np.concatenate([left[1::2], np.ones_like(w)[None], about[:2]])
+    weighted = w * z
+    sums = of_patches(rows.cluster, weighted, z, left[[0, 2, 2, 2, 2]])
+    rms = median(np.abs(left[2][:, rows.sample])) / 0.6745
+    moments = np.einsum("icr,jcr->cij", w * about, about)
+    size, seen = dot(weighted[:2], z[:2]) - state.noise, dot(weighted[:2], seen) - state.noise
+    return [
+        slopes.T.tolist(), size.T.tolist(), seen.T.tolist(), dot(sums, sums).T.tolist(),
+        dot(sums[3], sums[4]).tolist(), total.tolist(), pivot.T.tolist(), moments.tolist(),
+        rms.tolist(), state.scale.tolist(), state.bread.tolist(),
+    ]  # fmt: skip
+
+
+def _measurement(
+    cells: int, model: str, corner: tuple[int, int], terms: int,
+    slopes: list[float], size: list[float], seen: list[float], squares: list[float], mixed: float,
+    total: float, pivot: list[float], moments: list[list[float]], rms: float, scale: float,
+    bread: float,
+) -> PairMeasurement | None:  # fmt: skip
+    """Gains, level and tilts of a channel, with their errors, from what `_described` summed."""
+    gains = [(math.nan, math.nan)] * 2
+    if model != "offset":
+        # With a level alone there is no plane to be taken out.
+        for k in range(1 if terms == 4 else 2):
+            error = standard_error(seen[k], size[k], squares[k], scale, bread)
+            if slopes[k] > 0 and 0 < error <= MAX_GAIN_ERROR * slopes[k]:
+                gains[k] = slopes[k], error
+        if math.isnan(gains[0][0]) and math.isnan(gains[1][0]):
+            return None
+    (a, gain_err), (plane_gain, plane_err) = gains
+    known = not math.isnan(a)
+    a = a if known else 1.0
+    u, v, x, y = pivot
+    (uu, uv, ux, uy), (_, vv, vx, vy), (_, _, xx, xy), (_, _, _, yy) = moments
+    x_tilt, y_tilt, tilt_cov = (0.0, 0.0), (0.0, 0.0), (math.inf, 0.0, math.inf)
+    determinant = uu * vv - uv * uv
+    if terms > 4:
         # Of plain planes: a shift of the scene is not told from a level by its mean gradient.
-        plane = np.ix_([3, 7, 8], [3, 7, 8])
-        _, (xu, yu), (xv, yv) = solved(gram[plane], gram[[3, 7, 8], :2]).tolist()
-        x_tilt, y_tilt = (xu, xv), (yu, yv)
-        uu, uv, vv = errors.of_two(du, dv, rest)
+        if determinant > 1e-12 * uu * vv:
+            x_tilt = (vv * ux - uv * vx) / determinant, (uu * vx - uv * ux) / determinant
+            y_tilt = (vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant
+            tilt_cov = standard_covariance(
+                (uu, uv, vv), squares[3], mixed, squares[4], scale, bread
+            )
         floor = (LEAST_PLANE * rms) ** 2 * total
-        wide_u, wide_v = (max(dot(w * d, d), 1e-300) for d in (du, dv))
-        tilt_cov = uu + floor / wide_u, uv, vv + floor / wide_v
-    dx, dy = rows.x - x, rows.y - y
-    spread = dot(w * dx, dx) * dot(w * dy, dy)
+        tilt_cov = (
+            tilt_cov[0] + floor / max(uu, 1e-300), tilt_cov[1],
+            tilt_cov[2] + floor / max(vv, 1e-300),
+        )  # fmt: skip
     return PairMeasurement(
         gain=a,
         gain_err=gain_err,
-        plane_gain=plane_a,
+        plane_gain=plane_gain,
         plane_gain_err=plane_err,
         offset=y - a * x if model != "gain" else 0.0,
         x=x,
         y=y,
-        level_err=errors.of(np.ones_like(w), rest),
+        level_err=standard_error(total, total, squares[2], scale, bread),
         u=u + corner[0],
         v=v + corner[1],
         x_tilt=x_tilt,
         y_tilt=y_tilt,
         tilt_cov=tilt_cov,
-        cells=rows.cells,
+        cells=cells,
         rms=rms,
-        correlation=dot(w * dx, dy) / np.sqrt(spread) if spread > 0 else 0.0,
+        correlation=xy / math.sqrt(xx * yy) if xx * yy > 0 else 0.0,
         gain_measured=known,
     )
 
 
-def _rough_slope(rows: Rows) -> float | None:
-    """Slope of a robust line without nuisance through a part of the flattened rows.
+def _columns(rows: Rows, slope: np.ndarray, model: str) -> np.ndarray:
+    """x, y, the instrument for x, and the nuisance: level, scene terms, second order in u and v.
 
-    A robust fit finds the line next to where it starts: where clouds hold most rows and a few
-    stars most of the light, either may look like outliers to the other. So it starts from both,
-    and the line that leaves less unexplained is taken.
+    All ``(C, K, R)``, made once, with the rough line: what is left of its error is of second
+    order. With a level among the terms x and y are counted from their means, or digits are lost.
     """
-    x, y = rows.flattened()
-    some = rows.sample
-    middle = [median(z[some]) for z in (x, y)]
-    top = int(BRIGHT * (len(x) - 1))
-    spread = [float(np.partition(z, top)[top]) - m for z, m in zip((x, y), middle, strict=True)]
-    noise = [median(v[some]) for v in (rows.vx, rows.vy)]
-    if any(s * abs(s) < n for s, n in zip(spread, noise, strict=True)):
-        return None  # constant: nothing but rounding
-    starts = [spread[1] / spread[0]]
-    # Few stars may hold all that is known of the gain: none may be left out by chance.
-    part = rows.bright.copy()
-    if part.any():
-        light = [float((z[part] - m).sum()) for z, m in zip((x, y), middle, strict=True)]
-        starts += [light[1] / light[0]] if min(light) > 0 else []
-    part[some] = True
-    x, y, vx, vy = (z[part] for z in (x, y, rows.vx, rows.vy))
-    found = [_rough_line(x, y, vx, vy, start) for start in starts]
-    left, slope = min(found)
-    return slope if np.isfinite(left) else None
+    few, c, n = rows.cells < MIN_NUISANCE_CELLS, *rows.x.shape
+    columns = np.empty((c, 3 if model == "gain" else 4 if few else 12, n))
+    columns[:, 0], columns[:, 1], columns[:, 2] = rows.x, rows.y, rows.x
+    if model == "gain":
+        return columns
+    columns[:, :3] -= columns[:, :3].mean(axis=-1, keepdims=True)
+    columns[:, 3] = 1.0
+    if few:
+        return columns
+    part, a = rows.sample, slope[:, None]
+    level = median(rows.y[:, part] - a * rows.x[:, part])[:, None]
+    scene = rows.scene(a, level)
+    columns[:, 2] = (scene[:, 0] - scene[:, 0].mean(axis=-1, keepdims=True)) / a
+    columns[:, 4:7] = scene[:, 1:]
+    u, v = rows.u - rows.u.mean(), rows.v - rows.v.mean()
+    # Up to the second order, since a sky gradient need not be a plane over half a frame.
+    columns[:, 7:] = np.stack([u, v, u * u, u * v, v * v])
+    return columns
 
 
-def _rough_line(
-    x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, slope: float
-) -> tuple[float, float]:
-    """What a robust line leaves unexplained (inf where it is lost), and its slope."""
-    some = slice(None, None, max(1, len(x) // SAMPLE))
-    level = median((y - slope * x)[some])
-    for _ in range(FIRST_ROUNDS):
-        variance = vy + slope**2 * vx
-        u = np.abs(y - slope * x - level) / np.sqrt(variance)
-        w = 1 / (np.maximum(1, u / (HUBER * robust_scale(u[some]))) * variance)
-        total = float(w.sum())
-        mean_x, mean_y = dot(w, x) / total, dot(w, y) / total
-        dx, dy = x - mean_x, y - mean_y
-        along = w * (dx * vy + slope * dy * vx) / variance
-        down, before = dot(along, dx), slope
-        slope = dot(along, dy) / down if down > 0 else -1.0
-        if not slope > 0:
-            return np.inf, 0.0
-        level = mean_y - slope * mean_x
-        if abs(slope - before) < NEARLY * slope:
+def _refined(rows: Rows, columns: np.ndarray, slope: np.ndarray, free: bool) -> _State:
+    """Some rounds of reweighting."""
+    x, y, vx, vy = columns[:, 0], columns[:, 1], rows.vx, rows.vy
+    terms, scenic, some = columns.shape[1] - 3, columns.shape[1] > 4, rows.sample
+    lost = slope <= 0
+    residual = y - slope[:, None] * x
+    if terms:
+        residual -= median(residual[:, some])[:, None]
+    for _ in range(LAST_ROUNDS):
+        a = slope[:, None]
+        variance = a * a * vx
+        variance += vy
+        bent = residual * residual
+        bent /= variance
+        scale = robust_scale(bent[:, some])
+        bent *= (BIWEIGHT * scale[:, None]) ** -2
+        kept = 1 - bent
+        np.maximum(kept, 0, out=kept)
+        w = kept * kept
+        w /= variance
+        if not scenic:
+            # York's adjusted points have noise unlike the residual's, and so has the scene that
+            # is made of them: either serves as the instrument for the noisy x.
+            columns[:, 2] = x + a * vx * residual / variance
+        gram = products(columns * w[:, None], columns)
+        if scenic:
+            gram[:, SCENE, SCENE] += SCENE_INFORMATION
+        found = line(gram, terms, None if free else slope)
+        before, slope = slope, -found[:, 0, 0]
+        lost |= ~(slope > 0)
+        slope[lost] = 1.0
+        if (np.abs(slope - before) <= STEADY * slope).all():
             break
-    u = (y - slope * x - level) ** 2 / (vy + slope**2 * vx)
-    return float(np.minimum(u, BIWEIGHT**2).sum()), slope
+        residual = np.einsum("ck,ckn->cn", found[:, 0], columns)
+    # The noise of York's points is part of their spread, and tells nothing of the slope.
+    noise = np.zeros(len(slope)) if scenic else dot(w * vx, vy / variance) * scale**2
+    down = dot(kept, 1 - 5 * np.minimum(bent, 1))
+    bread = np.maximum(1.0, dot(kept, kept) / np.where(down == 0, np.inf, down))
+    slope[lost] = np.nan
+    return _State(slope, w, gram, found, scale, bread, noise)

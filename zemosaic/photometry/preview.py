@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from zemosaic.photometry.sampling import (
     between,
     block_means,
     block_noise,
+    block_summary,
     local_contrast,
     sample,
 )
@@ -31,8 +33,10 @@ from zemosaic.photometry.tiles import (
 )
 
 BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washes out
+SIDE = 4  # cells of a block of `Preview.blocks`
 MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
 MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
+ARRAYS = ("values", "variance", "blocks")  # that are kept on disk
 # A cell errs by this part of the local contrast: registration and seeing move light from one
 # cell to the next. Measured on simulated tiles whose seeing differs by 10 %.
 CONTRAST_ERROR = 0.05
@@ -110,20 +114,46 @@ class Preview:
     centre: np.ndarray
     jacobian: np.ndarray
 
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """What blocks of SIDE x SIDE cells hold, on a lattice that all previews share.
+
+        Returns
+        -------
+        ndarray
+            ``(4, C, H, W)`` float32: mean value, mean variance and largest value of the blocks
+            whose cells are all valid, 0 elsewhere; and the number of valid cells. Block
+            ``[0, 0]`` begins at the grid cell ``(x0 // SIDE * SIDE, y0 // SIDE * SIDE)``.
+        """
+        return block_summary(self.values, self.variance, (self.y0 % SIDE, self.x0 % SIDE), SIDE)
+
+    def channel(self, index: int) -> Preview:
+        """One channel alone."""
+        one = slice(index, index + 1)
+        found = replace(
+            self, values=self.values[one], variance=self.variance[one], sky=self.sky[one]
+        )
+        vars(found)["blocks"] = self.blocks[:, one]
+        return found
+
     def save(self, path: Path) -> None:
         """Write the preview where `load` finds it."""
-        header = np.lib.format.header_data_from_array_1_0(self.values)
-        header["shape"] = (2 * len(self.values), *self.values.shape[1:])
+        arrays = {name: getattr(self, name) for name in ARRAYS}
+        record = np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
+        header = {
+            "descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": ()
+        }  # fmt: skip
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            self.values.tofile(file)
-            self.variance.tofile(file)
+            for array in arrays.values():
+                array.tofile(file)
 
     def load(self, path: Path) -> Preview:
         """The same preview with the arrays of `path`, read from disk as they are touched."""
-        both = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap cost more
-        c = len(both) // 2
-        return replace(self, values=both[:c], variance=both[c:])
+        record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap cost more
+        found = replace(self, values=record["values"], variance=record["variance"])
+        vars(found)["blocks"] = record["blocks"]
+        return found
 
     def without_arrays(self) -> Preview:
         """The place and levels alone: small enough to be sent between processes."""

@@ -62,17 +62,18 @@ def block_means(tile: Tile, block: int) -> tuple[np.ndarray, np.ndarray | None]:
 def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Means and valid fractions, as `block_means` gives them, of ``(C, H, W)`` float32."""
     with np.errstate(over="ignore", invalid="ignore"):  # one that is not finite spoils its block
-        sums = _block_sum(planes, block)
+        sums = block_sum(planes, block)
     if np.isfinite(sums).all():
         sums *= np.float32(1 / block**2)
         return sums, None
     valid = np.isfinite(planes)
-    counts = _block_sum(valid.astype(np.float32), block)
-    sums = _block_sum(np.where(valid, planes, np.float32(0)), block)
+    counts = block_sum(valid.astype(np.float32), block)
+    sums = block_sum(np.where(valid, planes, np.float32(0)), block)
     return sums / np.maximum(counts, 1), counts / np.float32(block**2)
 
 
-def _block_sum(planes: np.ndarray, block: int) -> np.ndarray:
+def block_sum(planes: np.ndarray, block: int) -> np.ndarray:
+    """Sums over the whole blocks of ``(C, H, W)``."""
     c, h, w = planes.shape
     planes = planes[:, : h - h % block, : w - w % block]
     rows = planes.reshape(c, h // block, block, w - w % block).sum(axis=2)
@@ -82,6 +83,51 @@ def _block_sum(planes: np.ndarray, block: int) -> np.ndarray:
     for k in range(2, block):
         total += rows[..., k::block]
     return total
+
+
+def block_summary(
+    values: np.ndarray, variance: np.ndarray, corner: tuple[int, int], side: int
+) -> np.ndarray:
+    """Mean value, mean variance, largest value and number of valid cells of blocks of cells.
+
+    Parameters
+    ----------
+    values, variance : ndarray
+        ``(C, h, w)`` float32; NaN where invalid.
+    corner : tuple of int
+        Row and column of the first cell within the first block.
+    side : int
+        Cells along a block.
+
+    Returns
+    -------
+    ndarray
+        ``(4, C, H, W)`` float32; of blocks with a cell that is not valid only the number, else 0.
+    """
+    c, h, w = values.shape
+    height, width = (-(-(n + k) // side) for n, k in zip((h, w), corner, strict=True))
+    cells = np.full((2, c, height * side, width * side), np.nan, dtype=np.float32)
+    for plane, out in zip((values, variance), cells, strict=True):
+        out[:, corner[0] : corner[0] + h, corner[1] : corner[1] + w] = plane
+    valid = np.isfinite(cells[0]).astype(np.float32)
+    found = np.empty((4, c, height, width), dtype=np.float32)
+    for k in range(2):
+        found[k] = block_sum(cells[k], side)
+    found[:2] *= np.float32(1 / side**2)
+    found[2] = block_highest(cells[0], side)
+    found[3] = block_sum(valid, side)
+    np.copyto(found[:3], 0, where=found[3] < side**2)
+    return found
+
+
+def block_highest(planes: np.ndarray, side: int) -> np.ndarray:
+    """Largest values of the blocks of ``(C, H, W)``; NaN where a cell is NaN."""
+    c, h, w = planes.shape
+    rows = planes.reshape(c, h // side, side, w).max(axis=2)
+    highest = rows[..., ::side]
+    for k in range(1, side):
+        highest = np.maximum(highest, rows[..., k::side])
+    return highest
 
 
 def block_noise(means: np.ndarray) -> float:
