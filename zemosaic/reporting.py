@@ -1,0 +1,47 @@
+"""A run folder -> its page: the story that observers tell, with the pictures that they cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zemosaic.jobs import measured_again
+from zemosaic.observe.autopsy import examine
+from zemosaic.observe.report import Images, write_report
+from zemosaic.observe.report_data import Story, gather
+from zemosaic.pictures import Pictures, draw, mosaic_pngs, seam_pngs
+from zemosaic.runtime import journal
+from zemosaic.runtime.folder import holder
+
+
+def tell(folder: Path) -> tuple[Story, Pictures | None]:
+    """What the run folder tells, and the mosaic as arrays, if there are thumbnails.
+
+    Raises
+    ------
+    UserError
+        No run has ever been there.
+    """
+    story = gather(examine(folder, holder(folder)), journal.read(folder), measured_again)
+    return story, draw(folder, story)
+
+
+def report(folder: Path) -> Path:
+    """Write the page of the run in a folder."""
+    story, pictures = tell(folder)
+    return write_report(story, _images(pictures), _trace(story))
+
+
+def _images(pictures: Pictures | None) -> Images:
+    if pictures is None:
+        return Images()
+    seams, brightest = seam_pngs(pictures)
+    return Images(mosaic_pngs(pictures), seams, brightest)
+
+
+def _trace(story: Story) -> str:
+    trace = story.found.record.about.get("trace", {})
+    if not trace.get("endpoint"):
+        return ""
+    from zemosaic.observe.exporters import trace_url
+
+    return trace_url(trace["endpoint"], f"{trace['id']:032x}")
