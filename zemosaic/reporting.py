@@ -21,7 +21,9 @@ def tell(folder: Path) -> tuple[Story, Pictures | None]:
     UserError
         No run has ever been there.
     """
-    story = gather(examine(folder, holder(folder)), journal.read(folder), measured_again)
+    found = examine(folder, holder(folder))
+    resumed = found.record.about.get("resume")
+    story = gather(found, journal.read(folder) if resumed else [found.record], measured_again)
     return story, draw(folder, story)
 
 

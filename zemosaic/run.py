@@ -93,7 +93,7 @@ def run_in_folder(
             (folder / journal.JOURNAL).unlink()  # its results are in the tables
         known = journal.results(records) if resume else {}
         tracing = Tracing(folder / TRACE, endpoint)
-        about = _about(settings, pool, tracing, live)
+        about = _about(settings, pool, tracing, live) | {"resume": resume}
         with _journal(folder, about, tracing, terminal) as book:
             telemetry = Telemetry(
                 tracing.tracer,

@@ -166,7 +166,8 @@ def _sky(story: Story) -> Iterable[str]:
         return
     yield (
         "<p>Each tile as its outline, each pair as a line: its colour is how far the two tiles "
-        "still disagree, its width how much it weighs. Point at one to read it; drag to zoom.</p>"
+        "still disagree, its width how much it weighs. Point at one to read it; drag to zoom, "
+        "double-click to go back; click on the legend to hide.</p>"
     )
     yield _chart("sky")
 
@@ -187,7 +188,11 @@ def _corrections(story: Story) -> Iterable[str]:
     if not story.solved:
         return
     yield "<h2>What was found</h2>"
-    yield "<p>corrected = gain × data + offset, with standard errors.</p>"
+    plane = any(x for tile in story.tiles for x in (*tile.slope_x, *tile.slope_y))
+    yield (
+        f"<p>corrected = gain × data + offset{' + a plane of its own' if plane else ''}, with "
+        "standard errors; where no bar is seen, the error is smaller than the dot.</p>"
+    )
     yield f'<div class="two">{_chart("gain")}{_chart("offset")}</div>'
     yield from tiles_table(story, _table)
     words = chi_words(story)
@@ -204,13 +209,11 @@ def _about(story: Story, trace: str) -> Iterable[str]:
     yield f'<p class="command"><code>{_text(story.found.record.about.get("command", ""))}</code></p>'
     yield from settings_table(story, _table)
     link = f'<a href="{_text(trace)}" rel="noreferrer">its trace</a>, and ' if trace else ""
+    files = ["journal.jsonl", *(["corrections.ecsv", "pairs.ecsv"] if story.solved else [])]
+    links = ", ".join(f'<a href="{file}">{file}</a>' for file in files)
     yield (
-        f'<p>In the run folder: {link}<a href="trace.jsonl">trace.jsonl</a> (opens in Jaeger), '
-        '<a href="journal.jsonl">journal.jsonl</a>'
+        f'<p>See {link}<a href="trace.jsonl">trace.jsonl</a> (opens in Jaeger), {links}.</p>'
     )
-    if story.solved:
-        yield ', <a href="corrections.ecsv">corrections.ecsv</a>, <a href="pairs.ecsv">pairs.ecsv</a>'
-    yield ".</p>"
 
 
 def _chart(name: str) -> str:
@@ -220,7 +223,7 @@ def _chart(name: str) -> str:
 
 def _list(lines: Sequence[tuple[str, str]]) -> Iterable[str]:
     if lines:
-        yield '<ul class="bad">'
+        yield '<h3>What failed, and what to look at</h3><ul class="bad">'
         yield from (f'<li class="{kind}">{_text(line)}</li>' for kind, line in lines)
         yield "</ul>"
 

@@ -165,14 +165,12 @@ def gather(
     found : Autopsy
         Of the run.
     results : sequence of Record
-        All records of the journal: a run that was resumed has pairs in the earlier ones.
+        Where to look for results: the run's record, and if it was resumed those before it.
     decode : callable
         Makes objects with the fields of a measured pair of what the journal holds of a pair.
     """
     events = list(whole(found)) if found.state != "running" else found.record.events
     jobs = [event for event in events if isinstance(event, JobEnded)]
-    if not found.record.about.get("resume"):
-        results = [found.record]
     earlier = [e for record in results for e in record.events if isinstance(e, JobEnded) and e.key]
     tiles = _tiles(found, earlier, jobs)
     pairs, lines = _pairs(earlier, jobs, tiles, decode)

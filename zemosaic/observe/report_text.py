@@ -16,6 +16,8 @@ from zemosaic.runtime.events import JobEnded
 Table = Callable[..., str]
 NAMED = 50  # tiles or pairs of one kind that are named; the tables have them all
 SLOWEST = 10
+OFF = 6  # standard errors: such a pair has lost its say in the solution, too
+MANY_OFF = 0.1  # of the pairs
 LOST = ("failed", "timeout", "crashed")
 WORDS = {"failed": "failed", "timeout": "given up after the time-out", "crashed": "worker died"}
 
@@ -116,12 +118,14 @@ def troubles(story: Story) -> list[tuple[str, str]]:
 def jobs_table(story: Story, table: Table) -> Iterable[str]:
     """Seconds of each stage, and the slowest pairs."""
     if story.stages:
-        rows = [(TITLES.get(name, name), end - start) for name, start, end in story.stages]
+        parts = {name for name, *_ in story.stages}
+        rows = [(TITLES.get(name, name), end - start) for name, start, end in story.stages
+                if name != "prepare" or "scan" not in parts]  # fmt: skip
         yield "<h3>Stages</h3>" + table(("stage", "seconds"), rows, {1: ".2f"})
     pairs = [job for job in story.jobs if job.stage == "pairs"]
     if pairs:
         slowest = sorted(pairs, key=_duration, reverse=True)[:SLOWEST]
-        head = ("slowest pairs", "seconds", "longest part", "outcome")
+        head = ("pair", "seconds", "longest part", "outcome")
         named = [(job_name(j.stage, j.index, j.attributes), _duration(j), _longest(j),
                   j.outcome) for j in slowest]  # fmt: skip
         yield f"<h3>The {len(slowest)} slowest pairs</h3>" + table(head, named, {1: ".3f"})
@@ -191,27 +195,31 @@ def chi_words(story: Story) -> list[str]:
     """χ² of levels and gains, in words that say whether the errors can be believed."""
     lines = []
     for name, what in (("level_chi", "Levels"), ("gain_chi", "Gains")):
-        channels = max(story.channels, 1)
-        squares, freedoms = 0.0, 0
-        for c in range(channels):
+        squares, freedoms, pairs, off = 0.0, 0, 0, 0
+        for c in range(story.channels):
             known = [(p, x) for p in story.pairs
-                     if math.isfinite(x := (getattr(p, name) or [math.nan] * channels)[c])]  # fmt: skip
-            tiles = {k for p, _ in known for k in (p.i, p.j)}
+                     for x in getattr(p, name)[c : c + 1] if math.isfinite(x)]  # fmt: skip
+            kept = [(p, x) for p, x in known if abs(x) <= OFF]
+            tiles = {k for p, _ in kept for k in (p.i, p.j)}
             groups = {story.tiles[k].component for k in tiles}
-            squares += sum(x * x for _, x in known)
-            freedoms += len(known) - len(tiles) + len(groups)
+            squares += sum(x * x for _, x in kept)
+            freedoms += len(kept) - len(tiles) + len(groups)
+            pairs, off = pairs + len(known), off + len(known) - len(kept)
         if freedoms > 0:
             ratio = squares / freedoms
+            without = f", {off} of {pairs} left out that are more than {OFF} errors off" if off else ""
             lines.append(
-                f"{what}: χ² = {squares:.4g} for {freedoms} degrees of freedom, χ²/dof = "
-                f"{ratio:.2f}: {_verdict(ratio, freedoms)}."
+                f"{what}: χ² = {squares:,.0f} for {freedoms} degrees of freedom, χ²/dof = "
+                f"{ratio:.2f}{without}: {_verdict(ratio, freedoms, off / pairs)}."
             )
     return lines
 
 
-def _verdict(ratio: float, freedoms: int) -> str:
-    # Standard deviation of χ²/dof; and a fifth, since no error is known better.
+def _verdict(ratio: float, freedoms: int, off: float) -> str:
+    # Four standard deviations of χ²/dof; and a fifth, since no error is known better.
     expected = 4 * math.sqrt(2 / freedoms) + 0.2
+    if off > MANY_OFF:
+        return "too many pairs contradict one another for the errors to be believed"
     if ratio > 1 + expected:
         return (f"pairs contradict one another by {math.sqrt(ratio):.1f} times what their errors "
                 "allow, so take the errors of gains and offsets to be larger by as much")  # fmt: skip

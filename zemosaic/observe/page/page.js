@@ -69,16 +69,21 @@
     };
   }
 
+  // An entry of the legend that is drawn in full strength, however pale the many lines are.
+  const inLegend = (name, look) =>
+    ({ x: [null], y: [null], name, legendgroup: name, hoverinfo: "skip", ...look });
+
   // The sky: footprints by group, pairs by what is left of them, widths by their weights.
   const KINDS = [
     ["unmeasured", "not measured", "grey", 0.8], ["measured", "measured, not solved", "sky", 0.6],
-    ["good", "agree within 2 standard errors", "blue", 0.5],
-    ["fair", "2 to 4 standard errors", "orange", 0.9], ["bad", "more than 4", "red", 1],
+    ["good", "agree within 3 standard errors", "blue", 0.5],
+    ["fair", "3 to 5 standard errors apart", "orange", 0.9],
+    ["bad", "further apart", "red", 1],
   ];
   function kind(p) {
     if (p.outcome !== "measured") return 0;
     if (!known(p.chi)) return 1;
-    return p.chi <= 2 ? 2 : p.chi <= 4 ? 3 : 4;
+    return p.chi <= 3 ? 2 : p.chi <= 5 ? 3 : 4;
   }
   function sky() {
     const traces = [];
@@ -94,13 +99,15 @@
         x.push(null); y.push(null);
       }
       const many = tiles.length > 60;
-      traces.push({ x, y, name, mode: "lines", hoverinfo: "skip", fill: many ? "none" : "toself",
-        fillcolor: colour(hue) + "14", opacity: many ? 0.35 : 1,
-        line: { color: colour(hue), width: hue === "ink" ? 1 : 2, dash } });
+      traces.push({ x, y, mode: "lines", hoverinfo: "skip", fill: many ? "none" : "toself",
+        fillcolor: colour(hue) + "14", opacity: many ? 0.35 : 1, showlegend: false,
+        legendgroup: name, line: { color: colour(hue), width: hue === "ink" ? 1 : 2, dash } });
+      traces.push(inLegend(name, { mode: "lines", line: { color: colour(hue), width: 2, dash } }));
     }
     const middle = data.tiles.map(t => t.corners.length
       ? [0, 1].map(k => t.corners.reduce((sum, c) => sum + c[k], 0) / 4) : null);
-    KINDS.forEach(([, name, hue, opacity], k) => {
+    KINDS.forEach(([, what, hue, opacity], k) => {
+      const name = "pairs: " + what, dash = k ? "solid" : "dot";
       let named = false;
       for (const weight of [0, 1, 2]) {
         const x = [], y = [], customdata = [];
@@ -114,21 +121,26 @@
         });
         if (!x.length) continue;
         const fine = data.pairs.length > 1000 ? 0.4 : 1;
-        traces.push({ x, y, customdata, name: "pairs: " + name, legendgroup: name, opacity,
-          showlegend: !named, mode: "lines", hoverinfo: "none",
-          line: { color: colour(hue), width: fine * [1.2, 2.5, 4.5][weight],
-            dash: k ? "solid" : "dot" } });
+        traces.push({ x, y, customdata, legendgroup: name, opacity, showlegend: false,
+          mode: "lines", hoverinfo: "none",
+          line: { color: colour(hue), width: fine * [1.2, 2.5, 4.5][weight], dash } });
         named = true;
       }
+      if (named) traces.push(inLegend(name, { mode: "lines", line: { color: colour(hue), width: 4,
+        dash } }));
     });
     traces.push({ x: placed.map(t => middle[t.index][0]), y: placed.map(t => middle[t.index][1]),
       customdata: placed.map(t => "t" + t.index), mode: "markers", hoverinfo: "none",
-      showlegend: placed.some(t => t.suspect), name: "suspect tiles",
+      showlegend: false,
       marker: { size: placed.map(t => t.suspect ? 13 : placed.length > 60 ? 5 : 8),
         symbol: placed.map(t => t.suspect ? "x" : "circle"),
         color: placed.map(t => colour(t.suspect ? "red" : "ink")) } });
-    return [traces, layout({ xaxis: axis("← east, degrees"),
-      yaxis: axis("degrees, north ↑", { scaleanchor: "x" }) })];
+    if (placed.some(t => t.suspect)) {
+      traces.push(inLegend("tiles that contradict the others",
+        { mode: "markers", marker: { symbol: "x", size: 11, color: colour("red") } }));
+    }
+    return [traces, layout({ xaxis: axis("← east, degrees", { constrain: "domain" }),
+      yaxis: axis("degrees, north ↑", { scaleanchor: "x", constrain: "domain" }) })];
   }
 
   function lanes() {
@@ -155,7 +167,8 @@
         name: what === "slow" ? "slow job" : "nothing ended (heartbeat)",
         marker: { symbol, size: 12, color: colour(hue), line: { color: colour("ink"), width: 1 } } });
     }
-    return [traces, layout({ barmode: "overlay", xaxis: axis("seconds since the run began"),
+    return [traces, layout({ barmode: "overlay", xaxis: axis("seconds since the run began",
+        { range: [0, 1.01 * data.seconds], zeroline: false }),
       yaxis: axis("", { tickvals: data.lanes.map((_, n) => n), ticktext: data.lanes,
         range: [data.lanes.length - 0.4, -0.6], fixedrange: true, showgrid: false }),
       height: Math.max(220, 130 + 34 * data.lanes.length) })];
@@ -191,7 +204,7 @@
       { x: middles, y: expected, name: "if the errors were exact", mode: "lines",
         hoverinfo: "skip", line: { color: colour("orange"), width: 3, shape: "spline" } },
     ], layout({ bargap: 0.05, xaxis: axis(title + ", in standard errors", {
-      tickvals: [-6, -4, -2, 0, 2, 4, 6], ticktext: ["≤ −6", "−4", "−2", "0", "2", "4", "≥ 6"] }),
+      range: [-6.3, 6.3], tickvals: [-6, -4, -2, 0, 2, 4, 6], ticktext: ["≤ −6", "−4", "−2", "0", "2", "4", "≥ 6"] }),
       yaxis: axis("pairs") })];
   }
 
@@ -205,8 +218,7 @@
     const [traces, how] = charts[place.id]();
     await Plotly.react(place, traces, { ...how, ...(place.classList.contains("sky") ? {} :
       { height: how.height ?? 300 }) },
-      { responsive: true, displaylogo: false, displayModeBar: narrow() ? false : "hover",
-        modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+      { responsive: true, displayModeBar: false });
     if (!place.dataset.drawn) {
       place.on("plotly_hover", show);
       place.on("plotly_unhover", hide);
