@@ -27,10 +27,15 @@ def tell(folder: Path) -> tuple[Story, Pictures | None]:
     return story, draw(folder, story)
 
 
-def report(folder: Path) -> Path:
-    """Write the page of the run in a folder."""
+def report(folder: Path, png: bool = False) -> list[Path]:
+    """Write the page of the run in a folder, and its figures as PNG if asked; where they are."""
     story, pictures = tell(folder)
-    return write_report(story, _images(pictures), _trace(story))
+    written = [write_report(story, _images(pictures), _trace(story))]
+    if png:
+        from zemosaic.plots import write_figures
+
+        written += write_figures(story, pictures, folder / "figures")
+    return written
 
 
 def _images(pictures: Pictures | None) -> Images:
