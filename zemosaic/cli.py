@@ -146,6 +146,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_obj
 def intertile(
     says: Says,
+    /,
     tiles: tuple[str, ...],
     folder: Path,
     apply_to: Path | None,
@@ -314,7 +315,14 @@ def _write_scene(scene: Any, folder: Path) -> list[str]:
 @_run_options
 @click.pass_obj
 def demo(
-    says: Says, folder: Path, pool: str, otlp: str | None, live: str, report: bool, **options: Any
+    says: Says,
+    /,
+    folder: Path,
+    pool: str,
+    otlp: str | None,
+    live: str,
+    report: bool,
+    **options: Any,
 ) -> int:
     """Simulate a mosaic in FOLDER, calibrate it, and compare with the truth."""
     from astropy.table import Table

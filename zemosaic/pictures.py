@@ -132,18 +132,25 @@ def _coadd(
     return mean, np.fmax.reduce(spread, axis=0)
 
 
-def mosaic_pngs(pictures: Pictures) -> list[bytes]:
-    """Before and, if there is one, after, with the same asinh stretch; RGB of three channels."""
+def stretched_rgb(pictures: Pictures) -> list[np.ndarray]:
+    """Before and, if there is one, after, with the same asinh stretch: ``(h, w, 4)`` uint8.
+
+    Three channels are red, green and blue; of any other number the first is shown.
+    """
     planes = [p for p in (pictures.before, pictures.after) if p is not None]
-    pngs = []
-    for stretched in zip(*(_stretched([p[c] for p in planes]) for c in _shown(planes[0])),
-                         strict=True):  # fmt: skip
-        known = np.isfinite(stretched[0])
-        shades = [np.nan_to_num(255 * plane).astype(np.uint8) for plane in stretched]
-        shades *= 3 if len(shades) == 1 else 1
-        alpha = np.where(known, 255, 0).astype(np.uint8)
-        pngs.append(png(np.stack([*shades, alpha], axis=-1)[::-1]))
-    return pngs
+    channels = range(3 if len(planes[0]) == 3 else 1)
+    stretched = [_stretched([p[c] for p in planes]) for c in channels]
+    shown = []
+    for shades in zip(*stretched, strict=True):
+        known = np.isfinite(shades).any(axis=0)
+        rgb = [np.nan_to_num(255 * plane) for plane in shades] * (3 // len(shades))
+        shown.append(np.stack([*rgb, np.where(known, 255, 0)], axis=-1).astype(np.uint8))
+    return shown
+
+
+def mosaic_pngs(pictures: Pictures) -> list[bytes]:
+    """The same as PNG."""
+    return [png(rgba[::-1]) for rgba in stretched_rgb(pictures)]
 
 
 def seam_pngs(pictures: Pictures) -> tuple[list[bytes], float]:
@@ -159,11 +166,6 @@ def seam_pngs(pictures: Pictures) -> tuple[list[bytes], float]:
         alpha = np.where(np.isfinite(values), 255, 0)
         pngs.append(png(np.stack([*rgb, alpha], axis=-1).astype(np.uint8)[::-1]))
     return pngs, top
-
-
-def _shown(plane: np.ndarray) -> range:
-    """Channels to show: red, green and blue, or the first."""
-    return range(3 if len(plane) == 3 else 1)
 
 
 def _stretched(planes: list[np.ndarray]) -> list[np.ndarray]:

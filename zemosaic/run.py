@@ -147,7 +147,7 @@ def _page(folder: Path, terminal: Terminal, wanted: bool) -> Iterator[None]:
 
             try:
                 report(folder)
-            except Exception as error:  # noqa: BLE001 - a night's work must not end over its page
+            except Exception as error:  # a night's work must not end over its page
                 logger.debug("no report", exc_info=True)
                 again = f"zemosaic report {shlex.quote(str(folder))}"
                 _warn(terminal, f"{folder}: no {REPORT} ({error}); {again} tells more")

@@ -179,10 +179,11 @@ class Invented:
                 took = 12_000_000_000
                 self._stuck(known, number, start, len(jobs))
             free[worker] = start + took
+            outcome = "crashed" if error else "rejected" if "reason" in known else "measured"
             self.emit(
                 JobEnded(
                     stage=stage, index=number, done=number, total=total,
-                    outcome=error and "crashed" or ("rejected" if "reason" in known else "measured"),
+                    outcome=outcome,
                     attributes=known, submitted_ns=start, started_ns=start,
                     ended_ns=free[worker] - 200_000, pid=100 + worker, error=error,
                     stages={"fit": took / 1e9}, key=f"{stage}{number}" if result else "",

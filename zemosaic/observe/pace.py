@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from itertools import pairwise
 
 RECENT = 30.0  # seconds whose ends give the rate
 FEWEST = 5  # ends before anything is said of the time left: their spread means little
@@ -46,7 +47,7 @@ class Pace:
         the mean, from the N gaps seen, and that of the n gaps to come: s √(n²/N + n).
         """
         times = list(self._ends)
-        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        gaps = [b - a for a, b in pairwise(times)]
         # The gap that is still open counts once it is longer than the others.
         mean = sum(gaps) / len(gaps) if gaps else 0.0
         if len(gaps) < FEWEST or mean <= 0:

@@ -206,14 +206,13 @@ def _corrections(story: Story) -> Iterable[str]:
 
 def _about(story: Story, trace: str) -> Iterable[str]:
     yield "<h2>The run</h2>"
-    yield f'<p class="command"><code>{_text(story.found.record.about.get("command", ""))}</code></p>'
+    command = story.found.record.about.get("command", "")
+    yield f'<p class="command"><code>{_text(command)}</code></p>'
     yield from settings_table(story, _table)
     link = f'<a href="{_text(trace)}" rel="noreferrer">its trace</a>, and ' if trace else ""
     files = ["journal.jsonl", *(["corrections.ecsv", "pairs.ecsv"] if story.solved else [])]
     links = ", ".join(f'<a href="{file}">{file}</a>' for file in files)
-    yield (
-        f'<p>See {link}<a href="trace.jsonl">trace.jsonl</a> (opens in Jaeger), {links}.</p>'
-    )
+    yield (f'<p>See {link}<a href="trace.jsonl">trace.jsonl</a> (opens in Jaeger), {links}.</p>')
 
 
 def _chart(name: str) -> str:

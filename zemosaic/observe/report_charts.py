@@ -7,7 +7,7 @@ what figures made of them would be, and no Python of Plotly is imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from zemosaic.observe.report_data import PairStory, Story, TileStory, typical
@@ -125,25 +125,31 @@ def _job(
 def _marks(story: Story, lanes: list[str], rows: list[int]) -> list[dict[str, Any]]:
     where = {(job.stage, job.index): row for job, row in zip(story.jobs, rows, strict=True)}
     marks = []
-    for event in [*story.beats, *story.slow][:MARKS]:
-        slow = isinstance(event, SlowJob)
-        first = event.index if slow else next(iter(event.running_indices), 0)
+    for event in story.marks[:MARKS]:
+        index, _ = culprit(event)
         marks.append(
             {
-                "kind": "slow" if slow else "heartbeat",
+                "kind": "slow" if isinstance(event, SlowJob) else "heartbeat",
                 "time": story.since(event.time_ns),
-                "lane": where.get((event.stage, first), len(lanes) - 1),
+                "lane": where.get((event.stage, index), len(lanes) - 1),
                 "text": mark_text(event),
             }
         )
     return marks
 
 
+def culprit(event: Heartbeat | SlowJob) -> tuple[int, Mapping[str, Any]]:
+    """Index and attributes of the job that is slow, or has run longest; 0 where there is none."""
+    if isinstance(event, SlowJob):
+        return event.index, event.attributes
+    return next(iter(event.running_indices), 0), next(iter(event.running_attributes), {})
+
+
 def mark_text(event: Heartbeat | SlowJob) -> str:
     """A heartbeat or a slow job in some lines."""
     if isinstance(event, SlowJob):
-        head = f"{job_name(event.stage, event.index, event.attributes)}"
-        lines = [f"{head} has been running for {event.running_time:.0f} s"]
+        name = job_name(event.stage, event.index, event.attributes)
+        lines = [f"{name} has been running for {event.running_time:.0f} s"]
     else:
         title = TITLES.get(event.stage, event.stage)
         lines = [
@@ -158,7 +164,7 @@ def mark_text(event: Heartbeat | SlowJob) -> str:
     return "\n".join([*lines, *([f"at {where}"] if where else [])])
 
 
-def job_name(stage: str, index: int, known: Any) -> str:
+def job_name(stage: str, index: int, known: Mapping[str, Any]) -> str:
     """What a person calls a job."""
     if stage == "pairs":
         return f"pair {index} ({known.get('name_i')}, {known.get('name_j')})"

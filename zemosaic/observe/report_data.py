@@ -16,7 +16,7 @@ from typing import Any
 
 from zemosaic.observe.autopsy import Autopsy, whole
 from zemosaic.runtime import journal
-from zemosaic.runtime.events import Heartbeat, JobEnded, Note, SlowJob, StageEnded, StageStarted
+from zemosaic.runtime.events import Heartbeat, JobEnded, SlowJob, StageEnded, StageStarted
 
 CORRECTIONS, PAIRS = "corrections.ecsv", "pairs.ecsv"
 NAN = math.nan
@@ -60,7 +60,8 @@ class TileStory:
         """Its corners on the shared grid, in degrees west and north of the grid's origin."""
         if "shape" not in self.place:
             return []
-        (h, w), (xx, xy), (yx, yy) = self.place["shape"], *self.place["jacobian"]
+        h, w = self.place["shape"]
+        (xx, xy), (yx, yy) = self.place["jacobian"]
         cx, cy = self.place["centre"]
         scale = self.place["scale"]
         ends = ((-w / 2, -h / 2), (w / 2, -h / 2), (w / 2, h / 2), (-w / 2, h / 2))
@@ -116,12 +117,8 @@ class Story:
         (name, start, end) of every stage.
     jobs : list of JobEnded
         All jobs of the last run that ended.
-    beats : list of Heartbeat
+    marks : list of Heartbeat and SlowJob
         In their order.
-    slow : list of SlowJob
-        Likewise.
-    notes : list of Note
-        Likewise.
     solved : bool
         Whether there are corrections.
     """
@@ -131,9 +128,7 @@ class Story:
     pairs: list[PairStory]
     stages: list[tuple[str, float, float]]
     jobs: list[JobEnded]
-    beats: list[Heartbeat]
-    slow: list[SlowJob]
-    notes: list[Note]
+    marks: list[Heartbeat | SlowJob]
     solved: bool
 
     def since(self, time_ns: int) -> float:
@@ -191,9 +186,7 @@ def gather(
         pairs=pairs,
         stages=_stages(found, events),
         jobs=jobs,
-        beats=[event for event in events if isinstance(event, Heartbeat)],
-        slow=[event for event in events if isinstance(event, SlowJob)],
-        notes=[event for event in events if isinstance(event, Note)],
+        marks=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
         solved=solved,
     )
 
@@ -207,11 +200,12 @@ def _tiles(found: Autopsy, earlier: list[JobEnded], jobs: list[JobEnded]) -> lis
         index, name = job.attributes["index"], str(job.attributes.get("name", ""))
         tile = tiles.setdefault(index, TileStory(index, name))
         if job.error is not None:
-            tile.failed = str(job.error)
+            told = job.error.type == "TileError"  # by the tile's own name
+            tile.failed = job.error.message if told else f"{name}: {job.error}"
     for job in earlier:
-        tile = tiles.get(job.attributes.get("index", -1)) if job.stage == "tiles" else None
-        if tile is not None and tile.name == job.attributes.get("name"):
-            tile.place = job.result
+        known = tiles.get(job.attributes.get("index", -1)) if job.stage == "tiles" else None
+        if known is not None and known.name == job.attributes.get("name"):
+            known.place = job.result
     first = found.record.events[:1]
     total = getattr(first[0], "attributes", {}).get("tiles.total", 0) if first else 0
     for index in range(total):
@@ -267,7 +261,8 @@ def _judge(
             values["after"] = abs(residual) / (g * noise)
             values["level_chi"] = residual / max(g * line.level_err, LEAST_LEVEL_ERROR)
             planes = first.slope_x[channel] or first.slope_y[channel]
-            a, err = (line.plane_gain, line.plane_gain_err) if planes else (line.gain, line.gain_err)
+            kind = "plane_gain" if planes else "gain"
+            a, err = getattr(line, kind), getattr(line, f"{kind}_err")
             if line.gain_measured and a > 0 and err > 0:
                 left = math.log(a) - math.log(first.gain[channel] / g)
                 values["gain_chi"] = left / (err / a)
@@ -331,7 +326,8 @@ def _stages(found: Autopsy, events: Iterable[Any]) -> list[tuple[str, float, flo
             stages.append((event.stage, begun.pop(event.stage), event.time_ns))
     stages += [(stage, start, found.last_ns) for stage, start in begun.items()]
     first = found.started_ns
-    return [(s, (a - first) / 1e9, (b - first) / 1e9) for s, a, b in sorted(stages, key=lambda s: s[1])]
+    stages.sort(key=lambda stage: stage[1])
+    return [(stage, (a - first) / 1e9, (b - first) / 1e9) for stage, a, b in stages]
 
 
 def typical(values: Iterable[float]) -> float:

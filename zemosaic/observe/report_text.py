@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 
 from zemosaic.observe.autopsy import command_to_go_on, describe
-from zemosaic.observe.report_charts import TITLES, channel_names, job_name
+from zemosaic.observe.report_charts import TITLES, channel_names, culprit, job_name
 from zemosaic.observe.report_data import Story, typical
 from zemosaic.runtime.events import JobEnded
 
@@ -52,7 +52,7 @@ def headline(story: Story) -> str:
 
 
 def outcome_class(story: Story) -> str:
-    """"good", "meh" or "bad": the mark beside the headline."""
+    """ "good", "meh" or "bad": the mark beside the headline."""
     if story.found.state == "running":
         return "meh"
     if not story.solved or not any(pair.outcome == "measured" for pair in story.pairs):
@@ -87,8 +87,7 @@ def cards(story: Story) -> list[tuple[str, str]]:
 
 def troubles(story: Story) -> list[tuple[str, str]]:
     """What failed or looks wrong, and why, by name; the kind is "" or, if mild, "meh"."""
-    lines = [("", tile.failed if tile.failed.startswith(tile.name) else f"{tile.name}: {tile.failed}")
-             for tile in story.tiles if tile.failed]  # fmt: skip
+    lines = [("", tile.failed) for tile in story.tiles if tile.failed]
     names = {tile.index: tile.name for tile in story.tiles}
     for pair in story.pairs:
         if pair.outcome in LOST:
@@ -133,19 +132,13 @@ def jobs_table(story: Story, table: Table) -> Iterable[str]:
 
 def stacks_seen(story: Story) -> Iterable[tuple[str, str]]:
     """Stacks that heartbeats and slow jobs brought, each once, and of what was under way."""
-    seen = set()
-    for event in (*story.slow, *story.beats):
+    seen: set[str] = set()
+    for event in story.marks:
         if not event.stack or event.stack in seen or len(seen) >= SLOWEST:
             continue
         seen.add(event.stack)
-        when = f"after {story.since(event.time_ns):.0f} s"
-        if hasattr(event, "index"):
-            name = job_name(event.stage, event.index, event.attributes)
-        else:
-            first = next(iter(event.running_indices), 0)
-            known = next(iter(event.running_attributes), {})
-            name = job_name(event.stage, first, known)
-        yield f"Stack of {name}, {when}", event.stack
+        name = job_name(event.stage, *culprit(event))
+        yield f"Stack of {name}, after {story.since(event.time_ns):.0f} s", event.stack
     for stuck in story.found.under_way:
         if stuck.stack and stuck.stack not in seen:
             yield f"Stack of {describe(stuck)}", stuck.stack
@@ -207,7 +200,7 @@ def chi_words(story: Story) -> list[str]:
             pairs, off = pairs + len(known), off + len(known) - len(kept)
         if freedoms > 0:
             ratio = squares / freedoms
-            without = f", {off} of {pairs} left out that are more than {OFF} errors off" if off else ""
+            without = f", {off} of {pairs} left out, more than {OFF} errors off" if off else ""
             lines.append(
                 f"{what}: χ² = {squares:,.0f} for {freedoms} degrees of freedom, χ²/dof = "
                 f"{ratio:.2f}{without}: {_verdict(ratio, freedoms, off / pairs)}."
@@ -221,8 +214,10 @@ def _verdict(ratio: float, freedoms: int, off: float) -> str:
     if off > MANY_OFF:
         return "too many pairs contradict one another for the errors to be believed"
     if ratio > 1 + expected:
-        return (f"pairs contradict one another by {math.sqrt(ratio):.1f} times what their errors "
-                "allow, so take the errors of gains and offsets to be larger by as much")  # fmt: skip
+        return (
+            f"pairs contradict one another by {math.sqrt(ratio):.1f} times what their errors "
+            "allow, so take the errors of gains and offsets to be larger by as much"
+        )
     if ratio < 1 - min(expected, 0.7):
         return "pairs agree better than their errors predict, so the errors are on the safe side"
     return "pairs agree as well as their errors predict"
