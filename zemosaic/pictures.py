@@ -78,7 +78,9 @@ def draw(folder: Path, story: Story) -> Pictures | None:
         return _coadd(placed, (channels, h, w))
 
     before = coadd(lambda tile, values: values)
-    after = coadd(lambda tile, values: _corrected(tile, values, factor)) if story.solved else None
+    after = None
+    if story.solved and story.matched:
+        after = coadd(lambda tile, values: _corrected(tile, values, factor))
     return Pictures(*before, *(after or (None, None)))
 
 
@@ -154,10 +156,15 @@ def mosaic_pngs(pictures: Pictures) -> list[bytes]:
 
 
 def seam_pngs(pictures: Pictures) -> tuple[list[bytes], float]:
-    """The seam maps before and, if there is one, after; and the ADU of their brightest colour."""
+    """The seam maps before and, if there is one, after; and the ADU of their brightest colour.
+
+    None where no two tiles overlap.
+    """
     maps = [m for m in (pictures.seams_before, pictures.seams_after) if m is not None]
     known = maps[0][np.isfinite(maps[0])]
-    top = float(np.percentile(known, 99)) if len(known) else 0.0
+    if not len(known):
+        return [], 0.0
+    top = float(np.percentile(known, 99))
     pngs = []
     for values in maps:
         part = np.sqrt(np.clip(values / (top or 1.0), 0, 1))

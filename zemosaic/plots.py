@@ -53,7 +53,8 @@ def _figures(
 ) -> Iterator[tuple[str, tuple[float, float], Callable[[Any], None]]]:
     if pictures is not None:
         yield "mosaic", (10, 5), lambda figure: _mosaic(figure, pictures)
-        yield "seams", (10, 5), lambda figure: _seams(figure, pictures)
+        if np.isfinite(pictures.seams_before).any():
+            yield "seams", (10, 5), lambda figure: _seams(figure, pictures)
     if any(tile.place for tile in story.tiles):
         yield "sky", (7, 7), lambda figure: _sky(figure, story)
     if story.jobs:

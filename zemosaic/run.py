@@ -126,7 +126,7 @@ def run_in_folder(
     files = {"corrections": str(folder / CORRECTIONS), "pairs": str(folder / PAIRS)}
     if apply_to is not None:
         files["corrected"] = str(apply_to)
-    if (folder / REPORT).exists():
+    if (folder / REPORT).is_file():
         files["report"] = str(folder / REPORT)
     files["trace"] = trace_url(endpoint, telemetry.trace_id) if endpoint else str(folder / TRACE)
     lines = _summary(solution, console.stage_seconds)
@@ -138,7 +138,8 @@ def run_in_folder(
 @contextlib.contextmanager
 def _page(folder: Path, terminal: Terminal, wanted: bool) -> Iterator[None]:
     """The page of the run, however that ends; that of an earlier one goes first."""
-    (folder / REPORT).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        (folder / REPORT).unlink(missing_ok=True)
     try:
         yield
     finally:

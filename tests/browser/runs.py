@@ -88,6 +88,7 @@ class Invented:
         self.random = np.random.default_rng(7)
         self.gain = np.exp(self.random.normal(0, 0.08, (count, channels)))
         self.offset = self.random.normal(0, 80, (count, channels))
+        self.understated = 1.0  # the levels scatter by so many of their errors
         self.now = 1_700_000_000_000_000_000
         folder.mkdir(parents=True, exist_ok=True)
         (folder / THUMBS).mkdir(exist_ok=True)
@@ -101,7 +102,7 @@ class Invented:
         gain = g[i] / g[j] * math.exp(self.random.normal(0, err))
         scene = 1000 + 50 * self.random.random()
         bad = self.faults and 5 in (i, j)
-        level = self.random.normal(0, 40 if bad else level_err)
+        level = self.random.normal(0, 40 if bad else self.understated * level_err)
         x, y = (scene - o[i]) / g[i], (scene - o[j]) / g[j] + level
         measured = not (self.faults and number % 53 == 7)
         return PairMeasurement(

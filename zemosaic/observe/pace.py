@@ -77,6 +77,6 @@ class Pace:
 
 def duration(seconds: float) -> str:
     """A length of time as people say it: 8 s, 3 min, 2.5 h."""
-    if seconds < 90:
+    if seconds < 120:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 120 * 60 else f"{seconds / 3600:.1f} h"

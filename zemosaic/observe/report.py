@@ -132,9 +132,12 @@ def _pictures(images: Images) -> Iterable[str]:
         return
     yield "<h2>Before and after</h2>"
     if len(images.mosaic) == 1:
-        yield "<p>The run came to no solution, so there is no picture after it.</p>"
-    yield "<p>The mosaic as its tiles are, and as they are corrected: the same stretch (asinh).</p>"
+        yield "<p>The mosaic as its tiles are (asinh stretch); no solution corrects them.</p>"
+    else:
+        yield "<p>The mosaic as its tiles are, and as corrected: the same stretch (asinh).</p>"
     yield from _two(images.mosaic, "The mosaic")
+    if not images.seams:
+        return
     yield "<h3>Where tiles disagree</h3>"
     yield (
         "<p>The spread (standard deviation) among the tiles that cover a place. A good match "
@@ -185,7 +188,7 @@ def _time(story: Story) -> Iterable[str]:
 
 
 def _corrections(story: Story) -> Iterable[str]:
-    if not story.solved:
+    if not story.solved or not story.matched:
         return
     yield "<h2>What was found</h2>"
     plane = any(x for tile in story.tiles for x in (*tile.slope_x, *tile.slope_y))
@@ -234,12 +237,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Mapping[
         kind = ' class="n"' if column in numbers else ' class="name"'
         if tag == "td" and column in numbers and isinstance(value, (int, float)):
             value = format(value, numbers[column]) if math.isfinite(value) else "–"
-        return f"<{tag}{kind}>{_text(value)}</{tag}>"
+        # On a narrow screen a row becomes a list, and each cell tells its own name.
+        own = f' data-head="{_text(head[column])}"' if tag == "td" else ""
+        return f"<{tag}{kind}{own}>{_text(value)}</{tag}>"
 
     lines = ["".join(cell("th", k, name) for k, name in enumerate(head))]
     lines += ["".join(cell("td", k, value) for k, value in enumerate(row)) for row in rows]
     inside = "\n".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="table"><table>{inside}</table></div>'
+    wide = ' class="wide"' if len(head) > 2 else ""
+    return f'<div class="table"><table{wide}>{inside}</table></div>'
 
 
 def _text(value: Any) -> str:

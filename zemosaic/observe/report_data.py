@@ -136,6 +136,11 @@ class Story:
         return (time_ns - self.found.started_ns) / 1e9
 
     @property
+    def matched(self) -> bool:
+        """Whether any pair was measured."""
+        return any(pair.outcome == "measured" for pair in self.pairs)
+
+    @property
     def channels(self) -> int:
         """Colour planes of the tiles; 0 where none was prepared."""
         return max((len(tile.place.get("sky", ())) for tile in self.tiles), default=0)

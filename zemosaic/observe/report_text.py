@@ -36,7 +36,7 @@ def headline(story: Story) -> str:
         why = f": {cause}" if cause and found.state != "interrupted" else ""
         return f"{how.get(found.state, 'The run failed')} after {seconds}{at}{why}"
     usable = [tile for tile in story.tiles if not tile.failed]
-    if not any(pair.outcome == "measured" for pair in story.pairs):
+    if not story.matched:
         why = "no pair could be measured" if story.pairs else "no two tiles overlap"
         return f"Nothing to match: {why}, and every tile stays as it is ({seconds})"
     if not story.solved:
@@ -55,7 +55,7 @@ def outcome_class(story: Story) -> str:
     """ "good", "meh" or "bad": the mark beside the headline."""
     if story.found.state == "running":
         return "meh"
-    if not story.solved or not any(pair.outcome == "measured" for pair in story.pairs):
+    if not story.solved or not story.matched:
         return "bad"
     return "meh" if any(kind == "" for kind, _ in troubles(story)) else "good"
 
@@ -124,10 +124,13 @@ def jobs_table(story: Story, table: Table) -> Iterable[str]:
     pairs = [job for job in story.jobs if job.stage == "pairs"]
     if pairs:
         slowest = sorted(pairs, key=_duration, reverse=True)[:SLOWEST]
-        head = ("pair", "seconds", "longest part", "outcome")
-        named = [(job_name(j.stage, j.index, j.attributes), _duration(j), _longest(j),
-                  j.outcome) for j in slowest]  # fmt: skip
-        yield f"<h3>The {len(slowest)} slowest pairs</h3>" + table(head, named, {1: ".3f"})
+        head = ("pair", "tile", "and tile", "seconds", "longest part", "outcome")
+        named = [
+            (j.index, *(j.attributes.get(name, "") for name in ("name_i", "name_j")),
+             _duration(j), _longest(j), j.outcome)
+            for j in slowest
+        ]  # fmt: skip
+        yield f"<h3>The {len(slowest)} slowest pairs</h3>" + table(head, named, {0: "d", 3: ".3f"})
 
 
 def stacks_seen(story: Story) -> Iterable[tuple[str, str]]:

@@ -171,7 +171,7 @@
         { range: [0, 1.01 * data.seconds], zeroline: false }),
       yaxis: axis("", { tickvals: data.lanes.map((_, n) => n), ticktext: data.lanes,
         range: [data.lanes.length - 0.4, -0.6], fixedrange: true, showgrid: false }),
-      height: Math.max(220, 130 + 34 * data.lanes.length) })];
+      height: Math.max(220, (narrow() ? 230 : 130) + 34 * data.lanes.length) })];
   }
 
   const HUES = ["red", "green", "blue"], SIGNS = ["circle", "square", "diamond"];
