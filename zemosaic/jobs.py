@@ -158,6 +158,9 @@ def prepare(
 
 def _save_thumb(preview: Preview, path: Path, factor: int) -> None:
     """Means over blocks of the shared grid's cells, whole ones: ``(C, h, w)`` float32, NaN."""
+    if factor == 1:
+        np.save(path, preview.values)
+        return
     x, y = -preview.x0 % factor, -preview.y0 % factor
     means, fraction = block_mean(preview.values[:, y:, x:], factor)
     if fraction is not None:

@@ -152,12 +152,13 @@
     });
     const hues = ["sky", "green", "blue", "purple", "orange"], traces = [];
     const least = data.seconds / 2000; // a job shorter than a pixel is drawn as one
-    for (const [name, jobs] of groups) {
-      const hue = name === "failed or given up" ? "red" : hues[data.stages.indexOf(name) % 5];
+    const failed = "failed or given up"; // on top of the others
+    for (const [name, jobs] of [...groups].sort(([a], [b]) => (a === failed) - (b === failed))) {
+      const hue = name === failed ? "red" : hues[data.stages.indexOf(name) % 5];
       traces.push({ type: "bar", orientation: "h", name, hoverinfo: "none",
         y: jobs.map(([job]) => job[0]), base: jobs.map(([job]) => job[3]),
         x: jobs.map(([job]) => Math.max(job[4] - job[3], least)), width: 0.8,
-        customdata: jobs.map(([, key]) => key), marker: { color: colour(hue), line: { width: 0 } } });
+        customdata: jobs.map(([, key]) => key), marker: { color: colour(hue), opacity: 1, line: { width: 0 } } });
     }
     for (const [what, symbol, hue] of [["heartbeat", "diamond", "orange"],
       ["slow", "triangle-down", "red"]]) {
@@ -170,7 +171,7 @@
     return [traces, layout({ barmode: "overlay", xaxis: axis("seconds since the run began",
         { range: [0, 1.01 * data.seconds], zeroline: false }),
       yaxis: axis("", { tickvals: data.lanes.map((_, n) => n), ticktext: data.lanes,
-        range: [data.lanes.length - 0.4, -0.6], fixedrange: true, showgrid: false }),
+        range: [data.lanes.length - 0.4, -0.6], fixedrange: true, zeroline: false, showgrid: false }),
       height: Math.max(220, (narrow() ? 230 : 130) + 34 * data.lanes.length) })];
   }
 
