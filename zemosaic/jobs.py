@@ -27,9 +27,9 @@ from zemosaic.runtime.pool import part
 from zemosaic.runtime.schedule import Outcome
 
 PREVIEWS = "previews"  # folder in the run folder; gone when the run has finished
-MAPPED = 32  # previews that a worker keeps mapped
 THUMBS = "thumbs"  # likewise, but kept: the pictures of the report are made of them
 SCREEN = 800  # cells of the longer side of a picture of the whole mosaic
+MAPPED = 32  # previews that a worker keeps mapped
 HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
 
 TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
