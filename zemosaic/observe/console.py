@@ -65,6 +65,7 @@ class Console(Observer):
         self._bar: Progress | None = None
         self._pace: Pace | None = None
         self._told = 0.0
+        self._telling = False  # of this stage, in lines
         self._beats = 0  # without anything having ended in between
         self.stage_seconds: dict[str, float] = {}
         self._started: dict[str, int] = {}
@@ -74,7 +75,7 @@ class Console(Observer):
         self._started[event.stage] = event.time_ns
         if not event.total:
             return
-        self._told = self._clock()
+        self._told, self._telling = self._clock(), False
         self._pace = Pace(event.total, self._told)
         if self._terminal.is_terminal and not self._quiet:
             self._bar = Progress(
@@ -89,11 +90,11 @@ class Console(Observer):
             self._bar.start()
 
     def stage_ended(self, event: StageEnded) -> None:
-        """Stop the bar; without one, say how the stage went."""
+        """Stop the bar; say how the stage went, if lines told of it before."""
         seconds = (event.time_ns - self._started[event.stage]) / 1e9
         self.stage_seconds[event.stage] = seconds
         if self._pace is not None:
-            if self._verbose or not self._terminal.is_terminal:
+            if self._verbose or self._telling:
                 self._say(logging.INFO, f"{self._counted(event.stage)} in {seconds:.1f} s")
             self._pace = None
         self._stop()
@@ -112,8 +113,10 @@ class Console(Observer):
             why = f": {event.attributes['reason']}" if "reason" in event.attributes else ""
             took = (event.ended_ns - event.started_ns) / 1e9
             self._say(logging.INFO, f"{what} {event.outcome} in {took:.3f} s{why}")
-        if self._pace is not None and self._bar is None and now - self._told >= EVERY:
-            self._told = now
+        if self._pace is None or self._bar is not None or event.done == event.total:
+            return
+        if now - self._told >= EVERY:
+            self._told, self._telling = now, True
             self._say(logging.INFO, f"{self._counted(event.stage)}, {self._pace.words(now)}")
 
     def heartbeat(self, event: Heartbeat) -> None:

@@ -178,7 +178,10 @@ def _sky(story: Story) -> Iterable[str]:
 def _time(story: Story) -> Iterable[str]:
     yield "<h2>Where the time went</h2>"
     if story.jobs:
-        yield "<p>A lane for each worker, a bar for each job.</p>"
+        yield (
+            "<p>A lane for each worker, a bar for each job; where there is none, the worker "
+            "starts or waits. Point at one to read it; drag to zoom, double-click to go back.</p>"
+        )
         yield _chart("lanes")
     yield from jobs_table(story, _table)
     yield from (
@@ -219,8 +222,7 @@ def _about(story: Story, trace: str) -> Iterable[str]:
 
 
 def _chart(name: str) -> str:
-    more = " sky" if name == "sky" else ""
-    return f'<figure><div class="chart{more}" id="{name}"></div></figure>'
+    return f'<figure><div class="chart" id="{name}"></div></figure>'
 
 
 def _list(lines: Sequence[tuple[str, str]]) -> Iterable[str]:

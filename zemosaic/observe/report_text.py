@@ -18,6 +18,7 @@ NAMED = 50  # tiles or pairs of one kind that are named; the tables have them al
 SLOWEST = 10
 OFF = 6  # standard errors: such a pair has lost its say in the solution, too
 MANY_OFF = 0.1  # of the pairs
+APART = 5  # standard errors: drawn in red in the map
 LOST = ("failed", "timeout", "crashed")
 WORDS = {"failed": "failed", "timeout": "given up after the time-out", "crashed": "worker died"}
 
@@ -57,7 +58,7 @@ def outcome_class(story: Story) -> str:
         return "meh"
     if not story.solved or not story.matched:
         return "bad"
-    return "meh" if any(kind == "" for kind, _ in troubles(story)) else "good"
+    return "meh" if troubles(story) else "good"
 
 
 def cards(story: Story) -> list[tuple[str, str]]:
@@ -101,6 +102,11 @@ def troubles(story: Story) -> list[tuple[str, str]]:
     ]
     if story.found.state in ("died", "failed", "interrupted"):
         lines.append(("meh", f"To go on where it ended: {command_to_go_on(story.found)}"))
+    apart = sum(pair.worst > APART for pair in story.pairs)
+    if apart > MANY_OFF * len(story.pairs):
+        count = f"{_count(apart, 'pair')} of {len(story.pairs)}"
+        lines.append(("meh", f"{count} still disagree by more than {APART} standard errors: a seam "
+                             "may be seen there, and another --model may do better"))  # fmt: skip
     lines += [
         ("meh", f"{tile.name}: stands alone, matched to no other tile")
         for tile in story.tiles

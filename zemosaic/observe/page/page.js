@@ -139,7 +139,13 @@
       traces.push(inLegend("tiles that contradict the others",
         { mode: "markers", marker: { symbol: "x", size: 11, color: colour("red") } }));
     }
-    return [traces, layout({ xaxis: axis("← east, degrees", { constrain: "domain" }),
+    const corners = placed.flatMap(t => t.corners);
+    const [wide, high] = [0, 1].map(k => corners.reduce((top, c) => Math.max(top, c[k]), -Infinity) -
+      corners.reduce((low, c) => Math.min(low, c[k]), Infinity));
+    const width = document.getElementById("sky").clientWidth - 80;
+    const legend = narrow() ? 240 : 120;
+    return [traces, layout({ height: Math.min(legend + width * high / wide, 640) || 400,
+      xaxis: axis("← east, degrees", { constrain: "domain" }),
       yaxis: axis("degrees, north ↑", { scaleanchor: "x", constrain: "domain" }) })];
   }
 
@@ -217,8 +223,7 @@
   };
   async function draw(place) {
     const [traces, how] = charts[place.id]();
-    await Plotly.react(place, traces, { ...how, ...(place.classList.contains("sky") ? {} :
-      { height: how.height ?? 300 }) },
+    await Plotly.react(place, traces, { height: 300, ...how },
       { responsive: true, displayModeBar: false });
     if (!place.dataset.drawn) {
       place.on("plotly_hover", show);
