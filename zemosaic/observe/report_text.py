@@ -102,7 +102,8 @@ def troubles(story: Story) -> list[tuple[str, str]]:
     ]
     if story.found.state in ("died", "failed", "interrupted"):
         lines.append(("meh", f"To go on where it ended: {command_to_go_on(story.found)}"))
-    apart = sum(pair.worst > APART for pair in story.pairs)
+    bad = {tile.index for tile in story.tiles if tile.suspect}
+    apart = sum(p.worst > APART and not {p.i, p.j} & bad for p in story.pairs)
     if apart > MANY_OFF * len(story.pairs):
         count = f"{_count(apart, 'pair')} of {len(story.pairs)}"
         lines.append(("meh", f"{count} still disagree by more than {APART} standard errors: a seam "
