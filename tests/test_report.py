@@ -12,6 +12,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from tests.browser.runs import Invented, invented_graph
 from tests.conftest import Run
 from zemosaic.errors import UserError
 from zemosaic.observe.report_charts import worker_lanes
-from zemosaic.observe.report_data import typical
+from zemosaic.observe.report_data import outcome, typical
 from zemosaic.observe.report_text import chi_words, headline
 from zemosaic.pictures import png
 from zemosaic.reporting import report, tell
-from zemosaic.runtime.events import JobEnded
+from zemosaic.runtime.events import JobEnded, JobError
 
 EVIL = [
     "<img src=x onerror=\"document.title='broken'\">.fits",
@@ -301,6 +302,13 @@ def test_lanes_never_hold_two_jobs_at_once() -> None:
     names, rows = worker_lanes([job(1, 0, 10), job(2, 0, 5), job(1, 10, 12), job(2, 3, 9)])
     assert names == ["worker 1", "worker 2", "worker 3"]
     assert rows == [0, 1, 0, 2]
+
+
+def test_what_the_end_cut_short_did_not_fail() -> None:
+    """A pair under way when the run died is told as that, and not as a crash of its own."""
+    cut = replace(job(1, 0, 5), outcome="crashed", error=JobError("RunDied", "at 'fit'"))
+    assert outcome(cut) == "under way"
+    assert outcome(replace(cut, error=JobError("SIGSEGV", "killed"))) == "crashed"
 
 
 def test_png_is_a_png() -> None:

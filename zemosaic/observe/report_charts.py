@@ -10,7 +10,14 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from zemosaic.observe.report_data import PairStory, Story, TileStory, typical
+from zemosaic.observe.report_data import (
+    UNDER_WAY,
+    PairStory,
+    Story,
+    TileStory,
+    outcome,
+    typical,
+)
 from zemosaic.runtime.events import Heartbeat, JobEnded, SlowJob
 from zemosaic.runtime.stacks import innermost
 
@@ -117,7 +124,8 @@ def _job(
     if job.stage == "pairs":
         what = place.get((known.get("tile_i", -1), known.get("tile_j", -1)))
     lost = job.outcome not in ("measured", "rejected")
-    why = f"{job.outcome}: {job.error}" if lost else ""
+    why = ("under way when the run died" if outcome(job) == UNDER_WAY
+           else f"{job.outcome}: {job.error}" if lost else "")  # fmt: skip
     times = (story.since(job.started_ns), story.since(job.ended_ns))
     return [row, stages.index(job.stage), job.index, *times, why, what]
 

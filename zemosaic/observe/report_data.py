@@ -14,11 +14,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from zemosaic.observe.autopsy import Autopsy, whole
+from zemosaic.observe.autopsy import LOST, Autopsy, whole
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import Heartbeat, JobEnded, SlowJob, StageEnded, StageStarted
 
 CORRECTIONS, PAIRS = "corrections.ecsv", "pairs.ecsv"
+UNDER_WAY = "under way"
 NAN = math.nan
 LEAST_LEVEL_ERROR = 1e-3  # ADU, as the solver has it: previews know no more
 
@@ -239,7 +240,7 @@ def _pairs(
     for (i, j), job in sorted(last.items()):
         why = str(job.error) if job.error is not None else str(job.attributes.get("reason", ""))
         seconds = (job.ended_ns - job.started_ns) / 1e9
-        pairs.append(PairStory(job.index, i, j, job.outcome, why, seconds))
+        pairs.append(PairStory(job.index, i, j, outcome(job), why, seconds))
         lines.append(decode(job.result) if job.result is not None else ())
         if job.outcome == "measured":
             tiles[i].pairs += 1
@@ -333,6 +334,11 @@ def _stages(found: Autopsy, events: Iterable[Any]) -> list[tuple[str, float, flo
     first = found.started_ns
     stages.sort(key=lambda stage: stage[1])
     return [(stage, (a - first) / 1e9, (b - first) / 1e9) for stage, a, b in stages]
+
+
+def outcome(job: JobEnded) -> str:
+    """How a job ended; "under way" for one that the end of the run cut short."""
+    return UNDER_WAY if job.error is not None and job.error.type == LOST else job.outcome
 
 
 def typical(values: Iterable[float]) -> float:

@@ -10,7 +10,7 @@ from itertools import islice
 
 from zemosaic.observe.autopsy import command_to_go_on, describe
 from zemosaic.observe.report_charts import TITLES, channel_names, culprit, job_name
-from zemosaic.observe.report_data import Story, typical
+from zemosaic.observe.report_data import UNDER_WAY, Story, outcome, typical
 from zemosaic.runtime.events import JobEnded
 
 Table = Callable[..., str]
@@ -20,7 +20,8 @@ OFF = 6  # standard errors: such a pair has lost its say in the solution, too
 MANY_OFF = 0.1  # of the pairs
 APART = 5  # standard errors: drawn in red in the map
 LOST = ("failed", "timeout", "crashed")
-WORDS = {"failed": "failed", "timeout": "given up after the time-out", "crashed": "worker died"}
+WORDS = {"failed": "failed", "timeout": "given up after the time-out", "crashed": "worker died",
+         UNDER_WAY: "under way when the run died"}  # fmt: skip
 
 
 def headline(story: Story) -> str:
@@ -68,7 +69,7 @@ def cards(story: Story) -> list[tuple[str, str]]:
     used = sum(not tile.failed for tile in story.tiles)
     before = typical(x for pair in story.pairs for x in pair.before)
     after = typical(x for pair in story.pairs for x in pair.after)
-    rest = [f"{outcomes[kind]} {WORDS.get(kind, kind)}" for kind in ("rejected", *LOST)
+    rest = [f"{outcomes[kind]} {WORDS.get(kind, kind)}" for kind in ("rejected", *LOST, UNDER_WAY)
             if outcomes[kind]]  # fmt: skip
     if total > len(story.pairs):
         rest.append(f"{total - len(story.pairs)} never measured")
@@ -76,14 +77,22 @@ def cards(story: Story) -> list[tuple[str, str]]:
         (f"{used} of {len(story.tiles)}", "tiles could be used"),
         (f"{outcomes['measured']} of {total}",
          "pairs measured" + (f" ({', '.join(rest)})" if rest else "")),
-        (str(len(story.groups)), "groups of tiles, each matched in itself"
-         if len(story.groups) != 1 else "group: all tiles are matched to one another"),
+        (str(len(story.groups)), _groups_words(story)),
     ]  # fmt: skip
     if math.isfinite(before):
         arrow = f" → {after:.2g}" if math.isfinite(after) else ""
         what = "typical step at a seam, " + ("before → after" if arrow else "before")
         found.append((f"{before:.2g}{arrow}", f"{what}, in units of the noise of a cell"))
     return found
+
+
+def _groups_words(story: Story) -> str:
+    one = len(story.groups) == 1
+    if not story.solved:
+        return "group of tiles tied by pairs" if one else "groups of tiles tied by pairs"
+    if one:
+        return "group: all tiles are matched to one another"
+    return "groups of tiles, each matched in itself"
 
 
 def troubles(story: Story) -> list[tuple[str, str]]:
@@ -134,7 +143,7 @@ def jobs_table(story: Story, table: Table) -> Iterable[str]:
         head = ("pair", "tile", "and tile", "seconds", "longest part", "outcome")
         named = [
             (j.index, *(j.attributes.get(name, "") for name in ("name_i", "name_j")),
-             _duration(j), _longest(j), j.outcome)
+             _duration(j), _longest(j), outcome(j))
             for j in slowest
         ]  # fmt: skip
         yield f"<h3>The {len(slowest)} slowest pairs</h3>" + table(head, named, {0: "d", 3: ".3f"})
