@@ -19,6 +19,7 @@ from zemosaic.observe.report_data import Story, TileStory
 
 LARGEST = 4_000_000  # cells of a picture: more is an all-sky mosaic, whose tiles would be dots
 BLACK, WHITE = 2.0, 99.7  # black: widths of the sky below its level; white: percentile
+LEAST = 6.0  # widths above the sky's level that white is at least, so that noise looks like noise
 SOFTENING = 0.1  # of the asinh stretch: linear up to this part of the range
 # The colour map "cividis" (Nuñez, Anderton & Renslow 2018) at equal steps: the same to
 # everybody's eyes, and in grey.
@@ -183,7 +184,8 @@ def _stretched(planes: list[np.ndarray]) -> list[np.ndarray]:
     known = planes[-1][np.isfinite(planes[-1])]
     sky = float(np.median(known))
     width = 1.4826 * float(np.median(np.abs(known - sky)))
-    low, high = sky - BLACK * width, float(np.percentile(known, WHITE))
+    low = sky - BLACK * width
+    high = max(float(np.percentile(known, WHITE)), sky + LEAST * width)
     scale = SOFTENING * max(high - low, 1e-6)
     top = np.arcsinh((high - low) / scale) or 1.0
     return [np.clip(np.arcsinh((plane - low) / scale) / top, 0, 1) for plane in planes]
