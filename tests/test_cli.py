@@ -30,7 +30,7 @@ WriteTiles = Callable[..., list[Path]]
 
 COLUMNS = [
     "tile", "file", "channel", "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y",
-    "component", "gain_group", "pairs",
+    "component", "gain_group", "pairs", "suspect",
 ]  # fmt: skip
 
 
@@ -377,7 +377,7 @@ def test_a_run_folder_holds_results_and_no_scratch(
     """After a run, after a failed one, and after a second in the same folder."""
     files = write_tiles()
     kept = {".lock", "corrections.ecsv", "pairs.ecsv", "trace.jsonl", "journal.jsonl"}
-    kept |= {"inflight.bin", "stacks"}
+    kept |= {"inflight.bin", "stacks", "thumbs", "report.html"}
     intertile(*files[:1])
     assert {path.name for path in (tmp_path / "run").iterdir()} <= kept
     for some in (files[:3], files):
@@ -411,6 +411,7 @@ def test_results_go_to_standard_output_and_all_else_to_standard_error(
     assert lines[4:] == [
         f"corrections  {run / 'corrections.ecsv'}",
         f"pairs        {run / 'pairs.ecsv'}",
+        f"report       {run / 'report.html'}",
         f"trace        {run / 'trace.jsonl'}",
     ]
     islands = intertile(*files)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from rich.console import Console as Terminal
 
+from tests.conftest import Run
 from tests.fakes import FakeClock, ManualPool
 from zemosaic.observe.console import Console
+from zemosaic.observe.pace import Pace, duration
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -40,6 +45,9 @@ HEARTBEAT = Heartbeat(
     running_attributes=[FILES, {"name_i": "c.fits", "name_j": "d.fits"}],
     last_completed_index=347,
     idle_time=10.2,
+    running_parts=["fit", ""],
+    stack='Thread 0x1 (most recent call first):\n  File "/opt/a/regression.py", line 88 in solve',
+    timeout=300.0,
 )
 PAIR_ENDED = JobEnded(
     stage="pairs",
@@ -58,9 +66,11 @@ PAIR_ENDED = JobEnded(
 class Screen:
     """A console on a stream of the test's: a file, or what rich takes for a terminal."""
 
-    def __init__(self, *, terminal: bool = False) -> None:
+    def __init__(self, *, terminal: bool = False, **how: Any) -> None:
         self.stream = io.StringIO()
-        self.console = Console(Terminal(file=self.stream, force_terminal=terminal, width=80))
+        self.now = 0.0
+        shown = Terminal(file=self.stream, force_terminal=terminal, width=100)
+        self.console = Console(shown, Path("a run"), clock=lambda: self.now, **how)
 
     def show(self, *events: Any) -> None:
         fan_out = FanOut([self.console])
@@ -97,25 +107,86 @@ def nobody_taken_off(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 def test_a_good_run_in_a_file_says_nothing(screen: Screen) -> None:
-    """In a log file there is no bar, and no line where nothing is wrong."""
+    """In a log file there is no bar, and no line where nothing is wrong and nothing takes long."""
     screen.show(
         StageStarted(stage="pairs", time_ns=0, total=2),
         PAIR_ENDED,
         replace(PAIR_ENDED, done=2),
-        StageEnded(stage="pairs", time_ns=0),
+        StageEnded(stage="pairs", time_ns=1_500_000_000),
         RunEnded(state="finished", time_ns=0),
     )
     assert screen.stream.getvalue() == ""
 
 
-def test_a_heartbeat_names_the_stuck_pairs(screen: Screen) -> None:
-    """How far it is, how long nothing has ended, and what runs: pair, files and seconds."""
+def test_a_long_stage_in_a_file_tells_how_far_it_is(screen: Screen) -> None:
+    """Every ten seconds a line: done of total, failures, rate, and the time left."""
+    screen.show(StageStarted(stage="pairs", time_ns=0, total=100))
+    error = JobError("ValueError", "no")
+    for done in range(1, 31):
+        screen.now = float(done)
+        bad = {"outcome": "failed", "error": error} if done == 3 else {}
+        screen.show(replace(PAIR_ENDED, done=done, total=100, **bad))
+    screen.show(StageEnded(stage="pairs", time_ns=33_000_000_000))
+    assert [line for line in screen.lines if line.startswith("pairs:")] == [
+        "pairs: 10 of 100 (1 failed), 1.0/s, 90 s left",
+        "pairs: 20 of 100 (1 failed), 1.0/s, 80 s left",
+        "pairs: 30 of 100 (1 failed), 1.0/s, 70 s left",
+        "pairs: 30 of 100 (1 failed) in 33.0 s",
+    ]
+
+
+def test_quiet_says_only_what_is_wrong() -> None:
+    """With -q neither progress nor notes, but every warning and error."""
+    screen = Screen(quiet=True, terminal=True)
+    screen.show(
+        StageStarted(stage="pairs", time_ns=0, total=2),
+        PAIR_ENDED,
+        Note(level=logging.INFO, message="fine"),
+        Note(level=logging.WARNING, message="not fine"),
+        replace(PAIR_ENDED, done=2, outcome="failed", error=JobError("ValueError", "no")),
+        StageEnded(stage="pairs", time_ns=0),
+    )
+    assert len(screen.stream.getvalue().splitlines()) == 2
+    assert "not fine" in screen.stream.getvalue()
+    assert "ValueError: no" in screen.stream.getvalue()
+
+
+def test_verbose_tells_of_every_job() -> None:
+    """With -v a line for each, with its outcome, seconds and reason; and whole stacks."""
+    screen = Screen(verbose=True)
+    why = {**FILES, "reason": "too few cells"}
+    ended = replace(PAIR_ENDED, outcome="rejected", attributes=why, ended_ns=20_000_000)
+    screen.show(ended, HEARTBEAT)
+    assert screen.lines[0] == (
+        "pair 348 (a [red].fits, b[/bold].fits) rejected in 0.020 s: too few cells"
+    )
+    assert any("/opt/a/regression.py" in line for line in screen.lines)
+
+
+def test_a_heartbeat_says_what_a_person_wants_to_know(screen: Screen) -> None:
+    """Pair, files, seconds, part, place in the code, what will happen, and what one can do."""
     screen.show(HEARTBEAT)
     assert screen.lines == [
-        "heartbeat: 340/4342 pairs done, none for 10 s; running: "
-        "pair 348 (a [red].fits, b[/bold].fits) for 73 s, pair 351 (c.fits, d.fits) for 12 s; "
-        "last to end: 347"
+        "nothing has ended for 10 s: 340 of 4342 pairs done, 2 running",
+        "  pair 348 (a [red].fits, b[/bold].fits): for 73 s, at 'fit', in regression.py:88 in "
+        "solve, given up in 227 s",
+        "  pair 351 (c.fits, d.fits): for 12 s, given up in 288 s",
+        '  wait (what hangs is given up, and the others go on); see more with "zemosaic status '
+        "'a run'\" in another terminal; or stop with Ctrl-C, and go on later with --resume",
     ]
+
+
+def test_advice_is_not_repeated_at_every_beat(screen: Screen) -> None:
+    """It comes with the first beat of a stall, and again with the first of the next."""
+    screen.show(HEARTBEAT, HEARTBEAT, PAIR_ENDED, HEARTBEAT)
+    assert sum("--resume" in line for line in screen.lines) == 2
+
+
+def test_a_heartbeat_without_time_out_promises_none(screen: Screen) -> None:
+    """Where jobs are never given up it says so."""
+    screen.show(replace(HEARTBEAT, timeout=0.0))
+    assert "never given up (no time-out is set)" in screen.lines[1]
+    assert "may never end" in screen.lines[-1]
 
 
 def test_a_heartbeat_of_nothing_says_none(screen: Screen) -> None:
@@ -127,10 +198,11 @@ def test_a_heartbeat_of_nothing_says_none(screen: Screen) -> None:
             running_indices=[],
             running_time=[],
             running_attributes=[],
+            running_parts=[],
             last_completed_index=0,
         )
     )
-    assert "running: none; last to end: none" in screen.lines[0]
+    assert screen.lines[0].endswith("0 of 4342 pairs done, 0 running")
 
 
 def test_a_stuck_pair_of_a_real_loop_is_named(screen: Screen) -> None:
@@ -144,9 +216,10 @@ def test_a_stuck_pair_of_a_real_loop_is_named(screen: Screen) -> None:
     jobs = [Job(1, abs, (-1,), FILES)]
     clock = FakeClock(end_after_a_while)
     run(jobs, 1, pool, FanOut([screen.console]), stage="pairs", clock=clock)
-    beat, *_ = [line for line in screen.lines if line.startswith("heartbeat")]
-    assert beat.startswith("heartbeat: 0/1 pairs done, none for 10 s; running: pair 1 (a [red].")
-    assert re.search(r"b\[/bold\]\.fits\) for \d+ s", beat)
+    place = next(k for k, line in enumerate(screen.lines) if line.startswith("nothing has ended"))
+    assert screen.lines[place] == "nothing has ended for 10 s: 0 of 1 pairs done, 1 running"
+    stuck = screen.lines[place + 1]
+    assert re.search(r"pair 1 \(a \[red\]\.fits, b\[/bold\]\.fits\): for \d+ s", stuck)
 
 
 def test_a_failed_job_is_named(screen: Screen) -> None:
@@ -176,8 +249,10 @@ def test_a_failed_tile_is_named(screen: Screen) -> None:
 
 def test_a_slow_pair_is_named(screen: Screen) -> None:
     """It is told while the others go on."""
-    screen.show(SlowJob(stage="pairs", time_ns=0, index=348, running_time=100.4, attributes=FILES))
-    assert screen.lines == ["pair 348 (a [red].fits, b[/bold].fits) has been running for 100 s"]
+    slow = SlowJob(stage="pairs", time_ns=0, index=348, running_time=100.4, attributes=FILES)
+    screen.show(slow, replace(slow, part="load", stack=HEARTBEAT.stack))
+    line = "pair 348 (a [red].fits, b[/bold].fits) has been running for 100 s"
+    assert screen.lines == [line, f"{line}, at 'load', in regression.py:88 in solve"]
 
 
 def test_notes_are_printed_as_they_are(screen: Screen) -> None:
@@ -237,3 +312,107 @@ def test_stages_are_timed_by_their_events(screen: Screen) -> None:
         StageEnded(stage="prepare", time_ns=3_500_000_000),
     )
     assert screen.console.stage_seconds == {"tiles": 2.0, "prepare": 3.5}
+
+
+def test_a_bar_slows_down_while_nothing_ends() -> None:
+    """The rate counts the silence since the last end: a stall never looks like progress."""
+    pace = Pace(100, 0.0)
+    for done in range(1, 11):
+        pace.ended(done, float(done))
+    assert pace.rate(10.0) == pytest.approx(1.0)
+    assert pace.rate(40.0) == pytest.approx(0.25)
+    fast, slow = pace.left(10.0), pace.left(40.0)
+    assert fast is not None
+    assert slow is not None
+    assert slow[1] > 3 * fast[1]
+
+
+def test_the_time_left_holds_the_truth() -> None:
+    """With jobs of random length it is between its bounds in 19 of 20 cases, as it promises."""
+    random = Random(3)
+    held = 0
+    for _ in range(400):
+        gaps = [random.expovariate(2.0) for _ in range(200)]
+        pace, now = Pace(200, 0.0), 0.0
+        for done, gap in enumerate(gaps[:50], 1):
+            now += gap
+            pace.ended(done, now)
+        left = pace.left(now)
+        assert left is not None
+        held += left[0] <= sum(gaps[50:]) <= left[1]
+    assert 0.9 <= held / 400 <= 0.99
+
+
+def test_the_time_left_follows_a_change_of_pace() -> None:
+    """What was fast or slow more than half a minute ago does not count."""
+    pace = Pace(1000, 0.0)
+    for done in range(1, 501):
+        pace.ended(done, done / 100)
+    for done in range(501, 541):
+        pace.ended(done, 5.0 + (done - 500))
+    left = pace.left(45.0)
+    assert left is not None
+    assert left == pytest.approx((460, 460), rel=0.01)
+
+
+@pytest.mark.parametrize("ends", [0, 1, 4])
+def test_little_is_not_made_into_much(ends: int) -> None:
+    """After few ends the time left is said not to be known."""
+    pace = Pace(100, 0.0)
+    for done in range(1, ends + 1):
+        pace.ended(done, float(done))
+    assert pace.left(10.0) is None
+    assert "left" not in pace.words(10.0) or "not known" in pace.words(10.0)
+
+
+def test_lengths_of_time_are_said_as_people_say_them() -> None:
+    """Seconds, minutes, hours."""
+    assert [duration(s) for s in (8, 119, 200, 9000)] == ["8 s", "119 s", "3 min", "2.5 h"]
+
+
+def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NO_COLOR an error on a terminal has no colour."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen(terminal=True)
+    screen.show(Note(level=logging.ERROR, message="[a].fits"))
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]", screen.stream.getvalue())
+
+
+def test_json_is_one_object(
+    intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """With --json standard output is one object; what is for people goes to standard error."""
+    tiles = write_tiles()
+    (tmp_path / "broken.fits").write_bytes(b"no FITS")
+    result = intertile(*tiles, tmp_path / "broken.fits", "--json")
+    told = json.loads(result.out)
+    assert result.out.count("\n") == 1
+    assert (result.code, told["exit_code"]) == (1, 1)
+    assert told["tiles"]["used"] == 4
+    assert list(told["tiles"]["failed"]) == ["broken.fits"]
+    assert told["pairs"]["measured"] == 6
+    assert Path(told["files"]["report"]).exists()
+    assert "corrections  " in result.err
+
+
+def test_json_of_a_failure_says_why(intertile: Callable[..., Run]) -> None:
+    """Without a solution the object has the exit code and the same line as a person gets."""
+    result = intertile("a.fits", "b.fits", "--json")
+    told = json.loads(result.out)
+    assert told["exit_code"] == result.code == 2
+    assert "a.fits: no such file" in told["error"]
+
+
+def test_quiet_and_verbose_contradict(intertile: Callable[..., Run]) -> None:
+    """Asking for both is refused in one line."""
+    result = intertile("a.fits", "b.fits", "-q", "-v")
+    assert result.code == 2
+    assert "contradict" in result.err
+
+
+def test_quiet_leaves_standard_output_empty(
+    intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]]
+) -> None:
+    """A good run with -q says nothing at all."""
+    result = intertile(*write_tiles(), "-q")
+    assert (result.code, result.out, result.err) == (0, "", "")

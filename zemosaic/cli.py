@@ -18,6 +18,7 @@ import click
 
 from zemosaic import __version__
 from zemosaic.errors import UserError
+from zemosaic.says import OPTIONS, Says
 from zemosaic.settings import MODELS, Settings
 
 if TYPE_CHECKING:
@@ -47,24 +48,28 @@ def _stop(number: int, frame: object) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code. A user's mistake is one line on standard error."""
+    says = Says()
+    code = _run(arguments, says)
+    says.end(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None, says: Says) -> int:
     try:
-        result = cli.main(arguments, prog_name="zemosaic", standalone_mode=False)
+        result = cli.main(arguments, prog_name="zemosaic", standalone_mode=False, obj=says)
         return result if isinstance(result, int) else SOLVED
     except (click.Abort, KeyboardInterrupt):
-        return _complain("interrupted", INTERRUPTED)
+        return says.complain("interrupted", INTERRUPTED)
     except click.ClickException as error:
         usage = isinstance(error, click.UsageError)
         hint = "; see zemosaic --help" if usage and "help" not in error.format_message() else ""
-        return _complain(error.format_message().replace("\n", " ").rstrip(".") + hint, BAD_INPUT)
+        message = error.format_message().replace("\n", " ").rstrip(".") + hint
+        return says.complain(message, BAD_INPUT)
     except UserError as error:
-        return _complain(str(error), BAD_INPUT)
+        return says.complain(str(error), BAD_INPUT)
     except OSError as error:  # a full disk, most likely
-        return _complain(f"{error.filename or 'the run folder'}: {error.strerror}", INCOMPLETE)
-
-
-def _complain(message: str, code: int) -> int:
-    click.echo(f"zemosaic: {message}", err=True)
-    return code
+        what = error.filename or "the run folder"
+        return says.complain(f"{what}: {error.strerror}", INCOMPLETE)
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,6 +103,9 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Send the trace there; http://127.0.0.1:4318 without URL."),
         click.option("--live", type=click.Choice(("snapshot", "marker", "off")),
                      default="snapshot", help="How a run that goes on is shown there."),
+        click.option("--report/--no-report", default=True,
+                     help="Whether to make the page of the run, report.html, at its end."),
+        *OPTIONS,
     ]  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -135,7 +143,10 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--resume", is_flag=True, help="Take what an earlier run in RUN has measured.")
 @click.option("--mask-hdu", callback=_hdu, metavar="HDU", help="HDU of a mask; nonzero is bad.")
 @_run_options
+@click.pass_obj
 def intertile(
+    says: Says,
+    /,
     tiles: tuple[str, ...],
     folder: Path,
     apply_to: Path | None,
@@ -145,6 +156,7 @@ def intertile(
     otlp: str | None,
     live: str,
     resume: bool,
+    report: bool,
     **options: Any,
 ) -> int:
     """Find gain and offset of each of the FITS files TILES, so that their overlaps agree."""
@@ -154,8 +166,8 @@ def intertile(
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
             _writable(target)
-    how = {"pool": pool, "otlp": otlp, "live": live, "resume": resume}
-    solution, code = _ran(tiles, settings, folder, apply_to, **how)
+    how = {"pool": pool, "otlp": otlp, "live": live, "resume": resume, "report": report}
+    solution, code = _ran(says, tiles, settings, folder, apply_to=apply_to, **how)
     if mosaic is not None:
         from zemosaic.photometry.mosaic import write_mosaic
 
@@ -164,27 +176,31 @@ def intertile(
             [(Path(tiles[k]), solution.correction(k)) for k in usable],
             mosaic, settings.hdu, settings.mask_hdu,
         )  # fmt: skip
-        click.echo(f"mosaic       {mosaic}")
+        says.line(f"mosaic       {mosaic}")
+        says.facts["mosaic"] = str(mosaic)
     return code
 
 
 def _ran(
-    tiles: Sequence[str], settings: Settings, folder: Path, apply_to: Path | None = None, **how: Any
+    says: Says, tiles: Sequence[str], settings: Settings, folder: Path, **how: Any
 ) -> tuple[PhaseSolution, int]:
     """Run the phase and print what came out; the solution and the exit code."""
     from zemosaic.run import run_in_folder
 
-    ran = run_in_folder(tiles, settings, folder, apply_to=apply_to, **how)
+    how |= {"quiet": says.quiet, "verbose": says.verbose}
+    ran = run_in_folder(tiles, settings, folder, **how)
     for line in ran.lines:
-        click.echo(line)
-    code = _exit_code(ran.solution)
+        says.line(line)
+    says.facts |= ran.facts
+    code = _exit_code(says, ran.solution)
     return ran.solution, code if code != SOLVED or ran.whole else INCOMPLETE
 
 
-def _exit_code(solution: PhaseSolution) -> int:
+def _exit_code(says: Says, solution: PhaseSolution) -> int:
     if not any(record.outcome == "measured" for record in solution.records):
         why = "no two tiles overlap" if not solution.records else "no pair could be measured"
-        return _complain(f"no solution: {why}; every tile keeps gain 1, offset 0", NO_SOLUTION)
+        message = f"no solution: {why}; every tile keeps gain 1, offset 0"
+        return says.complain(message, NO_SOLUTION)
     lost = [r for r in solution.records if r.outcome not in ("measured", "rejected")]
     return INCOMPLETE if solution.failed or lost else SOLVED
 
@@ -297,7 +313,17 @@ def _write_scene(scene: Any, folder: Path) -> list[str]:
 @cli.command()
 @click.argument("folder", type=FOLDER, default=Path("zemosaic-demo"))
 @_run_options
-def demo(folder: Path, pool: str, otlp: str | None, live: str, **options: Any) -> int:
+@click.pass_obj
+def demo(
+    says: Says,
+    /,
+    folder: Path,
+    pool: str,
+    otlp: str | None,
+    live: str,
+    report: bool,
+    **options: Any,
+) -> int:
     """Simulate a mosaic in FOLDER, calibrate it, and compare with the truth."""
     from astropy.table import Table
 
@@ -305,16 +331,17 @@ def demo(folder: Path, pool: str, otlp: str | None, live: str, **options: Any) -
 
     settings = Settings(**options)
     files = _write_scene(Scene(), folder / "tiles")
-    click.echo(f"simulated    {len(files)} tiles in {folder / 'tiles'}")
-    solution, code = _ran(files, settings, folder, pool=pool, otlp=otlp, live=live)
+    says.line(f"simulated    {len(files)} tiles in {folder / 'tiles'}")
+    how = {"pool": pool, "otlp": otlp, "live": live, "report": report}
+    solution, code = _ran(says, files, settings, folder, **how)
     truth = Table.read(folder / "tiles" / "truth.ecsv", format="ascii.ecsv")
     gain, offset = compare(solution, truth["gain"].data[:, None], truth["offset"].data[:, None])
-    click.echo("\ntile  true gain  found    ± error      true offset  found     ± error (ADU)")
+    says.line("\ntile  true gain  found    ± error      true offset  found     ± error (ADU)")
     columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
     for t, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):
-        click.echo("{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(t, *row))
+        says.line("{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(t, *row))
     error = (solution.gain / gain - 1).std() * 100
-    click.echo(f"rms gain error {error:.3f} %, the truth scattering by {100 * gain.std():.1f} %")
+    says.line(f"rms gain error {error:.3f} %, the truth scattering by {100 * gain.std():.1f} %")
     return code
 
 
@@ -334,6 +361,18 @@ def status(folder: Path) -> int:
     # Lines that a program reads are not folded.
     terminal = Terminal(width=None if sys.stdout.isatty() else 250)
     watch(lambda: examine(folder, holder(folder)), terminal)
+    return SOLVED
+
+
+@cli.command()
+@RUN
+@click.option("--png", is_flag=True, help="Write the figures as PNG too, into RUN/figures.")
+def report(folder: Path, png: bool) -> int:
+    """Make the page of the run in the folder RUN: what came out, in pictures."""
+    from zemosaic.reporting import report as reported
+
+    for path in reported(folder, png):
+        click.echo(str(path))
     return SOLVED
 
 

@@ -20,12 +20,15 @@ from zemosaic import __version__
 from zemosaic.photometry.fits_files import TileError
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.preview import Grid, Preview, make_preview
+from zemosaic.photometry.sampling import block_mean
 from zemosaic.photometry.tiles import Tile, open_tile, tile_from_array
 from zemosaic.runtime.events import JobError
 from zemosaic.runtime.pool import part
 from zemosaic.runtime.schedule import Outcome
 
 PREVIEWS = "previews"  # folder in the run folder; gone when the run has finished
+THUMBS = "thumbs"  # likewise, but kept: the pictures of the report are made of them
+SCREEN = 800  # cells of the longer side of a picture of the whole mosaic
 MAPPED = 32  # previews that a worker keeps mapped
 HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
 
@@ -42,10 +45,17 @@ class Scanned:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """The place and levels of a preview, and the checksum of the file that holds it."""
+    """The place and levels of a preview, and the checksum of the file that holds it.
+
+    `shape` is the tile's height and width in pixels, `scale` the side of a cell in degrees,
+    `thumb` the side of a thumbnail's cell in cells; 0 without a thumbnail.
+    """
 
     preview: Preview
     checksum: int
+    shape: tuple[int, int]
+    scale: float
+    thumb: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +119,27 @@ def preview_path(scratch: Path, index: int) -> Path:
     return scratch / f"{index}.npy"
 
 
-def prepare(tile: Tile, channels: int, grid: Grid, path: Path) -> Prepared:
-    """Make the preview of a tile and keep it at `path`; what comes back has no arrays."""
+def thumb_path(folder: Path, index: int) -> Path:
+    """Where the thumbnail of a tile is kept in a run folder."""
+    return folder / THUMBS / f"{index}.npy"
+
+
+def thumb_factor(corners: np.ndarray, grid: Grid) -> int:
+    """Cells of the grid to a side of a thumbnail's cell, so that the mosaic fills a screen.
+
+    `corners` are those of all tiles, ``(T, 4, 2)`` in degrees.
+    """
+    cells = grid.wcs.wcs_world2pix(corners.reshape(-1, 2), 0)
+    return max(1, int(np.ceil(np.nanmax(np.ptp(cells, axis=0)) / SCREEN)))
+
+
+def prepare(
+    tile: Tile, channels: int, grid: Grid, path: Path, thumb: tuple[Path, int] | None = None
+) -> Prepared:
+    """Make the preview of a tile and keep it at `path`; what comes back has no arrays.
+
+    `thumb` is where to keep a thumbnail, and its factor.
+    """
     if tile.channels != channels:
         raise TileError(
             f"{tile.path or tile.name}: has {tile.channels} channels, most others have {channels}; "
@@ -120,8 +149,23 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path) -> Prepared:
         preview = make_preview(tile, grid)
     with part("save"):
         preview.save(path)
+        if thumb is not None:
+            _save_thumb(preview, *thumb)
         # The disk may lose what was written last, though not if the run alone is killed.
-        return Prepared(preview.without_arrays(), _checksum(path))
+        bare, factor = preview.without_arrays(), thumb[1] if thumb else 0
+        return Prepared(bare, _checksum(path), tile.shape, grid.scale, factor)
+
+
+def _save_thumb(preview: Preview, path: Path, factor: int) -> None:
+    """Means over blocks of the shared grid's cells, whole ones: ``(C, h, w)`` float32, NaN."""
+    if factor == 1:
+        np.save(path, preview.values)
+        return
+    x, y = -preview.x0 % factor, -preview.y0 % factor
+    means, fraction = block_mean(preview.values[:, y:, x:], factor)
+    if fraction is not None:
+        means[fraction < 0.5] = np.nan
+    np.save(path, means)
 
 
 def _checksum(path: Path) -> int:
@@ -132,7 +176,8 @@ def plain_tile(prepared: Prepared) -> dict[str, Any]:
     """A prepared tile in plain lists and numbers, for the journal."""
     preview = prepared.preview
     plain = {name: getattr(preview, name).tolist() for name in ("sky", "centre", "jacobian")}
-    return {"x0": preview.x0, "y0": preview.y0, "checksum": prepared.checksum, **plain}
+    others = {name: getattr(prepared, name) for name in ("checksum", "shape", "scale", "thumb")}
+    return {"x0": preview.x0, "y0": preview.y0, **others, **plain}
 
 
 def restored(plain: dict[str, Any] | None, path: Path) -> Preview | None:

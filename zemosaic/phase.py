@@ -24,6 +24,7 @@ import numpy as np
 from zemosaic.errors import UserError
 from zemosaic.jobs import (
     PREVIEWS,
+    THUMBS,
     PairRecord,
     Scanned,
     TileLike,
@@ -39,6 +40,8 @@ from zemosaic.jobs import (
     record,
     restored,
     scan,
+    thumb_factor,
+    thumb_path,
     tile_name,
 )
 from zemosaic.photometry.apply import write_corrected
@@ -149,6 +152,7 @@ def calibrate(
                 inflight,
                 place / PREVIEWS,
                 known or {},
+                place if folder is not None else None,
             )
             solution = phase.run(given, apply_to)
             keep(solution)
@@ -208,6 +212,7 @@ class _Phase:
     inflight: Inflight | None
     previews: Path
     known: Mapping[str, Any]
+    kept: Path | None  # run folder, for thumbnails; None where it is a temporary one
 
     def run(
         self, given: Sequence[TileLike], apply_to: str | os.PathLike[str] | None
@@ -289,6 +294,11 @@ class _Phase:
             for index, found in scanned.items()
         }
         self.previews.mkdir(parents=True, exist_ok=True)
+        thumbs: dict[int, tuple[Path, int]] = {}
+        if self.kept is not None:
+            (self.kept / THUMBS).mkdir(exist_ok=True)
+            factor = thumb_factor(np.array([tile.corners for tile in tiles.values()]), grid)
+            thumbs = {index: (thumb_path(self.kept, index), factor) for index in tiles}
         previews = {}
         for index, key in keys.items():
             preview = restored(self.known.get(key), preview_path(self.previews, index))
@@ -299,7 +309,7 @@ class _Phase:
             Job(
                 number,
                 prepare,
-                (tile, channels, grid, preview_path(self.previews, index)),
+                (tile, channels, grid, preview_path(self.previews, index), thumbs.get(index)),
                 _known(index, tile.name),
                 keys[index],
             )

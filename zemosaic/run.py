@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import shlex
@@ -27,6 +28,7 @@ from zemosaic.observe.exporters import (
     endpoint_from_environment,
     trace_url,
 )
+from zemosaic.observe.report import REPORT
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.phase import calibrate
 from zemosaic.result import PhaseSolution
@@ -37,15 +39,19 @@ from zemosaic.settings import Settings
 from zemosaic.tables import corrections_table, pairs_table, write_table
 
 CORRECTIONS, PAIRS, TRACE = "corrections.ecsv", "pairs.ecsv", "trace.jsonl"
+logger = logging.getLogger(__name__)
 LIVE = ("snapshot", "marker", "off")
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A run that came to a solution, what is to be said of it, and whether all was kept."""
+    """A run that came to a solution, what is to be said of it to people and to machines, and
+    whether all was kept.
+    """
 
     solution: PhaseSolution
     lines: tuple[str, ...]
+    facts: dict[str, Any]
     whole: bool
 
 
@@ -59,6 +65,9 @@ def run_in_folder(
     live: str = "snapshot",
     resume: bool = False,
     apply_to: Path | None = None,
+    report: bool = True,
+    quiet: bool = False,
+    verbose: bool = False,
 ) -> Ran:
     """Run the phase with a run folder, a trace and a console.
 
@@ -80,20 +89,24 @@ def run_in_folder(
         Take what earlier runs in the folder have measured.
     apply_to : pathlib.Path, optional
         Folder for corrected tiles.
+    report : bool
+        Make the page of the run at its end, however that is.
+    quiet, verbose : bool
+        How much the console says.
     """
     endpoint = endpoint_from_environment() if otlp is None else otlp or DEFAULT_ENDPOINT
     if endpoint:
         check_endpoint(endpoint)
     terminal = Terminal(stderr=True)
-    console = Console(terminal)
-    with claim(folder):
+    console = Console(terminal, folder, quiet=quiet, verbose=verbose)
+    with claim(folder), _page(folder, terminal, report):
         records = journal.read(folder)
         _say_what_died(terminal, records, folder, resume)
         if records and not resume and _finished(records[-1]):
             (folder / journal.JOURNAL).unlink()  # its results are in the tables
         known = journal.results(records) if resume else {}
         tracing = Tracing(folder / TRACE, endpoint)
-        about = _about(settings, pool, tracing, live)
+        about = _about(settings, pool, tracing, live) | {"resume": resume}
         with _journal(folder, about, tracing, terminal) as book:
             telemetry = Telemetry(
                 tracing.tracer,
@@ -110,15 +123,37 @@ def run_in_folder(
                 tiles, settings, pool, observers, apply_to=apply_to, folder=folder, known=known,
                 keep=keep,
             )  # fmt: skip
-    lines = _summary(solution, console.stage_seconds)
-    lines += [f"corrections  {folder / CORRECTIONS}", f"pairs        {folder / PAIRS}"]
+    files = {"corrections": str(folder / CORRECTIONS), "pairs": str(folder / PAIRS)}
     if apply_to is not None:
-        lines.append(f"corrected    {apply_to}")
-    where = (
-        trace_url(endpoint, telemetry.trace_id, telemetry.find) if endpoint else str(folder / TRACE)
-    )
-    lines.append(f"trace        {where}")
-    return Ran(solution, tuple(lines), bool(book) and not book[0].failed)
+        files["corrected"] = str(apply_to)
+    if (folder / REPORT).is_file():
+        files["report"] = str(folder / REPORT)
+    files["trace"] = str(folder / TRACE)
+    if endpoint:
+        files["trace"] = trace_url(endpoint, telemetry.trace_id, telemetry.find)
+    lines = _summary(solution, console.stage_seconds)
+    lines += [f"{name:12} {place}" for name, place in files.items()]
+    facts = _facts(solution, console.stage_seconds) | {"folder": str(folder), "files": files}
+    return Ran(solution, tuple(lines), facts, bool(book) and not book[0].failed)
+
+
+@contextlib.contextmanager
+def _page(folder: Path, terminal: Terminal, wanted: bool) -> Iterator[None]:
+    """The page of the run, however that ends; that of an earlier one goes first."""
+    with contextlib.suppress(OSError):
+        (folder / REPORT).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if wanted and (folder / journal.JOURNAL).exists():
+            from zemosaic.reporting import report
+
+            try:
+                report(folder)
+            except Exception as error:  # a night's work must not end over its page
+                logger.debug("no report", exc_info=True)
+                again = f"zemosaic report {shlex.quote(str(folder))}"
+                _warn(terminal, f"{folder}: no {REPORT} ({error}); {again} tells more")
 
 
 @contextlib.contextmanager
@@ -230,6 +265,24 @@ def _say_what_died(
 
 def _warn(terminal: Terminal, message: str) -> None:
     terminal.print(f"zemosaic: {message}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _facts(solution: PhaseSolution, seconds: dict[str, float]) -> dict[str, Any]:
+    """The summary for machines."""
+    outcomes = Counter(record.outcome for record in solution.records)
+    return {
+        "tiles": {
+            "total": len(solution.names),
+            "used": len(solution.names) - len(solution.failed),
+            "failed": {solution.names[k]: why for k, why in sorted(solution.failed.items())},
+            "suspect": [solution.names[k] for k in solution.suspects],
+        },
+        "groups": solution.groups,
+        "pairs": {"overlaps": solution.candidates, "total": len(solution.records), **outcomes},
+        "model": solution.settings.model,
+        "rms": solution.rms,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+    }
 
 
 def _summary(solution: PhaseSolution, seconds: dict[str, float]) -> list[str]:

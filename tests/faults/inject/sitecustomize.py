@@ -93,7 +93,7 @@ def number(name: str) -> str:
 PLACES: dict[str, dict[str, Callable[..., str]]] = {
     "zemosaic.jobs": {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
-        "prepare": lambda tile, channels, grid, path: f"tile{path.stem}",
+        "prepare": lambda tile, channels, grid, path, *_: f"tile{path.stem}",
         "measure": lambda first, second, model: f"{first[1].stem}-{second[1].stem}",
     },
     "zemosaic.photometry.solve": {"solve": lambda *_: "solve"},
