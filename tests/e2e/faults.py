@@ -56,7 +56,7 @@ if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv
     def pair(first, second, *_):
         return "pair_" + first[1].stem + "_" + second[1].stem
 
-    def tile(tile, channels, grid, path):
+    def tile(tile, channels, grid, path, *_):
         return "tile_" + path.stem
 
     jobs.measure = struck(jobs.measure, pair, "measure_pair")
