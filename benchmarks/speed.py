@@ -179,12 +179,12 @@ class Bench:
         list(self.bare.map(floor, cuts, chunksize=max(1, len(cuts) // (8 * self.workers))))
         return time.perf_counter() - start, cpu_seconds() - spent
 
-    def ours(self, files: Sequence[str], neighbours: int, scratch: Path) -> Timed:
+    def ours(self, files: Sequence[str], neighbours: int) -> Timed:
         """One run of the phase."""
         stages = Stages()
         settings = Settings(neighbours=neighbours, workers=self.workers)
         start, spent = time.perf_counter(), cpu_seconds()
-        solution = calibrate(files, settings, self.pool, [stages], folder=scratch / "run")
+        solution = calibrate(files, settings, self.pool, [stages])
         seconds, spent = time.perf_counter() - start, cpu_seconds() - spent
         if solution.failed:
             raise SystemExit(f"a tile failed: {solution.failed[min(solution.failed)]}")
@@ -199,7 +199,7 @@ class Bench:
         floors, ours = [], []
         for turn in range(repeats + 1):
             floors.append(self.floor(cuts))
-            ours.append(self.ours(tiles.files, neighbours, tiles.folder))
+            ours.append(self.ours(tiles.files, neighbours))
             print(
                 f"  {len(tiles.files)} tiles, turn {turn}: floor {floors[-1][0]:.2f} s, "
                 f"ours {ours[-1].seconds:.2f} s",
@@ -282,9 +282,9 @@ def growth(bench: Bench, tiles: TileSet, repeats: int) -> dict[str, Any]:
     by_tiles: dict[int, list[Timed]] = {n: [] for n in (count // 8, count // 4, count // 2, count)}
     for turn in range(repeats):
         for k, runs in by_pairs.items():
-            runs.append(bench.ours(tiles.files, k, tiles.folder))
+            runs.append(bench.ours(tiles.files, k))
         for n, runs in by_tiles.items():
-            runs.append(bench.ours(tiles.files[:n], 8, tiles.folder))
+            runs.append(bench.ours(tiles.files[:n], 8))
         print(f"  growth, turn {turn}", file=sys.stderr, flush=True)
 
     def row(runs: Sequence[Timed], n: int) -> dict[str, float]:
@@ -341,7 +341,7 @@ def colours(bench: Bench, mono: TileSet, rgb: TileSet, repeats: int) -> dict[str
     seconds: dict[str, list[float]] = {"mono": [], "rgb": []}
     for _ in range(repeats + 1):
         for name, tiles in (("mono", mono), ("rgb", rgb)):
-            seconds[name].append(bench.ours(tiles.files, 8, tiles.folder).seconds)
+            seconds[name].append(bench.ours(tiles.files, 8).seconds)
     floors = [bench.floor(plan(tiles.files)) for tiles in (mono, rgb)]
     one, three = seconds["mono"][1:], seconds["rgb"][1:]
     return {

@@ -151,9 +151,11 @@ def prepare(
         preview.save(path)
         if thumb is not None:
             _save_thumb(preview, *thumb)
-        # The disk may lose what was written last, though not if the run alone is killed.
         bare, factor = preview.without_arrays(), thumb[1] if thumb else 0
-        return Prepared(bare, _checksum(path), tile.shape, grid.scale, factor)
+        # The disk may lose what was written last, though not if the run alone is killed; without
+        # a run folder nobody comes back to it.
+        checksum = _checksum(path) if thumb is not None else 0
+        return Prepared(bare, checksum, tile.shape, grid.scale, factor)
 
 
 def _save_thumb(preview: Preview, path: Path, factor: int) -> None:
