@@ -33,10 +33,10 @@ from harness import Load, TileSet, cpu_seconds, median_ratio, run_watched, say_l
 from scipy.ndimage import map_coordinates
 
 from zemosaic import Settings, calibrate
-from zemosaic.phase import PhaseSolution
 from zemosaic.photometry.preview import NODE_STEP, make_grid
 from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.tiles import edge_points, open_tile, pixel_to_sky
+from zemosaic.result import PhaseSolution
 from zemosaic.runtime.events import JobEnded, Observer, StageEnded, StageStarted
 from zemosaic.runtime.pool import ProcessPool
 

@@ -20,11 +20,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
-from zemosaic.phase import PhaseSolution
 from zemosaic.photometry.channel import SUSPECT_CHI
 from zemosaic.photometry.measure import PairMeasurement
 from zemosaic.photometry.overlap import component_labels
 from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
+from zemosaic.result import PhaseSolution
 
 SCENE = Scene(tiles=12, shape=(192, 256), overlap=0.35, stars=3e-3)
 MODELS = ("gain+offset", "auto")

@@ -17,10 +17,10 @@ import pytest
 from astropy.wcs import WCS
 
 from zemosaic import Settings, calibrate
-from zemosaic.phase import PhaseSolution
 from zemosaic.photometry.graph import potentials, vector_potentials
 from zemosaic.photometry.measure import PairMeasurement
 from zemosaic.photometry.solve import Solution, solve
+from zemosaic.result import PhaseSolution
 
 PROJECT = Path(__file__).resolve().parent.parent
 MONTAGE = Path(os.environ.get("ZEMOSAIC_SHARED_DATA", PROJECT.parent / "shared/data")) / "montage"

@@ -31,9 +31,9 @@ from tests.fakes import Gate, Recorder
 from zemosaic import Settings, calibrate
 from zemosaic.jobs import describe
 from zemosaic.observe.telemetry import LONGEST, Telemetry
-from zemosaic.phase import NoSolution, PhaseSolution
 from zemosaic.photometry.measure import Rejected
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
+from zemosaic.result import NoSolution, PhaseSolution
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
