@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import socket
 import statistics
 import sys
 import tempfile
@@ -97,6 +98,44 @@ def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, Kept]:
         return time.perf_counter() - start, kept
     finally:
         zemosaic.phase._inflight = made
+
+
+@contextmanager
+def mute() -> Iterator[str]:
+    """A collector that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def loop(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> float:
+    """Seconds of the phase with everything on, without the wait for the collector at the end."""
+    with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
+        folder = Path(name)
+        tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
+        observers = [journal, Telemetry(tracing.tracer, tracing.live())]
+        start = time.perf_counter()
+        calibrate(tiles.files, settings, pool, observers, folder=folder)
+        seconds = time.perf_counter() - start
+        tracing.close(timeout=0.1)
+        journal.close()
+        return seconds
+
+
+def collectors(tiles: TileSet, workers: int, repeats: int) -> dict[str, float]:
+    """What a collector that is not there, or never answers, does to the loop: ratios to none."""
+    settings = Settings(neighbours=0, workers=workers)
+    pool = ProcessPool(workers)
+    seconds: dict[str, list[float]] = {"none": [], "absent": [], "mute": []}
+    try:
+        with mute() as deaf:
+            for _ in range(repeats + 1):
+                for kind, url in (("none", ""), ("absent", "http://127.0.0.1:9"), ("mute", deaf)):
+                    seconds[kind].append(loop(tiles, settings, pool, url))
+    finally:
+        pool.close()
+    return {
+        kind: median_ratio(seconds[kind][1:], seconds["none"][1:]) for kind in ("absent", "mute")
+    }
 
 
 def on(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> tuple[float, int]:
@@ -221,7 +260,10 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         scene = Scene(tiles=40 if options.quick else 200, shape=LIGHT, overlap=DENSE)
         load = Load()
-        result = in_turns(write_set(scene, folder), options.workers, options.repeats)
+        tiles = write_set(scene, folder)
+        result = in_turns(tiles, options.workers, options.repeats)
+        few = write_set(Scene(tiles=40, shape=LIGHT, overlap=DENSE), folder)
+        deaf = collectors(few, options.workers, 2 * options.repeats)
         cost = parts(result.pop("pair"))
     told = load.told()
     print(
@@ -231,9 +273,12 @@ def main() -> None:
     )
     for name, microseconds in cost.items():
         print(f"| {name} | {microseconds:.1f} |")
-    print(f"\n{say_load(told)}")
+    print(
+        f"\nThe loop on 40 tiles, against no collector: {deaf['absent']:.3f} where it is absent, "
+        f"{deaf['mute']:.3f} where it accepts and never answers.\n{say_load(told)}"
+    )
     if options.json:
-        told_all = {**result, "microseconds_a_pair": cost, "machine": told}
+        told_all = {**result, "loop_ratio": deaf, "microseconds_a_pair": cost, "machine": told}
         options.json.write_text(json.dumps(told_all, indent=1))
 
 
