@@ -36,6 +36,7 @@ from zemosaic.observe import exporters
 from zemosaic.observe.exporters import (
     DEFAULT_ENDPOINT,
     FILE_DELAY,
+    SHOWING,
     SHUTDOWN,
     Tracing,
     check_endpoint,
@@ -295,7 +296,7 @@ def test_an_exporter_that_never_comes_back_is_left_behind(
 
 def test_a_collector_is_waited_for_five_seconds() -> None:
     """What `close` waits without being told otherwise is what the design allows."""
-    assert SHUTDOWN == 5.0
+    assert SHUTDOWN + SHOWING == 5.0  # a picture under way, and then the spans
     assert inspect.signature(Tracing.close).parameters["timeout"].default == SHUTDOWN
 
 

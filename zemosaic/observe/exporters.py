@@ -35,9 +35,9 @@ BATCH = 512
 FILE_DELAY = 200
 OTLP_DELAY = 1_000
 EVENTS = 10_000  # a heartbeat every ten seconds for a day
-SHUTDOWN = 5.0  # seconds at most that a deaf collector may cost at the end
+SHUTDOWN = 4.0  # seconds at most that a deaf collector may cost at the end, and one more:
 SHOWN = 10.0  # seconds between two pictures of a span that has not ended
-SHOWING = 2.0  # seconds at most that one of them may take
+SHOWING = 1.0  # seconds at most that one of them may take
 
 _sdk_logger = logging.getLogger("opentelemetry")
 
