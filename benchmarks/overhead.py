@@ -288,8 +288,8 @@ def main() -> None:
     for name, microseconds in cost.items():
         print(f"| {name} | {microseconds:.1f} |")
     print(
-        f"\nThe loop on 40 tiles, against a collector that answers: {deaf['absent']:.3f} where it is "
-        f"absent, {deaf['mute']:.3f} where it accepts and never answers.\n{say_load(told)}"
+        f"\nThe loop on 40 tiles, against a collector that answers: {deaf['absent']:.3f} where it "
+        f"is absent, {deaf['mute']:.3f} where it accepts and never answers.\n{say_load(told)}"
     )
     if options.json:
         told_all = {**result, "loop_ratio": deaf, "microseconds_a_pair": cost, "machine": told}
