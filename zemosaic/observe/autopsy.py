@@ -20,6 +20,7 @@ from zemosaic.errors import UserError
 from zemosaic.runtime import inflight, journal, stacks
 from zemosaic.runtime.events import (
     Event,
+    FanOut,
     JobEnded,
     JobError,
     Note,
@@ -186,8 +187,6 @@ def whole(found: Autopsy) -> Iterator[Event]:
 
 def tell(found: Autopsy, observer: Observer) -> None:
     """Tell an observer the run from its beginning to its end."""
-    from zemosaic.runtime.events import FanOut
-
     fan_out = FanOut([observer])
     for event in whole(found):
         fan_out.emit(event)
