@@ -17,8 +17,9 @@ import socket
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,13 +39,15 @@ from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.otlp_json import encode
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.simulate import Scene
-from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted, StageEnded
+from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.journal import Journal
 from zemosaic.runtime.pool import Pool, ProcessPool, Report, perform
 from zemosaic.runtime.schedule import Job, run
 
 PAIRS = 5_000  # for the cost of the parts
+TOLD = 20_000  # and for that of a collector, which takes a batch a second
+FLAP = 0.7  # seconds that a collector answers, is away and is mute
 
 
 class _Takes(BaseHTTPRequestHandler):
@@ -60,32 +63,22 @@ class _Takes(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def _serve(port: Any) -> None:
+def _answer(port: Any) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Takes)
     port.send(server.server_port)
     server.serve_forever()
 
 
 @contextmanager
-def receiver() -> Iterator[str]:
+def receiver(serve: Callable[[Any], None] = _answer) -> Iterator[str]:
     """A receiver in a process of its own; its URL."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(theirs,))
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
     process.start()
     try:
         yield f"http://127.0.0.1:{ours.recv()}"
     finally:
         process.kill()
-
-
-class Solved(Observer):
-    """Notes when the last stage ended."""
-
-    at = 0.0
-
-    def stage_ended(self, event: StageEnded) -> None:
-        """Note it."""
-        self.at = time.perf_counter()
 
 
 class Kept(Observer):
@@ -111,42 +104,87 @@ def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, Kept]:
 
 
 @contextmanager
-def mute() -> Iterator[str]:
+def mute(port: int = 0) -> Iterator[str]:
     """A collector that accepts and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    with socket.create_server(("127.0.0.1", port)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-def loop(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> float:
-    """Seconds of the phase with everything on, without the wait for the collector at the end."""
-    with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
+def _flap(port: Any) -> None:
+    number = 0
+    while True:
+        server = ThreadingHTTPServer(("127.0.0.1", number), _Takes)
+        if not number:
+            number = server.server_port
+            port.send(number)
+        threading.Timer(FLAP, server.shutdown).start()
+        server.serve_forever(0.05)
+        server.server_close()
+        time.sleep(FLAP)
+        with mute(number):
+            time.sleep(FLAP)
+
+
+def loop(port: Any, pair: JobEnded, url: str) -> None:
+    """Send what telling of a pair takes with everything on, in seconds by the clock.
+
+    Nothing is measured meanwhile, so this is the loop and whatever keeps it: the threads that
+    send spans work at the same time, and need Python's lock as well.
+    """
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
-        solved = Solved()
-        observers = [journal, Telemetry(tracing.tracer, tracing.live()), solved]
+        tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
+        telemetry = Telemetry(tracing.tracer, tracing.live())
+        telemetry.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
         start = time.perf_counter()
-        calibrate(tiles.files, settings, pool, observers, folder=folder)
-        seconds = solved.at - start
+        tell(pair, TOLD, [journal, telemetry], Inflight(folder, 1, 10.0))
+        port.send((time.perf_counter() - start) / TOLD)
+        zemosaic.phase.stacks.disarm()
         tracing.close(timeout=0.1)
         journal.close()
-        return seconds
 
 
-def collectors(tiles: TileSet, workers: int, repeats: int) -> dict[str, float]:
-    """What a collector that is absent or mute does to the loop: ratios to one that answers."""
-    settings = Settings(neighbours=0, workers=workers)
-    pool = ProcessPool(workers)
-    seconds: dict[str, list[float]] = {"live": [], "absent": [], "mute": []}
-    try:
-        with receiver() as live, mute() as deaf:
-            for _ in range(repeats + 1):
-                for kind, url in (("live", live), ("absent", "http://127.0.0.1:9"), ("mute", deaf)):
-                    seconds[kind].append(loop(tiles, settings, pool, url))
-    finally:
-        pool.close()
-    return {
-        kind: median_ratio(seconds[kind][1:], seconds["live"][1:]) for kind in ("absent", "mute")
-    }
+def collectors(pair: JobEnded, repeats: int) -> dict[str, list[float]]:
+    """Seconds that telling of a pair takes, turn by turn, by what the collector does."""
+    spawn = multiprocessing.get_context("spawn")
+    runs: dict[str, list[float]] = {}
+    with receiver() as live, mute() as deaf, receiver(_flap) as flapping:
+        kinds = {
+            "is not asked for": "", "answers": live, "is absent": "http://127.0.0.1:9",
+            "accepts and never answers": deaf, "flaps": flapping,
+        }  # fmt: skip
+        for turn in range(repeats):
+            # Whoever goes first in a turn goes last in the next.
+            for kind, url in [*kinds.items()][:: 1 if turn % 2 else -1]:
+                # In a process of its own: threads that still try would be there in the next run.
+                ours, theirs = spawn.Pipe()
+                process = spawn.Process(target=loop, args=(theirs, pair, url))
+                process.start()
+                runs.setdefault(kind, []).append(ours.recv())
+                process.join()
+            said = ", ".join(f"{kind} {took[-1] * 1e6:.0f} µs" for kind, took in runs.items())
+            print(f"  turn {turn}: {said}", file=sys.stderr, flush=True)
+    return runs
+
+
+def say_collectors(runs: dict[str, list[float]], seconds: float) -> None:
+    """Print what a pair costs more, beside two other kinds; a pair takes `seconds`."""
+
+    def beside(took: list[float], other: str) -> str:
+        more = [100 * (a - b) / seconds for a, b in zip(took, runs[other], strict=True)]
+        error = 1.2533 * statistics.pstdev(more) / len(more) ** 0.5  # of a median, if normal
+        return f"{statistics.median(more):+.2f} ± {error:.2f} %"
+
+    print(
+        "\n| a collector that | µs to tell of a pair | beside one that answers, in parts of the "
+        "time of a pair | beside none |\n|---|---|---|---|"
+    )
+    for kind, took in runs.items():
+        print(
+            f"| {kind} | {statistics.median(took) * 1e6:.0f} "
+            f"| {beside(took, 'answers')} | {beside(took, 'is not asked for')} |"
+        )
 
 
 def on(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> tuple[float, int]:
@@ -214,6 +252,16 @@ def _nothing() -> None:
     """A job of no length."""
 
 
+def tell(
+    pair: JobEnded, pairs: int, observers: Sequence[Observer], table: Inflight | None = None
+) -> None:
+    """The loop with so many jobs of no length, each told of as this pair."""
+    known = dict(pair.attributes)
+    jobs = [Job(k, _nothing, (), known, "key") for k in range(1, pairs + 1)]
+    run(jobs, pairs, _Here(), FanOut(observers), stage="pairs", inflight=table,
+        describe=lambda _: ("measured", known), plain=lambda _: pair.result)  # fmt: skip
+
+
 def parts(pair: JobEnded) -> dict[str, float]:
     """Microseconds of processor for a pair, part by part."""
 
@@ -221,12 +269,8 @@ def parts(pair: JobEnded) -> dict[str, float]:
         return min(once(observers, table) for _ in range(3))
 
     def once(observers: list[Observer], table: Inflight | None) -> float:
-        fan_out = FanOut(observers)
-        known = dict(pair.attributes)
-        jobs = [Job(k, _nothing, (), known, "key") for k in range(1, PAIRS + 1)]
         start = time.process_time()
-        run(jobs, PAIRS, _Here(), fan_out, stage="pairs", inflight=table,
-            describe=lambda _: ("measured", known), plain=lambda _: pair.result)  # fmt: skip
+        tell(pair, PAIRS, observers, table)
         return (time.process_time() - start) / PAIRS * 1e6
 
     def telemetry(tracer: Any) -> Telemetry:
@@ -276,9 +320,8 @@ def main() -> None:
         load = Load()
         tiles = write_set(scene, folder)
         result = in_turns(tiles, options.workers, options.repeats)
-        few = write_set(Scene(tiles=40, shape=LIGHT, overlap=DENSE), folder)
-        deaf = collectors(few, options.workers, 2 * options.repeats)
-        cost = parts(result.pop("pair"))
+        pair = result.pop("pair")
+        cost, told_of = parts(pair), collectors(pair, options.repeats)
     told = load.told()
     print(
         f"\n{result['pairs']} pairs: everything off {statistics.median(result['off_seconds']):.2f} "
@@ -287,12 +330,10 @@ def main() -> None:
     )
     for name, microseconds in cost.items():
         print(f"| {name} | {microseconds:.1f} |")
-    print(
-        f"\nThe loop on 40 tiles, against a collector that answers: {deaf['absent']:.3f} where it "
-        f"is absent, {deaf['mute']:.3f} where it accepts and never answers.\n{say_load(told)}"
-    )
+    say_collectors(told_of, statistics.median(result["on_seconds"]) / result["pairs"])
+    print(f"\n{say_load(told)}")
     if options.json:
-        told_all = {**result, "loop_ratio": deaf, "microseconds_a_pair": cost, "machine": told}
+        told_all = {**result, "collectors": told_of, "microseconds_a_pair": cost, "machine": told}
         options.json.write_text(json.dumps(told_all, indent=1))
 
 

@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -60,10 +60,14 @@ def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[st
 
     A refusing one answers 403 at once, which no client tries again.
     """
-    received = Received()
+    received, connections = Received(), []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            connections.append(self.connection)
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -94,6 +98,9 @@ def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[st
         server.shutdown()
         server.server_close()
         thread.join()
+        for connection in connections:  # a client would go on with one that it has
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -125,9 +132,9 @@ def grpc_receiver(*, refusing: bool = False) -> Iterator[tuple[str, Received]]:
 
 
 @contextmanager
-def mute_port() -> Iterator[int]:
+def mute_port(port: int = 0) -> Iterator[int]:
     """A port that accepts every connection and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
         # The kernel completes the handshake; nobody ever reads.
         yield listener.getsockname()[1]
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -114,6 +116,28 @@ def test_a_collector_that_comes_and_goes_is_made_whole(start: Start, tell: Any) 
         assert f"sent         {lost} spans" in tell("autopsy", run.folder, "--otlp").out
         assert "sent         0 spans" in tell("autopsy", run.folder, "--otlp", url).out
         assert len({s.span_id for s in received.spans}) == len(received.spans) == lost
+
+
+def test_a_collector_that_flaps_within_a_run_costs_no_span(start: Start, tell: Any) -> None:
+    """It answers, is gone, is mute and answers again: every span arrives in the end, once."""
+    with http_receiver() as (url, first):
+        run = start("--otlp", url, pool="serial", slow=0.1)
+        run.wait_for(lambda: len(first.spans) > 2)
+    for away in (nullcontext(), mute_port(urlsplit(url).port or 0)):
+        with away:
+            ended = len(run.events(JobEnded))
+            run.wait_for(lambda ended=ended: len(run.events(JobEnded)) > ended + 4)
+    with http_receiver(port=urlsplit(url).port or 0) as (_, last):
+        done = run.end()
+        assert done.code == 0
+        assert len([line for line in done.err.splitlines() if "delivered" in line]) <= 1
+        assert tell("autopsy", run.folder, "--otlp").code == 0
+    names = {bytes.fromhex(s["spanId"]): s["name"] for s in spans(run.folder)}
+    came = [s.span_id for s in (*first.spans, *last.spans)]
+    # The phase itself is shown again and again before it ends.
+    once = [s for s in came if names[s] != "phase5_intertile"]
+    assert len(once) == len(set(once))
+    assert set(came) == names.keys()
 
 
 @pytest.fixture
