@@ -291,17 +291,19 @@ def test_blocks_lie_on_the_lattice_of_the_grid(corner: tuple[int, int]) -> None:
     assert preview.blocks.shape[2:] == (k + 1, n + 1)
 
 
-def test_the_reported_variance_covers_the_noise() -> None:
+def test_the_reported_variance_is_that_of_the_noise() -> None:
     """On a flat sky it is the scatter of the cells, at a scale and a turn of any kind."""
-    rng = np.random.default_rng(7)
-    data = rng.normal(1000, 12, (400, 500)).astype(np.float32)
-    tile = tile_from_array(data, plane(data.shape, turn=33.0))
-    grid = Grid((150.0, 20.0), 4 * SCALE, 2 * SCALE, "TAN")
-    preview = make_preview(tile, grid)
-    known = np.isfinite(preview.values)
-    pull = (preview.values[known] - 1000) ** 2 / preview.variance[known]
-    # The contrast that noise makes counts as well: a little more than the noise alone.
-    assert 0.93 < pull.mean() < 1.02
+    pulls = []
+    for seed in range(7, 27):
+        rng = np.random.default_rng(seed)
+        data = rng.normal(1000, 12, (400, 500)).astype(np.float32)
+        tile = tile_from_array(data, plane(data.shape, turn=33.0))
+        grid = Grid((150.0, 20.0), 4 * SCALE, 2 * SCALE, "TAN")
+        preview = make_preview(tile, grid)
+        known = np.isfinite(preview.values)
+        pulls.append(np.mean((preview.values[known] - 1000) ** 2 / preview.variance[known]))
+    # One tile of these scatters by 2 %.
+    assert np.mean(pulls) == pytest.approx(1, abs=0.015)
 
 
 def test_a_channel_without_a_pixel_is_named() -> None:

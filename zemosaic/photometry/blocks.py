@@ -15,7 +15,7 @@ from zemosaic.photometry.preview import SIDE, Preview
 from zemosaic.photometry.sampling import block_highest, block_sum
 
 FEW_CELLS = 2_500  # up to which all are taken one by one
-WHOLE_ENOUGH = 0.9  # of the cells in blocks that are whole: the others are not looked up
+WHOLE_ENOUGH = 0.99  # of the cells in blocks that are whole: the others are not looked up
 
 
 class Frame(NamedTuple):

@@ -22,7 +22,7 @@ from zemosaic.photometry.regression import cut, median, solved
 SAMPLE = 600  # rows for medians, at most
 MANY_BLOCKS = 2_000  # from which on blocks are twice as large, or four times
 CLUSTER = 12  # cells: errors are taken to be independent from one such patch to the next
-FINE_CELLS = 512  # of the blocks with the brightest stars, where there are more than that
+FINE_CELLS = 128  # of the blocks with the brightest stars, where there are more than that
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
 SHARED_NOISE = 0.3  # of a cell's, with its neighbour: the sampling kernel is wider than a cell
 # Noise of the details between a block, 3 blocks, 9 and the largest, in units of a block's.

@@ -8,11 +8,14 @@ import numpy as np
 from scipy.sparse import csc_array
 from scipy.sparse.linalg import splu
 
-ROUNDS = 26  # of reweighting at most
+ROUNDS = 32  # of reweighting at most
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
 # The first rounds have Huber's weights: after plain least squares a wrong pair has pulled its tile
 # so far that Tukey's would give up the right ones, and never take them back.
 HUBER, MILD_ROUNDS = 1.345, 6
+# Then Tukey's limit comes down from the worst pair: where all pairs of a tile disagree with what
+# it was pulled to, those nearest to one another shall win, and not none.
+NARROWING = 6  # rounds
 LEAST_WEIGHT = 1e-6  # of a pair that disagrees with all others
 DIRECT = 3_000  # unknowns up to which every round has a factor of its own
 STEADY = 1e-12  # change relative to the largest unknown that ends the rounds; beyond DIRECT:
@@ -156,14 +159,14 @@ def robust_least_squares(
     diagonal = csc_array((ridge, (np.arange(size), np.arange(size))), shape=(size, size))
     transposed = design.T.tocsr()
     robust, solution, rest = np.ones(pairs), np.zeros(size), right
-    factor, then, anew = None, np.zeros(size), True
-    for left in reversed(range(ROUNDS)):
+    factor, then, anew, wide = None, np.zeros(size), True, 1.0
+    for turn in range(1, ROUNDS + 1):
         weight = np.concatenate([robust, np.repeat(robust, tilts)])
         normal = (transposed @ design.multiply(weight[:, None]).tocsc() + diagonal).tocsc()
         gradient = transposed @ (weight * rest) - ridge * solution
         now, change = normal.diagonal(), None
         # An unknown that has lost its weight would drift, since its error costs no energy.
-        if not anew and left and ((now > then / 2) & (now < then * 10)).all():
+        if not anew and turn < ROUNDS and ((now > then / 2) & (now < then * 10)).all():
             change = conjugate(normal, gradient, factor)
         exact = change is None
         if change is None:
@@ -175,23 +178,33 @@ def robust_least_squares(
         chi = np.sqrt(
             np.square(np.c_[rest[:pairs], rest[pairs:].reshape(pairs, tilts)]).sum(axis=1)
         )
-        robust, scale = reweighted(chi, 1 + tilts, mild=left >= ROUNDS - MILD_ROUNDS)
+        if turn <= MILD_ROUNDS:
+            robust, scale = reweighted(chi, 1 + tilts, mild=True)
+            wide = max(1.0, chi.max() / (scale * BIWEIGHT))
+        else:
+            narrow = min(1.0, (turn - MILD_ROUNDS) / NARROWING)
+            robust, scale = reweighted(chi, 1 + tilts, wide ** (1 - narrow))
         if size <= DIRECT:
             steady = np.abs(change).max() <= STEADY * max(1.0, np.abs(solution).max())
         else:
             steady = np.abs(rest - before).max() <= STEADY_ERRORS
-        if steady and exact and left < ROUNDS - MILD_ROUNDS:
+        if steady and exact and turn > MILD_ROUNDS + NARROWING:
             break
         anew = steady or size <= DIRECT
     return solution, rest, chi, scale, normal, factor
 
 
-def reweighted(u: np.ndarray, freedoms: int = 1, mild: bool = False) -> tuple[np.ndarray, float]:
-    """Weights of residuals in units of their errors (Huber's or Tukey's), and their scale."""
+def reweighted(
+    u: np.ndarray, freedoms: int = 1, wide: float = 1.0, mild: bool = False
+) -> tuple[np.ndarray, float]:
+    """Weights of residuals in units of their errors, and their scale.
+
+    Huber's if `mild`, else Tukey's with his constant that many times as `wide`.
+    """
     usual = {1: 0.6745, 2: 1.1774, 3: 1.5382}[freedoms]  # medians of chi with so many freedoms
     # At least 1: pairs that agree better than their errors are no reason to doubt others.
     scale = max(1.0, float(np.median(u)) / usual)
     if mild:
         return 1 / np.maximum(1, u / (scale * HUBER * usual / 0.6745)), scale
-    bend = np.clip(1 - (u / (scale * BIWEIGHT * usual / 0.6745)) ** 2, 0, None) ** 2
+    bend = np.clip(1 - (u / (scale * wide * BIWEIGHT * usual / 0.6745)) ** 2, 0, None) ** 2
     return np.maximum(bend, LEAST_WEIGHT), scale
