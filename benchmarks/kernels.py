@@ -3,8 +3,9 @@
     python -m pytest benchmarks/kernels.py --benchmark-only [--benchmark-columns=min,median]
 
 Needs ``pip install '.[bench]'``. What is measured: the fit of a pair by common cells and colours,
-the block mean and the sampling of a tile of 1080 x 1920, and the solver on 200 tiles. Compare the
-minima of runs on one machine; other programs on it lengthen all else.
+with the compiled kernels and without, the block mean and the sampling of a tile of 1080 x 1920, and
+the solver on 200 tiles. Compare the minima of runs on one machine; other programs on it lengthen
+all else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zemosaic.photometry import compiled
 from zemosaic.photometry.measure import PairMeasurement, measure_pair
 from zemosaic.photometry.preview import Preview, make_grid, make_preview
 from zemosaic.photometry.sampling import block_mean, local_contrast
@@ -45,10 +47,17 @@ def preview(scene: np.ndarray, channels: int, gain: float, seed: int) -> Preview
     return Preview(0, 0, values, variance.astype(np.float32), unused, np.zeros(2), np.eye(2))
 
 
+@pytest.mark.parametrize("way", ["compiled", "numpy"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(50, 100), (120, 250), (200, 350)], ids=["5k", "30k", "70k"])
-def test_pair_fit(benchmark: Any, shape: tuple[int, int], channels: int) -> None:
-    """One pair, all its colours."""
+def test_pair_fit(
+    benchmark: Any, shape: tuple[int, int], channels: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pair, all its colours, with the compiled kernels and without."""
+    if way == "numpy":
+        monkeypatch.setattr(compiled, "fused", None)
+    elif compiled.fused is None:
+        pytest.skip("the kernels were not compiled")
     scene = sky(*shape)
     pair = preview(scene, channels, 1.0, 1), preview(scene, channels, 1.1, 2)
     found = benchmark(measure_pair, *pair)

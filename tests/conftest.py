@@ -13,6 +13,7 @@ import pytest
 from astropy.io import fits
 
 from zemosaic.cli import run
+from zemosaic.photometry import compiled
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 
 # Without noise and differences in seeing, so that what is found can be held against the truth.
@@ -39,6 +40,15 @@ def _no_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of whoever runs the tests sends no trace anywhere."""
     for name in [name for name in os.environ if name.startswith(("OTEL_", "JAEGER_"))]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=["compiled", "numpy"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pair fit with its kernels, where they are, and without."""
+    if request.param == "numpy":
+        monkeypatch.setattr(compiled, "fused", None)
+    elif compiled.fused is None:
+        pytest.skip("the kernels were not compiled")
 
 
 @pytest.fixture

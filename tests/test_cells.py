@@ -13,6 +13,8 @@ from zemosaic.photometry.cells import FINE_CELLS, Rows, common_rows
 from zemosaic.photometry.measure import PairMeasurement, measure_pair
 from zemosaic.photometry.preview import SIDE, Preview
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 NOISE = 3.0
 
 

@@ -10,6 +10,8 @@ import pytest
 from zemosaic.photometry.measure import PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.preview import Preview, local_contrast
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 SHAPE = (60, 80)
 
 

@@ -18,8 +18,9 @@ MODULES = {
     for path in PACKAGE.rglob("*.py")
 }
 PHOTOMETRY = (
-    "fits_files", "tiles", "sampling", "preview", "overlap", "regression", "blocks", "cells",
-    "rough", "measure", "sparse", "graph", "channel", "solve", "apply", "mosaic", "simulate",
+    "compiled", "fits_files", "tiles", "sampling", "preview", "overlap", "regression", "blocks",
+    "cells", "rough", "refine", "measure", "sparse", "graph", "channel", "solve", "apply", "mosaic",
+    "simulate",
 )  # fmt: skip
 #: What the numerics may not touch: futures, telemetry, logs, clocks.
 IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing", "pebble"}

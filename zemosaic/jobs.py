@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from zemosaic import __version__
+from zemosaic.photometry import compiled
 from zemosaic.photometry.fits_files import TileError
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.preview import Grid, Preview, make_preview
@@ -110,8 +111,12 @@ def _mark(path: str | os.PathLike[str], hdu: int | str | None, mask: int | str |
 
 
 def key_of(*parts: object) -> str:
-    """A short text that differs wherever one of the parts does, or the program's version."""
-    return hashlib.sha256(repr((__version__, *parts)).encode()).hexdigest()[:24]
+    """A short text that differs wherever one of the parts does, or the program's version.
+
+    With compiled kernels the last bits are others.
+    """
+    program = __version__, compiled.fused is not None
+    return hashlib.sha256(repr((program, *parts)).encode()).hexdigest()[:24]
 
 
 def preview_path(scratch: Path, index: int) -> Path:

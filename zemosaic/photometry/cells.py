@@ -15,16 +15,14 @@ from functools import cached_property
 
 import numpy as np
 
-from zemosaic.photometry.blocks import Frame, cells_of, in_common
+from zemosaic.photometry import compiled
+from zemosaic.photometry.blocks import Frame, gathered, in_common, weighed
 from zemosaic.photometry.preview import SIDE, Preview
-from zemosaic.photometry.regression import cut, median, solved
+from zemosaic.photometry.regression import cut, solved, thin
 
-SAMPLE = 600  # rows for medians, at most
 MANY_BLOCKS = 2_000  # from which on blocks are twice as large, or four times
-CLUSTER = 12  # cells: errors are taken to be independent from one such patch to the next
 FINE_CELLS = 128  # of the blocks with the brightest stars, where there are more than that
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
-SHARED_NOISE = 0.3  # of a cell's, with its neighbour: the sampling kernel is wider than a cell
 # Noise of the details between a block, 3 blocks, 9 and the largest, in units of a block's.
 DETAIL_NOISE = (0.95, 0.42, 0.14)
 
@@ -42,7 +40,7 @@ class Rows:
     cluster : ndarray
         ``(R,)`` int: number of the patch of CLUSTER x CLUSTER cells.
     bright : ndarray
-        ``(R,)`` bool: lies in a block with a star.
+        ``(R,)`` int: 1 where it lies in a block with a star, else 0.
     cells : int
         Common valid cells; at most, where both tiles end in the same blocks.
     count : ndarray
@@ -89,14 +87,18 @@ class Rows:
         """Some channels alone."""
         return replace(
             self, x=self.x[channels], y=self.y[channels], vx=self.vx[channels],
-            vy=self.vy[channels], pixels=self.pixels[:, channels],
-            typical=self.typical[:, channels],
+            vy=self.vy[channels], pixels=self.pixels.take(channels, axis=1),
+            typical=self.typical.take(channels, axis=1),
         )  # fmt: skip
 
     @cached_property
     def planes(self) -> np.ndarray:
         """``(3, 2, C, 1)`` coefficients in 1, u and v of a plane through x and one through y."""
-        dark = np.flatnonzero(~self.bright)
+        if compiled.fused:
+            found, work = np.empty((3, 2, len(self.x), 1)), np.empty(len(self.u))
+            compiled.fused.planes(self.x, self.y, self.u, self.v, self.bright, found, work)
+            return found
+        dark = np.flatnonzero(self.bright == 0)
         dark = dark[thin(len(dark))] if len(dark) >= 3 else np.arange(len(self.u))
         basis = np.array([np.ones(len(dark)), self.u[dark], self.v[dark]])
         z = np.concatenate([self.x[:, dark], self.y[:, dark]])
@@ -205,64 +207,25 @@ def _rows(pair: tuple[Preview, Preview], frame: Frame) -> Rows | None:
     found = in_common(pair, frame)
     if found is None:
         return None
-    side, width, c = frame.side, frame.width, len(pair[0].values)
-    blocks, u, v, highest, number, total, few = found
-    there = np.flatnonzero(number)
-    # Sky without noise (simulated, or clipped to a constant) would have weights without bound.
-    typical = np.ones((4, c, 1))
-    if len(there):
-        typical = median(np.abs(blocks[..., there[thin(len(there))]]))[..., None]
-    tiny = 1e-12 + (1e-6 * typical[:2]) ** 2
-    typical = typical[2:] + tiny
-    blocks[2:] += tiny
-    # How far the brightest cells of each block are above its mean, in both tiles together.
-    above = ((highest - blocks[:2]) * typical**-0.5).sum(axis=0).max(axis=0)
-    fine, left = there, number
+    side = frame.side
+    blocks, place, highest, number, total, few = found
+    tiny, typical, above = weighed(blocks, highest, number, side)
+    fine, left = np.flatnonzero(number), number
     if not few:
         fine = np.flatnonzero(above > _threshold(above, FINE_CELLS // side**2))
         left = number.copy()
         left[fine] = 0
-        there = np.flatnonzero(left)
-    coarse = there[: 0 if few else None]
-    shared = (1 + 2 * SHARED_NOISE * (1 - 1 / side)) ** 2
-    blocks[2:] *= np.minimum(shared / np.maximum(number, 1), 1)
-    typical *= shared / side**2
-    # The cells of the fine blocks and those around them.
-    cells, known, row, column = cells_of(pair, frame, fine, 1)
-    cells[2:] += tiny[..., None, None]
-    np.copyto(cells[0], np.nan, where=~known)
-    known = known[0]
-    known[:, [0, -1]] = known[:, :, [0, -1]] = False
-    picked = np.flatnonzero(known)
-    pixels = np.concatenate([blocks, cells.reshape(4, c, -1)], axis=-1)
-    n, across = len(coarse), side + 2
-    u0, v0 = frame.left * side - frame.x0, frame.top * side - frame.y0
-    places = np.empty((5, n + len(picked)), dtype=np.intp)
-    places[0, :n], places[0, n:] = coarse, picked + blocks.shape[-1]
-    np.add(places[0], [[-1], [1]], out=places[1:3])
-    places[3:, :n] = coarse + np.array([[-width], [width]])
-    places[3:, n:] = places[0, n:] + np.array([[-across], [across]])
-    x, y, vx, vy = pixels[..., places[0]]
-    block, rest = np.divmod(picked, across**2)
-    down, right = np.divmod(rest, across)
-    u = np.concatenate([u[coarse] + u0, column[:, 0][block] + right - frame.x0])
-    v = np.concatenate([v[coarse] + v0, row[:, 0][block] + down - frame.y0])
-    # Patches lie on the grid's lattice, too.
-    first, beyond = frame.x0 // CLUSTER, frame.x1 // CLUSTER + 1
-    patch = ((v + frame.y0) // CLUSTER - frame.y0 // CLUSTER) * (beyond - first)
-    patch += (u + frame.x0) // CLUSTER - first
-    bright = np.zeros(len(u), dtype=bool)
-    bright[n:] = (above[fine] > STANDS_OUT)[block]
+    coarse = np.flatnonzero(left)[: 0 if few else None]
+    pixels, places, (x, y, vx, vy), (u, v), patch, block = gathered(
+        pair, frame, fine, coarse, blocks, place, tiny
+    )
+    bright = np.zeros(len(patch), dtype=np.intp)
+    bright[len(coarse) :] = (above[fine] > STANDS_OUT)[block]
     return Rows(
-        x, y, vx, vy, u, v, patch.astype(np.intp), bright, total,
-        number.reshape(frame.height, width), (u0, v0), pixels, places, coarse, fine, typical, side,
+        x, y, vx, vy, u, v, patch, bright, total, number.reshape(frame.height, frame.width),
+        (frame.left * side - frame.x0, frame.top * side - frame.y0),
+        pixels, places, coarse, fine, typical, side,
     )  # fmt: skip
-
-
-def thin(n: int) -> slice:
-    """Every so many of n, an odd number, so that the median is one of them."""
-    step = max(1, -(-n // SAMPLE))
-    return slice(None, ((-(-n // step) - 1) | 1) * step, step)
 
 
 def _threshold(above: np.ndarray, most: int) -> float:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from zemosaic.photometry.cells import Rows, thin
-from zemosaic.photometry.regression import dot, median, robust_scale
+from zemosaic.photometry import compiled
+from zemosaic.photometry.cells import Rows
+from zemosaic.photometry.regression import dot, median, robust_scale, thin
 
 HUBER = 1.345  # for the first rounds, which must not throw good bright cells away
 FIRST_ROUNDS = 5  # on a sample of the rows, with Huber's weights
@@ -21,6 +22,15 @@ def rough_slope(rows: Rows) -> np.ndarray:
     stars most of the light, either may look like outliers to the other. So it starts from both,
     and the line that leaves less unexplained is taken. NaN where there is no line.
     """
+    if compiled.fused:
+        c, n = rows.x.shape
+        found = np.empty(c)
+        compiled.fused.rough_slope(
+            rows.x, rows.y, rows.vx, rows.vy, rows.u, rows.v, rows.bright, rows.planes, found,
+            np.empty((2, c, n)), np.empty((6, n)), np.empty((6, c)),
+            BRIGHT, HUBER, FIRST_ROUNDS, NEARLY, FAR,
+        )  # fmt: skip
+        return found
     z, some = rows.flattened(), rows.sample
     middle = median(z[..., some])
     top = int(BRIGHT * (z.shape[-1] - 1))

@@ -1,0 +1,24 @@
+"""The compiled kernels of the pair fit; all else is in pyproject.toml."""
+
+from setuptools import Extension, setup
+
+FOLDER = "zemosaic/photometry"
+
+setup(
+    ext_modules=[
+        Extension(
+            "zemosaic.photometry._fused",
+            [f"{FOLDER}/_fused{part}.c" for part in ("", "_rows", "_scene", "_fit")],
+            depends=[f"{FOLDER}/_fused.h"],
+            # Loops in vectors, and the same bits wherever: nothing that reorders sums or fuses
+            # products. For gcc and clang; MSVC passes over what it does not know.
+            extra_compile_args=[
+                "-O2", "-ftree-vectorize", "-fvect-cost-model", "-fno-math-errno",
+                "-fno-trapping-math", "-ffp-contract=off",
+            ],
+            py_limited_api=True,
+            optional=True,  # without a compiler numpy does the work
+        )
+    ],
+    options={"bdist_wheel": {"py_limited_api": "cp311"}},
+)  # fmt: skip

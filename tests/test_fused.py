@@ -1,0 +1,252 @@
+"""The compiled kernels say what numpy says, the same bits whatever runs beside them."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.test_cells import pair
+from tests.test_measure import preview
+from zemosaic.jobs import key_of
+from zemosaic.photometry import compiled
+from zemosaic.photometry.cells import Rows, common_rows
+from zemosaic.photometry.measure import (
+    PairMeasurement,
+    Rejected,
+    measure_pair,
+)
+from zemosaic.photometry.preview import Preview
+from zemosaic.photometry.refine import described, design, refined
+from zemosaic.photometry.regression import median, thin
+from zemosaic.photometry.rough import rough_slope
+
+pytestmark = pytest.mark.skipif(compiled.fused is None, reason="the kernels were not compiled")
+
+Pair = tuple[Preview, Preview]
+
+
+def colours(shape: tuple[int, int], seed: int = 1) -> Pair:
+    """Three channels, each with a gain of its own."""
+    pairs = [pair(shape, gain, seed) for gain in (0.8, 1.1, 1.5)]
+    one, other = (
+        replace(
+            pairs[0][k],
+            values=np.concatenate([p[k].values for p in pairs]),
+            variance=np.concatenate([p[k].variance for p in pairs]),
+        )
+        for k in range(2)
+    )
+    return one, other
+
+
+def with_holes(pair: Pair) -> Pair:
+    """Blocks that are cut, and cells that one tile alone has."""
+    first, second = pair
+    rng = np.random.default_rng(1)
+    first.values[:, 5:19, 7:30] = np.nan
+    second.values[:, rng.random(second.values.shape[1:]) < 0.01] = np.nan
+    return first, second
+
+
+def moved(pair: Pair, x0: int, y0: int) -> Pair:
+    """Off the lattice of blocks, on either side of the grid's corner."""
+    first, second = pair
+    return replace(first, x0=x0, y0=y0), replace(second, x0=x0, y0=y0)
+
+
+def apart(pair: Pair) -> Pair:
+    """Channels that are valid in other cells each."""
+    pair[1].values[1, :40] = np.nan
+    return pair
+
+
+def flat() -> Pair:
+    rng = np.random.default_rng(2)
+    one, other = (preview(1000 + 3 * rng.normal(size=(90, 120)), 3.0) for _ in range(2))
+    return one, other
+
+
+def constant() -> Pair:
+    return preview(np.full((60, 80), 500.0), 0.0), preview(np.full((60, 80), 520.0), 0.0)
+
+
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "few cells": lambda: pair((9, 11)),
+    "without nuisance terms": lambda: pair((15, 16)),
+    "cell by cell": lambda: pair((40, 50)),
+    "off the lattice": lambda: moved(pair((61, 83)), -33, 7),
+    "blocks of 4": lambda: pair((120, 160)),
+    "blocks of 8": lambda: moved(pair((190, 240)), 3, -50),
+    "blocks of 16": lambda: pair((400, 500)),
+    "holes": lambda: with_holes(pair((61, 83))),
+    "holes in large": lambda: with_holes(pair((190, 240))),
+    "colours": lambda: with_holes(colours((90, 120))),
+    "few colours": lambda: colours((30, 40)),
+    "colours apart": lambda: apart(colours((90, 120))),
+    "flat sky": flat,
+    "constant": constant,
+    "too few": lambda: pair((4, 5)),
+}
+
+
+@pytest.fixture(params=PAIRS)
+def some_pair(request: pytest.FixtureRequest) -> Pair:
+    return PAIRS[request.param]()
+
+
+def in_numpy(monkeypatch: pytest.MonkeyPatch, function: Callable[..., Any], *args: Any) -> Any:
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "fused", None)
+        return function(*args)
+
+
+def close(one: Any, other: Any) -> None:
+    """The same numbers but for rounding."""
+    one, other = (np.asarray(z, dtype=float) for z in (one, other))
+    size = np.nanmax(np.abs(other[np.isfinite(other)]), initial=0.0)
+    np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11 * size)
+
+
+@pytest.mark.parametrize("model", ["gain+offset", "offset", "gain"])
+def test_pairs_are_measured_alike(
+    some_pair: Pair, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every field of every channel, or the same reason for a rejection."""
+    found = measure_pair(*some_pair, model)
+    expected = in_numpy(monkeypatch, measure_pair, *some_pair, model)
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(other, Rejected):
+            assert one == other
+            continue
+        assert isinstance(one, PairMeasurement)
+        # What is zero but for rounding is measured against what it is the difference of.
+        scale = {"offset": abs(other.x) + abs(other.y)} | {
+            name: math.sqrt(other.tilt_cov[0] + other.tilt_cov[2]) for name in ("x_tilt", "y_tilt")
+        }
+        scale |= {"tilt_cov": other.tilt_cov[0], "rms": 1e-3 * abs(other.y)}
+        for name, value in asdict(other).items():
+            least = 1e-9 * scale.get(name, 0.0)
+            near = pytest.approx(value, rel=1e-9, abs=least, nan_ok=True)
+            assert getattr(one, name) == near, name
+
+
+def test_rows_are_gathered_alike(some_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same blocks and cells are chosen, in the same order, and hold the same."""
+    found, expected = common_rows(*some_pair), in_numpy(monkeypatch, common_rows, *some_pair)
+    assert found is not None
+    for one, other in zip(found, expected, strict=True):
+        for name in ("cluster", "bright", "places", "coarse", "fine"):
+            assert np.array_equal(getattr(one, name), getattr(other, name)), name
+        for name in ("x", "y", "vx", "vy", "u", "v", "count", "typical", "planes"):
+            close(getattr(one, name), getattr(other, name))
+        known = np.isfinite(other.pixels[0])
+        assert np.array_equal(np.isfinite(one.pixels[0]), known)
+        close(one.pixels[:, known], other.pixels[:, known])
+        assert (one.cells, one.corner, one.side) == (other.cells, other.corner, other.side)
+
+
+def test_each_step_of_the_fit_is_alike(some_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First slope, columns, rounds and sums: from the same input the same result."""
+    rows: Rows
+    for rows in in_numpy(monkeypatch, common_rows, *some_pair):
+        if rows.cells < 25:
+            continue
+        slope = in_numpy(monkeypatch, rough_slope, rows)
+        close(rough_slope(rows), slope)
+        if not np.ptp(rows.x):
+            continue  # what a line leaves of constant tiles is rounding
+        slope = np.where(np.isfinite(slope), slope, 1.0)
+        for model in ("free", "gain"):
+            columns = in_numpy(monkeypatch, design, rows, slope, model)
+            close(design(rows, slope, model), columns)
+            for free in (True, False):
+                state = in_numpy(monkeypatch, refined, rows, columns, slope, free)
+                if np.isnan(state.slope).any():
+                    continue
+                for one, other in zip(refined(rows, columns, slope, free), state, strict=True):
+                    close(one, other)
+                sums = in_numpy(monkeypatch, described, rows, columns, state, free)
+                close(described(rows, columns, state, free), sums)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 7, 10**9])
+def test_medians_are_the_very_same(levels: int) -> None:
+    """Of any number of values, equal ones among them: the bits of numpy's, from the same sample."""
+    rng = np.random.default_rng(levels)
+    for n in [*range(1, 30), 599, 600, 601, 1200, 1999]:
+        z = rng.integers(0, levels, (4, 1, n)) / 3.0
+        tiny, typical, above = np.empty((2, 1, 1)), np.empty((2, 1, 1)), np.empty(n)
+        expected = 1e-12 + (1e-6 * median(z[:2, :, thin(n)])) ** 2
+        kernel().weighed(z, z[:2].copy(), np.ones(n), tiny, typical, above, np.empty(n), 1, 16)
+        assert np.array_equal(tiny[..., 0], expected)
+
+
+def test_threads_and_processes_find_the_same_bits() -> None:
+    """Pairs measured side by side in threads, and again in another process."""
+    names = [name for name in PAIRS if name != "too few"]
+    alone = [told(PAIRS[name]()) for name in names]
+    pairs = [PAIRS[name]() for name in names] * 6
+    for first, second in pairs:  # made before the threads start, so that these do nothing but fit
+        assert first.blocks.dtype == second.blocks.dtype == np.float32
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(told, pairs)) == alone * 6
+    program = (
+        "import json; from tests.test_fused import PAIRS, told; "
+        f"print(json.dumps([told(PAIRS[name]()) for name in {names!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert json.loads(done.stdout) == alone
+
+
+def told(pair: Pair) -> list[str]:
+    """A pair's measurements to the last bit."""
+    return [repr(line) for line in measure_pair(*pair)]
+
+
+def kernel() -> Any:
+    assert compiled.fused is not None
+    return compiled.fused
+
+
+def test_arrays_that_do_not_fit_are_refused() -> None:
+    """Another type, shape or layout, one that is read-only, or one too few: an error, no crash."""
+    x = np.arange(8.0)[None]
+    u, bright, plane = np.arange(8.0), np.zeros(8, dtype=np.intp), np.empty((3, 2, 1, 1))
+    good = [x, x, u, u, bright, plane, np.empty(8)]
+    kernel().planes(*good)
+    fixed = plane.copy()
+    fixed.flags.writeable = False
+    for place, wrong in (
+        (0, x.astype(np.float32)), (0, x[:, ::2]), (1, x[:, :7]), (2, x), (4, bright > 0),
+        (5, fixed), (5, plane[:2]), (6, np.empty(9)), (6, 3.0),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, TypeError, BufferError)):
+            kernel().planes(*good[:place], wrong, *good[place + 1 :])
+    with pytest.raises(TypeError, match="missing"):
+        kernel().planes(*good[:-1])
+
+
+def test_places_outside_the_arrays_are_refused() -> None:
+    """An index of a row that is none."""
+    rows = common_rows(*pair((60, 80)))
+    assert rows is not None
+    rows[0].places[1, 3] = rows[0].pixels.shape[-1]
+    with pytest.raises(ValueError, match="fit together"):
+        design(rows[0], np.ones(1), "free")
+
+
+def test_a_journal_of_the_other_way_is_not_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured once differs in its last bits, so its key is another."""
+    assert key_of("a pair") == key_of("a pair")
+    assert key_of("a pair") != in_numpy(monkeypatch, key_of, "a pair")

@@ -1,0 +1,246 @@
+/* What a pair has in common: blocks.py. */
+
+#include "_fused.h"
+
+typedef struct {
+    const float *blocks, *values, *variance;
+    Index x0, y0, width, height;    /* cells of the grid */
+    Index left, low, across, up, n; /* blocks, of SIDE cells, from the frame's corner */
+} Tile;
+
+typedef struct { /* blocks.Frame */
+    Index x0, y0, x1, y1, side, left, top, width, height;
+} Frame;
+
+static int pair_of(const Arg *a, const Index *size, Tile tiles[2], Frame *frame)
+{ /* From blocks, values and variance of both tiles, their corners and the frame. */
+    memcpy(frame, a[7].i, sizeof *frame);
+    for (int t = 0; t < 2; t++) {
+        const Arg *const given = a + 3 * t;
+        const Index *const corner = a[6].i + 4 * t, *const axes = size + 6 * t; /* a to e; g to k */
+        const Tile tile = {
+            given[0].f, given[1].f, given[2].f, corner[0], corner[1], axes[4], axes[3],
+            corner[2], corner[3], axes[1], axes[0], axes[0] * axes[1],
+        };
+        if (frame->x0 < tile.x0 || frame->x1 > tile.x0 + tile.width || frame->y0 < tile.y0 ||
+            frame->y1 > tile.y0 + tile.height)
+            return -1;
+        tiles[t] = tile;
+    }
+    return frame->width * frame->height == SIZE('n') ? 0 : -1;
+}
+
+static int cell_of(const Tile tiles[2], const Frame *f, Index channel, Index row, Index column,
+                   double z[4])
+{ /* x, y, vx, vy of a cell of the grid; whether it is valid in both tiles. */
+    if (row < f->y0 || row >= f->y1 || column < f->x0 || column >= f->x1) return 0;
+    for (int t = 0; t < 2; t++) {
+        const Tile *const p = &tiles[t];
+        const Index at = (channel * p->height + row - p->y0) * p->width + column - p->x0;
+        z[t] = (double)p->values[at];
+        z[2 + t] = (double)p->variance[at];
+    }
+    return isfinite(z[0] + z[1]);
+}
+
+static int looked_up(const Tile tiles[2], const Frame *f, Index c, Index b, double *z,
+                     double *place, double *highest, double *number)
+{ /* A block cell by cell; -1 where the channels are not valid in the same cells. */
+    const Index n = f->width * f->height;
+    place[b] = place[n + b] = number[b] = 0;
+    for (Index q = 0; q < 4 * c; q++) z[q * n + b] = 0;
+    for (Index q = 0; q < 2 * c; q++) highest[q * n + b] = -HUGE_VAL;
+    const Index low = b / f->width * f->side, left = b % f->width * f->side;
+    for (Index v = low; v < low + f->side; v++)
+        for (Index u = left; u < left + f->side; u++) {
+            int known = 0;
+            for (Index m = 0; m < c; m++) {
+                double one[4];
+                const int valid =
+                    cell_of(tiles, f, m, v + f->top * f->side, u + f->left * f->side, one);
+                if (m && valid != known) return -1;
+                known = valid;
+                for (int q = 0; known && q < 4; q++) {
+                    const Index here = (q * c + m) * n + b;
+                    z[here] += one[q];
+                    if (q < 2) highest[here] = most(highest[here], one[q]);
+                }
+            }
+            number[b] += known;
+            place[b] += (double)(known * u);
+            place[n + b] += (double)(known * v);
+        }
+    const double share = most(number[b], 1);
+    for (Index q = 0; q < 4 * c; q++) z[q * n + b] /= share;
+    for (int t = 0; t < 2; t++) place[t * n + b] /= share;
+    return 0;
+}
+
+int in_common(const Arg *a, const Index *size)
+{ /* the pair; blocks, place, highest, number, least; cells (-1 where the channels part) and few;
+     cells along a block, few, whole enough */
+    const Index c = SIZE('c'), n = SIZE('n'), unit = (Index)a[14].n, full = unit * unit;
+    double *const z = a[8].D, *const place = a[9].D, *const highest = a[10].D;
+    double *const number = a[11].D, *const least = a[12].D, *const told = a[13].D;
+    double bound = 0, whole = 0;
+    Tile tiles[2];
+    Frame f;
+    if (pair_of(a, size, tiles, &f) < 0) return -1;
+    const Index k = f.side / unit;
+    Index first[2] = {0, 0}, beyond[2] = {f.height * k, f.width * k}; /* the blocks of both */
+    for (int t = 0; t < 2; t++) {
+        const Index low[2] = {tiles[t].low, tiles[t].left};
+        const Index many[2] = {tiles[t].up, tiles[t].across};
+        for (int q = 0; q < 2; q++) {
+            if (low[q] > first[q]) first[q] = low[q];
+            if (low[q] + many[q] < beyond[q]) beyond[q] = low[q] + many[q];
+        }
+    }
+    told[0] = -1;
+    for (Index b = 0; b < 4 * c * n; b++) z[b] = 0;
+    for (Index b = 0; b < 2 * c * n; b++) highest[b] = -HUGE_VAL;
+    for (Index b = 0, v = 0, u = 0; b < n; b++, u++) {
+        double in_whole = 0, in_all = 0, sum[2] = {0};
+        if (u == f.width) u = 0, v++;
+        const Index left = u * k > first[1] ? u * k : first[1];
+        const Index low = v * k > first[0] ? v * k : first[0];
+        for (Index row = low; row < v * k + k && row < beyond[0]; row++)
+            for (Index column = left; column < u * k + k && column < beyond[1]; column++) {
+                const float *at[2];
+                double fewest = (double)full;
+                for (int t = 0; t < 2; t++) {
+                    const Tile *const p = &tiles[t];
+                    at[t] = p->blocks + (row - p->low) * p->across + column - p->left;
+                    const double count = (double)at[t][3 * c * p->n];
+                    for (Index m = 1; m < c; m++)
+                        if ((double)at[t][(3 * c + m) * p->n] != count) return 0;
+                    fewest = count < fewest ? count : fewest;
+                }
+                in_all += fewest;
+                if (fewest < (double)full) continue;
+                in_whole += (double)full;
+                sum[0] += (double)(full * column);
+                sum[1] += (double)(full * row);
+                for (Index m = 0; m < 2 * c; m++) {
+                    const Index t = m >= c, area = tiles[t].n, here = m * n + b;
+                    const float *const block = at[t] + (m - t * c) * area;
+                    z[here] += (double)full * (double)block[0];
+                    z[here + 2 * c * n] += (double)full * (double)block[c * area];
+                    highest[here] = most(highest[here], (double)block[2 * c * area]);
+                }
+            }
+        const double share = 1 / most(in_whole, 1);
+        for (Index q = b; q < 4 * c * n; q += n) z[q] *= share;
+        for (int t = 0; t < 2; t++)
+            place[t * n + b] = sum[t] * share * (double)unit + (double)(unit - 1) / 2;
+        least[b] = in_all;
+        number[b] = in_whole;
+        bound += in_all;
+        whole += in_whole;
+    }
+    told[1] = bound <= a[15].n;
+    if (told[1] != 0 || whole < a[16].n * bound) {
+        bound = 0;
+        for (Index b = 0; b < n; b++) {
+            if (least[b] > (told[1] != 0 ? 0 : number[b]) &&
+                looked_up(tiles, &f, c, b, z, place, highest, number) < 0)
+                return 0;
+            bound += number[b];
+        }
+    }
+    told[0] = bound;
+    return 0;
+}
+
+int weighed(const Arg *a, const Index *size)
+{ /* blocks, highest, number; tiny, typical, above; work; share, cells of a block */
+    const Index c = SIZE('c'), n = SIZE('n');
+    double *const z = a[0].D, *const tiny = a[3].D, *const typical = a[4].D, *const there = a[6].D;
+    double some[SAMPLE + 1];
+    Index count = 0, step = 1;
+    for (Index i = 0; i < n; i++)
+        if (a[2].d[i] != 0) there[count++] = (double)i;
+    if (count) count = thinned(count, &step);
+    for (Index q = 0; q < 4 * c; q++) {
+        for (Index i = 0; i < count; i++) some[i] = fabs(z[q * n + (Index)there[i * step]]);
+        const double found = count ? ranked(some, count, count / 2) : 1, part = 1e-6 * found;
+        if (q < 2 * c) tiny[q] = 1e-12 + part * part;
+        else typical[q - 2 * c] = 1 / sqrt(found + tiny[q - 2 * c]);
+    }
+    for (Index i = 0; i < n; i++) {
+        const double share = a[7].n / most(a[2].d[i], 1);
+        double *const above = a[5].D + i;
+        *above = -HUGE_VAL;
+        for (Index m = 0; m < c; m++) {
+            double sum = 0;
+            for (Index q = m; q < 2 * c; q += c) {
+                double *const variance = z + (2 * c + q) * n + i;
+                sum += (a[1].d[q * n + i] - z[q * n + i]) * typical[q];
+                *variance = (*variance + tiny[q]) * (share < 1 ? share : 1);
+            }
+            *above = most(*above, sum);
+        }
+    }
+    for (Index q = 0; q < 2 * c; q++) typical[q] = a[7].n / a[8].n / (typical[q] * typical[q]);
+    return 0;
+}
+
+static Index floored(Index a, Index b) { return a / b - (a % b < 0); }
+
+int gathered(const Arg *a, const Index *size)
+{ /* the pair; fine, coarse, blocks, place, tiny; pixels, places, cells, at, patch, block, rows;
+     cells along a patch */
+    const Index c = SIZE('c'), n = SIZE('n'), p = SIZE('p'), r = SIZE('q'), coarse = SIZE('m');
+    const Index patch = (Index)a[20].n;
+    double *const pixels = a[13].D, *const at = a[16].D;
+    Index *const places = a[14].I, rows = 0;
+    Tile tiles[2];
+    Frame f;
+    if (pair_of(a, size, tiles, &f) < 0) return -1;
+    const Index side = f.side, across = side + 2;
+    if (p != n + SIZE('l') * across * across || r != coarse + SIZE('l') * side * side) return -1;
+    for (Index q = 0; q < 4 * c; q++)
+        memcpy(pixels + q * p, a[10].d + q * n, (size_t)n * sizeof(double));
+    for (; rows < coarse; rows++) {
+        const Index b = a[9].i[rows];
+        if (b < 0 || b >= n) return -1;
+        places[rows] = b;
+        at[rows] = a[11].d[b] + (double)(f.left * side - f.x0);
+        at[r + rows] = a[11].d[n + b] + (double)(f.top * side - f.y0);
+    }
+    for (Index k = 0, i = n; k < SIZE('l'); k++) {
+        const Index b = a[8].i[k];
+        if (b < 0 || b >= n) return -1;
+        const Index low = (b / f.width + f.top) * side, left = (b % f.width + f.left) * side;
+        for (Index v = low - 1; v <= low + side; v++)
+            for (Index u = left - 1; u <= left + side; u++, i++) {
+                int known = 0;
+                for (Index m = 0; m < c; m++) {
+                    double z[4] = {0};
+                    const int here = cell_of(tiles, &f, m, v, u, z);
+                    known = m ? known : here;
+                    for (int q = 0; q < 4; q++)
+                        pixels[(q * c + m) * p + i] = z[q] + (q < 2 ? 0 : a[12].d[(q - 2) * c + m]);
+                    if (!here) pixels[m * p + i] = NAN;
+                }
+                if (!known || v < low || u < left || v == low + side || u == left + side) continue;
+                places[rows] = i;
+                at[rows] = (double)(u - f.x0);
+                at[r + rows] = (double)(v - f.y0);
+                a[18].I[rows++] = k;
+            }
+    }
+    /* Patches lie on the grid's lattice, too. */
+    const Index first = floored(f.x0, patch), low = floored(f.y0, patch) * patch;
+    const Index width = floored(f.x1, patch) + 1 - first;
+    for (Index i = 0; i < rows; i++) {
+        const Index next = i < coarse ? f.width : across;
+        const Index step[4] = {-1, 1, -next, next};
+        for (int q = 0; q < 4; q++) places[(q + 1) * r + i] = places[i] + step[q];
+        a[17].I[i] = (Index)((at[r + i] + (double)(f.y0 - low)) / (double)patch) * width +
+                     (Index)((at[i] + (double)(f.x0 - first * patch)) / (double)patch);
+        for (Index q = 0; q < 4 * c; q++) a[15].D[q * r + i] = pixels[q * p + places[i]];
+    }
+    a[19].I[0] = rows;
+    return 0;
+}

@@ -1,0 +1,176 @@
+"""The rounds of a pair's fit: its columns, the weights of the rows, and what is told of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from zemosaic.photometry import compiled
+from zemosaic.photometry.cells import DETAIL_NOISE, Rows
+from zemosaic.photometry.regression import (
+    dot,
+    line,
+    median,
+    of_patches,
+    products,
+    robust_scale,
+    unexplained,
+)
+
+BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations: keeps 98 % efficiency
+LAST_ROUNDS = 6  # at most, with Tukey's
+STEADY = 3e-5  # each round leaves about a sixth of the change of the one before
+MIN_NUISANCE_CELLS = 250  # below this the nuisance terms would fit the noise
+PLAIN_TERMS = 4  # level, gradient and Laplacian: those before the smooth terms
+PLANE_TERMS = 6  # and the plane
+# What the second order must explain: it costs half of the precision, so only where it is plain.
+CURVATURE_CHI2 = 100.0
+# How far two exposures are expected to differ: a shift of a cell either way and, as the
+# coefficient of the Laplacian, a FWHM twice as large. Without a prior, a scene without stars would
+# leave these open, and the level with them.
+SCENE_INFORMATION = np.array([0.5**-2, 0.5**-2, 0.2**-2])  # of cells, cells and square cells
+SCENE = np.array([4, 5, 6])  # the columns of gradient and Laplacian
+
+
+class State(NamedTuple):
+    """Where the fit is: the lines, and the weighted rows that they are drawn through."""
+
+    slope: np.ndarray  # (C,); NaN where it was lost
+    w: np.ndarray  # (C, R)
+    gram: np.ndarray  # (C, K, K)
+    line: np.ndarray  # (C, 2, K) with all terms (see `line`)
+    scale: np.ndarray  # (C,) robust deviation of the residuals, in units of the expected
+    bread: np.ndarray  # (C,) what the biweight's slope takes from the information
+    noise: np.ndarray  # (C,) of the instrument's spread, what tells nothing of the slope
+
+
+def design(rows: Rows, slope: np.ndarray, model: str) -> np.ndarray:
+    """x, y, the instrument for x, and the nuisance: level, scene terms, second order in u and v.
+
+    All ``(C, K, R)``, made once, with the rough line: what is left of its error is of second
+    order. With a level among the terms x and y are counted from their means, or digits are lost.
+    """
+    few, c, n = rows.cells < MIN_NUISANCE_CELLS, *rows.x.shape
+    columns = np.empty((c, 3 if model == "gain" else 4 if few else 12, n))
+    if compiled.fused and columns.shape[1] == 12:
+        compiled.fused.design(
+            rows.x, rows.y, rows.u, rows.v, slope, rows.pixels, rows.places, rows.fine, rows.count,
+            rows.typical, rows.planes, columns, np.empty(rows.pixels.shape[-1]),
+            np.empty((7, *rows.count.shape)), rows.side, *rows.corner, len(rows.coarse),
+            *DETAIL_NOISE,
+        )  # fmt: skip
+        return columns
+    columns[:, 0], columns[:, 1], columns[:, 2] = rows.x, rows.y, rows.x
+    if model == "gain":
+        return columns
+    columns[:, :3] -= columns[:, :3].mean(axis=-1, keepdims=True)
+    columns[:, 3] = 1.0
+    if few:
+        return columns
+    part, a = rows.sample, slope[:, None]
+    level = median(rows.y[:, part] - a * rows.x[:, part])[:, None]
+    scene = rows.scene(a, level)
+    columns[:, 2] = (scene[:, 0] - scene[:, 0].mean(axis=-1, keepdims=True)) / a
+    columns[:, 4:7] = scene[:, 1:]
+    u, v = rows.u - rows.u.mean(), rows.v - rows.v.mean()
+    # Up to the second order, since a sky gradient need not be a plane over half a frame.
+    columns[:, 7:] = np.stack([u, v, u * u, u * v, v * v])
+    return columns
+
+
+def refined(rows: Rows, columns: np.ndarray, slope: np.ndarray, free: bool) -> State:
+    """Some rounds of reweighting."""
+    if compiled.fused:
+        (c, k, n), slope = columns.shape, slope.copy()
+        state = State(
+            slope, np.empty((c, n)), np.empty((c, k, k)), np.empty((c, 2, k)),
+            np.empty(c), np.empty(c), np.empty(c),
+        )  # fmt: skip
+        compiled.fused.refined(
+            columns, rows.vx, rows.vy, *state, np.empty(c), np.empty((c, n)), np.empty((6, n)),
+            SCENE_INFORMATION, not free, BIWEIGHT, LAST_ROUNDS, STEADY,
+        )  # fmt: skip
+        return state
+    x, y, vx, vy = columns[:, 0], columns[:, 1], rows.vx, rows.vy
+    terms, scenic, some = columns.shape[1] - 3, columns.shape[1] > 4, rows.sample
+    lost = slope <= 0
+    residual = y - slope[:, None] * x
+    if terms:
+        residual -= median(residual[:, some])[:, None]
+    for _ in range(LAST_ROUNDS):
+        a = slope[:, None]
+        variance = a * a * vx
+        variance += vy
+        bent = residual * residual
+        bent /= variance
+        scale = robust_scale(bent[:, some])
+        bent *= (BIWEIGHT * scale[:, None]) ** -2
+        kept = 1 - bent
+        np.maximum(kept, 0, out=kept)
+        w = kept * kept
+        w /= variance
+        if not scenic:
+            # York's adjusted points have noise unlike the residual's, and so has the scene that
+            # is made of them: either serves as the instrument for the noisy x.
+            columns[:, 2] = x + a * vx * residual / variance
+        gram = products(columns * w[:, None], columns)
+        if scenic:
+            gram[:, SCENE, SCENE] += SCENE_INFORMATION
+        found = line(gram, terms, None if free else slope)
+        before, slope = slope, -found[:, 0, 0]
+        lost |= ~(slope > 0)
+        slope[lost] = 1.0
+        if (np.abs(slope - before) <= STEADY * slope).all():
+            break
+        residual = np.einsum("ck,ckn->cn", found[:, 0], columns)
+    # The noise of York's points is part of their spread, and tells nothing of the slope.
+    noise = np.zeros(len(slope)) if scenic else dot(w * vx, vy / variance) * scale**2
+    squares = dot(kept, kept)
+    down = 5 * squares - 4 * kept.sum(axis=-1)
+    bread = np.maximum(1.0, squares / np.where(down == 0, np.inf, down))
+    slope[lost] = np.nan
+    return State(slope, w, gram, found, scale, bread, noise)
+
+
+def described(rows: Rows, columns: np.ndarray, state: State, free: bool) -> np.ndarray:
+    """What a measurement is made of ``(C, 28)``: slopes and sums over the rows.
+
+    Without and with a plane: the slope, what the instrument spreads and what x and y show of it;
+    the squares of the sums over patches, weights, the pivot and the moments about it, the rms.
+    """
+    gram, terms = state.gram, columns.shape[1] - 3
+    if compiled.fused:
+        (c, n), patches = state.w.shape, int(rows.cluster.max()) + 1
+        found = np.empty((c, 28))
+        compiled.fused.described(
+            rows.x, rows.y, rows.u, rows.v, rows.cluster, columns, state.w, gram, state.line,
+            state.slope, state.noise, np.empty((5, patches)), np.empty((5, patches)),
+            np.empty((4, n)), found, not free, PLAIN_TERMS, PLANE_TERMS, CURVATURE_CHI2,
+        )  # fmt: skip
+        return found
+    held = None if free else state.slope
+    lines = [line(gram, min(terms, n), held) for n in (PLAIN_TERMS, PLANE_TERMS)]
+    # The second order too where the overlap clearly shows it.
+    gained = unexplained(gram, lines[1][:, 0]) - unexplained(gram, state.line[:, 0])
+    lines[1] = np.where((gained > CURVATURE_CHI2)[:, None, None], state.line, lines[1])
+    # What that line leaves and what is left of its instrument, without a plane and with it.
+    left = (np.concatenate(lines, axis=1) @ columns).swapaxes(0, 1)  # (4, C, R)
+    slopes = -np.array([z[:, 0, 0] for z in lines])
+    # The same from either side: the scene terms' prior is felt by x and y unlike.
+    a = np.where(slopes > 0, slopes, 1.0)[..., None]
+    seen = (columns[:, 0] + columns[:, 1] / a) / 2
+    w = state.w
+    about = np.array(np.broadcast_arrays(rows.u, rows.v, rows.x, rows.y))
+    total = w.sum(axis=-1)
+    pivot = dot(w, about) / total
+    about -= pivot[..., None]
+    z = np.concatenate([left[1::2], np.ones_like(w)[None], about[:2]])
+    weighted = w * z
+    sums = of_patches(rows.cluster, weighted, z, left[[0, 2, 2, 2, 2]])
+    rms = median(np.abs(left[2][:, rows.sample])) / 0.6745
+    moments = np.einsum("icr,jcr->ijc", w * about, about)[np.triu_indices(4)]
+    size, seen = dot(weighted[:2], z[:2]) - state.noise, dot(weighted[:2], seen) - state.noise
+    mixed = dot(sums[3], sums[4])
+    squares = dot(sums, sums)
+    return np.concatenate([slopes, size, seen, squares, [mixed], [total], pivot, moments, [rms]]).T
