@@ -11,6 +11,7 @@ import os
 import sys
 import zlib
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from zemosaic.runtime.schedule import Outcome
 PREVIEWS = "previews"  # folder in the run folder; gone when the run has finished
 THUMBS = "thumbs"  # likewise, but kept: the pictures of the report are made of them
 SCREEN = 800  # cells of the longer side of a picture of the whole mosaic
-MAPPED = 32  # previews that a worker keeps mapped
+MAPPED = 64  # previews that a worker keeps mapped; each holds a file open
 HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
 
 TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
@@ -196,32 +197,23 @@ def restored(plain: dict[str, Any] | None, path: Path) -> Preview | None:
     return Preview(plain["x0"], plain["y0"], none, none, *arrays)
 
 
-def _loaded(preview: Preview, path: Path) -> Preview:
-    """A preview with its arrays, which a worker keeps mapped for the next pairs of the tile."""
+def _loaded(path: str) -> Preview:
+    """A preview, which a worker keeps mapped for the next pairs of the tile."""
     if sys.platform == "win32":  # where a file that is mapped cannot be removed
-        return preview.load(path)
+        return Preview.load(path)
     found = os.stat(path)
-    return _mapped(path, (found.st_ino, found.st_mtime_ns), preview)
+    return _mapped(path, found.st_ino, found.st_mtime_ns)
 
 
-def _mapped(path: Path, stamp: tuple[int, int], preview: Preview) -> Preview:
-    kept = _maps.get(path)
-    if kept is None or kept[0] != stamp:
-        if len(_maps) >= MAPPED:
-            _maps.pop(next(iter(_maps)))
-        kept = _maps[path] = stamp, preview.load(path)
-    return kept[1]
+@lru_cache(MAPPED)
+def _mapped(path: str, *stamp: int) -> Preview:
+    return Preview.load(path)
 
 
-_maps: dict[Path, tuple[tuple[int, int], Preview]] = {}  # of this worker
-
-
-def measure(
-    first: tuple[Preview, Path], second: tuple[Preview, Path], model: str
-) -> tuple[Measurement, ...]:
-    """Measure a pair from the previews that were kept."""
+def measure(first: str, second: str, model: str) -> tuple[Measurement, ...]:
+    """Measure a pair from the previews that were kept at two paths."""
     with part("load"):
-        a, b = (_loaded(preview, path) for preview, path in (first, second))
+        a, b = _loaded(first), _loaded(second)
     with part("fit"):
         return measure_pair(a, b, model)
 
@@ -265,7 +257,8 @@ def record(outcome: Outcome, i: int, j: int, area: float, channels: int) -> Pair
     if outcome.error is not None:
         lost = (Rejected(str(outcome.error)),) * channels
         return PairRecord(outcome.job.index, i, j, outcome.state, area, lost)
-    state, _ = describe(outcome.value)
+    measured = any(isinstance(m, PairMeasurement) for m in outcome.value)
+    state = "measured" if measured else "rejected"
     return PairRecord(outcome.job.index, i, j, state, area, outcome.value)
 
 

@@ -19,6 +19,7 @@ import functools
 import re
 import sys
 import time
+from pathlib import Path
 
 FAULTS = {faults!r}
 
@@ -54,7 +55,7 @@ if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv
     from zemosaic import jobs
 
     def pair(first, second, *_):
-        return "pair_" + first[1].stem + "_" + second[1].stem
+        return "pair_" + Path(first).stem + "_" + Path(second).stem
 
     def tile(tile, channels, grid, path, *_):
         return "tile_" + path.stem

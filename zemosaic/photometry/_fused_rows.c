@@ -43,36 +43,52 @@ static int cell_of(const Tile tiles[2], const Frame *f, Index channel, Index row
     return isfinite(z[0] + z[1]);
 }
 
+static const float *of_tile(const float *plane, const Tile *p, Index channel, Index row, Index column)
+{
+    return plane + (channel * p->height + row - p->y0) * p->width + column - p->x0;
+}
+
 static int looked_up(const Tile tiles[2], const Frame *f, Index c, Index b, double *z,
                      double *place, double *highest, double *number)
 { /* A block cell by cell; -1 where the channels are not valid in the same cells. */
-    const Index n = f->width * f->height;
-    place[b] = place[n + b] = number[b] = 0;
-    for (Index q = 0; q < 4 * c; q++) z[q * n + b] = 0;
-    for (Index q = 0; q < 2 * c; q++) highest[q * n + b] = -HUGE_VAL;
-    const Index low = b / f->width * f->side, left = b % f->width * f->side;
-    for (Index v = low; v < low + f->side; v++)
-        for (Index u = left; u < left + f->side; u++) {
-            int known = 0;
-            for (Index m = 0; m < c; m++) {
-                double one[4];
-                const int valid =
-                    cell_of(tiles, f, m, v + f->top * f->side, u + f->left * f->side, one);
-                if (m && valid != known) return -1;
-                known = valid;
-                for (int q = 0; known && q < 4; q++) {
-                    const Index here = (q * c + m) * n + b;
-                    z[here] += one[q];
-                    if (q < 2) highest[here] = most(highest[here], one[q]);
-                }
+    const Index n = f->width * f->height, x = f->left * f->side, y = f->top * f->side;
+    Index left = x + b % f->width * f->side, right = left + f->side;
+    Index low = y + b / f->width * f->side, high = low + f->side;
+    left = left > f->x0 ? left : f->x0, right = right < f->x1 ? right : f->x1;
+    low = low > f->y0 ? low : f->y0, high = high < f->y1 ? high : f->y1;
+    for (Index m = 0; m < c; m++) {
+        double sum[4] = {0}, top[2] = {-HUGE_VAL, -HUGE_VAL}, known = 0, u = 0, v = 0;
+        for (Index row = low; row < high && left < right; row++) {
+            const float *one[2], *first[2], *spread[2];
+            for (int t = 0; t < 2; t++) {
+                one[t] = of_tile(tiles[t].values, &tiles[t], m, row, left);
+                first[t] = of_tile(tiles[t].values, &tiles[t], 0, row, left);
+                spread[t] = of_tile(tiles[t].variance, &tiles[t], m, row, left);
             }
-            number[b] += known;
-            place[b] += (double)(known * u);
-            place[n + b] += (double)(known * v);
+            for (Index k = 0; k < right - left; k++) {
+                const double a = (double)one[0][k], d = (double)one[1][k];
+                const int valid = isfinite(a + d) != 0;
+                const double same = (double)first[0][k] + (double)first[1][k];
+                if (valid != (isfinite(same) != 0)) return -1;
+                if (!valid) continue;
+                sum[0] += a;
+                sum[1] += d;
+                sum[2] += (double)spread[0][k];
+                sum[3] += (double)spread[1][k];
+                top[0] = most(top[0], a);
+                top[1] = most(top[1], d);
+                known++;
+                u += (double)(left + k - x);
+                v += (double)(row - y);
+            }
         }
-    const double share = most(number[b], 1);
-    for (Index q = 0; q < 4 * c; q++) z[q * n + b] /= share;
-    for (int t = 0; t < 2; t++) place[t * n + b] /= share;
+        const double share = most(known, 1);
+        for (int q = 0; q < 4; q++) z[(q * c + m) * n + b] = sum[q] / share;
+        for (int t = 0; t < 2; t++) highest[(t * c + m) * n + b] = top[t];
+        number[b] = known;
+        place[b] = u / share;
+        place[n + b] = v / share;
+    }
     return 0;
 }
 

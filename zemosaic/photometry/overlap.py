@@ -177,10 +177,10 @@ def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
     units = np.nan_to_num(unit_vectors(np.deg2rad(corners)))
     inward = _inward_normals(units, units.sum(axis=1))
     area = np.maximum(np.deg2rad(np.deg2rad(graph.area)), 1e-300)
+    overlaps = _clipped(units[graph.i], inward[graph.j])
     for triple in _triangles(graph):
         ij, jk, _ = triple
-        i, j, k = graph.i[ij], graph.j[ij], graph.j[jk]
-        shared = _areas(_clipped(_clipped(units[i], inward[j]), inward[k]))
+        shared = _areas(_clipped(overlaps[ij], inward[graph.j[jk]]))
         for pair in triple:
             np.add.at(factor, pair, shared / area[pair] / 2)
     return factor

@@ -36,7 +36,7 @@ BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washe
 SIDE = 4  # cells of a block of `Preview.blocks`
 MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
 MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
-ARRAYS = ("values", "variance", "blocks")  # that are kept on disk
+ARRAYS = ("values", "variance", "sky", "centre", "jacobian")  # that are kept on disk
 # A cell errs by this part of the local contrast: registration and seeing move light from one
 # cell to the next, beyond what the terms for both in the fit of a pair take up. Measured on
 # simulated tiles whose seeing differs by 10 %: gains scatter least so, and errors are honest.
@@ -139,7 +139,8 @@ class Preview:
 
     def save(self, path: Path) -> None:
         """Write the preview where `load` finds it."""
-        arrays = {name: getattr(self, name) for name in ARRAYS}
+        arrays = {name: getattr(self, name) for name in (*ARRAYS, "blocks")}
+        arrays["corner"] = np.array([self.x0, self.y0])
         record = np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
         header = {
             "descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": ()
@@ -149,10 +150,11 @@ class Preview:
             for array in arrays.values():
                 array.tofile(file)
 
-    def load(self, path: Path) -> Preview:
-        """The same preview with the arrays of `path`, read from disk as they are touched."""
+    @classmethod
+    def load(cls, path: str | Path) -> Preview:
+        """The preview that was saved there; its arrays are read from disk as they are touched."""
         record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap cost more
-        found = replace(self, values=record["values"], variance=record["variance"])
+        found = cls(*record["corner"].tolist(), *(record[name] for name in ARRAYS))
         vars(found)["blocks"] = record["blocks"]
         return found
 

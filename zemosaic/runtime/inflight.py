@@ -25,12 +25,12 @@ _MAGIC = b"ZMFLY1\0\0"
 # magic, rows, pid, done, total, start, last end of a job, stage
 _HEAD = struct.Struct("<8sIIIIqq16s")
 # A count, ticket, index, pid, thread, start of job, stage, start of part, part, and the count
-# again: where both differ, or are 0, the row was read in the middle of a change.
+# again. A change begins with the first and ends with the last, so a reader takes the last before
+# all else and the first after it: where both are the same, nobody wrote meanwhile.
 _ROW = struct.Struct("<IIIIQq16sq24sI")
 _COUNT, _MINE = struct.Struct("<I"), struct.Struct("<II")
 _PART, _PART_AT, _LAST_AT = struct.Struct("<q24s"), 48, 80
 _HEAD_SIZE, _ROW_SIZE = 128, 128
-_MOST = 0xFFFFFFFF  # of a count; then comes 1
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ class _Table:
 
     def write(self, number: int, values: tuple[Any, ...]) -> None:
         at = _HEAD_SIZE + number * _ROW_SIZE
-        count = _COUNT.unpack_from(self.memory, at)[0] % _MOST + 1
+        count = (_COUNT.unpack_from(self.memory, at)[0] + 1) & 0xFFFFFFFF
         _ROW.pack_into(self.memory, at, count, *values, count)
 
     def write_part(self, number: int, ticket: int, part: str) -> None:
@@ -242,7 +242,7 @@ class _Table:
         count, owner = _MINE.unpack_from(self.memory, at)
         if owner != ticket:
             return
-        count = count % _MOST + 1
+        count = (count + 1) & 0xFFFFFFFF
         _COUNT.pack_into(self.memory, at, count)
         _PART.pack_into(self.memory, at + _PART_AT, time.time_ns(), part.encode())
         _COUNT.pack_into(self.memory, at + _LAST_AT, count)
@@ -255,14 +255,13 @@ class _Table:
     def read(self, number: int) -> Row | None:
         at = _HEAD_SIZE + number * _ROW_SIZE
         for _ in range(100):
-            first, _, index, pid, thread, start, stage, since, part, last = _ROW.unpack_from(
-                self.memory, at
-            )
-            # A row is zeroed before it is filled, its counts as well.
-            if first == last and (first or not index):
+            last = _COUNT.unpack_from(self.memory, at + _LAST_AT)
+            row = _ROW.unpack_from(self.memory, at)
+            if _COUNT.unpack_from(self.memory, at) == last:
                 break
         else:
             return None  # its worker died in the middle of a change
+        _, _, index, pid, thread, start, stage, since, part, _ = row
         if not index:
             return None
         return Row(_text(stage), index, _text(part), pid, thread, start, since)

@@ -91,7 +91,7 @@ class Pool:
     @property
     def window(self) -> int:
         """Jobs to keep submitted: enough that no worker waits, few enough to name culprits."""
-        return 2 * self.workers
+        return 4 * self.workers
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
         """Submit a job."""
