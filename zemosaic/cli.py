@@ -185,6 +185,10 @@ def _ran(
     says: Says, tiles: Sequence[str], settings: Settings, folder: Path, **how: Any
 ) -> tuple[PhaseSolution, int]:
     """Run the phase and print what came out; the solution and the exit code."""
+    if how["pool"] == "processes":
+        from zemosaic.runtime.pool import begin
+
+        begin()
     from zemosaic.run import run_in_folder
 
     how |= {"quiet": says.quiet, "verbose": says.verbose}

@@ -241,6 +241,14 @@ def _die_with(lifeline: Connection) -> None:
         os._exit(1)
 
 
+def begin() -> None:
+    """Start the server that makes workers, if there will be one, to import while we do."""
+    if _context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver.ensure_running()
+
+
 def _context() -> BaseContext:
     """How workers are started: never by a plain fork, which copies locks that threads hold."""
     import multiprocessing
