@@ -189,6 +189,28 @@ def test_a_cloud_stays_with_its_tile(model: str, seed: int) -> None:
     assert_as_if_left_out(seed, model, found, 1)
 
 
+@pytest.mark.parametrize("seed", [1, 4])
+def test_everything_wrong_at_once_leaves_the_blame_where_it_belongs(seed: int) -> None:
+    """Gradients, trails, torn borders, SIP and a cloud: only pairs of the cloudy tile contradict.
+
+    In the second sky a corner tile has one of its three pairs with the cloudy one, and the wrong
+    one is as precise as the others.
+    """
+    scene = Scene(
+        tiles=16, shape=(512, 512), overlap=0.3, seed=seed,
+        gradient=True, trail=True, border=True, bad=True, sip=True,
+    )  # fmt: skip
+    tiles = list(simulate(scene))
+    found = solve(tiles, "auto")
+    assert np.flatnonzero(found.suspect[:, 0]).tolist() == [1]
+    worst = np.flatnonzero(found.chi[:, 0] > SUSPECT_CHI)
+    assert all(1 in (found.records[k].i, found.records[k].j) for k in worst)
+    gain, _ = truth(tiles, found)
+    good = np.arange(len(tiles)) != 1
+    error = np.log(found.gain[good, 0] / gain[good, 0])
+    assert (error - error.mean()).std() < 0.01
+
+
 @pytest.mark.parametrize("seed", [*SEEDS, 3])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_wrong_wcs_stays_with_its_tile(model: str, seed: int) -> None:
@@ -328,15 +350,21 @@ def m94_crops() -> tuple[list[Tile], list[str]]:
 
 
 @cache
-def m94_flux(model: str) -> dict[str, np.ndarray]:
-    """Flux of each night over that of the first, in R, G and B, as our gains have it."""
+def m94(model: str) -> tuple[PhaseSolution, list[str]]:
+    """What we find in these crops, and the night of each."""
     tiles, sessions = m94_crops()
-    found = calibrate(tiles, Settings(model=model), pool="threads", observers=[])
-    log_gain = {
-        night: np.log(found.gain[[s == night for s in sessions]]).mean(axis=0)
-        for night in ("s1", "s2", "s3")
+    return calibrate(tiles, Settings(model=model), pool="threads", observers=[]), sessions
+
+
+def m94_flux(model: str) -> dict[str, np.ndarray]:
+    """Flux of each night over that of the first, in R, G and B, by the gains that are known."""
+    found, sessions = m94(model)
+    log_gain = np.where(np.isfinite(found.gain_err), np.log(found.gain), np.nan)
+    of_night = {
+        night: np.nanmean(log_gain[[s == night for s in sessions]], axis=0)
+        for night in ("s1", *STARS)
     }
-    return {night: np.exp(log_gain["s1"] - log_gain[night]) for night in STARS}
+    return {night: np.exp(of_night["s1"] - of_night[night]) for night in STARS}
 
 
 needs_frames = pytest.mark.skipif(
@@ -345,17 +373,29 @@ needs_frames = pytest.mark.skipif(
 
 
 @needs_frames
-@pytest.mark.xfail(
-    strict=True,
-    reason="in half-frame crops s2 over s1 is off by 1, 3 and -5 % in R, G and B, s3 by -12, -9 "
-    "and -11 %: too few pairs across the nights measure a gain; whole frames come to 4 %",
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(
+            "gain+offset",
+            marks=pytest.mark.xfail(
+                strict=True,
+                reason="the sky's gradient is another each night: without planes s2 over s1 is off "
+                "by -1, 0 and -5 % in R, G and B, s3 by -5, -3 and -6 %",
+            ),
+        ),
+        "gain+plane",
+    ],
 )
-@pytest.mark.parametrize("model", ["gain+offset", "gain+plane"])
 def test_session_gains_of_m94_are_those_of_its_stars(model: str) -> None:
     """Three nights of M94 in crops: each colour's gains agree with photometry of stars to 3 %.
 
     All colours are judged at once. Crops of one night share one gain, but for what the air does.
+    Half of the crops hold too few stars and nothing of the galaxy: their gains are not known, and
+    they are said not to be.
     """
+    found, _ = m94(model)
+    assert (np.isfinite(found.gain_err).sum(axis=0) >= 9).all()
     for night, flux in STARS.items():
         assert m94_flux(model)[night] == pytest.approx(flux, rel=0.03)
 
@@ -364,5 +404,5 @@ def test_session_gains_of_m94_are_those_of_its_stars(model: str) -> None:
 @pytest.mark.parametrize("model", ["gain+offset", "gain+plane"])
 def test_noisy_real_frames_give_no_wild_gain(model: str) -> None:
     """Three nights under another sky gradient each: gains may be unknown, but never beyond 2."""
-    for flux in m94_flux(model).values():
-        assert ((flux > 0.5) & (flux < 2)).all()
+    found, _ = m94(model)
+    assert ((found.gain > 0.5) & (found.gain < 2)).all()

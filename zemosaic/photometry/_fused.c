@@ -38,7 +38,7 @@ double ranked(double *z, Index n, Index rank)
 }
 
 Index thinned(Index n, Index *step)
-{ /* cells.thin: how many of n, an odd number, and how far apart. */
+{ /* regression.thin: how many of n, an odd number, and how far apart. */
     *step = n > SAMPLE ? (n + SAMPLE - 1) / SAMPLE : 1;
     return ((n + *step - 1) / *step - 1) | 1;
 }

@@ -36,7 +36,7 @@ typedef int Kernel(const Arg *a, const Index *size);
 
 Kernel in_common, weighed, gathered, planes, design, rough_slope, refined, described;
 
-enum { SAMPLE = 600, TERMS = 9, COLUMNS = 12 }; /* cells.SAMPLE; of a fit at most */
+enum { SAMPLE = 600, TERMS = 9, COLUMNS = 12 }; /* regression.SAMPLE; of a fit at most */
 
 double most(double a, double b);
 double ranked(double *z, Index n, Index rank);
