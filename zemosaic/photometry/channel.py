@@ -41,6 +41,7 @@ PLANE_CHI2 = 10.0
 FEWEST_PAIRS = 3  # to judge that by
 TOGETHER = 40  # rounds of gains and levels together, at most
 STEADY = 1e-11  # change of any log-gain that ends them
+FAR_STEP = 1.0  # change of a log-gain that tells that they lead nowhere
 # Tiles up to which that is done: twice the unknowns take several times as long, and so large a
 # mosaic has enough pairs.
 MANY_TILES = 5_000
@@ -122,10 +123,13 @@ class Channel:
             if not self.model.startswith("offset") and self.tiles <= MANY_TILES and free.any():
                 plain, some = ~planes, ~planes[self.i]
                 both, var = self._together(log_gain, level, reference, some, free, suspect)
-                log_gain[plain], level[plain] = both[plain].T
-                log_var[free], level_var[plain] = var[free, 0], var[plain, 1]
-                gain = np.exp(log_gain)
-                residual[some] = self._differences(gain, level, reference)[1][some]
+                moved = np.abs(both[:, 0] - log_gain) / np.sqrt(np.fmax(log_var, 1e-12))
+                # Levels that contradict the gains have nothing to tell of them.
+                if moved[free].max() <= SUSPECT_CHI:
+                    log_gain[plain], level[plain] = both[plain].T
+                    log_var[free], level_var[plain] = var[free, 0], var[plain, 1]
+                    gain = np.exp(log_gain)
+                    residual[some] = self._differences(gain, level, reference)[1][some]
             offset = self._gauged(level - gain * reference, gain)
             # A gain's error moves the offset by the level at which the tile was measured.
             level_var = level_var + np.nan_to_num(log_var) * (gain * reference) ** 2
@@ -272,6 +276,7 @@ class Channel:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Log-gains and levels ``(T, 2)`` of the components without planes; their variances.
 
+        NaN where gains and levels contradict each other so much that the rounds lead nowhere.
         Pairs are weighed anew from where the separate solutions left them; those of suspects have
         no say, and suspects keep their gains. Both kinds of errors are enlarged to what their own
         loops say of them: a gradient that is not modelled spoils levels alone, and must not bend
@@ -310,7 +315,11 @@ class Channel:
                 self.anchor,
                 errors=last,
             )
-            steady = bool(np.abs(both[:, 0]).max() < STEADY)
+            step = float(np.abs(both[:, 0]).max())
+            if not step < FAR_STEP:
+                nothing = np.full(both.shape, np.nan)
+                return nothing, nothing
+            steady = step < STEADY
             both[:, 0] += log_gain
             if last:
                 break
