@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -25,7 +26,6 @@ from zemosaic import Settings, calibrate, tile_from_array
 from zemosaic.photometry.preview import cell_positions, make_grid, make_preview
 from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
 from zemosaic.photometry.tiles import Tile
-from zemosaic.result import PhaseSolution
 
 WRONG = {"gradient": True, "trail": True, "border": True, "bad": True, "sip": True}
 SETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -70,39 +70,51 @@ def shared(one: Placed, other: Placed) -> tuple[Any, Any]:
     return first, second
 
 
-def seam(scene: Scene, solution: PhaseSolution, good: np.ndarray) -> float:
-    """Seam of the corrected tiles in units of the pixel noise; the good tiles only.
+class Seams:
+    """The tiles of a scene without noise and with equal seeing, to try corrections on.
 
     Both tiles of a pair are given the same stars and clouds, those of the first, so that what
     remains is the difference of the corrections and not that of two samplings of a star.
     """
-    twin = replace(scene, electrons=0.0, seeing=0.0, trail=False, border=False)
-    simulated = list(simulate(twin))
-    skies = list(simulate(replace(twin, stars=0.0, nebula=0.0)))
-    tiles = [tile_of(t) for t in simulated]
-    grid = make_grid(tiles)
-    boxes = {}
-    for k in np.flatnonzero(good):
-        whole, sky = (make_preview(tile_of(t[k]), grid) for t in (simulated, skies))
-        light = (whole.values[0] - sky.values[0]).astype(np.float64) * simulated[k].gain[0]
-        h, w = light.shape
-        x, y = cell_positions(tiles[k], grid, (whole.x0, whole.y0, w, h))
-        corrected = solution.gain[k, 0] * sky.values[0].astype(np.float64) + solution.offset[k, 0]
-        corrected += solution.slope_x[k, 0] * (x - (scene.shape[1] - 1) / 2)
-        corrected += solution.slope_y[k, 0] * (y - (scene.shape[0] - 1) / 2)
-        factor = solution.gain[k, 0] / simulated[k].gain[0]
-        boxes[k] = whole.x0, whole.y0, corrected, factor, light
-    squares, cells = 0.0, 0
-    for record in solution.records:
-        if record.i not in boxes or record.j not in boxes:
-            continue
-        (xi, yi, a, fa, light), (xj, yj, b, fb, _) = boxes[record.i], boxes[record.j]
-        first, second = shared((xi, yi, a), (xj, yj, b))
-        difference = a[first] - b[second] + (fa - fb) * light[first]
-        difference = difference[np.isfinite(difference)]
-        squares, cells = squares + float(np.square(difference).sum()), cells + len(difference)
-    noise = np.sqrt(scene.sky / scene.electrons + scene.read_noise**2)
-    return float(np.sqrt(squares / cells) / noise)
+
+    def __init__(self, scene: Scene) -> None:
+        self.noise = float(np.sqrt(scene.sky / scene.electrons + scene.read_noise**2))
+        twin = replace(scene, electrons=0.0, seeing=0.0, trail=False, border=False)
+        simulated = list(simulate(twin))
+        skies = simulate(replace(twin, stars=0.0, nebula=0.0))
+        grid = make_grid([tile_of(t) for t in simulated])
+        self.tiles = []
+        for one, dark in zip(simulated, skies, strict=True):
+            whole, sky = (make_preview(tile_of(t), grid) for t in (one, dark))
+            light = (whole.values[0] - sky.values[0]) * np.float32(one.gain[0])
+            h, w = light.shape
+            x, y = cell_positions(tile_of(one), grid, (whole.x0, whole.y0, w, h))
+            middle = [(n - 1) / 2 for n in scene.shape]
+            place = [(a - b).astype(np.float32) for a, b in ((x, middle[1]), (y, middle[0]))]
+            self.tiles.append((whole.x0, whole.y0, sky.values[0], light, *place, one.gain[0]))
+
+    def rms(self, found: Any, records: Iterable[Any], good: np.ndarray | None = None) -> float:
+        """Rms difference over the overlaps of the good tiles, in units of the pixel noise.
+
+        `found` has the arrays ``(T, C)`` of a solution; `records` are pairs with `i` and `j`.
+        """
+        boxes = {}
+        for k, (x0, y0, sky, light, x, y, gain) in enumerate(self.tiles):
+            if good is not None and not good[k]:
+                continue
+            corrected = found.gain[k, 0] * sky.astype(np.float64) + found.offset[k, 0]
+            corrected += found.slope_x[k, 0] * x + found.slope_y[k, 0] * y
+            boxes[k] = x0, y0, corrected, found.gain[k, 0] / gain, light
+        squares, cells = 0.0, 0
+        for record in records:
+            if record.i not in boxes or record.j not in boxes:
+                continue
+            (xi, yi, a, fa, light), (xj, yj, b, fb, _) = boxes[record.i], boxes[record.j]
+            first, second = shared((xi, yi, a), (xj, yj, b))
+            difference = a[first] - b[second] + (fa - fb) * light[first]
+            difference = difference[np.isfinite(difference)]
+            squares, cells = squares + float(np.square(difference).sum()), cells + len(difference)
+        return float(np.sqrt(squares / cells)) / self.noise
 
 
 def limit(scene: Scene) -> dict[str, float]:
@@ -186,7 +198,7 @@ def measure(scene: Scene, model: str) -> dict[str, Any]:
         + (f" → gain+{('offset', 'plane')[int(solution.planes.any())]}" if model == "auto" else ""),
         "gain_percent": 100 * float(np.sqrt(np.mean(relative**2))),
         "offset_adu": float(np.sqrt(np.mean(level**2))),
-        "seam_sigma": seam(scene, solution, good),
+        "seam_sigma": Seams(scene).rms(solution, solution.records, good),
         "chi2_gain": float(np.mean(pull_gain**2)),
         "chi2_offset": float(np.mean(pull_offset**2)),
         "pairs": len(solution.records),

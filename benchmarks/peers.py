@@ -243,36 +243,18 @@ class Judge:
 
     def __init__(self, scene: Scene, tiles: TileSet) -> None:
         import numpy as np
-        from accuracy import tile_of
+        from accuracy import Seams
 
         from zemosaic.photometry.overlap import find_overlaps
-        from zemosaic.photometry.preview import cell_positions, make_grid, make_preview
-        from zemosaic.photometry.simulate import simulate
         from zemosaic.photometry.tiles import open_tile
 
-        self.scene = scene
         self.gain, self.offset, self.sky = (
             np.array(tiles.truth[name]) for name in ("gain", "offset", "sky")
         )
-        on_disk = [open_tile(path) for path in tiles.files]
-        graph = find_overlaps(np.array([tile.corners for tile in on_disk]), 0.01)
+        corners = np.array([open_tile(path).corners for path in tiles.files])
+        graph = find_overlaps(corners, 0.01)
         self.records = [Record(int(i), int(j)) for i, j in zip(graph.i, graph.j, strict=True)]
-        grid = make_grid(on_disk)
-        self.previews = []
-        for twin in simulate(self._without_noise()):
-            tile = tile_of(twin)
-            preview = make_preview(tile, grid)
-            h, w = preview.values.shape[1:]
-            x, y = cell_positions(tile, grid, (preview.x0, preview.y0, w, h))
-            middle = [(n - 1) / 2 for n in tile.shape[::-1]]
-            place = [(a - b).astype(np.float32) for a, b in zip((x, y), middle, strict=True)]
-            self.previews.append((preview.x0, preview.y0, preview.values[0], *place))
-
-    def _without_noise(self) -> Scene:
-        """The tiles that accuracy.py takes for its seam."""
-        from dataclasses import replace
-
-        return replace(self.scene, electrons=0.0, seeing=0.0, trail=False, border=False)
+        self.seams = Seams(scene)
 
     def judged(self, found: Answer) -> dict[str, float]:
         """Gain, offset and seam, as accuracy.py has them."""
@@ -287,30 +269,8 @@ class Judge:
         return {
             "gain_percent": 100 * float(np.sqrt(np.mean(relative**2))),
             "offset_adu": float(np.sqrt(np.mean(level**2))),
-            "seam_sigma": self._seam(found),
+            "seam_sigma": self.seams.rms(found, self.records),
         }
-
-    def _seam(self, found: Answer) -> float:
-        import numpy as np
-
-        boxes = []
-        for k, (x0, y0, values, x, y) in enumerate(self.previews):
-            corrected = found.gain[k] * values.astype(np.float64) + found.offset[k]
-            boxes.append((x0, y0, corrected + found.slope_x[k] * x + found.slope_y[k] * y))
-        squares, cells = 0.0, 0
-        for pair in self.records:
-            (xi, yi, a), (xj, yj, b) = boxes[pair.i], boxes[pair.j]
-            x0, y0 = max(xi, xj), max(yi, yj)
-            x1 = min(xi + a.shape[1], xj + b.shape[1])
-            y1 = min(yi + a.shape[0], yj + b.shape[0])
-            if x1 <= x0 or y1 <= y0:
-                continue
-            first = a[y0 - yi : y1 - yi, x0 - xi : x1 - xi]
-            second = b[y0 - yj : y1 - yj, x0 - xj : x1 - xj]
-            difference = (first - second)[np.isfinite(first - second)]
-            squares, cells = squares + float(np.square(difference).sum()), cells + len(difference)
-        noise = np.sqrt(self.scene.sky / self.scene.electrons + self.scene.read_noise**2)
-        return float(np.sqrt(squares / cells) / noise)
 
 
 def compete(tiles: TileSet, rounds: int) -> tuple[list[Ran], dict[str, list[float]], list[str]]:
