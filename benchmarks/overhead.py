@@ -5,7 +5,8 @@
 The phase with everything on (journal, table of the jobs under way, stacks, trace to a file and to
 a receiver that takes it, live snapshots) and with everything off, in turns in one process with
 warm workers; the overhead is the median of the ratios over the turns. Then what each part costs
-for one pair, in microseconds of processor, without workers. See benchmarks/README.md.
+for one pair, in microseconds of processor, without workers; and what a collector does to the loop
+that is absent, mute or comes and goes. See benchmarks/README.md.
 """
 
 from __future__ import annotations

@@ -104,10 +104,8 @@ def test_stars_are_kept_cell_by_cell_and_noise_is_not() -> None:
     assert len(rows_of(*flat).fine) == 0
 
 
-def test_channels_together_are_what_they_are_alone() -> None:
-    """Colours share rows, not values: each has the line that it has by itself, within its error."""
-    gains = (0.8, 1.1, 1.5)
-    pairs = [pair((120, 160), gain) for gain in gains]
+def in_colours(pairs: list[tuple[Preview, Preview]]) -> tuple[Preview, Preview]:
+    """Pairs of one channel as one pair of several."""
     first, second = (
         replace(
             pairs[0][k],
@@ -116,6 +114,14 @@ def test_channels_together_are_what_they_are_alone() -> None:
         )
         for k in range(2)
     )
+    return first, second
+
+
+def test_channels_together_are_what_they_are_alone() -> None:
+    """Colours share rows, not values: each has the line that it has by itself, within its error."""
+    gains = (0.8, 1.1, 1.5)
+    pairs = [pair((120, 160), gain) for gain in gains]
+    first, second = in_colours(pairs)
     for together, alone in zip(measure_pair(first, second), pairs, strict=True):
         assert isinstance(together, PairMeasurement)
         by_itself = only(measure_pair(*alone))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.test_cells import pair
+from tests.test_cells import in_colours, pair
 from tests.test_measure import preview
 from zemosaic.jobs import key_of
 from zemosaic.photometry import compiled
@@ -36,16 +36,7 @@ Pair = tuple[Preview, Preview]
 
 def colours(shape: tuple[int, int], seed: int = 1) -> Pair:
     """Three channels, each with a gain of its own."""
-    pairs = [pair(shape, gain, seed) for gain in (0.8, 1.1, 1.5)]
-    one, other = (
-        replace(
-            pairs[0][k],
-            values=np.concatenate([p[k].values for p in pairs]),
-            variance=np.concatenate([p[k].variance for p in pairs]),
-        )
-        for k in range(2)
-    )
-    return one, other
+    return in_colours([pair(shape, gain, seed) for gain in (0.8, 1.1, 1.5)])
 
 
 def with_holes(pair: Pair) -> Pair:

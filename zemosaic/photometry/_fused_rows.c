@@ -30,22 +30,21 @@ static int pair_of(const Arg *a, const Index *size, Tile tiles[2], Frame *frame)
     return frame->width * frame->height == SIZE('n') ? 0 : -1;
 }
 
+static const float *of_tile(const float *plane, const Tile *p, Index channel, Index row, Index column)
+{
+    return plane + (channel * p->height + row - p->y0) * p->width + column - p->x0;
+}
+
 static int cell_of(const Tile tiles[2], const Frame *f, Index channel, Index row, Index column,
                    double z[4])
 { /* x, y, vx, vy of a cell of the grid; whether it is valid in both tiles. */
     if (row < f->y0 || row >= f->y1 || column < f->x0 || column >= f->x1) return 0;
     for (int t = 0; t < 2; t++) {
         const Tile *const p = &tiles[t];
-        const Index at = (channel * p->height + row - p->y0) * p->width + column - p->x0;
-        z[t] = (double)p->values[at];
-        z[2 + t] = (double)p->variance[at];
+        z[t] = (double)*of_tile(p->values, p, channel, row, column);
+        z[2 + t] = (double)*of_tile(p->variance, p, channel, row, column);
     }
     return isfinite(z[0] + z[1]);
-}
-
-static const float *of_tile(const float *plane, const Tile *p, Index channel, Index row, Index column)
-{
-    return plane + (channel * p->height + row - p->y0) * p->width + column - p->x0;
 }
 
 static int looked_up(const Tile tiles[2], const Frame *f, Index c, Index b, double *z,
