@@ -43,7 +43,8 @@ from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.journal import Journal
-from zemosaic.runtime.pool import Pool, ProcessPool, Report, perform
+from zemosaic.runtime.pool import Pool, Report, perform
+from zemosaic.runtime.processes import ProcessPool
 from zemosaic.runtime.schedule import Job, run
 
 PAIRS = 5_000  # for the cost of the parts

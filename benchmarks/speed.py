@@ -38,7 +38,7 @@ from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.tiles import edge_points, open_tile, pixel_to_sky
 from zemosaic.result import PhaseSolution
 from zemosaic.runtime.events import JobEnded, Observer, StageEnded, StageStarted
-from zemosaic.runtime.pool import ProcessPool
+from zemosaic.runtime.processes import ProcessPool
 
 BLOCK = 4
 # Of each tile with its neighbours, so that 200 tiles have more than 4,342 pairs.

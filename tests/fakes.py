@@ -38,7 +38,7 @@ def unseated(
     function: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The job itself, without its row in the table of those under way."""
-    return args[1:] if function is seated else (function, args)
+    return args[2:] if function is seated else (function, args)
 
 
 class ManualPool(Pool):
@@ -77,7 +77,7 @@ class Recorder(Observer):
     def __init__(self) -> None:
         self.events: list[Any] = []
         for name in dir(Observer):
-            if not name.startswith("_"):
+            if not name.startswith("_") and name != "tell":
                 setattr(self, name, self.events.append)
 
     def of(self, kind: type) -> list[Any]:

@@ -16,7 +16,8 @@ from tests.fakes import Gate, Recorder
 from zemosaic.runtime import inflight
 from zemosaic.runtime.events import FanOut
 from zemosaic.runtime.inflight import Inflight, Seat
-from zemosaic.runtime.pool import Pool, ProcessPool, SerialPool, ThreadPool, part
+from zemosaic.runtime.pool import Pool, SerialPool, ThreadPool, part
+from zemosaic.runtime.processes import ProcessPool
 from zemosaic.runtime.schedule import Job, run
 
 
@@ -27,8 +28,8 @@ def table(tmp_path: Path) -> Iterator[Inflight]:
     made.close()
 
 
-def seat(table: Inflight, index: int) -> Seat:
-    found = table.seat("pairs", index)
+def seat(table: Inflight) -> Seat:
+    found = table.seat("pairs")
     assert found is not None
     return found
 
@@ -36,9 +37,9 @@ def seat(table: Inflight, index: int) -> Seat:
 def test_a_row_tells_the_job_its_part_and_who_does_it(table: Inflight, tmp_path: Path) -> None:
     """A reader of the file sees what the worker wrote, until the job ends."""
     table.progress("pairs", 3, 9)
-    mine = seat(table, 7)
+    mine = seat(table)
     assert inflight.read(tmp_path).rows == ()
-    mine.take()
+    mine.take(7)
     mine.at("fit")
     found = inflight.read(tmp_path)
     assert (found.pid, found.stage, found.done, found.total) == (os.getpid(), "pairs", 3, 9)
@@ -48,22 +49,24 @@ def test_a_row_tells_the_job_its_part_and_who_does_it(table: Inflight, tmp_path:
     assert row.started_ns <= row.part_ns
     mine.leave()
     assert inflight.read(tmp_path).rows == ()
-    assert table.release("pairs", 7) is None
+    assert table.release(mine) is None
 
 
 def test_a_thread_that_comes_back_writes_in_no_other_jobs_row(table: Inflight) -> None:
     """Neither its parts nor its end change the row that it had, be it even of the same index."""
-    old = seat(table, 1)
-    old.take()
+    old = seat(table)
+    old.take(1)
     old.at("load")
-    table.release("pairs", 1)
-    seats = [seat(table, index) for index in (5, 6, 7, 1)]
+    table.release(old)
+    seats = [seat(table) for _ in range(4)]
     new = next(s for s in seats if s.row == old.row)
-    new.take()
+    old.take(1)
+    assert table.row(new) is None
+    new.take(1)
     new.at("fit")
     old.at("load")
     old.leave()
-    row = table.row("pairs", new.index)
+    row = table.row(new)
     assert row is not None
     assert row.part == "fit"
 
@@ -71,15 +74,15 @@ def test_a_thread_that_comes_back_writes_in_no_other_jobs_row(table: Inflight) -
 def test_a_thread_of_an_earlier_run_writes_in_no_row_of_the_next(tmp_path: Path) -> None:
     """Two runs, one after the other, in one folder and one process."""
     first = Inflight(tmp_path, 2, 0.0)
-    old = seat(first, 1)
-    old.take()
+    old = seat(first)
+    old.take(1)
     first.close()
     second = Inflight(tmp_path, 2, 0.0)
-    new = seat(second, 1)
-    new.take()
+    new = seat(second)
+    new.take(1)
     old.at("load")
     old.leave()
-    row = second.row("pairs", 1)
+    row = second.row(new)
     assert row is not None
     assert row.part == ""
     new.at("fit")
@@ -132,7 +135,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
 
 
 def write_for_ever(mine: Seat) -> None:
-    mine.take()
+    mine.take(9)
     while True:
         mine.at("a" * 24)
         mine.at("b" * 24)
@@ -143,7 +146,7 @@ def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_p
     if sys.platform == "win32":
         pytest.skip("kills as POSIX does")
     worker = multiprocessing.get_context("spawn").Process(
-        target=write_for_ever, args=(seat(table, 9),)
+        target=write_for_ever, args=(seat(table),)
     )
     worker.start()
     try:
@@ -163,7 +166,7 @@ def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_p
 
 def test_a_reader_needs_no_right_to_write(table: Inflight, tmp_path: Path) -> None:
     """Another user may look, and changes nothing."""
-    seat(table, 2).take()
+    seat(table).take(2)
     path = tmp_path / inflight.TABLE
     before = path.read_bytes()
     path.chmod(0o444)
@@ -184,8 +187,8 @@ def test_the_job_left_behind_by_a_thread_pool_does_not_disturb_the_next(tmp_path
         outcomes = run([Job(1, late, ())], 1, pool, FanOut([recorder]), stage="pairs",
                        inflight=table, timeout=0.05)  # fmt: skip
         assert outcomes[0].state == "timeout"
-        mine = seat(table, 2)
-        mine.take()
+        mine = seat(table)
+        mine.take(2)
         mine.at("fit")
         gate.open()
         for _ in range(3):

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import random
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from tests.fakes import Recorder
-from zemosaic.runtime.events import FanOut, JobEnded
+from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Observer
+from zemosaic.runtime.inflight import Inflight, read
 from zemosaic.runtime.pool import (
     ExecutorPool,
-    ProcessPool,
     SerialPool,
     ThreadPool,
     make_pool,
     part,
     perform,
 )
+from zemosaic.runtime.processes import ProcessPool, WorkerLostError
 from zemosaic.runtime.schedule import Job, run
 
 
 def pid_of(_: int) -> int:
     return os.getpid()
+
+
+def said(index: int) -> tuple[int, bytes]:
+    return index, bytes(20_000)
 
 
 def segfault(_: int) -> None:
@@ -174,3 +183,131 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
     """The message lists what there is."""
     with pytest.raises(ValueError, match="'fibers'; choose one of processes, threads, serial"):
         make_pool("fibers", 1)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
+@pytest.mark.parametrize("seated", [True, False])
+def test_workers_killed_at_any_moment_lose_what_they_were_at(tmp_path: Path, seated: bool) -> None:
+    """At a job, between two, while they read or write: a job at most for a kill, and no other."""
+    pool, killed, rng = ProcessPool(2), [], random.Random(3)
+    table = Inflight(tmp_path, pool.window, 0.0) if seated else None
+
+    class Killer(Observer):
+        def job_ended(self, event: JobEnded) -> None:
+            if len(killed) < 40 and rng.random() < 0.01:
+                time.sleep(rng.uniform(0, 0.01))
+                # It may be dead already, and then is not a second time.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(event.pid, signal.SIGKILL)
+                    killed.append(event.pid)
+
+    try:
+        jobs = [Job(k, said, (k,)) for k in range(1, 4001)]
+        outcomes = run(jobs, 4000, pool, FanOut([Killer()]), stage="x", inflight=table)
+    finally:
+        pool.close()
+    assert len(killed) > 10
+    lost = [outcome for outcome in outcomes if outcome.error is not None]
+    assert {outcome.state for outcome in lost} <= {"crashed"}
+    assert len(lost) <= len(killed)
+    assert all(o.value == (o.job.index, bytes(20_000)) for o in outcomes if o.error is None)
+    if table is not None:
+        assert read(tmp_path).rows == ()
+        table.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+@pytest.mark.parametrize("seated", [True, False])
+def test_a_death_among_jobs_sent_together_is_that_of_its_own_job(
+    tmp_path: Path, seated: bool
+) -> None:
+    """Also where no table says which one it was, the others are measured."""
+    pool, recorder = ProcessPool(2), Recorder()
+    table = Inflight(tmp_path, pool.window, 0.0) if seated else None
+    try:
+        jobs = [Job(k, kill_me if k % 100 == 0 else pid_of, (k,)) for k in range(1, 601)]
+        outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="pairs", inflight=table)
+    finally:
+        pool.close()
+    assert [o.job.index for o in outcomes if o.state != "measured"] == [
+        100,
+        200,
+        300,
+        400,
+        500,
+        600,
+    ]
+    assert {o.error.type for o in outcomes if o.error} == {"SIGKILL"}
+    ended = recorder.of(JobEnded)
+    assert sorted(event.index for event in ended) == list(range(1, 601))
+    assert [event.done for event in ended] == list(range(1, 601))
+
+
+@pytest.mark.parametrize("seated", [True, False])
+def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, seated: bool) -> None:
+    """Of jobs that were sent together the one that hangs is given up, and the others are done."""
+    pool, recorder = ProcessPool(2), Recorder()
+    table = Inflight(tmp_path, pool.window, 0.0) if seated else None
+    try:
+        jobs = [Job(k, sleep_for_ever if k == 300 else pid_of, (k,)) for k in range(1, 601)]
+        outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="pairs", inflight=table,
+                       timeout=1.0, heartbeat=0.5)  # fmt: skip
+    finally:
+        pool.close()
+    assert [(o.job.index, o.state) for o in outcomes if o.state != "measured"] == [(300, "timeout")]
+    if seated:  # those behind it did not wait for the time-out
+        last = recorder.of(JobEnded)[-1]
+        assert (last.index, last.done) == (300, 600)
+        assert recorder.of(Heartbeat)[0].running_indices == [300]
+
+
+def test_workers_that_cannot_start_are_a_clear_failure() -> None:
+    """A script without the usual guard makes every worker import it, and end: no loop."""
+    program = textwrap.dedent(
+        """
+        from zemosaic.runtime.events import FanOut
+        from zemosaic.runtime.processes import ProcessPool, WorkerLostError
+        from zemosaic.runtime.schedule import Job, run
+
+        pool = ProcessPool(2)
+        print({str(o.error.type) for o in run([Job(1, int, ("7",))], 1, pool, FanOut(), stage="x")})
+        pool.close()
+        """
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "script.py"
+        script.write_text(program)
+        done = subprocess.run(
+            [sys.executable, script], capture_output=True, text=True, timeout=60, check=True
+        )
+    assert done.stdout.splitlines()[-1] == "{'WorkerExit'}"
+
+
+def unpicklable(_: int) -> object:
+    return lambda: None
+
+
+def test_what_cannot_be_sent_is_the_failure_of_its_own_job() -> None:
+    """An argument or a result that pickle refuses costs no worker."""
+    pool = ProcessPool(1)
+    try:
+        jobs = [
+            Job(1, pid_of, (1,)), Job(2, pid_of, (lambda: None,)), Job(3, unpicklable, (3,)),
+            Job(4, pid_of, (4,)),
+        ]  # fmt: skip
+        outcomes = run(jobs, 4, pool, FanOut(), stage="x")
+    finally:
+        pool.close()
+    assert [o.state for o in outcomes] == ["measured", "failed", "failed", "measured"]
+    assert outcomes[0].value == outcomes[3].value
+
+
+def test_a_closed_pool_takes_no_job() -> None:
+    """And what it had not done has an end."""
+    pool = ProcessPool(1)
+    future = pool.submit(sleep_for_ever, (1,))
+    pool.close()
+    with pytest.raises((CancelledError, WorkerLostError)):
+        future.result(timeout=0)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit(pid_of, (1,))

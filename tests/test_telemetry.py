@@ -47,7 +47,8 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
-from zemosaic.runtime.pool import ProcessPool, ThreadPool
+from zemosaic.runtime.pool import ThreadPool
+from zemosaic.runtime.processes import ProcessPool
 from zemosaic.runtime.schedule import Clock, Job, run
 
 PHASE = "phase5_intertile"

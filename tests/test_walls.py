@@ -23,7 +23,7 @@ PHOTOMETRY = (
     "simulate",
 )  # fmt: skip
 #: What the numerics may not touch: futures, telemetry, logs, clocks.
-IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing", "pebble"}
+IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing"}
 
 
 def imported_by(path: Path) -> Iterator[str]:
@@ -112,7 +112,7 @@ def test_import_zemosaic_is_light() -> None:
     program = (
         "import sys, zemosaic; "
         "print(sorted({m.partition('.')[0] for m in sys.modules} & "
-        "{'numpy', 'scipy', 'astropy', 'reproject', 'opentelemetry', 'rich', 'click', 'pebble'}))"
+        "{'numpy', 'scipy', 'astropy', 'reproject', 'opentelemetry', 'rich', 'click'}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60

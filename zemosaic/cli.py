@@ -186,7 +186,7 @@ def _ran(
 ) -> tuple[PhaseSolution, int]:
     """Run the phase and print what came out; the solution and the exit code."""
     if how["pool"] == "processes":
-        from zemosaic.runtime.pool import begin
+        from zemosaic.runtime.processes import begin
 
         begin()
     from zemosaic.run import run_in_folder

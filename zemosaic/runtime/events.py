@@ -211,6 +211,11 @@ class Observer:
     should be quick. One that raises is taken off, and the run goes on.
     """
 
+    def tell(self, events: Sequence[Event]) -> None:
+        """Called with what happened at once; by default each goes to its method, in order."""
+        for event in events:
+            getattr(self, _METHODS[type(event)])(event)
+
     def run_started(self, event: RunStarted) -> None:
         """Called first."""
 
@@ -258,17 +263,16 @@ class FanOut:
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
 
-    def emit(self, event: Event) -> None:
-        """Tell all observers of an event."""
-        method = _METHODS[type(event)]
+    def emit(self, *events: Event) -> None:
+        """Tell all observers of what happened at once."""
         for observer in tuple(self._observers):
             if observer not in self._observers:  # taken off while another was reported
                 continue
             try:
-                getattr(observer, method)(event)
+                observer.tell(events)
             except Exception as error:
                 self._observers.remove(observer)
-                name = type(observer).__name__
-                logger.exception("observer %s raised in %s and was taken off", name, method)
+                name, what = type(observer).__name__, _METHODS[type(events[0])]
+                logger.exception("observer %s raised in %s and was taken off", name, what)
                 message = f"{name} failed ({type(error).__name__}: {error}) and was taken off"
                 self.emit(Note(level=logging.WARNING, message=message))

@@ -31,6 +31,7 @@ _ROW = struct.Struct("<IIIIQq16sq24sI")
 _COUNT, _MINE = struct.Struct("<I"), struct.Struct("<II")
 _PART, _PART_AT, _LAST_AT = struct.Struct("<q24s"), 48, 80
 _HEAD_SIZE, _ROW_SIZE = 128, 128
+_NOBODY = (0, 0, 0, 0, b"", 0, b"")  # after the ticket
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Seat:
-    """A row as a job takes it along to its worker.
+    """A row as a job, or several that are done one after the other, take it to their worker.
 
     Parameters
     ----------
@@ -85,10 +86,10 @@ class Seat:
         When the table was made, since the next one may have the same path.
     row, ticket : int
         Number of the row, and of this use of it.
-    stage, index : str, int
-        The job.
+    stage : str
+        Theirs.
     patience : float
-        Seconds before its stack is dumped; 0: never.
+        Seconds before the stack of a job is dumped; 0: never.
     """
 
     path: str
@@ -96,19 +97,18 @@ class Seat:
     row: int
     ticket: int
     stage: str
-    index: int
     patience: float
 
-    def take(self) -> None:
-        """Say that the job begins, here and now."""
+    def take(self, index: int) -> None:
+        """Say that a job begins, here and now."""
         table = _table(self.path, self.made_ns)
         if table is None:
             return
         if self.patience:
             stacks.arm(self.path[: -len(TABLE) - 1], self.patience)  # 5 µs less than by pathlib
         now = time.time_ns()
-        table.write(self.row, (self.ticket, self.index, os.getpid(), threading.get_ident(), now,
-                               self.stage.encode(), now, b""))  # fmt: skip
+        table.write(self.row, self.ticket, (self.ticket, index, os.getpid(), threading.get_ident(),
+                                            now, self.stage.encode(), now, b""))  # fmt: skip
 
     def at(self, part: str) -> None:
         """Say which part of the work begins."""
@@ -120,7 +120,7 @@ class Seat:
         """Say that the job has ended."""
         table = _table(self.path, self.made_ns)
         if table is not None:
-            table.clear(self.row, self.ticket)
+            table.write(self.row, self.ticket, (self.ticket, *_NOBODY))
 
 
 class Inflight:
@@ -152,7 +152,6 @@ class Inflight:
         self._table = _Table(self._path)
         self._started = time.time_ns()
         self._free = list(range(rows))
-        self._taken: dict[tuple[str, int], Seat] = {}
         self._tickets = 0
         self.progress("", 0, 0)
 
@@ -162,30 +161,25 @@ class Inflight:
                 time.time_ns(), stage.encode())  # fmt: skip
         _HEAD.pack_into(self._table.memory, 0, *head)
 
-    def seat(self, stage: str, index: int) -> Seat | None:
+    def seat(self, stage: str) -> Seat | None:
         """A row for a job; None where there is none left."""
         if not self._free:
             return None
         self._tickets += 1
-        seat = Seat(str(self._path), self._started, self._free.pop(0), self._tickets, stage, index,
-                    self._patience)  # fmt: skip
-        self._taken[stage, index] = seat
-        return seat
+        number = self._free.pop(0)
+        self._table.write(number, 0, (self._tickets, *_NOBODY))
+        return Seat(str(self._path), self._started, number, self._tickets, stage, self._patience)
 
-    def row(self, stage: str, index: int) -> Row | None:
-        """What is known of a job that has a row; None before it begins."""
-        seat = self._taken.get((stage, index))
-        row = None if seat is None else self._table.read(seat.row)
-        return row if row is not None and (row.stage, row.index) == (stage, index) else None
+    def row(self, seat: Seat) -> Row | None:
+        """What is known of the job that has a row; None where none is at work."""
+        return self._table.read(seat.row)
 
-    def release(self, stage: str, index: int) -> Row | None:
-        """Take the row back from a job that ended; what it said last, if its worker died."""
-        last = self.row(stage, index)
-        seat = self._taken.pop((stage, index), None)
-        if seat is not None:
-            # A thread that was left behind may come back: its ticket is no longer valid then.
-            self._table.clear(seat.row, seat.ticket)
-            self._free.append(seat.row)
+    def release(self, seat: Seat) -> Row | None:
+        """Take a row back; what it said last, if its worker died."""
+        last = self.row(seat)
+        # A thread that was left behind may come back: its ticket is no longer valid then.
+        self._table.write(seat.row, seat.ticket, (0, *_NOBODY))
+        self._free.append(seat.row)
         return last
 
     def close(self) -> None:
@@ -231,10 +225,13 @@ class _Table:
             self.memory = mmap.mmap(file.fileno(), 0, access=access)
         self.rows = (len(self.memory) - _HEAD_SIZE) // _ROW_SIZE
 
-    def write(self, number: int, values: tuple[Any, ...]) -> None:
+    def write(self, number: int, ticket: int, values: tuple[Any, ...]) -> None:
+        """The whole row, if it is that ticket's."""
         at = _HEAD_SIZE + number * _ROW_SIZE
-        count = (_COUNT.unpack_from(self.memory, at)[0] + 1) & 0xFFFFFFFF
-        _ROW.pack_into(self.memory, at, count, *values, count)
+        count, owner = _MINE.unpack_from(self.memory, at)
+        if owner == ticket:
+            count = (count + 1) & 0xFFFFFFFF
+            _ROW.pack_into(self.memory, at, count, *values, count)
 
     def write_part(self, number: int, ticket: int, part: str) -> None:
         """Only the part, if the row is still that ticket's."""
@@ -246,11 +243,6 @@ class _Table:
         _COUNT.pack_into(self.memory, at, count)
         _PART.pack_into(self.memory, at + _PART_AT, time.time_ns(), part.encode())
         _COUNT.pack_into(self.memory, at + _LAST_AT, count)
-
-    def clear(self, number: int, ticket: int) -> None:
-        """Empty the row, if it is still that ticket's."""
-        if _MINE.unpack_from(self.memory, _HEAD_SIZE + number * _ROW_SIZE)[1] == ticket:
-            self.write(number, (0, 0, 0, 0, 0, b"", 0, b""))
 
     def read(self, number: int) -> Row | None:
         at = _HEAD_SIZE + number * _ROW_SIZE

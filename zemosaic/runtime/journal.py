@@ -1,15 +1,16 @@
 """The append-only record of a run: what resume takes up and the autopsy reads.
 
-One line of JSON for each event, given to the kernel with one write as it happens, so that a
-killed run loses nothing; to the disk it is forced at heartbeats, ends of stages and at the end. A
-line that was torn is skipped. A run that goes on from another adds to the same file.
+One line of JSON for each event, given to the kernel as it happens (those of one moment with one
+write), so that a killed run loses nothing; to the disk it is forced at heartbeats, ends of stages
+and at the end. A line that was torn is skipped. A run that goes on from another adds to the same
+file.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,9 @@ class Journal(Observer):
         self._whole = False
         self.write({"kind": "about", **about})
 
-    def write(self, entry: Mapping[str, Any]) -> None:
-        """Add a line; from any thread."""
-        line = _line(entry)
+    def write(self, *entries: Mapping[str, Any]) -> None:
+        """Add lines, together; from any thread."""
+        line = b"".join(map(_line, entries))
         if not self._whole:
             line = b"\n" + line
         try:
@@ -92,21 +93,22 @@ class Journal(Observer):
         """Write no more."""
         os.close(self._handle)
 
-    def _take(self, event: Event) -> None:
+    def tell(self, events: Sequence[Event]) -> None:
+        """Add a line for each."""
         if self.failed:
             return
         try:
-            kind = type(event)
-            known = {name: getattr(event, name) for name in _FIELDS[kind]}
-            self.write({"kind": kind.__name__, **known})
-            if isinstance(event, _FORCED):
+            self.write(*map(_entry, events))
+            if any(isinstance(event, _FORCED) for event in events):
                 self.force()
         except OSError as error:
             self.failed = error.strerror or str(error)
             self._on_failure(self.failed)
 
-    run_started = stage_started = stage_ended = job_submitted = job_ended = _take
-    heartbeat = slow_job = note = run_ended = _take
+
+def _entry(event: Event) -> dict[str, Any]:
+    kind = type(event)
+    return {"kind": kind.__name__, **{name: getattr(event, name) for name in _FIELDS[kind]}}
 
 
 @dataclass

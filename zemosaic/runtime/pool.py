@@ -7,18 +7,14 @@ killed and replaced, a thread is left behind and replaced, a foreign executor's 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import queue
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.context import BaseContext
 from typing import Any
 
 from zemosaic.runtime.events import JobError
@@ -57,15 +53,20 @@ def perform(function: Callable[..., Any], args: tuple[Any, ...]) -> Report:
     return Report(value, error, started, ended, os.getpid(), stages)
 
 
-def seated(seat: Seat, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def seated(seat: Seat, index: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Run a job that has a row in the table of those under way."""
     _local.seat = seat
-    seat.take()
+    seat.take(index)
     try:
         return function(*args)
     finally:
         seat.leave()
         _local.seat = None
+
+
+def together(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Report]:
+    """Run several jobs in a worker, one after the other."""
+    return [perform(function, args) for function, args in calls]
 
 
 @contextmanager
@@ -83,14 +84,19 @@ def part(name: str) -> Iterator[None]:
 
 
 class Pool:
-    """The interface; `kind` and `workers` are for reports."""
+    """The interface; `kind` and `workers` are for reports.
+
+    Short jobs are worth submitting `together`, so many at most: what they cost to send is that of
+    one, and while a worker is at them nobody waits for each.
+    """
 
     kind: str
     workers: int
+    together: int = 1
 
     @property
     def window(self) -> int:
-        """Jobs to keep submitted: enough that no worker waits, few enough to name culprits."""
+        """Submissions to keep: enough that no worker waits, few enough to name culprits."""
         return 4 * self.workers
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
@@ -189,78 +195,6 @@ class _ThreadJob:
     args: tuple[Any, ...]
 
 
-class ProcessPool(Pool):
-    """Pebble's pool: a worker that dies or is killed costs the job it was at, and no other."""
-
-    kind = "processes"
-
-    def __init__(self, workers: int) -> None:
-        import pebble
-
-        self.workers = workers
-        context = _context()
-        lifeline, self._held = context.Pipe(duplex=False)
-        self._pool = pebble.ProcessPool(
-            max_workers=workers, context=context, initializer=_die_with, initargs=(lifeline,)
-        )
-
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
-        """Send the job to the workers."""
-        return self._pool.schedule(perform, args=(function, args))
-
-    def give_up(self, future: Future[Report]) -> bool:
-        """Kill the worker; Pebble starts another."""
-        future.cancel()
-        return True
-
-    def close(self) -> None:
-        """Kill the workers."""
-        self._pool.stop()
-        self._held.close()  # those that are stuck end at once, and Pebble need not wait for them
-        self._pool.join()
-
-
-def _die_with(lifeline: Connection) -> None:
-    """Have the kernel end this worker when the run ends, however that dies.
-
-    A worker that waits for a job sees the end of its pipe; one that holds the interpreter's lock
-    for ever sees nothing, and would outlive its run as long. The end of a pipe of which only the
-    run holds the other side is a signal, whose default is to end the process. Elsewhere than on
-    Linux such a worker stays, and the autopsy names it.
-    """
-    if sys.platform != "linux":
-        return
-    import fcntl
-
-    with contextlib.suppress(OSError):  # without /proc it is as elsewhere
-        # Opened anew, since all workers share the pipe as it came, and that has but one owner.
-        mine = os.open(f"/proc/self/fd/{lifeline.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
-        fcntl.fcntl(mine, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(mine, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    if lifeline.poll():  # the run died before
-        os._exit(1)
-
-
-def begin() -> None:
-    """Start the server that makes workers, if there will be one, to import while we do."""
-    if _context().get_start_method() == "forkserver":
-        from multiprocessing import forkserver
-
-        forkserver.ensure_running()
-
-
-def _context() -> BaseContext:
-    """How workers are started: never by a plain fork, which copies locks that threads hold."""
-    import multiprocessing
-
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        # The server imports the numerics once; every worker, also a fresh one, then has them.
-        context.set_forkserver_preload(["zemosaic.phase"])
-        return context
-    return multiprocessing.get_context("spawn")
-
-
 class ExecutorPool(Pool):
     """Any `concurrent.futures.Executor`; it stays its owner's to shut down."""
 
@@ -296,6 +230,8 @@ def make_pool(kind: str | Executor | Pool, workers: int) -> Pool:
     if isinstance(kind, Executor):
         return ExecutorPool(kind)
     if kind == "processes":
+        from zemosaic.runtime.processes import ProcessPool
+
         return ProcessPool(workers)
     if kind == "threads":
         return ThreadPool(workers)

@@ -14,11 +14,16 @@ silences it; `wait` comes back after a tick. Why a window: `wait` registers with
 is given, so waiting on all of them is quadratic; and "submitted" should mean "about to run".
 Why `done_count`: futures end in any order, so the index of the last one is no measure of
 progress; the number that ended is, and it never falls.
+
+Jobs of a millisecond go to a worker several at a time. Its row in the table says which one it is
+at, so that a death or a hang is charged to that one, and the others go to other workers, each
+alone; where nobody knows which it was, all do.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 import statistics
 import time
@@ -36,12 +41,13 @@ from zemosaic.runtime.events import (
     JobSubmitted,
     SlowJob,
 )
-from zemosaic.runtime.inflight import Inflight, Row
-from zemosaic.runtime.pool import Pool, Report, seated
+from zemosaic.runtime.inflight import Inflight, Row, Seat
+from zemosaic.runtime.pool import Pool, Report, seated, together
 
 TICK = 2.0  # seconds between looks at a silent pool; a fifth of the heartbeat, if that is less
 PENDING_NAMED = 64  # indices in a heartbeat: enough to see a pattern, small in every trace
 SLOW_FACTOR = 10.0  # a job is slow at this many times the median of those that ended
+TOGETHER = 0.015  # seconds of work to send to a worker at once, where jobs are shorter
 DEATHS = 4  # for each worker, one after the other and nothing else: the jobs cannot be done
 
 
@@ -87,15 +93,30 @@ class Outcome:
 
 @dataclass
 class _Flight:
-    job: Job
+    """Jobs that were submitted together, most often one."""
+
+    jobs: list[Job]
     submitted_ns: int
-    running_since: float | None = None
+    seat: Seat | None
+    at: int = 0  # which of them its worker is at, as far as known
+    running_since: float | None = None  # that one
     running_since_ns: int = 0
     told_slow: bool = False
+    taken_back: bool = False  # all but the one that it is at, for others to do
+
+    @property
+    def own(self) -> list[int]:
+        """Places of the jobs whose outcome is to come from here."""
+        return [self.at] if self.taken_back else list(range(len(self.jobs)))
 
     def ran(self, now: float) -> float:
         """Seconds that the job has run; 0 where it waits."""
         return 0.0 if self.running_since is None else now - self.running_since
+
+    @property
+    def job(self) -> Job:
+        """The one that its worker is at."""
+        return self.jobs[self.at]
 
 
 def run(
@@ -175,12 +196,15 @@ class _Loop:
     window: dict[Future[Report], _Flight] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
+    typical: float = math.inf  # seconds, of the last jobs
     ahead: deque[Job] = field(default_factory=deque)  # looked at, not yet submitted
+    alone: deque[Job] = field(default_factory=deque)  # to be done again, because of another
     last_completed_index: int = 0
     deaths: int = 0
 
     def __post_init__(self) -> None:
         self.workers_left = self.pool.workers
+        self.tick = min(TICK, self.heartbeat / 5)
         if self.inflight is not None:
             self.inflight.progress(self.stage, self.done_count, self.total)
         self.last_progress = self.last_beat = self.clock.monotonic()
@@ -194,11 +218,12 @@ class _Loop:
                 self._note_running(self.clock.monotonic())
                 ended = self.clock.wait(self.window, self._patience())
                 now = self.clock.monotonic()
-                for future in sorted(ended, key=lambda f: self.window[f].job.index):
+                for future in sorted(ended, key=lambda f: self.window[f].jobs[0].index):
                     if future in self.window:  # not given up with the rest meanwhile
                         self._end(future, now)
                 self._give_up_overdue(now)
                 self._tell_slow(now)
+                self._take_back(now)
                 if now - max(self.last_progress, self.last_beat) >= self.heartbeat:
                     self._beat(now)
         finally:
@@ -209,29 +234,44 @@ class _Loop:
 
     def _fill_window(self) -> None:
         while len(self.window) < self.pool.window and self.workers_left > 0:
-            job = self.ahead.popleft() if self.ahead else next(self.jobs, None)
-            if job is None:
+            jobs = self._next()
+            if not jobs:
                 return
-            self._submit(job)
+            self._submit(jobs)
         if self.workers_left <= 0:
             self._fail_the_rest(JobError("NoWorkersLeft", "every worker of the executor is stuck"))
 
-    def _submit(self, job: Job) -> None:
-        flight = _Flight(job, self.clock.time_ns())
+    def _next(self) -> list[Job]:
+        """What to submit next: short jobs together, though not so many that a worker has none."""
+        if self.alone:
+            return [self.alone.popleft()]
+        share = (self.total - self.done_count) // self.pool.window
+        count = int(max(1, min(self.pool.together, TOGETHER / self.typical, share)))
+        jobs = [self.ahead.popleft() for _ in range(min(count, len(self.ahead)))]
+        return jobs + list(itertools.islice(self.jobs, count - len(jobs)))
+
+    def _submit(self, jobs: list[Job]) -> None:
+        seat = self.inflight.seat(self.stage) if self.inflight else None
+        flight = _Flight(jobs, self.clock.time_ns(), seat)
         self.observers.emit(
-            JobSubmitted(
-                stage=self.stage,
-                index=job.index,
-                time_ns=flight.submitted_ns,
-                attributes=job.attributes,
+            *(
+                JobSubmitted(
+                    stage=self.stage,
+                    index=job.index,
+                    time_ns=flight.submitted_ns,
+                    attributes=job.attributes,
+                )
+                for job in jobs
             )
         )
-        seat = self.inflight.seat(self.stage, job.index) if self.inflight else None
-        function, args = job.function, job.args
-        if seat is not None:
-            function, args = seated, (seat, function, args)
+        calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+            (job.function, job.args)
+            if seat is None
+            else (seated, (seat, job.index, job.function, job.args))
+            for job in jobs
+        ]
         try:
-            future = self.pool.submit(function, args)
+            future = self.pool.submit(*(calls[0] if len(jobs) == 1 else (together, (calls,))))
         except Exception as error:  # noqa: BLE001 - a broken pool must not end the loop
             future = Future()
             future.set_exception(error)
@@ -239,7 +279,7 @@ class _Loop:
 
     def _patience(self) -> float:
         """Seconds until the loop must look again: a tick, or the next deadline before it."""
-        tick = min(TICK, self.heartbeat / 5)
+        tick = self.tick
         if not self.timeout:
             return tick
         now = self.clock.monotonic()
@@ -249,66 +289,103 @@ class _Loop:
 
     def _note_running(self, now: float) -> None:
         for future, flight in self.window.items():
-            if flight.running_since is None and future.running():
+            if flight.running_since is not None and len(flight.own) == 1:
+                continue
+            if not future.running():
+                continue
+            at = flight.at if len(flight.jobs) == 1 else self._place(flight, self._row(flight))
+            if flight.running_since is None or at not in (None, flight.at):
+                flight.at, flight.told_slow = at or 0, False
                 flight.running_since, flight.running_since_ns = now, self.clock.time_ns()
+
+    def _place(self, flight: _Flight, row: Row | None) -> int | None:
+        """Which of its jobs a flight is at; None where nobody knows."""
+        indices = [job.index for job in flight.jobs]
+        return indices.index(row.index) if row is not None and row.index in indices else None
 
     def _end(self, future: Future[Report], now: float) -> None:
         """Take a future that ended off the window, whatever became of it."""
-        flight = self.window.pop(future)
+        flight, row = self._take_off(future)
         try:
             report = future.result()
         except Exception as error:  # noqa: BLE001 - a pool's troubles must not end the loop
-            state, failure = _death(error, self._stack(self._row(flight)))
-            self._close(flight, Outcome(flight.job, state, error=failure), now)
+            state, failure = _death(error, self._stack(row))
+            self._charge(flight, row, state, failure, now)
             self.deaths += 1
             if self.deaths >= DEATHS * self.pool.workers:
                 message = f"{self.deaths} jobs one after the other lost their workers"
                 self._fail_the_rest(JobError("WorkersDie", f"{message} ({failure}); given up"))
             return
         self.deaths = 0
-        if report.error is not None:
-            outcome = Outcome(flight.job, "failed", error=report.error)
-        else:
-            outcome = Outcome(flight.job, "measured", report.value)
-            self.durations.append((report.ended_ns - report.started_ns) / 1e9)
-        self._close(flight, outcome, now, report)
+        ended = []
+        reports = report.value if len(flight.jobs) > 1 else [report]
+        for job, own in [(flight.jobs[place], reports[place]) for place in flight.own]:
+            if own.error is not None:
+                outcome = Outcome(job, "failed", error=own.error)
+            else:
+                outcome = Outcome(job, "measured", own.value)
+                took = (own.ended_ns - own.started_ns) / 1e9
+                self.durations.append(took)
+                recent = min(len(self.durations), 2 * self.pool.together)
+                self.typical = (
+                    took if recent == 1 else self.typical + (took - self.typical) / recent
+                )
+            ended.append(self._closed(flight, outcome, own))
+        self._tell(ended, now)
 
-    def _close(
-        self, flight: _Flight, outcome: Outcome, now: float, report: Report | None = None
+    def _take_off(self, future: Future[Report]) -> tuple[_Flight, Row | None]:
+        """A flight that is over, and what its row said last."""
+        flight = self.window.pop(future)
+        if self.inflight is None or flight.seat is None:
+            return flight, None
+        return flight, self.inflight.release(flight.seat)
+
+    def _charge(
+        self, flight: _Flight, row: Row | None, state: str, error: JobError, now: float
     ) -> None:
+        """Close the one job that a flight came to grief with; the others are done again."""
+        at = 0 if len(flight.jobs) == 1 else self._place(flight, row)
+        self.alone.extend(flight.jobs[place] for place in flight.own if place != at)
+        if at in flight.own:
+            self._tell(
+                [self._closed(flight, Outcome(flight.jobs[at], state, error=error), row)], now
+            )
+
+    def _closed(self, flight: _Flight, outcome: Outcome, told: Report | Row | None) -> JobEnded:
+        """Keep an outcome; `told` is what its worker told of it."""
         job = outcome.job
-        row = self.inflight.release(self.stage, job.index) if self.inflight else None
         self.outcomes[job.index] = outcome
         self.done_count += 1
-        self.last_completed_index, self.last_progress = job.index, now
+        self.last_completed_index = job.index
         state, attributes = outcome.state, dict(job.attributes)
         if state == "measured":
             state, more = self.describe(outcome.value)
             attributes.update(more)
+        report = told if isinstance(told, Report) else None
+        ended_ns = report.ended_ns if report else self.clock.time_ns()
+        kept = job.key and outcome.state == "measured"
+        return JobEnded(
+            stage=self.stage,
+            index=job.index,
+            done=self.done_count,
+            total=self.total,
+            outcome=state,
+            attributes=attributes,
+            submitted_ns=flight.submitted_ns,
+            started_ns=told.started_ns if told else flight.running_since_ns or ended_ns,
+            ended_ns=ended_ns,
+            pid=told.pid if told else 0,
+            error=outcome.error,
+            stages=report.stages if report else {},
+            key=job.key if kept else "",
+            result=self.plain(outcome.value) if kept else None,
+        )
+
+    def _tell(self, ended: list[JobEnded], now: float) -> None:
+        self.last_progress = now
         if self.inflight is not None:
             self.inflight.progress(self.stage, self.done_count, self.total)
-        ended_ns = report.ended_ns if report else self.clock.time_ns()
-        # Of a worker that died without a report, its row tells.
-        started_ns = row.started_ns if row else flight.running_since_ns or ended_ns
-        kept = job.key and outcome.state == "measured"
-        self.observers.emit(
-            JobEnded(
-                stage=self.stage,
-                index=job.index,
-                done=self.done_count,
-                total=self.total,
-                outcome=state,
-                attributes=attributes,
-                submitted_ns=flight.submitted_ns,
-                started_ns=report.started_ns if report else started_ns,
-                ended_ns=ended_ns,
-                pid=report.pid if report else row.pid if row else 0,
-                error=outcome.error,
-                stages=report.stages if report else {},
-                key=job.key if kept else "",
-                result=self.plain(outcome.value) if kept else None,
-            )
-        )
+        self.observers.emit(*ended)
 
     def _give_up_overdue(self, now: float) -> None:
         if not self.timeout:
@@ -316,28 +393,40 @@ class _Loop:
         for future, flight in list(self.window.items()):
             if flight.ran(now) < self.timeout or future.done():
                 continue
-            del self.window[future]
-            stack = self._stack(self._row(flight))
             if not self.pool.give_up(future):
                 self.workers_left -= 1
+            _, row = self._take_off(future)
+            stack = self._stack(row)
             error = JobError("TimeoutError", f"given up after {flight.ran(now):.0f} s", stack)
-            self._close(flight, Outcome(flight.job, "timeout", error=error), now)
+            self._charge(flight, row, "timeout", error, now)
+
+    def _take_back(self, now: float) -> None:
+        """A job that takes long keeps no others waiting behind it."""
+        for flight in self.window.values():
+            if len(flight.own) > 1 and flight.ran(now) >= self.tick:
+                self.alone.extend(flight.jobs[place] for place in flight.own if place != flight.at)
+                flight.taken_back = True
 
     def _fail_the_rest(self, error: JobError) -> None:
         """What waits would wait for ever, or kill the next worker."""
-        now = self.clock.monotonic()
-        for future, flight in list(self.window.items()):
+        now, ended = self.clock.monotonic(), []
+        for future in list(self.window):
             self.pool.give_up(future)
-            del self.window[future]
-            self._close(flight, Outcome(flight.job, "failed", error=error), now)
-        for job in itertools.chain(self.ahead, self.jobs):
-            flight = _Flight(job, self.clock.time_ns())
-            self._close(flight, Outcome(job, "failed", error=error), now)
+            flight, row = self._take_off(future)
+            ended += [
+                self._closed(flight, Outcome(flight.jobs[place], "failed", error=error), row)
+                for place in flight.own
+            ]
+        flight = _Flight([], self.clock.time_ns(), None)
+        for job in itertools.chain(self.alone, self.ahead, self.jobs):
+            ended.append(self._closed(flight, Outcome(job, "failed", error=error), None))
+        self.alone.clear()
         self.ahead.clear()
+        self._tell(ended, now)
 
     def _row(self, flight: _Flight) -> Row | None:
-        """What the worker of a job says of it."""
-        return self.inflight.row(self.stage, flight.job.index) if self.inflight else None
+        """What the worker of a flight says of the job that it is at."""
+        return self.inflight.row(flight.seat) if self.inflight and flight.seat else None
 
     def _stack(self, row: Row | None) -> str:
         return self.inflight.stack(row) if self.inflight and row else ""
@@ -374,7 +463,9 @@ class _Loop:
         running = [f for f in flights if f.running_since is not None]
         running.sort(key=lambda f: (-f.ran(now), f.job.index))
         del running[PENDING_NAMED:]
-        waiting = [f.job.index for f in flights if f.running_since is None]
+        at = {f.job.index for f in running}
+        waiting = [i for f in flights for p in f.own if (i := f.jobs[p].index) not in at]
+        waiting += [job.index for job in self.alone]
         self.ahead.extend(itertools.islice(self.jobs, max(0, PENDING_NAMED - len(self.ahead))))
         later = [job.index for job in self.ahead]
         rows = [self._row(f) for f in running]
@@ -400,7 +491,7 @@ class _Loop:
 
 def _death(error: Exception, stack: str) -> tuple[str, JobError]:
     """State and error of a job whose worker did not report."""
-    code = getattr(error, "exitcode", None)  # Pebble's ProcessExpired has one
+    code = getattr(error, "exitcode", None)  # WorkerLostError has one
     if code is not None:
         if code < 0:
             name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
