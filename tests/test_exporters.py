@@ -17,8 +17,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+    set_span_in_context,
+)
 
 from tests.otlp_receiver import (
     Received,
@@ -32,13 +46,14 @@ from tests.otlp_receiver import (
     spans_of,
 )
 from zemosaic import __version__
-from zemosaic.observe import exporters
+from zemosaic.observe import exporters, otlp_proto
 from zemosaic.observe.exporters import (
     DEFAULT_ENDPOINT,
     FILE_DELAY,
     SHOWING,
     SHUTDOWN,
     Tracing,
+    _otlp_exporter,
     check_endpoint,
     endpoint_from_environment,
     trace_url,
@@ -683,3 +698,72 @@ def test_the_link_leads_to_jaeger(
         monkeypatch.setenv("JAEGER_URL", jaeger)
     assert trace_url(endpoint, "abc") == page
     assert trace_url(endpoint, "abc", "a.b=1") == f"{page}?uiFind=a.b%3D1"
+
+
+def spans_of_all_kinds() -> list[ReadableSpan]:
+    """Spans with all that a span can have, as the SDK makes them."""
+    memory = InMemorySpanExporter()
+    provider = TracerProvider(
+        resource=Resource({"service.name": "s", "process.command_args": ["a", "b"]}, "http://u"),
+        span_limits=SpanLimits(max_events=2, max_span_attributes=9),
+        shutdown_on_exit=False,
+    )
+    provider.add_span_processor(SimpleSpanProcessor(memory))
+    tracer = provider.get_tracer("zemosaic", "1")
+    values: list[Any] = [
+        "", "\u00e9\u2713", True, False, 0, 1, -1, 2**63 - 1, 0.0, -1.5, 1e300, [1, 2], [0.5, -0.5],
+        ["x", ""], [True],
+    ]  # fmt: skip
+    with tracer.start_as_current_span("above", kind=SpanKind.SERVER) as above:
+        for number, value in enumerate(values):
+            with tracer.start_as_current_span(f"span {number}", attributes={"v": value}) as span:
+                if number == 3:
+                    span.set_status(Status(StatusCode.ERROR, "why \u2713"))
+                if number == 4:
+                    span.set_status(Status(StatusCode.OK))
+                for event in range(number):
+                    span.add_event("beat", {"n": event, "t": [0.5] * event or [1.0]})
+        above.set_attributes({f"key {k}": k * 1000 for k in range(12)})
+    far = SpanContext(1 << 100, 7, True, TraceFlags(1), TraceState([("a", "b")]))
+    with tracer.start_as_current_span(
+        "under a remote one", context=set_span_in_context(NonRecordingSpan(far))
+    ):
+        pass
+    return list(memory.get_finished_spans())
+
+
+def test_a_message_is_that_of_the_sdk_to_the_byte() -> None:
+    """Whatever a span has: attributes of all types, events, what was dropped, a remote parent."""
+    spans = spans_of_all_kinds()
+    assert otlp_proto.encode(spans) == encode_spans(spans).SerializeToString()
+    assert otlp_proto.encode([]) == b""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_sdk_of_another_version_sends_its_own_messages(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What sends a message has no public name; where it is not, the SDK does all."""
+    made: list[list[ReadableSpan]] = []
+    monkeypatch.setattr(otlp_proto, "encode", lambda spans: made.append(spans) or b"")
+    with http_receiver() as (url, received):
+        exporter = _otlp_exporter(url)
+        if not known:
+            monkeypatch.setattr(exporter, "_client", None)
+        spans = spans_of_all_kinds()
+        assert exporter.export(spans) is SpanExportResult.SUCCESS
+        assert len(received.spans) == (0 if known else len(spans))
+        exporter.shutdown()
+    assert len(made) == known
+
+
+def test_limits_that_the_user_sets_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The short way for spans that have ended well is not taken past them."""
+    monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3")
+    tracing = Tracing(tmp_path / "trace.jsonl")
+    run_pairs(tracing, 2)
+    assert tracing.close() == []
+    texts = [v for s in spans_in(tmp_path / "trace.jsonl") for v in plain(s.attributes).values()]
+    assert max(len(text) for text in texts if isinstance(text, str)) == 3

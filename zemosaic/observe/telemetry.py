@@ -17,8 +17,10 @@ from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from zemosaic import __version__
 from zemosaic.runtime.events import (
+    Event,
     Heartbeat,
     JobEnded,
+    JobError,
     Observer,
     RunEnded,
     RunStarted,
@@ -57,13 +59,23 @@ class Live(Protocol):
         """Show it no more: what is under way arrives before this returns, or never."""
 
 
+class Ended(Protocol):
+    """Makes a span that has ended well, all at once; `parent` is the span above it."""
+
+    def __call__(
+        self, name: str, parent: Span, attributes: dict[str, Any], start: int, end: int
+    ) -> None:
+        """Times are nanoseconds since the epoch."""
+
+
 class Telemetry(Observer):
     """Makes one `phase5_intertile` trace of a run.
 
     Parameters
     ----------
     tracer : opentelemetry.trace.Tracer, optional
-        By default one of the provider that the application has set; none is ever set here.
+        By default one of the provider that the application has set; none is ever set here. One
+        that has a method `Ended` is spared the making of spans of many jobs step by step.
     live : Live, optional
         Shows the phase span while it lasts; a span is otherwise seen when it has ended.
     markers : bool
@@ -80,13 +92,13 @@ class Telemetry(Observer):
         host: str = "",
     ) -> None:
         self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
+        self._ended: Ended | None = getattr(self._tracer, "ended", None)
         self._live = live
         self._markers = markers
         self._host = host or platform.node()
         self._phase: Span | None = None
         self._phase_context: context.Context | None = None
         self._stage: Span | None = None
-        self._stage_context: context.Context | None = None
         self._counts: dict[str, int] = {}
         self._slow = 0
         self._stack = ""  # of the last heartbeat: told again only when it has changed
@@ -107,7 +119,7 @@ class Telemetry(Observer):
     def run_started(self, event: RunStarted) -> None:
         """Start the phase span under the caller's current span."""
         self._counts = {"failed": 0, "rejected": 0}
-        self._stage = self._stage_context = None
+        self._stage = None
         self._slow, self._stack = 0, ""
         self._end_silence()
         self._phase = self._tracer.start_span(PHASE, start_time=event.time_ns)
@@ -128,32 +140,36 @@ class Telemetry(Observer):
         self._stage = self._tracer.start_span(
             f"{PHASE}.{event.stage}", context=self._phase_context, start_time=event.time_ns
         )
-        self._stage_context = trace.set_span_in_context(self._stage)
 
     def stage_ended(self, event: StageEnded) -> None:
         """End the stage's span; its attributes are the phase's."""
         self._set(event.attributes)
         if self._stage is not None and event.stage in STAGE_SPANS:
             self._stage.end(end_time=event.time_ns)
-            self._stage = self._stage_context = None
+            self._stage = None
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Also count, once for all of them, the pairs that are done."""
+        super().tell(events)
+        last = events[-1]
+        if self._phase is not None and isinstance(last, JobEnded) and last.stage == "pairs":
+            self._phase.set_attribute("zemosaic.pairs.done", last.done)
 
     def job_ended(self, event: JobEnded) -> None:
         """Make the span of a tile or a pair, in the times of its worker."""
         if self._phase is None:
             return
         self._end_silence()
-        if event.stage == "apply":  # no spans of their own, but no failure in silence
-            if event.error is not None and self._stage is not None:
-                known = {"exception.type": event.error.type, "exception.message": str(event.error)}
-                self._stage.add_event("exception", _valid(known), timestamp=event.ended_ns)
+        if event.stage == "apply":
+            self._tell_of_file(event)
             return
-        name, prefix, parent = PAIR, "zemosaic.pair.", self._phase_context
+        name, prefix, parent = PAIR, "zemosaic.pair.", self._phase
         if event.stage != "pairs":
             # One job reads the header of a tile, a later one its pixels: the span is that of
             # the later one, unless the tile fails before.
             if event.stage == "scan" and event.outcome == "measured":
                 return
-            name, prefix, parent = TILE, "zemosaic.tile.", self._stage_context
+            name, prefix, parent = TILE, "zemosaic.tile.", self._stage or self._phase
         elif event.outcome in ("rejected", "measured"):
             self._counts["rejected"] += event.outcome == "rejected"
         else:
@@ -167,23 +183,27 @@ class Telemetry(Observer):
         attributes["host.name"] = self._host
         if event.pid:
             attributes["process.pid"] = event.pid
+        if event.stage == "pairs":
+            self._slowest = max(self._slowest, (event.ended_ns - event.started_ns, event.index))
+        attributes = _valid(attributes)
+        if self._ended is not None and event.error is None:
+            self._ended(name, parent, attributes, event.started_ns, event.ended_ns)
+            return
         span = self._tracer.start_span(
-            name, context=parent, attributes=_valid(attributes), start_time=event.started_ns
+            name,
+            context=trace.set_span_in_context(parent),
+            attributes=attributes,
+            start_time=event.started_ns,
         )
         if event.error is not None:
-            span.set_attribute("error.type", event.error.type)
-            span.set_status(Status(StatusCode.ERROR, _text(str(event.error))))
-            exception = {
-                "exception.type": event.error.type,
-                "exception.message": event.error.message,
-            }
-            if event.error.traceback:
-                exception["exception.stacktrace"] = event.error.traceback[-LONGEST:]
-            span.add_event("exception", _valid(exception), timestamp=event.ended_ns)
+            _fail(span, event.error, event.ended_ns)
         span.end(end_time=event.ended_ns)
-        if event.stage == "pairs":
-            self._phase.set_attribute("zemosaic.pairs.done", event.done)
-            self._slowest = max(self._slowest, (event.ended_ns - event.started_ns, event.index))
+
+    def _tell_of_file(self, event: JobEnded) -> None:
+        """Files written have no spans of their own, but no failure is silent."""
+        if event.error is not None and self._stage is not None:
+            known = {"exception.type": event.error.type, "exception.message": str(event.error)}
+            self._stage.add_event("exception", _valid(known), timestamp=event.ended_ns)
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Record a heartbeat, if it is not one too many, and show the phase."""
@@ -275,6 +295,15 @@ class Telemetry(Observer):
                 self._phase.set_attribute(f"zemosaic.{key}", value)
 
 
+def _fail(span: Span, error: JobError, time_ns: int) -> None:
+    span.set_attribute("error.type", error.type)
+    span.set_status(Status(StatusCode.ERROR, _text(str(error))))
+    exception = {"exception.type": error.type, "exception.message": error.message}
+    if error.traceback:
+        exception["exception.stacktrace"] = error.traceback[-LONGEST:]
+    span.add_event("exception", _valid(exception), timestamp=time_ns)
+
+
 def _valid(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Those attributes that all OTLP readers take alike.
 
@@ -283,14 +312,16 @@ def _valid(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: _text(value) if isinstance(value, str) else value
         for key, value in attributes.items()
-        if _says_something(value)
+        if type(value) is int or _says_something(value)
     }
 
 
 def _says_something(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, Sequence) and not isinstance(value, str):
+    if isinstance(value, str):
+        return True
+    if isinstance(value, Sequence):
         return len(value) > 0 and all(map(_says_something, value))
     return value is not None
 
@@ -301,4 +332,6 @@ def _text(text: str) -> str:
     Python keeps bytes that are no Unicode as halves of characters, and one of these in a status
     would cost the whole batch of spans that it is sent with.
     """
+    if len(text) <= LONGEST and text.isascii():
+        return text
     return text[:LONGEST].encode("utf-8", "backslashreplace").decode()
