@@ -8,7 +8,7 @@ The encoding is that of https://opentelemetry.io/docs/specs/otlp/#json-protobuf-
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
@@ -71,8 +71,16 @@ def _scope(scope: Any) -> str:
 
 
 def _attributes(attributes: Mapping[str, Any] | None) -> str:
-    pairs = (f"{_key(key)}{_value(value)}}}" for key, value in (attributes or {}).items())
-    return f"[{','.join(pairs)}]"
+    told = (
+        _known(key, value) if type(value) in (str, int) else f"{_key(key)}{_value(value)}}}"
+        for key, value in (attributes or {}).items()
+    )
+    return f"[{','.join(told)}]"
+
+
+@lru_cache(4096)  # names of tiles, numbers of tiles and workers, outcomes
+def _known(key: str, value: str | int) -> str:
+    return f"{_key(key)}{_value(value)}}}"
 
 
 @cache
@@ -81,16 +89,16 @@ def _key(key: str) -> str:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, float):
+        if value - value != 0:
+            raise ValueError(f"{value} has no form in JSON")
+        return f'{{"doubleValue":{float(value)!r}}}'
     if isinstance(value, str):
         return f'{{"stringValue":{quoted(value)}}}'
     if isinstance(value, bool):
         return f'{{"boolValue":{"true" if value else "false"}}}'
     if isinstance(value, int):
         return f'{{"intValue":"{value}"}}'
-    if isinstance(value, float):
-        if value - value != 0:
-            raise ValueError(f"{value} has no form in JSON")
-        return f'{{"doubleValue":{float(value)!r}}}'
     if isinstance(value, Sequence):
         return f'{{"arrayValue":{{"values":[{",".join(map(_value, value))}]}}}}'
     return f'{{"stringValue":{quoted(str(value))}}}'

@@ -8,6 +8,7 @@ interpolated in between, as SWarp does.
 from __future__ import annotations
 
 import threading
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +150,13 @@ class Preview:
             np.lib.format.write_array_header_1_0(file, header)
             for array in arrays.values():
                 array.tofile(file)
+
+    def checksum(self) -> int:
+        """CRC-32 of all that is kept of it."""
+        found = 0
+        for name in (*ARRAYS, "blocks"):
+            found = zlib.crc32(np.ascontiguousarray(getattr(self, name)).data, found)
+        return found
 
     @classmethod
     def load(cls, path: str | Path) -> Preview:

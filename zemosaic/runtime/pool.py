@@ -80,7 +80,8 @@ def part(name: str) -> Iterator[None]:
     finally:
         stages = getattr(_local, "stages", None)
         if stages is not None:
-            stages[name] = stages.get(name, 0.0) + time.perf_counter() - start
+            took = time.perf_counter() - start
+            stages[name] = round(stages.get(name, 0.0) + took, 6)  # short, to be written often
 
 
 class Pool:
