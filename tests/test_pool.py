@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import Recorder
-from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Observer
+from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer
 from zemosaic.runtime.inflight import Inflight, read
 from zemosaic.runtime.pool import (
     ExecutorPool,
@@ -302,6 +302,18 @@ def test_what_cannot_be_sent_is_the_failure_of_its_own_job() -> None:
         pool.close()
     assert [o.state for o in outcomes] == ["measured", "failed", "failed", "measured"]
     assert outcomes[0].value == outcomes[3].value
+
+
+def test_a_result_that_cannot_be_sent_spoils_none_that_is_sent_with_it() -> None:
+    """Of jobs that were done together."""
+    pool, recorder = ProcessPool(2), Recorder()
+    try:
+        jobs = [Job(k, unpicklable if k == 300 else pid_of, (k,)) for k in range(1, 601)]
+        outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="x")
+    finally:
+        pool.close()
+    assert [(o.job.index, o.state) for o in outcomes if o.state != "measured"] == [(300, "failed")]
+    assert any("done again alone" in note.message for note in recorder.of(Note))
 
 
 def test_a_closed_pool_takes_no_job() -> None:

@@ -235,23 +235,31 @@ def _clipped(polygons: np.ndarray, normals: np.ndarray) -> np.ndarray:
     """
     for side in range(normals.shape[1]):
         here = np.einsum("pkx,px->pk", polygons, normals[:, side])
-        there = np.roll(here, -1, axis=1)
-        ahead = np.roll(polygons, -1, axis=1)
-        crossing = (here > 0) != (there > 0)
-        span = np.where(crossing, here - there, 1.0)
-        cut = polygons + (here / span)[..., None] * (ahead - polygons)
-        length = np.linalg.norm(cut, axis=2, keepdims=True)
-        cut /= np.where(length > 0, length, 1.0)
-        vertices = np.stack([polygons, cut], axis=2).reshape(
-            len(polygons), 2 * polygons.shape[1], 3
-        )
-        kept = np.stack([here > 0, crossing], axis=2).reshape(vertices.shape[:2])
-        # The kept vertices move to the front, in order; a convex polygon gains at most one.
-        order = np.argsort(~kept, axis=1, kind="stable")[:, : polygons.shape[1] + 1]
-        count = kept.sum(axis=1)
-        order = np.where(np.arange(order.shape[1]) < count[:, None], order, order[:, :1])
-        polygons = np.take_along_axis(vertices, order[..., None], axis=1)
-        polygons[count == 0] = polygons[count == 0, :1]
+        polygons = np.concatenate([polygons, polygons[:, :1]], axis=1)
+        cut = (here <= 0).any(axis=1)  # most lie on the inner side as they are
+        polygons[cut] = _cut(polygons[cut, :-1], here[cut])
+    return polygons
+
+
+def _cut(polygons: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Polygons with one vertex more, of which nothing lies beyond a great circle.
+
+    `here` is ``(P, K)``: how far on its inner side each vertex lies.
+    """
+    there, ahead = np.roll(here, -1, axis=1), np.roll(polygons, -1, axis=1)
+    crossing = (here > 0) != (there > 0)
+    span = np.where(crossing, here - there, 1.0)
+    cut = polygons + (here / span)[..., None] * (ahead - polygons)
+    length = np.linalg.norm(cut, axis=2, keepdims=True)
+    cut /= np.where(length > 0, length, 1.0)
+    vertices = np.stack([polygons, cut], axis=2).reshape(len(polygons), 2 * polygons.shape[1], 3)
+    kept = np.stack([here > 0, crossing], axis=2).reshape(vertices.shape[:2])
+    # The kept vertices move to the front, in order; a convex polygon gains at most one.
+    order = np.argsort(~kept, axis=1, kind="stable")[:, : polygons.shape[1] + 1]
+    count = kept.sum(axis=1)
+    order = np.where(np.arange(order.shape[1]) < count[:, None], order, order[:, :1])
+    polygons = np.take_along_axis(vertices, order[..., None], axis=1)
+    polygons[count == 0] = polygons[count == 0, :1]
     return polygons
 
 

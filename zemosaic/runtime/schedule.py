@@ -23,13 +23,13 @@ alone; where nobody knows which it was, all do.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
-import signal
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,16 +39,21 @@ from zemosaic.runtime.events import (
     JobEnded,
     JobError,
     JobSubmitted,
+    Note,
     SlowJob,
 )
-from zemosaic.runtime.inflight import Inflight, Row, Seat
-from zemosaic.runtime.pool import Pool, Report, seated, together
+from zemosaic.runtime.flight import Flight, Job, death
+from zemosaic.runtime.inflight import Inflight, Row
+from zemosaic.runtime.pool import Pool, Report
 
 TICK = 2.0  # seconds between looks at a silent pool; a fifth of the heartbeat, if that is less
 PENDING_NAMED = 64  # indices in a heartbeat: enough to see a pattern, small in every trace
 SLOW_FACTOR = 10.0  # a job is slow at this many times the median of those that ended
 TOGETHER = 0.015  # seconds of work to send to a worker at once, where jobs are shorter
 DEATHS = 4  # for each worker, one after the other and nothing else: the jobs cannot be done
+
+
+__all__ = ["Clock", "Job", "Outcome", "run"]
 
 
 class Clock:
@@ -68,20 +73,6 @@ class Clock:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One call of `function` with `args`; `attributes` name it for observers.
-
-    What its result depends on is in `key`, if the result is to be kept for another run.
-    """
-
-    index: int
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    key: str = ""
-
-
-@dataclass(frozen=True)
 class Outcome:
     """How a job ended: `state` is "measured", "failed", "timeout" or "crashed"."""
 
@@ -89,34 +80,6 @@ class Outcome:
     state: str
     value: Any = None
     error: JobError | None = None
-
-
-@dataclass
-class _Flight:
-    """Jobs that were submitted together, most often one."""
-
-    jobs: list[Job]
-    submitted_ns: int
-    seat: Seat | None
-    at: int = 0  # which of them its worker is at, as far as known
-    running_since: float | None = None  # that one
-    running_since_ns: int = 0
-    told_slow: bool = False
-    taken_back: bool = False  # all but the one that it is at, for others to do
-
-    @property
-    def own(self) -> list[int]:
-        """Places of the jobs whose outcome is to come from here."""
-        return [self.at] if self.taken_back else list(range(len(self.jobs)))
-
-    def ran(self, now: float) -> float:
-        """Seconds that the job has run; 0 where it waits."""
-        return 0.0 if self.running_since is None else now - self.running_since
-
-    @property
-    def job(self) -> Job:
-        """The one that its worker is at."""
-        return self.jobs[self.at]
 
 
 def run(
@@ -193,7 +156,7 @@ class _Loop:
     plain: Callable[[Any], Any]
     inflight: Inflight | None
     done_count: int
-    window: dict[Future[Report], _Flight] = field(default_factory=dict)
+    window: dict[Future[Report], Flight] = field(default_factory=dict)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
     typical: float = math.inf  # seconds, of the last jobs
@@ -252,7 +215,7 @@ class _Loop:
 
     def _submit(self, jobs: list[Job]) -> None:
         seat = self.inflight.seat(self.stage) if self.inflight else None
-        flight = _Flight(jobs, self.clock.time_ns(), seat)
+        flight = Flight(jobs, self.clock.time_ns(), seat)
         self.observers.emit(
             *(
                 JobSubmitted(
@@ -264,14 +227,8 @@ class _Loop:
                 for job in jobs
             )
         )
-        calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-            (job.function, job.args)
-            if seat is None
-            else (seated, (seat, job.index, job.function, job.args))
-            for job in jobs
-        ]
         try:
-            future = self.pool.submit(*(calls[0] if len(jobs) == 1 else (together, (calls,))))
+            future = self.pool.submit(*flight.call)
         except Exception as error:  # noqa: BLE001 - a broken pool must not end the loop
             future = Future()
             future.set_exception(error)
@@ -293,15 +250,10 @@ class _Loop:
                 continue
             if not future.running():
                 continue
-            at = flight.at if len(flight.jobs) == 1 else self._place(flight, self._row(flight))
+            at = flight.at if len(flight.jobs) == 1 else flight.place(self._row(flight))
             if flight.running_since is None or at not in (None, flight.at):
                 flight.at, flight.told_slow = at or 0, False
                 flight.running_since, flight.running_since_ns = now, self.clock.time_ns()
-
-    def _place(self, flight: _Flight, row: Row | None) -> int | None:
-        """Which of its jobs a flight is at; None where nobody knows."""
-        indices = [job.index for job in flight.jobs]
-        return indices.index(row.index) if row is not None and row.index in indices else None
 
     def _end(self, future: Future[Report], now: float) -> None:
         """Take a future that ended off the window, whatever became of it."""
@@ -309,7 +261,7 @@ class _Loop:
         try:
             report = future.result()
         except Exception as error:  # noqa: BLE001 - a pool's troubles must not end the loop
-            state, failure = _death(error, self._stack(row))
+            state, failure = death(error, self._stack(row))
             self._charge(flight, row, state, failure, now)
             self.deaths += 1
             if self.deaths >= DEATHS * self.pool.workers:
@@ -317,9 +269,11 @@ class _Loop:
                 self._fail_the_rest(JobError("WorkersDie", f"{message} ({failure}); given up"))
             return
         self.deaths = 0
+        if report.error is not None and len(flight.jobs) > 1:  # of one that cannot be sent back
+            self._charge(flight, None, "failed", report.error, now)
+            return
         ended = []
-        reports = report.value if len(flight.jobs) > 1 else [report]
-        for job, own in [(flight.jobs[place], reports[place]) for place in flight.own]:
+        for job, own in flight.reports(report):
             if own.error is not None:
                 outcome = Outcome(job, "failed", error=own.error)
             else:
@@ -333,7 +287,7 @@ class _Loop:
             ended.append(self._closed(flight, outcome, own))
         self._tell(ended, now)
 
-    def _take_off(self, future: Future[Report]) -> tuple[_Flight, Row | None]:
+    def _take_off(self, future: Future[Report]) -> tuple[Flight, Row | None]:
         """A flight that is over, and what its row said last."""
         flight = self.window.pop(future)
         if self.inflight is None or flight.seat is None:
@@ -341,17 +295,20 @@ class _Loop:
         return flight, self.inflight.release(flight.seat)
 
     def _charge(
-        self, flight: _Flight, row: Row | None, state: str, error: JobError, now: float
+        self, flight: Flight, row: Row | None, state: str, error: JobError, now: float
     ) -> None:
         """Close the one job that a flight came to grief with; the others are done again."""
-        at = 0 if len(flight.jobs) == 1 else self._place(flight, row)
+        at = 0 if len(flight.jobs) == 1 else flight.place(row)
         self.alone.extend(flight.jobs[place] for place in flight.own if place != at)
-        if at in flight.own:
+        if at is None:
+            message = f"{error}, at one of {len(flight.own)} jobs; each is done again alone"
+            self.observers.emit(Note(level=logging.WARNING, message=message))
+        elif at in flight.own:
             self._tell(
                 [self._closed(flight, Outcome(flight.jobs[at], state, error=error), row)], now
             )
 
-    def _closed(self, flight: _Flight, outcome: Outcome, told: Report | Row | None) -> JobEnded:
+    def _closed(self, flight: Flight, outcome: Outcome, told: Report | Row | None) -> JobEnded:
         """Keep an outcome; `told` is what its worker told of it."""
         job = outcome.job
         self.outcomes[job.index] = outcome
@@ -417,14 +374,14 @@ class _Loop:
                 self._closed(flight, Outcome(flight.jobs[place], "failed", error=error), row)
                 for place in flight.own
             ]
-        flight = _Flight([], self.clock.time_ns(), None)
+        flight = Flight([], self.clock.time_ns(), None)
         for job in itertools.chain(self.alone, self.ahead, self.jobs):
             ended.append(self._closed(flight, Outcome(job, "failed", error=error), None))
         self.alone.clear()
         self.ahead.clear()
         self._tell(ended, now)
 
-    def _row(self, flight: _Flight) -> Row | None:
+    def _row(self, flight: Flight) -> Row | None:
         """What the worker of a flight says of the job that it is at."""
         return self.inflight.row(flight.seat) if self.inflight and flight.seat else None
 
@@ -487,16 +444,3 @@ class _Loop:
                 timeout=self.timeout,
             )
         )
-
-
-def _death(error: Exception, stack: str) -> tuple[str, JobError]:
-    """State and error of a job whose worker did not report."""
-    code = getattr(error, "exitcode", None)  # WorkerLostError has one
-    if code is not None:
-        if code < 0:
-            name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-            return "crashed", JobError(name, f"the worker was killed by {name}", stack)
-        return "crashed", JobError("WorkerExit", f"the worker ended with exit code {code}", stack)
-    if isinstance(error, CancelledError):
-        return "failed", JobError("CancelledError", "cancelled")
-    return "failed", JobError(type(error).__name__, " ".join(str(error).split()))
