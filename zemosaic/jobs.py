@@ -196,23 +196,18 @@ def restored(plain: dict[str, Any] | None, path: Path) -> Preview | None:
     return Preview(plain["x0"], plain["y0"], none, none, *arrays)
 
 
-def _loaded(path: str) -> Preview:
-    """A preview, which a worker keeps mapped for the next pairs of the tile."""
-    if sys.platform == "win32":  # where a file that is mapped cannot be removed
-        return Preview.load(path)
-    found = os.stat(path)
-    return _mapped(path, found.st_ino, found.st_mtime_ns)
-
-
 @lru_cache(MAPPED)
-def _mapped(path: str, *stamp: int) -> Preview:
+def _mapped(path: str, began: int) -> Preview:
+    """A preview of a run, which a worker keeps mapped for the next pairs of the tile."""
     return Preview.load(path)
 
 
-def measure(first: str, second: str, model: str) -> tuple[Measurement, ...]:
-    """Measure a pair from the previews that were kept at two paths."""
+def measure(first: str, second: str, model: str, began: int) -> tuple[Measurement, ...]:
+    """Measure a pair from the previews that were kept at two paths by the run that began then."""
+    # Windows removes no file that is mapped.
+    load = _mapped.__wrapped__ if sys.platform == "win32" else _mapped
     with part("load"):
-        a, b = _loaded(first), _loaded(second)
+        a, b = load(first, began), load(second, began)
     with part("fit"):
         return measure_pair(a, b, model)
 

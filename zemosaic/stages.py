@@ -190,12 +190,13 @@ class Phase:
         keys: Mapping[int, str],
     ) -> tuple[PairRecord, ...]:
         places = {k: str(preview_path(self.previews, k)) for k in previews}
+        began = time.time_ns()  # the next run may have previews in the same places
 
         def job(index: int, i: int, j: int) -> Job:
             known = {"tile_i": i, "tile_j": j, "name_i": names[i], "name_j": names[j]}
             model = self.settings.model
             key = key_of(keys[i], keys[j], model) if keys[i] and keys[j] else ""
-            return Job(index, measure, (places[i], places[j], model), known, key)
+            return Job(index, measure, (places[i], places[j], model, began), known, key)
 
         ends = list(zip(graph.i.tolist(), graph.j.tolist(), strict=True))
         jobs = (job(index, i, j) for index, (i, j) in enumerate(ends, 1))

@@ -94,7 +94,7 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
     "zemosaic.jobs": {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
         "prepare": lambda tile, channels, grid, path, *_: f"tile{path.stem}",
-        "measure": lambda first, second, model: f"{Path(first).stem}-{Path(second).stem}",
+        "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
     },
     "zemosaic.photometry.solve": {"solve": lambda *_: "solve"},
     "zemosaic.tables": {"write_table": lambda table, path: path.name},
