@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +107,25 @@ def test_rows_of_an_earlier_run_are_not_those_of_this(tmp_path: Path) -> None:
     assert examine(write(tmp_path, BEGUN), None).under_way == ()
 
 
-def test_a_run_whose_journal_stops_is_not_said_to_be_killed(tmp_path: Path) -> None:
-    """Its table has the end that the full disk had no room for."""
+@pytest.mark.parametrize("state", ["finished", "failed", "interrupted"])
+def test_a_run_whose_journal_stops_did_not_die(tmp_path: Path, state: str) -> None:
+    """Its table has the end that the full disk had no room for, and so has the trace."""
     write(tmp_path, BEGUN)
-    Inflight(tmp_path, 1, 0.0).close()
-    assert "a full disk" in examine(tmp_path, None).cause
+    Inflight(tmp_path, 1, 0.0).close(state)
+    found = examine(tmp_path, None)
+    assert found.state == state
+    assert "a full disk" in found.cause
+    told = Recorder()
+    tell(found, told)
+    (end,) = told.of(RunEnded)
+    assert (end.state, end.error) == (state, None)
+
+
+def test_the_end_of_an_earlier_run_is_not_that_of_this(tmp_path: Path) -> None:
+    """A run that died before it made its table finds there how another ended."""
+    Inflight(tmp_path, 1, 0.0).close("finished")
+    late = dataclasses.replace(BEGUN[0], time_ns=time.time_ns() + SECOND)
+    assert examine(write(tmp_path, [late]), None).state == "died"
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "interrupted"])

@@ -25,7 +25,7 @@ from zemosaic.runtime.schedule import Job, run
 def table(tmp_path: Path) -> Iterator[Inflight]:
     made = Inflight(tmp_path, 4, 0.0)
     yield made
-    made.close()
+    made.close("finished")
 
 
 def seat(table: Inflight) -> Seat:
@@ -76,7 +76,7 @@ def test_a_thread_of_an_earlier_run_writes_in_no_row_of_the_next(tmp_path: Path)
     first = Inflight(tmp_path, 2, 0.0)
     old = seat(first)
     old.take(1)
-    first.close()
+    first.close("finished")
     second = Inflight(tmp_path, 2, 0.0)
     new = seat(second)
     new.take(1)
@@ -87,7 +87,7 @@ def test_a_thread_of_an_earlier_run_writes_in_no_row_of_the_next(tmp_path: Path)
     assert row.part == ""
     new.at("fit")
     assert inflight.read(tmp_path).rows[0].part == "fit"
-    second.close()
+    second.close("finished")
 
 
 def test_more_jobs_than_rows_are_done_without(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_more_jobs_than_rows_are_done_without(tmp_path: Path) -> None:
         pool.close()
     assert [o.value for o in outcomes] == [k * k for k in range(1, 41)]
     assert inflight.read(tmp_path).rows == ()
-    table.close()
+    table.close("finished")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes no file that is mapped")
@@ -197,4 +197,4 @@ def test_the_job_left_behind_by_a_thread_pool_does_not_disturb_the_next(tmp_path
     finally:
         gate.open()
         pool.close()
-        table.close()
+        table.close("finished")

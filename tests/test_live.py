@@ -148,7 +148,7 @@ def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
         tracemalloc.stop()
     fan_out.emit(RunEnded(state="finished", time_ns=clock.time_ns()))
     book.close()
-    table.close()
+    table.close("finished")
     assert tracing.close() == []
     assert set(range(24)) <= set(clock.memory)
     growth = clock.memory[23] - clock.memory[1]

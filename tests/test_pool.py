@@ -212,7 +212,7 @@ def test_workers_killed_at_any_moment_lose_what_they_were_at(tmp_path: Path, sea
     assert all(o.value == (o.job.index, bytes(20_000)) for o in outcomes if o.error is None)
     if table is not None:
         assert read(tmp_path).rows == ()
-        table.close()
+        table.close("finished")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")

@@ -138,7 +138,7 @@ def calibrate(
             workers.close()
         stacks.disarm()
         if inflight is not None:
-            inflight.close()
+            inflight.close(state)
         told = JobError.of(failure) if failure is not None else None
         fan_out.emit(RunEnded(state=state, time_ns=time.time_ns(), error=told))
 

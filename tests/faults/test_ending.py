@@ -20,7 +20,7 @@ from astropy.table import Table
 
 from tests.faults.conftest import Start, of
 from tests.faults.test_workers import spans
-from tests.otlp_receiver import dead_port, http_receiver, mute_port
+from tests.otlp_receiver import dead_port, http_receiver, mute_port, plain
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageEnded
 
@@ -186,8 +186,11 @@ def test_a_full_disk_costs_no_torn_table(
     assert tell("autopsy", run.folder).code in (0, 2)
 
 
-def test_a_file_that_may_not_grow_is_like_a_full_disk(start: Start, tmp_path: Path) -> None:
-    """With a limit on the size of files the journal stops, and the tables are still written."""
+def test_a_file_that_may_not_grow_is_like_a_full_disk(start: Start, tell: Any) -> None:
+    """With a limit on the size of files the journal stops, and the tables are still written.
+
+    The run has finished all the same, and the autopsy and the trace that it sends say so.
+    """
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -203,3 +206,12 @@ def test_a_file_that_may_not_grow_is_like_a_full_disk(start: Start, tmp_path: Pa
     assert "cannot" in line or "not all of it can be resumed" in line
     assert (run.folder / "corrections.ecsv").exists()
     whole_or_absent(run.folder)
+    assert of(run.folder, RunEnded) == []
+    with http_receiver() as (url, received):
+        done = tell("autopsy", run.folder, "--otlp", url)
+    assert done.code == 0, done.err
+    assert "finished after" in done.out
+    assert "a full disk, most likely" in done.out
+    (phase,) = [s for s in received.spans if s.name == "phase5_intertile"]
+    assert plain(phase.attributes)["zemosaic.run.state"] == "finished"
+    assert phase.status.code == 0

@@ -130,6 +130,11 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     fault = fault if fault.startswith(("Fatal", "Windows")) else ""
     ended = record.ended
     state = ended.state if ended else "died" if holder is None else "running"
+    # What the disk had no room for in the journal, the table tells: if it is of the same run.
+    begun = record.events[0] if record.events else None
+    same = isinstance(begun, RunStarted) and table.started_ns >= begun.time_ns
+    cut = state == "died" and same and table.stage in inflight.ENDINGS
+    state = table.stage if cut else state
     if state == "running":
         last = time.time_ns()
     else:
@@ -138,12 +143,12 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     cause = ""
     if state == "died":
         cause = "killed from outside (kill -9, out of memory, power), since nothing was told"
-        if table.stage == inflight.ENDED:
-            cause = "not known, since the journal ends before the run did: a full disk, most likely"
-        elif fault:
+        if fault:
             cause = fault.splitlines()[0].removeprefix("Fatal Python error: ")
     elif ended is not None and ended.error is not None:
         cause = str(ended.error)
+    elif cut:
+        cause = "the journal ends before the run did: a full disk, most likely"
     known = {(e.stage, e.index): e for e in record.unfinished()}
     under_way = tuple(
         Stuck(
@@ -182,7 +187,8 @@ def whole(found: Autopsy) -> Iterator[Event]:
         )
     if found.stage:
         yield StageEnded(stage=found.stage, time_ns=found.last_ns)
-    yield RunEnded(state="died", time_ns=found.last_ns, error=JobError(LOST, found.cause))
+    error = JobError(LOST, found.cause) if found.state == "died" else None
+    yield RunEnded(state=found.state, time_ns=found.last_ns, error=error)
 
 
 def tell(found: Autopsy, observer: Observer) -> None:

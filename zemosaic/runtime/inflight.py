@@ -19,7 +19,7 @@ from typing import Any
 from zemosaic.runtime import stacks
 
 TABLE = "inflight.bin"
-ENDED = "ended"  # in the place of a stage
+ENDINGS = ("finished", "failed", "interrupted")  # in the place of a stage: how the run ended
 
 _MAGIC = b"ZMFLY1\0\0"
 # magic, rows, pid, done, total, start, last end of a job, stage
@@ -182,12 +182,12 @@ class Inflight:
         self._free.append(seat.row)
         return last
 
-    def close(self) -> None:
-        """Say that the run has ended, and let go of the file."""
+    def close(self, state: str) -> None:
+        """Say how the run has ended, one of `ENDINGS`, and let go of the file."""
         global _open  # noqa: PLW0603 - that of a pool of threads
         if _open[0] == (str(self._path), self._started):
             _open = ("", 0), None
-        self.progress(ENDED, 0, 0)
+        self.progress(state, 0, 0)
         del self._table
 
     def stack(self, row: Row) -> str:
