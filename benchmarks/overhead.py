@@ -36,8 +36,8 @@ from speed import DENSE, LIGHT, ready
 
 import zemosaic.phase
 from zemosaic import Settings, calibrate
+from zemosaic.observe import otlp_json, otlp_proto
 from zemosaic.observe.exporters import Tracing
-from zemosaic.observe.otlp_json import encode
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
@@ -281,7 +281,8 @@ def parts(pair: JobEnded) -> dict[str, float]:
         return observer
 
     memory, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(memory))
+    processor = SimpleSpanProcessor(memory)
+    provider.add_span_processor(processor)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone = each([])
@@ -294,11 +295,18 @@ def parts(pair: JobEnded) -> dict[str, float]:
         found["table and stacks"] = each([], table) - alone
         zemosaic.phase.stacks.disarm()
         found["spans, without an SDK"] = each([telemetry(None)]) - alone
-        found["spans, with one"] = each([telemetry(provider.get_tracer("bench"))]) - alone
+        host = provider.get_tracer("bench")
+        found["spans, with the SDK of a host application"] = each([telemetry(host)]) - alone
         spans = memory.get_finished_spans()
+        memory.clear()
+        tracing = Tracing(folder / "trace.jsonl")
+        tracing.tracer._outlets = [processor]  # nothing but the making of them
+        found["spans, by the command"] = each([telemetry(tracing.tracer)]) - alone
+        tracing.close()
         for what, function in (
-            ("writing them to the file", encode),
-            ("encoding them for OTLP", lambda s: encode_spans(s).SerializePartialToString()),
+            ("writing them to the file", otlp_json.encode),
+            ("encoding them for OTLP", otlp_proto.encode),
+            ("the same with the SDK", lambda s: encode_spans(s).SerializePartialToString()),
         ):
             start = time.process_time()
             for first in range(0, len(spans), 512):
