@@ -150,3 +150,13 @@ def test_ranges_hold_the_numbers(numbers: set[int]) -> None:
     found = journal.ranges(numbers)
     assert {n for first, last in found for n in range(first, last + 1)} == numbers
     assert all(b[0] > a[1] + 1 for a, b in itertools.pairwise(found))
+
+
+def test_a_closed_journal_writes_into_no_other_file(tmp_path: Path) -> None:
+    """A thread that still tells of spans may be late, and numbers of files are used again."""
+    journal = Journal(tmp_path, {})
+    journal.close()
+    with (tmp_path / "other").open("wb") as other, pytest.raises(OSError, match="descriptor"):
+        journal.write({"kind": "delivered", "spans": []})
+    assert (tmp_path / "other").read_bytes() == b""
+    assert other.closed

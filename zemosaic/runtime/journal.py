@@ -91,7 +91,8 @@ class Journal(Observer):
 
     def close(self) -> None:
         """Write no more."""
-        os.close(self._handle)
+        handle, self._handle = self._handle, -1  # whose number will soon be another file's
+        os.close(handle)
 
     def tell(self, events: Sequence[Event]) -> None:
         """Add a line for each."""
