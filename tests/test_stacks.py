@@ -134,7 +134,19 @@ def test_a_worker_of_this_process_is_dumped_now(folder: Path) -> None:
 
 
 def test_a_file_of_dumps_does_not_grow_for_ever(folder: Path) -> None:
-    """A stuck worker is dumped again and again: the file is begun anew, after it was read."""
+    """A stuck thread is dumped again and again: the file is begun anew, after it was read."""
     path = write(folder, DUMP.format(inner="stuck") * 6000)
     assert "stuck" in stacks.of(folder, 1, 0x7F01, 0)
     assert path.stat().st_size == 0
+
+
+def test_a_job_that_is_busy_for_long_is_dumped_once(folder: Path) -> None:
+    """Every dump of what runs meanwhile is a risk; one tells where it is."""
+    stacks.arm(str(folder), 0.05)
+    path = folder / stacks.STACKS / f"{os.getpid()}.txt"
+    deadline = time.monotonic() + 30
+    while not path.stat().st_size:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(0.3)  # six patiences more
+    assert path.read_text().count("Timeout (") == 1

@@ -133,7 +133,7 @@ class Inflight:
     rows : int
         Jobs that may be under way at once.
     patience : float
-        Seconds before the stack of a job is dumped, and between two dumps; 0: never.
+        Seconds before the stack of a job is dumped; 0: never.
 
     Raises
     ------
