@@ -767,3 +767,14 @@ def test_limits_that_the_user_sets_are_kept(
     assert tracing.close() == []
     texts = [v for s in spans_in(tmp_path / "trace.jsonl") for v in plain(s.attributes).values()]
     assert max(len(text) for text in texts if isinstance(text, str)) == 3
+
+
+def test_a_text_that_cannot_be_sent_costs_its_batch_alone() -> None:
+    """Nothing is raised into the thread that sends."""
+    span = ReadableSpan("\udcff", spans_of_all_kinds()[0].context, start_time=1, end_time=2)
+    with http_receiver() as (url, received):
+        exporter = _otlp_exporter(url)
+        assert exporter.export([span]) is SpanExportResult.FAILURE
+        assert exporter.export(spans_of_all_kinds()[:1]) is SpanExportResult.SUCCESS
+        exporter.shutdown()
+    assert len(received.spans) == 1

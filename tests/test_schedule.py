@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.fakes import FakeClock, Gate, ManualPool, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer, SlowJob
-from zemosaic.runtime.pool import ExecutorPool, SerialPool, ThreadPool, make_pool
+from zemosaic.runtime.pool import (
+    ExecutorPool,
+    Pool,
+    Report,
+    SerialPool,
+    ThreadPool,
+    make_pool,
+    perform,
+)
 from zemosaic.runtime.schedule import PENDING_NAMED, TICK, Job, run
 
 
@@ -235,3 +245,27 @@ def test_nothing_to_do_ends_at_once() -> None:
     clock = FakeClock()
     assert run([], 0, ManualPool(), FanOut(), stage="pairs", clock=clock) == []
     assert clock.now < 1000 + TICK
+
+
+class Instant(Pool):
+    """Does its jobs at once, several at a time, and its clock does not move meanwhile."""
+
+    kind, workers, together = "instant", 1, 8
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+        report = perform(function, args)
+        if isinstance(report.value, list):
+            report = replace(
+                report, value=[replace(r, ended_ns=r.started_ns) for r in report.value]
+            )
+        future: Future[Report] = Future()
+        future.set_result(replace(report, ended_ns=report.started_ns))
+        return future
+
+
+def test_jobs_that_take_no_time_by_a_coarse_clock_are_done() -> None:
+    """As on Windows, whose clock goes by steps of 100 ns."""
+    outcomes = run(
+        [Job(k, pow, (k, 2)) for k in range(1, 101)], 100, Instant(), FanOut(), stage="x"
+    )
+    assert [o.value for o in outcomes] == [k * k for k in range(1, 101)]

@@ -294,7 +294,11 @@ class _Http(SpanExporter):
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         if self._client is None:
             return self._exporter.export(spans)
-        done = self._client.export(otlp_proto.encode(spans)).success
+        try:
+            message = otlp_proto.encode(spans)
+        except ValueError:  # a text that has no form in UTF-8
+            return SpanExportResult.FAILURE
+        done = self._client.export(message).success
         return SpanExportResult.SUCCESS if done else SpanExportResult.FAILURE
 
     def shutdown(self) -> None:

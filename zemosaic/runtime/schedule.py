@@ -209,7 +209,9 @@ class _Loop:
         if self.alone:
             return [self.alone.popleft()]
         share = (self.total - self.done_count) // self.pool.window
-        count = int(max(1, min(self.pool.together, TOGETHER / self.typical, share)))
+        # The clock may be too coarse for a job.
+        many = TOGETHER / max(self.typical, 1e-6)
+        count = int(max(1, min(self.pool.together, many, share)))
         jobs = [self.ahead.popleft() for _ in range(min(count, len(self.ahead)))]
         return jobs + list(itertools.islice(self.jobs, count - len(jobs)))
 
