@@ -1,14 +1,16 @@
-"""The compiled kernels of the pair fit; all else is in pyproject.toml."""
+"""The compiled kernels; all else is in pyproject.toml."""
 
 from setuptools import Extension, setup
 
 FOLDER = "zemosaic/photometry"
 
+PARTS = ("", "_sky", "_sample", "_rows", "_scene", "_fit")
+
 setup(
     ext_modules=[
         Extension(
             "zemosaic.photometry._fused",
-            [f"{FOLDER}/_fused{part}.c" for part in ("", "_rows", "_scene", "_fit")],
+            [f"{FOLDER}/_fused{part}.c" for part in PARTS],
             depends=[f"{FOLDER}/_fused.h"],
             # Loops in vectors, and the same bits wherever: nothing that reorders sums or fuses
             # products. For gcc and clang; MSVC passes over what it does not know.

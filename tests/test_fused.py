@@ -16,6 +16,7 @@ import pytest
 
 from tests.test_cells import in_colours, pair
 from tests.test_measure import preview
+from tests.test_overlap import scattered
 from zemosaic.jobs import key_of
 from zemosaic.photometry import compiled
 from zemosaic.photometry.cells import Rows, common_rows
@@ -24,10 +25,12 @@ from zemosaic.photometry.measure import (
     Rejected,
     measure_pair,
 )
+from zemosaic.photometry.overlap import find_overlaps, repetition
 from zemosaic.photometry.preview import Preview
 from zemosaic.photometry.refine import described, design, refined
 from zemosaic.photometry.regression import median, thin
 from zemosaic.photometry.rough import rough_slope
+from zemosaic.photometry.sampling import NODE_STEP, sample
 
 pytestmark = pytest.mark.skipif(compiled.fused is None, reason="the kernels were not compiled")
 
@@ -167,6 +170,37 @@ def test_each_step_of_the_fit_is_alike(some_pair: Pair, monkeypatch: pytest.Monk
                     close(one, other)
                 sums = in_numpy(monkeypatch, described, rows, columns, state, free)
                 close(described(rows, columns, state, free), sums)
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blocks_are_sampled_alike(
+    channels: int, holes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same cells hold the same, also next to holes, edges and where there is no sky."""
+    rng = np.random.default_rng(3)
+    means = rng.normal(1000, 30, (channels, 70, 90)).astype(np.float32)
+    fraction = None
+    if holes:
+        fraction = np.ones_like(means)
+        fraction[:, 20:26, 40:55] = 0
+    x, y = np.meshgrid(np.arange(4) * NODE_STEP, np.arange(5) * NODE_STEP)
+    nodes = np.stack([1.9 * x - 0.3 * y - 2, 0.3 * x + 1.9 * y - 7])
+    nodes[:, 3, 1] = np.nan
+    found = sample(means, fraction, nodes, (61, 47))
+    expected = in_numpy(monkeypatch, sample, means, fraction, nodes, (61, 47))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=3e-6, atol=1e-6)
+    assert 0.2 < np.isfinite(found[0]).mean() < 0.8
+
+
+def test_overlaps_of_three_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Areas of triples: tiles turned against each other, alike, touching and apart."""
+    corners = np.concatenate([scattered(8), scattered(8)[:3]])
+    graph = find_overlaps(corners)
+    found = repetition(graph, corners)
+    close(found, in_numpy(monkeypatch, repetition, graph, corners))
+    assert (found > 1.2).any()
 
 
 @pytest.mark.parametrize("levels", [1, 2, 7, 10**9])

@@ -154,6 +154,8 @@ void line(const double *gram, int k, int terms, int held, double slope, double *
 in capitals those that are written) and its axes, where a letter stands for one length. */
 #define PAIR "f4cab fcde fcde f4cgh fcjk fcjk i8 i9 "
 #define KERNELS(each)                                                                     \
+    each(shared_areas, "dpk3 dt43 in in Dn")                                               \
+    each(splined, "fphw d2mn Fpab Fab F8b D3b")                                          \
     each(in_common, PAIR "D4cn D2n D2cn Dn Dn D2 n n n")                                  \
     each(weighed, "D4cn d2cn dn D2c1 D2c1 Dn Dn n n")                                     \
     each(gathered, PAIR "il im d4cn d2n d2c1 D4cp I5q D4cq D2q Iq Iq I1 n")               \
@@ -183,7 +185,7 @@ static int taken(const char *sign, PyObject *given, Py_buffer *view, Arg *arg, I
         arg->n = PyFloat_AsDouble(given);
         return PyErr_Occurred() ? -1 : 0;
     }
-    const char kind = *sign == 'D' ? 'd' : *sign == 'I' ? 'i' : *sign;
+    const char kind = *sign < 'a' ? (char)(*sign - 'A' + 'a') : *sign;
     const char *const formats = kind == 'i' ? "ilqn" : kind == 'f' ? "f" : "d";
     const size_t bytes = kind == 'i' ? sizeof(Index) : kind == 'f' ? sizeof(float) : sizeof(double);
     const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (*sign == kind ? 0 : PyBUF_WRITABLE);

@@ -1,4 +1,4 @@
-/* What the compiled kernels of the pair fit share.
+/* What the compiled kernels share.
 
 Each kernel does what the function of the same name does in numpy, for which it stands where it was
 built; the two differ in their last bits. C99 without extensions, and no option that lets a
@@ -26,6 +26,7 @@ typedef union {
     const float *f;
     const Index *i;
     double *D;
+    float *F;
     Index *I;
     double n;
 } Arg;
@@ -34,7 +35,8 @@ typedef union {
 typedef int Kernel(const Arg *a, const Index *size);
 #define SIZE(letter) (size[(letter) - 'a'])
 
-Kernel in_common, weighed, gathered, planes, design, rough_slope, refined, described;
+Kernel shared_areas, splined, in_common, weighed, gathered;
+Kernel planes, design, rough_slope, refined, described;
 
 enum { SAMPLE = 600, TERMS = 9, COLUMNS = 12 }; /* regression.SAMPLE; of a fit at most */
 

@@ -47,121 +47,136 @@ static int cell_of(const Tile tiles[2], const Frame *f, Index channel, Index row
     return isfinite(z[0] + z[1]);
 }
 
-static int looked_up(const Tile tiles[2], const Frame *f, Index c, Index b, double *z,
-                     double *place, double *highest, double *number)
-{ /* A block cell by cell; -1 where the channels are not valid in the same cells. */
+typedef struct { /* sums over the blocks of the frame: see blocks.Blocks */
+    double *z, *place, *highest, *number;
+} Sums;
+
+static int looked_up(const Tile tiles[2], const Frame *f, Index c, Index unit, Index row,
+                     Index column, Index b, const Sums *to)
+{ /* Adds a block of SIDE cells cell by cell; 0 where the channels are not valid in the same. */
     const Index n = f->width * f->height, x = f->left * f->side, y = f->top * f->side;
-    Index left = x + b % f->width * f->side, right = left + f->side;
-    Index low = y + b / f->width * f->side, high = low + f->side;
+    Index left = x + column * unit, right = left + unit, low = y + row * unit, high = low + unit;
     left = left > f->x0 ? left : f->x0, right = right < f->x1 ? right : f->x1;
     low = low > f->y0 ? low : f->y0, high = high < f->y1 ? high : f->y1;
     for (Index m = 0; m < c; m++) {
         double sum[4] = {0}, top[2] = {-HUGE_VAL, -HUGE_VAL}, known = 0, u = 0, v = 0;
-        for (Index row = low; row < high && left < right; row++) {
+        for (Index j = low; j < high && left < right; j++) {
             const float *one[2], *first[2], *spread[2];
             for (int t = 0; t < 2; t++) {
-                one[t] = of_tile(tiles[t].values, &tiles[t], m, row, left);
-                first[t] = of_tile(tiles[t].values, &tiles[t], 0, row, left);
-                spread[t] = of_tile(tiles[t].variance, &tiles[t], m, row, left);
+                one[t] = of_tile(tiles[t].values, &tiles[t], m, j, left);
+                first[t] = of_tile(tiles[t].values, &tiles[t], 0, j, left);
+                spread[t] = of_tile(tiles[t].variance, &tiles[t], m, j, left);
             }
             for (Index k = 0; k < right - left; k++) {
-                const double a = (double)one[0][k], d = (double)one[1][k];
-                const int valid = isfinite(a + d) != 0;
-                const double same = (double)first[0][k] + (double)first[1][k];
-                if (valid != (isfinite(same) != 0)) return -1;
+                const float p = one[0][k], q = one[1][k];
+                const int valid = isfinite(p + q) != 0;
+                if (m && valid != (isfinite(first[0][k] + first[1][k]) != 0)) return 0;
                 if (!valid) continue;
-                sum[0] += a;
-                sum[1] += d;
+                sum[0] += (double)p;
+                sum[1] += (double)q;
                 sum[2] += (double)spread[0][k];
                 sum[3] += (double)spread[1][k];
-                top[0] = most(top[0], a);
-                top[1] = most(top[1], d);
+                top[0] = most(top[0], (double)p);
+                top[1] = most(top[1], (double)q);
                 known++;
                 u += (double)(left + k - x);
-                v += (double)(row - y);
+                v += (double)(j - y);
             }
         }
-        const double share = most(known, 1);
-        for (int q = 0; q < 4; q++) z[(q * c + m) * n + b] = sum[q] / share;
-        for (int t = 0; t < 2; t++) highest[(t * c + m) * n + b] = top[t];
-        number[b] = known;
-        place[b] = u / share;
-        place[n + b] = v / share;
+        for (int q = 0; q < 4; q++) to->z[(q * c + m) * n + b] += sum[q];
+        for (int t = 0; t < 2; t++) {
+            double *const highest = to->highest + (t * c + m) * n + b;
+            *highest = most(*highest, top[t]);
+        }
+        if (m) continue;
+        to->number[b] += known;
+        to->place[b] += u;
+        to->place[n + b] += v;
     }
-    return 0;
+    return 1;
+}
+
+static int added(const Tile tiles[2], const Frame *f, Index c, Index unit, int whole,
+                 double *least, const Sums *to)
+{ /* Those blocks of SIDE cells that are whole in both tiles and, in `least`, how many cells there
+     can be; or the others, cell by cell. 0 where the channels part. */
+    const Index n = f->width * f->height, k = f->side / unit;
+    const double full = (double)(unit * unit), middle = (double)(unit - 1) / 2;
+    Index first[2] = {0, 0}, beyond[2] = {f->height * k, f->width * k}; /* the blocks of both */
+    for (int t = 0; t < 2; t++) {
+        const Index low[2] = {tiles[t].low, tiles[t].left};
+        const Index own[2] = {tiles[t].up, tiles[t].across};
+        for (int q = 0; q < 2; q++) {
+            if (low[q] > first[q]) first[q] = low[q];
+            if (low[q] + own[q] < beyond[q]) beyond[q] = low[q] + own[q];
+        }
+    }
+    for (Index row = first[0]; row < beyond[0]; row++)
+        for (Index column = first[1]; column < beyond[1]; column++) {
+            const Index b = row / k * f->width + column / k;
+            const float *at[2];
+            double fewest = full;
+            if (!whole && !(least[b] > to->number[b])) continue;
+            for (int t = 0; t < 2; t++) {
+                const Tile *const p = &tiles[t];
+                at[t] = p->blocks + (row - p->low) * p->across + column - p->left;
+                const double count = (double)at[t][3 * c * p->n];
+                for (Index m = 1; m < c; m++)
+                    if ((double)at[t][(3 * c + m) * p->n] != count) return 0;
+                fewest = count < fewest ? count : fewest;
+            }
+            if (!whole && fewest > 0 && fewest < full &&
+                !looked_up(tiles, f, c, unit, row, column, b, to))
+                return 0;
+            if (!whole) continue;
+            least[b] += fewest;
+            if (fewest < full) continue;
+            to->number[b] += full;
+            to->place[b] += full * ((double)(column * unit) + middle);
+            to->place[n + b] += full * ((double)(row * unit) + middle);
+            for (Index m = 0; m < 2 * c; m++) {
+                const Index t = m >= c, area = tiles[t].n, here = m * n + b;
+                const float *const block = at[t] + (m - t * c) * area;
+                to->z[here] += full * (double)block[0];
+                to->z[here + 2 * c * n] += full * (double)block[c * area];
+                to->highest[here] = most(to->highest[here], (double)block[2 * c * area]);
+            }
+        }
+    return 1;
+}
+
+static double total(const double *z, Index n)
+{
+    double sum = 0;
+    for (Index i = 0; i < n; i++) sum += z[i];
+    return sum;
 }
 
 int in_common(const Arg *a, const Index *size)
 { /* the pair; blocks, place, highest, number, least; cells (-1 where the channels part) and few;
      cells along a block, few, whole enough */
-    const Index c = SIZE('c'), n = SIZE('n'), unit = (Index)a[14].n, full = unit * unit;
-    double *const z = a[8].D, *const place = a[9].D, *const highest = a[10].D;
-    double *const number = a[11].D, *const least = a[12].D, *const told = a[13].D;
-    double bound = 0, whole = 0;
+    const Index c = SIZE('c'), n = SIZE('n'), unit = (Index)a[14].n;
+    const Sums to = {a[8].D, a[9].D, a[10].D, a[11].D};
+    double *const least = a[12].D, *const told = a[13].D;
     Tile tiles[2];
     Frame f;
     if (pair_of(a, size, tiles, &f) < 0) return -1;
-    const Index k = f.side / unit;
-    Index first[2] = {0, 0}, beyond[2] = {f.height * k, f.width * k}; /* the blocks of both */
-    for (int t = 0; t < 2; t++) {
-        const Index low[2] = {tiles[t].low, tiles[t].left};
-        const Index many[2] = {tiles[t].up, tiles[t].across};
-        for (int q = 0; q < 2; q++) {
-            if (low[q] > first[q]) first[q] = low[q];
-            if (low[q] + many[q] < beyond[q]) beyond[q] = low[q] + many[q];
-        }
-    }
     told[0] = -1;
-    for (Index b = 0; b < 4 * c * n; b++) z[b] = 0;
-    for (Index b = 0; b < 2 * c * n; b++) highest[b] = -HUGE_VAL;
-    for (Index b = 0, v = 0, u = 0; b < n; b++, u++) {
-        double in_whole = 0, in_all = 0, sum[2] = {0};
-        if (u == f.width) u = 0, v++;
-        const Index left = u * k > first[1] ? u * k : first[1];
-        const Index low = v * k > first[0] ? v * k : first[0];
-        for (Index row = low; row < v * k + k && row < beyond[0]; row++)
-            for (Index column = left; column < u * k + k && column < beyond[1]; column++) {
-                const float *at[2];
-                double fewest = (double)full;
-                for (int t = 0; t < 2; t++) {
-                    const Tile *const p = &tiles[t];
-                    at[t] = p->blocks + (row - p->low) * p->across + column - p->left;
-                    const double count = (double)at[t][3 * c * p->n];
-                    for (Index m = 1; m < c; m++)
-                        if ((double)at[t][(3 * c + m) * p->n] != count) return 0;
-                    fewest = count < fewest ? count : fewest;
-                }
-                in_all += fewest;
-                if (fewest < (double)full) continue;
-                in_whole += (double)full;
-                sum[0] += (double)(full * column);
-                sum[1] += (double)(full * row);
-                for (Index m = 0; m < 2 * c; m++) {
-                    const Index t = m >= c, area = tiles[t].n, here = m * n + b;
-                    const float *const block = at[t] + (m - t * c) * area;
-                    z[here] += (double)full * (double)block[0];
-                    z[here + 2 * c * n] += (double)full * (double)block[c * area];
-                    highest[here] = most(highest[here], (double)block[2 * c * area]);
-                }
-            }
-        const double share = 1 / most(in_whole, 1);
-        for (Index q = b; q < 4 * c * n; q += n) z[q] *= share;
-        for (int t = 0; t < 2; t++)
-            place[t * n + b] = sum[t] * share * (double)unit + (double)(unit - 1) / 2;
-        least[b] = in_all;
-        number[b] = in_whole;
-        bound += in_all;
-        whole += in_whole;
-    }
+    for (Index b = 0; b < 4 * c * n; b++) to.z[b] = 0;
+    for (Index b = 0; b < 2 * c * n; b++) to.highest[b] = -HUGE_VAL;
+    for (Index b = 0; b < n; b++) to.number[b] = to.place[b] = to.place[n + b] = least[b] = 0;
+    if (!added(tiles, &f, c, unit, 1, least, &to)) return 0;
+    double bound = total(least, n);
     told[1] = bound <= a[15].n;
-    if (told[1] != 0 || whole < a[16].n * bound) {
-        bound = 0;
-        for (Index b = 0; b < n; b++) {
-            if (least[b] > (told[1] != 0 ? 0 : number[b]) &&
-                looked_up(tiles, &f, c, b, z, place, highest, number) < 0)
-                return 0;
-            bound += number[b];
-        }
+    if (told[1] != 0 || total(to.number, n) < a[16].n * bound) {
+        if (!added(tiles, &f, c, unit, 0, least, &to)) return 0;
+        bound = total(to.number, n);
+    }
+    for (Index b = 0; b < n; b++) {
+        const double share = 1 / most(to.number[b], 1);
+        for (Index q = b; q < 4 * c * n; q += n) to.z[q] *= share;
+        to.place[b] *= share;
+        to.place[n + b] *= share;
     }
     told[0] = bound;
     return 0;

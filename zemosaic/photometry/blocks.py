@@ -70,35 +70,37 @@ def in_common(pair: tuple[Preview, Preview], frame: Frame) -> Blocks | None:
     whole = least == SIDE**2
     number = np.where(whole, least, 0.0)
     few = bound <= FEW_CELLS
-    # Sums over blocks of this overlap's size, of the parts of them that are whole.
     k, (h, w) = side // SIDE, least.shape
-    sums = np.empty((4 * c + 4, h, w))
-    np.multiply(found[:2].reshape(4 * c, h, w), number, out=sums[:-4])
-    sums[-4:] = number * np.arange(w), number * np.arange(h)[:, None], number, least
+    middle = (SIDE - 1) / 2
+    sums = np.empty((4 * c + 3, h, w))
+    np.multiply(found[:2].reshape(4 * c, h, w), number, out=sums[:-3])
+    sums[-3] = number * (np.arange(w) * SIDE + middle)
+    sums[-2] = number * (np.arange(h) * SIDE + middle)[:, None]
+    sums[-1] = number
     highest = np.where(whole, found[2], -np.inf).reshape(2 * c, h, w)
-    if k > 1:
-        sums, highest = block_sum(sums, k), block_highest(highest, k)
-    number, least = sums[-2:].reshape(2, -1)
-    means = sums[:-2].reshape(len(sums) - 2, -1) / np.maximum(number, 1)
-    blocks, place = means[:-2].reshape(4, c, -1), means[-2:] * SIDE + (SIDE - 1) / 2
-    highest = highest.reshape(2, c, -1)
     if few or number.sum() < WHOLE_ENOUGH * bound:
-        at = np.flatnonzero(least if few else least - number)
-        cells, known, row, column = cells_of(pair, frame, at, 0)
+        v, u = np.nonzero(least * ~whole)
+        small = frame._replace(side=SIDE, left=frame.left * k, top=frame.top * k, width=w, height=h)
+        cells, known, row, column = cells_of(pair, small, v * w + u, 0)
         if (known != known[:1]).any():
             return None
         known = known[0]
-        number[at] = known.sum(axis=(1, 2))
-        share = np.maximum(number[at], 1)
-        place[0, at] = (known * column[:, None]).sum(axis=(1, 2)) / share - frame.left * side
-        place[1, at] = (known * row[:, :, None]).sum(axis=(1, 2)) / share - frame.top * side
         np.copyto(cells, 0, where=~known)
-        blocks[..., at] = mean = cells.sum(axis=(-1, -2)) / share
-        # Not known cells are no brighter than the mean.
-        cells = np.where(known, cells[:2], mean[:2, ..., None, None])
-        highest[..., at] = cells.max(axis=(-1, -2))
-        bound = number.sum()
-    return Blocks(blocks, place, highest, number, int(bound), bool(few))
+        sums[:-3, v, u] = cells.sum(axis=(-1, -2)).reshape(4 * c, -1)
+        sums[-3, v, u] = (known * (column - frame.left * side)[:, None]).sum(axis=(1, 2))
+        sums[-2, v, u] = (known * (row - frame.top * side)[:, :, None]).sum(axis=(1, 2))
+        sums[-1, v, u] = known.sum(axis=(1, 2))
+        tops = np.where(known, cells[:2], -np.inf).max(axis=(-1, -2), initial=-np.inf)
+        highest[:, v, u] = tops.reshape(2 * c, -1)
+        bound = sums[-1].sum()
+    if k > 1:  # to blocks of this overlap's size
+        sums, highest = block_sum(sums, k), block_highest(highest, k)
+    number = sums[-1].ravel()
+    means = sums[:-1].reshape(4 * c + 2, -1) / np.maximum(number, 1)
+    return Blocks(
+        means[:-2].reshape(4, c, -1), means[-2:], highest.reshape(2, c, -1), number,
+        int(bound), bool(few),
+    )  # fmt: skip
 
 
 def arrays(pair: tuple[Preview, Preview], frame: Frame) -> list[np.ndarray]:

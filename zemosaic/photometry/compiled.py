@@ -1,4 +1,4 @@
-"""The compiled kernels of the pair fit, where they were built (see `_fused.c`).
+"""The compiled kernels, where they were built (see `_fused.c`).
 
 A function that has a kernel asks for it here and does the same in numpy where there is none; the
 two differ in the last bits.

@@ -15,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
+from zemosaic.photometry import compiled
 from zemosaic.photometry.tiles import unit_vectors
 
 CANDIDATES = 1 << 16  # pairs or triples whose geometry is worked out at once: bounds the memory
@@ -180,7 +181,11 @@ def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
     overlaps = _clipped(units[graph.i], inward[graph.j])
     for triple in _triangles(graph):
         ij, jk, _ = triple
-        shared = _areas(_clipped(overlaps[ij], inward[graph.j[jk]]))
+        if compiled.fused:
+            shared = np.empty(len(ij))
+            compiled.fused.shared_areas(overlaps, inward, ij, graph.j[jk], shared)
+        else:
+            shared = _areas(_clipped(overlaps[ij], inward[graph.j[jk]]))
         for pair in triple:
             np.add.at(factor, pair, shared / area[pair] / 2)
     return factor

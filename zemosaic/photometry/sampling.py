@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from zemosaic.photometry import compiled
 from zemosaic.photometry.tiles import Tile
 
 NODE_STEP = 16  # cells between exact positions; SIP bends by < 0.01 pixel over this
@@ -236,6 +237,12 @@ def _splined(
     values, factor = np.empty((p, *shape), dtype=np.float32), np.empty(shape, dtype=np.float32)
     if min(h, w) < 3:
         values[:], factor[:] = np.nan, np.nan
+        return values, factor
+    if compiled.fused:
+        compiled.fused.splined(
+            planes, np.ascontiguousarray(nodes), values, factor,
+            np.empty((8, width), dtype=np.float32), np.empty((3, width)),
+        )  # fmt: skip
         return values, factor
     flat = planes.reshape(p, h * w)
     nodes = between(nodes - 1, 0, width, 2)  # smoothing took the outermost blocks
