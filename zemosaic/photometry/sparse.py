@@ -162,7 +162,10 @@ def robust_least_squares(
     factor, then, anew, wide = None, np.zeros(size), True, 1.0
     for turn in range(1, ROUNDS + 1):
         weight = np.concatenate([robust, np.repeat(robust, tilts)])
-        normal = (transposed @ design.multiply(weight[:, None]).tocsc() + diagonal).tocsc()
+        weighted = csc_array(
+            (design.data * weight[design.indices], design.indices, design.indptr), design.shape
+        )
+        normal = (transposed @ weighted + diagonal).tocsc()
         gradient = transposed @ (weight * rest) - ridge * solution
         now, change = normal.diagonal(), None
         # An unknown that has lost its weight would drift, since its error costs no energy.
