@@ -89,7 +89,7 @@ def find_overlaps(corners: np.ndarray, min_fraction: float = 0.0) -> OverlapGrap
     own = _areas(units)
     found = [np.empty((4, 0))]
     for i, j in _candidates(centres, radius, usable):
-        shared = _areas(_clipped(units[i], inward[j]))
+        shared = _shared(units, i, inward, j)
         smaller = np.minimum(own[i], own[j])
         fraction = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
         enough = (shared > 0) & (fraction >= min_fraction)
@@ -181,11 +181,7 @@ def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
     overlaps = _clipped(units[graph.i], inward[graph.j])
     for triple in _triangles(graph):
         ij, jk, _ = triple
-        if compiled.fused:
-            shared = np.empty(len(ij))
-            compiled.fused.shared_areas(overlaps, inward, ij, graph.j[jk], shared)
-        else:
-            shared = _areas(_clipped(overlaps[ij], inward[graph.j[jk]]))
+        shared = _shared(overlaps, ij, inward, graph.j[jk])
         for pair in triple:
             np.add.at(factor, pair, shared / area[pair] / 2)
     return factor
@@ -229,6 +225,20 @@ def _inward_normals(units: np.ndarray, centres: np.ndarray) -> np.ndarray:
     normals = np.cross(units, np.roll(units, -1, axis=1))
     side = np.einsum("tkx,tx->tk", normals, centres)
     return normals * np.sign(side)[..., None]
+
+
+def _shared(
+    polygons: np.ndarray, which: np.ndarray, normals: np.ndarray, tiles: np.ndarray
+) -> np.ndarray:
+    """Areas ``(N,)`` in steradian that some polygons share with some tiles, by their indices.
+
+    `polygons` is ``(P, K, 3)``, `normals` the ``(T, 4, 3)`` inward normals of the tiles.
+    """
+    if not compiled.fused:
+        return _areas(_clipped(polygons[which], normals[tiles]))
+    found = np.empty(len(which))
+    compiled.fused.shared_areas(polygons, normals, which, tiles, found)
+    return found
 
 
 def _clipped(polygons: np.ndarray, normals: np.ndarray) -> np.ndarray:

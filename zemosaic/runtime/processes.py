@@ -57,7 +57,7 @@ class ProcessPool(Pool):
     """Worker processes, started with the first job."""
 
     kind = "processes"
-    together = 32
+    together = 64
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
