@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -17,12 +19,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import (
     NonRecordingSpan,
     SpanContext,
@@ -46,7 +52,7 @@ from tests.otlp_receiver import (
     spans_of,
 )
 from zemosaic import __version__
-from zemosaic.observe import exporters, otlp_proto
+from zemosaic.observe import exporters, otlp_json, otlp_proto
 from zemosaic.observe.exporters import (
     DEFAULT_ENDPOINT,
     FILE_DELAY,
@@ -737,6 +743,90 @@ def test_a_message_is_that_of_the_sdk_to_the_byte() -> None:
     spans = spans_of_all_kinds()
     assert otlp_proto.encode(spans) == encode_spans(spans).SerializeToString()
     assert otlp_proto.encode([]) == b""
+
+
+def test_a_line_says_what_the_message_says() -> None:
+    """Nothing more, and nothing less but a state of the trace, of which the command has none."""
+    spans = spans_of_all_kinds()
+    line = otlp_json.encode(spans)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    message = list(encode_spans(spans).resource_spans)
+    for span in spans_of(message):
+        span.ClearField("trace_state")
+    assert read_otlp_json(line.decode()) == message
+    assert read_otlp_json(otlp_json.encode([]).decode()) == []
+
+
+def one_span(attributes: dict[str, Any]) -> ReadableSpan:
+    """A span that was made past the SDK, as those of pairs are."""
+    return ReadableSpan(
+        "s",
+        SpanContext(1, 2, False),
+        attributes=attributes,
+        start_time=1,
+        end_time=2,
+        instrumentation_scope=InstrumentationScope("zemosaic"),
+    )
+
+
+def told(attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the file and what the message says of some attributes."""
+    spans = [one_span(attributes)]
+    (in_file,) = spans_of(read_otlp_json(otlp_json.encode(spans).decode()))
+    message = ExportTraceServiceRequest.FromString(otlp_proto.encode(spans))
+    (in_message,) = spans_of(list(message.resource_spans))
+    return plain(in_file.attributes), plain(in_message.attributes)
+
+
+SENDABLE = st.characters(exclude_categories=["Cs"])  # no halves of characters
+SCALARS = (
+    st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.text(SENDABLE)
+    | st.booleans()
+)
+
+
+@given(st.dictionaries(st.text(SENDABLE), SCALARS | st.lists(SCALARS)))
+def test_every_value_arrives_to_the_last_bit(attributes: dict[str, Any]) -> None:
+    """Of whatever type, under whatever name, in the file as in the message."""
+    in_file, in_message = told(attributes)
+    assert repr(in_file) == repr(in_message) == repr(attributes)
+
+
+def test_numbers_of_numpy_and_other_objects_arrive() -> None:
+    """As numbers and as their texts; the short way to make a span lets all of them through."""
+    odd = {
+        "number": np.float64(0.1), "text": np.str_("a"), "kind": SpanKind.SERVER,
+        "code": StatusCode.ERROR, "list": (np.float64(0.5), 1), "50 %b": "50 %b", "none": None,
+        "code 2": TraceFlags(1),
+    }  # fmt: skip
+    plainly = {
+        "number": 0.1, "text": "a", "kind": "SpanKind.SERVER", "code": "StatusCode.ERROR",
+        "list": [0.5, 1], "50 %b": "50 %b", "none": "None", "code 2": 1,
+    }  # fmt: skip
+    assert told(odd) == (plainly, plainly)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, [1.0, math.nan], np.float64(math.inf)])
+def test_a_number_that_is_not_finite_is_refused(value: Any) -> None:
+    """A line with NaN is no JSON, and one with null says nothing; text may say what it likes."""
+    with pytest.raises(ValueError, match="not finite"):
+        otlp_json.encode([one_span({"a": "null", "b": value})])
+    text = '{"doubleValue":null}'
+    assert told({text: text, "null": [text]})[0] == {text: text, "null": [text]}
+
+
+def test_half_a_character_costs_the_file_nothing() -> None:
+    """As json writes it, the environment's resource attributes among others may have one."""
+    attributes = {"a": "\udcff", "b": ["\udcff"], "\udcff": 0.5, "c": 1}
+    line = otlp_json.encode([one_span(attributes)])
+    (span,) = json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    values = {entry["key"]: entry["value"] for entry in span["attributes"]}
+    assert values["a"] == {"stringValue": "\udcff"}
+    assert values["b"] == {"arrayValue": {"values": [{"stringValue": "\udcff"}]}}
+    assert values["\udcff"] == {"doubleValue": 0.5}
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,67 @@ def test_numbers_and_arrays_of_numpy_are_plain(tmp_path: Path) -> None:
     book.close()
     line = json.loads((tmp_path / journal.JOURNAL).read_text().splitlines()[-1])
     assert (line["a"], line["b"]) == (0.1, [0, 1])
+
+
+def test_what_orjson_has_no_form_for_comes_back_as_well(tmp_path: Path) -> None:
+    """Numbers that are not finite, those beyond 64 bits, halves of characters, and None as None."""
+    known = {"none": None, "gain": [math.nan, None, -math.inf], "id": 2**127 + 1, "null": "null"}
+    odd = {"name": "\udcff.fits", "\ud800": "é\u2028\n"}
+    pair = replace(EVENTS[3], attributes={**known, **odd}, result=[math.nan, None])
+    write(tmp_path, [RunStarted(run_id="null", time_ns=1), pair], id=2**128 - 1)
+    (record,) = journal.read(tmp_path)
+    assert record.about == {"id": 2**128 - 1}
+    assert repr(record.events[1]) == repr(pair)  # in which NaN is NaN
+
+
+@given(st.floats(), st.integers(), st.text(), st.none() | st.booleans())
+def test_every_value_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, a: float, b: int, c: str, d: bool | None
+) -> None:
+    """Whichever of the two ways it is written; the parts of what is nested as well."""
+    folder = tmp_path_factory.mktemp("value")
+    attributes = {"a": a, "b": b, "c": c, "d": d, c: {"e": [a, b, c, d]}}
+    event = SlowJob(stage="pairs", time_ns=8, index=3, running_time=a, attributes=attributes)
+    write(folder, [event])
+    (found,) = journal.read(folder)[0].events
+    assert repr(found) == repr(event)
+
+
+def test_keys_and_tuples_are_as_json_has_them(tmp_path: Path) -> None:
+    """Numbers as keys are texts, tuples lists, and numbers of numpy are those of Python."""
+    single, many = np.float32(0.1), np.array([np.nan, 0.1])
+    about = {"keys": {1: "a"}, "pair": (1, (2.5,)), "single": single, "many": many, "n": np.int8(3)}
+    write(tmp_path, [], **about)
+    found = journal.read(tmp_path)[0].about
+    assert [found["keys"], found["pair"], found["n"]] == [{"1": "a"}, [1, [2.5]], 3]
+    assert found["single"] == float(single)
+    np.testing.assert_array_equal(found["many"], many)
+
+
+def test_a_journal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Its lines were all by `json`, with NaN, escapes and the long number of the trace."""
+    lines = [
+        b'{"kind":"about","trace":{"id":170141183460469231731687303715884105729}}',
+        b'{"kind":"Note","level":20,"message":"\\u00e4\\udcff"}',
+        b'{"kind":"StageEnded","stage":"solve","time_ns":9,"attributes":{"rms":NaN,"n":Infinity}}',
+    ]
+    (tmp_path / journal.JOURNAL).write_bytes(b"\n" + b"\n".join(lines) + b"\n")
+    (record,) = journal.read(tmp_path)
+    assert record.about["trace"]["id"] == 2**127 + 1
+    note, stage = record.events
+    assert note == Note(level=20, message="ä\udcff")
+    assert repr(stage.attributes) == "{'rms': nan, 'n': inf}"
+
+
+def test_the_line_of_a_usual_pair_is_orjsons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are thousands, and the slow way is not for them."""
+    submitted = replace(EVENTS[2], attributes={"name_i": "ä.fits"})
+    usual = [submitted, replace(EVENTS[3], result=[[0.5]]), replace(EVENTS[5], error=None)]
+    monkeypatch.setattr(journal, "_encode", full)
+    write(tmp_path, usual)
+    assert journal.read(tmp_path)[0].events == usual
 
 
 @given(cut=st.integers(min_value=0))

@@ -597,6 +597,21 @@ def test_values_that_otlp_cannot_carry_are_left_out() -> None:
     assert "zemosaic.solve.rms" not in memory.one(PHASE).attributes
 
 
+def test_values_of_numpy_are_held_to_the_same_rules() -> None:
+    """They are no plain float or str, and no less odd for that."""
+    attributes = {
+        "gain": np.float64(math.nan), "rms": np.float64(0.1), "ok": True,
+        "name_i": np.str_("tile_\udcff.fits"),
+    }  # fmt: skip
+    stages = {"fit": np.float64(math.inf), "load": 0.5}
+    memory = phase_of(replace(PAIR_ENDED, attributes=attributes, stages=stages))
+    found = memory.one(f"{PHASE}.pair").attributes
+    names = ("rms", "ok", "name_i", "stage.load")
+    told = [found[f"zemosaic.pair.{name}"] for name in names]
+    assert told == [0.1, True, r"tile_\udcff.fits", 0.5]
+    assert not {"zemosaic.pair.gain", "zemosaic.pair.stage.fit"} & found.keys()
+
+
 # Failures for real.
 
 

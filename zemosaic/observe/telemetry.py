@@ -49,6 +49,22 @@ SPARSEST = 32
 STACKS = 32  # slow pairs whose stack is recorded; more would tell nothing new
 
 
+class _Names(dict[str, str]):
+    """Names behind a prefix, each put together once: there are few, and spans by the thousand."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __missing__(self, key: str) -> str:
+        name = self[key] = self._prefix + key
+        return name
+
+
+_RUN, _BARE = _Names("zemosaic."), _Names("")
+_OF_PAIR, _OF_TILE = _Names("zemosaic.pair."), _Names("zemosaic.tile.")
+_STAGE_OF_PAIR, _STAGE_OF_TILE = _Names("zemosaic.pair.stage."), _Names("zemosaic.tile.stage.")
+
+
 class Live(Protocol):
     """Shows a span that has not ended; both methods return at once, or nearly."""
 
@@ -95,7 +111,7 @@ class Telemetry(Observer):
         self._ended: Ended | None = getattr(self._tracer, "ended", None)
         self._live = live
         self._markers = markers
-        self._host = host or platform.node()
+        self._host = _text(host or platform.node())
         self._phase: Span | None = None
         self._phase_context: context.Context | None = None
         self._stage: Span | None = None
@@ -159,33 +175,33 @@ class Telemetry(Observer):
         """Make the span of a tile or a pair, in the times of its worker."""
         if self._phase is None:
             return
-        self._end_silence()
+        if self._beats:
+            self._end_silence()
         if event.stage == "apply":
             self._tell_of_file(event)
             return
-        name, prefix, parent = PAIR, "zemosaic.pair.", self._phase
+        name, names, parts, parent = PAIR, _OF_PAIR, _STAGE_OF_PAIR, self._phase
         if event.stage != "pairs":
             # One job reads the header of a tile, a later one its pixels: the span is that of
             # the later one, unless the tile fails before.
             if event.stage == "scan" and event.outcome == "measured":
                 return
-            name, prefix, parent = TILE, "zemosaic.tile.", self._stage or self._phase
+            name, names, parts = TILE, _OF_TILE, _STAGE_OF_TILE
+            parent = self._stage or self._phase
         elif event.outcome in ("rejected", "measured"):
             self._counts["rejected"] += event.outcome == "rejected"
         else:
             self._counts["failed"] += 1
-        attributes = {prefix + key: value for key, value in event.attributes.items()}
-        attributes.setdefault(prefix + "index", event.index)
-        attributes[prefix + "outcome"] = event.outcome
-        attributes[prefix + "queue_time"] = max(0, event.started_ns - event.submitted_ns) / 1e9
-        for stage, seconds in event.stages.items():
-            attributes[f"{prefix}stage.{stage}"] = seconds
+        attributes = _valid(event.attributes, names)
+        attributes.setdefault(names["index"], event.index)
+        attributes[names["outcome"]] = event.outcome
+        attributes[names["queue_time"]] = max(0, event.started_ns - event.submitted_ns) / 1e9
+        attributes.update(_valid(event.stages, parts))
         attributes["host.name"] = self._host
         if event.pid:
             attributes["process.pid"] = event.pid
         if event.stage == "pairs":
             self._slowest = max(self._slowest, (event.ended_ns - event.started_ns, event.index))
-        attributes = _valid(attributes)
         if self._ended is not None and event.error is None:
             self._ended(name, parent, attributes, event.started_ns, event.ended_ns)
             return
@@ -291,8 +307,7 @@ class Telemetry(Observer):
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
         if self._phase is not None:
-            for key, value in _valid(attributes).items():
-                self._phase.set_attribute(f"zemosaic.{key}", value)
+            self._phase.set_attributes(_valid(attributes, _RUN))
 
 
 def _fail(span: Span, error: JobError, time_ns: int) -> None:
@@ -304,16 +319,21 @@ def _fail(span: Span, error: JobError, time_ns: int) -> None:
     span.add_event("exception", _valid(exception), timestamp=time_ns)
 
 
-def _valid(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Those attributes that all OTLP readers take alike.
+def _valid(attributes: Mapping[str, Any], names: _Names = _BARE) -> dict[str, Any]:
+    """Those attributes that all OTLP readers take alike, by their names.
 
     Without None, numbers that are not finite and empty sequences (which have no element type).
     """
-    return {
-        key: _text(value) if isinstance(value, str) else value
-        for key, value in attributes.items()
-        if type(value) is int or _says_something(value)
-    }
+    valid = {}
+    for key, value in attributes.items():
+        kind = type(value)
+        if kind is int or (kind is float and math.isfinite(value)):
+            valid[names[key]] = value
+        elif isinstance(value, str):
+            valid[names[key]] = _text(value)
+        elif _says_something(value):
+            valid[names[key]] = value
+    return valid
 
 
 def _says_something(value: Any) -> bool:

@@ -8,12 +8,15 @@ file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from zemosaic.runtime.events import (
     Event,
@@ -37,8 +40,9 @@ _KINDS: dict[str, type] = {
     for kind in (RunStarted, StageStarted, StageEnded, JobSubmitted, JobEnded, Heartbeat, SlowJob,
                  Note, RunEnded)
 }  # fmt: skip
-_FIELDS = {kind: tuple(f.name for f in fields(kind)) for kind in _KINDS.values()}
-_FORCED = (RunStarted, StageEnded, Heartbeat, RunEnded)
+# How lines begin that `json` wrote, and must read; earlier versions wrote all of them so.
+_BY_JSON = (b" ", b'{"kind":"about"')
+_FORCED = {RunStarted, StageEnded, Heartbeat, RunEnded}
 
 
 class Journal(Observer):
@@ -99,17 +103,12 @@ class Journal(Observer):
         if self.failed:
             return
         try:
-            self.write(*map(_entry, events))
-            if any(isinstance(event, _FORCED) for event in events):
+            self.write(*[{"kind": type(event).__name__, **vars(event)} for event in events])
+            if not _FORCED.isdisjoint(map(type, events)):
                 self.force()
         except OSError as error:
             self.failed = error.strerror or str(error)
             self._on_failure(self.failed)
-
-
-def _entry(event: Event) -> dict[str, Any]:
-    kind = type(event)
-    return {"kind": kind.__name__, **{name: getattr(event, name) for name in _FIELDS[kind]}}
 
 
 @dataclass
@@ -199,7 +198,24 @@ def _opened(folder: Path) -> int:
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:
-    return _encode(entry).encode() + b"\n"
+    """A line by orjson, in a fifth of the time of `json`; by that, what orjson has no form for.
+
+    That is half a character, as Python keeps a byte of a file name that is no Unicode; an integer
+    beyond 64 bits, as the trace's id is; and a number that is not finite.
+    """
+    try:
+        line = orjson.dumps(entry, _plain, orjson.OPT_APPEND_NEWLINE)
+    except TypeError:
+        return _by_json(entry)
+    # For a number that is not finite orjson writes null.
+    nulls = line.count(b"null")
+    if nulls and nulls > len([None for value in entry.values() if value is None]):
+        return _by_json(entry)
+    return line
+
+
+def _by_json(entry: Mapping[str, Any]) -> bytes:
+    return b" " + _encode(entry).encode() + b"\n"
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -208,11 +224,19 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for line in lines:
             try:
-                entry = json.loads(line)
+                entry = _read(line)
             except ValueError:  # empty, or torn when a run died
                 continue
             if isinstance(entry, dict):
                 yield entry
+
+
+def _read(line: bytes) -> Any:
+    """What a line says; orjson would make a float of an integer beyond 64 bits."""
+    if not line.startswith(_BY_JSON):
+        with contextlib.suppress(ValueError):  # of an earlier version, or torn
+            return orjson.loads(line)
+    return json.loads(line)
 
 
 def _event(kind: str | None, entry: dict[str, Any]) -> Event | None:
