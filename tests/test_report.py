@@ -283,11 +283,15 @@ def test_no_pair_at_all(tmp_path: Path) -> None:
 def test_previews_that_are_gone_leave_the_page(tmp_path: Path) -> None:
     """Without thumbnails, or with torn ones, the page has no pictures and all the rest."""
     invented(tmp_path).write()
-    for path in (tmp_path / "thumbs").iterdir():
-        path.write_bytes(path.read_bytes()[:100])
-    page = page_of(tmp_path)
-    assert '<img alt="' not in page
-    assert "Where the time went" in page
+    path = tmp_path / "thumbs.npz"
+    whole = path.read_bytes()
+    for size in (len(whole) // 2, 100, 0):
+        path.write_bytes(whole[:size])
+        page = page_of(tmp_path)
+        assert '<img alt="' not in page
+        assert "Where the time went" in page
+    path.unlink()
+    assert '<img alt="' not in page_of(tmp_path)
 
 
 def job(pid: int, start: int, end: int) -> JobEnded:

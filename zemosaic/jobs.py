@@ -10,13 +10,14 @@ import hashlib
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
 from struct import Struct
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -32,7 +33,7 @@ from zemosaic.runtime.pool import part
 from zemosaic.runtime.schedule import Outcome
 
 PREVIEWS = "previews"  # folder in the run folder; gone when the run has finished
-THUMBS = "thumbs"  # likewise, but kept: the pictures of the report are made of them
+THUMBS = "thumbs.npz"  # in the run folder: the pictures of the report are made of them
 SCREEN = 800  # cells of the longer side of a picture of the whole mosaic
 MAPPED = 64  # previews that a worker keeps mapped; each holds a file open
 HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
@@ -53,7 +54,7 @@ class Prepared:
     """The place and levels of a preview, and its checksum.
 
     `shape` is the tile's height and width in pixels, `scale` the side of a cell in degrees,
-    `thumb` the side of a thumbnail's cell in cells; 0 without a thumbnail.
+    `thumb` the side of a cell of the thumbnail in cells; 0 without a thumbnail.
     """
 
     preview: Preview
@@ -61,6 +62,7 @@ class Prepared:
     shape: tuple[int, int]
     scale: float
     thumb: int
+    thumbnail: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +130,6 @@ def preview_path(scratch: Path, index: int) -> Path:
     return scratch / f"{index}.npy"
 
 
-def thumb_path(folder: Path, index: int) -> Path:
-    """Where the thumbnail of a tile is kept in a run folder."""
-    return folder / THUMBS / f"{index}.npy"
-
-
 def thumb_factor(corners: np.ndarray, grid: Grid) -> int:
     """Cells of the grid to a side of a thumbnail's cell, so that the mosaic fills a screen.
 
@@ -142,12 +139,10 @@ def thumb_factor(corners: np.ndarray, grid: Grid) -> int:
     return max(1, int(np.ceil(np.nanmax(np.ptp(cells, axis=0)) / SCREEN)))
 
 
-def prepare(
-    tile: Tile, channels: int, grid: Grid, path: Path, thumb: tuple[Path, int] | None = None
-) -> Prepared:
-    """Make the preview of a tile and keep it at `path`; what comes back has no arrays.
+def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -> Prepared:
+    """Make the preview of a tile and keep it at `path`; of its arrays comes back a thumbnail.
 
-    `thumb` is where to keep a thumbnail, and its factor.
+    `thumb` is the side of a cell of that, in cells; 0 for none.
     """
     if tile.channels != channels:
         raise TileError(
@@ -158,22 +153,34 @@ def prepare(
         preview = make_preview(tile, grid)
     with part("save"):
         preview.save(path)
-        if thumb is not None:
-            _save_thumb(preview, *thumb)
-        bare, factor = preview.without_arrays(), thumb[1] if thumb else 0
+        bare = preview.without_arrays()
+        if not thumb:
+            return Prepared(bare, 0, tile.shape, grid.scale, 0, None)
         # The disk may lose what was written last, though not if the run alone is killed; without
         # a run folder nobody comes back to it.
-        checksum = preview.checksum() if thumb is not None else 0
-        return Prepared(bare, checksum, tile.shape, grid.scale, factor)
+        checksum, small = preview.checksum(), thumbnail(preview, thumb)
+        return Prepared(bare, checksum, tile.shape, grid.scale, thumb, small)
 
 
-def _save_thumb(preview: Preview, path: Path, factor: int) -> None:
+def thumbnail(preview: Preview, factor: int) -> np.ndarray:
     """Means over blocks of the shared grid's cells, valid ones: ``(C, h, w)`` float32, or NaN."""
-    if factor == 1:
-        np.save(path, preview.values)
-        return
     x, y = -preview.x0 % factor, -preview.y0 % factor
-    np.save(path, block_sum(preview.values[:, y:, x:], factor) / np.float32(factor**2))
+    return block_sum(preview.values[:, y:, x:], factor) / np.float32(factor**2)
+
+
+def save_thumbnails(folder: Path, thumbnails: Mapping[int, np.ndarray]) -> None:
+    """Keep the thumbnails of some tiles, by their indices, in a run folder."""
+    named: Any = {str(index): small for index, small in thumbnails.items()}
+    np.savez(folder / THUMBS, **named)
+
+
+def load_thumbnails(folder: Path) -> dict[int, np.ndarray]:
+    """The thumbnails that are kept in a run folder; none where they cannot be read."""
+    try:
+        with (folder / THUMBS).open("rb") as file, np.load(file) as kept:
+            return {int(index): kept[index] for index in kept.files}
+    except (OSError, ValueError, EOFError, BadZipFile):  # never written, or torn
+        return {}
 
 
 def plain_tile(prepared: Prepared) -> dict[str, Any]:
@@ -184,16 +191,22 @@ def plain_tile(prepared: Prepared) -> dict[str, Any]:
     return {"x0": preview.x0, "y0": preview.y0, **others, **plain}
 
 
-def restored(plain: dict[str, Any] | None, path: Path) -> Preview | None:
+def restored(plain: dict[str, Any] | None, path: Path) -> Prepared | None:
     """The prepared tile of an earlier run; None where it is not known or its file is not whole."""
+    if plain is None:
+        return None
     try:
-        if plain is None or Preview.load(path).checksum() != plain["checksum"]:
-            return None
+        whole = Preview.load(path)
     except (OSError, ValueError):  # it is not there, or cut short
+        return None
+    if whole.checksum() != plain["checksum"]:
         return None
     none = np.empty((0, 0, 0), dtype=np.float32)
     arrays = (np.array(plain[name]) for name in ("sky", "centre", "jacobian"))
-    return Preview(plain["x0"], plain["y0"], none, none, *arrays)
+    bare = Preview(plain["x0"], plain["y0"], none, none, *arrays)
+    factor = plain["thumb"]
+    shape, small = (plain["shape"][0], plain["shape"][1]), thumbnail(whole, factor)
+    return Prepared(bare, plain["checksum"], shape, plain["scale"], factor, small)
 
 
 @lru_cache(MAPPED)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zemosaic.jobs import thumb_path
+from zemosaic.jobs import load_thumbnails
 from zemosaic.observe.report_data import Story, TileStory
 
 LARGEST = 4_000_000  # cells of a picture: more is an all-sky mosaic, whose tiles would be dots
@@ -53,12 +53,12 @@ def draw(folder: Path, story: Story) -> Pictures | None:
     """Put the thumbnails of a run folder together; None where there are none."""
     factors = [tile.place.get("thumb", 0) for tile in story.tiles]
     factor = max(set(factors), key=factors.count, default=0)
-    thumbs = []
-    for tile in story.tiles:
-        if factor and tile.place.get("thumb") == factor:
-            values = _load(thumb_path(folder, tile.index))
-            if values is not None:
-                thumbs.append((tile, values))
+    kept = load_thumbnails(folder)
+    thumbs = [
+        (tile, kept[tile.index])
+        for tile in story.tiles
+        if factor and tile.place.get("thumb") == factor and tile.index in kept
+    ]
     if not thumbs:
         return None
     left, low = (min(_corner(tile, factor)[k] for tile, _ in thumbs) for k in (0, 1))
@@ -83,14 +83,6 @@ def draw(folder: Path, story: Story) -> Pictures | None:
     if story.solved and story.matched:
         after = coadd(lambda tile, values: _corrected(tile, values, factor))
     return Pictures(*before, *(after or (None, None)))
-
-
-def _load(path: Path) -> np.ndarray | None:
-    try:
-        values: np.ndarray = np.load(path)
-    except (OSError, ValueError, EOFError):  # never written, or torn when the run died
-        return None
-    return values if values.ndim == 3 and values.size else None
 
 
 def _corner(tile: TileStory, factor: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ import numpy as np
 from zemosaic.jobs import (
     THUMBS,
     PairRecord,
+    Prepared,
     Scanned,
     TileLike,
     describe,
@@ -33,9 +34,9 @@ from zemosaic.jobs import (
     reason,
     record,
     restored,
+    save_thumbnails,
     scan,
     thumb_factor,
-    thumb_path,
     tile_name,
 )
 from zemosaic.photometry.apply import write_corrected
@@ -151,22 +152,20 @@ class Phase:
             for index, found in scanned.items()
         }
         self.previews.mkdir(parents=True, exist_ok=True)
-        thumbs: dict[int, tuple[Path, int]] = {}
+        thumb = 0
         if self.kept is not None:
-            (self.kept / THUMBS).mkdir(exist_ok=True)
-            factor = thumb_factor(np.array([tile.corners for tile in tiles.values()]), grid)
-            thumbs = {index: (thumb_path(self.kept, index), factor) for index in tiles}
-        previews = {}
+            thumb = thumb_factor(np.array([tile.corners for tile in tiles.values()]), grid)
+        made = {}
         for index, key in keys.items():
-            preview = restored(self.known.get(key), preview_path(self.previews, index))
-            if preview is not None:
-                previews[index] = preview
-        left = {index: tile for index, tile in tiles.items() if index not in previews}
+            found = restored(self.known.get(key), preview_path(self.previews, index))
+            if found is not None:
+                made[index] = found
+        left = {index: tile for index, tile in tiles.items() if index not in made}
         work = (
             Job(
                 number,
                 prepare,
-                (tile, channels, grid, preview_path(self.previews, index), thumbs.get(index)),
+                (tile, channels, grid, preview_path(self.previews, index), thumb),
                 _known(index, tile.name),
                 keys[index],
             )
@@ -174,13 +173,25 @@ class Phase:
             if index in left
         )
         outcomes = self._jobs(
-            "tiles", work, len(tiles), self.settings.tile_timeout, done=len(previews),
+            "tiles", work, len(tiles), self.settings.tile_timeout, done=len(made),
             plain=plain_tile,
         )  # fmt: skip
         names = [tile.name for tile in left.values()]
-        made = _results(outcomes, left, names, failed)
-        previews |= {index: prepared.preview for index, prepared in made.items()}
-        return dict(sorted(previews.items())), keys
+        made |= _results(outcomes, left, names, failed)
+        if self.kept is not None:
+            self._keep_thumbnails(self.kept, made)
+        return {index: made[index].preview for index in sorted(made)}, keys
+
+    def _keep_thumbnails(self, folder: Path, made: Mapping[int, Prepared]) -> None:
+        small = {index: tile.thumbnail for index, tile in made.items()}
+        try:
+            save_thumbnails(folder, {k: some for k, some in small.items() if some is not None})
+        except OSError as error:
+            why = error.strerror or str(error)
+            self._note(
+                logging.WARNING,
+                f"{folder / THUMBS}: cannot be written ({why}); the report will have no pictures",
+            )
 
     def _measure(
         self,

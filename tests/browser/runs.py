@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zemosaic.jobs import THUMBS, PairRecord, plain_pair, thumb_path
+from zemosaic.jobs import PairRecord, plain_pair, save_thumbnails
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solve import solve
 from zemosaic.result import PhaseSolution
@@ -91,7 +91,7 @@ class Invented:
         self.understated = 1.0  # the levels scatter by so many of their errors
         self.now = 1_700_000_000_000_000_000
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / THUMBS).mkdir(exist_ok=True)
+        self.thumbnails: dict[int, np.ndarray] = {}
 
     def measurement(self, i: int, j: int, channel: int, number: int) -> Measurement:
         """What a pair of these tiles would have, with noise as its errors say."""
@@ -126,6 +126,7 @@ class Invented:
         tiles = [{"index": k, "name": name} for k, name in enumerate(self.names)]
         self._jobs("scan", [(known, None, None) for known in tiles])
         places = [self._thumb(k) for k in range(len(self.names))]
+        save_thumbnails(self.folder, self.thumbnails)
         self._jobs("tiles", list(zip(tiles, places, [None] * len(tiles), strict=True)))
         self._end("prepare")
         self._stage("overlap", 0)
@@ -208,7 +209,7 @@ class Invented:
         )  # fmt: skip
 
     def _thumb(self, k: int) -> dict[str, Any]:
-        """The tile's place on the grid, in the journal's form; its thumbnail goes to its file."""
+        """The tile's place on the grid, in the journal's form; its thumbnail is kept."""
         scale, pixel = 0.01, 0.01 / CELL
         cx, cy = self.centres[k] / scale
         w, h = (self.sizes[k] / scale).astype(int)
@@ -217,7 +218,7 @@ class Invented:
         scene = 1000 + 60 * np.exp(-((x - 10) ** 2 + (y - 20) ** 2) / 900.0)
         noise = self.random.normal(0, 3, (self.channels, h, w))
         values = (scene + noise - self.offset[k, :, None, None]) / self.gain[k, :, None, None]
-        np.save(thumb_path(self.folder, k), values.astype(np.float32))
+        self.thumbnails[k] = values.astype(np.float32)
         jacobian = [[pixel / scale, 0.0], [0.0, pixel / scale]]
         return {
             "x0": x0, "y0": y0, "checksum": 0, "shape": [h * CELL, w * CELL], "scale": scale,

@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import Run
 from tests.faults.conftest import Command, Start
+from zemosaic.jobs import load_thumbnails
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageStarted
 
@@ -83,6 +85,10 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
     assert done.code == 0, done.err
     assert tables(run.folder) == tables(whole)
     assert nothing_twice(run.folder) == 6 + 11
+    small, expected = load_thumbnails(run.folder), load_thumbnails(whole)
+    assert small.keys() == expected.keys() == set(range(6))
+    for index, picture in expected.items():
+        assert np.array_equal(small[index], picture, equal_nan=True)
     assert not (run.folder / "previews").exists()
 
 

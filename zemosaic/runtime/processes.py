@@ -9,6 +9,7 @@ again, the workers.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -27,6 +28,7 @@ from typing import Any
 from zemosaic.runtime.events import JobError
 from zemosaic.runtime.pool import Pool, Report, perform
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 DYING = 5.0  # seconds that the kernel may take to bury a worker
 
 
@@ -213,6 +215,7 @@ def _serve(pipe: Connection, lifeline: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(lifeline)
+    _keep_memory()
     with contextlib.suppress(EOFError, OSError):  # the end of the run
         pipe.send_bytes(b"ready")
         while True:
@@ -228,6 +231,19 @@ def _answer(pickled: bytes) -> bytes:
         return bytes(ForkingPickler.dumps(report))
     except Exception as error:  # noqa: BLE001 - whatever pickling raises
         return pickle.dumps(replace(report, value=None, error=JobError.of(error)))
+
+
+def _keep_memory() -> None:
+    """Have glibc keep the memory that a job frees for the next one.
+
+    By itself it gives arrays of some size back to the kernel, which clears their pages anew for
+    the next: up to a quarter of the time that previews take. Elsewhere nothing is done.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another library of C
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(_TRIM_THRESHOLD, 1 << 28)
+            libc.mallopt(_MMAP_THRESHOLD, 1 << 25)  # its upper limit
 
 
 def _die_with(lifeline: Connection) -> None:
