@@ -377,7 +377,7 @@ def test_a_run_folder_holds_results_and_no_scratch(
     """After a run, after a failed one, and after a second in the same folder."""
     files = write_tiles()
     kept = {".lock", "corrections.ecsv", "pairs.ecsv", "trace.jsonl", "journal.jsonl"}
-    kept |= {"inflight.bin", "stacks", "thumbs.npz", "report.html"}
+    kept |= {"inflight.bin", "stacks", "thumbs.npy", "report.html"}
     intertile(*files[:1])
     assert {path.name for path in (tmp_path / "run").iterdir()} <= kept
     for some in (files[:3], files):
@@ -392,10 +392,10 @@ def test_thumbnails_that_cannot_be_kept_cost_the_pictures_alone(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
     """One line says so; the run is solved, and its page has the rest."""
-    (tmp_path / "run" / "thumbs.npz").mkdir(parents=True)
+    (tmp_path / "run" / "thumbs.npy").mkdir(parents=True)
     done = intertile(*write_tiles())
     assert done.code == 0
-    assert done.err.count("thumbs.npz: cannot be written (") == 1
+    assert done.err.count("thumbs.npy: cannot be written (") == 1
     assert "the report will have no pictures" in " ".join(done.err.split())
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert '<img alt="' not in page

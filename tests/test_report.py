@@ -283,7 +283,7 @@ def test_no_pair_at_all(tmp_path: Path) -> None:
 def test_previews_that_are_gone_leave_the_page(tmp_path: Path) -> None:
     """Without thumbnails, or with torn ones, the page has no pictures and all the rest."""
     invented(tmp_path).write()
-    path = tmp_path / "thumbs.npz"
+    path = tmp_path / "thumbs.npy"
     whole = path.read_bytes()
     for size in (len(whole) // 2, 100, 0):
         path.write_bytes(whole[:size])

@@ -17,7 +17,6 @@ from operator import attrgetter
 from pathlib import Path
 from struct import Struct
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -33,7 +32,7 @@ from zemosaic.runtime.pool import part
 from zemosaic.runtime.schedule import Outcome
 
 PREVIEWS = "previews"  # folder in the run folder; gone when the run has finished
-THUMBS = "thumbs.npz"  # in the run folder: the pictures of the report are made of them
+THUMBS = "thumbs.npy"  # in the run folder: the pictures of the report are made of them
 SCREEN = 800  # cells of the longer side of a picture of the whole mosaic
 MAPPED = 64  # previews that a worker keeps mapped; each holds a file open
 HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
@@ -170,16 +169,18 @@ def thumbnail(preview: Preview, factor: int) -> np.ndarray:
 
 def save_thumbnails(folder: Path, thumbnails: Mapping[int, np.ndarray]) -> None:
     """Keep the thumbnails of some tiles, by their indices, in a run folder."""
-    named: Any = {str(index): small for index, small in thumbnails.items()}
-    np.savez(folder / THUMBS, **named)
+    with (folder / THUMBS).open("wb") as file:
+        np.save(file, np.array(list(thumbnails), dtype=np.int64))
+        for small in thumbnails.values():
+            np.save(file, small)
 
 
 def load_thumbnails(folder: Path) -> dict[int, np.ndarray]:
     """The thumbnails that are kept in a run folder; none where they cannot be read."""
     try:
-        with (folder / THUMBS).open("rb") as file, np.load(file) as kept:
-            return {int(index): kept[index] for index in kept.files}
-    except (OSError, ValueError, EOFError, BadZipFile):  # never written, or torn
+        with (folder / THUMBS).open("rb") as file:
+            return {int(index): np.load(file) for index in np.load(file)}
+    except (OSError, ValueError, EOFError):  # never written, or torn
         return {}
 
 

@@ -36,6 +36,7 @@ BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washe
 SIDE = 4  # cells of a block of `Preview.blocks`
 MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
 MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
+SPARSE = 16  # words from one to the next that the checksum takes: eight in a sector of 512 bytes
 ARRAYS = ("values", "variance", "sky", "centre", "jacobian")  # that are kept on disk
 # A cell errs by this part of the local contrast: registration and seeing move light from one
 # cell to the next, beyond what the terms for both in the fit of a pair take up. Measured on
@@ -151,9 +152,12 @@ class Preview:
                 array.tofile(file)
 
     def checksum(self) -> int:
-        """Sum of all that is kept of it, in words: a disk that lost some of it holds zeros."""
-        arrays = (np.ascontiguousarray(getattr(self, name)) for name in (*ARRAYS, "blocks"))
-        return sum(int(array.view(np.uint32).sum(dtype=np.uint64)) for array in arrays)
+        """Sum over words of all that is kept of it, a few in each sector of a disk.
+
+        It tells a file that a disk lost some of, which then holds zeros or something else there.
+        """
+        arrays = (np.ascontiguousarray(getattr(self, name)).ravel() for name in (*ARRAYS, "blocks"))
+        return sum(int(array.view(np.uint32)[::SPARSE].sum(dtype=np.uint64)) for array in arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Preview:
