@@ -1,6 +1,7 @@
 """What it costs to know at any time what a run does.
 
-    python benchmarks/overhead.py [--quick] [--repeats N] [--workers N] [--folder DIR] [--json FILE]
+    python benchmarks/overhead.py [--quick] [--shape HxW] [--repeats N] [--workers N]
+                                  [--folder DIR] [--json FILE]
 
 The phase with everything on (journal, table of the jobs under way, stacks, trace to a file and to
 a receiver that takes it, live snapshots) and with everything off, in turns in one process with
@@ -27,7 +28,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from harness import Load, TileSet, median_ratio, say_load, write_set
+from harness import Load, TileSet, median_ratio, say_load, size, write_set
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -297,12 +298,12 @@ def parts(pair: JobEnded) -> dict[str, float]:
         found["spans, without an SDK"] = each([telemetry(None)]) - alone
         host = provider.get_tracer("bench")
         found["spans, with the SDK of a host application"] = each([telemetry(host)]) - alone
-        spans = memory.get_finished_spans()
         memory.clear()
         tracing = Tracing(folder / "trace.jsonl")
         tracing.tracer._outlets = [processor]  # nothing but the making of them
         found["spans, by the command"] = each([telemetry(tracing.tracer)]) - alone
         tracing.close()
+        spans = memory.get_finished_spans()
         for what, function in (
             ("writing them to the file", otlp_json.encode),
             ("encoding them for OTLP", otlp_proto.encode),
@@ -318,7 +319,10 @@ def parts(pair: JobEnded) -> dict[str, float]:
 def main() -> None:
     """Print tables in markdown; write all figures as JSON if asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="40 tiles instead of 200")
+    parser.add_argument("--quick", action="store_true", help="40 small tiles instead of 200")
+    parser.add_argument(
+        "--shape", type=size, default=(1080, 1920), metavar="HxW", help="shape of the 200 tiles"
+    )
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where simulated tiles are kept")
@@ -326,7 +330,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
-        scene = Scene(tiles=40 if options.quick else 200, shape=LIGHT, overlap=DENSE)
+        few = options.quick
+        shape = LIGHT if few else options.shape
+        scene = Scene(tiles=40 if few else 200, shape=shape, overlap=DENSE)
         load = Load()
         tiles = write_set(scene, folder)
         result = in_turns(tiles, options.workers, options.repeats)
