@@ -269,6 +269,16 @@ def test_places_outside_the_arrays_are_refused() -> None:
     rows[0].places[1, 3] = rows[0].pixels.shape[-1]
     with pytest.raises(ValueError, match="fit together"):
         design(rows[0], np.ones(1), "free")
+    square, normals, area = np.ones((2, 4, 3)), np.ones((3, 4, 3)), np.empty(1)
+    for polygon, tile in ((2, 0), (-1, 0), (0, 3)):
+        which = np.array([polygon]), np.array([tile])
+        with pytest.raises(ValueError, match="fit together"):
+            kernel().shared_areas(square, normals, *which, area)
+    planes = np.ones((1, 9, 9), dtype=np.float32)
+    values, factor = np.empty((1, 17, 5), dtype=np.float32), np.empty((17, 5), dtype=np.float32)
+    work = np.empty((8, 5), dtype=np.float32), np.empty((3, 5))
+    with pytest.raises(ValueError, match="fit together"):  # nodes end before the cells
+        kernel().splined(planes, np.ones((2, 2, 2)), values, factor, *work)
 
 
 def test_a_journal_of_the_other_way_is_not_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
