@@ -193,7 +193,7 @@ def test_workers_killed_at_any_moment_lose_what_they_were_at(tmp_path: Path, sea
 
     class Killer(Observer):
         def job_ended(self, event: JobEnded) -> None:
-            if len(killed) < 40 and rng.random() < 0.01:
+            if event.pid and len(killed) < 40 and rng.random() < 0.01:
                 time.sleep(rng.uniform(0, 0.01))
                 # It may be dead already, and then is not a second time.
                 with contextlib.suppress(ProcessLookupError):
@@ -213,6 +213,26 @@ def test_workers_killed_at_any_moment_lose_what_they_were_at(tmp_path: Path, sea
     if table is not None:
         assert read(tmp_path).rows == ()
         table.close("finished")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_the_death_of_a_worker_that_waits_is_told() -> None:
+    """It costs no job, and is no secret: one line, once."""
+    pool, recorder = ProcessPool(2), Recorder()
+    try:
+        (first,) = run([Job(1, pid_of, (1,))], 1, pool, FanOut([recorder]), stage="x")
+        os.kill(first.value, signal.SIGKILL)
+        jobs = [Job(k, said, (k,)) for k in range(1, 51)]
+        outcomes = run(jobs, 50, pool, FanOut([recorder]), stage="x")
+        run(jobs, 50, pool, FanOut([recorder]), stage="x")
+    finally:
+        pool.close()
+    lost = [outcome for outcome in outcomes if outcome.error is not None]
+    notes = [note.message for note in recorder.of(Note)]
+    if not lost:  # it may have had the first job by then
+        assert len(notes) == 1
+        assert notes[0].startswith("SIGKILL: the worker was killed by SIGKILL, while it waited")
+    assert len(lost) + len(notes) == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")

@@ -108,6 +108,10 @@ class Pool:
         """End a job that is stuck; False where its worker is lost to the pool."""
         raise NotImplementedError
 
+    def lost(self) -> list[Exception]:
+        """Deaths, since this was last asked, of workers that were at no job."""
+        return []
+
     def close(self) -> None:
         """Let go of the workers without waiting for any that is stuck."""
         raise NotImplementedError

@@ -68,6 +68,7 @@ class ProcessPool(Pool):
         self._wake, self._bell = self._context.Pipe(duplex=False)
         self._tasks: deque[_Task] = deque()  # that no worker has yet
         self._crew: list[_Worker] = []
+        self._lost: list[Exception] = []
         self._lock = threading.Lock()  # of all that follows: both threads change it
         self._rung = self._closed = False
         self._thread = threading.Thread(target=self._work, name="zemosaic-pool", daemon=True)
@@ -93,6 +94,12 @@ class ProcessPool(Pool):
                     worker.doomed = True
                     worker.process.kill()
         return True
+
+    def lost(self) -> list[Exception]:
+        """Deaths, since this was last asked, of workers that waited for a job."""
+        with self._lock:
+            lost, self._lost = self._lost, []
+        return lost
 
     def close(self) -> None:
         """Kill the workers."""
@@ -201,8 +208,11 @@ class ProcessPool(Pool):
             self._crew.remove(worker)
             if not worker.ready and self._tasks:  # else workers that cannot start would for ever
                 worker.task = self._tasks.popleft()
+            death = WorkerLostError(255 if code is None else code)
+            if worker.task is None and not worker.doomed:
+                self._lost.append(death)
         if worker.task is not None:
-            _fail(worker.task, WorkerLostError(255 if code is None else code))
+            _fail(worker.task, death)
 
 
 def _fail(task: _Task, error: Exception) -> None:

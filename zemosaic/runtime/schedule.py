@@ -184,6 +184,7 @@ class _Loop:
                 for future in sorted(ended, key=lambda f: self.window[f].jobs[0].index):
                     if future in self.window:  # not given up with the rest meanwhile
                         self._end(future, now)
+                self._tell_lost()
                 self._give_up_overdue(now)
                 self._tell_slow(now)
                 self._take_back(now)
@@ -389,6 +390,11 @@ class _Loop:
 
     def _stack(self, row: Row | None) -> str:
         return self.inflight.stack(row) if self.inflight and row else ""
+
+    def _tell_lost(self) -> None:
+        for error in self.pool.lost():
+            message = f"{death(error, '')[1]}, while it waited for a job; another takes its place"
+            self.observers.emit(Note(level=logging.WARNING, message=message))
 
     def _tell_slow(self, now: float) -> None:
         late = [
