@@ -58,6 +58,8 @@ def draw(folder: Path, story: Story) -> Pictures | None:
         (tile, kept[tile.index])
         for tile in story.tiles
         if factor and tile.place.get("thumb") == factor and tile.index in kept
+        # On a picture of the whole sky a tile may be smaller than a cell.
+        if kept[tile.index].size
     ]
     if not thumbs:
         return None
