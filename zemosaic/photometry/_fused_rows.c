@@ -68,16 +68,17 @@ static int looked_up(const Tile tiles[2], const Frame *f, Index c, Index unit, I
                 spread[t] = of_tile(tiles[t].variance, &tiles[t], m, j, left);
             }
             for (Index k = 0; k < right - left; k++) {
-                const float p = one[0][k], q = one[1][k];
+                const double p = (double)one[0][k], q = (double)one[1][k];
+                const double same = (double)first[0][k] + (double)first[1][k];
                 const int valid = isfinite(p + q) != 0;
-                if (m && valid != (isfinite(first[0][k] + first[1][k]) != 0)) return 0;
+                if (valid != (isfinite(same) != 0)) return 0;
                 if (!valid) continue;
-                sum[0] += (double)p;
-                sum[1] += (double)q;
+                sum[0] += p;
+                sum[1] += q;
                 sum[2] += (double)spread[0][k];
                 sum[3] += (double)spread[1][k];
-                top[0] = most(top[0], (double)p);
-                top[1] = most(top[1], (double)q);
+                top[0] = most(top[0], p);
+                top[1] = most(top[1], q);
                 known++;
                 u += (double)(left + k - x);
                 v += (double)(j - y);
