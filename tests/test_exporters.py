@@ -53,16 +53,18 @@ from tests.otlp_receiver import (
 )
 from zemosaic import __version__
 from zemosaic.observe import exporters, otlp_json, otlp_proto
-from zemosaic.observe.exporters import (
+from zemosaic.observe.endpoint import (
     DEFAULT_ENDPOINT,
+    check_endpoint,
+    endpoint_from_environment,
+    trace_url,
+)
+from zemosaic.observe.exporters import (
     FILE_DELAY,
     SHOWING,
     SHUTDOWN,
     Tracing,
     _otlp_exporter,
-    check_endpoint,
-    endpoint_from_environment,
-    trace_url,
 )
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted

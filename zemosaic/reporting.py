@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zemosaic.jobs import measured_again
 from zemosaic.observe.autopsy import examine
+from zemosaic.observe.endpoint import trace_url
 from zemosaic.observe.report import Images, write_report
 from zemosaic.observe.report_data import Story, gather
 from zemosaic.pictures import Pictures, draw, mosaic_pngs, seam_pngs
@@ -49,6 +50,4 @@ def _trace(story: Story) -> str:
     trace = story.found.record.about.get("trace", {})
     if not trace.get("endpoint"):
         return ""
-    from zemosaic.observe.exporters import trace_url
-
     return trace_url(trace["endpoint"], f"{trace['id']:032x}")

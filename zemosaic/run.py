@@ -20,13 +20,15 @@ from zemosaic import __version__
 from zemosaic.errors import UserError
 from zemosaic.observe.autopsy import Autopsy, tell
 from zemosaic.observe.console import Console
-from zemosaic.observe.exporters import (
+from zemosaic.observe.endpoint import (
     DEFAULT_ENDPOINT,
-    Ids,
-    Tracing,
     check_endpoint,
     endpoint_from_environment,
     trace_url,
+)
+from zemosaic.observe.exporters import (
+    Ids,
+    Tracing,
 )
 from zemosaic.observe.report import REPORT
 from zemosaic.observe.telemetry import Telemetry

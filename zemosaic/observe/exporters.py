@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, TracerProvider
@@ -24,10 +24,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Span, SpanContext, Tracer
 
 from zemosaic import __version__
-from zemosaic.errors import UserError
 from zemosaic.observe import otlp_json, otlp_proto
 
-DEFAULT_ENDPOINT = "http://127.0.0.1:4318"
 # The SDK's queue of 2,048 drops the oldest at 5,000 pairs a second; this one holds ten seconds
 # of that (an ended span is about 2 KB, so 100 MB at the very worst).
 QUEUE = 50_000
@@ -361,47 +359,6 @@ class _Counting(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return self._exporter.force_flush(timeout_millis)
-
-
-def endpoint_from_environment() -> str:
-    """The OTLP endpoint that the environment asks for, or an empty string."""
-    if traces := os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
-        return traces
-    base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-    # By the specification this one is for all signals, whose paths are added to its own.
-    base = base.rstrip("/")
-    return f"{base}/v1/traces" if "/" in base.partition("://")[2] else base
-
-
-def check_endpoint(url: str) -> str:
-    """The endpoint, if it looks like one.
-
-    Raises
-    ------
-    UserError
-        It does not.
-    """
-    try:
-        parts = urlsplit(url)
-        good = parts.scheme in ("http", "https", "grpc") and parts.hostname and parts.port != 0
-    except ValueError:  # of a port that is no port, or half a pair of brackets
-        good = False
-    if not good:
-        raise UserError(f"{url!r} is no OTLP endpoint; give one like {DEFAULT_ENDPOINT}")
-    return url
-
-
-def trace_url(endpoint: str, trace_id: str, find: str = "") -> str:
-    """Where Jaeger shows a trace: at JAEGER_URL, or where its image listens on that host.
-
-    What is to be found there is marked, and the page opens on it.
-    """
-    host = urlsplit(endpoint).hostname or "127.0.0.1"
-    if ":" in host:  # IPv6
-        host = f"[{host}]"
-    page = os.environ.get("JAEGER_URL") or f"http://{host}:16686"
-    mark = f"?uiFind={quote(find)}" if find else ""
-    return f"{page.rstrip('/')}/trace/{trace_id}{mark}"
 
 
 def _otlp_exporter(endpoint: str, timeout: float | None = None) -> SpanExporter:
