@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,9 @@ import pytest
 from tests.conftest import simulated
 from zemosaic import calibrate
 from zemosaic.runtime import stacks
+from zemosaic.runtime.inflight import Inflight
+from zemosaic.runtime.pool import seated
+from zemosaic.runtime.processes import ProcessPool
 from zemosaic.settings import Settings
 
 DUMP = """Timeout (0:00:08)!
@@ -25,6 +30,7 @@ Thread 0x00007f01 (most recent call first):
 Current thread 0x00007f02 (most recent call first):
   File "/a/d.py", line 5 in other
 """
+SENT = 20_000  # bytes
 FAULT = "Fatal Python error: Segmentation fault\n\n" + DUMP.partition("\n")[2] + "\nExtension: x\n"
 
 
@@ -140,8 +146,8 @@ def test_a_file_of_dumps_does_not_grow_for_ever(folder: Path) -> None:
     assert path.stat().st_size == 0
 
 
-def test_a_job_that_is_busy_for_long_is_dumped_once(folder: Path) -> None:
-    """Every dump of what runs meanwhile is a risk; one tells where it is."""
+def test_without_an_alarm_a_long_job_is_dumped_once(folder: Path) -> None:
+    """Every dump from another thread of what runs meanwhile is a risk; one tells where it is."""
     stacks.arm(str(folder), 0.05)
     path = folder / stacks.STACKS / f"{os.getpid()}.txt"
     deadline = time.monotonic() + 30
@@ -150,3 +156,68 @@ def test_a_job_that_is_busy_for_long_is_dumped_once(folder: Path) -> None:
         time.sleep(0.001)
     time.sleep(0.3)  # six patiences more
     assert path.read_text().count("Timeout (") == 1
+
+
+def busy(seconds: float) -> int:
+    """Work in Python; how much was done."""
+    end, done = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        done += sum(len([k] * k) for k in range(50))
+    return done
+
+
+def read_slowly(path: str) -> bytes:
+    """Read in C, where nobody tries again, from a pipe that is filled little by little."""
+    libc, into = ctypes.CDLL(None), ctypes.create_string_buffer(SENT)
+    libc.fopen.restype, libc.fread.argtypes = ctypes.c_void_p, [ctypes.c_void_p] * 4
+    count = libc.fread(into, 1, SENT, libc.fopen(path.encode(), b"rb"))
+    return into.raw[:count]
+
+
+def in_a_worker(folder: Path, function: Any, *args: Any) -> tuple[Any, Path]:
+    """What a job in a worker process returns, dumped every 10 ms; and the file of dumps."""
+    table = Inflight(folder, 1, 0.01)
+    pool = ProcessPool(1)
+    try:
+        seat = table.seat("pairs")
+        report = pool.submit(seated, (seat, 1, function, args)).result(60)
+        assert report.error is None
+        path = folder / stacks.STACKS / f"{report.pid}.txt"
+        size = path.stat().st_size
+        time.sleep(0.1)  # ten patiences, in which the worker waits for another job
+        assert path.stat().st_size == size
+        return report.value, path
+    finally:
+        pool.close()
+        table.close("finished")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+def test_a_worker_is_dumped_again_and_again_and_lives(tmp_path: Path) -> None:
+    """From within, so that nothing moves meanwhile: 100 dumps of a job that is busy in Python."""
+    done, path = in_a_worker(tmp_path, busy, 1.0)
+    assert done
+    dumps = path.read_text().count("Current thread")
+    assert dumps >= 50
+    assert path.read_text().count("in busy") == dumps
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+def test_a_read_that_an_alarm_interrupts_goes_on(tmp_path: Path) -> None:
+    """A tile on a slow disk is read to its end."""
+    pipe = tmp_path / "slow"
+    os.mkfifo(pipe)
+    sent = [bytes([k]) * (SENT // 20) for k in range(20)]
+
+    def fill() -> None:
+        with pipe.open("wb", buffering=0) as file:
+            for some in sent:
+                file.write(some)
+                time.sleep(0.02)
+
+    filler = threading.Thread(target=fill, daemon=True)
+    filler.start()
+    found, path = in_a_worker(tmp_path, read_slowly, str(pipe))
+    filler.join()
+    assert found == b"".join(sent)
+    assert path.read_text().count("in read_slowly") >= 10

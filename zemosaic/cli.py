@@ -18,6 +18,7 @@ import click
 
 from zemosaic import __version__
 from zemosaic.errors import UserError
+from zemosaic.runtime import stacks
 from zemosaic.says import OPTIONS, Says
 from zemosaic.settings import MODELS, Settings
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("SIGTERM", "SIGBREAK"):  # the second is what closing a console on Windows sends
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _stop)
+    stacks.use_alarm()
     sys.exit(run(arguments))
 
 

@@ -161,7 +161,8 @@ def _inflight(
     # set, and its stacks can be had without.
     patience = settings.heartbeat if ours or pool.kind == "processes" else 0.0
     try:
-        table = Inflight(folder, pool.window, patience)
+        inside = ours and pool.kind != "processes"
+        table = Inflight(folder, pool.window, patience, inside)
         if ours:
             stacks.enable(folder)
         return table

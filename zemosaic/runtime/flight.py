@@ -71,13 +71,13 @@ class Flight:
     @property
     def call(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """What the worker is to call, and with what."""
-        calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
-            (job.function, job.args)
-            if self.seat is None
-            else (seated, (self.seat, job.index, job.function, job.args))
-            for job in self.jobs
-        ]
-        return calls[0] if len(calls) == 1 else (together, (calls,))
+        if len(self.jobs) > 1:
+            calls = [(job.index, job.function, job.args) for job in self.jobs]
+            return together, (self.seat, calls)
+        job = self.jobs[0]
+        if self.seat is None:
+            return job.function, job.args
+        return seated, (self.seat, job.index, job.function, job.args)
 
     def ran(self, now: float) -> float:
         """Seconds that the job has run; 0 where it waits."""

@@ -90,6 +90,8 @@ class Seat:
         Theirs.
     patience : float
         Seconds before the stack of a job is dumped; 0: never.
+    run : int
+        Process of the run, whose own stacks are not for a job to have dumped.
     """
 
     path: str
@@ -98,13 +100,14 @@ class Seat:
     ticket: int
     stage: str
     patience: float
+    run: int
 
     def take(self, index: int) -> None:
         """Say that a job begins, here and now."""
         table = _table(self.path, self.made_ns)
         if table is None:
             return
-        if self.patience:
+        if self.patience and os.getpid() != self.run:
             stacks.arm(self.path[: -len(TABLE) - 1], self.patience)  # 5 µs less than by pathlib
         now = time.time_ns()
         table.write(self.row, self.ticket, (self.ticket, index, os.getpid(), threading.get_ident(),
@@ -118,6 +121,8 @@ class Seat:
 
     def leave(self) -> None:
         """Say that the job has ended."""
+        if self.patience and os.getpid() != self.run:
+            stacks.rest()
         table = _table(self.path, self.made_ns)
         if table is not None:
             table.write(self.row, self.ticket, (self.ticket, *_NOBODY))
@@ -134,6 +139,9 @@ class Inflight:
         Jobs that may be under way at once.
     patience : float
         Seconds before the stack of a job is dumped; 0: never.
+    inside : bool
+        Jobs are done in this very process, which is ours: if they keep even the loop that waits
+        for them from going on, its stacks are dumped.
 
     Raises
     ------
@@ -141,8 +149,9 @@ class Inflight:
         There is no room for the table.
     """
 
-    def __init__(self, folder: Path, rows: int, patience: float) -> None:
+    def __init__(self, folder: Path, rows: int, patience: float, inside: bool = False) -> None:
         self._path, self._patience = folder / TABLE, patience
+        self._inside = inside and patience > 0
         stacks.clear(folder)
         # Written out, since a page that the disk has no room for would be a bus error later; and
         # under another name, since the old file may be mapped by somebody.
@@ -161,6 +170,16 @@ class Inflight:
                 time.time_ns(), stage.encode())  # fmt: skip
         _HEAD.pack_into(self._table.memory, 0, *head)
 
+    def turn(self) -> None:
+        """Say that the loop goes on; it looks at a running job for itself."""
+        if self._inside:
+            stacks.arm(str(self._path.parent), self._patience)
+
+    def rest(self) -> None:
+        """Say that the loop has ended."""
+        if self._inside:
+            stacks.rest()
+
     def seat(self, stage: str) -> Seat | None:
         """A row for a job; None where there is none left."""
         if not self._free:
@@ -168,7 +187,8 @@ class Inflight:
         self._tickets += 1
         number = self._free.pop(0)
         self._table.write(number, 0, (self._tickets, *_NOBODY))
-        return Seat(str(self._path), self._started, number, self._tickets, stage, self._patience)
+        return Seat(str(self._path), self._started, number, self._tickets, stage, self._patience,
+                    os.getpid())  # fmt: skip
 
     def row(self, seat: Seat) -> Row | None:
         """What is known of the job that has a row; None where none is at work."""

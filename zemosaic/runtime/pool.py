@@ -64,9 +64,23 @@ def seated(seat: Seat, index: int, function: Callable[..., Any], args: tuple[Any
         _local.seat = None
 
 
-def together(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Report]:
-    """Run several jobs in a worker, one after the other."""
-    return [perform(function, args) for function, args in calls]
+def together(
+    seat: Seat | None, calls: Sequence[tuple[int, Callable[..., Any], tuple[Any, ...]]]
+) -> list[Report]:
+    """Run several jobs in a worker, one after the other; all have one row, if any."""
+    if seat is None:
+        return [perform(function, args) for _, function, args in calls]
+    _local.seat = seat
+    try:
+        return [_next(seat, *call) for call in calls]
+    finally:
+        seat.leave()
+        _local.seat = None
+
+
+def _next(seat: Seat, index: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Report:
+    seat.take(index)
+    return perform(function, args)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from zemosaic.runtime import stacks
 from zemosaic.runtime.events import JobError
 from zemosaic.runtime.pool import Pool, Report, perform
 
@@ -226,6 +227,7 @@ def _serve(pipe: Connection, lifeline: Connection) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with(lifeline)
     _keep_memory()
+    stacks.use_alarm()
     with contextlib.suppress(EOFError, OSError):  # the end of the run
         pipe.send_bytes(b"ready")
         while True:

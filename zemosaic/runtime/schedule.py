@@ -175,6 +175,8 @@ class _Loop:
     def run(self) -> list[Outcome]:
         try:
             while True:
+                if self.inflight is not None:
+                    self.inflight.turn()
                 self._fill_window()
                 if not self.window:
                     break
@@ -194,6 +196,8 @@ class _Loop:
             # Also when interrupted: nothing that still runs may hold on to its worker.
             for future in self.window:
                 self.pool.give_up(future)
+            if self.inflight is not None:
+                self.inflight.rest()
         return [self.outcomes[index] for index in sorted(self.outcomes)]
 
     def _fill_window(self) -> None:

@@ -1,20 +1,25 @@
-"""Where workers are in their code, dumped to files by a thread in C.
+"""Where workers are in their code, dumped to files without Python's help.
 
-`faulthandler` does it: its timer runs also while the work holds the interpreter's lock for ever.
-The timer is set again at the start of a job, though at most four times within its patience, and
-never stopped: short jobs pay nothing, and a job that lasts is dumped before the heartbeat that
-tells of it. Once: the dump reads frames that the job changes meanwhile. Of a job that hangs or
-waits that is safe; of one that is busy in Python, one dump in 100 to 2,000 was seen to end the
-process by a segmentation fault (CPython 3.11).
+`faulthandler` does it, also while the work holds the interpreter's lock for ever. A worker process
+of ours has the kernel interrupt it by an alarm, where there are signals, and writes its stack from
+within: nothing moves meanwhile, and a job that lasts is dumped again and again, each time before
+the heartbeat that tells of it. Elsewhere a thread in C does it, once: it reads frames that the job
+changes meanwhile. Of a job that hangs or waits that is safe; of one that is busy in Python, one
+dump in 100 to 2,000 was seen to end the process by a segmentation fault (CPython 3.11).
+
+The alarm is set while a job is under way, at most four times within its patience, so that short
+jobs pay next to nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import re
 import shutil
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -38,17 +43,28 @@ class _Timer:
 
     file: str = ""
     handle: int = -1
-    set_at: float = 0.0
+    set_at: float = -math.inf
     place: tuple[str, int] = ("", 0)  # the folder and the process that it was set for
     enabled: bool = False  # by us, not by the host application
+    by_alarm: bool = False
 
 
 _timer = _Timer()
 _lock = threading.Lock()
 
 
+def use_alarm() -> None:
+    """Have the kernel's alarm tell when to dump, where it can: in a process that is all ours.
+
+    It is for the main thread to call, and to do the jobs.
+    """
+    if hasattr(faulthandler, "register"):
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # whenever there is no file for it
+        _timer.by_alarm = True
+
+
 def arm(folder: str, patience: float) -> None:
-    """Have the stacks of this process dumped unless another job begins before long."""
+    """Have the stacks of this process dumped unless `arm` or `rest` is called before long."""
     now, place = time.monotonic(), (folder, os.getpid())
     if _timer.place == place and now - _timer.set_at < patience / 4:
         return
@@ -56,8 +72,22 @@ def arm(folder: str, patience: float) -> None:
     with _lock, contextlib.suppress(OSError):  # no room: the work matters more than its stack
         _use(path)
         os.truncate(path, 0)
-        faulthandler.dump_traceback_later(BEFORE * patience, file=_timer.handle)
+        if _timer.by_alarm:
+            signal.setitimer(signal.ITIMER_REAL, BEFORE * patience, patience)
+        else:
+            faulthandler.dump_traceback_later(BEFORE * patience, file=_timer.handle)
         _timer.set_at, _timer.place = now, place
+
+
+def rest() -> None:
+    """Have nothing dumped until `arm` is called again."""
+    if _timer.set_at < 0:
+        return
+    _timer.set_at = -math.inf
+    if _timer.by_alarm:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    else:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def enable(folder: Path) -> None:
@@ -79,18 +109,22 @@ def _use(path: str) -> None:
     if not faulthandler.is_enabled():
         faulthandler.enable(_timer.handle)
         _timer.enabled = True
+    if _timer.by_alarm:
+        # Not chained, so that the kernel goes on with a read that it interrupts.
+        faulthandler.register(signal.SIGALRM, _timer.handle, all_threads=True, chain=False)
 
 
 def disarm() -> None:
     """Stop the timer of this process, which outlives the run where threads did the work."""
     if _timer.handle < 0:
         return
-    faulthandler.cancel_dump_traceback_later()
+    rest()
+    if _timer.by_alarm:
+        faulthandler.unregister(signal.SIGALRM)
     if _timer.enabled:
         faulthandler.disable()
     os.close(_timer.handle)
-    _timer.file, _timer.handle, _timer.set_at, _timer.enabled = "", -1, 0.0, False
-    _timer.place = ("", 0)
+    _timer.file, _timer.handle, _timer.enabled, _timer.place = "", -1, False, ("", 0)
 
 
 def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
