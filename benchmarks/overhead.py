@@ -13,6 +13,7 @@ that is absent, mute or comes and goes. See benchmarks/README.md.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import socket
@@ -95,13 +96,17 @@ class Kept(Observer):
 
 
 def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, Kept]:
-    """Seconds of the phase alone, without even the table; a pair that it measured."""
+    """Seconds of the phase alone, without even the table; a pair that it measured.
+
+    It has a run folder as well, where the thumbnails for the report are kept: no part of telling.
+    """
     kept, made = Kept(), zemosaic.phase._inflight
     zemosaic.phase._inflight = lambda *_: None
     try:
-        start = time.perf_counter()
-        calibrate(tiles.files, settings, pool, [kept])
-        return time.perf_counter() - start, kept
+        with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
+            start = time.perf_counter()
+            calibrate(tiles.files, settings, pool, [kept], folder=name)
+            return time.perf_counter() - start, kept
     finally:
         zemosaic.phase._inflight = made
 
@@ -213,6 +218,7 @@ def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, Any]:
     for future in [pool.submit(ready, (0.5,)) for _ in range(workers)]:
         future.result()
     without, everything, lost = [], [], 0
+    gc.freeze()  # as the command does
     try:
         with receiver() as url:
             for turn in range(repeats + 1):
@@ -228,6 +234,7 @@ def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, Any]:
                 said = f"off {without[-1]:.2f} s, on {everything[-1]:.2f} s"
                 print(f"  turn {turn}: {said}", file=sys.stderr, flush=True)
     finally:
+        gc.unfreeze()
         pool.close()
     return {
         "pairs": kept.last.total,
@@ -284,6 +291,7 @@ def parts(pair: JobEnded) -> dict[str, float]:
     memory, provider = InMemorySpanExporter(), TracerProvider()
     processor = SimpleSpanProcessor(memory)
     provider.add_span_processor(processor)
+    zemosaic.phase.stacks.use_alarm()  # as a worker does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone = each([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import platform
@@ -121,10 +122,14 @@ def run_in_folder(
                 write_table(corrections_table(solution, settings), folder / CORRECTIONS)
                 write_table(pairs_table(solution, settings), folder / PAIRS)
 
-            solution = calibrate(
-                tiles, settings, pool, observers, apply_to=apply_to, folder=folder, known=known,
-                keep=keep,
-            )  # fmt: skip
+            gc.freeze()  # all that was imported: to look it through takes a twentieth of a second
+            try:
+                solution = calibrate(
+                    tiles, settings, pool, observers, apply_to=apply_to, folder=folder,
+                    known=known, keep=keep,
+                )  # fmt: skip
+            finally:
+                gc.unfreeze()
     files = {"corrections": str(folder / CORRECTIONS), "pairs": str(folder / PAIRS)}
     if apply_to is not None:
         files["corrected"] = str(apply_to)

@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Span, SpanContext, Tracer
+from opentelemetry.trace import Span, SpanKind, Status, TraceFlags, Tracer, TraceState
 
 from zemosaic import __version__
 from zemosaic.observe import otlp_json, otlp_proto
@@ -29,7 +29,7 @@ from zemosaic.observe import otlp_json, otlp_proto
 # The SDK's queue of 2,048 drops the oldest at 5,000 pairs a second; this one holds ten seconds
 # of that (an ended span is about 2 KB, so 100 MB at the very worst).
 QUEUE = 50_000
-BATCH = 512
+BATCH = 1024
 # A line of the file is one batch; a crash loses at most what ended in this many milliseconds.
 FILE_DELAY = 200
 OTLP_DELAY = 1_000
@@ -169,10 +169,41 @@ class Tracing:
             _sdk_logger.setLevel(self._level)
 
 
-class _Ended(ReadableSpan):
-    """A span as it was made: asking the SDK what it dropped takes a while."""
+class _Context(NamedTuple):
+    """Of a span, as `SpanContext`, which looks at everything that it is given."""
 
-    dropped_attributes = dropped_events = 0
+    trace_id: int
+    span_id: int
+    trace_flags: TraceFlags
+    trace_state: TraceState
+    is_remote: bool = False
+
+
+class _Ended:
+    """A span that has ended well: all that exporters ask of a `ReadableSpan`, made in 1 µs."""
+
+    __slots__ = (
+        "attributes", "context", "end_time", "instrumentation_scope", "name", "parent", "resource",
+        "start_time",
+    )  # fmt: skip
+    kind, status = SpanKind.INTERNAL, Status()
+    events: tuple[()] = ()
+    links: tuple[()] = ()
+    dropped_attributes = dropped_events = dropped_links = 0
+
+    def __init__(
+        self, name: str, context: _Context, parent: Any, attributes: dict[str, Any],
+        start_time: int, end_time: int,
+    ) -> None:  # fmt: skip
+        self.name, self.context, self.attributes = name, context, attributes
+        self.start_time, self.end_time = start_time, end_time
+        self.parent = parent.context
+        self.resource = parent.resource
+        self.instrumentation_scope = parent.instrumentation_scope
+
+    def get_span_context(self) -> _Context:
+        """As the SDK's encoder asks for it."""
+        return self.context
 
 
 class _Tracer(Tracer):
@@ -191,19 +222,10 @@ class _Tracer(Tracer):
         self, name: str, parent: Span, attributes: dict[str, Any], start: int, end: int
     ) -> None:
         above = parent.get_span_context()
-        number = self._ids.generate_span_id()
-        span = _Ended(
-            name=name,
-            context=SpanContext(
-                above.trace_id, number, False, above.trace_flags, above.trace_state
-            ),
-            parent=above,
-            resource=parent.resource,
-            attributes=attributes,
-            start_time=start,
-            end_time=end,
-            instrumentation_scope=parent.instrumentation_scope,
+        context = _Context(
+            above.trace_id, self._ids.generate_span_id(), above.trace_flags, above.trace_state
         )
+        span: Any = _Ended(name, context, parent, attributes, start, end)
         for outlet in self._outlets:
             outlet.on_end(span)
 

@@ -108,10 +108,12 @@ def _attributes(attributes: Mapping[str, Any] | None) -> bytes:
     values = tuple(attributes.values())
     form, scalars = _form(tuple(attributes), tuple(map(type, values)))
     try:
-        told = tuple(map(dumps if scalars else _told, values))
+        told = dumps(values)[1:-1].split(b",") if scalars else []
     except TypeError:
-        told = tuple(map(_told, values))
-    return form % told
+        told = []
+    if len(told) != len(values):  # no scalars, or a comma in a text
+        told = [_told(value) for value in values]
+    return form % tuple(told)
 
 
 @lru_cache(1024)

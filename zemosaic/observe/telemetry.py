@@ -200,8 +200,9 @@ class Telemetry(Observer):
         attributes["host.name"] = self._host
         if event.pid:
             attributes["process.pid"] = event.pid
-        if event.stage == "pairs":
-            self._slowest = max(self._slowest, (event.ended_ns - event.started_ns, event.index))
+        took = event.ended_ns - event.started_ns
+        if took > self._slowest[0] and event.stage == "pairs":
+            self._slowest = took, event.index
         if self._ended is not None and event.error is None:
             self._ended(name, parent, attributes, event.started_ns, event.ended_ns)
             return

@@ -36,7 +36,7 @@ BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washe
 SIDE = 4  # cells of a block of `Preview.blocks`
 MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
 MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
-SPARSE = 16  # words from one to the next that the checksum takes: eight in a sector of 512 bytes
+SPARSE = 128  # words from one to the next that the checksum takes: one in a sector of 512 bytes
 ARRAYS = ("values", "variance", "sky", "centre", "jacobian")  # that are kept on disk
 # A cell errs by this part of the local contrast: registration and seeing move light from one
 # cell to the next, beyond what the terms for both in the fit of a pair take up. Measured on
@@ -152,7 +152,7 @@ class Preview:
                 array.tofile(file)
 
     def checksum(self) -> int:
-        """Sum over words of all that is kept of it, a few in each sector of a disk.
+        """Sum over words of all that is kept of it, one in each sector of a disk.
 
         It tells a file that a disk lost some of, which then holds zeros or something else there.
         """
