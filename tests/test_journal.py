@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
+import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,3 +226,47 @@ def test_a_closed_journal_writes_into_no_other_file(tmp_path: Path) -> None:
         journal.write({"kind": "delivered", "spans": []})
     assert (tmp_path / "other").read_bytes() == b""
     assert other.closed
+
+
+def test_a_disk_that_takes_long_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop writes on while it forces; at the end it is waited for, though not for ever."""
+    free, forced = threading.Event(), []
+
+    def fsync(handle: int) -> None:
+        assert free.wait(30)
+        forced.append(os.fstat(handle).st_size)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    book = Journal(tmp_path, {})
+    for index in range(5):
+        book.tell([StageEnded(stage=f"stage {index}", time_ns=index)])
+    assert len(journal.read(tmp_path)[-1].events) == 5
+    assert forced == []
+    free.set()
+    book.close()
+    assert forced[-1] == (tmp_path / journal.JOURNAL).stat().st_size  # the last of it as well
+
+    free.clear()
+    book = Journal(tmp_path, {})
+    book.tell([StageEnded(stage="dead disk", time_ns=1)])
+    book.close(timeout=0.05)  # comes back
+    free.set()
+
+
+def test_a_disk_that_fails_when_forced_says_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is full when written to."""
+
+    def fsync(handle: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    told: list[str] = []
+    monkeypatch.setattr(os, "fsync", fsync)
+    book = Journal(tmp_path, {}, told.append)
+    book.tell([StageEnded(stage="s", time_ns=1)])
+    book.close()
+    assert told == [os.strerror(errno.EIO)]
+    assert book.failed

@@ -29,7 +29,7 @@ from zemosaic.observe import otlp_json, otlp_proto
 # The SDK's queue of 2,048 drops the oldest at 5,000 pairs a second; this one holds ten seconds
 # of that (an ended span is about 2 KB, so 100 MB at the very worst).
 QUEUE = 50_000
-BATCH = 1024
+BATCH = 2048
 # A line of the file is one batch; a crash loses at most what ended in this many milliseconds.
 FILE_DELAY = 200
 OTLP_DELAY = 1_000

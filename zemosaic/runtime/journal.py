@@ -2,8 +2,8 @@
 
 One line of JSON for each event, given to the kernel as it happens (those of one moment with one
 write), so that a killed run loses nothing; to the disk it is forced at heartbeats, ends of stages
-and at the end. A line that was torn is skipped. A run that goes on from another adds to the same
-file.
+and at the end, by a thread, since a disk may take seconds for it and the loop has to go on. A line
+that was torn is skipped. A run that goes on from another adds to the same file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,8 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 # How lines begin that `json` wrote, and must read; earlier versions wrote all of them so.
 _BY_JSON = (b" ", b'{"kind":"about"')
-_FORCED = {RunStarted, StageEnded, Heartbeat, RunEnded}
+_FORCED = {RunStarted, StageEnded, Heartbeat}
+CLOSING = 2.0  # seconds that a disk may take for what it was given last, and for the rest
 
 
 class Journal(Observer):
@@ -71,6 +73,7 @@ class Journal(Observer):
     ) -> None:
         self.failed = ""
         self._on_failure = on_failure
+        self._forcing: threading.Thread | None = None
         self._handle = _opened(folder)
         # After a torn line of a run that died, or of a disk that was full.
         self._whole = False
@@ -90,13 +93,31 @@ class Journal(Observer):
             raise OSError(28, os.strerror(28), JOURNAL)
 
     def force(self) -> None:
-        """Have the disk hold what the kernel holds."""
-        os.fsync(self._handle)
+        """Have the disk hold before long what the kernel holds, unless it is still at the last."""
+        if self._forcing is None or not self._forcing.is_alive():
+            self._forcing = self._force(self._handle)
 
-    def close(self) -> None:
-        """Write no more."""
+    def _force(self, handle: int) -> threading.Thread:
+        def work() -> None:
+            try:
+                os.fsync(handle)
+            except OSError as error:
+                self._fail(error)
+
+        thread = threading.Thread(target=work, name="zemosaic-journal", daemon=True)
+        thread.start()
+        return thread
+
+    def close(self, timeout: float = CLOSING) -> None:
+        """Write no more; a disk that does not take what is left within the time keeps the file."""
         handle, self._handle = self._handle, -1  # whose number will soon be another file's
-        os.close(handle)
+        if self._forcing is not None:
+            self._forcing.join(timeout)
+        if self._forcing is None or not self._forcing.is_alive():
+            self._forcing = self._force(handle)
+            self._forcing.join(timeout)
+        if not self._forcing.is_alive():
+            os.close(handle)
 
     def tell(self, events: Sequence[Event]) -> None:
         """Add a line for each."""
@@ -107,6 +128,10 @@ class Journal(Observer):
             if not _FORCED.isdisjoint(map(type, events)):
                 self.force()
         except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if not self.failed:
             self.failed = error.strerror or str(error)
             self._on_failure(self.failed)
 
