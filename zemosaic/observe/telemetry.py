@@ -46,7 +46,7 @@ STAGE_SPANS = ("prepare", "overlap", "solve", "apply")
 # to every 32nd (and the last): a day of silence makes some five hundred.
 BEATS = 60
 SPARSEST = 32
-STACKS = 32  # slow pairs whose stack is recorded; more would tell nothing new
+STACKS = 32  # of slow pairs, and of a silence; more would tell nothing new
 
 
 class _Names(dict[str, str]):
@@ -118,7 +118,7 @@ class Telemetry(Observer):
         self._counts: dict[str, int] = {}
         self._slow = 0
         self._stack = ""  # of the last heartbeat: told again only when it has changed
-        self._beats = self._recorded = 0  # of this silence
+        self._beats = self._recorded = self._dumped = 0  # of this silence
         self._left_out: Heartbeat | None = None
         self._slowest = (0, 0)  # nanoseconds and index of a pair
         self._silent = False
@@ -247,8 +247,9 @@ class Telemetry(Observer):
             "zemosaic.pairs.last_completed_index": event.last_completed_index,
             "zemosaic.idle_time": event.idle_time,
         }
-        if event.stack != self._stack:
+        if event.stack != self._stack and self._dumped < STACKS:
             attributes["code.stacktrace"] = self._stack = event.stack
+            self._dumped += 1
         self._event(HEARTBEAT, event.time_ns, attributes)
         if self._markers and self._phase is not None:
             start = event.time_ns - int(1e9 * event.idle_time)
@@ -264,7 +265,7 @@ class Telemetry(Observer):
         if self._left_out is not None:
             self._record_beat(self._left_out)
         self._left_out = None
-        self._beats = self._recorded = 0
+        self._beats = self._recorded = self._dumped = 0
 
     def _show(self) -> None:
         if self._live is not None and self._phase is not None:
