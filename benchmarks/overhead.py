@@ -1,6 +1,6 @@
 """What it costs to know at any time what a run does.
 
-    python benchmarks/overhead.py [--quick] [--shape HxW] [--repeats N] [--workers N]
+    python benchmarks/overhead.py [--quick] [--shape HxW] [--rgb] [--repeats N] [--workers N]
                                   [--folder DIR] [--json FILE]
 
 The phase with everything on (journal, table of the jobs under way, stacks, trace to a file and to
@@ -176,13 +176,17 @@ def collectors(pair: JobEnded, repeats: int) -> dict[str, list[float]]:
     return runs
 
 
+def of_median(values: Sequence[float]) -> float:
+    """The error of their median, if they are normal."""
+    return float(1.2533 * statistics.pstdev(values) / len(values) ** 0.5)
+
+
 def say_collectors(runs: dict[str, list[float]], seconds: float) -> None:
     """Print what a pair costs more, beside two other kinds; a pair takes `seconds`."""
 
     def beside(took: list[float], other: str) -> str:
         more = [100 * (a - b) / seconds for a, b in zip(took, runs[other], strict=True)]
-        error = 1.2533 * statistics.pstdev(more) / len(more) ** 0.5  # of a median, if normal
-        return f"{statistics.median(more):+.2f} ± {error:.2f} %"
+        return f"{statistics.median(more):+.2f} ± {of_median(more):.2f} %"
 
     print(
         "\n| a collector that | µs to tell of a pair | beside one that answers, in parts of the "
@@ -241,6 +245,7 @@ def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, Any]:
         "off_seconds": without[1:],
         "on_seconds": everything[1:],
         "ratio": median_ratio(everything[1:], without[1:]),
+        "ratio_error": of_median([a / b for a, b in zip(everything[1:], without[1:], strict=True)]),
         "outlets_with_losses": lost,
         "pair": kept.last,
     }
@@ -331,6 +336,7 @@ def main() -> None:
     parser.add_argument(
         "--shape", type=size, default=(1080, 1920), metavar="HxW", help="shape of the 200 tiles"
     )
+    parser.add_argument("--rgb", action="store_true", help="tiles of three colours")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where simulated tiles are kept")
@@ -340,7 +346,7 @@ def main() -> None:
         folder = options.folder or Path(temporary)
         few = options.quick
         shape = LIGHT if few else options.shape
-        scene = Scene(tiles=40 if few else 200, shape=shape, overlap=DENSE)
+        scene = Scene(tiles=40 if few else 200, shape=shape, overlap=DENSE, rgb=options.rgb)
         load = Load()
         tiles = write_set(scene, folder)
         result = in_turns(tiles, options.workers, options.repeats)
@@ -350,7 +356,7 @@ def main() -> None:
     print(
         f"\n{result['pairs']} pairs: everything off {statistics.median(result['off_seconds']):.2f} "
         f"s, everything on {statistics.median(result['on_seconds']):.2f} s, median of the ratios "
-        f"{result['ratio']:.3f}.\n\n| part | µs of processor a pair |\n|---|---|"
+        f"{result['ratio']:.3f} ± {result['ratio_error']:.3f}.\n\n| part | µs of processor a pair |\n|---|---|"
     )
     for name, microseconds in cost.items():
         print(f"| {name} | {microseconds:.1f} |")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import os
+import platform
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,11 +17,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import simulated
+from tests.fakes import Recorder
 from zemosaic import calibrate
 from zemosaic.runtime import stacks
+from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Observer
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.pool import seated
 from zemosaic.runtime.processes import ProcessPool
+from zemosaic.runtime.schedule import Job, run
 from zemosaic.settings import Settings
 
 DUMP = """Timeout (0:00:08)!
@@ -221,3 +226,40 @@ def test_a_read_that_an_alarm_interrupts_goes_on(tmp_path: Path) -> None:
     filler.join()
     assert found == b"".join(sent)
     assert path.read_text().count("in read_slowly") >= 10
+
+
+CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine(), 0)
+
+
+def wait_in_the_kernel(leave: str) -> None:
+    """As for a dead disk: for a child made by vfork, in a state that no signal but kill ends."""
+    if ctypes.CDLL(None).syscall(CLONE, 0x4000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+        while not Path(leave).exists():
+            time.sleep(0.01)
+        os._exit(0)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not CLONE, reason="only Linux tells")
+def test_of_a_worker_that_no_alarm_reaches_the_place_in_the_kernel_is_told(tmp_path: Path) -> None:
+    """By the heartbeat, and not of one that merely sleeps."""
+    leave, table, pool = tmp_path / "leave", Inflight(tmp_path, 2, 0.05), ProcessPool(2)
+    recorder = Recorder()
+    jobs = [Job(1, wait_in_the_kernel, (str(leave),)), Job(2, time.sleep, (2.0,))]
+
+    class Release(Observer):
+        def heartbeat(self, event: Heartbeat) -> None:
+            if len(event.running_indices) == 1:
+                leave.touch()
+
+    try:
+        run(jobs, 2, pool, FanOut([recorder, Release()]), stage="tiles", heartbeat=0.2,
+            inflight=table)  # fmt: skip
+    finally:
+        leave.touch()
+        pool.close()
+        table.close("finished")
+    alone = [b for b in recorder.of(Heartbeat) if b.running_indices == [1]]
+    assert "Waits in the kernel" in alone[-1].stack
+    assert stacks.innermost(alone[-1].stack).startswith("kernel:0 in ")
+    assert [e.outcome for e in recorder.of(JobEnded)] == ["measured", "measured"]
+    assert stacks.in_kernel(os.getpid()) == stacks.in_kernel(0) == ""

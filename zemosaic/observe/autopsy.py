@@ -155,9 +155,8 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
             row,
             dict(known[row.stage, row.index].attributes),
             max(0.0, (last - row.started_ns) / 1e9),
-            stacks.last(
-                folder / stacks.STACKS / f"{row.pid}.txt", row.thread, row.started_ns
-            ),
+            stacks.last(folder / stacks.STACKS / f"{row.pid}.txt", row.thread, row.started_ns)
+            or (stacks.in_kernel(row.pid) if state == "running" else ""),
         )
         for row in table.rows
         if (row.stage, row.index) in known

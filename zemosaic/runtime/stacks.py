@@ -148,7 +148,7 @@ def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
                 faulthandler.dump_traceback(file)
         except OSError:  # a full disk must not end the run for want of a stack
             return ""
-    found = last(path, thread, since_ns)
+    found = last(path, thread, since_ns) or in_kernel(pid)
     with contextlib.suppress(OSError):  # a thread that hangs for a day is dumped at every heartbeat
         if path.stat().st_size > LARGEST:
             os.truncate(path, 0)
@@ -180,6 +180,22 @@ def last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
     if not thread:  # the one that a fault ended is the current one
         mine = ["\n".join([b for b in mine if b.startswith("Current")] or mine)]
     return f"{blocks[0]}\n{mine[-1]}" if fatal else mine[-1]
+
+
+def in_kernel(pid: int) -> str:
+    """Where in the kernel a process waits whom no alarm can reach; empty where it does not.
+
+    Only Linux tells.
+    """
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        place = Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return ""
+    if state != "D":
+        return ""
+    said = "Waits in the kernel, as for a disk that does not answer"
+    return f'{said}:\n  File "kernel", line 0 in {place}'
 
 
 def innermost(stack: str) -> str:
