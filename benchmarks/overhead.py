@@ -356,7 +356,8 @@ def main() -> None:
     print(
         f"\n{result['pairs']} pairs: everything off {statistics.median(result['off_seconds']):.2f} "
         f"s, everything on {statistics.median(result['on_seconds']):.2f} s, median of the ratios "
-        f"{result['ratio']:.3f} ± {result['ratio_error']:.3f}.\n\n| part | µs of processor a pair |\n|---|---|"
+        f"{result['ratio']:.3f} ± {result['ratio_error']:.3f}.\n\n"
+        "| part | µs of processor a pair |\n|---|---|"
     )
     for name, microseconds in cost.items():
         print(f"| {name} | {microseconds:.1f} |")

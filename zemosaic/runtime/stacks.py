@@ -7,8 +7,8 @@ the heartbeat that tells of it. Elsewhere a thread in C does it, once: it reads 
 changes meanwhile. Of a job that hangs or waits that is safe; of one that is busy in Python, one
 dump in 100 to 2,000 was seen to end the process by a segmentation fault (CPython 3.11).
 
-The alarm is set while a job is under way, at most four times within its patience, so that short
-jobs pay next to nothing.
+The alarm is set when a worker begins with some jobs, at most four times within its patience while
+it is at them, and off when they have ended: short jobs pay next to nothing.
 """
 
 from __future__ import annotations
