@@ -40,7 +40,10 @@ FAULT = "Fatal Python error: Segmentation fault\n\n" + DUMP.partition("\n")[2] +
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Any:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    stacks.disarm()
+    # A test of the command may have made this process one that is all ours.
+    monkeypatch.setattr(stacks._timer, "by_alarm", False)
     stacks.clear(tmp_path)
     yield tmp_path
     stacks.disarm()
