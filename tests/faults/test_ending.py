@@ -121,7 +121,7 @@ def test_a_collector_that_comes_and_goes_is_made_whole(start: Start, tell: Any) 
 def test_a_collector_that_flaps_within_a_run_costs_no_span(start: Start, tell: Any) -> None:
     """It answers, is gone, is mute and answers again: every span arrives in the end, once."""
     with http_receiver() as (url, first):
-        run = start("--otlp", url, pool="serial", slow=0.1)
+        run = start("--otlp", url, pool="serial", slow=0.3)
         run.wait_for(lambda: len(first.spans) > 2)
     for away in (nullcontext(), mute_port(urlsplit(url).port or 0)):
         with away:
