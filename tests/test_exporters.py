@@ -52,7 +52,7 @@ from tests.otlp_receiver import (
     spans_of,
 )
 from zemosaic import __version__
-from zemosaic.observe import exporters, otlp_json, otlp_proto
+from zemosaic.observe import exporters, otlp_json, otlp_proto, outlet
 from zemosaic.observe.endpoint import (
     DEFAULT_ENDPOINT,
     check_endpoint,
@@ -184,7 +184,7 @@ def test_what_ended_is_in_the_file_while_the_run_goes_on(tmp_path: Path) -> None
         deadline = time.monotonic() + 30
         while not file.read_bytes().endswith(b"\n"):
             assert time.monotonic() < deadline
-            time.sleep(FILE_DELAY / 10_000)
+            time.sleep(FILE_DELAY / 10)
         check_run(spans_in(file), 7)
     finally:
         tracing.close()
@@ -332,8 +332,8 @@ def test_spans_that_no_queue_could_hold_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A span pushed out of a full queue was never tried, but it is lost all the same."""
-    monkeypatch.setattr(exporters, "QUEUE", 16)
-    monkeypatch.setattr(exporters, "BATCH", 16)
+    monkeypatch.setattr(outlet, "QUEUE", 16)
+    monkeypatch.setattr(outlet, "BATCH", 16)
     file = tmp_path / "trace.jsonl"
     with mute_port() as port:
         url = f"http://127.0.0.1:{port}"

@@ -15,24 +15,28 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from opentelemetry import context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import IdGenerator, ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import (
+    IdGenerator,
+    ReadableSpan,
+    SpanLimits,
+    SpanProcessor,
+    TracerProvider,
+)
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Span, SpanKind, Status, TraceFlags, Tracer, TraceState
 
 from zemosaic import __version__
 from zemosaic.observe import otlp_json, otlp_proto
+from zemosaic.observe.outlet import Outlet
 
-# The SDK's queue of 2,048 drops the oldest at 5,000 pairs a second; this one holds ten seconds
-# of that (an ended span is about 2 KB, so 100 MB at the very worst).
-QUEUE = 50_000
-BATCH = 2048
-# A line of the file is one batch; a crash loses at most what ended in this many milliseconds.
-FILE_DELAY = 200
-OTLP_DELAY = 1_000
+# A line of the file is one batch; a crash loses at most what ended in so many seconds.
+FILE_DELAY = 0.2
+OTLP_DELAY = 1.0
 ATTRIBUTES = 32  # that a span has at most
 EVENTS = 10_000  # a heartbeat every ten seconds for a day
 SHUTDOWN = 4.0  # seconds at most that a deaf collector may cost at the end, and one more:
@@ -107,13 +111,21 @@ class Tracing:
             shutdown_on_exit=False,
         )
         self._stream = file.open("wb")
-        self._outlets = [_Outlet(file.name, _FileExporter(self._stream), FILE_DELAY)]
+        self._lock = threading.Lock()
+        self._open = 2 if endpoint else 1  # outlets
+        self._outlets = [Outlet(file.name, self._write, FILE_DELAY, ended=self._one_ended)]
         if endpoint:
-            outlet = _Outlet(endpoint, _otlp_exporter(endpoint), OTLP_DELAY, self._took)
-            outlet.had = {self.ids.first + number for number in had}
-            self._outlets.append(outlet)
-        for outlet in self._outlets:
-            self._provider.add_span_processor(outlet)
+            exporter = _otlp_exporter(endpoint)
+
+            def ended() -> None:
+                exporter.shutdown()
+                self._one_ended()
+
+            known = {self.ids.first + number for number in had}
+            self._outlets.append(
+                Outlet(endpoint, _sender(exporter), OTLP_DELAY, self._took, known, ended)
+            )
+        self._provider.add_span_processor(_Out(self._outlets))
         self._tracer = self._provider.get_tracer("zemosaic", __version__)
         # What the user limits, the SDK has to look after.
         if limits.max_span_attribute_length is None and limits.max_span_attributes > ATTRIBUTES:
@@ -133,6 +145,12 @@ class Tracing:
             return None
         return Pictures(_otlp_exporter(self.endpoint, SHOWING))
 
+    def _write(self, spans: Sequence[ReadableSpan]) -> bool:
+        """Write a batch as a line of OTLP/JSON, and hand it to the kernel at once."""
+        self._stream.write(otlp_json.encode(spans))
+        self._stream.flush()
+        return True
+
     def _took(self, spans: Sequence[ReadableSpan]) -> None:
         self.on_delivered(self.ids.numbers(spans))
 
@@ -141,32 +159,28 @@ class Tracing:
 
         A collector may cost `timeout` seconds; the file, which is on this machine, five.
         """
-        threads = [
-            threading.Thread(target=self._shut_down, args=(outlet,), daemon=True)
-            for outlet in self._outlets
-        ]
-        for thread in threads:
-            thread.start()
         deadline = time.monotonic() + timeout
-        threads[0].join(SHUTDOWN)
-        for thread in threads[1:]:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        if not threads[0].is_alive():
+        for outlet in self._outlets:
+            outlet.close()
+        written = self._outlets[0].join(SHUTDOWN)
+        for outlet in self._outlets[1:]:
+            outlet.join(max(0.0, deadline - time.monotonic()))
+        if written:
             # Of a full disk the outlet knows already.
             with contextlib.suppress(OSError):
                 self._stream.close()
         return [
             f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {outlet.name}"
             for outlet in self._outlets
-            if (lost := outlet.ended - outlet.delivered)
+            if (lost := outlet.put_in - outlet.delivered)
         ]
 
-    def _shut_down(self, outlet: _Outlet) -> None:
-        outlet.shutdown()
-        outlet.closed = True
+    def _one_ended(self) -> None:
         # One that still tries would be heard, so the last one gives the logger's level back.
-        if all(other.closed for other in self._outlets):
-            _sdk_logger.setLevel(self._level)
+        with self._lock:
+            self._open -= 1
+            if not self._open:
+                _sdk_logger.setLevel(self._level)
 
 
 class _Context(NamedTuple):
@@ -209,7 +223,7 @@ class _Ended:
 class _Tracer(Tracer):
     """The SDK's, and a way past it for spans that have ended well: it takes three times as long."""
 
-    def __init__(self, tracer: Tracer, ids: Ids, outlets: Sequence[_Outlet]) -> None:
+    def __init__(self, tracer: Tracer, ids: Ids, outlets: Sequence[Outlet]) -> None:
         self._tracer, self._ids, self._outlets = tracer, ids, outlets
 
     def start_span(self, *given: Any, **more: Any) -> Span:
@@ -227,7 +241,7 @@ class _Tracer(Tracer):
         )
         span: Any = _Ended(name, context, parent, attributes, start, end)
         for outlet in self._outlets:
-            outlet.on_end(span)
+            outlet.put(span)
 
 
 class Pictures:
@@ -293,21 +307,6 @@ def _picture(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-class _FileExporter(SpanExporter):
-    """Writes a batch as a line of OTLP/JSON, and hands it to the kernel at once."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        try:
-            self._stream.write(otlp_json.encode(spans))
-            self._stream.flush()
-        except (OSError, ValueError):  # a full disk; a number that JSON has no form for
-            return SpanExportResult.FAILURE
-        return SpanExportResult.SUCCESS
-
-
 class _Http(SpanExporter):
     """The SDK's, with messages that take a sixth of the time to make."""
 
@@ -329,58 +328,28 @@ class _Http(SpanExporter):
         self._exporter.shutdown()
 
 
-class _Outlet(BatchSpanProcessor):
-    """A queue of spans before an exporter, and the count of those that got through.
+class _Out(SpanProcessor):
+    """What the SDK hands spans to."""
 
-    A span is lost when the exporter fails, when the queue is full, or when the end comes while
-    it waits; counting what went in and what was delivered sees all three.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        exporter: SpanExporter,
-        delay: int,
-        took: Callable[[Sequence[ReadableSpan]], None] = lambda spans: None,
-    ) -> None:
-        self.name = name
-        self.ended = self.delivered = 0
-        self.closed = False
-        self.took = took
-        self.had: set[int] = set()
-        super().__init__(
-            _Counting(exporter, self),
-            max_queue_size=QUEUE,
-            max_export_batch_size=BATCH,
-            schedule_delay_millis=delay,
-        )
+    def __init__(self, outlets: Sequence[Outlet]) -> None:
+        self._outlets = outlets
 
     def on_end(self, span: ReadableSpan) -> None:
-        if self.had and span.context is not None and span.context.span_id in self.had:
-            return
-        self.ended += 1
-        super().on_end(span)
+        for outlet in self._outlets:
+            outlet.put(span)
 
 
-class _Counting(SpanExporter):
-    """Tells an outlet how many spans its exporter delivered."""
+def _sender(exporter: SpanExporter) -> Callable[[Sequence[ReadableSpan]], bool]:
+    """How an outlet uses an exporter, whose own requests are nothing for a trace."""
 
-    def __init__(self, exporter: SpanExporter, outlet: _Outlet) -> None:
-        self._exporter = exporter
-        self._outlet = outlet
+    def send(spans: Sequence[ReadableSpan]) -> bool:
+        token = context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))
+        try:
+            return exporter.export(spans) is SpanExportResult.SUCCESS
+        finally:
+            context.detach(token)
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = self._exporter.export(spans)
-        if result is SpanExportResult.SUCCESS:
-            self._outlet.delivered += len(spans)
-            self._outlet.took(spans)
-        return result
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
+    return send
 
 
 def _otlp_exporter(endpoint: str, timeout: float | None = None) -> SpanExporter:

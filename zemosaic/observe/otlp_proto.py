@@ -7,16 +7,16 @@ of https://protobuf.dev/programming-guides/encoding/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from struct import Struct
 from typing import Any
 
-_TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<d")
+_TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<Bd")
 # Tags: the number of a field, and how its value is written (0 a number, 1 eight bytes, 2 a length
 # and so many bytes, 5 four bytes).
 _VARINT, _BYTES = 0, 2
-_FLOAT, _INT = b"\x21", b"\x18"  # tags of an AnyValue's
+LATELY = 1024  # values of an attribute that are kept
 _64_BITS = (1 << 64) - 1
 
 
@@ -98,30 +98,45 @@ def _scope(scope: Any) -> bytes:
 
 
 def _attributes(number: int, attributes: Mapping[str, Any] | None) -> bytes:
-    parts = []
-    for key, value in (attributes or {}).items():
-        kind = type(value)
-        if kind is float:
-            parts.append(_all_but(number, key, _FLOAT, 8) + _DOUBLE.pack(value))
-        elif kind is int:
-            told = _varint(value & _64_BITS)
-            parts.append(_all_but(number, key, _INT, len(told)) + told)
-        elif kind is str:
-            parts.append(_known(number, key, value))
-        else:
-            parts.append(_field(number, _text(1, key) + _field(2, _value(value))))
-    return b"".join(parts)
+    if not attributes:
+        return b""
+    values = attributes.values()
+    makers = _form(number, tuple(attributes), tuple(map(type, values)))
+    return b"".join([make(value) for make, value in zip(makers, values, strict=True)])
 
 
 @lru_cache(1024)
-def _all_but(number: int, key: str, tag: bytes, length: int) -> bytes:
-    """An attribute but for the bytes of its number, which are its last."""
-    return _field(number, _text(1, key) + _field(2, tag + bytes(length)))[:-length]
+def _form(
+    number: int, keys: tuple[str, ...], kinds: tuple[type, ...]
+) -> list[Callable[[Any], bytes]]:
+    """How the attributes of spans of one kind are made of their values."""
+    return [_maker(number, key, kind) for key, kind in zip(keys, kinds, strict=True)]
 
 
-@lru_cache(4096)  # names of tiles, outcomes
-def _known(number: int, key: str, value: str) -> bytes:
-    return _field(number, _text(1, key) + _field(2, _value(value)))
+@lru_cache(1024)
+def _maker(number: int, key: str, kind: type) -> Callable[[Any], bytes]:
+    """How an attribute is made of its value; for most values in no Python at all."""
+
+    def make(value: Any) -> bytes:
+        return _field(number, _text(1, key) + _field(2, _value(value)))
+
+    if kind is float:  # which are its last eight bytes
+        head = make(0.0)[:-8]
+        return partial(Struct(f"<{len(head)}sd").pack, head)
+    return _Made(make).__getitem__ if kind in (int, str) else make
+
+
+class _Made(dict[Any, bytes]):
+    """What was made of some values lately, such as names of tiles."""
+
+    def __init__(self, make: Callable[[Any], bytes]) -> None:
+        self._make = make
+
+    def __missing__(self, value: Any) -> bytes:
+        if len(self) >= LATELY:
+            self.clear()
+        made = self[value] = self._make(value)
+        return made
 
 
 def _value(value: Any) -> bytes:
@@ -134,7 +149,7 @@ def _value(value: Any) -> bytes:
     if isinstance(value, int):
         return _number(3, value)
     if isinstance(value, float):
-        return _FLOAT + _DOUBLE.pack(value)
+        return _DOUBLE.pack(0x21, value)
     if isinstance(value, Sequence):
         return _field(5, b"".join(_field(1, _value(item)) for item in value))
     return _field(1, str(value).encode())
