@@ -12,10 +12,11 @@ from functools import lru_cache, partial
 from struct import Struct
 from typing import Any
 
-_TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<Bd")
+_TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<d")
 # Tags: the number of a field, and how its value is written (0 a number, 1 eight bytes, 2 a length
 # and so many bytes, 5 four bytes).
 _VARINT, _BYTES = 0, 2
+_FLOAT, _INT = b"\x21", b"\x18"  # tags of an AnyValue's
 LATELY = 1024  # values of an attribute that are kept
 _64_BITS = (1 << 64) - 1
 
@@ -32,15 +33,16 @@ def encode(spans: Iterable[Any]) -> bytes:
     for span in spans:
         key = id(span.resource), id(span.instrumentation_scope)
         groups.setdefault(key, (span, []))[1].append(_span(span))
-    return b"".join(
-        _field(
-            1,
-            _field(1, _attributes(1, one.resource.attributes))
-            + _field(2, _field(1, _scope(one.instrumentation_scope)) + b"".join(some))
-            + _text(3, one.resource.schema_url),
-        )
-        for one, some in groups.values()
-    )
+    return b"".join([piece for one, some in groups.values() for piece in _group(one, some)])
+
+
+def _group(one: Any, spans: list[bytes]) -> list[bytes]:
+    """Spans with the resource and the scope of one of them, in pieces, since it is so long."""
+    scope = _field(1, _scope(one.instrumentation_scope))
+    length = len(scope) + sum(map(len, spans))
+    head = _field(1, _attributes(1, one.resource.attributes)) + _head(2, length) + scope
+    tail = _text(3, one.resource.schema_url)
+    return [_head(1, len(head) - len(scope) + length + len(tail)), head, *spans, tail]
 
 
 def _span(span: Any) -> bytes:
@@ -66,7 +68,7 @@ def _span(span: Any) -> bytes:
         parts.append(_number(12, dropped))
     parts.append(_end(status.status_code.value, status.description or "", flags))
     told = b"".join(parts)
-    return b"\x12" + _varint(len(told)) + told
+    return _field(2, told)
 
 
 @lru_cache(64)
@@ -117,13 +119,22 @@ def _form(
 def _maker(number: int, key: str, kind: type) -> Callable[[Any], bytes]:
     """How an attribute is made of its value; for most values in no Python at all."""
 
-    def make(value: Any) -> bytes:
-        return _field(number, _text(1, key) + _field(2, _value(value)))
+    def whole(value: bytes) -> bytes:
+        return _field(number, _text(1, key) + _field(2, value))
 
-    if kind is float:  # which are its last eight bytes
-        head = make(0.0)[:-8]
+    def of_int(value: int) -> bytes:
+        told = _varint(value & _64_BITS)
+        return heads[len(told)] + told
+
+    if kind is float:
+        head = whole(_FLOAT + bytes(8))[:-8]
         return partial(Struct(f"<{len(head)}sd").pack, head)
-    return _Made(make).__getitem__ if kind in (int, str) else make
+    if kind is int:
+        heads = [b"", *(whole(_INT + bytes(size))[:-size] for size in range(1, 11))]
+        return _Made(of_int).__getitem__
+    if kind is str:
+        return _Made(lambda value: whole(_value(value))).__getitem__
+    return lambda value: whole(_value(value))
 
 
 class _Made(dict[Any, bytes]):
@@ -149,7 +160,7 @@ def _value(value: Any) -> bytes:
     if isinstance(value, int):
         return _number(3, value)
     if isinstance(value, float):
-        return _DOUBLE.pack(0x21, value)
+        return _FLOAT + _DOUBLE.pack(value)
     if isinstance(value, Sequence):
         return _field(5, b"".join(_field(1, _value(item)) for item in value))
     return _field(1, str(value).encode())
@@ -160,7 +171,11 @@ def _text(number: int, text: str) -> bytes:
 
 
 def _field(number: int, data: bytes) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(len(data)) + data
+    return _head(number, len(data)) + data
+
+
+def _head(number: int, length: int) -> bytes:
+    return _varint(number << 3 | _BYTES) + _varint(length)
 
 
 def _number(number: int, value: int) -> bytes:

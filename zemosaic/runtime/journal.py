@@ -232,10 +232,12 @@ def _line(entry: Mapping[str, Any]) -> bytes:
         line = orjson.dumps(entry, _plain, orjson.OPT_APPEND_NEWLINE)
     except TypeError:
         return _by_json(entry)
-    # For a number that is not finite orjson writes null.
+    # For a number that is not finite orjson writes null; nearly every event has no error.
     nulls = line.count(b"null")
-    if nulls and nulls > len([None for value in entry.values() if value is None]):
-        return _by_json(entry)
+    if nulls > (entry.get("error", "") is None):
+        unknown = [None for value in entry.values() if value is None]
+        if nulls > len(unknown):
+            return _by_json(entry)
     return line
 
 
