@@ -67,7 +67,7 @@ from zemosaic.observe.exporters import (
     _otlp_exporter,
 )
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted
+from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
 from zemosaic.runtime.pool import SerialPool
 from zemosaic.runtime.schedule import Job, run
 
@@ -188,6 +188,25 @@ def test_what_ended_is_in_the_file_while_the_run_goes_on(tmp_path: Path) -> None
         check_run(spans_in(file), 7)
     finally:
         tracing.close()
+
+
+def test_what_a_stage_leaves_is_sent_while_the_next_one_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spans that wait for more to go with wait no longer than their stage."""
+    monkeypatch.setattr(exporters, "OTLP_DELAY", 3600.0)
+    with http_receiver() as (url, received):
+        tracing = Tracing(tmp_path / "trace.jsonl", url)
+        telemetry = run_pairs(tracing, 7)
+        time.sleep(0.1)
+        assert not received.spans
+        telemetry.stage_ended(StageEnded(stage="pairs", time_ns=time.time_ns()))
+        deadline = time.monotonic() + 30
+        while len(received.spans) < 8:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert tracing.close() == []
+    check_run(received.spans, 7)
 
 
 @pytest.mark.parametrize("moves", [False, True])

@@ -243,6 +243,10 @@ class _Tracer(Tracer):
         for outlet in self._outlets:
             outlet.put(span)
 
+    def hurry(self) -> None:
+        for outlet in self._outlets:
+            outlet.hurry()
+
 
 class Pictures:
     """Exports a span as it stands, from a thread of its own: same ids, end = now.

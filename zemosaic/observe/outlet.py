@@ -62,12 +62,16 @@ class Outlet:
         self.put_in += 1
         self._waiting.append(span)
         if len(self._waiting) >= BATCH:
-            self._wake.set()
+            self.hurry()
+
+    def hurry(self) -> None:
+        """Send what waits, without waiting for more."""
+        self._wake.set()
 
     def close(self) -> None:
         """Send what waits, and no more; returns at once."""
         self._closing = True
-        self._wake.set()
+        self.hurry()
 
     def join(self, timeout: float) -> bool:
         """Wait so many seconds for the end; whether it came. If not, what still waits is lost."""

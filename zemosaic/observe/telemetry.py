@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
@@ -75,13 +75,17 @@ class Live(Protocol):
         """Show it no more: what is under way arrives before this returns, or never."""
 
 
-class Ended(Protocol):
-    """Makes a span that has ended well, all at once; `parent` is the span above it."""
+@runtime_checkable
+class Direct(Protocol):
+    """What a tracer may do besides, for spans by the thousand."""
 
-    def __call__(
+    def ended(
         self, name: str, parent: Span, attributes: dict[str, Any], start: int, end: int
     ) -> None:
-        """Times are nanoseconds since the epoch."""
+        """Make a span that has ended well, all at once; times are nanoseconds since the epoch."""
+
+    def hurry(self) -> None:
+        """Send what waits for more to go with."""
 
 
 class Telemetry(Observer):
@@ -91,7 +95,7 @@ class Telemetry(Observer):
     ----------
     tracer : opentelemetry.trace.Tracer, optional
         By default one of the provider that the application has set; none is ever set here. One
-        that has a method `Ended` is spared the making of spans of many jobs step by step.
+        that is `Direct` as well is spared the making of spans of many jobs step by step.
     live : Live, optional
         Shows the phase span while it lasts; a span is otherwise seen when it has ended.
     markers : bool
@@ -108,7 +112,7 @@ class Telemetry(Observer):
         host: str = "",
     ) -> None:
         self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
-        self._ended: Ended | None = getattr(self._tracer, "ended", None)
+        self._direct: Direct | None = tracer if isinstance(tracer, Direct) else None
         self._live = live
         self._markers = markers
         self._host = _text(host or platform.node())
@@ -163,6 +167,8 @@ class Telemetry(Observer):
         if self._stage is not None and event.stage in STAGE_SPANS:
             self._stage.end(end_time=event.time_ns)
             self._stage = None
+        if self._direct is not None:
+            self._direct.hurry()
 
     def tell(self, events: Sequence[Event]) -> None:
         """Also count, once for all of them, the pairs that are done."""
@@ -203,8 +209,8 @@ class Telemetry(Observer):
         took = event.ended_ns - event.started_ns
         if took > self._slowest[0] and event.stage == "pairs":
             self._slowest = took, event.index
-        if self._ended is not None and event.error is None:
-            self._ended(name, parent, attributes, event.started_ns, event.ended_ns)
+        if self._direct is not None and event.error is None:
+            self._direct.ended(name, parent, attributes, event.started_ns, event.ended_ns)
             return
         span = self._tracer.start_span(
             name,
