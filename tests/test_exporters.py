@@ -66,6 +66,7 @@ from zemosaic.observe.exporters import (
     Tracing,
     _otlp_exporter,
 )
+from zemosaic.observe.spans import Common
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
 from zemosaic.runtime.pool import SerialPool
@@ -422,6 +423,7 @@ PREAMBLE = """
 import logging, sys, time
 from pathlib import Path
 from zemosaic.observe.exporters import Tracing
+from zemosaic.observe.spans import Common
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Observer, RunEnded, RunStarted
 from zemosaic.runtime.pool import SerialPool
@@ -783,21 +785,20 @@ def test_a_line_says_what_the_message_says() -> None:
     assert read_otlp_json(otlp_json.encode([]).decode()) == []
 
 
-def one_span(attributes: dict[str, Any]) -> ReadableSpan:
+def ended(attributes: dict[str, Any], name: str = "s", remote: bool = False) -> Any:
     """A span that was made past the SDK, as those of pairs are."""
-    return ReadableSpan(
-        "s",
-        SpanContext(1, 2, False),
-        attributes=attributes,
-        start_time=1,
-        end_time=2,
-        instrumentation_scope=InstrumentationScope("zemosaic"),
-    )
+    above = SpanContext(1, 5, remote, TraceFlags(1), TraceState([("a", "b")] if remote else []))
+    common = Common(name, 1, above.trace_flags, above.trace_state, above, RESOURCE, SCOPE)
+    return exporters._Ended(common, 2, 1, 2, attributes)
+
+
+RESOURCE, SCOPE = Resource({"service.name": "s"}), InstrumentationScope("zemosaic")
+AMONG_THEM = spans_of_all_kinds()[-2:]
 
 
 def told(attributes: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the file and what the message says of some attributes."""
-    spans = [one_span(attributes)]
+    spans = [ended(attributes)]
     (in_file,) = spans_of(read_otlp_json(otlp_json.encode(spans).decode()))
     message = ExportTraceServiceRequest.FromString(otlp_proto.encode(spans))
     (in_message,) = spans_of(list(message.resource_spans))
@@ -820,6 +821,34 @@ def test_every_value_arrives_to_the_last_bit(attributes: dict[str, Any]) -> None
     assert repr(in_file) == repr(in_message) == repr(attributes)
 
 
+@given(
+    st.lists(
+        st.builds(
+            lambda group, attributes: (group, attributes),
+            st.sampled_from([("x", False), ("50 %", False), ("y, z", True)]),
+            st.fixed_dictionaries({"a, %b": SCALARS, "b": st.floats(-1, 1) | st.integers(-9, 9)})
+            | st.dictionaries(st.sampled_from("abc"), SCALARS | st.lists(st.floats(-1, 1))),
+        )
+    )
+)
+def test_spans_in_tables_are_as_the_sdk_would_send_them(
+    given: list[tuple[tuple[str, bool], dict[str, Any]]],
+) -> None:
+    """Of several names and parents in turn, with attributes that have all names and types."""
+    kinds = {group: ended({}, *group).common for group, _ in given}
+    spans = [
+        exporters._Ended(kinds[group], number, number, 2 * number, attributes)
+        for number, (group, attributes) in enumerate(given, 1)
+    ]
+    spans[1:1] = AMONG_THEM
+    message = encode_spans(spans)
+    assert otlp_proto.encode(spans) == message.SerializeToString()
+    in_file = read_otlp_json(otlp_json.encode(spans).decode())
+    for span in spans_of(list(message.resource_spans)):
+        span.ClearField("trace_state")
+    assert spans_of(in_file) == spans_of(list(message.resource_spans))
+
+
 def test_numbers_of_numpy_and_other_objects_arrive() -> None:
     """As numbers and as their texts; the short way to make a span lets all of them through."""
     odd = {
@@ -838,7 +867,7 @@ def test_numbers_of_numpy_and_other_objects_arrive() -> None:
 def test_a_number_that_is_not_finite_is_refused(value: Any) -> None:
     """A line with NaN is no JSON, and one with null says nothing; text may say what it likes."""
     with pytest.raises(ValueError, match="not finite"):
-        otlp_json.encode([one_span({"a": "null", "b": value})])
+        otlp_json.encode([ended({"a": "null", "b": value})])
     text = '{"doubleValue":null}'
     assert told({text: text, "null": [text]})[0] == {text: text, "null": [text]}
 
@@ -846,7 +875,7 @@ def test_a_number_that_is_not_finite_is_refused(value: Any) -> None:
 def test_half_a_character_costs_the_file_nothing() -> None:
     """As json writes it, the environment's resource attributes among others may have one."""
     attributes = {"a": "\udcff", "b": ["\udcff"], "\udcff": 0.5, "c": 1}
-    line = otlp_json.encode([one_span(attributes)])
+    line = otlp_json.encode([ended(attributes)])
     (span,) = json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]
     values = {entry["key"]: entry["value"] for entry in span["attributes"]}
     assert values["a"] == {"stringValue": "\udcff"}

@@ -9,12 +9,15 @@ The encoding is that of https://opentelemetry.io/docs/specs/otlp/#json-protobuf-
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from orjson import dumps
+
+from zemosaic.observe.spans import Table, in_tables
 
 _SCALARS: dict[type, bytes] = {
     str: b'{"stringValue":%b}',
@@ -29,7 +32,7 @@ def encode(spans: Iterable[Any]) -> bytes:
 
     Parameters
     ----------
-    spans : iterable of opentelemetry.sdk.trace.ReadableSpan
+    spans : iterable of opentelemetry.sdk.trace.ReadableSpan or of Ended
         That have ended; grouped by resource and scope.
 
     Raises
@@ -38,14 +41,15 @@ def encode(spans: Iterable[Any]) -> bytes:
         A number is not finite, for which JSON has no form.
     """
     groups: dict[tuple[int, int], tuple[Any, list[bytes]]] = {}
-    for span in spans:
-        key = id(span.resource), id(span.instrumentation_scope)
-        groups.setdefault(key, (span, []))[1].append(_span(span))
-    told = b",".join([_group(one, some) for one, some in groups.values()])
+    for one, some in in_tables(spans):
+        key = id(one.resource), id(one.instrumentation_scope)
+        told = _table(some) if isinstance(some, Table) else [_span(some)]
+        groups.setdefault(key, (one, []))[1].extend(told)
+    line = b",".join([_group(one, some) for one, some in groups.values()])
     # So orjson writes a number that is not finite; in a text the quotes would be escaped.
-    if b'"doubleValue":null' in told:
+    if b'"doubleValue":null' in line:
         raise ValueError("a number that is not finite has no form in JSON")
-    return b"".join((b'{"resourceSpans":[', told, b"]}\n"))
+    return b"".join((b'{"resourceSpans":[', line, b"]}\n"))
 
 
 def _group(one: Any, spans: list[bytes]) -> bytes:
@@ -59,28 +63,14 @@ def _group(one: Any, spans: list[bytes]) -> bytes:
 
 
 def _span(span: Any) -> bytes:
-    context, above, status = span.context, span.parent, span.status
-    parent, flags = b"", 0x100  # whether the parent is remote, as OTLP's other exporters tell it
-    if above is not None:
-        parent = b'"parentSpanId":"%016x",' % above.span_id
-        flags |= 0x200 * above.is_remote  # is known, and it is
+    context, status = span.context, span.status
     message = b',"message":%b' % _plain(status.description) if status.description else b""
     events = b""
     if span.events:
         events = b',"events":[%b]' % b",".join(map(_event, span.events))
-    return (
-        b'{"traceId":"%032x","spanId":"%016x",%b"flags":%d,"name":%b,"kind":%d,'
-        b'"startTimeUnixNano":"%d","endTimeUnixNano":"%d","attributes":%b%b,'
-        b'"droppedAttributesCount":%d,"droppedEventsCount":%d,"status":{"code":%d%b}}'
-    ) % (
-        context.trace_id,
-        context.span_id,
-        parent,
-        flags,
-        _plain(span.name),
-        span.kind.value + 1,  # the API counts from 0, and 0 is "unspecified" in OTLP
-        span.start_time,
-        span.end_time,
+    # The API counts kinds from 0, and 0 is "unspecified" in OTLP.
+    head = _head(context.trace_id, span.parent, span.name, span.kind.value + 1)
+    return head % (context.span_id, span.start_time, span.end_time) + _TAIL % (
         _attributes(span.attributes),
         events,
         span.dropped_attributes,
@@ -88,6 +78,33 @@ def _span(span: Any) -> bytes:
         status.status_code.value,
         message,
     )
+
+
+_TAIL = b"""%b%b,"droppedAttributesCount":%d,"droppedEventsCount":%d,"status":{"code":%d%b}}"""
+
+
+def _head(trace: int, above: Any, name: str, kind: int) -> bytes:
+    """A span up to its attributes, with places for its id and times."""
+    parent, flags = b"", 0x100  # whether the parent is remote, as OTLP's other exporters tell it
+    if above is not None:
+        parent = b'"parentSpanId":"%016x",' % above.span_id
+        flags |= 0x200 * above.is_remote  # is known, and it is
+    return (
+        b'{"traceId":"%032x","spanId":"%%016x",%b"flags":%d,"name":%b,"kind":%d,'
+        b'"startTimeUnixNano":"%%d","endTimeUnixNano":"%%d","attributes":'
+    ) % (trace, parent, flags, _plain(name).replace(b"%", b"%%"), kind)
+
+
+def _table(table: Table) -> list[bytes]:
+    common, width = table.common, len(table.keys)
+    form, scalars = _form(table.keys, table.kinds)
+    head = _head(common.trace_id, common.parent, common.name, 1)
+    span = head + form + _TAIL % (b"", b"", 0, 0, 0, b"")
+    told = _scalars(table.values) if scalars else list(map(_told, table.values))
+    return [
+        span % (one.span_id, one.start_time, one.end_time, *told[at * width : (at + 1) * width])
+        for at, one in enumerate(table.spans)
+    ]
 
 
 def _event(event: Any) -> bytes:
@@ -105,15 +122,9 @@ def _scope(scope: Any) -> bytes:
 def _attributes(attributes: Mapping[str, Any] | None) -> bytes:
     if not attributes:
         return b"[]"
-    values = tuple(attributes.values())
+    values = list(attributes.values())
     form, scalars = _form(tuple(attributes), tuple(map(type, values)))
-    try:
-        told = dumps(values)[1:-1].split(b",") if scalars else []
-    except TypeError:
-        told = []
-    if len(told) != len(values):  # no scalars, or a comma in a text
-        told = [_told(value) for value in values]
-    return form % tuple(told)
+    return form % tuple(_scalars(values) if scalars else map(_told, values))
 
 
 @lru_cache(1024)
@@ -124,6 +135,15 @@ def _form(keys: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[bytes, bool]:
         for key, kind in zip(keys, kinds, strict=True)
     )
     return b"[%b]" % told, _SCALARS.keys() >= set(kinds)
+
+
+def _scalars(values: list[Any]) -> list[bytes]:
+    """Scalars in JSON; by one call, unless a text has a comma or no form in UTF-8."""
+    with contextlib.suppress(TypeError):
+        told: list[bytes] = dumps(values)[1:-1].split(b",")
+        if len(told) == len(values):
+            return told
+    return list(map(_plain, values))
 
 
 def _told(value: Any) -> bytes:

@@ -12,6 +12,8 @@ from functools import lru_cache, partial
 from struct import Struct
 from typing import Any
 
+from zemosaic.observe.spans import Table, in_tables
+
 _TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<d")
 # Tags: the number of a field, and how its value is written (0 a number, 1 eight bytes, 2 a length
 # and so many bytes, 5 four bytes).
@@ -26,13 +28,14 @@ def encode(spans: Iterable[Any]) -> bytes:
 
     Parameters
     ----------
-    spans : iterable of opentelemetry.sdk.trace.ReadableSpan
+    spans : iterable of opentelemetry.sdk.trace.ReadableSpan or of Ended
         That have ended; grouped by resource and scope.
     """
     groups: dict[tuple[int, int], tuple[Any, list[bytes]]] = {}
-    for span in spans:
-        key = id(span.resource), id(span.instrumentation_scope)
-        groups.setdefault(key, (span, []))[1].append(_span(span))
+    for one, some in in_tables(spans):
+        key = id(one.resource), id(one.instrumentation_scope)
+        told = _table(some) if isinstance(some, Table) else [_span(some)]
+        groups.setdefault(key, (one, []))[1].extend(told)
     return b"".join([piece for one, some in groups.values() for piece in _group(one, some)])
 
 
@@ -67,8 +70,26 @@ def _span(span: Any) -> bytes:
     if dropped := span.dropped_events:
         parts.append(_number(12, dropped))
     parts.append(_end(status.status_code.value, status.description or "", flags))
-    told = b"".join(parts)
-    return _field(2, told)
+    return _field(2, b"".join(parts))
+
+
+def _table(table: Table) -> list[bytes]:
+    """The spans of a table, each of which follows the head of its field."""
+    common, width = table.common, len(table.keys)
+    state = common.trace_state.to_header() if common.trace_state else ""
+    remote = 0x300 if common.parent.is_remote else 0x100
+    before, after = _common(common.trace_id, state, common.parent.span_id, common.name, 1)
+    columns = width + 2  # with what comes before the attributes, and after them
+    parts = [_end(0, "", remote)] * (columns * len(table.spans))
+    parts[::columns] = [
+        before + span.span_id.to_bytes(8) + after
+        + _TIMES.pack(0x39, span.start_time, 0x41, span.end_time)
+        for span in table.spans
+    ]  # fmt: skip
+    for column, make in enumerate(_form(9, table.keys, table.kinds)):
+        parts[column + 1 :: columns] = list(map(make, table.values[column::width]))
+    told = [b"".join(parts[at : at + columns]) for at in range(0, len(parts), columns)]
+    return [part for span in told for part in (_head(2, len(span)), span)]
 
 
 @lru_cache(64)
@@ -174,6 +195,7 @@ def _field(number: int, data: bytes) -> bytes:
     return _head(number, len(data)) + data
 
 
+@lru_cache(1024)
 def _head(number: int, length: int) -> bytes:
     return _varint(number << 3 | _BYTES) + _varint(length)
 
