@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -45,6 +46,11 @@ class WorkerLostError(Exception):
 class _Task:
     future: Future[Report]
     call: tuple[Callable[..., Any], tuple[Any, ...]]
+    pickled: bytes = b""
+
+    def pickle(self) -> None:
+        """Make it ready to be sent, once."""
+        self.pickled = self.pickled or bytes(ForkingPickler.dumps(self.call))
 
 
 @dataclass(eq=False)
@@ -161,13 +167,21 @@ class ProcessPool(Pool):
                     worker.task = None
                     continue
                 try:
-                    call = ForkingPickler.dumps(task.call)
+                    task.pickle()
                 except Exception as error:  # noqa: BLE001 - whatever pickling raises
                     worker.task = None
                     _fail(task, error)
                     continue
                 with contextlib.suppress(OSError):  # it died, as the end of its pipe will tell
-                    worker.pipe.send_bytes(call)
+                    worker.pipe.send_bytes(task.pickled)
+
+    def _prepare(self) -> None:
+        """Make the next tasks ready to be sent."""
+        with self._lock:
+            soon = list(itertools.islice(self._tasks, self.workers))
+        for task in soon:
+            with contextlib.suppress(Exception):  # which `_deal` will see
+                task.pickle()
 
     def _listen(self) -> None:
         """Wait until somebody has something to say."""
@@ -176,28 +190,27 @@ class ProcessPool(Pool):
             with self._lock:
                 self._wake.recv_bytes()
                 self._rung = False
-        for worker in [worker for worker in self._crew if worker.pipe in ready]:
-            self._hear(worker)
+        heard = [self._hear(worker) for worker in [*self._crew] if worker.pipe in ready]
+        try:
+            self._deal()  # first, so that nobody waits while reports are read
+        finally:
+            for task, said in filter(None, heard):
+                _report(task, said)
+        self._prepare()
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, worker: _Worker) -> tuple[_Task, bytes] | None:
         """Take what a worker says: that it is there, a report, or nothing any more."""
         try:
             said = worker.pipe.recv_bytes()
         except (EOFError, OSError):
             self._bury(worker)
-            return
+            return None
         if not worker.ready:
             worker.ready = True
-            return
+            return None
         task, worker.task = worker.task, None
         assert task is not None
-        try:
-            report = pickle.loads(said)
-        except Exception as error:  # noqa: BLE001 - whatever unpickling raises
-            _fail(task, error)
-        else:
-            with contextlib.suppress(InvalidStateError):  # it was given up
-                task.future.set_result(report)
+        return task, said
 
     def _bury(self, worker: _Worker) -> None:
         """Charge the death of a worker to the job that it was at."""
@@ -214,6 +227,16 @@ class ProcessPool(Pool):
                 self._lost.append(death)
         if worker.task is not None:
             _fail(worker.task, death)
+
+
+def _report(task: _Task, said: bytes) -> None:
+    try:
+        report = pickle.loads(said)
+    except Exception as error:  # noqa: BLE001 - whatever unpickling raises
+        _fail(task, error)
+    else:
+        with contextlib.suppress(InvalidStateError):  # it was given up
+            task.future.set_result(report)
 
 
 def _fail(task: _Task, error: Exception) -> None:
