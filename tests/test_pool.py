@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 
@@ -213,6 +214,30 @@ def test_workers_killed_at_any_moment_lose_what_they_were_at(tmp_path: Path, sea
     if table is not None:
         assert read(tmp_path).rows == ()
         table.close("finished")
+
+
+class SlowToRead:
+    """Takes half a second to be unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[float], None], tuple[float]]:
+        return time.sleep, (0.5,)
+
+
+def slow_to_read(_: int) -> SlowToRead:
+    return SlowToRead()
+
+
+def test_a_worker_has_its_next_job_before_its_report_is_read() -> None:
+    """Reading a long report keeps nobody from working."""
+    pool, read_at = ProcessPool(1), []
+    try:
+        first = pool.submit(slow_to_read, (1,))
+        first.add_done_callback(lambda _: read_at.append(time.time_ns()))
+        second = pool.submit(pid_of, (2,)).result(30)
+        first.result(30)
+    finally:
+        pool.close()
+    assert second.started_ns < read_at[0] - 200_000_000
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
