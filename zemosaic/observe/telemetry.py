@@ -173,8 +173,8 @@ class Telemetry(Observer):
     def tell(self, events: Sequence[Event]) -> None:
         """Also count, once for all of them, the pairs that are done."""
         super().tell(events)
-        last = events[-1]
-        if self._phase is not None and isinstance(last, JobEnded) and last.stage == "pairs":
+        pairs = (e for e in reversed(events) if isinstance(e, JobEnded) and e.stage == "pairs")
+        if self._phase is not None and (last := next(pairs, None)) is not None:
             self._phase.set_attribute("zemosaic.pairs.done", last.done)
 
     def job_ended(self, event: JobEnded) -> None:

@@ -89,7 +89,8 @@ class ProcessPool(Pool):
             if self._thread.ident is None:
                 self._thread.start()
             self._tasks.append(task)
-            self._ring()
+            if len(self._crew) < self.workers or not all(w.task for w in self._crew):
+                self._ring()  # else the end of a job wakes who deals them out
         return task.future
 
     def give_up(self, future: Future[Report]) -> bool:

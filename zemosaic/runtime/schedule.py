@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zemosaic.runtime.events import (
+    Event,
     FanOut,
     Heartbeat,
     JobEnded,
@@ -162,6 +163,7 @@ class _Loop:
     typical: float = math.inf  # seconds, of the last jobs
     ahead: deque[Job] = field(default_factory=deque)  # looked at, not yet submitted
     alone: deque[Job] = field(default_factory=deque)  # to be done again, because of another
+    news: list[Event] = field(default_factory=list)  # not yet told: once a turn is enough
     last_completed_index: int = 0
     deaths: int = 0
 
@@ -180,6 +182,7 @@ class _Loop:
                 self._fill_window()
                 if not self.window:
                     break
+                self._emit()
                 self._note_running(self.clock.monotonic())
                 ended = self.clock.wait(self.window, self._patience())
                 now = self.clock.monotonic()
@@ -198,6 +201,7 @@ class _Loop:
                 self.pool.give_up(future)
             if self.inflight is not None:
                 self.inflight.rest()
+            self._emit()
         return [self.outcomes[index] for index in sorted(self.outcomes)]
 
     def _fill_window(self) -> None:
@@ -223,23 +227,28 @@ class _Loop:
     def _submit(self, jobs: list[Job]) -> None:
         seat = self.inflight.seat(self.stage) if self.inflight else None
         flight = Flight(jobs, self.clock.time_ns(), seat)
-        self.observers.emit(
-            *(
-                JobSubmitted(
-                    stage=self.stage,
-                    index=job.index,
-                    time_ns=flight.submitted_ns,
-                    attributes=job.attributes,
-                )
-                for job in jobs
+        self.news += [
+            JobSubmitted(
+                stage=self.stage,
+                index=job.index,
+                time_ns=flight.submitted_ns,
+                attributes=job.attributes,
             )
-        )
+            for job in jobs
+        ]
+        self._emit()  # before it can do any harm
         try:
             future = self.pool.submit(*flight.call)
         except Exception as error:  # noqa: BLE001 - a broken pool must not end the loop
             future = Future()
             future.set_exception(error)
         self.window[future] = flight
+
+    def _emit(self) -> None:
+        """Tell the news, together."""
+        news, self.news = self.news, []
+        if news:
+            self.observers.emit(*news)
 
     def _patience(self) -> float:
         """Seconds until the loop must look again: a tick, or the next deadline before it."""
@@ -309,7 +318,7 @@ class _Loop:
         self.alone.extend(flight.jobs[place] for place in flight.own if place != at)
         if at is None:
             message = f"{error}, at one of {len(flight.own)} jobs; each is done again alone"
-            self.observers.emit(Note(level=logging.WARNING, message=message))
+            self.news.append(Note(level=logging.WARNING, message=message))
         elif at in flight.own:
             self._tell(
                 [self._closed(flight, Outcome(flight.jobs[at], state, error=error), row)], now
@@ -349,7 +358,7 @@ class _Loop:
         self.last_progress = now
         if self.inflight is not None:
             self.inflight.progress(self.stage, self.done_count, self.total)
-        self.observers.emit(*ended)
+        self.news += ended
 
     def _give_up_overdue(self, now: float) -> None:
         if not self.timeout:
@@ -398,7 +407,7 @@ class _Loop:
     def _tell_lost(self) -> None:
         for error in self.pool.lost():
             message = f"{death(error, '')[1]}, while it waited for a job; another takes its place"
-            self.observers.emit(Note(level=logging.WARNING, message=message))
+            self.news.append(Note(level=logging.WARNING, message=message))
 
     def _tell_slow(self, now: float) -> None:
         late = [
@@ -414,7 +423,7 @@ class _Loop:
                 continue
             flight.told_slow = True
             row = self._row(flight)
-            self.observers.emit(
+            self.news.append(
                 SlowJob(
                     stage=self.stage,
                     time_ns=self.clock.time_ns(),
@@ -438,7 +447,7 @@ class _Loop:
         self.ahead.extend(itertools.islice(self.jobs, max(0, PENDING_NAMED - len(self.ahead))))
         later = [job.index for job in self.ahead]
         rows = [self._row(f) for f in running]
-        self.observers.emit(
+        self.news.append(
             Heartbeat(
                 stage=self.stage,
                 time_ns=self.clock.time_ns(),
