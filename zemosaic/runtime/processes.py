@@ -191,27 +191,29 @@ class ProcessPool(Pool):
             with self._lock:
                 self._wake.recv_bytes()
                 self._rung = False
-        heard = [self._hear(worker) for worker in [*self._crew] if worker.pipe in ready]
+        heard: list[tuple[_Task, bytes]] = []
         try:
+            for worker in [worker for worker in self._crew if worker.pipe in ready]:
+                heard += self._hear(worker)
             self._deal()  # first, so that nobody waits while reports are read
         finally:
-            for task, said in filter(None, heard):
+            for task, said in heard:
                 _report(task, said)
         self._prepare()
 
-    def _hear(self, worker: _Worker) -> tuple[_Task, bytes] | None:
+    def _hear(self, worker: _Worker) -> list[tuple[_Task, bytes]]:
         """Take what a worker says: that it is there, a report, or nothing any more."""
         try:
             said = worker.pipe.recv_bytes()
         except (EOFError, OSError):
             self._bury(worker)
-            return None
+            return []
         if not worker.ready:
             worker.ready = True
-            return None
+            return []
         task, worker.task = worker.task, None
         assert task is not None
-        return task, said
+        return [(task, said)]
 
     def _bury(self, worker: _Worker) -> None:
         """Charge the death of a worker to the job that it was at."""
