@@ -66,7 +66,7 @@ from zemosaic.observe.exporters import (
     Tracing,
     _otlp_exporter,
 )
-from zemosaic.observe.spans import Common
+from zemosaic.observe.spans import Common, Table
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
 from zemosaic.runtime.pool import SerialPool
@@ -785,11 +785,18 @@ def test_a_line_says_what_the_message_says() -> None:
     assert read_otlp_json(otlp_json.encode([]).decode()) == []
 
 
-def ended(attributes: dict[str, Any], name: str = "s", remote: bool = False) -> Any:
-    """A span that was made past the SDK, as those of pairs are."""
+def common(name: str = "s", remote: bool = False) -> Common:
     above = SpanContext(1, 5, remote, TraceFlags(1), TraceState([("a", "b")] if remote else []))
-    common = Common(name, 1, above.trace_flags, above.trace_state, above, RESOURCE, SCOPE)
-    return exporters._Ended(common, 2, 1, 2, attributes)
+    return Common(name, 1, above.trace_flags, above.trace_state, above, RESOURCE, SCOPE)
+
+
+def ended(attributes: dict[str, Any], kind: Common | None = None, number: int = 2) -> Table:
+    """A span that was made past the SDK, as those of pairs are."""
+    columns = [(value,) for value in attributes.values()]
+    kinds = tuple(map(type, attributes.values()))
+    return Table(
+        kind or common(), (*attributes,), kinds, (number,), (number,), (2 * number,), columns
+    )
 
 
 RESOURCE, SCOPE = Resource({"service.name": "s"}), InstrumentationScope("zemosaic")
@@ -835,13 +842,13 @@ def test_spans_in_tables_are_as_the_sdk_would_send_them(
     given: list[tuple[tuple[str, bool], dict[str, Any]]],
 ) -> None:
     """Of several names and parents in turn, with attributes that have all names and types."""
-    kinds = {group: ended({}, *group).common for group, _ in given}
-    spans = [
-        exporters._Ended(kinds[group], number, number, 2 * number, attributes)
+    kinds = {group: common(*group) for group, _ in given}
+    spans: list[Any] = [
+        ended(attributes, kinds[group], number)
         for number, (group, attributes) in enumerate(given, 1)
     ]
     spans[1:1] = AMONG_THEM
-    message = encode_spans(spans)
+    message = encode_spans(exporters._one_by_one(spans))
     assert otlp_proto.encode(spans) == message.SerializeToString()
     in_file = read_otlp_json(otlp_json.encode(spans).decode())
     for span in spans_of(list(message.resource_spans)):

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from opentelemetry import context
@@ -33,7 +33,7 @@ from opentelemetry.trace import Span, SpanContext, SpanKind, Status, Tracer
 from zemosaic import __version__
 from zemosaic.observe import otlp_json, otlp_proto
 from zemosaic.observe.outlet import Outlet
-from zemosaic.observe.spans import Common, Ended
+from zemosaic.observe.spans import Common, Table, ids
 
 # A line of the file is one batch; a crash loses at most what ended in so many seconds.
 FILE_DELAY = 0.2
@@ -74,8 +74,7 @@ class Ids(IdGenerator):
 
     def numbers(self, spans: Iterable[Any]) -> list[int]:
         """Numbers of some spans, from 1 in the order in which they were begun."""
-        ids = (span.span_id if isinstance(span, Ended) else span.context.span_id for span in spans)
-        return [number - self.first for number in ids]
+        return [number - self.first for some in spans for number in ids(some)]
 
 
 class Tracing:
@@ -147,13 +146,13 @@ class Tracing:
             return None
         return Pictures(_otlp_exporter(self.endpoint, SHOWING))
 
-    def _write(self, spans: Sequence[ReadableSpan]) -> bool:
+    def _write(self, spans: Sequence[Any]) -> bool:
         """Write a batch as a line of OTLP/JSON, and hand it to the kernel at once."""
         self._stream.write(otlp_json.encode(spans))
         self._stream.flush()
         return True
 
-    def _took(self, spans: Sequence[ReadableSpan]) -> None:
+    def _took(self, spans: Sequence[Any]) -> None:
         self.on_delivered(self.ids.numbers(spans))
 
     def close(self, timeout: float = SHUTDOWN) -> list[str]:
@@ -185,8 +184,16 @@ class Tracing:
                 _sdk_logger.setLevel(self._level)
 
 
-class _Ended(Ended):
-    """For exporters of the SDK as well, which ask for what a `ReadableSpan` has."""
+class _Row(NamedTuple):
+    common: Common
+    span_id: int
+    start_time: int
+    end_time: int
+    attributes: dict[str, Any]
+
+
+class _Ended(_Row):
+    """A span of a table for exporters of the SDK, which ask for what a `ReadableSpan` has."""
 
     __slots__ = ()
     kind, status = SpanKind.INTERNAL, Status()
@@ -207,6 +214,14 @@ class _Ended(Ended):
     context = property(get_span_context)
 
 
+def _one_by_one(spans: Iterable[Any]) -> list[Any]:
+    apart = (
+        (_Ended(some.common, *row) for row in some.rows()) if isinstance(some, Table) else (some,)
+        for some in spans
+    )
+    return [*itertools.chain.from_iterable(apart)]
+
+
 class _Tracer(Tracer):
     """The SDK's, and a way past it for spans that have ended well: it takes five times as long."""
 
@@ -221,14 +236,22 @@ class _Tracer(Tracer):
         return self._tracer.start_as_current_span(*given, **more)
 
     def ended(
-        self, name: str, parent: Span, attributes: dict[str, Any], start: int, end: int
+        self,
+        name: str,
+        parent: Span,
+        keys: tuple[str, ...],
+        columns: Sequence[Sequence[Any]],
+        starts: Sequence[int],
+        ends: Sequence[int],
     ) -> None:
         common = self._common.get((name, id(parent)))
         if common is None or common.parent is not parent.get_span_context():
             common = self._common[name, id(parent)] = _common(name, parent)
-        span = _Ended(common, self._ids.generate_span_id(), start, end, attributes)
+        kinds = tuple([type(column[0]) for column in columns])
+        numbers = [self._ids.generate_span_id() for _ in starts]
+        table = Table(common, keys, kinds, numbers, starts, ends, columns)
         for outlet in self._outlets:
-            outlet.put(span)
+            outlet.put(table)
 
     def hurry(self) -> None:
         for outlet in self._outlets:
@@ -313,9 +336,9 @@ class _Http(SpanExporter):
         self._exporter = exporter
         self._client = getattr(exporter, "_client", None)  # 1.43 has none
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def export(self, spans: Sequence[Any]) -> SpanExportResult:
         if self._client is None:
-            return self._exporter.export(spans)
+            return self._exporter.export(_one_by_one(spans))
         try:
             message = otlp_proto.encode(spans)
         except ValueError:  # a text that has no form in UTF-8
@@ -338,13 +361,15 @@ class _Out(SpanProcessor):
             outlet.put(span)
 
 
-def _sender(exporter: SpanExporter) -> Callable[[Sequence[ReadableSpan]], bool]:
+def _sender(exporter: SpanExporter) -> Callable[[Sequence[Any]], bool]:
     """How an outlet uses an exporter, whose own requests are nothing for a trace."""
 
-    def send(spans: Sequence[ReadableSpan]) -> bool:
+    def send(spans: Sequence[Any]) -> bool:
         token = context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))
         try:
-            return exporter.export(spans) is SpanExportResult.SUCCESS
+            # Ours takes tables as they are.
+            known = spans if isinstance(exporter, _Http) else _one_by_one(spans)
+            return exporter.export(known) is SpanExportResult.SUCCESS
         finally:
             context.detach(token)
 

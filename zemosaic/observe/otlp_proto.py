@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import chain, repeat
 from struct import Struct
 from typing import Any
 
 from zemosaic.observe.spans import Table, in_tables
 
 _TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<d")
+_ID = Struct(">Q")
 # Tags: the number of a field, and how its value is written (0 a number, 1 eight bytes, 2 a length
 # and so many bytes, 5 four bytes).
 _VARINT, _BYTES = 0, 2
@@ -28,7 +30,7 @@ def encode(spans: Iterable[Any]) -> bytes:
 
     Parameters
     ----------
-    spans : iterable of opentelemetry.sdk.trace.ReadableSpan or of Ended
+    spans : iterable of opentelemetry.sdk.trace.ReadableSpan or of Table
         That have ended; grouped by resource and scope.
     """
     groups: dict[tuple[int, int], tuple[Any, list[bytes]]] = {}
@@ -75,21 +77,16 @@ def _span(span: Any) -> bytes:
 
 def _table(table: Table) -> list[bytes]:
     """The spans of a table, each of which follows the head of its field."""
-    common, width = table.common, len(table.keys)
+    common = table.common
     state = common.trace_state.to_header() if common.trace_state else ""
     remote = 0x300 if common.parent.is_remote else 0x100
     before, after = _common(common.trace_id, state, common.parent.span_id, common.name, 1)
-    columns = width + 2  # with what comes before the attributes, and after them
-    parts = [_end(0, "", remote)] * (columns * len(table.spans))
-    parts[::columns] = [
-        before + span.span_id.to_bytes(8) + after
-        + _TIMES.pack(0x39, span.start_time, 0x41, span.end_time)
-        for span in table.spans
-    ]  # fmt: skip
-    for column, make in enumerate(_form(9, table.keys, table.kinds)):
-        parts[column + 1 :: columns] = list(map(make, table.values[column::width]))
-    told = [b"".join(parts[at : at + columns]) for at in range(0, len(parts), columns)]
-    return [part for span in told for part in (_head(2, len(span)), span)]
+    first, last, end = repeat(before), repeat(after), repeat(_end(0, "", remote))
+    ids = map(_ID.pack, table.ids)
+    times = map(_TIMES.pack, repeat(0x39), table.starts, repeat(0x41), table.ends)
+    columns = map(map, _form(9, table.keys, table.kinds), table.columns)
+    told = list(map(b"".join, zip(first, ids, last, times, *columns, end, strict=False)))
+    return list(chain.from_iterable(zip(map(_head, repeat(2), map(len, told)), told, strict=True)))
 
 
 @lru_cache(64)
@@ -144,6 +141,8 @@ def _maker(number: int, key: str, kind: type) -> Callable[[Any], bytes]:
         return _field(number, _text(1, key) + _field(2, value))
 
     def of_int(value: int) -> bytes:
+        if 0x80 <= value < 0x4000:
+            return heads[2] + bytes((value & 0x7F | 0x80, value >> 7))
         told = _varint(value & _64_BITS)
         return heads[len(told)] + told
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, Protocol, runtime_checkable
 
 from opentelemetry import context, trace
@@ -61,8 +62,11 @@ class _Names(dict[str, str]):
 
 
 _RUN, _BARE = _Names("zemosaic."), _Names("")
-_OF_PAIR, _OF_TILE = _Names("zemosaic.pair."), _Names("zemosaic.tile.")
-_STAGE_OF_PAIR, _STAGE_OF_TILE = _Names("zemosaic.pair.stage."), _Names("zemosaic.tile.stage.")
+_TILES = TILE, _Names("zemosaic.tile."), _Names("zemosaic.tile.stage.")
+# Names of the spans of jobs, of their attributes and of those of their parts.
+_OF_STAGE = {
+    "pairs": (PAIR, _Names("zemosaic.pair."), _Names("zemosaic.pair.stage.")), "tiles": _TILES,
+}  # fmt: skip
 
 
 class Live(Protocol):
@@ -80,9 +84,18 @@ class Direct(Protocol):
     """What a tracer may do besides, for spans by the thousand."""
 
     def ended(
-        self, name: str, parent: Span, attributes: dict[str, Any], start: int, end: int
+        self,
+        name: str,
+        parent: Span,
+        keys: tuple[str, ...],
+        columns: Sequence[Sequence[Any]],
+        starts: Sequence[int],
+        ends: Sequence[int],
     ) -> None:
-        """Make a span that has ended well, all at once; times are nanoseconds since the epoch."""
+        """Make spans that have ended well; times are nanoseconds since the epoch.
+
+        A column holds the values of an attribute, one for each span and all of one type.
+        """
 
     def hurry(self) -> None:
         """Send what waits for more to go with."""
@@ -171,11 +184,67 @@ class Telemetry(Observer):
             self._direct.hurry()
 
     def tell(self, events: Sequence[Event]) -> None:
-        """Also count, once for all of them, the pairs that are done."""
-        super().tell(events)
+        """Also make the spans of jobs that ended alike together, and count pairs once for all."""
+        for alike, group in groupby(events, self._alike):
+            some: list[Any] = list(group)
+            if not alike or len(some) == 1 or not self._jobs_ended(some):
+                super().tell(some)
         pairs = (e for e in reversed(events) if isinstance(e, JobEnded) and e.stage == "pairs")
         if self._phase is not None and (last := next(pairs, None)) is not None:
             self._phase.set_attribute("zemosaic.pairs.done", last.done)
+
+    def _alike(self, event: Event) -> tuple[Any, ...]:
+        """What spans that are made together have in common; empty for what is told by itself."""
+        if self._direct is None or self._phase is None or not isinstance(event, JobEnded):
+            return ()
+        if event.error is not None or event.stage not in _OF_STAGE:
+            return ()
+        return event.stage, event.outcome, (*event.attributes,), (*event.stages,), bool(event.pid)
+
+    def _jobs_ended(self, events: Sequence[JobEnded]) -> bool:
+        """Make the spans of jobs that ended well and alike, column by column; whether it could."""
+        first, count = events[0], len(events)
+        name, names, parts = _OF_STAGE[first.stage]
+        keys = [names[key] for key in first.attributes]
+        columns: list[Sequence[Any]] = [*zip(*[e.attributes.values() for e in events], strict=True)]
+        if names["index"] not in keys:
+            keys.append(names["index"])
+            columns.append([event.index for event in events])
+        keys += [names["outcome"], names["queue_time"], *(parts[key] for key in first.stages)]
+        columns += [
+            [first.outcome] * count,
+            [max(0, e.started_ns - e.submitted_ns) / 1e9 for e in events],
+            *zip(*[e.stages.values() for e in events], strict=True),
+        ]
+        if self._direct is None or len({*keys}) < len(keys) or not all(map(_sendable, columns)):
+            return False
+        keys.append("host.name")
+        columns.append([self._host] * count)
+        if first.pid:
+            keys.append("process.pid")
+            columns.append([event.pid for event in events])
+        if self._beats:
+            self._end_silence()
+        self._count(events)
+        self._direct.ended(
+            name, self._parent(first), tuple(keys), columns,
+            [event.started_ns for event in events], [event.ended_ns for event in events],
+        )  # fmt: skip
+        return True
+
+    def _parent(self, event: JobEnded) -> Span:
+        assert self._phase is not None
+        return self._phase if event.stage == "pairs" else self._stage or self._phase
+
+    def _count(self, events: Sequence[JobEnded]) -> None:
+        for event in events:
+            if event.stage != "pairs":
+                return
+            if event.outcome != "measured":
+                self._counts["rejected" if event.outcome == "rejected" else "failed"] += 1
+            took = event.ended_ns - event.started_ns
+            if took > self._slowest[0]:
+                self._slowest = took, event.index
 
     def job_ended(self, event: JobEnded) -> None:
         """Make the span of a tile or a pair, in the times of its worker."""
@@ -186,18 +255,12 @@ class Telemetry(Observer):
         if event.stage == "apply":
             self._tell_of_file(event)
             return
-        name, names, parts, parent = PAIR, _OF_PAIR, _STAGE_OF_PAIR, self._phase
-        if event.stage != "pairs":
-            # One job reads the header of a tile, a later one its pixels: the span is that of
-            # the later one, unless the tile fails before.
-            if event.stage == "scan" and event.outcome == "measured":
-                return
-            name, names, parts = TILE, _OF_TILE, _STAGE_OF_TILE
-            parent = self._stage or self._phase
-        elif event.outcome in ("rejected", "measured"):
-            self._counts["rejected"] += event.outcome == "rejected"
-        else:
-            self._counts["failed"] += 1
+        # One job reads the header of a tile, a later one its pixels: the span is that of the
+        # later one, unless the tile fails before.
+        if event.stage == "scan" and event.outcome == "measured":
+            return
+        name, names, parts = _OF_STAGE.get(event.stage, _TILES)
+        self._count([event])
         attributes = _valid(event.attributes, names)
         attributes.setdefault(names["index"], event.index)
         attributes[names["outcome"]] = event.outcome
@@ -206,11 +269,12 @@ class Telemetry(Observer):
         attributes["host.name"] = self._host
         if event.pid:
             attributes["process.pid"] = event.pid
-        took = event.ended_ns - event.started_ns
-        if took > self._slowest[0] and event.stage == "pairs":
-            self._slowest = took, event.index
+        parent = self._parent(event)
         if self._direct is not None and event.error is None:
-            self._direct.ended(name, parent, attributes, event.started_ns, event.ended_ns)
+            columns = [(value,) for value in attributes.values()]
+            self._direct.ended(
+                name, parent, (*attributes,), columns, (event.started_ns,), (event.ended_ns,)
+            )
             return
         span = self._tracer.start_span(
             name,
@@ -342,6 +406,18 @@ def _valid(attributes: Mapping[str, Any], names: _Names = _BARE) -> dict[str, An
         elif _says_something(value):
             valid[names[key]] = value
     return valid
+
+
+def _sendable(column: Sequence[Any]) -> bool:
+    """Whether `_valid` would leave values as they are, and all are of one type."""
+    kind = type(column[0])
+    if {*map(type, column)} != {kind}:
+        return False
+    if kind is float:
+        return math.isfinite(sum(column))  # else one is not, or they are beyond all measure
+    if issubclass(kind, str):
+        return all(map(str.isascii, column)) and max(map(len, column)) <= LONGEST
+    return kind is int or all(map(_says_something, column))
 
 
 def _says_something(value: Any) -> bool:

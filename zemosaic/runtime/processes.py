@@ -66,7 +66,7 @@ class ProcessPool(Pool):
     """Worker processes, started with the first job."""
 
     kind = "processes"
-    together = 64
+    together = 128
 
     def __init__(self, workers: int) -> None:
         self.workers = workers

@@ -50,7 +50,7 @@ from zemosaic.runtime.pool import Pool, Report
 TICK = 2.0  # seconds between looks at a silent pool; a fifth of the heartbeat, if that is less
 PENDING_NAMED = 64  # indices in a heartbeat: enough to see a pattern, small in every trace
 SLOW_FACTOR = 10.0  # a job is slow at this many times the median of those that ended
-TOGETHER = 0.03  # seconds of work to send to a worker at once, where jobs are shorter
+TOGETHER = 0.06  # seconds of work to send to a worker at once, where jobs are shorter
 DEATHS = 4  # for each worker, one after the other and nothing else: the jobs cannot be done
 
 
