@@ -103,15 +103,21 @@ def nothing_left_behind() -> Iterator[None]:
     assert logger.level == before
 
 
+class Bundles(SerialPool):
+    """Short jobs come in bundles, as from processes."""
+
+    together = 16
+
+
 def run_pairs(tracing: Tracing, count: int, function: Callable[..., Any] = abs) -> Telemetry:
-    """A run of tiny pairs, one after the other, on a tracer."""
+    """A run of tiny pairs on a tracer: the first alone, the others in bundles."""
     telemetry = Telemetry(tracing.tracer)
     fan_out = FanOut([telemetry])
     fan_out.emit(RunStarted(run_id="r", time_ns=time.time_ns()))
     jobs = (
         Job(k, function, (k,), {"tile_i": k, "name_i": f"a{k}.fits"}) for k in range(1, count + 1)
     )
-    run(jobs, count, SerialPool(), fan_out, stage="pairs")
+    run(jobs, count, Bundles(), fan_out, stage="pairs")
     fan_out.emit(RunEnded(state="finished", time_ns=time.time_ns()))
     return telemetry
 

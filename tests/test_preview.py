@@ -20,7 +20,14 @@ from zemosaic.photometry.preview import (
     make_grid,
     make_preview,
 )
-from zemosaic.photometry.sampling import NODE_STEP, block_means, block_noise, local_contrast, sample
+from zemosaic.photometry.sampling import (
+    NODE_STEP,
+    block_means,
+    block_noise,
+    drop_saturated,
+    local_contrast,
+    sample,
+)
 from zemosaic.photometry.tiles import Tile, TileError, tile_from_array
 
 SCALE = 1e-3
@@ -84,6 +91,54 @@ def test_weights_come_as_one_more_plane() -> None:
 
 
 # ---- noise ------------------------------------------------------------------------------------
+
+
+def strip(rng: np.random.Generator) -> np.ndarray:
+    """Sky in counts, as cameras give it."""
+    return rng.poisson(40.0, (3, 64, 96)).astype(np.float32)
+
+
+@pytest.mark.parametrize("ceiling", [300.0, 75.0, np.float32(65535) * 0.7])
+def test_saturated_pixels_are_no_data_in_any_channel(ceiling: float) -> None:
+    """A star's core that is cut off in one channel, however high the limit is."""
+    planes = strip(np.random.default_rng(1))
+    planes[1, 20:26, 30:36] = 2 * ceiling
+    planes = np.minimum(planes, np.float32(ceiling))
+    planes[0, 5, 5], planes[2, 6, 6] = np.nan, np.inf
+    before = planes.copy()
+    cut = np.zeros(planes.shape, dtype=bool)
+    cut[:, 20:26, 30:36] = True
+    highest = np.full(3, -np.inf)
+    drop_saturated(planes, highest)
+    assert np.isnan(planes[cut]).all()
+    np.testing.assert_array_equal(planes[~cut], before[~cut])
+    assert highest[1] == np.float32(ceiling)
+    # A strip below, whose highest values are many but lower, has no saturated pixel.
+    below = strip(np.random.default_rng(2))
+    below[1, 20:26, 30:36] = ceiling - 1
+    before = below.copy()
+    drop_saturated(below, highest)
+    np.testing.assert_array_equal(below, before)
+
+
+@pytest.mark.parametrize(
+    "planes",
+    [
+        np.full((1, 64, 96), 5.0),
+        np.full((1, 64, 96), np.nan),
+        np.random.default_rng(1).poisson(0.3, (1, 640, 960)),  # many pixels have the highest
+        np.broadcast_to(np.arange(96.0), (1, 64, 96)),  # a gradient without noise
+        np.where(np.arange(96) < 48, 5.0, 6.0) * np.ones((1, 64, 1)),  # a step
+        np.random.default_rng(2).normal(9.0, 0.1, (1, 64, 96)),
+    ],
+    ids=["constant", "empty", "few counts", "gradient", "step", "noise"],
+)
+def test_what_is_not_cut_off_stays(planes: np.ndarray) -> None:
+    """The highest value is nothing by itself, even where many pixels have it."""
+    planes = planes.astype(np.float32)
+    before = planes.copy()
+    drop_saturated(planes, np.full(1, -np.inf))
+    np.testing.assert_array_equal(planes, before)
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (270, 480), (540, 960), (1080, 1920), (40, 3000)])

@@ -20,6 +20,8 @@ MIN_FRACTION = 0.8  # of the kernel that must be there: without a side it leans 
 STRIP_PIXELS = 1 << 18  # read at once: 1 MiB
 STRIP_ROWS = 32  # smoothed at once
 STRIP_CELLS = 1 << 14  # sampled at once: ten or so arrays of 64 KiB
+SATURATED = 10  # pixels of exactly the highest value: where light saturates, or noise, has one
+SPIKE = 4  # times as many as have the value next to it
 DIFFERENCES = 3 << 15  # about as many as these tell the noise of a block to 0.3 %
 
 
@@ -38,9 +40,10 @@ def block_means(tile: Tile, block: int) -> tuple[np.ndarray, np.ndarray | None]:
     means : ndarray
         ``(C, H // block, W // block)`` float32; 0 where no pixel is valid.
     fraction : ndarray or None
-        Of the same shape; None where all pixels are valid.
+        Of the same shape; None where all pixels are valid, as those that are saturated are not.
     """
     h, w = tile.shape
+    highest = np.full(tile.channels, -np.inf)
     shape = (tile.channels + (tile.weight is not None), h // block, w // block)
     means, fraction = np.empty(shape, dtype=np.float32), None
     height = max(1, STRIP_PIXELS // (tile.channels * w * block))  # in blocks
@@ -48,6 +51,7 @@ def block_means(tile: Tile, block: int) -> tuple[np.ndarray, np.ndarray | None]:
         relative = (tile.weight / np.median(tile.weight[tile.weight > 0])).astype(np.float32)
     for number, planes in enumerate(tile.strips(height * block)):
         top = number * height
+        drop_saturated(planes, highest)
         if tile.weight is not None:
             rows = slice(top * block, top * block + planes.shape[1])
             planes = np.concatenate([planes, relative[np.newaxis, rows]])  # noqa: PLW2901
@@ -58,6 +62,38 @@ def block_means(tile: Tile, block: int) -> tuple[np.ndarray, np.ndarray | None]:
                 fraction = np.ones(shape, dtype=np.float32)
             fraction[:, top : top + height] = valid
     return means, fraction
+
+
+def drop_saturated(planes: np.ndarray, highest: np.ndarray) -> None:
+    """Make pixels NaN, in all channels, where one channel is cut off at its highest value.
+
+    Cut-off light tells nothing of a gain, and where many pixels have it in two tiles it passes for
+    a scene. It is told by its spike: a sky without saturation has its highest value in one pixel,
+    or, if it is quantised, hardly more often than the next one.
+
+    Parameters
+    ----------
+    planes : ndarray
+        ``(C, h, W)`` float32 in ADU, a strip of a tile.
+    highest : ndarray
+        ``(C,)`` the highest values of the strips before; those of this one are noted.
+    """
+    cut = None
+    for k, plane in enumerate(planes):
+        top = plane.max()
+        if not np.isfinite(top):
+            top = np.max(plane, initial=-np.inf, where=np.isfinite(plane))
+        if top < highest[k]:
+            continue  # saturation would be as high as the highest
+        highest[k], at = top, plane == top
+        count = np.count_nonzero(at)
+        if count < SATURATED or not np.isfinite(top):
+            continue
+        below = np.max(plane, initial=-np.inf, where=plane < top)
+        if np.isfinite(below) and count > SPIKE * np.count_nonzero(plane == below):
+            cut = at if cut is None else cut | at
+    if cut is not None:
+        planes[:, cut] = np.nan
 
 
 def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray | None]:
