@@ -100,6 +100,29 @@ def test_a_gain_that_nothing_ties_is_said_to_be_unknown(
     assert (np.isfinite(found.gain_err[:, 0]) == tied).all()
 
 
+@pytest.mark.parametrize("anchor", [None, 5])
+def test_a_gain_that_a_bad_tile_alone_ties_is_unknown(anchor: int | None) -> None:
+    """A corner next to a bad tile: the others are as true as without both, and it is not wild."""
+    truth = Truth(4, 3)
+    truth.scene[truth.i == 0] = 1000  # levels agree whatever the gain, if all are those of one sky
+    rows = []
+    for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(1.0), strict=True):
+        if 1 in (i, j):  # bad: it agrees with nobody, neither in gains nor in levels
+            m = replace(m, gain=m.gain * truth.rng.uniform(0.4, 0.7), y=m.y + 20 * j)  # noqa: PLW2901
+        elif 0 in (i, j):
+            m = replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)  # noqa: PLW2901
+        rows.append([m])
+    found = solve(truth.i, truth.j, rows, truth.sky, anchor=anchor)
+    assert np.flatnonzero(found.suspect[:, 0]).tolist() == [1]
+    assert found.gain[0, 0] == 1
+    assert np.isnan(found.gain_err[0, 0])
+    assert np.isfinite(found.gain_err[1:, 0]).all()
+    assert (found.component == 0).all()
+    truth.check(found, np.arange(2, 16), 5e-3)
+    (bad,) = np.flatnonzero((truth.i == 0) & (truth.j == 1))
+    assert found.chi[bad, 0] > 6
+
+
 def test_exact_pairs_give_the_truth() -> None:
     """Without noise gains and offsets come back to rounding, up to the gauge."""
     truth = Truth(5, 1)

@@ -45,6 +45,7 @@ FAR_STEP = 1.0  # change of a log-gain that tells that they lead nowhere
 # Tiles up to which that is done: twice the unknowns take several times as long, and so large a
 # mosaic has enough pairs.
 MANY_TILES = 5_000
+DOUBT = 1e3  # by which the errors of pairs grow that are not believed
 SUSPECT_CHI = 6.0  # robust standard deviations: where a pair has lost its say
 # What of a `PairMeasurement` is used: name, type, shape.
 _COLUMNS = [
@@ -104,9 +105,35 @@ class Channel:
             column[name] * wider for name in ("gain_err", "plane_gain_err")
         )
         self.with_plane = column["plane_gain"]
+        self.telling = np.ones(len(lines), dtype=bool)  # pairs whose gain is believed
 
     def solved(self) -> dict[str, np.ndarray]:
-        """The fields of a `Solution` for this channel, by name."""
+        """The fields of a `Solution` for this channel, by name.
+
+        A tile whose gain is tied to the others by suspects alone is better off without: solved
+        once more, its gain is unknown and not whatever is wrong with them.
+        """
+        found = self._solved()
+        used = np.isfinite(found["gain_residual"][self.good])
+        # Levels whose gains nothing compares contradict each other by nobody's fault.
+        compared = found["gain_group"][self.i] == found["gain_group"][self.j]
+        suspect = self._suspects(np.where(compared, found["chi"][self.good], 0.0))
+        if self.model.startswith("offset") or not suspect.any():
+            return found
+        hanging = self._hanging(used, found["gain_group"], suspect)
+        bad = (hanging[self.i] & suspect[self.j]) | (suspect[self.i] & hanging[self.j])
+        if not bad.any():
+            return found
+        self.telling[bad] = False
+        # Of levels they still tell, where nobody else does.
+        self.level_err[bad] *= DOUBT
+        self.tilt_cov[bad] *= DOUBT**2
+        before, found = found, self._solved()
+        found["suspect"] |= before["suspect"] & ~hanging
+        found["chi"][np.flatnonzero(self.good)[bad]] *= DOUBT
+        return found
+
+    def _solved(self) -> dict[str, np.ndarray]:
         chi2 = self._plane_chi2()
         planes = self._has_planes(chi2)
         ends = planes[self.i]
@@ -190,7 +217,7 @@ class Channel:
         """Log-gains, their variances, residuals of the pairs, and groups that gains join."""
         a = np.where(ends, self.with_plane, self.plain)
         err = np.where(ends, self.with_plane_err, self.plain_err)
-        known = np.isfinite(a) & np.isfinite(err)
+        known = np.isfinite(a) & np.isfinite(err) & self.telling
         relative = np.maximum(err[known] / a[known], MIN_RELATIVE_ERROR)
         residual, chi = np.full((2, len(a)), np.nan)
         # Tiles joined by pairs without a measured gain alone keep their groups' mean gain at 1.
@@ -210,6 +237,15 @@ class Channel:
         if self.anchor is not None:
             chosen[self.component[self.anchor]] = group[self.anchor]
         return (group == chosen[self.component]) & (size > 1)
+
+    def _hanging(self, used: np.ndarray, group: np.ndarray, suspect: np.ndarray) -> np.ndarray:
+        """Tiles whose gains the pairs in use tie to most others, but not without the suspects."""
+        left = used & ~(suspect[self.i] | suspect[self.j])
+        without = component_labels(self.tiles, self.i[left], self.j[left])
+        # A wrong gain makes a suspect of a good tile as well; a bad one has other neighbours.
+        to_good = np.zeros(self.tiles, dtype=bool)
+        to_good[self.i[used & ~suspect[self.j]]] = to_good[self.j[used & ~suspect[self.i]]] = True
+        return self._tied(group) & ~self._tied(without) & ~(suspect & to_good)
 
     def _reference_levels(self) -> np.ndarray:
         """Mean pivot of each tile over its pairs, its sky level where it has none; ADU."""
@@ -283,7 +319,7 @@ class Channel:
         the gains.
         """
         i, j = self.i[some], self.j[some]
-        known = np.isfinite(self.plain[some]) & np.isfinite(self.plain_err[some])
+        known = (np.isfinite(self.plain) & np.isfinite(self.plain_err) & self.telling)[some]
         good = ~(suspect[i] | suspect[j])
         a = np.where(known, self.plain[some], np.exp(log_gain[i] - log_gain[j]))
         relative = np.where(known, np.maximum(self.plain_err[some] / a, MIN_RELATIVE_ERROR), np.inf)
