@@ -30,7 +30,8 @@ from opentelemetry.util._once import Once
 from tests.fakes import Gate, Recorder
 from zemosaic import Settings, calibrate
 from zemosaic.jobs import describe
-from zemosaic.observe.telemetry import LONGEST, Telemetry
+from zemosaic.observe.attributes import LONGEST
+from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.measure import Rejected
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 from zemosaic.result import NoSolution, PhaseSolution

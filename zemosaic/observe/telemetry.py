@@ -7,7 +7,6 @@ API's spans record nothing, and this observer then does next to nothing.
 
 from __future__ import annotations
 
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -17,6 +16,7 @@ from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from zemosaic import __version__
+from zemosaic.observe.attributes import LONGEST, Names, sendable, sent_text, valid
 from zemosaic.runtime.events import (
     Event,
     Heartbeat,
@@ -36,9 +36,6 @@ TILE = "phase5_intertile.tile"
 HEARTBEAT = "phase5_intertile.heartbeat"
 SLOW_PAIR = "phase5_intertile.slow_pair"
 
-# Characters of a text. Jaeger's Badger refuses a span with a value of 65,000 bytes or more.
-LONGEST = 8_192
-
 #: Stages with a span of their own. Pairs are children of the phase, so "pairs" has none.
 STAGE_SPANS = ("prepare", "overlap", "solve", "apply")
 
@@ -50,22 +47,11 @@ SPARSEST = 32
 STACKS = 32  # of slow pairs, and of a silence; more would tell nothing new
 
 
-class _Names(dict[str, str]):
-    """Names behind a prefix, each put together once: there are few, and spans by the thousand."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-
-    def __missing__(self, key: str) -> str:
-        name = self[key] = self._prefix + key
-        return name
-
-
-_RUN, _BARE = _Names("zemosaic."), _Names("")
-_TILES = TILE, _Names("zemosaic.tile."), _Names("zemosaic.tile.stage.")
+_RUN = Names("zemosaic.")
+_TILES = TILE, Names("zemosaic.tile."), Names("zemosaic.tile.stage.")
 # Names of the spans of jobs, of their attributes and of those of their parts.
 _OF_STAGE = {
-    "pairs": (PAIR, _Names("zemosaic.pair."), _Names("zemosaic.pair.stage.")), "tiles": _TILES,
+    "pairs": (PAIR, Names("zemosaic.pair."), Names("zemosaic.pair.stage.")), "tiles": _TILES,
 }  # fmt: skip
 
 
@@ -128,7 +114,7 @@ class Telemetry(Observer):
         self._direct: Direct | None = tracer if isinstance(tracer, Direct) else None
         self._live = live
         self._markers = markers
-        self._host = _text(host or platform.node())
+        self._host = sent_text(host or platform.node())
         self._phase: Span | None = None
         self._phase_context: context.Context | None = None
         self._stage: Span | None = None
@@ -216,7 +202,7 @@ class Telemetry(Observer):
             [max(0, e.started_ns - e.submitted_ns) / 1e9 for e in events],
             *zip(*[e.stages.values() for e in events], strict=True),
         ]
-        if self._direct is None or len({*keys}) < len(keys) or not all(map(_sendable, columns)):
+        if self._direct is None or len({*keys}) < len(keys) or not all(map(sendable, columns)):
             return False
         keys.append("host.name")
         columns.append([self._host] * count)
@@ -261,11 +247,11 @@ class Telemetry(Observer):
             return
         name, names, parts = _OF_STAGE.get(event.stage, _TILES)
         self._count([event])
-        attributes = _valid(event.attributes, names)
+        attributes = valid(event.attributes, names)
         attributes.setdefault(names["index"], event.index)
         attributes[names["outcome"]] = event.outcome
         attributes[names["queue_time"]] = max(0, event.started_ns - event.submitted_ns) / 1e9
-        attributes.update(_valid(event.stages, parts))
+        attributes.update(valid(event.stages, parts))
         attributes["host.name"] = self._host
         if event.pid:
             attributes["process.pid"] = event.pid
@@ -290,7 +276,7 @@ class Telemetry(Observer):
         """Files written have no spans of their own, but no failure is silent."""
         if event.error is not None and self._stage is not None:
             known = {"exception.type": event.error.type, "exception.message": str(event.error)}
-            self._stage.add_event("exception", _valid(known), timestamp=event.ended_ns)
+            self._stage.add_event("exception", valid(known), timestamp=event.ended_ns)
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Record a heartbeat, if it is not one too many, and show the phase."""
@@ -326,7 +312,7 @@ class Telemetry(Observer):
             self._tracer.start_span(
                 HEARTBEAT,
                 context=self._phase_context,
-                attributes=_valid(attributes),
+                attributes=valid(attributes),
                 start_time=start,
             ).end(end_time=event.time_ns)
 
@@ -369,73 +355,23 @@ class Telemetry(Observer):
                 continue
             if event.error is not None:
                 span.set_attribute("error.type", event.error.type)
-                span.set_status(Status(StatusCode.ERROR, _text(event.error.message)))
+                span.set_status(Status(StatusCode.ERROR, sent_text(event.error.message)))
             span.end(end_time=event.time_ns)
 
     def _event(self, name: str, time_ns: int, attributes: Mapping[str, Any]) -> None:
         """The one place where span events are made: they are on their way to be logs."""
         if self._phase is not None:
-            self._phase.add_event(name, _valid(attributes), timestamp=time_ns)
+            self._phase.add_event(name, valid(attributes), timestamp=time_ns)
 
     def _set(self, attributes: Mapping[str, Any]) -> None:
         if self._phase is not None:
-            self._phase.set_attributes(_valid(attributes, _RUN))
+            self._phase.set_attributes(valid(attributes, _RUN))
 
 
 def _fail(span: Span, error: JobError, time_ns: int) -> None:
     span.set_attribute("error.type", error.type)
-    span.set_status(Status(StatusCode.ERROR, _text(str(error))))
+    span.set_status(Status(StatusCode.ERROR, sent_text(str(error))))
     exception = {"exception.type": error.type, "exception.message": error.message}
     if error.traceback:
         exception["exception.stacktrace"] = error.traceback[-LONGEST:]
-    span.add_event("exception", _valid(exception), timestamp=time_ns)
-
-
-def _valid(attributes: Mapping[str, Any], names: _Names = _BARE) -> dict[str, Any]:
-    """Those attributes that all OTLP readers take alike, by their names.
-
-    Without None, numbers that are not finite and empty sequences (which have no element type).
-    """
-    valid = {}
-    for key, value in attributes.items():
-        kind = type(value)
-        if kind is int or (kind is float and math.isfinite(value)):
-            valid[names[key]] = value
-        elif isinstance(value, str):
-            valid[names[key]] = _text(value)
-        elif _says_something(value):
-            valid[names[key]] = value
-    return valid
-
-
-def _sendable(column: Sequence[Any]) -> bool:
-    """Whether `_valid` would leave values as they are, and all are of one type."""
-    kind = type(column[0])
-    if {*map(type, column)} != {kind}:
-        return False
-    if kind is float:
-        return math.isfinite(sum(column))  # else one is not, or they are beyond all measure
-    if issubclass(kind, str):
-        return all(map(str.isascii, column)) and max(map(len, column)) <= LONGEST
-    return kind is int or all(map(_says_something, column))
-
-
-def _says_something(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, str):
-        return True
-    if isinstance(value, Sequence):
-        return len(value) > 0 and all(map(_says_something, value))
-    return value is not None
-
-
-def _text(text: str) -> str:
-    """A text that can be sent: cut, and with the odd bytes of file names spelt out.
-
-    Python keeps bytes that are no Unicode as halves of characters, and one of these in a status
-    would cost the whole batch of spans that it is sent with.
-    """
-    if len(text) <= LONGEST and text.isascii():
-        return text
-    return text[:LONGEST].encode("utf-8", "backslashreplace").decode()
+    span.add_event("exception", valid(exception), timestamp=time_ns)
