@@ -404,6 +404,7 @@ needs_frames = pytest.mark.skipif(
             ),
         ),
         "gain+plane",
+        "auto",
     ],
 )
 def test_session_gains_of_m94_are_those_of_its_stars(model: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zemosaic.photometry.channel import medians
+from zemosaic.photometry.channel import TileFrame, medians
 from zemosaic.photometry.graph import potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solve import Solution, solve
@@ -98,6 +98,29 @@ def test_a_gain_that_nothing_ties_is_said_to_be_unknown(
     assert (groups[1] == groups[2]).all()
     tied = np.isin(np.arange(9) // 3, known)
     assert (np.isfinite(found.gain_err[:, 0]) == tied).all()
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+def test_planes_that_agree_are_real_though_their_errors_are_too_large(
+    gradients: bool, seed: int
+) -> None:
+    """Slopes of tiles close around every loop, noise of the same size and a bad tile do not."""
+    truth = Truth(4, seed)
+    slopes = truth.rng.normal(0, 0.05, (16, 2)) * gradients
+    noise = 0.005 if gradients else 0.05
+    rows = []
+    for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True):
+        tilt = slopes[i] - slopes[j] + truth.rng.normal(0, noise, 2) + (j == 5) - (i == 5)
+        u, v = tilt / truth.gain[j]
+        variance = (0.05 / truth.gain[j]) ** 2
+        rows.append([replace(m, y_tilt=(u, v), tilt_cov=(variance, 0.0, variance))])
+    centre = np.array([(k % 4, k // 4) for k in range(16)]) * 100.0
+    frame = TileFrame(centre, np.broadcast_to(np.eye(2) / 4, (16, 2, 2)))
+    found = solve(truth.i, truth.j, rows, truth.sky, "auto", frame=frame)
+    assert (found.plane_chi2 < 10).all()
+    assert (found.planes == gradients).all()
+    assert ((found.plane_ratio > 20) == gradients).all()
 
 
 @pytest.mark.parametrize("anchor", [None, 5])

@@ -8,6 +8,7 @@ import numpy as np
 
 from zemosaic.errors import UserError
 from zemosaic.jobs import PairRecord
+from zemosaic.photometry.channel import PLANE_CHI2, PLANE_RATIO
 from zemosaic.photometry.solve import Solution
 from zemosaic.settings import Settings
 
@@ -69,6 +70,9 @@ class PhaseSolution(Solution):
                 why = "too few pairs to tell"
                 if len(known):
                     why = f"the pairs' planes have chi² {np.median(known):.1f}, 1.4 is chance"
+                    ratio = np.nan_to_num(self.plane_ratio[chosen]).max()
+                    if planes and np.median(known) <= PLANE_CHI2 and ratio > PLANE_RATIO:
+                        why += f", but agree among each other {ratio:.0f} times better than that"
                 groups = len(np.unique(self.component[chosen]))
                 where = f" in {groups} group{'s' if groups != 1 else ''}"
                 lines.append(f"{name}{where} ({why})")

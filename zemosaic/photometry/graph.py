@@ -16,7 +16,12 @@ import numpy as np
 from scipy.sparse import coo_array, csc_array
 
 from zemosaic.photometry.overlap import component_labels
-from zemosaic.photometry.sparse import factorised, inverse_diagonal, robust_least_squares
+from zemosaic.photometry.sparse import (
+    ROUNDS,
+    factorised,
+    inverse_diagonal,
+    robust_least_squares,
+)
 
 
 def potentials(
@@ -26,6 +31,7 @@ def potentials(
     difference: np.ndarray,
     weight: np.ndarray,
     anchor: int | None = None,
+    rounds: int = ROUNDS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Potentials p whose differences p_i - p_j match those measured, robustly.
 
@@ -39,6 +45,8 @@ def potentials(
         ``(P,)`` measured differences and the inverses of their variances.
     anchor : int or None
         A node whose potential is 0; in other components the mean is 0.
+    rounds : int
+        Of weighting differences anew, at most.
 
     Returns
     -------
@@ -56,7 +64,7 @@ def potentials(
     incidence = coo_array((np.r_[root, -root], where), shape=(len(i), nodes)).tocsc()
     columns = np.flatnonzero(free)
     potential[columns], rest, _, scale, normal, factor = robust_least_squares(
-        incidence[:, columns], root * difference, np.zeros(len(columns)), len(i)
+        incidence[:, columns], root * difference, np.zeros(len(columns)), len(i), rounds
     )
     diagonal, row_sum = np.zeros((2, nodes))
     diagonal[columns] = inverse_diagonal(normal, factor)

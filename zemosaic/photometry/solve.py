@@ -54,6 +54,10 @@ class Solution:
     plane_chi2 : ndarray
         ``(T, C)`` float64: median chi² of the planes of the component's pairs (1.39 is chance),
         by which "auto" decides; NaN where it could not be judged.
+    plane_ratio : ndarray
+        ``(T, C)`` float64: how many times more slopes of tiles explain of these planes than they
+        leave, by which "auto" decides as well (up to 9 is chance); 0 where the slopes are within
+        their errors, NaN where it was not asked or could not be judged.
     """
 
     gain: np.ndarray
@@ -71,6 +75,7 @@ class Solution:
     chi: np.ndarray
     suspect: np.ndarray
     plane_chi2: np.ndarray
+    plane_ratio: np.ndarray
 
     def correction(self, tile: int) -> Correction:
         """The correction of one tile."""

@@ -129,7 +129,7 @@ def filled(matrix: csc_array, lower: csc_array) -> tuple[np.ndarray, np.ndarray,
 
 
 def robust_least_squares(
-    design: csc_array, right: np.ndarray, ridge: np.ndarray, pairs: int
+    design: csc_array, right: np.ndarray, ridge: np.ndarray, pairs: int, rounds: int = ROUNDS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, csc_array, Any]:
     """Least squares of whitened rows, reweighted by Tukey's biweight, pair by pair.
 
@@ -145,6 +145,8 @@ def robust_least_squares(
         ``(R,)`` right-hand side; ``(N,)`` added to the diagonal of the normal matrix.
     pairs : int
         Number of pairs.
+    rounds : int
+        At most; 1 is plain least squares.
 
     Returns
     -------
@@ -160,7 +162,7 @@ def robust_least_squares(
     transposed = design.T.tocsr()
     robust, solution, rest = np.ones(pairs), np.zeros(size), right
     factor, then, anew, wide = None, np.zeros(size), True, 1.0
-    for turn in range(1, ROUNDS + 1):
+    for turn in range(1, rounds + 1):
         weight = np.concatenate([robust, np.repeat(robust, tilts)])
         weighted = csc_array(
             (design.data * weight[design.indices], design.indices, design.indptr), design.shape
@@ -169,7 +171,7 @@ def robust_least_squares(
         gradient = transposed @ (weight * rest) - ridge * solution
         now, change = normal.diagonal(), None
         # An unknown that has lost its weight would drift, since its error costs no energy.
-        if not anew and turn < ROUNDS and ((now > then / 2) & (now < then * 10)).all():
+        if not anew and turn < rounds and ((now > then / 2) & (now < then * 10)).all():
             change = conjugate(normal, gradient, factor)
         exact = change is None
         if change is None:
