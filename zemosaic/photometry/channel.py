@@ -47,6 +47,7 @@ FEWEST_PAIRS = 3  # to judge that by
 # and more. And it has to be above the errors that are known.
 PLANE_RATIO = 20.0
 PLANE_LEAST = 1.5
+LEAST_VARIANCE = 1e-30  # (ADU per cell)², of the tilts of tiles without noise
 TOGETHER = 40  # rounds of gains and levels together, at most
 STEADY = 1e-11  # change of any log-gain that ends them
 FAR_STEP = 1.0  # change of a log-gain that tells that they lead nowhere
@@ -236,7 +237,7 @@ class Channel:
         groups = self.component.max(initial=-1) + 1
         explained, left = np.zeros(self.tiles), np.zeros(len(i))
         for axis in (0, 1):
-            weight = 1 / cov[:, axis, axis]
+            weight = 1 / np.maximum(cov[:, axis, axis], LEAST_VARIANCE)
             slope, variance, rest = potentials(self.tiles, i, j, tilt[:, axis], weight, rounds=1)
             joined = np.isfinite(variance)
             usual, _ = medians(self.component[joined], slope[joined], groups)
