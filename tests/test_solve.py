@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zemosaic.photometry.channel import TileFrame, medians
+from zemosaic.photometry.channel import TileFrame
 from zemosaic.photometry.graph import potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
+from zemosaic.photometry.planes import medians
 from zemosaic.photometry.solve import Solution, solve
 
 

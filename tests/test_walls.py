@@ -19,8 +19,8 @@ MODULES = {
 }
 PHOTOMETRY = (
     "compiled", "fits_files", "tiles", "sampling", "preview", "overlap", "regression", "blocks",
-    "cells", "rough", "refine", "measure", "sparse", "graph", "channel", "solve", "apply", "mosaic",
-    "simulate",
+    "cells", "rough", "refine", "measure", "sparse", "graph", "planes", "channel", "solve", "apply",
+    "mosaic", "simulate",
 )  # fmt: skip
 #: What the numerics may not touch: futures, telemetry, logs, clocks.
 IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing"}

@@ -8,7 +8,7 @@ import numpy as np
 
 from zemosaic.errors import UserError
 from zemosaic.jobs import PairRecord
-from zemosaic.photometry.channel import PLANE_CHI2, PLANE_RATIO
+from zemosaic.photometry.planes import PLANE_CHI2, PLANE_RATIO
 from zemosaic.photometry.solve import Solution
 from zemosaic.settings import Settings
 

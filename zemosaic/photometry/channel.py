@@ -30,24 +30,18 @@ import numpy as np
 from zemosaic.photometry.graph import affine_potentials, potentials, vector_potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement
 from zemosaic.photometry.overlap import component_labels
+from zemosaic.photometry.planes import (
+    FEWEST_PAIRS,
+    PLANE_CHI2,
+    PLANE_RATIO,
+    medians,
+    plane_chi2,
+    plane_ratio,
+)
 from zemosaic.photometry.sparse import LEAST_WEIGHT, reweighted
 
 MIN_RELATIVE_ERROR = 1e-6  # of a pair's gain: float32 previews know no more
 MIN_LEVEL_ERROR = 1e-3  # ADU, likewise
-CHANCE = 1.386  # median of chi² with two freedoms
-# Planes are taken to be real when the median over pairs of their chi² is above this. Without
-# gradients it has been seen at up to 4, since the errors of tilts are known from few patches; with
-# gradients of a few noise widths it is above 50.
-PLANE_CHI2 = 10.0
-FEWEST_PAIRS = 3  # to judge that by
-# Or when slopes of tiles explain those of the pairs: where the errors of tilts are too large, their
-# chi² says nothing, but tilts that are noise do not close around loops. So many times what the
-# pairs leave is what the median tile's slope is above the error that it has from them; without
-# gradients that has been seen at up to 9 (nine tiles of flat sky), with those of real nights at 39
-# and more. And it has to be above the errors that are known.
-PLANE_RATIO = 20.0
-PLANE_LEAST = 1.5
-LEAST_VARIANCE = 1e-30  # (ADU per cell)², of the tilts of tiles without noise
 TOGETHER = 40  # rounds of gains and levels together, at most
 STEADY = 1e-11  # change of any log-gain that ends them
 FAR_STEP = 1.0  # change of a log-gain that tells that they lead nowhere
@@ -143,7 +137,7 @@ class Channel:
         return found
 
     def _solved(self) -> dict[str, np.ndarray]:
-        chi2, ratio = self._plane_chi2()
+        chi2, ratio = self._plane_evidence()
         planes = self._has_planes(chi2, ratio)
         ends = planes[self.i]
         log_gain, log_var, log_residual, log_chi, group = self._gains(ends)
@@ -202,57 +196,25 @@ class Channel:
         whole[self.good] = values
         return whole
 
-    def _plane_chi2(self) -> tuple[np.ndarray, np.ndarray]:
-        """Median over each component's pairs of the chi² of their planes, by tile.
-
-        And how many times more slopes of tiles explain of these than they leave.
-        """
+    def _plane_evidence(self) -> tuple[np.ndarray, np.ndarray]:
+        """What the pairs' planes say of tiles having planes, by tile; see `plane_chi2`."""
         # With the pair's own gain: a wrong gain would make a plane of any slope of the scene.
         a = np.where(np.isfinite(self.with_plane), self.with_plane, self.plain)
-        a = np.where(np.isfinite(a), a, 1.0)
+        measured = np.isfinite(a)
+        a = np.where(measured, a, 1.0)
         tilt = self.y_tilt - a[:, None] * self.x_tilt
         known = np.isfinite(self.tilt_cov).all(axis=(1, 2))
-        chi2 = np.full(len(a), np.nan)
-        inverse = np.linalg.inv(self.tilt_cov[known] + 1e-300 * np.eye(2))
-        chi2[known] = np.einsum("pi,pij,pj->p", tilt[known], inverse, tilt[known])
-        groups = self.component.max(initial=-1) + 1
-        median, count = medians(self.component[self.i][known], chi2[known], groups)
-        whole = np.where(count >= FEWEST_PAIRS, median, np.nan)[self.component]
+        i, j, tilt, cov = self.i[known], self.j[known], tilt[known], self.tilt_cov[known]
+        chi2 = plane_chi2(self.component, i, tilt, cov)
         if self.model != "auto" or self.frame is None or self.tiles > MANY_TILES:
-            return whole, np.full(self.tiles, np.nan)
+            return chi2, np.full(self.tiles, np.nan)
         # In the unit of all tiles, about: planes are added after gains.
-        measured = np.isfinite(self.plain) | np.isfinite(self.with_plane)
         log_gain, *_ = potentials(
             self.tiles, self.i[measured], self.j[measured], np.log(a[measured]),
             np.ones(np.count_nonzero(measured)), rounds=1,
         )  # fmt: skip
-        unit = np.exp(log_gain[self.j[known]])[:, None]
-        cov = self.tilt_cov[known] * unit[..., None] ** 2
-        return whole, self._plane_ratio(tilt[known] * unit, cov, self.i[known], self.j[known])
-
-    def _plane_ratio(
-        self, tilt: np.ndarray, cov: np.ndarray, i: np.ndarray, j: np.ndarray
-    ) -> np.ndarray:
-        """See PLANE_RATIO; 0 where slopes are within their errors, NaN where nobody can tell."""
-        groups = self.component.max(initial=-1) + 1
-        explained, left = np.zeros(self.tiles), np.zeros(len(i))
-        for axis in (0, 1):
-            weight = 1 / np.maximum(cov[:, axis, axis], LEAST_VARIANCE)
-            slope, variance, rest = potentials(self.tiles, i, j, tilt[:, axis], weight, rounds=1)
-            joined = np.isfinite(variance)
-            usual, _ = medians(self.component[joined], slope[joined], groups)
-            explained += (slope - usual[self.component]) ** 2 / variance
-            left += rest**2 * weight
-        pairs = np.bincount(self.component[i], minlength=groups)
-        tiles = np.bincount(self.component[joined], minlength=groups)
-        free = pairs - tiles + 1  # loops
-        of_tiles, _ = medians(self.component[joined], explained[joined], groups)
-        of_pairs, _ = medians(self.component[i], left, groups)
-        share = np.where(free > 0, free / np.maximum(pairs, 1), np.nan)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = of_tiles / (of_pairs / share)
-        ratio[of_tiles < PLANE_LEAST * CHANCE] = 0.0
-        return np.where(free >= FEWEST_PAIRS, ratio, np.nan)[self.component]
+        unit = np.exp(log_gain[j])[:, None]
+        return chi2, plane_ratio(self.component, i, j, tilt * unit, cov * unit[..., None] ** 2)
 
     def _has_planes(self, chi2: np.ndarray, ratio: np.ndarray) -> np.ndarray:
         if self.frame is None:
@@ -441,15 +403,3 @@ class Channel:
         if self.anchor is not None:
             shift[self.component[self.anchor]] = -offset[self.anchor]
         return offset + shift[self.component]
-
-
-def medians(group: np.ndarray, values: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Median and number ``(groups,)`` of the values of each group; NaN as `numpy.median` does."""
-    count = np.bincount(group, minlength=groups)
-    median = np.full(groups, np.nan)
-    some = np.flatnonzero(count)
-    ranked = values[np.lexsort((values, group))]  # NaNs come last in each group
-    first, size = (np.cumsum(count) - count)[some], count[some]
-    middle = (ranked[first + (size - 1) // 2] + ranked[first + size // 2]) / 2
-    median[some] = np.where(np.isnan(ranked[first + size - 1]), np.nan, middle)
-    return median, count
