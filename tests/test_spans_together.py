@@ -104,6 +104,18 @@ def pairs(count: int, **more: Any) -> list[JobEnded]:
     ]  # fmt: skip
 
 
+def test_a_collector_that_has_all_is_sent_nothing(tmp_path: Path) -> None:
+    """Neither of what ended together nor of what ended alone, and not even a message of nothing."""
+    with http_receiver() as (url, received):
+        tracing = Tracing(tmp_path / "trace.jsonl", url, had=range(1, 13))
+        fan_out = FanOut([Telemetry(tracing.tracer)])
+        fan_out.emit(RunStarted(run_id="r", time_ns=1))
+        fan_out.emit(*pairs(10))
+        fan_out.emit(*pairs(1))
+        assert tracing.close() == []
+    assert received.paths == []
+
+
 def test_what_a_collector_has_is_left_out_of_a_table(tmp_path: Path) -> None:
     """As after a death: some of those that ended together had arrived before."""
     with http_receiver() as (url, received):
