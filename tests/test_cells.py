@@ -1,4 +1,4 @@
-"""Common cells as rows: every cell counts once, and what is chosen does not depend on the noise."""
+"""Common cells as rows: every cell counts once, and light that moves within a block stays in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.test_measure import only, preview
 from zemosaic.photometry.blocks import FEW_CELLS, WHOLE_ENOUGH
-from zemosaic.photometry.cells import FINE_CELLS, Rows, common_rows
+from zemosaic.photometry.cells import MANY_BLOCKS, Rows, common_rows
 from zemosaic.photometry.measure import PairMeasurement, measure_pair
 from zemosaic.photometry.preview import SIDE, Preview
 
@@ -58,8 +58,7 @@ def test_every_common_cell_counts_once(shape: tuple[int, int]) -> None:
     rows = rows_of(first, second)
     common = np.isfinite(first.values[0] + second.values[0])
     assert rows.cells == common.sum()
-    weight = np.ones(len(rows.u))
-    weight[: len(rows.coarse)] = rows.count.ravel()[rows.coarse]
+    weight = rows.count
     if weight.sum() < common.sum():
         h, w = (n - n % SIDE for n in shape)
         whole = common[:h, :w].reshape(h // SIDE, SIDE, w // SIDE, SIDE).all(axis=(1, 3))
@@ -67,7 +66,7 @@ def test_every_common_cell_counts_once(shape: tuple[int, int]) -> None:
         common[:h, :w] = whole.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
         assert common.sum() >= WHOLE_ENOUGH * rows.cells
     assert weight.sum() == common.sum()
-    assert (rows.count.ravel()[rows.coarse] <= rows.side**2).all()
+    assert (rows.count <= rows.side**2).all()
     v, u = np.nonzero(common)
     for found, true in (
         (rows.x[0], first.values[0][common]), (rows.y[0], second.values[0][common]),
@@ -79,7 +78,7 @@ def test_every_common_cell_counts_once(shape: tuple[int, int]) -> None:
 def test_rows_are_few_however_many_cells_there_are() -> None:
     """What a fit costs hardly grows with the overlap."""
     for shape in ((30, 40), (100, 200), (300, 500), (500, 800)):
-        assert len(rows_of(*pair(shape)).u) <= max(FEW_CELLS, 2_000 + FINE_CELLS)
+        assert len(rows_of(*pair(shape)).u) <= max(FEW_CELLS, 1.1 * MANY_BLOCKS)
 
 
 def test_the_rows_are_the_same_from_either_side() -> None:
@@ -91,17 +90,61 @@ def test_the_rows_are_the_same_from_either_side() -> None:
     assert np.array_equal(there.x, back.y)
 
 
-def test_stars_are_kept_cell_by_cell_and_noise_is_not() -> None:
-    """The brightest stars are among the cells; of pure noise none is chosen."""
+@pytest.mark.parametrize("side", [1, SIDE])
+def test_rows_know_what_crosses_their_borders(side: int) -> None:
+    """Gradients and Laplacians are the means over the cells of each row, in both tiles.
+
+    At the tile's edge, where a neighbour is missing, they are 0 along that axis.
+    """
+    shape = (44, 48) if side == 1 else (100, 148)
+    first, second = pair(shape)
+    rows = rows_of(first, second)
+    assert rows.side == side
+    for k, tile in enumerate((first, second)):
+        cells = tile.values[0].astype(float)
+        along_v, along_u = np.gradient(cells)
+        bend = np.zeros((2, *shape))
+        bend[0, :, 1:-1], bend[1, 1:-1] = np.diff(cells, 2, axis=1), np.diff(cells, 2, axis=0)
+        expected = np.stack([along_u, along_v, bend.sum(axis=0)])
+        means = expected.reshape(3, shape[0] // side, side, shape[1] // side, side).mean(
+            axis=(2, 4)
+        )
+        inner = np.zeros(means.shape[1:], dtype=bool)
+        inner[1:-1, 1:-1] = True
+        found = rows.derivatives[:, k, 0]
+        np.testing.assert_allclose(
+            found[:, inner.ravel()], means[:, inner], atol=1e-4 * np.abs(means).max()
+        )
+        left = ~inner
+        left[[0, -1]] = False
+        assert not found[0, left.ravel()].any()
+        assert found[1, left.ravel()].all()
+
+
+def test_light_that_moves_within_a_block_costs_it_no_weight() -> None:
+    """A star in the middle of a block leaves its variance alone; at the border it does not."""
+    y, x = np.mgrid[:100, :148]
+    variance = []
+    for place in (41.5, 43.0):  # the block has the cells 40 to 43
+        star = 1e4 * np.exp(-((x - place) ** 2 + (y - 41.5) ** 2) / 0.5)
+        rows = rows_of(preview(1000 + star, NOISE), preview(1000 + star, NOISE))
+        block = (np.abs(rows.u - 41.5) < 2) & (np.abs(rows.v - 41.5) < 2)
+        assert block.sum() == 1
+        variance.append(rows.of_blocks[0, 0, block][0] / np.median(rows.of_blocks[0]))
+    assert variance[0] < 1.1
+    assert variance[1] > 3
+
+
+def test_bright_rows_are_those_with_stars() -> None:
+    """The brightest star is in one of them; of pure noise none is."""
     first, second = pair((100, 150))
     rows = rows_of(first, second)
-    assert rows.side == SIDE
     y, x = np.unravel_index(np.argmax(first.values[0]), (100, 150))
-    single = slice(len(rows.coarse), None)
-    assert ((rows.u[single] == x) & (rows.v[single] == y)).sum() == 1
+    near = (np.abs(rows.u - x) < SIDE / 2) & (np.abs(rows.v - y) < SIDE / 2)
+    assert rows.bright[near].tolist() == [1]
     rng = np.random.default_rng(1)
     flat = [preview(rng.normal(1000, NOISE, (100, 150)), NOISE) for _ in range(2)]
-    assert len(rows_of(*flat).fine) == 0
+    assert not rows_of(*flat).bright.any()
 
 
 def in_colours(pairs: list[tuple[Preview, Preview]]) -> tuple[Preview, Preview]:

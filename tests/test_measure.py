@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zemosaic.photometry.measure import PairMeasurement, Rejected, measure_pair
-from zemosaic.photometry.preview import Preview, local_contrast
+from zemosaic.photometry.preview import Preview
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -33,8 +33,7 @@ def scene(seed: int, contrast: float = 60.0, stars: int = 60) -> np.ndarray:
 def preview(values: np.ndarray, noise: float, x0: int = 0, y0: int = 0) -> Preview:
     values = np.asarray(values, dtype=np.float32)
     values = values if values.ndim == 3 else values[None]
-    variance = noise**2 + (0.05 * local_contrast(values)) ** 2
-    variance[np.isnan(values)] = np.nan
+    variance = np.where(np.isnan(values), np.nan, noise**2)
     unused = np.zeros(len(values))
     return Preview(x0, y0, values, variance.astype(np.float32), unused, np.zeros(2), np.eye(2))
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.measure import PairMeasurement, measure_pair
-from zemosaic.photometry.preview import Preview, local_contrast
+from zemosaic.photometry.preview import Preview
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 from zemosaic.photometry.solve import Solution, solve
 from zemosaic.result import PhaseSolution
@@ -232,7 +232,7 @@ def two_previews(
     previews = []
     for true, noise in ((sky, noises[0]), (gain * sky + level, noises[1])):
         values = (true + noise * rng.normal(size=shape)).astype(np.float32)[None]
-        variance = (noise**2 + (0.05 * local_contrast(values)) ** 2).astype(np.float32)
+        variance = np.full_like(values, noise**2)
         previews.append(Preview(0, 0, values, variance, np.zeros(1), np.zeros(2), np.eye(2)))
     return previews[0], previews[1]
 

@@ -152,18 +152,19 @@ void line(const double *gram, int k, int terms, int held, double slope, double *
 
 /* Signatures: of each argument its kind (n a number; d, f, i arrays of float64, float32 and intp;
 in capitals those that are written) and its axes, where a letter stands for one length. */
-#define PAIR "f4cab fcde fcde f4cgh fcjk fcjk i8 i9 "
+#define PAIR "f7cab fcde fcde f7cgh fcjk fcjk i8 i9 "
 #define KERNELS(each)                                                                     \
     each(shared_areas, "dpk3 dt43 in in Dn")                                               \
     each(splined, "fphw d2mn Fpab Fab F8b D3b")                                          \
-    each(in_common, PAIR "D4cn D2n D2cn Dn Dn D2 n n n")                                  \
-    each(weighed, "D4cn d2cn dn D2c1 D2c1 Dn Dn n n")                                     \
-    each(gathered, PAIR "il im d4cn d2n d2c1 D4cp I5q D4cq D2q Iq Iq I1 n")               \
+    each(in_common, PAIR "D52cn D2n D2cn Dn Dn D2 n n n n")                               \
+    each(weighed, "D52cn d2cn dn D2c1 Dn Dn n n")                                         \
     each(planes, "dcr dcr dr dr ir D32c1 Dr")                                             \
-    each(design, "dcr dcr dr dr dc d4cp i5r il dhw d2c1 d32c1 Dckr Dp D7hw n n n n n n n") \
-    each(rough_slope, "dcr dcr dcr dcr dr dr ir d32c1 Dc D2cr D6r D6c n n n n n")         \
-    each(refined, "Dckr dcr dcr Dc Dcr Dckk Dc2k Dc Dc Dc Dc Dcr D6r d3 n n n n")         \
-    each(described, "dcr dcr dr dr ir dckr dcr dckk dc2k dc dc D5p D5p D4r Dcs n n n n")
+    each(cells_in, PAIR "il D52cq D2q Iq I1 n")                                           \
+    each(design, "dcb dcb d32cb d2cr db db dc db ib d42cf d2f if d2c1 d32c1 Dckr D2b "     \
+         "D6hw n n n")                                                                    \
+    each(rough_slope, "dcr dcr dcr dcr dr dr ir d32c1 Dc D2cr D6r D8c n n n n n")         \
+    each(refined, "Dckr dcr dcr if Dc Dcr Dckk Dc2k Dc Dc Dc Dc Dcr D6r d3 n n n n")   \
+    each(described, "dcb dcb db db ir dckr dcr dckk dc2k dc dc D5p D5p D4r Dcs n n n n")
 
 enum { MOST_ARGS = 24 };
 

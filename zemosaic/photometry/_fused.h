@@ -35,7 +35,7 @@ typedef union {
 typedef int Kernel(const Arg *a, const Index *size);
 #define SIZE(letter) (size[(letter) - 'a'])
 
-Kernel shared_areas, splined, in_common, weighed, gathered;
+Kernel shared_areas, splined, in_common, weighed, cells_in;
 Kernel planes, design, rough_slope, refined, described;
 
 enum { SAMPLE = 600, TERMS = 9, COLUMNS = 12 }; /* regression.SAMPLE; of a fit at most */

@@ -3,13 +3,15 @@
 #include "_fused.h"
 
 static int starts(const Arg *a, Index c, Index n, double *z, double *slope, double *work)
-{ /* Flattens the rows; two slopes a channel, that of all light and that of the bright blocks; how
+{ /* Flattens the blocks; two slopes a channel, that of all light and that of the bright blocks; how
      many of them are to be tried. NaN as the result where a channel is flat. */
     const Index *const bright = a[6].i;
     int many = 1;
     for (Index i = 0; i < n; i++) many = bright[i] ? 2 : many;
     for (Index m = 0; m < c; m++) {
-        double spread[2], light[2] = {0};
+        const double *const light[2] = {z + m * n, z + (c + m) * n};
+        double spread[2], middle[2];
+        Index count = 0;
         int flat = 0;
         for (Index t = 0; t < 2; t++) {
             const double *const plane = a[7].d + t * c + m, *const given = a[t].d + m * n;
@@ -17,17 +19,41 @@ static int starts(const Arg *a, Index c, Index n, double *z, double *slope, doub
             for (Index i = 0; i < n; i++)
                 work[i] = flattened[i] = given[i] - (plane[0] + plane[2 * c] * a[4].d[i] +
                                                      plane[4 * c] * a[5].d[i]);
-            const double middle = median(work, n), noise = median(a[2 + t].d + m * n, n);
-            spread[t] = ranked(work, n, (Index)(a[12].n * (double)(n - 1))) - middle;
+            const double noise = median(a[2 + t].d + m * n, n);
+            middle[t] = median(work, n);
+            spread[t] = ranked(work, n, (Index)(a[12].n * (double)(n - 1))) - middle[t];
             /* Constant: nothing but rounding. */
             if (spread[t] * fabs(spread[t]) < noise) flat = 1;
-            for (Index i = 0; i < n; i++) light[t] += bright[i] ? flattened[i] - middle : 0;
+        }
+        for (Index i = 0; i < n; i++) {
+            const double p = light[0][i] - middle[0], q = light[1][i] - middle[1];
+            if (bright[i] && p > 0 && q > 0) work[count++] = q / p;
         }
         a[8].D[m] = flat ? NAN : 0;
         slope[m] = flat ? 1 : spread[1] / spread[0];
-        slope[c + m] = light[0] > 0 && light[1] > 0 ? light[1] / light[0] : slope[m];
+        slope[c + m] = count ? ranked(work, count, count / 2) : slope[m];
     }
     return many;
+}
+
+static void judged(const Arg *a, Index c, Index n, Index jobs, const double *slope)
+{ /* Of some lines those that leave less unexplained than any before. */
+    const double *const level = slope + 2 * c, *const lost = level + 2 * c, far = a[16].n * a[16].n;
+    double *const least = a[11].D + 6 * c, *const best = least + c;
+    for (Index k = 0; k < jobs; k++) {
+        const Index m = k % c;
+        const double *const x = a[9].D + m * n, *const y = x + c * n;
+        const double *const vx = a[2].d + m * n, *const vy = a[3].d + m * n;
+        double left = 0;
+        for (Index i = 0; i < n; i++) {
+            const double rest = y[i] - slope[k] * x[i] - level[k];
+            const double square = rest * rest / (vy[i] + slope[k] * slope[k] * vx[i]);
+            left += square < far ? square : far;
+        }
+        if (lost[k] != 0 || !(left < least[m])) continue;
+        least[m] = left;
+        best[m] = slope[k];
+    }
 }
 
 int rough_slope(const Arg *a, const Index *size)
@@ -38,14 +64,17 @@ int rough_slope(const Arg *a, const Index *size)
     double *const restrict w = bent + n, *const restrict wide = w + n;
     double *const restrict dx = wide + n, *const restrict dy = dx + n;
     double *const slope = a[11].D, *const level = slope + 2 * c, *const lost = level + 2 * c;
+    double *const least = lost + 2 * c, *const best = least + c;
     if (n < 1) return -1;
     const Index jobs = c * starts(a, c, n, a[9].D, slope, bent);
+    for (Index m = 0; m < c; m++) least[m] = HUGE_VAL, best[m] = NAN;
     for (Index k = 0; k < jobs; k++) {
         const double *const x = a[9].D + k % c * n, *const y = x + c * n;
         lost[k] = slope[k] <= 0;
         for (Index i = 0; i < n; i++) bent[i] = y[i] - slope[k] * x[i];
         level[k] = median(bent, n);
     }
+    judged(a, c, n, jobs, slope);
     for (int round = 0, steady = 0; round < a[14].n && !steady; round++) {
         steady = 1;
         for (Index k = 0; k < jobs; k++) {
@@ -83,44 +112,31 @@ int rough_slope(const Arg *a, const Index *size)
             level[k] = mean_y - slope[k] * mean_x;
         }
     }
-    /* That line which leaves less unexplained. */
-    for (Index m = 0; m < c; m++) {
-        double least = HUGE_VAL, best = NAN;
-        for (Index k = m; k < jobs; k += c) {
-            const double *const x = a[9].D + m * n, *const y = x + c * n;
-            const double *const vx = a[2].d + m * n, *const vy = a[3].d + m * n;
-            double left = 0;
-            for (Index i = 0; i < n; i++) {
-                const double rest = y[i] - slope[k] * x[i] - level[k], far = a[16].n * a[16].n;
-                const double square = rest * rest / (vy[i] + slope[k] * slope[k] * vx[i]);
-                left += square < far ? square : far;
-            }
-            if (lost[k] == 0 && left < least) {
-                least = left;
-                best = slope[k];
-            }
-        }
-        if (!isnan(a[8].D[m])) a[8].D[m] = best;
-    }
+    judged(a, c, n, jobs, slope);
+    for (Index m = 0; m < c; m++)
+        if (!isnan(a[8].D[m])) a[8].D[m] = best[m];
     return 0;
 }
 
 int refined(const Arg *a, const Index *size)
-{ /* columns, vx, vy; slope, w, gram, line, scale, bread, noise; lost, residual, work; information;
-     held, biweight, rounds, steady */
+{ /* columns, vx, vy, block; slope, w, gram, line, scale, bread, noise; lost, residual, work;
+     information; held, biweight, rounds, steady */
     const Index c = SIZE('c'), n = SIZE('r');
-    const int k = (int)SIZE('k'), scenic = k > 4, held = a[14].n != 0;
-    double *const restrict inverse = a[12].D, *const restrict kept = inverse + n;
+    const int k = (int)SIZE('k'), scenic = k > 4, held = a[15].n != 0;
+    double *const restrict inverse = a[13].D, *const restrict kept = inverse + n;
     double *const restrict spread = kept + n, *const restrict work = spread + n;
-    if (k < 3 || k > COLUMNS || n < 1) return -1;
-    for (Index m = 0; m < c; m++) a[10].D[m] = a[3].D[m] <= 0;
-    for (int round = 0, steady = 0; round < a[16].n && !steady; round++) {
+    const Index *const block = a[3].i, f = SIZE('f'), b = n - f;
+    if (k < 3 || k > COLUMNS || b < 1) return -1;
+    for (Index i = 0; i < f; i++)
+        if (block[i] < 0 || block[i] >= b) return -1;
+    for (Index m = 0; m < c; m++) a[11].D[m] = a[4].D[m] <= 0;
+    for (int round = 0, steady = 0; round < a[17].n && !steady; round++) {
         steady = 1;
         for (Index m = 0; m < c; m++) {
-            double *const z = a[0].D + m * k * n, *const restrict w = a[4].D + m * n;
-            double *const restrict rest = a[11].D + m * n, *const gram = a[5].D + m * k * k;
-            double *const found = a[6].D + m * 2 * k, *const slope = a[3].D + m;
-            double *const lost = a[10].D + m, sum[9];
+            double *const z = a[0].D + m * k * n, *const restrict w = a[5].D + m * n;
+            double *const restrict rest = a[12].D + m * n, *const gram = a[6].D + m * k * k;
+            double *const found = a[7].D + m * 2 * k, *const slope = a[4].D + m;
+            double *const lost = a[11].D + m, sum[9];
             const double *const vx = a[1].d + m * n, *const vy = a[2].d + m * n, s = *slope;
             const double *const p[3] = {kept, w, w}, *const q[3] = {kept, work, spread};
             if (round == 0) {
@@ -136,11 +152,16 @@ int refined(const Arg *a, const Index *size)
                 inverse[i] = 1 / (vy[i] + s * s * vx[i]);
                 kept[i] = rest[i] * rest[i] * inverse[i];
             }
-            const double scale = a[7].D[m] = robust_scale(kept, n);
-            const double share = 1 / (a[15].n * scale * (a[15].n * scale));
+            const double scale = a[8].D[m] = robust_scale(kept, n);
+            const double share = 1 / (a[16].n * scale * (a[16].n * scale));
             for (Index i = 0; i < n; i++) {
                 const double left = 1 - kept[i] * share;
                 kept[i] = left > 0 ? left : 0;
+            }
+            /* Nor is a mean better than the worst of what it is made of. */
+            for (Index i = 0; i < f; i++)
+                kept[block[i]] = kept[b + i] < kept[block[i]] ? kept[b + i] : kept[block[i]];
+            for (Index i = 0; i < n; i++) {
                 w[i] = kept[i] * kept[i] * inverse[i];
                 spread[i] = vx[i] * vy[i] * inverse[i];
                 work[i] = 1;
@@ -148,19 +169,19 @@ int refined(const Arg *a, const Index *size)
             }
             dots(p, q, n, sum);
             const double down = 5 * sum[0] - 4 * sum[1];
-            a[8].D[m] = most(1, sum[0] / (down == 0 ? HUGE_VAL : down));
-            a[9].D[m] = scenic ? 0 : sum[5] * scale * scale;
+            a[9].D[m] = most(1, sum[0] / (down == 0 ? HUGE_VAL : down));
+            a[10].D[m] = scenic ? 0 : sum[5] * scale * scale;
             products(z, w, k, n, work, gram);
-            for (int j = 4; scenic && j < 7; j++) gram[j * k + j] += a[13].d[j - 4];
+            for (int j = 4; scenic && j < 7; j++) gram[j * k + j] += a[14].d[j - 4];
             line(gram, k, k - 3, held, s, found);
             *slope = -found[0];
             if (!(*slope > 0)) *lost = 1;
             if (*lost != 0) *slope = 1;
-            if (!(fabs(*slope - s) <= a[17].n * *slope)) steady = 0;
+            if (!(fabs(*slope - s) <= a[18].n * *slope)) steady = 0;
         }
     }
     for (Index m = 0; m < c; m++)
-        if (a[10].D[m] != 0) a[3].D[m] = NAN;
+        if (a[11].D[m] != 0) a[4].D[m] = NAN;
     return 0;
 }
 
@@ -175,15 +196,16 @@ static double unexplained(const double *gram, const double *rest, int k)
 int described(const Arg *a, const Index *size)
 { /* x, y, u, v, cluster; columns, w, gram, line, slope, noise; sums, shares, left; told;
      held, terms of a plain line, and with a plane, what the curvature must explain */
-    const Index c = SIZE('c'), n = SIZE('r'), p = SIZE('p'), *const cluster = a[4].i;
+    const Index c = SIZE('c'), n = SIZE('r'), b = SIZE('b'), p = SIZE('p');
+    const Index *const cluster = a[4].i;
     const double *const u = a[2].d, *const v = a[3].d;
     const int k = (int)SIZE('k'), held = a[15].n != 0;
     double *const sums = a[11].D, *const shares = a[12].D, *const left = a[13].D;
-    if (SIZE('s') != 28 || k < 3 || k > COLUMNS || n < 1) return -1;
+    if (SIZE('s') != 28 || k < 3 || k > COLUMNS || b < 1 || b > n) return -1;
     for (Index i = 0; i < n; i++)
         if (cluster[i] < 0 || cluster[i] >= p) return -1;
     for (Index m = 0; m < c; m++) {
-        const double *const x = a[0].d + m * n, *const y = a[1].d + m * n;
+        const double *const x = a[0].d + m * b, *const y = a[1].d + m * b;
         const double *const w = a[6].d + m * n;
         const double *const z = a[5].d + m * k * n, *const gram = a[7].d + m * k * k;
         const double *const full = a[8].d + m * 2 * k;
@@ -208,7 +230,8 @@ int described(const Arg *a, const Index *size)
             out[t] = -lines[t * 2 * k];
             slope[t] = out[t] > 0 ? out[t] : 1;
         }
-        for (Index i = 0; i < n; i++) {
+        /* What cells differ by from their blocks tells of the slope alone. */
+        for (Index i = 0; i < b; i++) {
             sum[0] += w[i];
             sum[1] += w[i] * u[i];
             sum[2] += w[i] * v[i];
@@ -219,10 +242,13 @@ int described(const Arg *a, const Index *size)
         for (int t = 0; t < 4; t++) pivot[t] = sum[t + 1] / sum[0];
         for (Index i = 0; i < 5 * p; i++) sums[i] = shares[i] = 0;
         for (Index i = 0; i < n; i++) {
-            const double about[4] = {u[i] - pivot[0], v[i] - pivot[1], x[i] - pivot[2],
-                                     y[i] - pivot[3]};
+            double about[4] = {0};
+            if (i < b) {
+                const double at[4] = {u[i], v[i], x[i], y[i]};
+                for (int t = 0; t < 4; t++) about[t] = at[t] - pivot[t];
+            }
             const double regressors[5] = {left[n + i], left[3 * n + i], 1, about[0], about[1]};
-            for (int q = 0; q < 5; q++) {
+            for (int q = 0; q < (i < b ? 5 : 2); q++) {
                 const double one = w[i] * regressors[q];
                 sums[q * p + cluster[i]] += one * left[q ? 2 * n + i : i];
                 shares[q * p + cluster[i]] += one * regressors[q];
@@ -230,7 +256,7 @@ int described(const Arg *a, const Index *size)
             /* The same from either side: the scene terms' prior is felt by x and y unlike. */
             for (int t = 0; t < 2; t++)
                 seen[t] += w[i] * regressors[t] * (z[i] + z[n + i] / slope[t]) / 2;
-            for (int t = 0, q = 0; t < 4; t++)
+            for (int t = 0, q = 0; i < b && t < 4; t++)
                 for (int r = t; r < 4; r++) moments[q++] += w[i] * about[t] * about[r];
         }
         squares[5] = 0;
@@ -247,8 +273,8 @@ int described(const Arg *a, const Index *size)
         }
         for (int t = 0; t < 2; t++) out[4 + t] = seen[t] - a[10].d[m];
         memcpy(out + 17, moments, sizeof moments);
-        for (Index i = 0; i < n; i++) left[i] = fabs(left[2 * n + i]);
-        out[27] = median(left, n) / 0.6745;
+        for (Index i = 0; i < b; i++) left[i] = fabs(left[2 * n + i]);
+        out[27] = median(left, b) / 0.6745;
     }
     return 0;
 }

@@ -2,6 +2,8 @@
 
 #include "_fused.h"
 
+enum { KINDS = 5 }; /* blocks.KINDS */
+
 typedef struct {
     const float *blocks, *values, *variance;
     Index x0, y0, width, height;    /* cells of the grid */
@@ -27,7 +29,7 @@ static int pair_of(const Arg *a, const Index *size, Tile tiles[2], Frame *frame)
             return -1;
         tiles[t] = tile;
     }
-    return frame->width * frame->height == SIZE('n') ? 0 : -1;
+    return 0;
 }
 
 static const float *of_tile(const float *plane, const Tile *p, Index channel, Index row, Index column)
@@ -35,69 +37,78 @@ static const float *of_tile(const float *plane, const Tile *p, Index channel, In
     return plane + (channel * p->height + row - p->y0) * p->width + column - p->x0;
 }
 
-static int cell_of(const Tile tiles[2], const Frame *f, Index channel, Index row, Index column,
-                   double z[4])
-{ /* x, y, vx, vy of a cell of the grid; whether it is valid in both tiles. */
-    if (row < f->y0 || row >= f->y1 || column < f->x0 || column >= f->x1) return 0;
-    for (int t = 0; t < 2; t++) {
-        const Tile *const p = &tiles[t];
-        z[t] = (double)*of_tile(p->values, p, channel, row, column);
-        z[2 + t] = (double)*of_tile(p->variance, p, channel, row, column);
+static int cell_of(const Tile *p, Index channel, Index row, Index column, double error,
+                   double z[KINDS])
+{ /* What blocks._cells says of a cell of the grid; whether it is valid. */
+    const float *const at = of_tile(p->values, p, channel, row, column);
+    const int there[4] = {column > p->x0, column + 1 < p->x0 + p->width, row > p->y0,
+                          row + 1 < p->y0 + p->height};
+    const Index step[4] = {-1, 1, -p->width, p->width};
+    double border = 0;
+    z[0] = (double)*at;
+    z[4] = 0;
+    if (!isfinite(z[0])) return 0;
+    for (int axis = 0; axis < 2; axis++) {
+        double to[2];
+        for (int k = 0; k < 2; k++) {
+            to[k] = there[2 * axis + k] ? (double)at[step[2 * axis + k]] - z[0] : NAN;
+            if (isfinite(to[k])) border += to[k] * to[k];
+        }
+        const int both = isfinite(to[0] + to[1]);
+        z[2 + axis] = both ? (to[1] - to[0]) / 2 : 0;
+        z[4] += both ? to[0] + to[1] : 0;
     }
-    return isfinite(z[0] + z[1]);
+    z[1] = (double)*of_tile(p->variance, p, channel, row, column) + error * error * border;
+    return 1;
 }
 
 typedef struct { /* sums over the blocks of the frame: see blocks.Blocks */
     double *z, *place, *highest, *number;
 } Sums;
 
-static int looked_up(const Tile tiles[2], const Frame *f, Index c, Index unit, Index row,
-                     Index column, Index b, const Sums *to)
-{ /* Adds a block of SIDE cells cell by cell; 0 where the channels are not valid in the same. */
+static int looked_up(const Tile tiles[2], const Frame *f, Index c, double error, const Index box[4],
+                     const Sums *to)
+{ /* Adds cells of a box (first and last row and column) to their blocks; 0 where the channels are
+     not valid in the same. */
     const Index n = f->width * f->height, x = f->left * f->side, y = f->top * f->side;
-    Index left = x + column * unit, right = left + unit, low = y + row * unit, high = low + unit;
-    left = left > f->x0 ? left : f->x0, right = right < f->x1 ? right : f->x1;
-    low = low > f->y0 ? low : f->y0, high = high < f->y1 ? high : f->y1;
-    for (Index m = 0; m < c; m++) {
-        double sum[4] = {0}, top[2] = {-HUGE_VAL, -HUGE_VAL}, known = 0, u = 0, v = 0;
-        for (Index j = low; j < high && left < right; j++) {
-            const float *one[2], *first[2], *spread[2];
-            for (int t = 0; t < 2; t++) {
-                one[t] = of_tile(tiles[t].values, &tiles[t], m, j, left);
-                first[t] = of_tile(tiles[t].values, &tiles[t], 0, j, left);
-                spread[t] = of_tile(tiles[t].variance, &tiles[t], m, j, left);
+    for (Index row = box[0]; row < box[1]; row++)
+        for (Index column = box[2]; column < box[3]; column++) {
+            const Index b = (row - y) / f->side * f->width + (column - x) / f->side;
+            int known = 0;
+            for (Index m = 0; m < c; m++) {
+                double z[2][KINDS];
+                int valid = 1;
+                for (int t = 0; t < 2 && valid; t++)
+                    valid = cell_of(&tiles[t], m, row, column, error, z[t]);
+                if (m && valid != known) return 0;
+                known = valid;
+                for (int q = 0; known && q < 2 * KINDS; q++)
+                    to->z[(q * c + m) * n + b] += z[q % 2][q / 2];
+                for (int t = 0; known && t < 2; t++) {
+                    double *const highest = to->highest + (t * c + m) * n + b;
+                    *highest = most(*highest, z[t][0]);
+                }
             }
-            for (Index k = 0; k < right - left; k++) {
-                const double p = (double)one[0][k], q = (double)one[1][k];
-                const double same = (double)first[0][k] + (double)first[1][k];
-                const int valid = isfinite(p + q) != 0;
-                if (valid != (isfinite(same) != 0)) return 0;
-                if (!valid) continue;
-                sum[0] += p;
-                sum[1] += q;
-                sum[2] += (double)spread[0][k];
-                sum[3] += (double)spread[1][k];
-                top[0] = most(top[0], p);
-                top[1] = most(top[1], q);
-                known++;
-                u += (double)(left + k - x);
-                v += (double)(j - y);
-            }
+            if (!known) continue;
+            to->number[b] += 1;
+            to->place[b] += (double)(column - x);
+            to->place[n + b] += (double)(row - y);
         }
-        for (int q = 0; q < 4; q++) to->z[(q * c + m) * n + b] += sum[q];
-        for (int t = 0; t < 2; t++) {
-            double *const highest = to->highest + (t * c + m) * n + b;
-            *highest = most(*highest, top[t]);
-        }
-        if (m) continue;
-        to->number[b] += known;
-        to->place[b] += u;
-        to->place[n + b] += v;
-    }
     return 1;
 }
 
-static int added(const Tile tiles[2], const Frame *f, Index c, Index unit, int whole,
+static int cut_looked_up(const Tile tiles[2], const Frame *f, Index c, Index unit, double error,
+                         Index row, Index column, const Sums *to)
+{ /* A block of `unit` cells, as far as it lies in the overlap. */
+    const Index low = f->top * f->side + row * unit, left = f->left * f->side + column * unit;
+    const Index box[4] = {
+        low > f->y0 ? low : f->y0, low + unit < f->y1 ? low + unit : f->y1,
+        left > f->x0 ? left : f->x0, left + unit < f->x1 ? left + unit : f->x1,
+    };
+    return looked_up(tiles, f, c, error, box, to);
+}
+
+static int added(const Tile tiles[2], const Frame *f, Index c, Index unit, double error, int whole,
                  double *least, const Sums *to)
 { /* Those blocks of SIDE cells that are whole in both tiles and, in `least`, how many cells there
      can be; or the others, cell by cell. 0 where the channels part. */
@@ -121,13 +132,13 @@ static int added(const Tile tiles[2], const Frame *f, Index c, Index unit, int w
             for (int t = 0; t < 2; t++) {
                 const Tile *const p = &tiles[t];
                 at[t] = p->blocks + (row - p->low) * p->across + column - p->left;
-                const double count = (double)at[t][3 * c * p->n];
+                const double count = (double)at[t][6 * c * p->n];
                 for (Index m = 1; m < c; m++)
-                    if ((double)at[t][(3 * c + m) * p->n] != count) return 0;
+                    if ((double)at[t][(6 * c + m) * p->n] != count) return 0;
                 fewest = count < fewest ? count : fewest;
             }
             if (!whole && fewest > 0 && fewest < full &&
-                !looked_up(tiles, f, c, unit, row, column, b, to))
+                !cut_looked_up(tiles, f, c, unit, error, row, column, to))
                 return 0;
             if (!whole) continue;
             least[b] += fewest;
@@ -138,8 +149,8 @@ static int added(const Tile tiles[2], const Frame *f, Index c, Index unit, int w
             for (Index m = 0; m < 2 * c; m++) {
                 const Index t = m >= c, area = tiles[t].n, here = m * n + b;
                 const float *const block = at[t] + (m - t * c) * area;
-                to->z[here] += full * (double)block[0];
-                to->z[here + 2 * c * n] += full * (double)block[c * area];
+                for (Index q = 0; q < KINDS; q++)
+                    to->z[here + 2 * q * c * n] += full * (double)block[(q + (q > 1)) * c * area];
                 to->highest[here] = most(to->highest[here], (double)block[2 * c * area]);
             }
         }
@@ -155,123 +166,106 @@ static double total(const double *z, Index n)
 
 int in_common(const Arg *a, const Index *size)
 { /* the pair; blocks, place, highest, number, least; cells (-1 where the channels part) and few;
-     cells along a block, few, whole enough */
+     cells along a block, few, whole enough, the error at borders */
     const Index c = SIZE('c'), n = SIZE('n'), unit = (Index)a[14].n;
     const Sums to = {a[8].D, a[9].D, a[10].D, a[11].D};
-    double *const least = a[12].D, *const told = a[13].D;
+    const double error = a[17].n;
+    double *const least = a[12].D, *const told = a[13].D, bound = HUGE_VAL;
     Tile tiles[2];
     Frame f;
-    if (pair_of(a, size, tiles, &f) < 0) return -1;
+    if (pair_of(a, size, tiles, &f) < 0 || f.width * f.height != n) return -1;
     told[0] = -1;
-    for (Index b = 0; b < 4 * c * n; b++) to.z[b] = 0;
+    told[1] = 0;
+    for (Index b = 0; b < 2 * KINDS * c * n; b++) to.z[b] = 0;
     for (Index b = 0; b < 2 * c * n; b++) to.highest[b] = -HUGE_VAL;
     for (Index b = 0; b < n; b++) to.number[b] = to.place[b] = to.place[n + b] = least[b] = 0;
-    if (!added(tiles, &f, c, unit, 1, least, &to)) return 0;
-    double bound = total(least, n);
-    told[1] = bound <= a[15].n;
-    if (told[1] != 0 || total(to.number, n) < a[16].n * bound) {
-        if (!added(tiles, &f, c, unit, 0, least, &to)) return 0;
-        bound = total(to.number, n);
+    int looked = f.side == 1;
+    if (looked) {
+        const Index box[4] = {f.y0, f.y1, f.x0, f.x1};
+        if (!looked_up(tiles, &f, c, error, box, &to)) return 0;
+    } else {
+        if (!added(tiles, &f, c, unit, error, 1, least, &to)) return 0;
+        bound = total(least, n);
+        if (bound <= a[15].n) {
+            told[0] = bound;
+            told[1] = 1;
+            return 0;
+        }
+        looked = total(to.number, n) < a[16].n * bound;
+        if (looked && !added(tiles, &f, c, unit, error, 0, least, &to)) return 0;
     }
     for (Index b = 0; b < n; b++) {
         const double share = 1 / most(to.number[b], 1);
-        for (Index q = b; q < 4 * c * n; q += n) to.z[q] *= share;
+        for (Index q = b; q < 2 * KINDS * c * n; q += n) to.z[q] *= share;
         to.place[b] *= share;
         to.place[n + b] *= share;
     }
-    told[0] = bound;
+    told[0] = looked ? total(to.number, n) : bound;
     return 0;
 }
 
 int weighed(const Arg *a, const Index *size)
-{ /* blocks, highest, number; tiny, typical, above; work; share, cells of a block */
+{ /* blocks, highest, number; typical, above; work; share, cells of a block */
     const Index c = SIZE('c'), n = SIZE('n');
-    double *const z = a[0].D, *const tiny = a[3].D, *const typical = a[4].D, *const there = a[6].D;
+    double *const z = a[0].D, *const typical = a[3].D, *const there = a[5].D;
     double some[SAMPLE + 1];
     Index count = 0, step = 1;
     for (Index i = 0; i < n; i++)
         if (a[2].d[i] != 0) there[count++] = (double)i;
     if (count) count = thinned(count, &step);
-    for (Index q = 0; q < 4 * c; q++) {
-        for (Index i = 0; i < count; i++) some[i] = fabs(z[q * n + (Index)there[i * step]]);
-        const double found = count ? ranked(some, count, count / 2) : 1, part = 1e-6 * found;
-        if (q < 2 * c) tiny[q] = 1e-12 + part * part;
-        else typical[q - 2 * c] = 1 / sqrt(found + tiny[q - 2 * c]);
+    for (Index q = 0; q < 2 * c; q++) {
+        double tiny = 0;
+        for (Index k = q; k < 4 * c; k += 2 * c) {
+            for (Index i = 0; i < count; i++) some[i] = fabs(z[k * n + (Index)there[i * step]]);
+            const double found = count ? ranked(some, count, count / 2) : 1, part = 1e-6 * found;
+            if (k == q) tiny = 1e-12 + part * part;
+            else typical[q] = found + tiny;
+        }
+        for (Index i = 0; i < n; i++) z[(2 * c + q) * n + i] += tiny;
     }
     for (Index i = 0; i < n; i++) {
-        const double share = a[7].n / most(a[2].d[i], 1);
-        double *const above = a[5].D + i;
+        const double share = a[6].n / most(a[2].d[i], 1);
+        double *const above = a[4].D + i;
         *above = -HUGE_VAL;
         for (Index m = 0; m < c; m++) {
             double sum = 0;
             for (Index q = m; q < 2 * c; q += c) {
-                double *const variance = z + (2 * c + q) * n + i;
-                sum += (a[1].d[q * n + i] - z[q * n + i]) * typical[q];
-                *variance = (*variance + tiny[q]) * (share < 1 ? share : 1);
+                z[(2 * c + q) * n + i] *= share < 1 ? share : 1;
+                sum += (a[1].d[q * n + i] - z[q * n + i]) / sqrt(typical[q]);
             }
             *above = most(*above, sum);
         }
     }
-    for (Index q = 0; q < 2 * c; q++) typical[q] = a[7].n / a[8].n / (typical[q] * typical[q]);
+    for (Index q = 0; q < 2 * c; q++) typical[q] *= a[6].n / a[7].n;
     return 0;
 }
 
-static Index floored(Index a, Index b) { return a / b - (a % b < 0); }
-
-int gathered(const Arg *a, const Index *size)
-{ /* the pair; fine, coarse, blocks, place, tiny; pixels, places, cells, at, patch, block, rows;
-     cells along a patch */
-    const Index c = SIZE('c'), n = SIZE('n'), p = SIZE('p'), r = SIZE('q'), coarse = SIZE('m');
-    const Index patch = (Index)a[20].n;
-    double *const pixels = a[13].D, *const at = a[16].D;
-    Index *const places = a[14].I, rows = 0;
+int cells_in(const Arg *a, const Index *size)
+{ /* the pair; blocks; z, place, which; rows; the error at borders */
+    const Index c = SIZE('c'), n = SIZE('q');
+    Index rows = 0;
     Tile tiles[2];
     Frame f;
-    if (pair_of(a, size, tiles, &f) < 0) return -1;
-    const Index side = f.side, across = side + 2;
-    if (p != n + SIZE('l') * across * across || r != coarse + SIZE('l') * side * side) return -1;
-    for (Index q = 0; q < 4 * c; q++)
-        memcpy(pixels + q * p, a[10].d + q * n, (size_t)n * sizeof(double));
-    for (; rows < coarse; rows++) {
-        const Index b = a[9].i[rows];
-        if (b < 0 || b >= n) return -1;
-        places[rows] = b;
-        at[rows] = a[11].d[b] + (double)(f.left * side - f.x0);
-        at[r + rows] = a[11].d[n + b] + (double)(f.top * side - f.y0);
-    }
-    for (Index k = 0, i = n; k < SIZE('l'); k++) {
+    if (pair_of(a, size, tiles, &f) < 0 || n != SIZE('l') * f.side * f.side) return -1;
+    for (Index k = 0; k < SIZE('l'); k++) {
         const Index b = a[8].i[k];
-        if (b < 0 || b >= n) return -1;
-        const Index low = (b / f.width + f.top) * side, left = (b % f.width + f.left) * side;
-        for (Index v = low - 1; v <= low + side; v++)
-            for (Index u = left - 1; u <= left + side; u++, i++) {
-                int known = 0;
-                for (Index m = 0; m < c; m++) {
-                    double z[4] = {0};
-                    const int here = cell_of(tiles, &f, m, v, u, z);
-                    known = m ? known : here;
-                    for (int q = 0; q < 4; q++)
-                        pixels[(q * c + m) * p + i] = z[q] + (q < 2 ? 0 : a[12].d[(q - 2) * c + m]);
-                    if (!here) pixels[m * p + i] = NAN;
+        if (b < 0 || b >= f.width * f.height) return -1;
+        const Index low = b / f.width * f.side, left = b % f.width * f.side;
+        for (Index v = low; v < low + f.side; v++)
+            for (Index u = left; u < left + f.side; u++) {
+                const Index row = v + f.top * f.side, column = u + f.left * f.side;
+                int valid = row >= f.y0 && row < f.y1 && column >= f.x0 && column < f.x1;
+                for (Index q = 0; valid && q < 2 * c; q++) {
+                    double z[KINDS];
+                    valid = cell_of(&tiles[q / c], q % c, row, column, a[13].n, z);
+                    for (int i = 0; i < KINDS; i++) a[9].D[(2 * c * i + q) * n + rows] = z[i];
                 }
-                if (!known || v < low || u < left || v == low + side || u == left + side) continue;
-                places[rows] = i;
-                at[rows] = (double)(u - f.x0);
-                at[r + rows] = (double)(v - f.y0);
-                a[18].I[rows++] = k;
+                if (!valid) continue;
+                a[10].D[rows] = (double)u;
+                a[10].D[n + rows] = (double)v;
+                a[11].I[rows++] = k;
             }
     }
-    /* Patches lie on the grid's lattice, too. */
-    const Index first = floored(f.x0, patch), low = floored(f.y0, patch) * patch;
-    const Index width = floored(f.x1, patch) + 1 - first;
-    for (Index i = 0; i < rows; i++) {
-        const Index next = i < coarse ? f.width : across;
-        const Index step[4] = {-1, 1, -next, next};
-        for (int q = 0; q < 4; q++) places[(q + 1) * r + i] = places[i] + step[q];
-        a[17].I[i] = (Index)((at[r + i] + (double)(f.y0 - low)) / (double)patch) * width +
-                     (Index)((at[i] + (double)(f.x0 - first * patch)) / (double)patch);
-        for (Index q = 0; q < 4 * c; q++) a[15].D[q * r + i] = pixels[q * p + places[i]];
-    }
-    a[19].I[0] = rows;
+    a[12].I[0] = rows;
     return 0;
 }

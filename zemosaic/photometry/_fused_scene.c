@@ -60,81 +60,83 @@ static double mean(const double *z, Index n)
 }
 
 int design(const Arg *a, const Index *size)
-{ /* x, y, u, v, slope; pixels, places, fine, count, typical, planes; columns; image, work;
-     cells along a block, corner u and v, rows of blocks, noise of details, of 3 and of 9 */
-    const Index c = SIZE('c'), n = SIZE('r'), p = SIZE('p'), h = SIZE('h'), w = SIZE('w');
-    const Index blocks = h * w, side = (Index)a[14].n, around = (side + 2) * (side + 2);
-    const Index *const places = a[6].i, *const fine = a[7].i, coarse = (Index)a[17].n;
-    const double *const count = a[8].d;
-    double *const image = a[12].D, *const variance = a[13].D, *const sum = variance + blocks;
-    double *const rows = sum + blocks, *const three = rows + blocks, *const nine = three + blocks;
-    double *const many = nine + blocks, *const more = many + blocks;
-    if (SIZE('k') != COLUMNS || n < 1 || p != blocks + SIZE('l') * around) return -1;
-    for (Index i = 0; i < 5 * n; i++)
-        if (places[i] < 0 || places[i] >= p) return -1;
-    for (Index i = 0; i < SIZE('l'); i++)
-        if (fine[i] < 0 || fine[i] >= blocks) return -1;
-    threes(count, h, w, 1, rows, many);
+{ /* x, y, derivatives, variance, u, v, slope; count, at; cells, their place and block; typical,
+     planes; columns; image and its variance, work; noise of details, of 3 and of 9 */
+    const Index c = SIZE('c'), b = SIZE('b'), f = SIZE('f'), n = SIZE('r');
+    const Index h = SIZE('h'), w = SIZE('w'), area = h * w;
+    const Index *const at = a[8].i, *const block = a[11].i;
+    const double *const count = a[7].d, *const u = a[4].d, *const v = a[5].d, *const in = a[10].d;
+    double *const image = a[15].D, *const variance = image + b, *const sum = a[16].D;
+    double *const rows = sum + area, *const three = rows + area, *const nine = three + area;
+    double *const many = nine + area, *const more = many + area;
+    if (SIZE('k') != COLUMNS || b < 1 || n != b + f) return -1;
+    for (Index i = 0; i < f; i++)
+        if (block[i] < 0 || block[i] >= b) return -1;
+    for (Index i = 0; i < b; i++)
+        if (at[i] < 0 || at[i] >= area) return -1;
+    for (Index i = 0; i < area; i++) sum[i] = 0;
+    for (Index i = 0; i < b; i++) sum[at[i]] = count[i];
+    threes(sum, h, w, 1, rows, many);
     threes(many, h, w, 3, rows, more);
     for (Index m = 0; m < c; m++) {
-        const double *const x = a[5].d + m * p, *const y = x + c * p, *const vx = y + c * p;
-        const double *const vy = vx + c * p, *const q = a[10].d + m, s = a[4].d[m];
-        const double noise_x = a[9].d[m], noise_y = a[9].d[c + m];
-        double *const out = a[11].D + m * COLUMNS * n, typical, unused;
-        for (Index i = 0; i < n; i++) out[i] = a[1].d[m * n + i] - s * a[0].d[m * n + i];
-        const double level = median(out, n);
+        const double *const x = a[0].d + m * b, *const y = a[1].d + m * b, s = a[6].d[m];
+        const double *const vx = a[3].d + m * n, *const vy = vx + c * n, *const q = a[13].d + m;
+        const double noise_x = a[12].d[m], noise_y = a[12].d[c + m];
+        double *const out = a[14].D + m * COLUMNS * n, typical, wide;
+        for (Index i = 0; i < b; i++) out[i] = y[i] - s * x[i];
+        const double level = median(out, b);
         const double flat = mean_scene(q[0], q[c], noise_x, noise_y, s, level, &typical);
-        const double up = mean_scene(q[2 * c], q[3 * c], noise_x, noise_y, s, 0, &unused);
-        const double down = mean_scene(q[4 * c], q[5 * c], noise_x, noise_y, s, 0, &unused);
-        for (Index i = 0; i < blocks; i++) {
+        const double up = mean_scene(q[2 * c], q[3 * c], noise_x, noise_y, s, 0, &wide);
+        const double down = mean_scene(q[4 * c], q[5 * c], noise_x, noise_y, s, 0, &wide);
+        for (Index i = 0; i < b; i++) {
             image[i] = mean_scene(x[i], y[i], vx[i], vy[i], s, level, variance + i);
-            sum[i] = image[i] * count[i];
+            sum[at[i]] = image[i] * count[i];
         }
         threes(sum, h, w, 1, rows, three);
         threes(three, h, w, 3, rows, nine);
-        for (Index i = 0, row = 0, column = 0; i < blocks; i++, column++) {
-            if (column == w) column = 0, row++;
-            const double u = ((double)column + 0.5) * (double)side - 0.5 + a[15].n;
-            const double v = ((double)row + 0.5) * (double)side - 0.5 + a[16].n;
-            const double low = three[i] / most(many[i], 1), least = nine[i] / most(more[i], 1);
-            const double under = flat + up * u + down * v;
-            image[i] = cut(image[i] - low, variance[i] * a[18].n * a[18].n) +
-                       cut(low - least, typical * a[19].n * a[19].n) +
-                       cut(least - under, typical * a[20].n * a[20].n) + under;
-        }
-        for (Index b = 0, i = blocks; b < SIZE('l'); b++)
-            for (const Index beyond = i + around; i < beyond; i++) {
-                const double behind = image[fine[b]];
-                double wide;
-                const double near = mean_scene(x[i], y[i], vx[i], vy[i], s, level, &wide);
-                image[i] = behind + cut(near - behind, wide);
-            }
-        for (Index i = 0; i < blocks; i++) image[i] = count[i] == 0 ? NAN : image[i];
-        for (Index i = 0; i < n; i++) {
-            const double step = i < coarse ? 1 / (double)side : 1, at = image[places[i]];
-            const double left = image[places[n + i]], right = image[places[2 * n + i]];
-            const double low = image[places[3 * n + i]], high = image[places[4 * n + i]];
-            const double bend = (left + right + (low + high) - 4 * at) * step * step;
-            const int known = !isnan(bend);
-            out[2 * n + i] = at / s;
+        for (Index i = 0; i < b; i++) {
+            const double low = three[at[i]] / many[at[i]], least = nine[at[i]] / more[at[i]];
+            const double under = flat + up * u[i] + down * v[i];
+            out[i] = x[i];
+            out[n + i] = y[i];
+            out[2 * n + i] = (cut(image[i] - low, variance[i] * a[17].n * a[17].n) +
+                              cut(low - least, typical * a[18].n * a[18].n) +
+                              cut(least - under, typical * a[19].n * a[19].n) + under) / s;
             out[3 * n + i] = 1;
-            out[4 * n + i] = known ? (right - left) * step / 2 : 0;
-            out[5 * n + i] = known ? (high - low) * step / 2 : 0;
-            out[6 * n + i] = known ? bend : 0;
+            out[7 * n + i] = u[i];
+            out[8 * n + i] = v[i];
         }
-        memcpy(out, a[0].d + m * n, (size_t)n * sizeof(double));
-        memcpy(out + n, a[1].d + m * n, (size_t)n * sizeof(double));
-        memcpy(out + 7 * n, a[2].d, (size_t)n * sizeof(double));
-        memcpy(out + 8 * n, a[3].d, (size_t)n * sizeof(double));
         for (int k = 0; k < 9; k = k == 2 ? 7 : k + 1) {
-            const double middle = mean(out + k * n, n);
-            for (Index i = 0; i < n; i++) out[k * n + i] -= middle;
+            double *const column = out + k * n, middle = mean(column, b);
+            for (Index i = 0; i < b; i++) column[i] -= middle;
+            for (Index i = b; k > 2 && i < n; i++) column[i] = in[(k - 7) * f + i - b] - middle;
         }
-        const double *const u = out + 7 * n, *const v = out + 8 * n;
         for (Index i = 0; i < n; i++) {
-            out[9 * n + i] = u[i] * u[i];
-            out[10 * n + i] = u[i] * v[i];
-            out[11 * n + i] = v[i] * v[i];
+            out[9 * n + i] = out[7 * n + i] * out[7 * n + i];
+            out[10 * n + i] = out[7 * n + i] * out[8 * n + i];
+            out[11 * n + i] = out[8 * n + i] * out[8 * n + i];
+        }
+        /* Of cells what they differ by from their blocks. */
+        for (int k = 7; k < COLUMNS; k++)
+            for (Index i = 0; i < f; i++) out[k * n + b + i] -= out[k * n + block[i]];
+        for (Index k = 0; k < 4; k++) {
+            const double *const by_x = a[9].d + (2 * k * c + m) * f, *const by_y = by_x + c * f;
+            const double *of_x = x, *of_y = y;
+            if (k) of_x = a[2].d + (2 * (k - 1) * c + m) * b, of_y = of_x + c * b;
+            for (Index i = 0; k && i < b; i++)
+                out[(3 + k) * n + i] = mean_scene(of_x[i], of_y[i], vx[i], vy[i], s, 0, &wide);
+            for (Index i = 0; i < f; i++) {
+                const double dx = by_x[i] - of_x[block[i]], dy = by_y[i] - of_y[block[i]];
+                const double near = mean_scene(dx, dy, vx[b + i], vy[b + i], s, 0, &wide);
+                if (k) {
+                    out[(3 + k) * n + b + i] = near;
+                    continue;
+                }
+                out[b + i] = dx;
+                out[n + b + i] = dy;
+                out[2 * n + b + i] = cut(near, wide) / s;
+                out[3 * n + b + i] = 0;
+            }
         }
     }
     return 0;

@@ -1,11 +1,13 @@
 """The common cells of a pair, gathered into about a thousand rows for the fit.
 
-Cells count, but not one by one: sky and clouds are smooth, so the mean of a block of 4 x 4 cells
-says as much as its cells, and previews know the means of theirs. Where stars stand far above the
-noise in both tiles the cells are rows of their own, since registration and seeing matter; so are
-all cells of a small overlap. Blocks that an edge or a hole cuts are looked up cell by cell, unless
-they hold next to nothing. Blocks lie on the lattice of the grid and stars are found in both tiles
-together, far above their noise, hence the choice of rows bends nothing.
+Cells count, but not one by one: sky and clouds are smooth and a star's light stays together, so the
+mean of a block of 4 x 4 cells says nearly as much as its cells, and previews know the means of
+theirs. Where the brightest stars stand far above the noise in both tiles the cells are rows as
+well, by their differences from the mean of their block: no sky imitates a star. In a small overlap
+every cell is a block. What seeing and registration move across the border of a block or a cell is
+known to first order from both tiles, as its mean gradient and Laplacian. Blocks lie on the lattice
+of the grid and stars are found in both tiles together, far above their noise, hence the choice of
+rows bends nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from functools import cached_property
 import numpy as np
 
 from zemosaic.photometry import compiled
-from zemosaic.photometry.blocks import Frame, gathered, in_common, weighed
+from zemosaic.photometry.blocks import Frame, cells_in, in_common, weighed
 from zemosaic.photometry.preview import SIDE, Preview
 from zemosaic.photometry.regression import cut, solved, thin
 
 MANY_BLOCKS = 2_000  # from which on blocks are twice as large, or four times
 FINE_CELLS = 128  # of the blocks with the brightest stars, where there are more than that
+CLUSTER = 12  # cells: errors are taken to be independent from one such patch to the next
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
 # Noise of the details between a block, 3 blocks, 9 and the largest, in units of a block's.
 DETAIL_NOISE = (0.95, 0.42, 0.14)
@@ -29,54 +32,64 @@ DETAIL_NOISE = (0.95, 0.42, 0.14)
 
 @dataclass(eq=False)
 class Rows:
-    """What a pair has in common in C channels: means of blocks first, then single cells.
+    """What a pair has in common in C channels: B blocks, and F cells of those with stars.
 
     Parameters
     ----------
-    x, y, vx, vy : ndarray
-        ``(C, R)`` float64: values of both tiles in ADU, and their variances.
+    x, y : ndarray
+        ``(C, B)`` float64: mean values of both tiles in ADU.
+    derivatives : ndarray
+        ``(3, 2, C, B)`` float64: gradient along u and v, and Laplacian, of both tiles; per cell.
+    variance : ndarray
+        ``(2, C, B + F)`` float64 in ADU² of both tiles' blocks, and of the cells.
     u, v : ndarray
-        ``(R,)`` float64: place in cells, from the corner of the overlap.
-    cluster : ndarray
-        ``(R,)`` int: number of the patch of CLUSTER x CLUSTER cells.
+        ``(B,)`` float64: place in cells, from the corner of the overlap.
     bright : ndarray
-        ``(R,)`` int: 1 where it lies in a block with a star, else 0.
-    cells : int
-        Common valid cells; at most, where both tiles end in the same blocks.
+        ``(B,)`` int: 1 where there is a star, else 0.
     count : ndarray
-        ``(h, w)`` float64: cells of all blocks that are in the rows.
-    corner : tuple of int
-        u and v of the lower left edge of the first of them.
-    pixels : ndarray
-        ``(4, C, N)`` x, y, vx, vy of all blocks, within a frame of empty ones, and of the cells
-        in and around the fine blocks; x NaN where invalid.
-    places : ndarray
-        ``(5, R)`` indices in `pixels` of each row, and its left, right, low and high neighbours.
-    coarse, fine : ndarray
-        Flat indices of the blocks that are rows, and of those whose cells are.
+        ``(B,)`` float64: the cells that each is made of.
+    at : ndarray
+        ``(B,)`` int: its flat index in the frame of blocks.
+    fine : ndarray
+        ``(4, 2, C, F)`` float64 values and derivatives of the cells.
+    place : ndarray
+        ``(2, F)`` float64: their u and v.
+    block : ndarray
+        ``(F,)`` int: the block that each lies in.
+    cluster : ndarray
+        ``(B + F,)`` int: number of the patch of CLUSTER x CLUSTER cells.
+    shape : tuple of int
+        Height and width of the frame of blocks.
     typical : ndarray
         ``(2, C, 1)`` median variances of both tiles' blocks.
     side : int
         Cells along a block.
+    cells : int
+        Common valid cells; at most, where both tiles end in the same blocks.
     """
 
     x: np.ndarray
     y: np.ndarray
-    vx: np.ndarray
-    vy: np.ndarray
+    derivatives: np.ndarray
+    variance: np.ndarray
     u: np.ndarray
     v: np.ndarray
-    cluster: np.ndarray
     bright: np.ndarray
-    cells: int
     count: np.ndarray
-    corner: tuple[int, int]
-    pixels: np.ndarray
-    places: np.ndarray
-    coarse: np.ndarray
+    at: np.ndarray
     fine: np.ndarray
+    place: np.ndarray
+    block: np.ndarray
+    cluster: np.ndarray
+    shape: tuple[int, int]
     typical: np.ndarray
     side: int
+    cells: int
+
+    @property
+    def of_blocks(self) -> np.ndarray:
+        """Variances ``(2, C, B)`` of the blocks alone."""
+        return np.ascontiguousarray(self.variance[..., : len(self.u)])
 
     @property
     def sample(self) -> slice:
@@ -85,11 +98,9 @@ class Rows:
 
     def of(self, channels: np.ndarray) -> Rows:
         """Some channels alone."""
-        return replace(
-            self, x=self.x[channels], y=self.y[channels], vx=self.vx[channels],
-            vy=self.vy[channels], pixels=self.pixels.take(channels, axis=1),
-            typical=self.typical.take(channels, axis=1),
-        )  # fmt: skip
+        axes = {"derivatives": 2, "variance": 1, "fine": 2, "typical": 1, "x": 0, "y": 0}
+        part = {name: getattr(self, name).take(channels, axis) for name, axis in axes.items()}
+        return replace(self, **part)
 
     @cached_property
     def planes(self) -> np.ndarray:
@@ -107,16 +118,16 @@ class Rows:
         return solved(products[:, :3], products[:, 3:]).reshape(3, 2, -1, 1)
 
     def flattened(self) -> np.ndarray:
-        """x and y ``(2, C, R)`` less their planes: gradients hide stars and mimic slopes."""
+        """x and y ``(2, C, B)`` less their planes: gradients hide stars and mimic slopes."""
         one, u, v = self.planes
         return np.array([self.x, self.y]) - (one + u * self.u + v * self.v)
 
     def scene(self, slope: np.ndarray, level: np.ndarray) -> np.ndarray:
         """The scene in ADU of tile j that both tiles share, its gradient (u, v) and Laplacian.
 
-        It is the mean whose noise the residual does not share, without what may be noise: details
-        of each size are cut where they stay below three times their noise, as in wavelet
-        denoising (Donoho and Johnstone 1994, Biometrika 81, 425). The noise that is left is
+        They are means whose noise the residual does not share; the scene without what may be
+        noise: details of each size are cut where they stay below three times their noise, as in
+        wavelet denoising (Donoho and Johnstone 1994, Biometrika 81, 425). The noise that is left is
         independent of the residual, so any function of it is an instrument that bends nothing;
         rows that hold noise alone would only dilute it.
 
@@ -128,54 +139,44 @@ class Rows:
         Returns
         -------
         ndarray
-            ``(C, 4, R)`` per cell; derivatives are 0 where a neighbour is missing.
+            ``(C, 4, B + F)``: of blocks, and by how much it is another in the cells. The
+            derivatives are the means of both tiles', per cell, as they are.
         """
-        c, (h, w), n = len(self.x), self.count.shape, self.count.size
-        x, y, vx, vy = self.pixels
-        image, variance = _mean_scene(x, y, vx, vy, slope, level)
+        c, (h, w), n = len(self.x), self.shape, len(self.u)
+        (vx, vy), (wide_x, wide_y) = self.variance[..., :n], self.variance
+        image, variance = _mean_scene(self.x, self.y, vx, vy, slope, level)
         (vx, vy), p, zero = self.typical, self.planes, np.zeros_like(level)
         plane, typical = _mean_scene(p[0, 0], p[0, 1], vx, vy, slope, level)
         up, _ = _mean_scene(p[1, 0], p[1, 1], vx, vy, slope, zero)
         down, _ = _mean_scene(p[2, 0], p[2, 1], vx, vy, slope, zero)
-        u = (np.arange(w) + 0.5) * self.side - 0.5 + self.corner[0]
-        v = (np.arange(h) + 0.5) * self.side - 0.5 + self.corner[1]
-        plane = (plane + up * u)[:, None] + (down * v)[..., None]
-        number = self.count.ravel()
-        images = np.empty((c + 1, h, w))
-        np.multiply(image[:, :n].reshape(c, h, w), self.count, out=images[:c])
-        images[c] = self.count
-        threes = _threes(images, 1)
-        nines = _threes(threes, 3)
-        many = np.maximum(np.stack([threes[c], nines[c]]), 1)
         layers = np.empty((4, c, n))
-        layers[0] = image[:, :n]
-        layers[1] = (threes[:c] / many[0]).reshape(c, n)
-        layers[2] = (nines[:c] / many[1]).reshape(c, n)
-        layers[3] = plane.reshape(c, n)
+        layers[0], layers[3] = image, plane + up * self.u + down * self.v
+        images = np.zeros((c + 1, h * w))
+        images[:c, self.at] = image * self.count
+        images[c, self.at] = self.count
+        threes = _threes(images.reshape(c + 1, h, w), 1)
+        nines = _threes(threes, 3)
+        for k, sums in ((1, threes), (2, nines)):
+            found = sums.reshape(c + 1, h * w)[:, self.at]
+            layers[k] = found[:c] / found[c]
         noise = np.empty((3, c, n))
-        np.multiply(variance[:, :n], DETAIL_NOISE[0] ** 2, out=noise[0])
+        np.multiply(variance, DETAIL_NOISE[0] ** 2, out=noise[0])
         noise[1], noise[2] = DETAIL_NOISE[1] ** 2 * typical, DETAIL_NOISE[2] ** 2 * typical
-        kept = cut(layers[:3] - layers[1:], noise).sum(axis=0)
-        kept += layers[3]
-        if len(self.fine):
-            behind = kept[:, self.fine].repeat((self.side + 2) ** 2, axis=1)
-            near = cut(image[:, n:] - behind, variance[:, n:])
-            np.add(near, behind, out=image[:, n:])
-        kept[:, number == 0] = np.nan
-        image[:, :n] = kept
-        middle, left, right, low, high = image[:, self.places].swapaxes(0, 1)
-        step = np.ones(len(self.u))
-        step[: len(self.coarse)] = 1 / self.side
-        found = np.empty((c, 4, len(step)))
-        across, along = left + right, low + high
-        laplacian = (across + along - 4 * middle) * step**2
-        step /= 2
-        found[:, 0] = middle
-        found[:, 1] = (right - left) * step
-        found[:, 2] = (high - low) * step
-        found[:, 3] = laplacian
-        np.copyto(found[:, 1:], 0, where=np.isnan(laplacian)[:, None])
-        return found
+        scene = np.empty((c, 4, self.variance.shape[-1]))
+        scene[:, 0, :n] = cut(layers[:3] - layers[1:], noise).sum(axis=0)
+        scene[:, 0, :n] += layers[3]
+        (x, y), *fine = self.details
+        near, variance = _mean_scene(x, y, wide_x[:, n:], wide_y[:, n:], slope, zero)
+        scene[:, 0, n:] = cut(near, variance)
+        x, y = np.concatenate([self.derivatives, np.array(fine)], axis=-1).swapaxes(0, 1)
+        scene[:, 1:] = _mean_scene(x, y, wide_x, wide_y, slope, zero)[0].swapaxes(0, 1)
+        return scene
+
+    @property
+    def details(self) -> np.ndarray:
+        """By how much values and derivatives of the cells differ from those of their blocks."""
+        of_blocks = np.concatenate([[[self.x, self.y]], self.derivatives])
+        return self.fine - of_blocks.take(self.block, axis=-1)
 
 
 def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
@@ -205,26 +206,37 @@ def common_rows(first: Preview, second: Preview) -> list[Rows] | None:
 def _rows(pair: tuple[Preview, Preview], frame: Frame) -> Rows | None:
     """Rows of all channels; None where they are not valid in the same cells."""
     found = in_common(pair, frame)
+    if found is not None and found.few:
+        x0, y0, x1, y1, *_ = frame
+        frame = Frame(x0, y0, x1, y1, 1, x0, y0, x1 - x0, y1 - y0)
+        found = in_common(pair, frame)
     if found is None:
         return None
     side = frame.side
-    blocks, place, highest, number, total, few = found
-    tiny, typical, above = weighed(blocks, highest, number, side)
-    fine, left = np.flatnonzero(number), number
-    if not few:
-        fine = np.flatnonzero(above > _threshold(above, FINE_CELLS // side**2))
-        left = number.copy()
-        left[fine] = 0
-    coarse = np.flatnonzero(left)[: 0 if few else None]
-    pixels, places, (x, y, vx, vy), (u, v), patch, block = gathered(
-        pair, frame, fine, coarse, blocks, place, tiny
-    )
-    bright = np.zeros(len(patch), dtype=np.intp)
-    bright[len(coarse) :] = (above[fine] > STANDS_OUT)[block]
+    blocks, place, highest, number, total, _ = found
+    typical, above = weighed(blocks, highest, number, side)
+    at = np.flatnonzero(number)
+    blocks, place, above = (z.take(at, axis=-1) for z in (blocks, place, above))
+    corner = np.array([[frame.left * side - frame.x0], [frame.top * side - frame.y0]])
+    place += corner
+    block = np.empty(0, dtype=np.intp)
+    fine, within = np.empty((*blocks.shape[:3], 0)), np.empty((2, 0))
+    if side > 1:
+        stars = np.flatnonzero(above > _threshold(above, FINE_CELLS // side**2))
+        fine, within, which = cells_in(pair, frame, at[stars])
+        within, block = within + corner, stars[which]
+    # Patches lie on the grid's lattice, too.
+    u, v = np.concatenate([place, within], axis=1)
+    across = frame.x1 // CLUSTER + 1 - frame.x0 // CLUSTER
+    patch = ((v + frame.y0) // CLUSTER - frame.y0 // CLUSTER) * across
+    patch += (u + frame.x0) // CLUSTER - frame.x0 // CLUSTER
+    x, y = blocks[0]
+    u, v = place
     return Rows(
-        x, y, vx, vy, u, v, patch, bright, total, number.reshape(frame.height, frame.width),
-        (frame.left * side - frame.x0, frame.top * side - frame.y0),
-        pixels, places, coarse, fine, typical, side,
+        x, y, blocks[2:], np.concatenate([blocks[1], fine[1]], axis=-1), u, v,
+        (above > STANDS_OUT).astype(np.intp), number[at], at,
+        np.ascontiguousarray(fine[[0, 2, 3, 4]]), np.ascontiguousarray(within), block,
+        patch.astype(np.intp), (frame.height, frame.width), typical, side, total,
     )  # fmt: skip
 
 

@@ -38,10 +38,6 @@ MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
 MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
 SPARSE = 128  # words from one to the next that the checksum takes: one in a sector of 512 bytes
 ARRAYS = ("values", "variance", "sky", "centre", "jacobian")  # that are kept on disk
-# A cell errs by this part of the local contrast: registration and seeing move light from one
-# cell to the next, beyond what the terms for both in the fit of a pair take up. Measured on
-# simulated tiles whose seeing differs by 10 %: gains scatter least so, and errors are honest.
-CONTRAST_ERROR = 0.02
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,8 @@ class Preview:
     values : ndarray
         ``(C, h, w)`` float32 in ADU; NaN where the tile has no datum.
     variance : ndarray
-        ``(C, h, w)`` float32 in ADU²: noise of a cell, and what registration and seeing may
-        have moved in or out of it; NaN where `values` is.
+        ``(C, h, w)`` float32 in ADU²: noise of a cell, and what a kernel that lacks a part of
+        itself may have seen of its neighbours; NaN where `values` is.
     sky : ndarray
         ``(C,)`` float64 in ADU: the median of the values, the tile's sky level.
     centre : ndarray
@@ -123,9 +119,8 @@ class Preview:
         Returns
         -------
         ndarray
-            ``(4, C, H, W)`` float32: mean value, mean variance and largest value of the blocks
-            whose cells are all valid, 0 elsewhere; and the number of valid cells. Block
-            ``[0, 0]`` begins at the grid cell ``(x0 // SIDE * SIDE, y0 // SIDE * SIDE)``.
+            ``(7, C, H, W)`` float32, see `block_summary`. Block ``[0, 0]`` begins at the grid
+            cell ``(x0 // SIDE * SIDE, y0 // SIDE * SIDE)``.
         """
         return block_summary(self.values, self.variance, (self.y0 % SIDE, self.x0 % SIDE), SIDE)
 
@@ -221,11 +216,12 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
         factor, values = factor[: tile.channels] / values[-1], values[:-1]
     if not np.isfinite(values).any(axis=(1, 2)).all():
         raise TileError(f"{tile.name}: has no valid pixel in at least one channel; leave it out")
-    # Without a part of it the kernel leans to the other side, by as much.
-    moved = local_contrast(values)
-    moved *= np.float32(CONTRAST_ERROR) + missing[: tile.channels]
     variance = noise[:, None, None] ** 2 * factor
-    variance += np.square(moved, out=moved)
+    if fraction is not None:
+        # Without a part of it the kernel leans to the other side, by as much.
+        moved = local_contrast(values)
+        moved *= missing[: tile.channels]
+        variance += np.square(moved, out=moved)
     sky = np.array([_median(plane) for plane in values])
     return Preview(x0, y0, values, variance, sky, *_place(tile, grid))
 

@@ -15,6 +15,7 @@ from zemosaic.photometry.regression import (
     of_patches,
     products,
     robust_scale,
+    thin,
     unexplained,
 )
 
@@ -48,34 +49,40 @@ class State(NamedTuple):
 def design(rows: Rows, slope: np.ndarray, model: str) -> np.ndarray:
     """x, y, the instrument for x, and the nuisance: level, scene terms, second order in u and v.
 
-    All ``(C, K, R)``, made once, with the rough line: what is left of its error is of second
-    order. With a level among the terms x and y are counted from their means, or digits are lost.
+    All ``(C, K, B + F)``, of blocks and of the cells' differences from theirs, which have no level;
+    made once, with the rough line: what is left of its error is of second order. With a level
+    among the terms x and y are counted from their means, or digits are lost.
     """
-    few, c, n = rows.cells < MIN_NUISANCE_CELLS, *rows.x.shape
-    columns = np.empty((c, 3 if model == "gain" else 4 if few else 12, n))
+    few, c, n = rows.cells < MIN_NUISANCE_CELLS, len(rows.x), len(rows.u)
+    columns = np.empty((c, 3 if model == "gain" else 4 if few else 12, rows.variance.shape[-1]))
     if compiled.fused and columns.shape[1] == 12:
         compiled.fused.design(
-            rows.x, rows.y, rows.u, rows.v, slope, rows.pixels, rows.places, rows.fine, rows.count,
-            rows.typical, rows.planes, columns, np.empty(rows.pixels.shape[-1]),
-            np.empty((7, *rows.count.shape)), rows.side, *rows.corner, len(rows.coarse),
-            *DETAIL_NOISE,
+            rows.x, rows.y, rows.derivatives, rows.variance, rows.u, rows.v, slope, rows.count,
+            rows.at, rows.fine, rows.place, rows.block, rows.typical, rows.planes, columns,
+            np.empty((2, n)), np.empty((6, *rows.shape)), *DETAIL_NOISE,
         )  # fmt: skip
         return columns
-    columns[:, 0], columns[:, 1], columns[:, 2] = rows.x, rows.y, rows.x
+    columns[:, 0, :n], columns[:, 1, :n] = rows.x, rows.y
+    columns[:, :2, n:] = rows.details[0].swapaxes(0, 1)
+    columns[:, 2] = columns[:, 0]
     if model == "gain":
         return columns
-    columns[:, :3] -= columns[:, :3].mean(axis=-1, keepdims=True)
-    columns[:, 3] = 1.0
+    columns[:, :3, :n] -= columns[:, :3, :n].mean(axis=-1, keepdims=True)
+    columns[:, 3, :n], columns[:, 3, n:] = 1.0, 0.0
     if few:
         return columns
     part, a = rows.sample, slope[:, None]
     level = median(rows.y[:, part] - a * rows.x[:, part])[:, None]
     scene = rows.scene(a, level)
-    columns[:, 2] = (scene[:, 0] - scene[:, 0].mean(axis=-1, keepdims=True)) / a
+    scene[:, 0, :n] -= scene[:, 0, :n].mean(axis=-1, keepdims=True)
+    columns[:, 2] = scene[:, 0] / a
     columns[:, 4:7] = scene[:, 1:]
-    u, v = rows.u - rows.u.mean(), rows.v - rows.v.mean()
+    place = np.concatenate([[rows.u, rows.v], rows.place], axis=1)
+    u, v = place - place[:, :n].mean(axis=1, keepdims=True)
     # Up to the second order, since a sky gradient need not be a plane over half a frame.
-    columns[:, 7:] = np.stack([u, v, u * u, u * v, v * v])
+    smooth = np.stack([u, v, u * u, u * v, v * v])
+    smooth[:, n:] -= smooth[:, rows.block]
+    columns[:, 7:] = smooth
     return columns
 
 
@@ -88,12 +95,13 @@ def refined(rows: Rows, columns: np.ndarray, slope: np.ndarray, free: bool) -> S
             np.empty(c), np.empty(c), np.empty(c),
         )  # fmt: skip
         compiled.fused.refined(
-            columns, rows.vx, rows.vy, *state, np.empty(c), np.empty((c, n)), np.empty((6, n)),
+            columns, *rows.variance, rows.block, *state,
+            np.empty(c), np.empty((c, n)), np.empty((6, n)),
             SCENE_INFORMATION, not free, BIWEIGHT, LAST_ROUNDS, STEADY,
         )  # fmt: skip
         return state
-    x, y, vx, vy = columns[:, 0], columns[:, 1], rows.vx, rows.vy
-    terms, scenic, some = columns.shape[1] - 3, columns.shape[1] > 4, rows.sample
+    x, y, (vx, vy) = columns[:, 0], columns[:, 1], rows.variance
+    terms, scenic, some = columns.shape[1] - 3, columns.shape[1] > 4, thin(columns.shape[2])
     lost = slope <= 0
     residual = y - slope[:, None] * x
     if terms:
@@ -108,6 +116,9 @@ def refined(rows: Rows, columns: np.ndarray, slope: np.ndarray, free: bool) -> S
         bent *= (BIWEIGHT * scale[:, None]) ** -2
         kept = 1 - bent
         np.maximum(kept, 0, out=kept)
+        # Nor is a mean better than the worst of what it is made of: light that is cut off bends it.
+        for row, cells in zip(kept, kept[:, len(rows.u) :], strict=True):
+            np.minimum.at(row, rows.block, cells)
         w = kept * kept
         w /= variance
         if not scenic:
@@ -160,15 +171,20 @@ def described(rows: Rows, columns: np.ndarray, state: State, free: bool) -> np.n
     # The same from either side: the scene terms' prior is felt by x and y unlike.
     a = np.where(slopes > 0, slopes, 1.0)[..., None]
     seen = (columns[:, 0] + columns[:, 1] / a) / 2
-    w = state.w
-    about = np.array(np.broadcast_arrays(rows.u, rows.v, rows.x, rows.y))
-    total = w.sum(axis=-1)
-    pivot = dot(w, about) / total
-    about -= pivot[..., None]
-    z = np.concatenate([left[1::2], np.ones_like(w)[None], about[:2]])
+    # What cells differ by from their blocks tells of the slope alone.
+    w, n = state.w, len(rows.u)
+    of_blocks, about = np.zeros_like(w), np.zeros((4, *w.shape))
+    of_blocks[:, :n] = w[:, :n]
+    about[..., :n] = np.array(np.broadcast_arrays(rows.u, rows.v, rows.x, rows.y))
+    total = of_blocks.sum(axis=-1)
+    pivot = dot(of_blocks, about) / total
+    about[..., :n] -= pivot[..., None]
+    one = np.zeros_like(w)
+    one[:, :n] = 1.0
+    z = np.concatenate([left[1::2], one[None], about[:2]])
     weighted = w * z
     sums = of_patches(rows.cluster, weighted, z, left[[0, 2, 2, 2, 2]])
-    rms = median(np.abs(left[2][:, rows.sample])) / 0.6745
+    rms = median(np.abs(left[2][:, :n][:, rows.sample])) / 0.6745
     moments = np.einsum("icr,jcr->ijc", w * about, about)[np.triu_indices(4)]
     size, seen = dot(weighted[:2], z[:2]) - state.noise, dot(weighted[:2], seen) - state.noise
     mixed = dot(sums[3], sums[4])

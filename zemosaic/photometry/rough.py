@@ -16,18 +16,20 @@ FAR = 6.0  # robust standard deviations, from which on a row counts no more
 
 
 def rough_slope(rows: Rows) -> np.ndarray:
-    """Slopes of robust lines without nuisance through the flattened rows.
+    """Slopes of robust lines without nuisance through the flattened blocks.
 
     A robust fit finds the line next to where it starts: where clouds hold most rows and a few
     stars most of the light, either may look like outliers to the other. So it starts from both,
-    and the line that leaves less unexplained is taken. NaN where there is no line.
+    and of these lines, and of what they become, the one that leaves least unexplained is taken:
+    where light is cut off in one tile and a trail lies in the other, the rounds only do harm. NaN
+    where there is no line.
     """
     if compiled.fused:
         c, n = rows.x.shape
         found = np.empty(c)
         compiled.fused.rough_slope(
-            rows.x, rows.y, rows.vx, rows.vy, rows.u, rows.v, rows.bright, rows.planes, found,
-            np.empty((2, c, n)), np.empty((6, n)), np.empty((6, c)),
+            rows.x, rows.y, *rows.of_blocks, rows.u, rows.v, rows.bright, rows.planes, found,
+            np.empty((2, c, n)), np.empty((6, n)), np.empty((8, c)),
             BRIGHT, HUBER, FIRST_ROUNDS, NEARLY, FAR,
         )  # fmt: skip
         return found
@@ -35,16 +37,23 @@ def rough_slope(rows: Rows) -> np.ndarray:
     middle = median(z[..., some])
     top = int(BRIGHT * (z.shape[-1] - 1))
     spread = np.partition(z, top, axis=-1)[..., top] - middle
-    noise = median(np.stack([rows.vx[:, some], rows.vy[:, some]]))
+    noise = median(rows.of_blocks[..., some])
     flat = (spread * np.abs(spread) < noise).any(axis=0)  # constant: nothing but rounding
     if flat.all():
         return np.full(len(flat), np.nan)
     starts = [np.where(flat, 1.0, spread[1]) / np.where(flat, 1.0, spread[0])]
     if rows.bright.any():
-        light = dot(z - middle[..., None], rows.bright.astype(float))
-        good = light.min(axis=0) > 0
-        starts.append(np.where(good, light[1], starts[0]) / np.where(good, light[0], 1.0))
-    left, slope = _lines(z[0], z[1], rows.vx, rows.vy, np.array(starts))
+        light = z[..., rows.bright > 0] - middle[..., None]
+        above = (light > 0).all(axis=0)
+        ratios = [y[k] / x[k] for x, y, k in zip(*light, above, strict=True)]
+        starts.append(
+            np.array([
+                np.partition(r, len(r) // 2)[len(r) // 2] if len(r) else start
+                for r, start in zip(ratios, starts[0], strict=True)
+            ])
+        )  # fmt: skip
+    vx, vy = rows.of_blocks
+    left, slope = _lines(z[0], z[1], vx, vy, np.array(starts))
     best = left.argmin(axis=0), np.arange(len(flat))
     return np.where(np.isfinite(left[best]) & ~flat, slope[best], np.nan)
 
@@ -52,10 +61,11 @@ def rough_slope(rows: Rows) -> np.ndarray:
 def _lines(
     x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, slope: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What robust lines leave unexplained (inf where lost) and their slopes, ``(S, C)`` each."""
+    """Lines as they start and become: what they leave (inf where lost), slopes; ``(2 S, C)``."""
     some = thin(x.shape[-1])
     lost = slope <= 0
     level = median((y - slope[..., None] * x)[..., some])
+    starts = slope.copy(), level, lost.copy()
     for _ in range(FIRST_ROUNDS):
         a = slope[..., None]
         wide = a * vx
@@ -85,6 +95,9 @@ def _lines(
         level = mean_y - slope * mean_x
         if (np.abs(slope - before) <= NEARLY * slope).all():
             break
+    slope, level, lost = (
+        np.concatenate(both) for both in zip(starts, (slope, level, lost), strict=True)
+    )
     a = slope[..., None]
     bent = (y - a * x - level[..., None]) ** 2 / (vy + a * a * vx)
     left = np.minimum(bent, FAR**2).sum(axis=-1)

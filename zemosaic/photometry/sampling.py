@@ -22,6 +22,11 @@ STRIP_ROWS = 32  # smoothed at once
 STRIP_CELLS = 1 << 14  # sampled at once: ten or so arrays of 64 KiB
 SATURATED = 10  # pixels of exactly the highest value: where light saturates, or noise, has one
 SPIKE = 4  # times as many as have the value next to it
+# Registration and seeing move this part of the steps across its border into a block or a cell, or
+# out of it, beyond what the terms for both in the fit of a pair take up: of a cell more, since the
+# kernel lies between the pixels of each tile in its own way. Measured on simulated tiles whose
+# seeing differs by 10 %: gains scatter least so, and errors are honest.
+BORDER_ERROR, CELL_ERROR = 0.005, 0.022
 DIFFERENCES = 3 << 15  # about as many as these tell the noise of a block to 0.3 %
 
 
@@ -125,7 +130,11 @@ def block_sum(planes: np.ndarray, block: int) -> np.ndarray:
 def block_summary(
     values: np.ndarray, variance: np.ndarray, corner: tuple[int, int], side: int
 ) -> np.ndarray:
-    """Mean value, mean variance, largest value and number of valid cells of blocks of cells.
+    """What blocks of cells hold: means, and what may have crossed their borders.
+
+    Light that registration or seeing moves within a block stays in it. What crosses the border
+    is told by the steps there: their sum is that of the Laplacian over the block, as of any flow
+    out of it, and their squares are those of the error that they leave.
 
     Parameters
     ----------
@@ -139,21 +148,47 @@ def block_summary(
     Returns
     -------
     ndarray
-        ``(4, C, H, W)`` float32; of blocks with a cell that is not valid only the number, else 0.
+        ``(7, C, H, W)`` float32: mean value, mean variance (with BORDER_ERROR), largest value,
+        mean gradient along u and v, mean Laplacian and number of valid cells. Of blocks with a
+        cell that is not valid only the number, else 0; derivatives are 0 along an axis where a
+        neighbour is missing.
     """
     c, h, w = values.shape
     height, width = (-(-(n + k) // side) for n, k in zip((h, w), corner, strict=True))
-    cells = np.full((2, c, height * side, width * side), np.nan, dtype=np.float32)
+    cells = np.full((2, c, height * side + 2, width * side + 2), np.nan, dtype=np.float32)
     for plane, out in zip((values, variance), cells, strict=True):
-        out[:, corner[0] : corner[0] + h, corner[1] : corner[1] + w] = plane
-    valid = np.isfinite(cells[0]).astype(np.float32)
-    found = np.empty((4, c, height, width), dtype=np.float32)
+        out[:, corner[0] + 1 : corner[0] + 1 + h, corner[1] + 1 : corner[1] + 1 + w] = plane
+    inner = cells[..., 1:-1, 1:-1]
+    valid = np.isfinite(inner[0]).astype(np.float32)
+    found = np.empty((7, c, height, width), dtype=np.float32)
     for k in range(2):
-        found[k] = block_sum(cells[k], side)
-    found[:2] *= np.float32(1 / side**2)
-    found[2] = block_highest(cells[0], side)
-    found[3] = block_sum(valid, side)
-    np.copyto(found[:3], 0, where=found[3] < side**2)
+        found[k] = block_sum(inner[k], side)
+    found[2] = block_highest(inner[0], side)
+    found[5] = 0
+    border = np.zeros_like(found[5])
+    # Along u with the axes changed, and along v.
+    for k, lines in ((3, cells[0, :, 1:-1].swapaxes(1, 2)), (4, cells[0, :, :, 1:-1])):
+        before, after = lines[:, :-1:side], lines[:, 1::side]
+        step = after - before
+        gradient, flow, square = (
+            z.reshape(c, z.shape[1], -1, side).sum(axis=3)
+            for z in ((after + before) / 2, step, step * step)
+        )
+        along = [z[:, 1:] - z[:, :-1] for z in (gradient, flow)]
+        missing = np.isnan(along[1])
+        square = np.nan_to_num(square)
+        square = square[:, 1:] + square[:, :-1]
+        for z in along:
+            z[missing] = 0
+        if k == 3:
+            along, square = [z.swapaxes(1, 2) for z in along], square.swapaxes(1, 2)
+        found[k] = along[0]
+        found[5] += along[1]
+        border += square
+    found[1] += border * np.float32(BORDER_ERROR**2)
+    found[[0, 1, 3, 4, 5]] *= np.float32(1 / side**2)
+    found[6] = block_sum(valid, side)
+    np.copyto(found[:6], 0, where=found[6] < side**2)
     return found
 
 
