@@ -30,7 +30,7 @@ WriteTiles = Callable[..., list[Path]]
 
 COLUMNS = [
     "tile", "file", "channel", "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y",
-    "component", "gain_group", "pairs", "suspect",
+    "component", "gain_group", "pairs", "suspect", "shift",
 ]  # fmt: skip
 
 
@@ -89,6 +89,7 @@ def test_corrections_have_these_columns_and_a_row_per_tile_and_channel(
         "offset_err": u.adu,
         "slope_x": u.adu / u.pix,
         "slope_y": u.adu / u.pix,
+        "shift": u.pix,
     }
     assert corrections["tile"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     assert corrections["channel"].tolist() == [0, 1, 2] * 4

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import fourier_shift
 
 from zemosaic.photometry.measure import PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.preview import Preview
@@ -99,6 +100,26 @@ def test_pure_noise_has_no_gain() -> None:
         assert np.isnan(found.gain_err)
         assert found.y - found.x == pytest.approx(30.0, abs=4 * found.level_err)
         assert found.level_err < 0.3
+
+
+def test_a_shift_is_measured() -> None:
+    """A third of a cell, from a Fourier shift of the scene: its size and sign, from either side."""
+    for seed in range(12):
+        true = scene(seed)
+        padded = np.pad(true, 20, mode="reflect")
+        moved = fourier_shift(np.fft.fftn(padded), (-0.2, 0.3))
+        rng = np.random.default_rng(seed)
+        other = np.fft.ifftn(moved).real[20:-20, 20:-20]
+        first = preview(true + 3 * rng.normal(size=SHAPE), 3.0)
+        second = preview(1.1 * other + 3 * rng.normal(size=SHAPE), 3.0)
+        there, back = only(measure_pair(first, second)), only(measure_pair(second, first))
+        # The scene of the second lies 0.3 to the right and 0.2 below that of the first.
+        assert there.shift == pytest.approx((0.3, -0.2), abs=0.1)
+        assert back.shift == pytest.approx((-0.3, 0.2), abs=0.1)
+        assert 0 < max(there.shift_err) < 0.03
+    small = only(measure_pair(preview(scene(1)[:15, :15], 3.0), preview(scene(1)[:15, :15], 3.0)))
+    assert np.isnan(small.shift).all()
+    assert np.isnan(small.shift_err).all()
 
 
 def test_trails_and_saturated_stars_lose_their_weight() -> None:

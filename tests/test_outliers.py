@@ -233,15 +233,51 @@ def test_everything_wrong_at_once_leaves_the_blame_where_it_belongs(seed: int) -
 @pytest.mark.parametrize("seed", [*SEEDS, 3])
 @pytest.mark.parametrize("model", MODELS)
 def test_a_wrong_wcs_stays_with_its_tile(model: str, seed: int) -> None:
-    """A WCS that is off by 5 pixels: the pairs that contradict the others are that tile's alone."""
+    """A WCS that is off by 5 pixels: that tile is named, and its pairs alone contradict the others.
+
+    The pairs are linear in the shift, so they tell of a little less than it is.
+    """
     tiles = list(tiles_of(seed))
     tiles[INNER] = replace(tiles[INNER], wcs=shifted_wcs(tiles[INNER].wcs, 3, 4))
     found = solve(tiles, model)
     worst = np.flatnonzero(found.chi[:, 0] > SUSPECT_CHI)
     assert len(worst) >= 2
     assert all(INNER in (found.records[k].i, found.records[k].j) for k in worst)
-    assert set(np.flatnonzero(found.suspect[:, 0])) <= {INNER}
+    assert np.flatnonzero(found.suspect[:, 0]).tolist() == [INNER]
+    assert 3.5 < found.shift[INNER, 0] < 5.5
+    assert np.delete(found.shift, INNER, axis=0).max() < 0.4
+    assert found.why_suspect(INNER) in (
+        "lies about 4 pixels from where its WCS says",
+        "lies about 5 pixels from where its WCS says",
+    )
     assert_as_if_left_out(seed, model, found, INNER)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_a_wrong_wcs_does_not_bend_the_planes_of_others(seed: int) -> None:
+    """With planes the others are solved without it: levels move by a few errors, not by ten."""
+    tiles = list(tiles_of(seed))
+    tiles[INNER] = replace(tiles[INNER], wcs=shifted_wcs(tiles[INNER].wcs, 3, 4))
+    found = solve(tiles, "gain+plane")
+    assert np.flatnonzero(found.suspect[:, 0]).tolist() == [INNER]
+    gain, level = shifts(seed, "gain+plane", found, but=INNER)
+    assert rms(gain) < 1
+    assert rms(level) < 3
+    # The tile itself has a gain in the gauge of the others, and pairs with their residuals.
+    true, _ = truth(tiles, found)
+    assert found.gain[INNER, 0] == pytest.approx(true[INNER, 0], rel=0.1)
+    of_it = [k for k, record in enumerate(found.records) if INNER in (record.i, record.j)]
+    assert np.isfinite(found.residual[of_it]).all()
+
+
+def test_a_misplaced_tile_that_joins_two_others_keeps_its_pairs() -> None:
+    """Without it the others would fall apart; it is named all the same."""
+    row = list(simulate(Scene(tiles=2, shape=(300, 400), overlap=0.3, seed=3)))
+    third = replace(row[1], name="third", wcs=shifted_wcs(row[1].wcs, 280, 0))
+    tiles = [row[0], replace(row[1], wcs=shifted_wcs(row[1].wcs, 4, 3)), third]
+    found = solve(tiles, "gain+plane")
+    assert found.groups == 1
+    assert np.isfinite(found.gain).all()
 
 
 FLAT = {"nebula": 0.0, "stars": 0.0}

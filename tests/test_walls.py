@@ -19,7 +19,8 @@ MODULES = {
 }
 PHOTOMETRY = (
     "compiled", "fits_files", "tiles", "sampling", "preview", "overlap", "regression", "blocks",
-    "cells", "rough", "refine", "measure", "sparse", "graph", "planes", "channel", "solve", "apply",
+    "cells", "rough", "refine", "measure", "sparse", "graph", "planes",
+    "registration", "channel", "solve", "apply",
     "mosaic", "simulate",
 )  # fmt: skip
 #: What the numerics may not touch: futures, telemetry, logs, clocks.

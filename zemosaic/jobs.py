@@ -228,7 +228,7 @@ def measure(first: str, second: str, model: str, began: int) -> tuple[Measuremen
 
 # All numbers of a measurement, in the order of its fields: in decimals they take ten times as long
 # to write, and most of the time that a pair's line in the journal takes.
-_NUMBERS = Struct("<21d")
+_NUMBERS = Struct("<25d")
 _fields = attrgetter(*(f.name for f in fields(PairMeasurement)))
 
 
@@ -252,7 +252,7 @@ def measured_again(plain: list[Any]) -> tuple[Measurement, ...]:
             return Rejected(found)
         n = _NUMBERS.unpack(bytes.fromhex(found[0]))
         line: list[Any] = [*n[:10], n[10:12], n[12:14], n[14:17], int(n[17]), n[18], n[19]]
-        line.append(bool(n[20]))
+        line += [bool(n[20]), n[21:23], n[23:25]]
         return PairMeasurement(*line)
 
     return tuple(map(of, plain))

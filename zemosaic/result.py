@@ -57,6 +57,13 @@ class PhaseSolution(Solution):
         """Tiles most of whose pairs contradict the others, in any channel."""
         return [int(index) for index in np.flatnonzero(self.suspect.any(axis=1))]
 
+    def why_suspect(self, tile: int) -> str:
+        """What is wrong with a suspect, in a few words."""
+        shift = np.nan_to_num(self.shift[tile]).max()
+        if self.misplaced[tile].any():
+            return f"lies about {shift:.0f} pixels from where its WCS says"
+        return "most of its pairs contradict the others"
+
     def model_line(self) -> str:
         """Which model the groups of tiles got, and why, in a few words."""
         if self.settings.model != "auto":

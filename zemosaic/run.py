@@ -304,8 +304,7 @@ def _summary(solution: PhaseSolution, seconds: dict[str, float]) -> list[str]:
     ]
     lines.append(f"model        {solution.model_line()}")
     lines += [
-        f"suspect      {solution.names[k]}: most of its pairs contradict the others"
-        for k in solution.suspects
+        f"suspect      {solution.names[k]}: {solution.why_suspect(k)}" for k in solution.suspects
     ]
     lines += [f"failed       {why}" for _, why in sorted(solution.failed.items())]
     parts = [name for name in ("prepare", "overlap", "pairs", "solve", "apply") if name in seconds]

@@ -41,9 +41,9 @@ from zemosaic.jobs import (
 )
 from zemosaic.photometry.apply import write_corrected
 from zemosaic.photometry.channel import TileFrame
-from zemosaic.photometry.overlap import OverlapGraph, find_overlaps, prune, repetition
+from zemosaic.photometry.overlap import OverlapGraph, find_overlaps, prune
 from zemosaic.photometry.preview import Preview, make_grid
-from zemosaic.photometry.solve import solve
+from zemosaic.photometry.solve import solve_mosaic
 from zemosaic.photometry.tiles import Tile
 from zemosaic.result import NoSolution, PhaseSolution
 from zemosaic.runtime.events import (
@@ -106,8 +106,7 @@ class Phase:
             measurements = [record.measurements for record in records]
             model = self.settings.model
             frame = _frame(len(given), previews)
-            repeated = repetition(graph, corners)
-            solved = solve(graph.i, graph.j, measurements, sky, model, anchor, frame, repeated)
+            solved = solve_mosaic(graph, corners, measurements, sky, model, anchor, frame)
             solution = PhaseSolution(
                 **vars(solved),
                 settings=self.settings,

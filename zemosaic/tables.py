@@ -31,7 +31,7 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
         "channel": channel,
     }
     for name in ("gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y", "component",
-                 "gain_group", "pairs", "suspect"):  # fmt: skip
+                 "gain_group", "pairs", "suspect", "shift"):  # fmt: skip
         columns[name] = getattr(solution, name).ravel()
     table = Table(columns, meta=_meta(settings))
     table.meta["formula"] = (
@@ -40,6 +40,7 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
     )
     for name in ("slope_x", "slope_y"):
         table[name].unit = u.adu / u.pix
+    table["shift"].unit = u.pix
     return _with_units(table)
 
 

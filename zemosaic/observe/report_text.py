@@ -105,7 +105,11 @@ def troubles(story: Story) -> list[tuple[str, str]]:
             lines.append(("", f"{job_name('pairs', pair.index, known)}: {pair.reason}"))
     lines += [("", f"under way at the end: {describe(stuck)}") for stuck in story.found.under_way]
     lines += [
-        ("", f"{tile.name}: most of its pairs contradict the others; look at it")
+        (
+            "",
+            f"{tile.name}: its pairs contradict the others, or it lies elsewhere than its WCS "
+            "says; look at it",
+        )
         for tile in story.tiles
         if tile.suspect
     ]

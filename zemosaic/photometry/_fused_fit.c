@@ -201,7 +201,7 @@ int described(const Arg *a, const Index *size)
     const double *const u = a[2].d, *const v = a[3].d;
     const int k = (int)SIZE('k'), held = a[15].n != 0;
     double *const sums = a[11].D, *const shares = a[12].D, *const left = a[13].D;
-    if (SIZE('s') != 28 || k < 3 || k > COLUMNS || b < 1 || b > n) return -1;
+    if (SIZE('s') != 32 || k < 3 || k > COLUMNS || b < 1 || b > n) return -1;
     for (Index i = 0; i < n; i++)
         if (cluster[i] < 0 || cluster[i] >= p) return -1;
     for (Index m = 0; m < c; m++) {
@@ -209,7 +209,7 @@ int described(const Arg *a, const Index *size)
         const double *const w = a[6].d + m * n;
         const double *const z = a[5].d + m * k * n, *const gram = a[7].d + m * k * k;
         const double *const full = a[8].d + m * 2 * k;
-        double *const out = a[14].D + m * 28, *const squares = out + 6, *const pivot = out + 13;
+        double *const out = a[14].D + m * 32, *const squares = out + 6, *const pivot = out + 13;
         double lines[4 * COLUMNS], slope[2], seen[2] = {0}, sum[5] = {0}, moments[10] = {0};
         for (int t = 0; t < 2; t++) {
             const int terms = (int)(t ? a[17].n : a[16].n);
@@ -275,6 +275,19 @@ int described(const Arg *a, const Index *size)
         memcpy(out + 17, moments, sizeof moments);
         for (Index i = 0; i < b; i++) left[i] = fabs(left[2 * n + i]);
         out[27] = median(left, b) / 0.6745;
+        /* The shift of the scene, and its variances in units of the scale squared. */
+        const int terms = k - 3;
+        for (int t = 28; t < 32; t++) out[t] = NAN;
+        if (terms <= (int)a[16].n) continue;
+        double matrix[TERMS * TERMS], unit[2 * TERMS] = {0};
+        for (int i = 0; i < terms * terms; i++)
+            matrix[i] = gram[(3 + i / terms) * k + 3 + i % terms];
+        unit[2] = unit[5] = 1;
+        solve(matrix, unit, terms, 2);
+        for (int t = 0; t < 2; t++) {
+            out[28 + t] = full[4 + t];
+            out[30 + t] = unit[(1 + t) * 2 + t];
+        }
     }
     return 0;
 }

@@ -2,7 +2,7 @@
 
 #include "_fused.h"
 
-enum { KINDS = 5 }; /* blocks.KINDS */
+enum { KINDS = 5, CHUNK = 128 }; /* blocks.KINDS; blocks taken at once */
 
 typedef struct {
     const float *blocks, *values, *variance;
@@ -48,6 +48,17 @@ static int cell_of(const Tile *p, Index channel, Index row, Index column, double
     z[0] = (double)*at;
     z[4] = 0;
     if (!isfinite(z[0])) return 0;
+    z[1] = (double)*of_tile(p->variance, p, channel, row, column);
+    if (there[0] && there[1] && there[2] && there[3] &&
+        isfinite(at[-1] + at[1] + at[-p->width] + at[p->width])) { /* nearly all */
+        const double left = (double)at[-1] - z[0], right = (double)at[1] - z[0];
+        const double low = (double)at[-p->width] - z[0], high = (double)at[p->width] - z[0];
+        z[1] += error * error * (left * left + right * right + low * low + high * high);
+        z[2] = (right - left) / 2;
+        z[3] = (high - low) / 2;
+        z[4] = left + right + (low + high);
+        return 1;
+    }
     for (int axis = 0; axis < 2; axis++) {
         double to[2];
         for (int k = 0; k < 2; k++) {
@@ -58,7 +69,7 @@ static int cell_of(const Tile *p, Index channel, Index row, Index column, double
         z[2 + axis] = both ? (to[1] - to[0]) / 2 : 0;
         z[4] += both ? to[0] + to[1] : 0;
     }
-    z[1] = (double)*of_tile(p->variance, p, channel, row, column) + error * error * border;
+    z[1] += error * error * border;
     return 1;
 }
 
@@ -124,34 +135,46 @@ static int added(const Tile tiles[2], const Frame *f, Index c, Index unit, doubl
         }
     }
     for (Index row = first[0]; row < beyond[0]; row++)
-        for (Index column = first[1]; column < beyond[1]; column++) {
-            const Index b = row / k * f->width + column / k;
-            const float *at[2];
-            double fewest = full;
-            if (!whole && !(least[b] > to->number[b])) continue;
-            for (int t = 0; t < 2; t++) {
-                const Tile *const p = &tiles[t];
-                at[t] = p->blocks + (row - p->low) * p->across + column - p->left;
-                const double count = (double)at[t][6 * c * p->n];
-                for (Index m = 1; m < c; m++)
-                    if ((double)at[t][(6 * c + m) * p->n] != count) return 0;
-                fewest = count < fewest ? count : fewest;
+        for (Index begin = first[1]; begin < beyond[1]; begin += CHUNK) {
+            const Index end = begin + CHUNK < beyond[1] ? begin + CHUNK : beyond[1];
+            Index count = 0, block[CHUNK], place[2][CHUNK]; /* those that are whole */
+            for (Index column = begin; column < end; column++) {
+                const Index b = row / k * f->width + column / k;
+                double fewest = full;
+                if (!whole && !(least[b] > to->number[b])) continue;
+                for (int t = 0; t < 2; t++) {
+                    const Tile *const p = &tiles[t];
+                    const Index at = (row - p->low) * p->across + column - p->left;
+                    const float *const number = p->blocks + 6 * c * p->n + at;
+                    for (Index m = 1; m < c; m++)
+                        if (number[m * p->n] != *number) return 0;
+                    fewest = (double)*number < fewest ? (double)*number : fewest;
+                    place[t][count] = at;
+                }
+                if (!whole && fewest > 0 && fewest < full &&
+                    !cut_looked_up(tiles, f, c, unit, error, row, column, to))
+                    return 0;
+                if (!whole) continue;
+                least[b] += fewest;
+                if (fewest < full) continue;
+                block[count++] = b;
+                to->number[b] += full;
+                to->place[b] += full * ((double)(column * unit) + middle);
+                to->place[n + b] += full * ((double)(row * unit) + middle);
             }
-            if (!whole && fewest > 0 && fewest < full &&
-                !cut_looked_up(tiles, f, c, unit, error, row, column, to))
-                return 0;
-            if (!whole) continue;
-            least[b] += fewest;
-            if (fewest < full) continue;
-            to->number[b] += full;
-            to->place[b] += full * ((double)(column * unit) + middle);
-            to->place[n + b] += full * ((double)(row * unit) + middle);
-            for (Index m = 0; m < 2 * c; m++) {
-                const Index t = m >= c, area = tiles[t].n, here = m * n + b;
-                const float *const block = at[t] + (m - t * c) * area;
-                for (Index q = 0; q < KINDS; q++)
-                    to->z[here + 2 * q * c * n] += full * (double)block[(q + (q > 1)) * c * area];
-                to->highest[here] = most(to->highest[here], (double)block[2 * c * area]);
+            for (Index q = 0; count && q < 2 * c; q++) { /* Both tiles, all channels. */
+                const Index t = q >= c, area = tiles[t].n, *const at = place[t];
+                const float *const from = tiles[t].blocks + (q - t * c) * area;
+                double *const highest = to->highest + q * n;
+                for (Index kind = 0; kind < KINDS; kind++) {
+                    const float *const one = from + (kind + (kind > 1)) * c * area;
+                    double *const sum = to->z + (2 * kind * c + q) * n;
+                    for (Index i = 0; i < count; i++) sum[block[i]] += full * (double)one[at[i]];
+                }
+                for (Index i = 0; i < count; i++) {
+                    const double top = (double)from[2 * c * area + at[i]];
+                    if (top > highest[block[i]]) highest[block[i]] = top;
+                }
             }
         }
     return 1;
@@ -194,11 +217,12 @@ int in_common(const Arg *a, const Index *size)
         looked = total(to.number, n) < a[16].n * bound;
         if (looked && !added(tiles, &f, c, unit, error, 0, least, &to)) return 0;
     }
+    for (Index b = 0; b < n; b++) least[b] = 1 / most(to.number[b], 1);
+    for (Index q = 0; q < 2 * KINDS * c; q++)
+        for (Index b = 0; b < n; b++) to.z[q * n + b] *= least[b];
     for (Index b = 0; b < n; b++) {
-        const double share = 1 / most(to.number[b], 1);
-        for (Index q = b; q < 2 * KINDS * c * n; q += n) to.z[q] *= share;
-        to.place[b] *= share;
-        to.place[n + b] *= share;
+        to.place[b] *= least[b];
+        to.place[n + b] *= least[b];
     }
     told[0] = looked ? total(to.number, n) : bound;
     return 0;

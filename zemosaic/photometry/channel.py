@@ -38,6 +38,7 @@ from zemosaic.photometry.planes import (
     plane_chi2,
     plane_ratio,
 )
+from zemosaic.photometry.registration import MISPLACED, tile_shifts
 from zemosaic.photometry.sparse import LEAST_WEIGHT, reweighted
 
 MIN_RELATIVE_ERROR = 1e-6  # of a pair's gain: float32 previews know no more
@@ -55,6 +56,7 @@ _COLUMNS = [
     *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "x", "y", "level_err")),
     *((name, float, ()) for name in ("plane_gain", "plane_gain_err", "u", "v")),
     *(("x_tilt", float, (2,)), ("y_tilt", float, (2,)), ("tilt_cov", float, (3,))),
+    *(("shift", float, (2,)), ("shift_err", float, (2,))),
 ]
 
 
@@ -109,6 +111,12 @@ class Channel:
         )
         self.with_plane = column["plane_gain"]
         self.telling = np.ones(len(lines), dtype=bool)  # pairs whose gain is believed
+        self.shift = np.full((self.tiles, 2), np.nan)
+        if self.tiles <= MANY_TILES:
+            self.shift = tile_shifts(
+                self.tiles, self.i, self.j, column["shift"], column["shift_err"]
+            )
+        self.misplaced = np.hypot(*self.shift.T) > MISPLACED
 
     def solved(self) -> dict[str, np.ndarray]:
         """The fields of a `Solution` for this channel, by name.
@@ -186,10 +194,19 @@ class Channel:
             "residual": self._per_pair(-residual),
             "gain_residual": self._per_pair(log_residual),
             "chi": self._per_pair(np.fmax(chi, log_chi)),
-            "suspect": self._suspects(np.fmax(chi, log_chi)),
+            "suspect": self._suspects(np.fmax(chi, log_chi)) | self.misplaced,
             "plane_chi2": chi2,
             "plane_ratio": ratio,
+            **self._places(),
         }
+
+    def _places(self) -> dict[str, np.ndarray]:
+        """How far tiles lie from where they should, in pixels, and whether that is too far."""
+        pixels = np.full(self.tiles, np.nan)
+        if self.frame is not None:
+            jacobian = np.where(np.isnan(self.shift[:, :1, None]), np.eye(2), self.frame.jacobian)
+            pixels = np.hypot(*(np.linalg.pinv(jacobian) @ self.shift[..., None])[..., 0].T)
+        return {"shift": pixels, "misplaced": self.misplaced}
 
     def _per_pair(self, values: np.ndarray) -> np.ndarray:
         whole = np.full(self.pairs, np.nan)

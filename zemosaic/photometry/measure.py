@@ -66,6 +66,10 @@ class PairMeasurement:
         Weighted correlation of the cells.
     gain_measured : bool
         False where the overlap holds too little contrast, or the model has no free gain.
+    shift, shift_err : tuple of float
+        How far the scene of tile j lies beyond that of tile i along the grid's two axes, in cells,
+        to first order (another tenth at a third of a cell, too little beyond half of one), and the
+        standard errors that noise alone gives it; NaN where the overlap is too small to tell.
     """
 
     gain: float
@@ -85,6 +89,8 @@ class PairMeasurement:
     rms: float
     correlation: float
     gain_measured: bool
+    shift: tuple[float, float] = (math.nan, math.nan)
+    shift_err: tuple[float, float] = (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -179,7 +185,8 @@ def _measurement(
     slopes, size, seen, squares, (mixed, total) = (
         sums[:2], sums[2:4], sums[4:6], sums[6:11], sums[11:13],
     )  # fmt: skip
-    u, v, x, y, uu, uv, ux, uy, vv, vx, vy, xx, xy, yy, rms = sums[13:]
+    u, v, x, y, uu, uv, ux, uy, vv, vx, vy, xx, xy, yy, rms = sums[13:28]
+    su, sv, squared_su, squared_sv = sums[28:]
     gains = [(math.nan, math.nan)] * 2
     if model != "offset":
         # With a level alone there is no plane to be taken out.
@@ -226,4 +233,6 @@ def _measurement(
         rms=rms,
         correlation=xy / math.sqrt(xx * yy) if xx * yy > rounding else 0.0,
         gain_measured=known,
+        shift=(su, sv),
+        shift_err=(scale * math.sqrt(squared_su), scale * math.sqrt(squared_sv)),
     )

@@ -15,6 +15,7 @@ from zemosaic.photometry.regression import (
     of_patches,
     products,
     robust_scale,
+    solved,
     thin,
     unexplained,
 )
@@ -145,15 +146,16 @@ def refined(rows: Rows, columns: np.ndarray, slope: np.ndarray, free: bool) -> S
 
 
 def described(rows: Rows, columns: np.ndarray, state: State, free: bool) -> np.ndarray:
-    """What a measurement is made of ``(C, 28)``: slopes and sums over the rows.
+    """What a measurement is made of ``(C, 32)``: slopes and sums over the rows.
 
     Without and with a plane: the slope, what the instrument spreads and what x and y show of it;
-    the squares of the sums over patches, weights, the pivot and the moments about it, the rms.
+    the squares of the sums over patches, weights, the pivot and the moments about it, the rms;
+    with all terms the shift of the scene and its variances, in units of the scale squared.
     """
     gram, terms = state.gram, columns.shape[1] - 3
     if compiled.fused:
         (c, n), patches = state.w.shape, int(rows.cluster.max()) + 1
-        found = np.empty((c, 28))
+        found = np.empty((c, 32))
         compiled.fused.described(
             rows.x, rows.y, rows.u, rows.v, rows.cluster, columns, state.w, gram, state.line,
             state.slope, state.noise, np.empty((5, patches)), np.empty((5, patches)),
@@ -189,4 +191,10 @@ def described(rows: Rows, columns: np.ndarray, state: State, free: bool) -> np.n
     size, seen = dot(weighted[:2], z[:2]) - state.noise, dot(weighted[:2], seen) - state.noise
     mixed = dot(sums[3], sums[4])
     squares = dot(sums, sums)
-    return np.concatenate([slopes, size, seen, squares, [mixed], [total], pivot, moments, [rms]]).T
+    shift = np.full((4, len(w)), np.nan)
+    if terms > PLAIN_TERMS:
+        shift[:2] = state.line[:, 0, 4:6].T
+        covariance = solved(gram[:, 3:, 3:], np.eye(terms)[:, 1:3])
+        shift[2:] = covariance[:, [1, 2], [0, 1]].T
+    told = [slopes, size, seen, squares, [mixed], [total], pivot, moments, [rms], shift]
+    return np.concatenate(told).T

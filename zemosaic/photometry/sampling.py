@@ -155,41 +155,54 @@ def block_summary(
     """
     c, h, w = values.shape
     height, width = (-(-(n + k) // side) for n, k in zip((h, w), corner, strict=True))
-    cells = np.full((2, c, height * side + 2, width * side + 2), np.nan, dtype=np.float32)
+    cells = np.full((2, c, height * side, width * side), np.nan, dtype=np.float32)
     for plane, out in zip((values, variance), cells, strict=True):
-        out[:, corner[0] + 1 : corner[0] + 1 + h, corner[1] + 1 : corner[1] + 1 + w] = plane
-    inner = cells[..., 1:-1, 1:-1]
-    valid = np.isfinite(inner[0]).astype(np.float32)
-    found = np.empty((7, c, height, width), dtype=np.float32)
+        out[:, corner[0] : corner[0] + h, corner[1] : corner[1] + w] = plane
+    valid = np.isfinite(cells[0]).astype(np.float32)
+    found = np.zeros((7, c, height, width), dtype=np.float32)
     for k in range(2):
-        found[k] = block_sum(inner[k], side)
-    found[2] = block_highest(inner[0], side)
-    found[5] = 0
-    border = np.zeros_like(found[5])
-    # Along u with the axes changed, and along v.
-    for k, lines in ((3, cells[0, :, 1:-1].swapaxes(1, 2)), (4, cells[0, :, :, 1:-1])):
-        before, after = lines[:, :-1:side], lines[:, 1::side]
-        step = after - before
-        gradient, flow, square = (
-            z.reshape(c, z.shape[1], -1, side).sum(axis=3)
-            for z in ((after + before) / 2, step, step * step)
-        )
-        along = [z[:, 1:] - z[:, :-1] for z in (gradient, flow)]
-        missing = np.isnan(along[1])
-        square = np.nan_to_num(square)
-        square = square[:, 1:] + square[:, :-1]
-        for z in along:
-            z[missing] = 0
-        if k == 3:
-            along, square = [z.swapaxes(1, 2) for z in along], square.swapaxes(1, 2)
-        found[k] = along[0]
-        found[5] += along[1]
-        border += square
-    found[1] += border * np.float32(BORDER_ERROR**2)
-    found[[0, 1, 3, 4, 5]] *= np.float32(1 / side**2)
+        found[k] = block_sum(cells[k], side)
+    found[2] = block_highest(cells[0], side)
     found[6] = block_sum(valid, side)
+    # The cells on both sides of the lines between blocks: those that meet along u, and along v.
+    for kind, axis, group in ((3, 2, (side, 1)), (4, 1, (1, side))):
+        before = cells[0][_every(axis, side - 1, -1, side)]
+        after = cells[0][_every(axis, side, None, side)]
+        first, last, inner = (_every(axis, *k) for k in ((None, -1), (1, None), (1, -1)))
+        step = after - before
+        flow, square, middle = (
+            _grouped(z, group) for z in (step, step * step, (before + after) / 2)
+        )
+        missing = np.isnan(flow)
+        square[missing] = 0
+        square *= np.float32(BORDER_ERROR**2)
+        found[1][first] += square
+        found[1][last] += square
+        missing = missing[first] | missing[last]
+        for sums, out in ((middle, found[kind]), (flow, found[5])):
+            change = sums[last] - sums[first]
+            change[missing] = 0
+            out[inner] += change
+    found[[0, 1, 3, 4, 5]] *= np.float32(1 / side**2)
     np.copyto(found[:6], 0, where=found[6] < side**2)
     return found
+
+
+def _every(axis: int, *limits: int | None) -> tuple[slice, ...]:
+    """Some of the elements along an axis."""
+    return (*(slice(None) for _ in range(axis)), slice(*limits))
+
+
+def _grouped(planes: np.ndarray, group: tuple[int, int]) -> np.ndarray:
+    """Sums of so many rows and columns of ``(C, H, W)``."""
+    rows, columns = group
+    c, h, w = planes.shape
+    if rows > 1:
+        return planes.reshape(c, h // rows, rows, w).sum(axis=2)
+    total = planes[..., ::columns].copy()
+    for k in range(1, columns):
+        total += planes[..., k::columns]
+    return total
 
 
 def block_highest(planes: np.ndarray, side: int) -> np.ndarray:

@@ -6,12 +6,13 @@ Each channel is solved for itself (`zemosaic.photometry.channel`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from zemosaic.photometry.channel import Channel, TileFrame
 from zemosaic.photometry.measure import Measurement
+from zemosaic.photometry.overlap import OverlapGraph, component_labels, repetition
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,12 @@ class Solution:
         ``(T, C)`` float64: how many times more slopes of tiles explain of these planes than they
         leave, by which "auto" decides as well (up to 9 is chance); 0 where the slopes are within
         their errors, NaN where it was not asked or could not be judged.
+    shift : ndarray
+        ``(T, C)`` float64 in pixels: how far a tile lies from where its WCS says, or rather from
+        where most of its component does, by what its pairs see in common; too little beyond two
+        cells of the grid, NaN where it is not known.
+    misplaced : ndarray
+        ``(T, C)`` bool: suspects that lie beyond three quarters of a cell.
     """
 
     gain: np.ndarray
@@ -76,6 +83,8 @@ class Solution:
     suspect: np.ndarray
     plane_chi2: np.ndarray
     plane_ratio: np.ndarray
+    shift: np.ndarray
+    misplaced: np.ndarray
 
     def correction(self, tile: int) -> Correction:
         """The correction of one tile."""
@@ -145,3 +154,62 @@ def solve(
         stacked[name][missing] = np.nan
     stacked["component"][missing] = stacked["gain_group"][missing] = -1
     return Solution(**stacked)
+
+
+def solve_mosaic(
+    graph: OverlapGraph,
+    corners: np.ndarray,
+    measurements: Sequence[Sequence[Measurement]],
+    sky: np.ndarray,
+    model: str,
+    anchor: int | None,
+    frame: TileFrame | None,
+) -> Solution:
+    """Solve a mosaic; with planes the others without the tiles that are misplaced.
+
+    Where planes are free, they follow what a misplaced tile's pairs make of the scene's slopes.
+    Without planes its weights alone keep it from the others, and its sky tells levels all the same.
+
+    Parameters
+    ----------
+    graph : OverlapGraph
+        Its pairs.
+    corners : ndarray
+        ``(T, 4, 2)`` as for `find_overlaps`.
+    measurements, sky, model, anchor, frame
+        As for `solve`.
+    """
+
+    def solved(part: OverlapGraph, some: Sequence[Sequence[Measurement]]) -> Solution:
+        shared = repetition(part, corners)
+        return solve(part.i, part.j, some, sky, model, anchor, frame, shared)
+
+    found = solved(graph, measurements)
+    bad = (found.misplaced & found.planes).any(axis=1)
+    left = ~(bad[graph.i] | bad[graph.j])
+    if not bad.any() or not left.any() or (anchor is not None and bad[anchor]):
+        return found
+    parts, whole = (
+        component_labels(graph.tiles, graph.i[k], graph.j[k]) for k in (left, slice(None))
+    )
+    if len(np.unique(parts[~bad])) > len(np.unique(whole[~bad])):
+        return found  # nothing else holds the others together
+    some = [one for one, k in zip(measurements, left, strict=True) if k]
+    return _replaced(found, solved(graph.keep(left), some), bad, left)
+
+
+def _replaced(found: Solution, again: Solution, bad: np.ndarray, left: np.ndarray) -> Solution:
+    """What was found again without the bad tiles, these in its gauge, and what is told of all."""
+    good = ~bad
+    factor = np.exp(np.nanmedian(np.log(again.gain[good] / found.gain[good]), axis=0))
+    level = np.nanmedian(again.offset[good] - factor * found.offset[good], axis=0)
+    moved = {"gain": found.gain * factor, "offset": found.offset * factor + level}
+    moved |= {name: getattr(found, name) * factor for name in ("slope_x", "slope_y")}
+    merged = {}
+    for name in ("gain_err", "offset_err", "planes", "plane_chi2", "plane_ratio", *moved):
+        before = moved.get(name, getattr(found, name))
+        merged[name] = np.where(bad[:, np.newaxis], before, getattr(again, name))
+    for name in ("residual", "gain_residual", "chi"):
+        merged[name] = getattr(found, name).copy()
+        merged[name][left] = getattr(again, name)
+    return replace(found, **merged, suspect=again.suspect | found.misplaced)
