@@ -79,12 +79,12 @@ typedef struct { /* sums over the blocks of the frame: see blocks.Blocks */
 
 static int looked_up(const Tile tiles[2], const Frame *f, Index c, double error, const Index box[4],
                      const Sums *to)
-{ /* Adds cells of a box (first and last row and column) to their blocks; 0 where the channels are
-     not valid in the same. */
+{ /* Adds cells of a box (first and last row and column), which lies in one block if these are not
+     cells; 0 where the channels are not valid in the same. */
     const Index n = f->width * f->height, x = f->left * f->side, y = f->top * f->side;
-    for (Index row = box[0]; row < box[1]; row++)
-        for (Index column = box[2]; column < box[3]; column++) {
-            const Index b = (row - y) / f->side * f->width + (column - x) / f->side;
+    for (Index row = box[0]; row < box[1]; row++) {
+        Index b = (row - y) / f->side * f->width + (box[2] - x) / f->side;
+        for (Index column = box[2]; column < box[3]; column++, b += f->side == 1) {
             int known = 0;
             for (Index m = 0; m < c; m++) {
                 double z[2][KINDS];
@@ -105,6 +105,7 @@ static int looked_up(const Tile tiles[2], const Frame *f, Index c, double error,
             to->place[b] += (double)(column - x);
             to->place[n + b] += (double)(row - y);
         }
+    }
     return 1;
 }
 
@@ -138,9 +139,11 @@ static int added(const Tile tiles[2], const Frame *f, Index c, Index unit, doubl
         for (Index begin = first[1]; begin < beyond[1]; begin += CHUNK) {
             const Index end = begin + CHUNK < beyond[1] ? begin + CHUNK : beyond[1];
             Index count = 0, block[CHUNK], place[2][CHUNK]; /* those that are whole */
+            Index next = row / k * f->width + begin / k, within = begin % k;
             for (Index column = begin; column < end; column++) {
-                const Index b = row / k * f->width + column / k;
+                const Index b = next;
                 double fewest = full;
+                if (++within == k) within = 0, next++;
                 if (!whole && !(least[b] > to->number[b])) continue;
                 for (int t = 0; t < 2; t++) {
                     const Tile *const p = &tiles[t];

@@ -228,15 +228,17 @@ def _rows(pair: tuple[Preview, Preview], frame: Frame) -> Rows | None:
     # Patches lie on the grid's lattice, too.
     u, v = np.concatenate([place, within], axis=1)
     across = frame.x1 // CLUSTER + 1 - frame.x0 // CLUSTER
-    patch = ((v + frame.y0) // CLUSTER - frame.y0 // CLUSTER) * across
-    patch += (u + frame.x0) // CLUSTER - frame.x0 // CLUSTER
+    column, row = (
+        ((z + first % CLUSTER) / CLUSTER).astype(np.intp)
+        for z, first in ((u, frame.x0), (v, frame.y0))
+    )
     x, y = blocks[0]
     u, v = place
     return Rows(
         x, y, blocks[2:], np.concatenate([blocks[1], fine[1]], axis=-1), u, v,
         (above > STANDS_OUT).astype(np.intp), number[at], at,
         np.ascontiguousarray(fine[[0, 2, 3, 4]]), np.ascontiguousarray(within), block,
-        patch.astype(np.intp), (frame.height, frame.width), typical, side, total,
+        row * across + column, (frame.height, frame.width), typical, side, total,
     )  # fmt: skip
 
 
