@@ -200,15 +200,20 @@ def solve_mosaic(
 
 def _replaced(found: Solution, again: Solution, bad: np.ndarray, left: np.ndarray) -> Solution:
     """What was found again without the bad tiles, these in its gauge, and what is told of all."""
-    good = ~bad
-    factor = np.exp(np.nanmedian(np.log(again.gain[good] / found.gain[good]), axis=0))
-    level = np.nanmedian(again.offset[good] - factor * found.offset[good], axis=0)
-    moved = {"gain": found.gain * factor, "offset": found.offset * factor + level}
-    moved |= {name: getattr(found, name) * factor for name in ("slope_x", "slope_y")}
-    merged = {}
-    for name in ("gain_err", "offset_err", "planes", "plane_chi2", "plane_ratio", *moved):
-        before = moved.get(name, getattr(found, name))
-        merged[name] = np.where(bad[:, np.newaxis], before, getattr(again, name))
+    names = ("gain", "offset", "slope_x", "slope_y", "gain_err", "offset_err", "planes")
+    merged = {name: getattr(again, name).copy() for name in (*names, "plane_chi2", "plane_ratio")}
+    for tile, channel in np.argwhere(np.broadcast_to(bad[:, np.newaxis], found.gain.shape)):
+        at, component = (tile, channel), found.component[:, channel]
+        others = ~bad & (component == component[tile])
+        for name, values in merged.items():
+            values[at] = getattr(found, name)[at]
+        if others.any():
+            before, now = found.gain[others, channel], again.gain[others, channel]
+            factor = np.exp(np.median(np.log(now / before)))
+            for name in names[:4]:
+                merged[name][at] *= factor
+            level = again.offset[others, channel] - factor * found.offset[others, channel]
+            merged["offset"][at] += np.median(level)
     for name in ("residual", "gain_residual", "chi"):
         merged[name] = getattr(found, name).copy()
         merged[name][left] = getattr(again, name)
