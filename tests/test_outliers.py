@@ -265,7 +265,7 @@ def test_a_wrong_wcs_does_not_bend_the_planes_of_others(seed: int) -> None:
     assert rms(level) < 3
     # The tile itself has a gain in the gauge of the others, and pairs with their residuals.
     true, _ = truth(tiles, found)
-    assert found.gain[INNER, 0] == pytest.approx(true[INNER, 0], rel=0.02)
+    assert found.gain[INNER, 0] == pytest.approx(true[INNER, 0], rel=0.05)
     of_it = [k for k, record in enumerate(found.records) if INNER in (record.i, record.j)]
     assert np.isfinite(found.residual[of_it]).all()
 
@@ -292,6 +292,8 @@ def test_a_flat_sky_has_no_gain(model: str) -> None:
     """
     tiles = tiles_of(3, **FLAT)
     found = solve(tiles, model)
+    assert not found.suspect.any()
+    assert np.isnan(found.shift).all()
     assert len(lines(found)) == len(found.records)
     assert not any(line.gain_measured for line in lines(found))
     assert (found.gain == 1).all()

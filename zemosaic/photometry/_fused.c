@@ -161,7 +161,7 @@ in capitals those that are written) and its axes, where a letter stands for one 
     each(planes, "dcr dcr dr dr ir D32c1 Dr")                                             \
     each(cells_in, PAIR "il D52cq D2q Iq I1 n")                                           \
     each(design, "dcb dcb d32cb d2cr db db dc db ib d42cf d2f if d2c1 d32c1 Dckr D2b "     \
-         "D6hw n n n")                                                                    \
+         "D6hw n n n d22")                                                                \
     each(rough_slope, "dcr dcr dcr dcr dr dr ir d32c1 Dc D2cr D6r D8c n n n n n")         \
     each(refined, "Dckr dcr dcr if Dc Dcr Dckk Dc2k Dc Dc Dc Dc Dcr D6r d3 n n n n")   \
     each(described, "dcb dcb db db ir dckr dcr dckk dc2k dc dc D5p D5p D4r Dcs n n n n")

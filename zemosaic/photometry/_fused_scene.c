@@ -61,7 +61,7 @@ static double mean(const double *z, Index n)
 
 int design(const Arg *a, const Index *size)
 { /* x, y, derivatives, variance, u, v, slope; count, at; cells, their place and block; typical,
-     planes; columns; image and its variance, work; noise of details, of 3 and of 9 */
+     planes; columns; image and its variance, work; noise of details, of 3 and of 9, of derivatives */
     const Index c = SIZE('c'), b = SIZE('b'), f = SIZE('f'), n = SIZE('r');
     const Index h = SIZE('h'), w = SIZE('w'), area = h * w;
     const Index *const at = a[8].i, *const block = a[11].i;
@@ -122,14 +122,17 @@ int design(const Arg *a, const Index *size)
         for (Index k = 0; k < 4; k++) {
             const double *const by_x = a[9].d + (2 * k * c + m) * f, *const by_y = by_x + c * f;
             const double *of_x = x, *of_y = y;
+            const double *const noise = a[20].d + (k == 3);
             if (k) of_x = a[2].d + (2 * (k - 1) * c + m) * b, of_y = of_x + c * b;
-            for (Index i = 0; k && i < b; i++)
-                out[(3 + k) * n + i] = mean_scene(of_x[i], of_y[i], vx[i], vy[i], s, 0, &wide);
+            for (Index i = 0; k && i < b; i++) {
+                const double mixed = mean_scene(of_x[i], of_y[i], vx[i], vy[i], s, 0, &wide);
+                out[(3 + k) * n + i] = cut(mixed, wide * noise[0]);
+            }
             for (Index i = 0; i < f; i++) {
                 const double dx = by_x[i] - of_x[block[i]], dy = by_y[i] - of_y[block[i]];
                 const double near = mean_scene(dx, dy, vx[b + i], vy[b + i], s, 0, &wide);
                 if (k) {
-                    out[(3 + k) * n + b + i] = near;
+                    out[(3 + k) * n + b + i] = cut(near, wide * noise[2]);
                     continue;
                 }
                 out[b + i] = dx;

@@ -28,6 +28,9 @@ CLUSTER = 12  # cells: errors are taken to be independent from one such patch to
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
 # Noise of the details between a block, 3 blocks, 9 and the largest, in units of a block's.
 DETAIL_NOISE = (0.95, 0.42, 0.14)
+# Variances of gradient and Laplacian, of a single cell and of a block (over the cells along it), in
+# units of the mean's variance.
+SLOPE_NOISE = {"cell": (0.5, 11.5), "block": (0.9, 4.5)}
 
 
 @dataclass(eq=False)
@@ -125,9 +128,9 @@ class Rows:
     def scene(self, slope: np.ndarray, level: np.ndarray) -> np.ndarray:
         """The scene in ADU of tile j that both tiles share, its gradient (u, v) and Laplacian.
 
-        They are means whose noise the residual does not share; the scene without what may be
-        noise: details of each size are cut where they stay below three times their noise, as in
-        wavelet denoising (Donoho and Johnstone 1994, Biometrika 81, 425). The noise that is left is
+        They are means whose noise the residual does not share, without what may be noise: details
+        of each size are cut where they stay below three times their noise, as in wavelet
+        denoising (Donoho and Johnstone 1994, Biometrika 81, 425). The noise that is left is
         independent of the residual, so any function of it is an instrument that bends nothing;
         rows that hold noise alone would only dilute it.
 
@@ -139,8 +142,7 @@ class Rows:
         Returns
         -------
         ndarray
-            ``(C, 4, B + F)``: of blocks, and by how much it is another in the cells. The
-            derivatives are the means of both tiles', per cell, as they are.
+            ``(C, 4, B + F)``: of blocks, and by how much it is another in the cells.
         """
         c, (h, w), n = len(self.x), self.shape, len(self.u)
         (vx, vy), (wide_x, wide_y) = self.variance[..., :n], self.variance
@@ -169,8 +171,17 @@ class Rows:
         near, variance = _mean_scene(x, y, wide_x[:, n:], wide_y[:, n:], slope, zero)
         scene[:, 0, n:] = cut(near, variance)
         x, y = np.concatenate([self.derivatives, np.array(fine)], axis=-1).swapaxes(0, 1)
-        scene[:, 1:] = _mean_scene(x, y, wide_x, wide_y, slope, zero)[0].swapaxes(0, 1)
+        mixed, variance = _mean_scene(x, y, wide_x, wide_y, slope, zero)
+        noise = np.repeat(self.slope_noise, [n, len(self.block)], axis=0)[:, [0, 0, 1]].T
+        scene[:, 1:] = cut(mixed, variance * noise[:, np.newaxis]).swapaxes(0, 1)
         return scene
+
+    @property
+    def slope_noise(self) -> np.ndarray:
+        """Variances ``(2, 2)`` of gradient and Laplacian, of blocks and cells; see SLOPE_NOISE."""
+        cell = np.array(SLOPE_NOISE["cell"])
+        block = cell if self.side == 1 else np.array(SLOPE_NOISE["block"]) / self.side
+        return np.array([block, cell])
 
     @property
     def details(self) -> np.ndarray:

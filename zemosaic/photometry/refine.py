@@ -60,7 +60,7 @@ def design(rows: Rows, slope: np.ndarray, model: str) -> np.ndarray:
         compiled.fused.design(
             rows.x, rows.y, rows.derivatives, rows.variance, rows.u, rows.v, slope, rows.count,
             rows.at, rows.fine, rows.place, rows.block, rows.typical, rows.planes, columns,
-            np.empty((2, n)), np.empty((6, *rows.shape)), *DETAIL_NOISE,
+            np.empty((2, n)), np.empty((6, *rows.shape)), *DETAIL_NOISE, rows.slope_noise,
         )  # fmt: skip
         return columns
     columns[:, 0, :n], columns[:, 1, :n] = rows.x, rows.y

@@ -16,6 +16,7 @@ from zemosaic.photometry.planes import medians
 
 MISPLACED = 0.75  # cells: beyond that a shift bends gains and levels
 SHIFT_ERROR = 0.02  # cells, at least: a star's image is another in each tile
+KNOWN = 0.125  # cells: without stars a shift is not told to that, and the sky's slopes pass for one
 
 
 def tile_shifts(
@@ -35,7 +36,7 @@ def tile_shifts(
     Returns
     -------
     ndarray
-        ``(T, 2)`` in cells, median 0 in each component; NaN where not known.
+        ``(T, 2)`` in cells, median 0 in each component; NaN where not known to an eighth.
     """
     known = np.isfinite(error).all(axis=1)
     i, j = i[known], j[known]
@@ -46,7 +47,8 @@ def tile_shifts(
     label = component_labels(tiles, i, j)
     for axis in range(2):
         weight = np.hypot(error[known, axis], SHIFT_ERROR) ** -2.0
-        place, *_ = potentials(tiles, j, i, shift[known, axis], weight)
+        place, variance, _ = potentials(tiles, j, i, shift[known, axis], weight)
         middle, _ = medians(label[used], place[used], label.max() + 1)
-        found[used, axis] = (place - middle[label])[used]
+        sure = used & (variance <= KNOWN**2)
+        found[sure, axis] = (place - middle[label])[sure]
     return found

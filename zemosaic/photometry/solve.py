@@ -62,7 +62,7 @@ class Solution:
     shift : ndarray
         ``(T, C)`` float64 in pixels: how far a tile lies from where its WCS says, or rather from
         where most of its component does, by what its pairs see in common; too little beyond two
-        cells of the grid, NaN where it is not known.
+        cells of the grid, NaN where there are too few stars to tell.
     misplaced : ndarray
         ``(T, C)`` bool: suspects that lie beyond three quarters of a cell.
     """
