@@ -285,7 +285,8 @@ int cells_in(const Arg *a, const Index *size)
                 for (Index q = 0; valid && q < 2 * c; q++) {
                     double z[KINDS];
                     valid = cell_of(&tiles[q / c], q % c, row, column, a[13].n, z);
-                    for (int i = 0; i < KINDS; i++) a[9].D[(2 * c * i + q) * n + rows] = z[i];
+                    for (int i = 0; valid && i < KINDS; i++)
+                        a[9].D[(2 * c * i + q) * n + rows] = z[i];
                 }
                 if (!valid) continue;
                 a[10].D[rows] = (double)u;
