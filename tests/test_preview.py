@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -320,6 +321,25 @@ def test_a_preview_comes_back_from_disk_as_it_was(tmp_path: Path) -> None:
     assert np.array_equal(again.blocks, preview.blocks)
     # A preview without its blocks makes them again.
     assert np.array_equal(replace(again, x0=again.x0).blocks, preview.blocks)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of that kind")
+def test_a_preview_that_cannot_be_kept_whole_says_so(tmp_path: Path) -> None:
+    """A disk that takes no more is an error at once, not a file that is too short."""
+    import resource
+
+    tile = simulated_tile()
+    preview = make_preview(tile, make_grid([tile]))
+    preview.save(tmp_path / "whole.npy")
+    size = (tmp_path / "whole.npy").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (size - 1, size // 2, 100):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(OSError, match="large"):
+                preview.save(tmp_path / "cut.npy")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (3, 1), (-2, -5)])

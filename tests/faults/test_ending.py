@@ -194,7 +194,7 @@ def test_a_file_that_may_not_grow_is_like_a_full_disk(start: Start, tell: Any) -
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (17_000, before[1]))  # previews fit
     try:
         run = start(pool="serial")
     finally:

@@ -144,7 +144,8 @@ class Preview:
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for array in arrays.values():
-                array.tofile(file)
+                # Not by `tofile`, which keeps silent of a disk that takes no more.
+                file.write(np.ascontiguousarray(array).data)
 
     def checksum(self) -> int:
         """Sum over words of all that is kept of it, one in each sector of a disk.
