@@ -105,14 +105,15 @@ def _look_up(
     """Add single cells of the frame to their blocks; whether channels are valid in the same."""
     side, (_, _, c, n) = frame.side, to.z.shape
     top, left = frame.y0 - frame.top * side, frame.x0 - frame.left * side
-    box = np.s_[top : top + frame.y1 - frame.y0, left : left + frame.x1 - frame.x0]
-    cells = np.stack([_cells(p, frame, error) for p in pair], axis=1)
-    known = np.isfinite(cells[0]).all(axis=0) & where[box]
+    row, column = np.nonzero(
+        where[top : top + frame.y1 - frame.y0, left : left + frame.x1 - frame.x0]
+    )
+    cells, known = _cells(pair, row + frame.y0, column + frame.x0, error)
     if (known != known[:1]).any():
         return False
-    row, column = np.nonzero(known[0])
+    row, column = row[known[0]], column[known[0]]
     b = (row + top) // side * frame.width + (column + left) // side
-    some = cells[..., row, column].reshape(2 * KINDS * c, -1)
+    some = cells[..., known[0]].reshape(2 * KINDS * c, -1)
     added = np.concatenate([some, [column + left, row + top, np.ones(len(b))]])
     sums = np.array([np.bincount(b, one, n) for one in added])
     to.z[:] += sums[:-3].reshape(to.z.shape)
@@ -145,16 +146,15 @@ def cells_in(
         compiled.fused.cells_in(*arrays(pair, frame), blocks, z, place, which, told, CELL_ERROR)
         k = int(told[0])
         return z[..., :k], place[:, :k], which[:k]
-    cells = np.stack([_cells(p, frame, CELL_ERROR) for p in pair], axis=1)
     v, u = (z[:, np.newaxis] * side for z in np.divmod(blocks, frame.width))
     down, right = np.divmod(np.arange(side**2), side)
-    v, u, which = v + down, u + right, np.arange(len(blocks)).repeat(side**2)
-    row, column = v.ravel() + frame.top * side - frame.y0, u.ravel() + frame.left * side - frame.x0
-    h, w = cells.shape[-2:]
-    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-    inside[inside] = np.isfinite(cells[0, :, 0, row[inside], column[inside]]).all(axis=1)
-    z = cells[..., row[inside], column[inside]]
-    return z, np.array([u.ravel(), v.ravel()], dtype=float)[:, inside], which[inside]
+    v, u, which = (v + down).ravel(), (u + right).ravel(), np.arange(len(blocks)).repeat(side**2)
+    row, column = v + frame.top * side, u + frame.left * side
+    inside = (row >= frame.y0) & (row < frame.y1) & (column >= frame.x0) & (column < frame.x1)
+    cells, known = _cells(pair, row[inside], column[inside], CELL_ERROR)
+    valid = known.all(axis=0)
+    inside[inside] = valid
+    return cells[..., valid], np.array([u, v], dtype=float)[:, inside], which[inside]
 
 
 def arrays(pair: tuple[Preview, Preview], frame: Frame) -> list[np.ndarray]:
@@ -185,28 +185,33 @@ def _blocks(pair: tuple[Preview, Preview], frame: Frame) -> np.ndarray:
     return blocks
 
 
-def _cells(p: Preview, frame: Frame, error: float) -> np.ndarray:
-    """What `block_summary` says of blocks, of each cell ``(5, C, h, w)`` of the overlap."""
-    c, h, w = p.values.shape
-    padded = np.full((c, h + 2, w + 2), np.nan)
-    padded[:, 1:-1, 1:-1] = p.values
-    y, x = frame.y0 - p.y0, frame.x0 - p.x0
-    near = padded[:, y : y + frame.y1 - frame.y0 + 2, x : x + frame.x1 - frame.x0 + 2]
-    cells = np.zeros((KINDS, c, near.shape[1] - 2, near.shape[2] - 2))
-    cells[0] = near[:, 1:-1, 1:-1]
-    cells[1] = p.variance[:, y : y + cells.shape[2], x : x + cells.shape[3]]
-    for k, along in ((2, near[:, 1:-1].swapaxes(1, 2)), (3, near[:, :, 1:-1])):
-        step = along[:, 1:] - along[:, :-1]
-        both = np.array([(step[:, 1:] + step[:, :-1]) / 2, step[:, 1:] - step[:, :-1]])
-        both = np.nan_to_num(both)
-        square = np.nan_to_num(step * step)
-        square = (square[:, 1:] + square[:, :-1]) * error**2
-        if k == 2:
-            both, square = both.swapaxes(2, 3), square.swapaxes(1, 2)
-        cells[k] = both[0]
-        cells[4] += both[1]
-        cells[1] += square
-    return cells
+def _cells(
+    pair: tuple[Preview, Preview], row: np.ndarray, column: np.ndarray, error: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `block_summary` says of blocks, of some cells of the grid that lie in both tiles.
+
+    Returns
+    -------
+    cells, known : ndarray
+        ``(5, 2, C, R)`` float64, and ``(C, R)`` bool: valid in both.
+    """
+    cells = np.zeros((KINDS, 2, len(pair[0].values), len(row)))
+    for t, p in enumerate(pair):
+        c, h, w = p.values.shape
+        y, x, values = row - p.y0, column - p.x0, p.values.reshape(c, -1)
+        at = y * w + x
+        cells[0, t] = values.take(at, axis=1)
+        cells[1, t] = p.variance.reshape(c, -1).take(at, axis=1)
+        for kind, place, end, step in ((2, x, w, 1), (3, y, h, w)):
+            there = np.array([place > 0, place + 1 < end])
+            near = np.where(there, at + np.array([[-step], [step]]), at)
+            steps = values.take(near, axis=1) - cells[0, t][:, np.newaxis]
+            low, high = np.where(there, steps, np.nan).swapaxes(0, 1)
+            both = np.isfinite(low + high)
+            cells[kind, t] = np.where(both, (high - low) / 2, 0)
+            cells[4, t] += np.where(both, low + high, 0)
+            cells[1, t] += error**2 * (np.nan_to_num(low) ** 2 + np.nan_to_num(high) ** 2)
+    return cells, np.isfinite(cells[0]).all(axis=0)
 
 
 def weighed(
