@@ -61,7 +61,8 @@ class PhaseSolution(Solution):
         """What is wrong with a suspect, in a few words."""
         shift = np.nan_to_num(self.shift[tile]).max()
         if self.misplaced[tile].any():
-            return f"lies about {shift:.0f} pixels from where its WCS says"
+            # What is beyond half a cell is told too small.
+            return f"lies at least {int(shift)} pixels from where its WCS says"
         return "most of its pairs contradict the others"
 
     def model_line(self) -> str:

@@ -19,7 +19,7 @@
         `offset ${pm(t.offset[c], t.offset_err[c])} ADU`);
     });
     lines.push(t.pairs ? `${t.pairs} measured pairs` : "no measured pair: it stands alone");
-    if (t.suspect) lines.push("most of its pairs contradict the others");
+    if (t.suspect) lines.push("its pairs contradict the others, or its WCS is off");
     return lines.join("\n");
   }
   function pairText(p) {
