@@ -169,6 +169,17 @@ def _fit(
     free = model != "offset"
     columns = design(rows, slope, model)
     state = refined(rows, columns, slope, free)
+    far = (state.w[:, : len(rows.u)] == 0).any(axis=0)
+    left = rows.without(far) if model == "free" and np.isfinite(state.slope).all() else None
+    if left is not None:
+        # Light that one tile alone holds reaches beyond the rows that lose their weight, and the
+        # scene that the terms are made of holds it, too.
+        again = rough_slope(left)
+        again = np.where(np.isfinite(again), again, slope)
+        clean = design(left, again, model)
+        found = refined(left, clean, again, free)
+        if np.isfinite(found.slope).all():
+            rows, columns, state = left, clean, found
     found = described(rows, columns, state, free).tolist()
     lost, scale, bread = (z.tolist() for z in (np.isnan(state.slope), state.scale, state.bread))
     return [
