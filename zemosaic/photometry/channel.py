@@ -155,7 +155,10 @@ class Channel:
         residual, chi = gain[self.j] * self.y - gain[self.i] * self.x, np.zeros(len(self.i))
         if self.model != "gain":
             reference = self._reference_levels()
-            level, level_var, slope, residual, chi = self._levels(gain, reference, planes)
+            doubt = np.fmax(log_chi / SUSPECT_CHI, 1.0)
+            level, level_var, slope, residual, chi = self._levels(
+                gain, reference, planes, doubt
+            )
             suspect = self._suspects(np.fmax(chi, log_chi))
             free = ~planes & self._tied(group) & ~suspect
             if not self.model.startswith("offset") and self.tiles <= MANY_TILES and free.any():
@@ -282,7 +285,7 @@ class Channel:
         return np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(self.sky))
 
     def _levels(
-        self, gain: np.ndarray, reference: np.ndarray, planes: np.ndarray
+        self, gain: np.ndarray, reference: np.ndarray, planes: np.ndarray, doubt: np.ndarray
     ) -> tuple[np.ndarray, ...]:
         """Levels at each tile's reference level and centre, and slopes; given the gains.
 
@@ -291,7 +294,7 @@ class Channel:
         """
         i, j = self.i, self.j
         difference = gain[j] * (self.y - reference[j]) - gain[i] * (self.x - reference[i])
-        error = np.maximum(gain[j] * self.level_err, MIN_LEVEL_ERROR)
+        error = np.maximum(gain[j] * self.level_err * doubt, MIN_LEVEL_ERROR)
         level, variance, residual = potentials(
             self.tiles, i, j, difference, error**-2.0, self.anchor
         )
@@ -308,7 +311,7 @@ class Channel:
             difference[some],
             error[some],
             tilt[some],
-            gain[j[some], None, None] ** 2 * self.tilt_cov[some],
+            (gain[j] * doubt)[some, None, None] ** 2 * self.tilt_cov[some],
             self.pivot[some],
             self.frame.centre,
             self.anchor,
