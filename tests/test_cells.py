@@ -190,3 +190,28 @@ def test_blocks_say_what_their_cells_say(shape: tuple[int, int]) -> None:
     for pull in (gain, plane, level):
         assert 0.6 < np.sqrt(np.mean(np.square(pull))) < 1.4
         assert abs(np.mean(pull)) < 1.0
+
+
+@pytest.mark.parametrize(("shape", "side"), [((40, 50), 1), ((150, 203), 4)])
+def test_a_streak_is_taken_out_with_what_lies_next_to_it(shape: tuple[int, int], side: int) -> None:
+    """A row of far blocks and its neighbours; a star's few that lie together are left."""
+    rows = rows_of(*pair(shape))
+    assert rows.side == side
+    row, column = np.divmod(rows.at, rows.shape[1])
+    middle = rows.shape[0] // 2
+    size = 6 if side == 1 else 2
+    star = (row >= 3) & (row < 3 + size) & (column >= 4) & (column < 4 + size)
+    assert rows.without(star) is None
+    left = rows.without((row == middle) | star)
+    assert left is not None
+    away = np.abs(row - middle) > (2 if side == 1 else 1)
+    assert left.at.tolist() == rows.at[away].tolist()
+    assert left.x.tolist() == rows.x[:, away].tolist()
+    # Cells stay in their blocks.
+    of_cells = away[rows.block]
+    assert left.place.tolist() == rows.place[:, of_cells].tolist()
+    assert left.at[left.block].tolist() == rows.at[rows.block[of_cells]].tolist()
+    assert left.cluster.tolist() == rows.cluster[np.r_[away, of_cells]].tolist()
+    assert left.variance.shape[-1] == len(left.cluster)
+    # Where most contradict the line, the rest is no better.
+    assert rows.without(row > middle // 2) is None

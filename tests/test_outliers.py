@@ -213,12 +213,27 @@ def test_a_model_that_cannot_hold_gives_no_wild_gain(seed: int) -> None:
     assert np.abs(error - np.median(error)).max() < 0.5
 
 
-@pytest.mark.parametrize("seed", [1, 4])
+@pytest.mark.parametrize("seed", [3, 8, 13])
+def test_trails_along_overlaps_do_not_bend_gains(seed: int) -> None:
+    """Through a third of the tiles; gains are as true as in the same skies without trails.
+
+    Those are 0.21, 0.30 and 0.32 %. With trails that merely lost their weight they were 0.47, 0.50
+    and 0.66 %, by their faint edges and their share of the scene.
+    """
+    tiles = everything_wrong(seed)
+    found = solve(tiles, "auto")
+    gain, _ = truth(tiles, found)
+    good = np.arange(len(tiles)) != 1
+    error = np.log(found.gain[good, 0] / gain[good, 0])
+    assert error.std() < 0.004
+
+
+@pytest.mark.parametrize("seed", [1, 4, 24])
 def test_everything_wrong_at_once_leaves_the_blame_where_it_belongs(seed: int) -> None:
     """Gradients, trails, torn borders, SIP and a cloud: only pairs of the cloudy tile contradict.
 
-    In the second sky a corner tile has one of its three pairs with the cloudy one, and the wrong
-    one is as precise as the others.
+    In the last two skies a corner tile has one of its three pairs with the cloudy one, and the
+    wrong one is as precise as the others.
     """
     tiles = everything_wrong(seed)
     found = solve(tiles, "auto")

@@ -25,8 +25,8 @@ from zemosaic.photometry.regression import cut, solved, thin
 MANY_BLOCKS = 2_000  # from which on blocks are twice as large, or four times
 FINE_CELLS = 128  # of the blocks with the brightest stars, where there are more than that
 CLUSTER = 12  # cells: errors are taken to be independent from one such patch to the next
-AROUND = 2  # cells beyond them that hold some of what does not belong there
-STREAK = (3, 8)  # blocks and cells: no star is so long
+STREAK = (3, 8)  # blocks and cells: no star that contradicts a line is so long
+AROUND = 2  # cells next to a streak that hold some of its light
 STANDS_OUT = 12.0  # both tiles' deviations together: a cell with a star in it
 # Noise of the details between a block, 3 blocks, 9 and the largest, in units of a block's.
 DETAIL_NOISE = (0.95, 0.42, 0.14)
@@ -110,36 +110,30 @@ class Rows:
     def without(self, far: np.ndarray) -> Rows | None:
         """What is left without streaks, and what lies next to them; None where there are none.
 
-        Of the blocks that contradict a line, ``(B,)`` bool, those of a star lie together.
+        Parameters
+        ----------
+        far : ndarray
+            ``(B,)`` bool: blocks that contradict a line. Those of a star lie together.
         """
-        row, column = np.divmod(self.at[far], self.shape[1])
-        if not STREAK[0] <= len(row) <= len(far) / 2:
+        if not STREAK[0] <= np.count_nonzero(far) <= len(far) / 2:
             return None
-        near = np.maximum(np.abs(row - row[:, None]), np.abs(column - column[:, None])) <= 1
-        label, before = np.arange(len(row)), None
-        while before is None or (label != before).any():
-            label, before = np.where(near, label, len(row)).min(axis=1), label
-            label = label[label]
-        long = np.zeros(len(row), dtype=bool)
-        for z in (row, column):
-            low, high = z.copy(), z.copy()
-            np.minimum.at(low, label, z)
-            np.maximum.at(high, label, z)
-            long |= (high - low + 1 >= max(STREAK[0], STREAK[1] / self.side))[label]
+        row, column = np.divmod(self.at[far], self.shape[1])
+        streak = _lengths(row, column) >= max(STREAK[0], STREAK[1] / self.side)
         image = np.zeros((1, *self.shape))
-        image[0, row[long], column[long]] = 1.0
+        image[0, row[streak], column[streak]] = 1.0
         for _ in range(-(-AROUND // self.side)):
             image = _threes(image, 1)
         kept = image.ravel()[self.at] == 0
         if not len(kept) / 2 <= np.count_nonzero(kept) < len(kept):
             return None
         blocks, cells = np.flatnonzero(kept), np.flatnonzero(kept[self.block])
-        which = {
-            "x y derivatives u v bright count at": blocks,
-            "fine place": cells,
-            "variance cluster": np.concatenate([blocks, len(kept) + cells]),
+        rows = np.concatenate([blocks, len(kept) + cells])
+        at = {
+            **dict.fromkeys(("x", "y", "derivatives", "u", "v", "bright", "count", "at"), blocks),
+            **dict.fromkeys(("fine", "place"), cells),
+            **dict.fromkeys(("variance", "cluster"), rows),
         }
-        part = {name: getattr(self, name).take(k, axis=-1) for z, k in which.items() for name in z.split()}
+        part = {name: getattr(self, name).take(k, axis=-1) for name, k in at.items()}
         return replace(self, **part, block=(np.cumsum(kept) - 1)[self.block[cells]])
 
     @cached_property
@@ -311,6 +305,21 @@ def _mean_scene(
     mean += ax
     wide *= vy
     return mean, wide
+
+
+def _lengths(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """How far each place of some on a lattice reaches, with those that it touches, and so on."""
+    near = np.maximum(np.abs(row - row[:, None]), np.abs(column - column[:, None])) <= 1
+    label, before = np.arange(len(row)), None
+    while before is None or (label != before).any():
+        label, before = np.where(near, label, len(row)).min(axis=1), label
+    length = np.zeros(len(row), dtype=np.intp)
+    for z in (row, column):
+        low, high = z.copy(), z.copy()
+        np.minimum.at(low, label, z)
+        np.maximum.at(high, label, z)
+        np.maximum(length, high - low + 1, out=length)
+    return length[label]
 
 
 def _threes(images: np.ndarray, step: int) -> np.ndarray:

@@ -156,9 +156,7 @@ class Channel:
         if self.model != "gain":
             reference = self._reference_levels()
             doubt = np.fmax(log_chi / SUSPECT_CHI, 1.0)
-            level, level_var, slope, residual, chi = self._levels(
-                gain, reference, planes, doubt
-            )
+            level, level_var, slope, residual, chi = self._levels(gain, reference, planes, doubt)
             suspect = self._suspects(np.fmax(chi, log_chi))
             free = ~planes & self._tied(group) & ~suspect
             if not self.model.startswith("offset") and self.tiles <= MANY_TILES and free.any():
@@ -290,7 +288,8 @@ class Channel:
         """Levels at each tile's reference level and centre, and slopes; given the gains.
 
         Levels are solved at each tile's own reference level, which makes them almost
-        independent of the gains.
+        independent of the gains. Errors of pairs whose gains are in `doubt` are so many times as
+        large.
         """
         i, j = self.i, self.j
         difference = gain[j] * (self.y - reference[j]) - gain[i] * (self.x - reference[i])

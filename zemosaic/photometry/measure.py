@@ -12,10 +12,12 @@ errors. The nuisance terms are what two exposures of one sky differ by besides g
   no gradient.
 
 The scene that these terms are made of is the weighted mean of both tiles whose noise is
-uncorrelated with the residual, and it serves as the instrument for the noisy x, so that noise
-bends nothing. Cells far from the line lose their weight (Tukey's biweight): trails, saturated
-stars, variable ones. Cells are chosen by where they are and whether they are valid, never by
-their noisy values. Swapping the tiles turns a into 1/a and changes nothing else.
+uncorrelated with the residual, and it serves as the instrument for the noisy x, so that noise bends
+nothing. Cells far from the line lose their weight (Tukey's biweight): trails, saturated stars,
+variable ones. Where they make a streak, the line is drawn anew without it and what lies next to it,
+since a trail's faint edges and its share of the scene bend as well. Cells are chosen by where they
+are and whether they are valid, never by their noisy values. Swapping the tiles turns a into 1/a and
+changes nothing else.
 """
 
 from __future__ import annotations
@@ -177,9 +179,9 @@ def _fit(
         again = rough_slope(left)
         again = np.where(np.isfinite(again), again, slope)
         clean = design(left, again, model)
-        found = refined(left, clean, again, free)
-        if np.isfinite(found.slope).all():
-            rows, columns, state = left, clean, found
+        anew = refined(left, clean, again, free)
+        if np.isfinite(anew.slope).all():
+            rows, columns, state = left, clean, anew
     found = described(rows, columns, state, free).tolist()
     lost, scale, bread = (z.tolist() for z in (np.isnan(state.slope), state.scale, state.bread))
     return [
