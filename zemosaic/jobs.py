@@ -151,7 +151,13 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
     with part("preview"):
         preview = make_preview(tile, grid)
     with part("save"):
-        preview.save(path)
+        try:
+            preview.save(path)
+        except OSError as bad:
+            raise TileError(
+                f"{tile.path or tile.name}: its preview cannot be written to {path.parent} "
+                f"({bad.strerror or bad}); make room there"
+            ) from None
         bare = preview.without_arrays()
         if not thumb:
             return Prepared(bare, 0, tile.shape, grid.scale, 0, None)

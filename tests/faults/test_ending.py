@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -167,12 +168,13 @@ def whole_or_absent(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("small_disk", "pool"),
-    [(40, "serial"), (96, "processes"), (116, "serial")],  # previews alone take 84
+    ("small_disk", "pool", "lost"),
+    # Previews alone take 116.
+    [(40, "serial", True), (132, "processes", False), (148, "serial", False)],
     indirect=["small_disk"],
 )
 def test_a_full_disk_costs_no_torn_table(
-    start: Start, small_disk: Path, pool: str, tell: Any
+    start: Start, small_disk: Path, pool: str, lost: bool, tell: Any
 ) -> None:
     """Whatever has room is done, without a traceback or bus error; the journal can be read."""
     run = start(folder=small_disk / "run", pool=pool)
@@ -180,6 +182,10 @@ def test_a_full_disk_costs_no_torn_table(
     assert done.code in (1, 2, 3), done.err
     assert "Traceback" not in done.err
     assert "No space left" in done.err
+    line = (
+        r"\.fits: its preview cannot be written to \S+ \(No space left on device\); make room there"
+    )
+    assert bool(re.search(line, done.err)) == lost
     assert "SIGBUS" not in done.err
     whole_or_absent(run.folder)
     journal.read(run.folder)
