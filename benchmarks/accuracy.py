@@ -123,11 +123,16 @@ def limit(scene: Scene) -> dict[str, float]:
 
     A cell that N tiles cover tells of the gains and levels of each of its pairs, and 2 / N of it
     is new. With the light of all stars, however bright, and without seeing and registration,
-    which no program knows as well as this takes for granted.
+    which no program knows as well as this takes for granted. Where there are gradients each tile
+    has a plane; the level is not told then, since a plane of all is nobody's error. A bad tile
+    tells nothing.
     """
-    simulated = list(simulate(replace(scene, electrons=0.0, seeing=0.0)))
+    # Gradients stay: the planes take them, and without them borders would be torn elsewhere.
+    twin = replace(scene, electrons=0.0, seeing=0.0, trail=False, bad=False)
+    simulated = [t for k, t in enumerate(simulate(twin)) if not (scene.bad and k == 1)]
     tiles = [tile_of(t) for t in simulated]
     grid, count = make_grid(tiles), len(tiles)
+    terms = 4 if scene.gradient else 2
     light: list[Placed] = []
     for tile, truth in zip(tiles, simulated, strict=True):
         p = make_preview(tile, grid)
@@ -138,7 +143,7 @@ def limit(scene: Scene) -> dict[str, float]:
     for z in light:
         whole[2][shared(z, whole)[1]] += np.isfinite(z[2])
     cell = round(grid.scale / scene.scale) ** 2  # pixels
-    told, seams, cells = np.zeros((2 * count, 2 * count)), np.zeros((2 * count, 2 * count)), 0
+    told, seams, cells = *np.zeros((2, terms * count, terms * count)), 0
     for i, j in combinations(range(count), 2):
         first, second = shared(light[i], light[j])
         both = np.isfinite(light[i][2][first]) & np.isfinite(light[j][2][second])
@@ -148,25 +153,27 @@ def limit(scene: Scene) -> dict[str, float]:
         tiles_there = whole[2][shared(light[i], whole)[1]][first][both]
         variance = value / scene.electrons + scene.read_noise**2
         weight = cell / variance / tiles_there  # 2 / N of that of a difference
-        z = np.stack([value - scene.sky, np.ones_like(value)])
-        ends = np.kron(np.eye(count)[i] - np.eye(count)[j], np.eye(2))
+        place = np.indices(whole[2].shape)[:, *shared(light[i], whole)[1]][:, *first][:, both]
+        z = np.stack([value - scene.sky, np.ones_like(value), *place])[:terms]
+        ends = np.kron(np.eye(count)[i] - np.eye(count)[j], np.eye(terms))
         told += ends.T @ ((z * weight) @ z.T) @ ends
         seams += ends.T @ (z @ z.T) @ ends
         cells += len(value)
-    unit = np.tile([1e-3, 1.0], count)
+    unit = np.tile([1e-3, 1.0, 1e-2, 1e-2][:terms], count)
     covariance = np.linalg.pinv(told * unit[:, None] * unit, rcond=1e-9) * unit[:, None] * unit
     # The gauge as in `measure`: a factor of all, and then the mean level at the tiles' own skies.
-    centred = np.eye(2 * count)
-    centred[::2, ::2] -= 1 / count
-    own = [np.median(t.data) * t.gain[0] + t.offset[0] - scene.sky for t in simulated]
-    level = np.kron(np.eye(count), [[0.0, 1.0]])
-    level[np.arange(count), 2 * np.arange(count)] = own
+    centred = np.eye(terms * count)
+    centred[::terms, ::terms] -= 1 / count
+    own = [np.nanmedian(t.data) * t.gain[0] + t.offset[0] - scene.sky for t in simulated]
+    level = np.kron(np.eye(count), [[0.0, 1.0, 0.0, 0.0][:terms]])
+    level[np.arange(count), terms * np.arange(count)] = own
     level = (np.eye(count) - 1 / count) @ level @ centred
-    gains = (centred @ covariance @ centred.T).diagonal()[::2]
+    gains = (centred @ covariance @ centred.T).diagonal()[::terms]
+    offset = np.sqrt((level @ covariance @ level.T).trace() / count)
     noise = np.sqrt(scene.sky / scene.electrons + scene.read_noise**2)
     return {
         "gain_percent": 100 * float(np.sqrt(gains.mean())),
-        "offset_adu": float(np.sqrt((level @ covariance @ level.T).trace() / count)),
+        "offset_adu": np.nan if scene.gradient else float(offset),
         "seam_sigma": float(np.sqrt((seams @ covariance).trace() / cells) / noise),
     }
 
@@ -223,7 +230,8 @@ def say(name: str, model: str, rows: list[dict[str, Any]]) -> None:
         )
         unknown = sum(row["unknown"] for row in rows)
         chi2 = f" | {gains:.2f} | {offsets:.2f} | {', '.join(rows[0]['suspects'])} | {unknown}"
-    print(f"| {name} | {model} | {gain:.3f} | {offset:.3f} | {at_seams:.4f}{chi2} |", flush=True)
+    told = "–" if np.isnan(offset) else f"{offset:.3f}"
+    print(f"| {name} | {model} | {gain:.3f} | {told} | {at_seams:.4f}{chi2} |", flush=True)
 
 
 def main() -> None:
@@ -242,7 +250,7 @@ def main() -> None:
         if options.quick and given["shape"][0] > 1000:
             continue
         seeds = range(1, options.seeds + 1)
-        if set(given) == {"tiles", "shape", "overlap"}:
+        if not {"seeing", "stars"} & set(given):
             say(name, "what noise allows", [limit(Scene(seed=seed, **given)) for seed in seeds])
         for model in models:
             rows = [measure(Scene(seed=seed, **given), model) for seed in seeds]
