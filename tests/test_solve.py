@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zemosaic.photometry.channel import TileFrame
 from zemosaic.photometry.graph import potentials
 from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
-from zemosaic.photometry.planes import medians
+from zemosaic.photometry.planes import medians, without_common_slope
 from zemosaic.photometry.solve import Solution, solve
 
 
@@ -427,3 +427,25 @@ def test_no_pairs_at_all() -> None:
     assert np.isnan(found.gain[2, 0])
     assert found.component[:, 0].tolist() == [0, 1, -1]
     assert np.isnan(found.gain_err).all()
+
+
+def test_the_common_slope_is_that_of_most_tiles_of_each_component() -> None:
+    """Two components with a slope and an outlier each; what two planes differ by stays."""
+    rng = np.random.default_rng(2)
+    component = np.repeat([0, 1, 2], [9, 8, 1])
+    centre = rng.uniform(0, 1000, (18, 2))
+    common = np.array([[0.3, -0.2], [-0.1, 0.0], [0.0, 0.0]])
+    slope = rng.uniform(-0.01, 0.01, (18, 2))
+    for members in (slice(9), slice(9, 17), slice(17, 18)):
+        slope[members] -= slope[members][:-1].mean(axis=0) if members.stop < 18 else slope[members]
+    slope[[8, 16]] = [[0.5, 0.1], [0.0, 2.0]]
+    planes = np.column_stack([rng.normal(0, 50, 18), slope + common[component]])
+    found = without_common_slope(component, planes, centre)
+    assert found[:, 1:] == pytest.approx(slope, abs=1e-12)
+
+    def differences(z: np.ndarray, u: float, v: float) -> np.ndarray:
+        level = z[:, 0] + ((np.array([u, v]) - centre) * z[:, 1:]).sum(axis=1)
+        return np.concatenate([np.diff(level[:9]), np.diff(level[9:17])])
+
+    for place in ((0.0, 0.0), (700.0, -300.0)):
+        assert differences(found, *place) == pytest.approx(differences(planes, *place), abs=1e-9)

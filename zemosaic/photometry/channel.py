@@ -13,7 +13,8 @@ offset, or offset and plane, of tile k. Each is a difference of potentials on th
 overlaps: weighted least squares, sparse, per connected component, with the weights of pairs that
 disagree with all others taken away (`zemosaic.photometry.graph`). What the differences leave free
 is set by the gauge: geometric-mean gain 1 and the median sky level kept, or an anchor tile with
-gain 1 and offset 0; the mean slope is 0, so no global plane is invented.
+gain 1 and offset 0; the mean slope is 0, of all tiles but those with a cloud's, so no global plane
+is invented.
 
 In the model "auto" the planes of the pairs decide, per channel and component: if they are
 larger than their errors allow, tiles have gradients of their own and get planes.
@@ -37,6 +38,7 @@ from zemosaic.photometry.planes import (
     medians,
     plane_chi2,
     plane_ratio,
+    without_common_slope,
 )
 from zemosaic.photometry.registration import MISPLACED, tile_shifts
 from zemosaic.photometry.sparse import LEAST_WEIGHT, reweighted
@@ -315,6 +317,8 @@ class Channel:
             self.frame.centre,
             self.anchor,
         )
+        free = self.component != (-1 if self.anchor is None else self.component[self.anchor])
+        full[free] = without_common_slope(self.component, full, self.frame.centre)[free]
         level = np.where(planes, full[:, 0], level)
         variance = np.where(planes, full_variance, variance)
         residual[some], chi[some] = full_residual, full_chi

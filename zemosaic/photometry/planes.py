@@ -19,6 +19,7 @@ FEWEST_PAIRS = 3  # to judge that by
 # and more. And it has to be above the errors that are known.
 PLANE_RATIO = 20.0
 PLANE_LEAST = 1.5
+FAR_SLOPE = 5.0  # medians of the distances from the median: beyond is not what most have in common
 LEAST_VARIANCE = 1e-30  # (ADU per cell)², of the tilts of tiles without noise
 
 
@@ -82,6 +83,41 @@ def plane_ratio(
         ratio = of_tiles / of_pairs * (loops / pairs)
     ratio[of_tiles < PLANE_LEAST * CHANCE] = 0.0
     return np.where(loops >= FEWEST_PAIRS, ratio, np.nan)[component]
+
+
+def without_common_slope(
+    component: np.ndarray, planes: np.ndarray, centre: np.ndarray
+) -> np.ndarray:
+    """Planes less the slope that those of a component have in common, which no overlap tells.
+
+    It is the mean of those that are not far from most: a cloud's slope is not the sky's.
+
+    Parameters
+    ----------
+    component : ndarray
+        ``(T,)`` int.
+    planes : ndarray
+        ``(T, 3)``: level at the centre in ADU, and both slopes in ADU per cell.
+    centre : ndarray
+        ``(T, 2)`` in cells.
+
+    Returns
+    -------
+    ndarray
+        ``(T, 3)``: the same differences of planes at all places.
+    """
+    groups = component.max(initial=-1) + 1
+
+    def usual(values: np.ndarray) -> np.ndarray:
+        return np.stack([medians(component, z, groups)[0] for z in values.T], axis=1)[component]
+
+    away = np.abs(planes[:, 1:] - usual(planes[:, 1:]))
+    near = (away <= FAR_SLOPE * usual(away)).all(axis=1)
+    number = np.maximum(np.bincount(component, near, groups), 1)[:, None]
+    sums = np.stack([np.bincount(component, near * z, groups) for z in planes[:, 1:].T], axis=1)
+    common = (sums / number)[component]
+    level = np.einsum("tg,tg->t", common, centre - usual(centre))
+    return planes - np.column_stack([level, common])
 
 
 def medians(group: np.ndarray, values: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
