@@ -302,7 +302,7 @@ def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, seated: bool) -> 
     if seated:  # those behind it did not wait for the time-out
         last = recorder.of(JobEnded)[-1]
         assert (last.index, last.done) == (300, 600)
-        assert recorder.of(Heartbeat)[0].running_indices == [300]
+        assert recorder.of(Heartbeat)[-1].running_indices == [300]
 
 
 def test_workers_that_cannot_start_are_a_clear_failure(tmp_path: Path) -> None:
