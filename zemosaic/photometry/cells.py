@@ -313,6 +313,7 @@ def _lengths(row: np.ndarray, column: np.ndarray) -> np.ndarray:
     label, before = np.arange(len(row)), None
     while before is None or (label != before).any():
         label, before = np.where(near, label, len(row)).min(axis=1), label
+        label = label[label]  # a long way at once
     length = np.zeros(len(row), dtype=np.intp)
     for z in (row, column):
         low, high = z.copy(), z.copy()

@@ -15,9 +15,9 @@ The scene that these terms are made of is the weighted mean of both tiles whose 
 uncorrelated with the residual, and it serves as the instrument for the noisy x, so that noise bends
 nothing. Cells far from the line lose their weight (Tukey's biweight): trails, saturated stars,
 variable ones. Where they make a streak, the line is drawn anew without it and what lies next to it,
-since a trail's faint edges and its share of the scene bend as well. Cells are chosen by where they
-are and whether they are valid, never by their noisy values. Swapping the tiles turns a into 1/a and
-changes nothing else.
+since a trail's faint edges and its share of the scene bend as well. But for these, cells are chosen
+by where they are and whether they are valid, never by their noisy values. Swapping the tiles turns
+a into 1/a and changes nothing else.
 """
 
 from __future__ import annotations
