@@ -2,16 +2,16 @@
 
 from setuptools import Extension, setup
 
-FOLDER = "zemosaic/photometry"
+FOLDER = "zemosaic/photometry/_kernels"
 
-PARTS = ("", "_sky", "_sample", "_rows", "_scene", "_fit")
+PARTS = ("module", "sky", "sample", "blocks", "scene", "fit")
 
 setup(
     ext_modules=[
         Extension(
-            "zemosaic.photometry._fused",
-            [f"{FOLDER}/_fused{part}.c" for part in PARTS],
-            depends=[f"{FOLDER}/_fused.h"],
+            "zemosaic.photometry._kernels._fused",
+            [f"{FOLDER}/{part}.c" for part in PARTS],
+            depends=[f"{FOLDER}/kernels.h"],
             # Loops in vectors, and the same bits wherever: nothing that reorders sums or fuses
             # products. For gcc and clang; MSVC passes over what it does not know.
             extra_compile_args=[

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 
 from zemosaic import Settings, calibrate, tile_from_array
-from zemosaic.photometry.preview import cell_positions, make_grid, make_preview
+from zemosaic.photometry.preview.grid import cell_positions, make_grid
+from zemosaic.photometry.preview.preview import make_preview
 from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
-from zemosaic.photometry.tiles import Tile
+from zemosaic.photometry.tiles.tile import Tile
 
 WRONG = {"gradient": True, "trail": True, "border": True, "bad": True, "sip": True}
 SETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zemosaic.photometry import compiled
-from zemosaic.photometry.measure import PairMeasurement, measure_pair
-from zemosaic.photometry.preview import Preview, make_grid, make_preview
-from zemosaic.photometry.sampling import block_mean
-from zemosaic.photometry.solve import solve
-from zemosaic.photometry.tiles import tile_from_array
+from zemosaic.photometry._kernels import compiled
+from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
+from zemosaic.photometry.preview.block_means import block_mean
+from zemosaic.photometry.preview.grid import make_grid
+from zemosaic.photometry.preview.preview import Preview, make_preview
+from zemosaic.photometry.solver.solve import solve
+from zemosaic.photometry.tiles.tile import tile_from_array
 
 NOISE = 3.0  # ADU per cell
 

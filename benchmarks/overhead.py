@@ -37,7 +37,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from speed import DENSE, LIGHT, ready
 
-import zemosaic.phase
+import zemosaic.pipeline.calibrate
 from zemosaic import Settings, calibrate
 from zemosaic.observe import otlp_json, otlp_proto
 from zemosaic.observe.exporters import Tracing, _one_by_one
@@ -46,9 +46,10 @@ from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.journal import Journal
-from zemosaic.runtime.pool import Pool, Report, perform
-from zemosaic.runtime.processes import ProcessPool
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.pool import Pool
+from zemosaic.runtime.process_pool import ProcessPool
+from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.worker import TaskResult, run_task
 
 PAIRS = 5_000  # for the cost of the parts
 TOLD = 20_000  # and for that of a collector, which takes a batch a second
@@ -102,15 +103,15 @@ def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, Kept]:
 
     It has a run folder as well, where the thumbnails for the report are kept: no part of telling.
     """
-    kept, made = Kept(), zemosaic.phase._inflight
-    zemosaic.phase._inflight = lambda *_: None
+    kept, made = Kept(), zemosaic.pipeline.calibrate._inflight
+    zemosaic.pipeline.calibrate._inflight = lambda *_: None
     try:
         with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
             start = time.perf_counter()
             calibrate(tiles.files, settings, pool, [kept], folder=name)
             return time.perf_counter() - start, kept
     finally:
-        zemosaic.phase._inflight = made
+        zemosaic.pipeline.calibrate._inflight = made
 
 
 @contextmanager
@@ -150,7 +151,7 @@ def loop(port: Any, pair: JobEnded, url: str) -> None:
         start = time.perf_counter()
         tell(pair, TOLD, [journal, telemetry], Inflight(folder, 1, 10.0))
         port.send((time.perf_counter() - start) / TOLD)
-        zemosaic.phase.stacks.disarm()
+        zemosaic.pipeline.calibrate.stacks.disarm()
         tracing.close(timeout=0.1)
         journal.close()
 
@@ -258,10 +259,10 @@ class _Here(Pool):
 
     kind, workers, window, together = "here", 1, 1, TOGETHER
 
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Do it."""
-        future: Future[Report] = Future()
-        future.set_result(perform(function, args))
+        future: Future[TaskResult] = Future()
+        future.set_result(run_task(function, args))
         return future
 
 
@@ -276,7 +277,7 @@ def tell(
     known = dict(pair.attributes)
     jobs = [Job(k, _nothing, (), known, "key") for k in range(1, pairs + 1)]
     run(jobs, pairs, _Here(), FanOut(observers), stage="pairs", inflight=table,
-        describe=lambda _: ("measured", known), plain=lambda _: pair.result)  # fmt: skip
+        summarize=lambda _: ("measured", known), serialize=lambda _: pair.result)  # fmt: skip
 
 
 def parts(pair: JobEnded) -> dict[str, float]:
@@ -297,7 +298,7 @@ def parts(pair: JobEnded) -> dict[str, float]:
 
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
-    zemosaic.phase.stacks.use_alarm()  # as a worker does
+    zemosaic.pipeline.calibrate.stacks.use_alarm()  # as a worker does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         alone = each([])
@@ -308,7 +309,7 @@ def parts(pair: JobEnded) -> dict[str, float]:
         # The worker's part and the parent's, since both are done here.
         table = Inflight(folder, 1, 10.0)
         found["table and stacks"] = each([], table) - alone
-        zemosaic.phase.stacks.disarm()
+        zemosaic.pipeline.calibrate.stacks.disarm()
         found["spans, without an SDK"] = each([telemetry(None)]) - alone
         host = provider.get_tracer("bench")
         found["spans, with the SDK of a host application"] = each([telemetry(host)]) - alone

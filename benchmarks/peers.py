@@ -245,8 +245,8 @@ class Judge:
         import numpy as np
         from accuracy import Seams
 
-        from zemosaic.photometry.overlap import find_overlaps
-        from zemosaic.photometry.tiles import open_tile
+        from zemosaic.photometry.overlap.graph import find_overlaps
+        from zemosaic.photometry.tiles.tile import open_tile
 
         self.gain, self.offset, self.sky = (
             np.array(tiles.truth[name]) for name in ("gain", "offset", "sky")

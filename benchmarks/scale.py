@@ -33,11 +33,11 @@ from astropy.wcs import WCS
 from harness import cpu_seconds, memory_of
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
-from zemosaic.photometry.channel import TileFrame
-from zemosaic.photometry.measure import PairMeasurement
-from zemosaic.photometry.overlap import find_overlaps, prune, repetition
+from zemosaic.photometry.overlap.graph import find_overlaps, prune, repetition
+from zemosaic.photometry.pairfit.measure import PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
-from zemosaic.photometry.solve import solve
+from zemosaic.photometry.solver.channel import TileFrame
+from zemosaic.photometry.solver.solve import solve
 
 FRAME = (1080, 1920)
 STEP = 0.05  # degrees between neighbours

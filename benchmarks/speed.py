@@ -33,12 +33,15 @@ from harness import Load, TileSet, cpu_seconds, median_ratio, run_watched, say_l
 from scipy.ndimage import map_coordinates
 
 from zemosaic import Settings, calibrate
-from zemosaic.photometry.preview import NODE_STEP, make_grid
+from zemosaic.photometry.preview.grid import make_grid
+from zemosaic.photometry.preview.preview import NODE_STEP
 from zemosaic.photometry.simulate import Scene
-from zemosaic.photometry.tiles import edge_points, open_tile, pixel_to_sky
-from zemosaic.result import PhaseSolution
+from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
+from zemosaic.photometry.tiles.tile import open_tile
+from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.runtime.events import JobEnded, Observer, StageEnded, StageStarted
-from zemosaic.runtime.processes import ProcessPool
+from zemosaic.runtime.make_pool import usable_processors
+from zemosaic.runtime.process_pool import ProcessPool
 
 BLOCK = 4
 # Of each tile with its neighbours, so that 200 tiles have more than 4,342 pairs.
@@ -101,7 +104,7 @@ def between(nodes: np.ndarray, cells: int, axis: int) -> np.ndarray:
 
 def ready(seconds: float) -> int:
     """Import everything and stay a while, so that every worker gets one of these."""
-    import zemosaic.phase  # noqa: F401
+    import zemosaic.pipeline.calibrate  # noqa: F401
 
     time.sleep(seconds)
     return os.getpid()
@@ -131,7 +134,7 @@ class Stages(Observer):
     def job_ended(self, event: JobEnded) -> None:
         """Add a job's parts."""
         self.inside[f"{event.stage} jobs"] += (event.ended_ns - event.started_ns) / 1e9
-        for name, seconds in event.stages.items():
+        for name, seconds in event.step_times.items():
             self.inside[f"{event.stage}: {name}"] += seconds
 
 
@@ -381,7 +384,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     dense = write_set(Scene(tiles=200, shape=small, overlap=DENSE), folder)
     light = write_set(Scene(tiles=200, shape=LIGHT, overlap=DENSE), folder)
     load = Load()
-    bench = Bench(options.workers or Settings().worker_count)
+    bench = Bench(options.workers or usable_processors())
     many = max(1, options.repeats // 3)
     try:
         rows = []

@@ -13,7 +13,7 @@ import pytest
 from astropy.io import fits
 
 from zemosaic.cli import run
-from zemosaic.photometry import compiled
+from zemosaic.photometry._kernels import compiled
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 
 # Without noise and differences in seeing, so that what is found can be held against the truth.

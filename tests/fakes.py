@@ -8,8 +8,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 from zemosaic.runtime.events import Observer
-from zemosaic.runtime.pool import Pool, Report, perform, seated
-from zemosaic.runtime.schedule import Clock
+from zemosaic.runtime.pool import Pool
+from zemosaic.runtime.scheduler import Clock
+from zemosaic.runtime.worker import TaskResult, run_in_slot, run_task
 
 
 class FakeClock(Clock):
@@ -34,11 +35,11 @@ class FakeClock(Clock):
         return done
 
 
-def unseated(
+def without_slot(
     function: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """The job itself, without its row in the table of those under way."""
-    return args[2:] if function is seated else (function, args)
+    return args[2:] if function is run_in_slot else (function, args)
 
 
 class ManualPool(Pool):
@@ -48,22 +49,22 @@ class ManualPool(Pool):
 
     def __init__(self, workers: int = 2) -> None:
         self.workers = workers
-        self.flying: dict[int, tuple[Future[Report], Callable[..., Any], tuple[Any, ...]]] = {}
-        self.given_up: list[Future[Report]] = []
+        self.flying: dict[int, tuple[Future[TaskResult], Callable[..., Any], tuple[Any, ...]]] = {}
+        self.given_up: list[Future[TaskResult]] = []
         self._count = 0
 
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
-        future: Future[Report] = Future()
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
+        future: Future[TaskResult] = Future()
         future.set_running_or_notify_cancel()
         self._count += 1
-        self.flying[self._count] = (future, *unseated(function, args))
+        self.flying[self._count] = (future, *without_slot(function, args))
         return future
 
     def end(self, index: int) -> None:
         future, function, args = self.flying.pop(index)
-        future.set_result(perform(function, args))
+        future.set_result(run_task(function, args))
 
-    def give_up(self, future: Future[Report]) -> bool:
+    def give_up(self, future: Future[TaskResult]) -> bool:
         self.given_up.append(future)
         return True
 
@@ -77,7 +78,7 @@ class Recorder(Observer):
     def __init__(self) -> None:
         self.events: list[Any] = []
         for name in dir(Observer):
-            if not name.startswith("_") and name != "tell":
+            if not name.startswith("_") and name != "handle_batch":
                 setattr(self, name, self.events.append)
 
     def of(self, kind: type) -> list[Any]:

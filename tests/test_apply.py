@@ -16,11 +16,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from tests.conftest import simulated
-from zemosaic.phase import calibrate
 from zemosaic.photometry.apply import correct, write_corrected
 from zemosaic.photometry.mosaic import write_mosaic
-from zemosaic.photometry.solve import Correction
-from zemosaic.photometry.tiles import TileError, open_tile, tile_from_array
+from zemosaic.photometry.solver.solve import Correction
+from zemosaic.photometry.tiles.tile import TileError, open_tile, tile_from_array
+from zemosaic.pipeline.calibrate import calibrate
 from zemosaic.settings import Settings
 
 IMAGE = simulated()[0].data

@@ -12,8 +12,8 @@ import pytest
 
 from tests.fakes import Recorder
 from zemosaic.errors import UserError
-from zemosaic.observe.autopsy import examine, story, tell
-from zemosaic.runtime import inflight, stacks
+from zemosaic.observe.autopsy import examine, replay, summary_lines
+from zemosaic.runtime import stacks
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -25,7 +25,7 @@ from zemosaic.runtime.events import (
     StageStarted,
 )
 from zemosaic.runtime.inflight import Inflight
-from zemosaic.runtime.journal import JOURNAL, Journal
+from zemosaic.runtime.journal import Journal
 
 SECOND = 1_000_000_000
 ABOUT = {"command": "zemosaic intertile a.fits b.fits -o run", "cwd": os.getcwd(), "host": "h"}
@@ -57,7 +57,7 @@ def write(folder: Path, events: list[Any], about: dict[str, Any] = ABOUT) -> Pat
     book = Journal(folder, about)
     fan_out = FanOut([book])
     for event in events:
-        fan_out.emit(event)
+        fan_out.dispatch(event)
     book.close()
     return folder
 
@@ -72,13 +72,13 @@ def test_a_dead_run_tells_when_it_died_and_what_was_lost(tmp_path: Path) -> None
     found = examine(write(tmp_path, BEGUN), None)
     assert (found.state, found.stage, found.pid) == ("died", "pairs", os.getpid())
     assert found.ended("pairs") == (1, 4)
-    assert [(s.row.index, s.row.part) for s in found.under_way] == [(2, "fit")]
-    text = "\n".join(story(found))
+    assert [(s.row.index, s.row.step) for s in found.under_way] == [(2, "fit")]
+    text = "\n".join(summary_lines(found))
     assert "pair 2 (a.fits, 2.fits): pairs at fit" in text
     assert "1 of 4 pairs" in text
     assert "zemosaic intertile a.fits b.fits -o run --resume" in text
     told = Recorder()
-    tell(found, told)
+    replay(found, told)
     (lost,) = [e for e in told.of(JobEnded) if e.error is not None]
     assert (lost.index, lost.error.type) == (2, "RunDied")
     assert [e.stage for e in told.of(StageEnded)] == ["pairs"]
@@ -95,7 +95,7 @@ def test_without_a_table_the_journal_alone_tells(tmp_path: Path) -> None:
     found = examine(write(tmp_path, [*BEGUN, beat]), None)
     assert (found.pid, found.under_way) == (0, ())
     assert found.last_ns == 130 * SECOND
-    assert "after 30.0 s" in story(found)[1]
+    assert "after 30.0 s" in summary_lines(found)[1]
 
 
 def test_rows_of_an_earlier_run_are_not_those_of_this(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_run_whose_journal_stops_did_not_die(tmp_path: Path, state: str) -> No
     assert found.state == state
     assert "a full disk" in found.cause
     told = Recorder()
-    tell(found, told)
+    replay(found, told)
     (end,) = told.of(RunEnded)
     assert (end.state, end.error) == (state, None)
 
@@ -134,9 +134,9 @@ def test_a_run_that_ended_says_how(tmp_path: Path, state: str) -> None:
     over = [*BEGUN, RunEnded(state=state, time_ns=140 * SECOND)]
     found = examine(write(tmp_path, over), None)
     assert found.state == state
-    assert ("go on" in "\n".join(story(found))) == (state != "finished")
+    assert ("go on" in "\n".join(summary_lines(found))) == (state != "finished")
     told = Recorder()
-    tell(found, told)
+    replay(found, told)
     assert told.events == over
 
 
@@ -149,8 +149,8 @@ def test_a_held_folder_is_a_run_that_goes_on(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path, junk: bytes | None) -> None:
     """In one line, whatever else lies there."""
     if junk is not None:
-        (tmp_path / JOURNAL).write_bytes(junk)
-    (tmp_path / inflight.TABLE).write_bytes(b"junk")
+        (tmp_path / "journal.jsonl").write_bytes(junk)
+    (tmp_path / "inflight.bin").write_bytes(b"junk")
     with pytest.raises(UserError, match="holds no run"):
         examine(tmp_path, None)
 
@@ -160,4 +160,4 @@ def test_a_run_that_died_at_once_is_told(tmp_path: Path) -> None:
     stacks.clear(tmp_path)
     found = examine(write(tmp_path, []), None)
     assert found.state == "died"
-    assert "no tiles and no pairs" in "\n".join(story(found))
+    assert "no tiles and no pairs" in "\n".join(summary_lines(found))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.test_measure import only, preview
-from zemosaic.photometry.blocks import FEW_CELLS, WHOLE_ENOUGH
-from zemosaic.photometry.cells import MANY_BLOCKS, Rows, common_rows
-from zemosaic.photometry.measure import PairMeasurement, measure_pair
-from zemosaic.photometry.preview import SIDE, Preview
+from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
+from zemosaic.photometry.pairfit.overlap_blocks import FEW_CELLS, WHOLE_ENOUGH
+from zemosaic.photometry.pairfit.samples import MANY_BLOCKS, PairSamples, common_samples
+from zemosaic.photometry.preview.preview import SIDE, Preview
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -40,8 +40,8 @@ def pair(shape: tuple[int, int], gain: float = 1.1, seed: int = 1) -> tuple[Prev
     return one, other
 
 
-def rows_of(first: Preview, second: Preview) -> Rows:
-    found = common_rows(first, second)
+def rows_of(first: Preview, second: Preview) -> PairSamples:
+    found = common_samples(first, second)
     assert found is not None
     return found[0]
 

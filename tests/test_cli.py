@@ -23,7 +23,7 @@ from zemosaic import __version__
 from zemosaic.cli import main
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.simulate import Scene
-from zemosaic.photometry.solve import Correction
+from zemosaic.photometry.solver.solve import Correction
 
 Command = Callable[..., Run]
 WriteTiles = Callable[..., list[Path]]

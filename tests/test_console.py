@@ -18,7 +18,7 @@ from rich.console import Console as Terminal
 from tests.conftest import Run
 from tests.fakes import FakeClock, ManualPool
 from zemosaic.observe.console import Console
-from zemosaic.observe.pace import Pace, duration
+from zemosaic.observe.progress import ProgressRate, duration
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -30,7 +30,7 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.scheduler import Job, run
 
 FILES = {"name_i": "a [red].fits", "name_j": "b[/bold].fits"}
 HEARTBEAT = Heartbeat(
@@ -45,7 +45,7 @@ HEARTBEAT = Heartbeat(
     running_attributes=[FILES, {"name_i": "c.fits", "name_j": "d.fits"}],
     last_completed_index=347,
     idle_time=10.2,
-    running_parts=["fit", ""],
+    running_steps=["fit", ""],
     stack='Thread 0x1 (most recent call first):\n  File "/opt/a/regression.py", line 88 in solve',
     timeout=300.0,
 )
@@ -75,7 +75,7 @@ class Screen:
     def show(self, *events: Any) -> None:
         fan_out = FanOut([self.console])
         for event in events:
-            fan_out.emit(event)
+            fan_out.dispatch(event)
 
     @property
     def lines(self) -> list[str]:
@@ -198,7 +198,7 @@ def test_a_heartbeat_of_nothing_says_none(screen: Screen) -> None:
             running_indices=[],
             running_time=[],
             running_attributes=[],
-            running_parts=[],
+            running_steps=[],
             last_completed_index=0,
         )
     )
@@ -250,7 +250,7 @@ def test_a_failed_tile_is_named(screen: Screen) -> None:
 def test_a_slow_pair_is_named(screen: Screen) -> None:
     """It is told while the others go on."""
     slow = SlowJob(stage="pairs", time_ns=0, index=348, running_time=100.4, attributes=FILES)
-    screen.show(slow, replace(slow, part="load", stack=HEARTBEAT.stack))
+    screen.show(slow, replace(slow, step="load", stack=HEARTBEAT.stack))
     line = "pair 348 (a [red].fits, b[/bold].fits) has been running for 100 s"
     assert screen.lines == [line, f"{line}, at 'load', in regression.py:88 in solve"]
 
@@ -316,12 +316,12 @@ def test_stages_are_timed_by_their_events(screen: Screen) -> None:
 
 def test_a_bar_slows_down_while_nothing_ends() -> None:
     """The rate counts the silence since the last end: a stall never looks like progress."""
-    pace = Pace(100, 0.0)
+    rate = ProgressRate(100, 0.0)
     for done in range(1, 11):
-        pace.ended(done, float(done))
-    assert pace.rate(10.0) == pytest.approx(1.0)
-    assert pace.rate(40.0) == pytest.approx(0.25)
-    fast, slow = pace.left(10.0), pace.left(40.0)
+        rate.ended(done, float(done))
+    assert rate.rate(10.0) == pytest.approx(1.0)
+    assert rate.rate(40.0) == pytest.approx(0.25)
+    fast, slow = rate.left(10.0), rate.left(40.0)
     assert fast is not None
     assert slow is not None
     assert slow[1] > 3 * fast[1]
@@ -333,11 +333,11 @@ def test_the_time_left_holds_the_truth() -> None:
     held = 0
     for _ in range(400):
         gaps = [random.expovariate(2.0) for _ in range(200)]
-        pace, now = Pace(200, 0.0), 0.0
+        rate, now = ProgressRate(200, 0.0), 0.0
         for done, gap in enumerate(gaps[:50], 1):
             now += gap
-            pace.ended(done, now)
-        left = pace.left(now)
+            rate.ended(done, now)
+        left = rate.left(now)
         assert left is not None
         held += left[0] <= sum(gaps[50:]) <= left[1]
     assert 0.9 <= held / 400 <= 0.99
@@ -345,12 +345,12 @@ def test_the_time_left_holds_the_truth() -> None:
 
 def test_the_time_left_follows_a_change_of_pace() -> None:
     """What was fast or slow more than half a minute ago does not count."""
-    pace = Pace(1000, 0.0)
+    rate = ProgressRate(1000, 0.0)
     for done in range(1, 501):
-        pace.ended(done, done / 100)
+        rate.ended(done, done / 100)
     for done in range(501, 541):
-        pace.ended(done, 5.0 + (done - 500))
-    left = pace.left(45.0)
+        rate.ended(done, 5.0 + (done - 500))
+    left = rate.left(45.0)
     assert left is not None
     assert left == pytest.approx((460, 460), rel=0.01)
 
@@ -358,11 +358,11 @@ def test_the_time_left_follows_a_change_of_pace() -> None:
 @pytest.mark.parametrize("ends", [0, 1, 4])
 def test_little_is_not_made_into_much(ends: int) -> None:
     """After few ends the time left is said not to be known."""
-    pace = Pace(100, 0.0)
+    rate = ProgressRate(100, 0.0)
     for done in range(1, ends + 1):
-        pace.ended(done, float(done))
-    assert pace.left(10.0) is None
-    assert "left" not in pace.words(10.0) or "not known" in pace.words(10.0)
+        rate.ended(done, float(done))
+    assert rate.left(10.0) is None
+    assert "left" not in rate.words(10.0) or "not known" in rate.words(10.0)
 
 
 def test_lengths_of_time_are_said_as_people_say_them() -> None:

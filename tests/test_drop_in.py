@@ -12,7 +12,7 @@ import pytest
 
 from tests.fakes import FakeClock, ManualPool, unseated
 from zemosaic.photometry.simulate import Scene, simulate
-from zemosaic.runtime.pool import ThreadPool
+from zemosaic.runtime.thread_pool import ThreadPool
 from zemosaic.zemosaic_utils import compute_intertile_affine_calibration
 
 SCENE = Scene(tiles=9, shape=(128, 160), electrons=0, stars=4e-3, seeing=0, overlap=0.35)

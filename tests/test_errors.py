@@ -19,7 +19,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from tests.conftest import Run, simulated
-from zemosaic.runtime.folder import FolderError, claim
+from zemosaic.runtime.run_folder import FolderError, claim
 from zemosaic.settings import MODELS
 
 Command = Callable[..., Run]
@@ -465,7 +465,7 @@ def test_the_mosaic_is_not_written_over_a_tile(
 
 HOLD = """
 import pathlib, sys
-from zemosaic.runtime.folder import claim
+from zemosaic.runtime.run_folder import claim
 with claim(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

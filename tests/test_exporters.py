@@ -52,25 +52,20 @@ from tests.otlp_receiver import (
     spans_of,
 )
 from zemosaic import __version__
-from zemosaic.observe import exporters, otlp_json, otlp_proto, outlet
+from zemosaic.observe import export_queue, exporters, otlp_json, otlp_proto
 from zemosaic.observe.endpoint import (
     DEFAULT_ENDPOINT,
     check_endpoint,
     endpoint_from_environment,
     trace_url,
 )
-from zemosaic.observe.exporters import (
-    FILE_DELAY,
-    SHOWING,
-    SHUTDOWN,
-    Tracing,
-    _otlp_exporter,
-)
-from zemosaic.observe.spans import Common, Table
+from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN, Tracing, _otlp_exporter
+from zemosaic.observe.live import SHOWING
+from zemosaic.observe.span_tables import Common, Table
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
-from zemosaic.runtime.pool import SerialPool
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.make_pool import SerialPool
+from zemosaic.runtime.scheduler import Job, run
 
 PHASE = "phase5_intertile"
 RECEIVERS = {"http": http_receiver, "grpc": grpc_receiver}
@@ -113,12 +108,12 @@ def run_pairs(tracing: Tracing, count: int, function: Callable[..., Any] = abs) 
     """A run of tiny pairs on a tracer: the first alone, the others in bundles."""
     telemetry = Telemetry(tracing.tracer)
     fan_out = FanOut([telemetry])
-    fan_out.emit(RunStarted(run_id="r", time_ns=time.time_ns()))
+    fan_out.dispatch(RunStarted(run_id="r", time_ns=time.time_ns()))
     jobs = (
         Job(k, function, (k,), {"tile_i": k, "name_i": f"a{k}.fits"}) for k in range(1, count + 1)
     )
     run(jobs, count, Bundles(), fan_out, stage="pairs")
-    fan_out.emit(RunEnded(state="finished", time_ns=time.time_ns()))
+    fan_out.dispatch(RunEnded(state="finished", time_ns=time.time_ns()))
     return telemetry
 
 
@@ -358,8 +353,8 @@ def test_spans_that_no_queue_could_hold_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A span pushed out of a full queue was never tried, but it is lost all the same."""
-    monkeypatch.setattr(outlet, "QUEUE", 16)
-    monkeypatch.setattr(outlet, "BATCH", 16)
+    monkeypatch.setattr(export_queue, "QUEUE", 16)
+    monkeypatch.setattr(export_queue, "BATCH", 16)
     file = tmp_path / "trace.jsonl"
     with mute_port() as port:
         url = f"http://127.0.0.1:{port}"
@@ -429,21 +424,21 @@ PREAMBLE = """
 import logging, sys, time
 from pathlib import Path
 from zemosaic.observe.exporters import Tracing
-from zemosaic.observe.spans import Common
+from zemosaic.observe.span_tables import Common
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Observer, RunEnded, RunStarted
 from zemosaic.runtime.pool import SerialPool
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.scheduler import Job, run
 
 file = Path(sys.argv[1])
 tracing = Tracing(file, *sys.argv[2:])
 
 def run_pairs(count, *observers):
     fan_out = FanOut([Telemetry(tracing.tracer), *observers])
-    fan_out.emit(RunStarted(run_id="r", time_ns=time.time_ns()))
+    fan_out.dispatch(RunStarted(run_id="r", time_ns=time.time_ns()))
     jobs = (Job(k, abs, (k,), {"name_i": "a.fits"}) for k in range(1, count + 1))
     run(jobs, count, SerialPool(), fan_out, stage="pairs")
-    fan_out.emit(RunEnded(state="finished", time_ns=time.time_ns()))
+    fan_out.dispatch(RunEnded(state="finished", time_ns=time.time_ns()))
 """
 
 

@@ -17,20 +17,16 @@ import pytest
 from tests.test_cells import in_colours, pair
 from tests.test_measure import preview
 from tests.test_overlap import scattered
-from zemosaic.jobs import key_of
-from zemosaic.photometry import compiled
-from zemosaic.photometry.cells import Rows, common_rows
-from zemosaic.photometry.measure import (
-    PairMeasurement,
-    Rejected,
-    measure_pair,
-)
-from zemosaic.photometry.overlap import find_overlaps, repetition
-from zemosaic.photometry.preview import Preview
-from zemosaic.photometry.refine import described, design, refined
-from zemosaic.photometry.regression import median, thin
-from zemosaic.photometry.rough import rough_slope
-from zemosaic.photometry.sampling import NODE_STEP, sample
+from zemosaic.photometry._kernels import compiled
+from zemosaic.photometry.overlap.graph import find_overlaps, repetition
+from zemosaic.photometry.pairfit.algebra import median, thin
+from zemosaic.photometry.pairfit.initial_slope import initial_slope
+from zemosaic.photometry.pairfit.irls import design_matrix, fit_irls, summarize_fit
+from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected, measure_pair
+from zemosaic.photometry.pairfit.samples import PairSamples, common_samples
+from zemosaic.photometry.preview.preview import Preview
+from zemosaic.photometry.preview.resampling import NODE_STEP, sample
+from zemosaic.pipeline.tasks import cache_key
 
 pytestmark = pytest.mark.skipif(compiled.fused is None, reason="the kernels were not compiled")
 
@@ -135,7 +131,7 @@ def test_pairs_are_measured_alike(
 
 def test_rows_are_gathered_alike(some_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same blocks and cells are chosen, in the same order, and hold the same."""
-    found, expected = common_rows(*some_pair), in_numpy(monkeypatch, common_rows, *some_pair)
+    found, expected = common_samples(*some_pair), in_numpy(monkeypatch, common_samples, *some_pair)
     assert found is not None
     for one, other in zip(found, expected, strict=True):
         for name in ("cluster", "bright", "at", "count", "block", "place"):
@@ -147,30 +143,30 @@ def test_rows_are_gathered_alike(some_pair: Pair, monkeypatch: pytest.MonkeyPatc
 
 def test_each_step_of_the_fit_is_alike(some_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """First slope, columns, rounds and sums: from the same input the same result."""
-    rows: Rows
-    for rows in in_numpy(monkeypatch, common_rows, *some_pair):
+    rows: PairSamples
+    for rows in in_numpy(monkeypatch, common_samples, *some_pair):
         if rows.cells < 25:
             continue
-        slope = in_numpy(monkeypatch, rough_slope, rows)
-        close(rough_slope(rows), slope)
+        slope = in_numpy(monkeypatch, initial_slope, rows)
+        close(initial_slope(rows), slope)
         if not np.ptp(rows.x):
             continue  # what a line leaves of constant tiles is rounding
         slope = np.where(np.isfinite(slope), slope, 1.0)
         for model in ("free", "gain"):
-            columns = in_numpy(monkeypatch, design, rows, slope, model)
-            close(design(rows, slope, model), columns)
+            columns = in_numpy(monkeypatch, design_matrix, rows, slope, model)
+            close(design_matrix(rows, slope, model), columns)
             # Of a flat sky a plane is left, which its own terms explain: its slope is rounding.
             smooth, scene = columns[0, 3:].T, columns[0, 2]
             left = scene - smooth @ np.linalg.lstsq(smooth, scene)[0]
             flat = model == "free" and np.abs(left).max() < 1e-9 * np.ptp(rows.x)
             for free in (False,) if flat else (True, False):
-                state = in_numpy(monkeypatch, refined, rows, columns, slope, free)
+                state = in_numpy(monkeypatch, fit_irls, rows, columns, slope, free)
                 if np.isnan(state.slope).any():
                     continue
-                for one, other in zip(refined(rows, columns, slope, free), state, strict=True):
+                for one, other in zip(fit_irls(rows, columns, slope, free), state, strict=True):
                     close(one, other)
-                sums = in_numpy(monkeypatch, described, rows, columns, state, free)
-                close(described(rows, columns, state, free), sums)
+                sums = in_numpy(monkeypatch, summarize_fit, rows, columns, state, free)
+                close(summarize_fit(rows, columns, state, free), sums)
 
 
 @pytest.mark.parametrize("holes", [False, True])
@@ -212,7 +208,7 @@ def test_medians_are_the_very_same(levels: int) -> None:
         z = rng.integers(0, levels, (5, 2, 1, n)) / 3.0
         typical, above = np.empty((2, 1, 1)), np.empty(n)
         of_values, of_variances = median(z[:2, ..., thin(n)])
-        kernel().weighed(z, z[0].copy(), np.ones(n), typical, above, np.empty(n), 1, 1)
+        kernel().block_weights(z, z[0].copy(), np.ones(n), typical, above, np.empty(n), 1, 1)
         assert np.array_equal(typical[..., 0], of_variances + (1e-12 + (1e-6 * of_values) ** 2))
 
 
@@ -265,13 +261,13 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 
 def test_places_outside_the_arrays_are_refused() -> None:
     """An index of a row that is none."""
-    rows = common_rows(*pair((60, 80)))
+    rows = common_samples(*pair((60, 80)))
     assert rows is not None
     for name, beyond in (("at", np.prod(rows[0].shape)), ("block", len(rows[0].u))):
         good = getattr(rows[0], name)[0]
         getattr(rows[0], name)[0] = beyond
         with pytest.raises(ValueError, match="fit together"):
-            design(rows[0], np.ones(1), "free")
+            design_matrix(rows[0], np.ones(1), "free")
         getattr(rows[0], name)[0] = good
     square, normals, area = np.ones((2, 4, 3)), np.ones((3, 4, 3)), np.empty(1)
     for polygon, tile in ((2, 0), (-1, 0), (0, 3)):
@@ -282,10 +278,10 @@ def test_places_outside_the_arrays_are_refused() -> None:
     values, factor = np.empty((1, 17, 5), dtype=np.float32), np.empty((17, 5), dtype=np.float32)
     work = np.empty((8, 5), dtype=np.float32), np.empty((3, 5))
     with pytest.raises(ValueError, match="fit together"):  # nodes end before the cells
-        kernel().splined(planes, np.ones((2, 2, 2)), values, factor, *work)
+        kernel().sample_spline(planes, np.ones((2, 2, 2)), values, factor, *work)
 
 
 def test_a_journal_of_the_other_way_is_not_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured once differs in its last bits, so its key is another."""
-    assert key_of("a pair") == key_of("a pair")
-    assert key_of("a pair") != in_numpy(monkeypatch, key_of, "a pair")
+    assert cache_key("a pair") == cache_key("a pair")
+    assert cache_key("a pair") != in_numpy(monkeypatch, cache_key, "a pair")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csc_array
 
-from zemosaic.photometry import sparse
-from zemosaic.photometry.graph import potentials, vector_potentials
+from zemosaic.photometry.solver import robust_lsq as sparse
+from zemosaic.photometry.solver.potentials import potentials, vector_potentials
 
 
 def mesh(side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +65,7 @@ def test_the_selected_inverse_is_exact(seed: int) -> None:
     dense = dense + dense.T + np.diag(rng.uniform(20, 30, n))
     i, j = np.nonzero(pattern | pattern.T | np.eye(n, dtype=bool))
     matrix = csc_array((dense[i, j], (i, j)), shape=(n, n))
-    factor = sparse.factorised(matrix)
+    factor = sparse.factorize(matrix)
     assert len(sparse.filled(matrix, factor.L)[1]) > factor.L.nnz  # which leaves zeros out
     found = sparse.inverse_diagonal(matrix, factor)
     assert found == pytest.approx(np.diag(np.linalg.inv(dense)), rel=1e-12)
@@ -109,14 +109,14 @@ def test_conjugate_gradients_meet_their_goal() -> None:
     rng = np.random.default_rng(6)
     matrix = np.diag(rng.uniform(1, 1e4, 80)) + 0.1 * np.ones((80, 80))
     right = rng.normal(size=80)
-    near = sparse.factorised(csc_array(matrix * rng.uniform(0.8, 1.0)))
-    far = sparse.factorised(csc_array(np.eye(80)))
+    near = sparse.factorize(csc_array(matrix * rng.uniform(0.8, 1.0)))
+    far = sparse.factorize(csc_array(np.eye(80)))
     exact = np.linalg.solve(matrix, right)
-    found = sparse.conjugate(csc_array(matrix), right, near)
+    found = sparse.pcg(csc_array(matrix), right, near)
     assert found is not None
     error, energy = found - exact, exact @ matrix @ exact
     assert error @ matrix @ error <= sparse.GAIN_OF_STEPS**2 * energy * 1.01
-    assert sparse.conjugate(csc_array(matrix), right, far) is None
+    assert sparse.pcg(csc_array(matrix), right, far) is None
 
 
 def test_many_islands_are_many_small_problems() -> None:

@@ -15,10 +15,13 @@ import pytest
 from tests.fakes import Gate, Recorder
 from zemosaic.runtime import inflight
 from zemosaic.runtime.events import FanOut
-from zemosaic.runtime.inflight import Inflight, Seat
-from zemosaic.runtime.pool import Pool, SerialPool, ThreadPool, part
-from zemosaic.runtime.processes import ProcessPool
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.inflight import Inflight, Slot
+from zemosaic.runtime.make_pool import SerialPool
+from zemosaic.runtime.pool import Pool
+from zemosaic.runtime.process_pool import ProcessPool
+from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.thread_pool import ThreadPool
+from zemosaic.runtime.worker import timed_step
 
 
 @pytest.fixture
@@ -28,8 +31,8 @@ def table(tmp_path: Path) -> Iterator[Inflight]:
     made.close("finished")
 
 
-def seat(table: Inflight) -> Seat:
-    found = table.seat("pairs")
+def slot(table: Inflight) -> Slot:
+    found = table.slot("pairs")
     assert found is not None
     return found
 
@@ -37,16 +40,16 @@ def seat(table: Inflight) -> Seat:
 def test_a_row_tells_the_job_its_part_and_who_does_it(table: Inflight, tmp_path: Path) -> None:
     """A reader of the file sees what the worker wrote, until the job ends."""
     table.progress("pairs", 3, 9)
-    mine = seat(table)
+    mine = slot(table)
     assert inflight.read(tmp_path).rows == ()
     mine.take(7)
     mine.at("fit")
     found = inflight.read(tmp_path)
     assert (found.pid, found.stage, found.done, found.total) == (os.getpid(), "pairs", 3, 9)
     (row,) = found.rows
-    assert (row.stage, row.index, row.part, row.pid) == ("pairs", 7, "fit", os.getpid())
+    assert (row.stage, row.index, row.step, row.pid) == ("pairs", 7, "fit", os.getpid())
     assert row.thread == threading.get_ident()
-    assert row.started_ns <= row.part_ns
+    assert row.started_ns <= row.step_ns
     mine.leave()
     assert inflight.read(tmp_path).rows == ()
     assert table.release(mine) is None
@@ -54,11 +57,11 @@ def test_a_row_tells_the_job_its_part_and_who_does_it(table: Inflight, tmp_path:
 
 def test_a_thread_that_comes_back_writes_in_no_other_jobs_row(table: Inflight) -> None:
     """Neither its parts nor its end change the row that it had, be it even of the same index."""
-    old = seat(table)
+    old = slot(table)
     old.take(1)
     old.at("load")
     table.release(old)
-    seats = [seat(table) for _ in range(4)]
+    seats = [slot(table) for _ in range(4)]
     new = next(s for s in seats if s.row == old.row)
     old.take(1)
     assert table.row(new) is None
@@ -68,25 +71,25 @@ def test_a_thread_that_comes_back_writes_in_no_other_jobs_row(table: Inflight) -
     old.leave()
     row = table.row(new)
     assert row is not None
-    assert row.part == "fit"
+    assert row.step == "fit"
 
 
 def test_a_thread_of_an_earlier_run_writes_in_no_row_of_the_next(tmp_path: Path) -> None:
     """Two runs, one after the other, in one folder and one process."""
     first = Inflight(tmp_path, 2, 0.0)
-    old = seat(first)
+    old = slot(first)
     old.take(1)
     first.close("finished")
     second = Inflight(tmp_path, 2, 0.0)
-    new = seat(second)
+    new = slot(second)
     new.take(1)
     old.at("load")
     old.leave()
     row = second.row(new)
     assert row is not None
-    assert row.part == ""
+    assert row.step == ""
     new.at("fit")
-    assert inflight.read(tmp_path).rows[0].part == "fit"
+    assert inflight.read(tmp_path).rows[0].step == "fit"
     second.close("finished")
 
 
@@ -120,7 +123,7 @@ def test_a_table_that_is_gone_keeps_no_job(tmp_path: Path, pool: Callable[[int],
 
 
 def in_part(value: int) -> int:
-    with part("fit"):
+    with timed_step("fit"):
         return value
 
 
@@ -134,7 +137,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
             inflight.read(tmp_path)
 
 
-def write_for_ever(mine: Seat) -> None:
+def write_for_ever(mine: Slot) -> None:
     mine.take(9)
     while True:
         mine.at("a" * 24)
@@ -146,15 +149,15 @@ def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_p
     if sys.platform == "win32":
         pytest.skip("kills as POSIX does")
     worker = multiprocessing.get_context("spawn").Process(
-        target=write_for_ever, args=(seat(table),)
+        target=write_for_ever, args=(slot(table),)
     )
     worker.start()
     try:
         seen = set()
         while len(seen & {"a" * 24, "b" * 24}) < 2:
-            seen |= {row.part for row in inflight.read(tmp_path).rows}
+            seen |= {row.step for row in inflight.read(tmp_path).rows}
         for _ in range(2000):
-            seen |= {row.part for row in inflight.read(tmp_path).rows}
+            seen |= {row.step for row in inflight.read(tmp_path).rows}
     finally:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGKILL)
@@ -166,7 +169,7 @@ def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_p
 
 def test_a_reader_needs_no_right_to_write(table: Inflight, tmp_path: Path) -> None:
     """Another user may look, and changes nothing."""
-    seat(table).take(2)
+    slot(table).take(2)
     path = tmp_path / inflight.TABLE
     before = path.read_bytes()
     path.chmod(0o444)
@@ -180,20 +183,20 @@ def test_the_job_left_behind_by_a_thread_pool_does_not_disturb_the_next(tmp_path
 
     def late() -> None:
         gate.pass_through()
-        with part("late"):
+        with timed_step("late"):
             pass
 
     try:
         outcomes = run([Job(1, late, ())], 1, pool, FanOut([recorder]), stage="pairs",
                        inflight=table, timeout=0.05)  # fmt: skip
         assert outcomes[0].state == "timeout"
-        mine = seat(table)
+        mine = slot(table)
         mine.take(2)
         mine.at("fit")
         gate.open()
         for _ in range(3):
             run([Job(3, pow, (2, 2))], 1, pool, FanOut(), stage="pairs")
-        assert [row.part for row in inflight.read(tmp_path).rows] == ["fit"]
+        assert [row.step for row in inflight.read(tmp_path).rows] == ["fit"]
     finally:
         gate.open()
         pool.close()

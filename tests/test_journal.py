@@ -40,7 +40,7 @@ EVENTS: list[Any] = [
     JobSubmitted(stage="pairs", index=1, time_ns=3, attributes={"name_i": "ä\udcff.fits"}),
     JobEnded(
         stage="pairs", index=1, done=1, total=3, outcome="measured", attributes={"gain": 0.1 + 0.2},
-        submitted_ns=3, started_ns=4, ended_ns=5, pid=6, stages={"fit": 1e-300}, key="k",
+        submitted_ns=3, started_ns=4, ended_ns=5, pid=6, step_times={"fit": 1e-300}, key="k",
         result=[[1.0000000000000002, None, "why"]],
     ),
     JobSubmitted(stage="pairs", index=2, time_ns=3),
@@ -52,9 +52,9 @@ EVENTS: list[Any] = [
     Heartbeat(
         stage="pairs", time_ns=7, done=2, total=3, pending=1, pending_indices=[3],
         running_indices=[3], running_time=[1.5], running_attributes=[{}], last_completed_index=2,
-        idle_time=1.0, running_parts=["fit"], stack="Thread", timeout=300.0,
+        idle_time=1.0, running_steps=["fit"], stack="Thread", timeout=300.0,
     ),
-    SlowJob(stage="pairs", time_ns=8, index=3, running_time=11.0, attributes={}, part="fit"),
+    SlowJob(stage="pairs", time_ns=8, index=3, running_time=11.0, attributes={}, step="fit"),
     Note(level=20, message="hello"),
     StageEnded(stage="pairs", time_ns=9, attributes={"solve.rms": 1.0}),
     RunEnded(state="failed", time_ns=10, error=ERROR),
@@ -65,10 +65,10 @@ def write(folder: Path, events: list[Any], **about: Any) -> Path:
     book = Journal(folder, about)
     fan_out = FanOut([book])
     for event in events:
-        fan_out.emit(event)
+        fan_out.dispatch(event)
     assert not book.failed
     book.close()
-    return folder / journal.JOURNAL
+    return folder / "journal.jsonl"
 
 
 def test_every_event_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_numbers_and_arrays_of_numpy_are_plain(tmp_path: Path) -> None:
     book = Journal(tmp_path, {})
     book.write({"kind": "x", "a": np.float64(0.1), "b": np.arange(2), "c": [np.nan]})
     book.close()
-    line = json.loads((tmp_path / journal.JOURNAL).read_text().splitlines()[-1])
+    line = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])
     assert (line["a"], line["b"]) == (0.1, [0, 1])
 
 
@@ -133,7 +133,7 @@ def test_a_journal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         b'{"kind":"Note","level":20,"message":"\\u00e4\\udcff"}',
         b'{"kind":"StageEnded","stage":"solve","time_ns":9,"attributes":{"rms":NaN,"n":Infinity}}',
     ]
-    (tmp_path / journal.JOURNAL).write_bytes(b"\n" + b"\n".join(lines) + b"\n")
+    (tmp_path / "journal.jsonl").write_bytes(b"\n" + b"\n".join(lines) + b"\n")
     (record,) = journal.read(tmp_path)
     assert record.about["trace"]["id"] == 2**127 + 1
     note, stage = record.events
@@ -188,7 +188,7 @@ def test_another_versions_events_are_skipped(tmp_path: Path) -> None:
 def test_without_a_journal_there_are_no_runs(tmp_path: Path) -> None:
     """Nor in an empty one."""
     assert journal.read(tmp_path) == []
-    (tmp_path / journal.JOURNAL).write_bytes(b"\n\n")
+    (tmp_path / "journal.jsonl").write_bytes(b"\n\n")
     assert journal.read(tmp_path) == []
 
 
@@ -197,10 +197,10 @@ def test_a_journal_that_stops_says_so_once(tmp_path: Path, monkeypatch: pytest.M
     told: list[str] = []
     book = Journal(tmp_path, {}, told.append)
     fan_out = FanOut([book])
-    fan_out.emit(EVENTS[0])
+    fan_out.dispatch(EVENTS[0])
     monkeypatch.setattr(book, "write", full)
     for event in EVENTS[1:]:
-        fan_out.emit(event)
+        fan_out.dispatch(event)
     assert told == ["No space left on device"] == [book.failed]
     book.close()
     assert journal.read(tmp_path)[0].events == EVENTS[:1]
@@ -241,16 +241,16 @@ def test_a_disk_that_takes_long_holds_up_nobody(
     monkeypatch.setattr(os, "fsync", fsync)
     book = Journal(tmp_path, {})
     for index in range(5):
-        book.tell([StageEnded(stage=f"stage {index}", time_ns=index)])
+        book.handle_batch([StageEnded(stage=f"stage {index}", time_ns=index)])
     assert len(journal.read(tmp_path)[-1].events) == 5
     assert forced == []
     free.set()
     book.close()
-    assert forced[-1] == (tmp_path / journal.JOURNAL).stat().st_size  # the last of it as well
+    assert forced[-1] == (tmp_path / "journal.jsonl").stat().st_size  # the last of it as well
 
     free.clear()
     book = Journal(tmp_path, {})
-    book.tell([StageEnded(stage="dead disk", time_ns=1)])
+    book.handle_batch([StageEnded(stage="dead disk", time_ns=1)])
     book.close(timeout=0.05)  # comes back
     free.set()
 
@@ -266,7 +266,7 @@ def test_a_disk_that_fails_when_forced_says_so_once(
     told: list[str] = []
     monkeypatch.setattr(os, "fsync", fsync)
     book = Journal(tmp_path, {}, told.append)
-    book.tell([StageEnded(stage="s", time_ns=1)])
+    book.handle_batch([StageEnded(stage="s", time_ns=1)])
     book.close()
     assert told == [os.strerror(errno.EIO)]
     assert book.failed

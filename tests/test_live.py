@@ -15,13 +15,14 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from tests.fakes import FakeClock, ManualPool, Recorder
 from tests.otlp_receiver import http_receiver, plain
-from zemosaic.observe.exporters import Pictures, Tracing
+from zemosaic.observe.exporters import Tracing
+from zemosaic.observe.live import SnapshotExporter
 from zemosaic.observe.telemetry import PHASE, Telemetry
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.journal import Journal
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.scheduler import Job, run
 
 
 class Film(SpanExporter):
@@ -51,7 +52,7 @@ def tracing(tmp_path: Path) -> Any:
 def test_the_newest_wins_and_nothing_waits(tracing: Tracing) -> None:
     """While a picture is under way a hundred more are asked for: one is made, of the last state."""
     film = Film()
-    pictures = Pictures(film, every=3600.0)
+    pictures = SnapshotExporter(film, every=3600.0)
     span = tracing.tracer.start_span("phase")
     pictures.show(span)
     assert film.begun.wait(30)
@@ -78,7 +79,7 @@ def test_a_picture_that_is_asked_for_by_nobody_is_made_from_time_to_time(tracing
     """The span is shown again also where no heartbeat comes."""
     film = Film()
     film.go_on.set()
-    pictures = Pictures(film, every=0.01)
+    pictures = SnapshotExporter(film, every=0.01)
     span = tracing.tracer.start_span("phase")
     pictures.show(span)
     for _ in range(3):
@@ -90,7 +91,7 @@ def test_a_picture_that_is_asked_for_by_nobody_is_made_from_time_to_time(tracing
 
 def test_a_run_that_was_never_shown_can_be_stopped() -> None:
     """Without a start there is no thread to wait for."""
-    Pictures(Film()).stop()
+    SnapshotExporter(Film()).stop()
 
 
 def test_pictures_are_never_in_the_file(tmp_path: Path) -> None:
@@ -139,14 +140,14 @@ def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
     clock = Day(pool)
     table, book = Inflight(tmp_path, pool.window, 0.0), Journal(tmp_path, {})
     fan_out = FanOut([book, Telemetry(tracing.tracer)])
-    fan_out.emit(RunStarted(run_id="r", time_ns=clock.time_ns()))
+    fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
     tracemalloc.start()
     try:
         jobs = [Job(k, abs, (k,), {"name_i": "a.fits", "name_j": "b.fits"}) for k in range(1, 101)]
         run(jobs, 100, pool, fan_out, stage="pairs", clock=clock, inflight=table)
     finally:
         tracemalloc.stop()
-    fan_out.emit(RunEnded(state="finished", time_ns=clock.time_ns()))
+    fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
     book.close()
     table.close("finished")
     assert tracing.close() == []
@@ -157,7 +158,7 @@ def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
     silent = [b for b in beats if b.done == 0]
     assert len(silent) == pytest.approx(DAY / 10, rel=0.01)
     assert max(len(b.pending_indices) for b in beats) == 64
-    assert (tmp_path / journal.JOURNAL).stat().st_size < 20_000_000
+    assert (tmp_path / "journal.jsonl").stat().st_size < 20_000_000
 
 
 def test_a_heartbeat_names_64_jobs_at_most() -> None:

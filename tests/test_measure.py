@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import fourier_shift
 
-from zemosaic.photometry.measure import PairMeasurement, Rejected, measure_pair
-from zemosaic.photometry.preview import Preview
+from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected, measure_pair
+from zemosaic.photometry.preview.preview import Preview
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -21,11 +21,11 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
-from zemosaic.photometry.channel import SUSPECT_CHI
-from zemosaic.photometry.measure import PairMeasurement
-from zemosaic.photometry.overlap import component_labels
+from zemosaic.photometry.overlap.graph import component_labels
+from zemosaic.photometry.pairfit.measure import PairMeasurement
 from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
-from zemosaic.result import PhaseSolution
+from zemosaic.photometry.solver.channel import SUSPECT_CHI
+from zemosaic.pipeline.solution import PhaseSolution
 
 SCENE = Scene(tiles=12, shape=(192, 256), overlap=0.35, stars=3e-3)
 MODELS = ("gain+offset", "auto")

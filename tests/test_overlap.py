@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from astropy.wcs import WCS
 
-from zemosaic.photometry import overlap
-from zemosaic.photometry.overlap import component_labels, find_overlaps, prune, repetition
-from zemosaic.photometry.tiles import edge_points, pixel_to_sky
+from zemosaic.photometry.overlap import graph as overlap
+from zemosaic.photometry.overlap.graph import component_labels, find_overlaps, prune, repetition
+from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
 
 
 def tangent(ra: float, dec: float, crpix: tuple[float, float] = (1.0, 1.0)) -> WCS:

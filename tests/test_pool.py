@@ -20,16 +20,11 @@ import pytest
 from tests.fakes import Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer
 from zemosaic.runtime.inflight import Inflight, read
-from zemosaic.runtime.pool import (
-    ExecutorPool,
-    SerialPool,
-    ThreadPool,
-    make_pool,
-    part,
-    perform,
-)
-from zemosaic.runtime.processes import ProcessPool, WorkerLostError
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
+from zemosaic.runtime.process_pool import ProcessPool, WorkerLostError
+from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.thread_pool import ThreadPool
+from zemosaic.runtime.worker import run_task, timed_step
 
 
 def pid_of(_: int) -> int:
@@ -62,11 +57,11 @@ def exit_politely(_: int) -> None:
 
 
 def in_parts() -> int:
-    with part("read"):
+    with timed_step("read"):
         time.sleep(0.002)
-    with part("fit"):
+    with timed_step("fit"):
         pass
-    with part("read"):
+    with timed_step("read"):
         pass
     return 5
 
@@ -130,7 +125,7 @@ def test_a_stuck_thread_keeps_neither_the_run_nor_the_interpreter() -> None:
         import threading
         from zemosaic.runtime.events import FanOut
         from zemosaic.runtime.pool import ThreadPool
-        from zemosaic.runtime.schedule import Job, run
+        from zemosaic.runtime.scheduler import Job, run
 
         pool = ThreadPool(2)
         jobs = [Job(1, threading.Event().wait, ()), Job(2, int, ("7",))]
@@ -173,10 +168,10 @@ def test_any_executor_serves_and_is_not_shut_down() -> None:
 
 def test_parts_of_a_job_are_timed_and_summed() -> None:
     """Seconds per named part come back with the report, and belong to one job alone."""
-    report = perform(in_parts, ())
-    assert set(report.stages) == {"read", "fit"}
-    assert report.stages["read"] >= 0.002
-    assert perform(pid_of, (1,)).stages == {}
+    report = run_task(in_parts, ())
+    assert set(report.step_times) == {"read", "fit"}
+    assert report.step_times["read"] >= 0.002
+    assert run_task(pid_of, (1,)).stages == {}
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:
@@ -186,11 +181,13 @@ def test_an_unknown_kind_is_refused_by_name() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
-@pytest.mark.parametrize("seated", [True, False])
-def test_workers_killed_at_any_moment_lose_what_they_were_at(tmp_path: Path, seated: bool) -> None:
+@pytest.mark.parametrize("run_in_slot", [True, False])
+def test_workers_killed_at_any_moment_lose_what_they_were_at(
+    tmp_path: Path, run_in_slot: bool
+) -> None:
     """At a job, between two, while they read or write: a job at most for a kill, and no other."""
     pool, killed, rng = ProcessPool(2), [], random.Random(3)
-    table = Inflight(tmp_path, pool.window, 0.0) if seated else None
+    table = Inflight(tmp_path, pool.window, 0.0) if run_in_slot else None
 
     class Killer(Observer):
         def job_ended(self, event: JobEnded) -> None:
@@ -261,13 +258,13 @@ def test_the_death_of_a_worker_that_waits_is_told() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-@pytest.mark.parametrize("seated", [True, False])
+@pytest.mark.parametrize("run_in_slot", [True, False])
 def test_a_death_among_jobs_sent_together_is_that_of_its_own_job(
-    tmp_path: Path, seated: bool
+    tmp_path: Path, run_in_slot: bool
 ) -> None:
     """Also where no table says which one it was, the others are measured."""
     pool, recorder = ProcessPool(2), Recorder()
-    table = Inflight(tmp_path, pool.window, 0.0) if seated else None
+    table = Inflight(tmp_path, pool.window, 0.0) if run_in_slot else None
     try:
         jobs = [Job(k, kill_me if k % 100 == 0 else pid_of, (k,)) for k in range(1, 601)]
         outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="pairs", inflight=table)
@@ -287,11 +284,11 @@ def test_a_death_among_jobs_sent_together_is_that_of_its_own_job(
     assert [event.done for event in ended] == list(range(1, 601))
 
 
-@pytest.mark.parametrize("seated", [True, False])
-def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, seated: bool) -> None:
+@pytest.mark.parametrize("run_in_slot", [True, False])
+def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, run_in_slot: bool) -> None:
     """Of jobs that were sent together the one that hangs is given up, and the others are done."""
     pool, recorder = ProcessPool(2), Recorder()
-    table = Inflight(tmp_path, pool.window, 0.0) if seated else None
+    table = Inflight(tmp_path, pool.window, 0.0) if run_in_slot else None
     try:
         jobs = [Job(k, sleep_for_ever if k == 300 else pid_of, (k,)) for k in range(1, 601)]
         outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="pairs", inflight=table,
@@ -299,7 +296,7 @@ def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, seated: bool) -> 
     finally:
         pool.close()
     assert [(o.job.index, o.state) for o in outcomes if o.state != "measured"] == [(300, "timeout")]
-    if seated:  # those behind it did not wait for the time-out
+    if run_in_slot:  # those behind it did not wait for the time-out
         last = recorder.of(JobEnded)[-1]
         assert (last.index, last.done) == (300, 600)
         assert recorder.of(Heartbeat)[-1].running_indices == [300]
@@ -312,8 +309,8 @@ def test_workers_that_cannot_start_are_a_clear_failure(tmp_path: Path) -> None:
         textwrap.dedent(
             """
             from zemosaic.runtime.events import FanOut
-            from zemosaic.runtime.processes import ProcessPool
-            from zemosaic.runtime.schedule import Job, run
+            from zemosaic.runtime.process_pool import ProcessPool
+            from zemosaic.runtime.scheduler import Job, run
 
             if __name__ != "__main__":
                 raise SystemExit(3)

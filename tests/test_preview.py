@@ -12,24 +12,12 @@ from astropy.wcs import WCS
 from scipy.ndimage import convolve1d, map_coordinates
 
 from tests.conftest import simulated
-from zemosaic.photometry import sampling
-from zemosaic.photometry.preview import (
-    SIDE,
-    Grid,
-    Preview,
-    cell_positions,
-    make_grid,
-    make_preview,
-)
-from zemosaic.photometry.sampling import (
-    NODE_STEP,
-    block_means,
-    block_noise,
-    drop_saturated,
-    local_contrast,
-    sample,
-)
-from zemosaic.photometry.tiles import Tile, TileError, tile_from_array
+from zemosaic.photometry.preview import resampling as sampling
+from zemosaic.photometry.preview.block_means import block_means, block_noise, drop_saturated
+from zemosaic.photometry.preview.grid import Grid, cell_positions, make_grid
+from zemosaic.photometry.preview.preview import SIDE, Preview, make_preview
+from zemosaic.photometry.preview.resampling import NODE_STEP, local_contrast, sample
+from zemosaic.photometry.tiles.tile import Tile, TileError, tile_from_array
 
 SCALE = 1e-3
 

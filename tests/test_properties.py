@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
-from zemosaic.photometry.measure import PairMeasurement, measure_pair
-from zemosaic.photometry.preview import Preview
+from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
+from zemosaic.photometry.preview.preview import Preview
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
-from zemosaic.photometry.solve import Solution, solve
-from zemosaic.result import PhaseSolution
+from zemosaic.photometry.solver.solve import Solution, solve
+from zemosaic.pipeline.solution import PhaseSolution
 
 SMALL = Scene(tiles=5, shape=(128, 160), overlap=0.4, stars=4e-3, seeing=0.0)
 #: Float32 previews of skies near 1000 ADU know a level to 1e-4 ADU, a gain to 1e-6.

@@ -17,10 +17,10 @@ import pytest
 from astropy.wcs import WCS
 
 from zemosaic import Settings, calibrate
-from zemosaic.photometry.graph import potentials, vector_potentials
-from zemosaic.photometry.measure import PairMeasurement
-from zemosaic.photometry.solve import Solution, solve
-from zemosaic.result import PhaseSolution
+from zemosaic.photometry.pairfit.measure import PairMeasurement
+from zemosaic.photometry.solver.potentials import potentials, vector_potentials
+from zemosaic.photometry.solver.solve import Solution, solve
+from zemosaic.pipeline.solution import PhaseSolution
 
 PROJECT = Path(__file__).resolve().parent.parent
 MONTAGE = Path(os.environ.get("ZEMOSAIC_SHARED_DATA", PROJECT.parent / "shared/data")) / "montage"

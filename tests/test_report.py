@@ -23,11 +23,11 @@ import pytest
 from tests.browser.runs import Invented, invented_graph
 from tests.conftest import Run
 from zemosaic.errors import UserError
-from zemosaic.observe.report_charts import worker_lanes
-from zemosaic.observe.report_data import outcome, typical
-from zemosaic.observe.report_text import chi_words, headline
-from zemosaic.pictures import png
-from zemosaic.reporting import report, tell
+from zemosaic.report.build import report, tell
+from zemosaic.report.charts import worker_lanes
+from zemosaic.report.data import outcome, typical
+from zemosaic.report.images import png
+from zemosaic.report.text import chi_words, headline
 from zemosaic.runtime.events import JobEnded, JobError
 
 EVIL = [
@@ -241,7 +241,7 @@ def test_tables_of_an_earlier_run_are_not_taken(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_is_told_as_such(tmp_path: Path) -> None:
     """The page of a run whose folder is held says that it goes on, and how far it is."""
-    from zemosaic.runtime.folder import claim
+    from zemosaic.runtime.run_folder import claim
 
     invented(tmp_path).write(until=17)
     with claim(tmp_path):

@@ -12,16 +12,11 @@ import pytest
 
 from tests.fakes import FakeClock, Gate, ManualPool, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer, SlowJob
-from zemosaic.runtime.pool import (
-    ExecutorPool,
-    Pool,
-    Report,
-    SerialPool,
-    ThreadPool,
-    make_pool,
-    perform,
-)
-from zemosaic.runtime.schedule import PENDING_NAMED, TICK, Job, run
+from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
+from zemosaic.runtime.pool import Pool
+from zemosaic.runtime.scheduler import PENDING_NAMED, TICK, Job, run
+from zemosaic.runtime.thread_pool import ThreadPool
+from zemosaic.runtime.worker import TaskResult, run_task
 
 
 def double(x: int) -> int:
@@ -74,7 +69,7 @@ def test_outcomes_come_in_the_order_of_the_jobs() -> None:
 
 
 def test_no_more_is_submitted_than_the_window_holds() -> None:
-    """ "Submitted" means "about to run": at most the window's size is ever in flight."""
+    """ "Submitted" means "about to run": at most the window's size is ever in batch."""
     pool, most = ManualPool(workers=3), 0
 
     def end_one(now: float) -> None:
@@ -252,13 +247,13 @@ class Instant(Pool):
 
     kind, workers, together = "instant", 1, 8
 
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[Report]:
-        report = perform(function, args)
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
+        report = run_task(function, args)
         if isinstance(report.value, list):
             report = replace(
                 report, value=[replace(r, ended_ns=r.started_ns) for r in report.value]
             )
-        future: Future[Report] = Future()
+        future: Future[TaskResult] = Future()
         future.set_result(replace(report, ended_ns=report.started_ns))
         return future
 

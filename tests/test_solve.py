@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zemosaic.photometry.channel import TileFrame
-from zemosaic.photometry.graph import potentials
-from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
-from zemosaic.photometry.planes import medians, without_common_slope
-from zemosaic.photometry.solve import Solution, solve
+from zemosaic.photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
+from zemosaic.photometry.solver.channel import TileFrame
+from zemosaic.photometry.solver.plane_test import medians, without_common_slope
+from zemosaic.photometry.solver.potentials import potentials
+from zemosaic.photometry.solver.solve import Solution, solve
 
 
 def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,7 +30,7 @@ from zemosaic.runtime.events import (
 BEAT = Heartbeat(
     stage="pairs", time_ns=5, done=1, total=9, pending=8, pending_indices=[1], running_indices=[],
     running_time=[], running_attributes=[], last_completed_index=1, idle_time=10.0,
-    running_parts=[], stack="", timeout=0.0,
+    running_steps=[], stack="", timeout=0.0,
 )  # fmt: skip
 VALUES = st.sampled_from(
     [1, -5, 2**40, True, 0.5, math.nan, math.inf, 1e308, "a", "ä" * 9000, "\udcff", "x" * 9000, "",
@@ -76,10 +76,10 @@ def spans_told(events: Sequence[Event], together: bool) -> tuple[list[Span], str
         tracing = Tracing(file, ids=Ids(1, 1 << 40))
         telemetry = Telemetry(tracing.tracer, host="h")
         fan_out = FanOut([telemetry])
-        fan_out.emit(RunStarted(run_id="r", time_ns=1))
+        fan_out.dispatch(RunStarted(run_id="r", time_ns=1))
         for some in [events] if together else [[event] for event in events]:
-            fan_out.emit(*some)
-        fan_out.emit(RunEnded(state="finished", time_ns=10))
+            fan_out.dispatch(*some)
+        fan_out.dispatch(RunEnded(state="finished", time_ns=10))
         assert tracing.close() == []
         lines = file.read_text(encoding="utf-8").splitlines()
     return [span for line in lines for span in spans_of(read_otlp_json(line))], telemetry.find
@@ -109,9 +109,9 @@ def test_a_collector_that_has_all_is_sent_nothing(tmp_path: Path) -> None:
     with http_receiver() as (url, received):
         tracing = Tracing(tmp_path / "trace.jsonl", url, had=range(1, 13))
         fan_out = FanOut([Telemetry(tracing.tracer)])
-        fan_out.emit(RunStarted(run_id="r", time_ns=1))
-        fan_out.emit(*pairs(10))
-        fan_out.emit(*pairs(1))
+        fan_out.dispatch(RunStarted(run_id="r", time_ns=1))
+        fan_out.dispatch(*pairs(10))
+        fan_out.dispatch(*pairs(1))
         assert tracing.close() == []
     assert received.paths == []
 
@@ -125,8 +125,8 @@ def test_what_a_collector_has_is_left_out_of_a_table(tmp_path: Path) -> None:
         taken: list[int] = []
         tracing.on_delivered = taken.extend
         fan_out = FanOut([Telemetry(tracing.tracer)])
-        fan_out.emit(RunStarted(run_id="r", time_ns=1))
-        fan_out.emit(*pairs(10))
+        fan_out.dispatch(RunStarted(run_id="r", time_ns=1))
+        fan_out.dispatch(*pairs(10))
         assert tracing.close() == []
         sent = received.spans
     assert {span.name for span in sent} == {PAIR}

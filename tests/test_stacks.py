@@ -22,9 +22,9 @@ from zemosaic import calibrate
 from zemosaic.runtime import stacks
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Observer
 from zemosaic.runtime.inflight import Inflight
-from zemosaic.runtime.pool import seated
-from zemosaic.runtime.processes import ProcessPool
-from zemosaic.runtime.schedule import Job, run
+from zemosaic.runtime.process_pool import ProcessPool
+from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.worker import run_in_slot
 from zemosaic.settings import Settings
 
 DUMP = """Timeout (0:00:08)!
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def write(folder: Path, text: str) -> Path:
-    path = folder / stacks.STACKS / "1.txt"
+    path = folder / "stacks" / "1.txt"
     path.write_text(text)
     return path
 
@@ -157,7 +157,7 @@ def test_a_file_of_dumps_does_not_grow_for_ever(folder: Path) -> None:
 def test_without_an_alarm_a_long_job_is_dumped_once(folder: Path) -> None:
     """Every dump from another thread of what runs meanwhile is a risk; one tells where it is."""
     stacks.arm(str(folder), 0.05)
-    path = folder / stacks.STACKS / f"{os.getpid()}.txt"
+    path = folder / "stacks" / f"{os.getpid()}.txt"
     deadline = time.monotonic() + 30
     while not path.stat().st_size:
         assert time.monotonic() < deadline
@@ -187,10 +187,10 @@ def in_a_worker(folder: Path, function: Any, *args: Any) -> tuple[Any, Path]:
     table = Inflight(folder, 1, 0.01)
     pool = ProcessPool(1)
     try:
-        seat = table.seat("pairs")
-        report = pool.submit(seated, (seat, 1, function, args)).result(60)
+        slot = table.slot("pairs")
+        report = pool.submit(run_in_slot, (slot, 1, function, args)).result(60)
         assert report.error is None
-        path = folder / stacks.STACKS / f"{report.pid}.txt"
+        path = folder / "stacks" / f"{report.pid}.txt"
         size = path.stat().st_size
         time.sleep(0.1)  # ten patiences, in which the worker waits for another job
         assert path.stat().st_size == size

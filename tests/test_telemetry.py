@@ -29,12 +29,13 @@ from opentelemetry.util._once import Once
 
 from tests.fakes import Gate, Recorder
 from zemosaic import Settings, calibrate
-from zemosaic.jobs import describe
+from zemosaic.errors import NoSolution
 from zemosaic.observe.attributes import LONGEST
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.photometry.measure import Rejected
+from zemosaic.photometry.pairfit.measure import Rejected
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
-from zemosaic.result import NoSolution, PhaseSolution
+from zemosaic.pipeline.records import summarize_pair
+from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -48,9 +49,9 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
-from zemosaic.runtime.pool import ThreadPool
-from zemosaic.runtime.processes import ProcessPool
-from zemosaic.runtime.schedule import Clock, Job, run
+from zemosaic.runtime.process_pool import ProcessPool
+from zemosaic.runtime.scheduler import Clock, Job, run
+from zemosaic.runtime.thread_pool import ThreadPool
 
 PHASE = "phase5_intertile"
 SCENE = Scene(tiles=6, shape=(96, 128), overlap=0.35)
@@ -257,7 +258,7 @@ PAIR_ENDED = JobEnded(
     started_ns=START + 3 * SECOND,
     ended_ns=START + 4 * SECOND,
     pid=4711,
-    stages={"load": 0.25, "fit": 0.5},
+    step_times={"load": 0.25, "fit": 0.5},
 )
 HEARTBEAT = Heartbeat(
     stage="pairs",
@@ -280,7 +281,7 @@ def phase_of(*events: Any, memory: Memory | None = None) -> Memory:
     memory = memory or Memory()
     fan_out = FanOut([Telemetry(memory.tracer)])
     for event in (RUN_STARTED, *events, RunEnded(state="finished", time_ns=START + 60 * SECOND)):
-        fan_out.emit(event)
+        fan_out.dispatch(event)
     return memory
 
 
@@ -534,7 +535,7 @@ def test_a_death_without_a_traceback_has_none() -> None:
 
 def test_a_tile_that_fails_has_its_one_span() -> None:
     """A tile fails at its header or at its pixels; either way it has one span, an error."""
-    scan = replace(PAIR_ENDED, stage="scan", attributes={"name": "a.fits"}, stages={})
+    scan = replace(PAIR_ENDED, stage="scan", attributes={"name": "a.fits"}, step_times={})
     bad = replace(scan, index=8, attributes={"name": "b.fits"}, outcome="failed", error=BOOM)
     memory = phase_of(
         StageStarted(stage="prepare", time_ns=START),
@@ -562,7 +563,7 @@ def test_texts_are_cut_to_what_a_backend_takes() -> None:
     fan_out = FanOut([Telemetry(memory.tracer)])
     end = RunEnded(state="failed", time_ns=START + 60 * SECOND, error=error)
     for event in (RUN_STARTED, ended, end):
-        fan_out.emit(event)
+        fan_out.dispatch(event)
     for span in memory.spans:
         texts = [span.status.description, *span.attributes.values()]
         texts += [value for event in span.events for value in event.attributes.values()]
@@ -605,7 +606,7 @@ def test_values_of_numpy_are_held_to_the_same_rules() -> None:
         "name_i": np.str_("tile_\udcff.fits"),
     }  # fmt: skip
     stages = {"fit": np.float64(math.inf), "load": 0.5}
-    memory = phase_of(replace(PAIR_ENDED, attributes=attributes, stages=stages))
+    memory = phase_of(replace(PAIR_ENDED, attributes=attributes, step_times=stages))
     found = memory.one(f"{PHASE}.pair").attributes
     names = ("rms", "ok", "name_i", "stage.load")
     told = [found[f"zemosaic.pair.{name}"] for name in names]
@@ -649,7 +650,7 @@ def traced_jobs(
     """The trace of some jobs, run as pairs on a pool; one of them may hang."""
     memory, clock = Memory(), PatientClock(only_stuck_ones_are_left)
     fan_out = FanOut([Telemetry(memory.tracer)])
-    fan_out.emit(RunStarted(run_id="r", time_ns=clock.time_ns()))
+    fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
     jobs = [Job(k, function, args) for k, (function, args) in enumerate(functions, 1)]
     run(
         jobs,
@@ -660,9 +661,11 @@ def traced_jobs(
         timeout=timeout,
         heartbeat=1000.0,
         clock=clock,
-        describe=lambda value: describe(value) if isinstance(value, tuple) else ("measured", {}),
+        summarize=lambda value: (
+            summarize_pair(value) if isinstance(value, tuple) else ("measured", {})
+        ),
     )
-    fan_out.emit(RunEnded(state="finished", time_ns=clock.time_ns()))
+    fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
     return memory
 
 
@@ -850,13 +853,13 @@ def stuck_run() -> Memory:
     ]
     clock = PatientClock(both_hang)
     fan_out = FanOut([Telemetry(memory.tracer), opener])
-    fan_out.emit(RunStarted(run_id="r", time_ns=clock.time_ns()))
+    fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
     try:
         run(jobs, 100, pool, fan_out, stage="pairs", heartbeat=10.0, clock=clock)
     finally:
         gate.open()
         pool.close()
-    fan_out.emit(RunEnded(state="finished", time_ns=clock.time_ns()))
+    fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
     return memory
 
 
@@ -934,13 +937,13 @@ def test_without_an_sdk_next_to_nothing_is_done() -> None:
     tracer = CountingTracer()
     telemetry = Telemetry(tracer)
     fan_out = FanOut([telemetry])
-    fan_out.emit(RUN_STARTED)
-    fan_out.emit(StageStarted(stage="prepare", time_ns=START))
-    fan_out.emit(StageEnded(stage="prepare", time_ns=START, attributes={"pairs.total": 3}))
+    fan_out.dispatch(RUN_STARTED)
+    fan_out.dispatch(StageStarted(stage="prepare", time_ns=START))
+    fan_out.dispatch(StageEnded(stage="prepare", time_ns=START, attributes={"pairs.total": 3}))
     for index in range(1, 1001):
-        fan_out.emit(replace(PAIR_ENDED, index=index, error=BOOM, outcome="failed"))
-    fan_out.emit(HEARTBEAT)
-    fan_out.emit(RunEnded(state="failed", time_ns=START, error=JobError.of(ValueError())))
+        fan_out.dispatch(replace(PAIR_ENDED, index=index, error=BOOM, outcome="failed"))
+    fan_out.dispatch(HEARTBEAT)
+    fan_out.dispatch(RunEnded(state="failed", time_ns=START, error=JobError.of(ValueError())))
     assert tracer.calls == 1
     assert telemetry.trace_id == ""
 
@@ -972,7 +975,7 @@ def test_a_sampler_that_says_no_is_obeyed() -> None:
     telemetry = Telemetry(memory.tracer)
     fan_out = FanOut([telemetry])
     for event in (RUN_STARTED, PAIR_ENDED, RunEnded(state="finished", time_ns=START)):
-        fan_out.emit(event)
+        fan_out.dispatch(event)
     assert memory.spans == ()
     assert telemetry.trace_id == ""
 
@@ -1024,13 +1027,13 @@ def test_one_observer_serves_two_runs(memory: Memory, caplog: pytest.LogCaptureF
     """A second run has a trace and counts of its own, also after a first that broke off."""
     fan_out = FanOut([Telemetry(memory.tracer)])
     failed = replace(PAIR_ENDED, outcome="failed", error=BOOM)
-    fan_out.emit(RUN_STARTED)
-    fan_out.emit(StageStarted(stage="prepare", time_ns=START))
-    fan_out.emit(failed)
-    fan_out.emit(RunEnded(state="failed", time_ns=START + 1, error=JobError.of(ValueError())))
-    fan_out.emit(RUN_STARTED)
-    fan_out.emit(PAIR_ENDED)
-    fan_out.emit(RunEnded(state="failed", time_ns=START + 2, error=JobError.of(ValueError())))
+    fan_out.dispatch(RUN_STARTED)
+    fan_out.dispatch(StageStarted(stage="prepare", time_ns=START))
+    fan_out.dispatch(failed)
+    fan_out.dispatch(RunEnded(state="failed", time_ns=START + 1, error=JobError.of(ValueError())))
+    fan_out.dispatch(RUN_STARTED)
+    fan_out.dispatch(PAIR_ENDED)
+    fan_out.dispatch(RunEnded(state="failed", time_ns=START + 2, error=JobError.of(ValueError())))
     first, second = memory.named(PHASE)
     assert first.context.trace_id != second.context.trace_id
     assert first.attributes["zemosaic.pairs.failed"] == 1
@@ -1093,7 +1096,7 @@ def test_observers_that_raise_at_everything_do_not_end_the_run() -> None:
     """Two that raise also at the news of each other are both taken off, each once."""
     recorder = Recorder()
     fan_out = FanOut([Wrecked(), Wrecked(), recorder])
-    fan_out.emit(PAIR_ENDED)
+    fan_out.dispatch(PAIR_ENDED)
     assert len([note for note in recorder.of(Note) if "taken off" in note.message]) == 2
     assert recorder.of(JobEnded) == [PAIR_ENDED]
 

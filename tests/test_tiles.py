@@ -15,17 +15,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from tests.conftest import simulated
-from zemosaic.photometry.tiles import (
-    Tile,
-    TileError,
-    channel_axis,
-    from_planes,
-    open_tile,
-    pixel_to_sky,
-    tile_from_array,
-    to_planes,
-    unit_vectors,
-)
+from zemosaic.photometry.tiles.axes import channel_axis, from_planes, to_planes
+from zemosaic.photometry.tiles.sky import pixel_to_sky, unit_vectors
+from zemosaic.photometry.tiles.tile import Tile, TileError, open_tile, tile_from_array
 
 Save = Callable[..., Path]
 IMAGE = simulated()[0].data

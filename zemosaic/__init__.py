@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.1"
+from ._version import __version__
 
 if TYPE_CHECKING:
-    from zemosaic.phase import calibrate
-    from zemosaic.photometry.fits_files import TileError
-    from zemosaic.photometry.solve import Solution
-    from zemosaic.photometry.tiles import Tile, open_tile, tile_from_array
-    from zemosaic.settings import Settings
+    from .photometry.solver.solve import Solution
+    from .photometry.tiles.fits_files import TileError
+    from .photometry.tiles.tile import Tile, open_tile, tile_from_array
+    from .pipeline.calibrate import calibrate
+    from .settings import Settings
 
-_HOMES = {
-    "calibrate": "zemosaic.phase",
-    "Solution": "zemosaic.photometry.solve",
-    "Tile": "zemosaic.photometry.tiles",
-    "TileError": "zemosaic.photometry.fits_files",
-    "open_tile": "zemosaic.photometry.tiles",
-    "tile_from_array": "zemosaic.photometry.tiles",
-    "Settings": "zemosaic.settings",
+_PUBLIC = {
+    "calibrate": ".pipeline.calibrate",
+    "Solution": ".photometry.solver.solve",
+    "Tile": ".photometry.tiles.tile",
+    "TileError": ".photometry.tiles.fits_files",
+    "open_tile": ".photometry.tiles.tile",
+    "tile_from_array": ".photometry.tiles.tile",
+    "Settings": ".settings",
 }
 __all__ = [
     "Settings",
@@ -36,8 +36,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Imported when they are used: `import zemosaic` alone stays light.
-    if name not in _HOMES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_PUBLIC[name], __name__), name)

@@ -8,3 +8,7 @@ class UserError(ValueError):
 
     Everything else that is raised is a fault of the program, and keeps its traceback.
     """
+
+
+class NoSolution(UserError):  # noqa: N818 - it names the result, not a fault
+    """There is nothing to solve; the message says why in one line."""

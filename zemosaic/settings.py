@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 
-from zemosaic.errors import UserError
+from .errors import UserError
 
 MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
 
@@ -68,18 +67,6 @@ class Settings:
             )
         if not self.heartbeat > 0.0:
             raise UserError(f"heartbeat is {self.heartbeat}; give a number of seconds above 0")
-
-    @property
-    def worker_count(self) -> int:
-        """Workers to start: as asked, or one per processor that this process may use."""
-        return self.workers or usable_processors()
-
-
-def usable_processors() -> int:
-    """Processors that this process may use (fewer than the machine's under an affinity mask)."""
-    if hasattr(os, "sched_getaffinity"):  # Linux only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

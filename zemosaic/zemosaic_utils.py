@@ -14,17 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from zemosaic.runtime.events import (
-    Heartbeat,
-    JobEnded,
-    Note,
-    Observer,
-    SlowJob,
-    StageStarted,
-)
-from zemosaic.runtime.pool import Pool
-from zemosaic.runtime.schedule import Clock
-from zemosaic.settings import Settings
+from .runtime.events import Heartbeat, JobEnded, Note, Observer, SlowJob, StageStarted
+from .runtime.pool import Pool
+from .runtime.scheduler import Clock
+from .settings import Settings
 
 PREFIX = "[Intertile] "
 SAMPLE = 5  # indices in a heartbeat's line
@@ -93,9 +86,9 @@ def compute_intertile_affine_calibration(
         ``{index in the list: (gain, offset in ADU)}`` of every tile that could be used; empty
         where nothing could be matched, which the log explains.
     """
-    from zemosaic.observe.telemetry import Telemetry
-    from zemosaic.phase import calibrate
-    from zemosaic.result import NoSolution
+    from .errors import NoSolution
+    from .observe.telemetry import Telemetry
+    from .pipeline.calibrate import calibrate
 
     legacy = _Legacy(logger, progress_callback)
     if more:
@@ -187,7 +180,7 @@ def _tile(entry: Any) -> Any:
         return entry
     data = np.asarray(entry[0])
     if data.ndim == 3 and min(data.shape) > 0:
-        from zemosaic.photometry.tiles import to_planes
+        from .photometry.tiles.axes import to_planes
 
         try:
             data = np.asarray(to_planes(data).mean(axis=0, dtype=np.float32))

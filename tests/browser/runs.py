@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from zemosaic.jobs import PairRecord, plain_pair, save_thumbnails
-from zemosaic.photometry.measure import Measurement, PairMeasurement, Rejected
-from zemosaic.photometry.solve import solve
-from zemosaic.result import PhaseSolution
+from zemosaic.photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
+from zemosaic.photometry.solver.solve import solve
+from zemosaic.pipeline.records import PairRecord, encode_measurements, save_thumbnails
+from zemosaic.pipeline.solution import PhaseSolution
+from zemosaic.pipeline.tables import corrections_table, pairs_table, write_table
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -27,7 +28,6 @@ from zemosaic.runtime.events import (
 )
 from zemosaic.runtime.journal import Journal
 from zemosaic.settings import Settings
-from zemosaic.tables import corrections_table, pairs_table, write_table
 
 CELL = 12  # pixels of a tile to a cell of the invented thumbnails
 STACK = (
@@ -121,7 +121,7 @@ class Invented:
         self.book = Journal(self.folder, about)
         self.emit = FanOut([self.book]).emit
         total = {"tiles.total": len(self.names), "pool.workers": 8}
-        self.emit(RunStarted(run_id="1", time_ns=self.now, attributes=total))
+        self.dispatch(RunStarted(run_id="1", time_ns=self.now, attributes=total))
         self._stage("prepare", 0)
         tiles = [{"index": k, "name": name} for k, name in enumerate(self.names)]
         self._jobs("scan", [(known, None, None) for known in tiles])
@@ -136,7 +136,7 @@ class Invented:
             self._stage("solve", 0)
             self._end("solve")
             state = "finished"
-            self.emit(RunEnded(state=state, time_ns=self.now))
+            self.dispatch(RunEnded(state=state, time_ns=self.now))
         self.book.close()
         if until is None and solved:
             self._solve(records)
@@ -155,17 +155,17 @@ class Invented:
             if isinstance(found[0], Rejected):
                 known["reason"] = found[0].reason
             records.append(PairRecord(number, i, j, state, 0.1, found))
-            jobs.append((known, None if error else plain_pair(found), error))
+            jobs.append((known, None if error else encode_measurements(found), error))
         self._jobs("pairs", jobs[:until], total=len(jobs), ends=until is None)
         return records
 
     def _stage(self, stage: str, total: int) -> None:
         self.now += 1_000_000
-        self.emit(StageStarted(stage=stage, time_ns=self.now, total=total))
+        self.dispatch(StageStarted(stage=stage, time_ns=self.now, total=total))
 
     def _end(self, stage: str) -> None:
         self.now += 40_000_000
-        self.emit(StageEnded(stage=stage, time_ns=self.now))
+        self.dispatch(StageEnded(stage=stage, time_ns=self.now))
 
     def _jobs(
         self, stage: str, jobs: list[Any], total: int | None = None, ends: bool = True
@@ -182,13 +182,13 @@ class Invented:
                 self._stuck(known, number, start, len(jobs))
             free[worker] = start + took
             outcome = "crashed" if error else "rejected" if "reason" in known else "measured"
-            self.emit(
+            self.dispatch(
                 JobEnded(
                     stage=stage, index=number, done=number, total=total,
                     outcome=outcome,
                     attributes=known, submitted_ns=start, started_ns=start,
                     ended_ns=free[worker] - 200_000, pid=100 + worker, error=error,
-                    stages={"fit": took / 1e9}, key=f"{stage}{number}" if result else "",
+                    step_times={"fit": took / 1e9}, key=f"{stage}{number}" if result else "",
                     result=result,
                 )
             )  # fmt: skip
@@ -197,15 +197,15 @@ class Invented:
             self._end(stage)
 
     def _stuck(self, known: dict[str, Any], number: int, start: int, total: int) -> None:
-        self.emit(
+        self.dispatch(
             SlowJob(stage="pairs", time_ns=start + 10_000_000_000, index=number, running_time=10.0,
-                    attributes=known, part="fit", stack=STACK)
+                    attributes=known, step="fit", stack=STACK)
         )  # fmt: skip
-        self.emit(
+        self.dispatch(
             Heartbeat(stage="pairs", time_ns=start + 11_000_000_000, done=total - 1, total=total,
                       pending=1, pending_indices=[number], running_indices=[number],
                       running_time=[11.0], running_attributes=[known], last_completed_index=1,
-                      idle_time=10.0, running_parts=["fit"], stack=STACK, timeout=300.0)
+                      idle_time=10.0, running_steps=["fit"], stack=STACK, timeout=300.0)
         )  # fmt: skip
 
     def _thumb(self, k: int) -> dict[str, Any]:

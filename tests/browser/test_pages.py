@@ -17,7 +17,7 @@ import pytest
 
 from tests.browser.runs import Invented, graph_of, invented_graph
 from tests.test_report import EVIL
-from zemosaic.reporting import report
+from zemosaic.report.build import report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")

@@ -72,7 +72,7 @@ class Told:
                     stage=stage, index=index, done=index, total=len(known),
                     outcome="rejected" if index % 50 == 0 else "measured", attributes=attributes,
                     submitted_ns=start - 1_000_000, started_ns=start, ended_ns=self._free[worker],
-                    pid=4711 + worker, stages={part: seconds * mean},
+                    pid=4711 + worker, step_times={part: seconds * mean},
                 )
             )  # fmt: skip
         self._tell(StageEnded(stage=stage, time_ns=max(self._free)))
@@ -86,7 +86,7 @@ class Told:
         self._tell(StageEnded(stage=stage, time_ns=max(self._free), attributes=attributes))
 
     def _tell(self, event: Event) -> None:
-        self._observers.emit(event)
+        self._observers.dispatch(event)
 
 
 def test_a_trace_of_thousands_of_pairs_opens(jaeger: Jaeger, tmp_path: Path) -> None:

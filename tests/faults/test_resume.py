@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Run
 from tests.faults.conftest import Command, Start
-from zemosaic.jobs import load_thumbnails
+from zemosaic.pipeline.records import load_thumbnails
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageStarted
 
@@ -172,7 +172,7 @@ def test_another_version_is_measured_anew(
     dead: list[str], intertile: Intertile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What another version measured is not taken."""
-    monkeypatch.setattr("zemosaic.jobs.__version__", "0.0.0")
+    monkeypatch.setattr("zemosaic.pipeline.tasks.__version__", "0.0.0")
     assert intertile("--resume", *dead).code == 0
     assert made(Path(dead[0]).parents[1] / "run")["pairs"] == ALL
 

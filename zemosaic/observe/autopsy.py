@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zemosaic.errors import UserError
-from zemosaic.runtime import inflight, journal, stacks
-from zemosaic.runtime.events import (
+from ..errors import UserError
+from ..runtime import inflight, journal, stacks
+from ..runtime.events import (
     Event,
     FanOut,
     JobEnded,
@@ -30,8 +30,9 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
-from zemosaic.runtime.inflight import Row
-from zemosaic.runtime.journal import Record
+from ..runtime.inflight import Row
+from ..runtime.journal import Record
+from ..runtime.run_folder import RunFolder
 
 LOST = "RunDied"  # type of the error of what was under way
 
@@ -120,13 +121,15 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     """
     records = journal.read(folder)
     if not records:
-        raise UserError(f"{folder}: holds no run (no {journal.JOURNAL}); give a run folder")
+        raise UserError(
+            f"{folder}: holds no run (no {RunFolder(folder).journal.name}); give a run folder"
+        )
     record = records[-1]
     try:
         table = inflight.read(folder)
     except (OSError, ValueError):  # the disk was full
         table = inflight.Snapshot(0, "", 0, 0, 0, 0, ())
-    fault = stacks.last(folder / stacks.STACKS / f"{table.pid}.txt")
+    fault = stacks.last(RunFolder(folder).stack(table.pid))
     fault = fault if fault.startswith(("Fatal", "Windows")) else ""
     ended = record.ended
     state = ended.state if ended else "died" if holder is None else "running"
@@ -138,7 +141,7 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     if state == "running":
         last = time.time_ns()
     else:
-        dumped = folder / stacks.STACKS / f"{table.pid}.txt"  # while it held the lock for ever
+        dumped = RunFolder(folder).stack(table.pid)  # while it held the lock for ever
         last = max([table.last_end_ns, *_times(record), *_written(dumped)])
     cause = ""
     if state == "died":
@@ -155,7 +158,7 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
             row,
             dict(known[row.stage, row.index].attributes),
             max(0.0, (last - row.started_ns) / 1e9),
-            stacks.last(folder / stacks.STACKS / f"{row.pid}.txt", row.thread, row.started_ns)
+            stacks.last(RunFolder(folder).stack(row.pid), row.thread, row.started_ns)
             or (stacks.in_kernel(row.pid) if state == "running" else ""),
         )
         for row in table.rows
@@ -164,7 +167,7 @@ def examine(folder: Path, holder: int | None) -> Autopsy:
     return Autopsy(folder, record, state, table.pid, cause, fault, last, under_way)
 
 
-def whole(found: Autopsy) -> Iterator[Event]:
+def all_events(found: Autopsy) -> Iterator[Event]:
     """All events of a run that is over, with the ends that a dead one did not tell."""
     yield from found.record.events
     if found.record.ended is not None:
@@ -182,7 +185,7 @@ def whole(found: Autopsy) -> Iterator[Event]:
             started_ns=row.started_ns,
             ended_ns=max(found.last_ns, row.started_ns),
             pid=row.pid,
-            error=JobError(LOST, f"the run died while this was at {row.part!r}", stuck.stack),
+            error=JobError(LOST, f"the run died while this was at {row.step!r}", stuck.stack),
         )
     if found.stage:
         yield StageEnded(stage=found.stage, time_ns=found.last_ns)
@@ -190,14 +193,14 @@ def whole(found: Autopsy) -> Iterator[Event]:
     yield RunEnded(state=found.state, time_ns=found.last_ns, error=error)
 
 
-def tell(found: Autopsy, observer: Observer) -> None:
+def replay(found: Autopsy, observer: Observer) -> None:
     """Tell an observer the run from its beginning to its end."""
     fan_out = FanOut([observer])
-    for event in whole(found):
-        fan_out.emit(event)
+    for event in all_events(found):
+        fan_out.dispatch(event)
 
 
-def story(found: Autopsy) -> list[str]:
+def summary_lines(found: Autopsy) -> list[str]:
     """What became of the run, in lines for people."""
     begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.started_ns / 1e9))
     seconds = (found.last_ns - found.started_ns) / 1e9
@@ -224,7 +227,7 @@ def describe(stuck: Stuck) -> str:
     name = known.get("name", "")
     if row.stage == "pairs":
         name = f"pair {row.index} ({known.get('name_i')}, {known.get('name_j')})"
-    part = f" at {row.part}" if row.part else ""
+    part = f" at {row.step}" if row.step else ""
     alive = ", still running" if _alive(row.pid) else ""
     return (
         f"{name or row.index}: {row.stage}{part} for {stuck.seconds:.1f} s, worker {row.pid}{alive}"
@@ -250,7 +253,7 @@ def _safe(found: Autopsy) -> str:
     for stage, count in kept.items():
         total = found.ended(stage)[1]
         parts.append(f"{count} of {total} {stage}" if total else f"no {stage}")
-    return f"{' and '.join(parts)} measured by this run, in {found.folder / journal.JOURNAL}"
+    return f"{' and '.join(parts)} measured by this run, in {RunFolder(found.folder).journal}"
 
 
 def _times(record: Record) -> Iterator[int]:

@@ -17,8 +17,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from zemosaic.observe.pace import Pace
-from zemosaic.runtime.events import (
+from ..runtime.events import (
     Heartbeat,
     JobEnded,
     Note,
@@ -28,7 +27,8 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
-from zemosaic.runtime.stacks import innermost
+from ..runtime.stacks import innermost
+from .progress import ProgressRate
 
 TITLES = {"scan": "headers", "tiles": "previews", "apply": "corrected tiles"}
 EVERY = 10.0  # seconds between two lines of progress where there is no terminal
@@ -63,7 +63,7 @@ class Console(Observer):
         self._terminal, self._folder, self._clock = terminal, folder, clock
         self._quiet, self._verbose = quiet, verbose
         self._bar: Progress | None = None
-        self._pace: Pace | None = None
+        self._pace: ProgressRate | None = None
         self._told = 0.0
         self._telling = False  # of this stage, in lines
         self._beats = 0  # without anything having ended in between
@@ -76,13 +76,13 @@ class Console(Observer):
         if not event.total:
             return
         self._told, self._telling = self._clock(), False
-        self._pace = Pace(event.total, self._told)
+        self._pace = ProgressRate(event.total, self._told)
         if self._terminal.is_terminal and not self._quiet:
             self._bar = Progress(
                 TextColumn("{task.description:>16}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                _PaceColumn(self._pace, self._clock),
+                _RateColumn(self._pace, self._clock),
                 console=self._terminal,
                 transient=True,
             )
@@ -126,7 +126,7 @@ class Console(Observer):
             f"nothing has ended for {event.idle_time:.0f} s: {event.done} of {event.total} "
             f"{_title(event.stage)} done, {count} running"
         ]
-        parts = [*event.running_parts, *[""] * count]
+        parts = [*event.running_steps, *[""] * count]
         running = zip(
             event.running_indices, event.running_attributes, event.running_time, parts,
             strict=False,
@@ -151,7 +151,7 @@ class Console(Observer):
         """Name a slow job while the others go on."""
         what = _name(event.stage, event.index, event.attributes)
         where = innermost(event.stack)
-        parts = [event.part and f"at {event.part!r}", where and f"in {where}"]
+        parts = [event.step and f"at {event.step!r}", where and f"in {where}"]
         at = ", ".join(["", *filter(None, parts)])
         self._say(logging.WARNING, f"{what} has been running for {event.running_time:.0f} s{at}")
 
@@ -164,10 +164,10 @@ class Console(Observer):
         self._stop()
 
     def _counted(self, stage: str) -> str:
-        pace = self._pace
-        assert pace is not None
-        failed = f" ({pace.failed} failed)" if pace.failed else ""
-        return f"{_title(stage)}: {pace.done} of {pace.total}{failed}"
+        rate = self._pace
+        assert rate is not None
+        failed = f" ({rate.failed} failed)" if rate.failed else ""
+        return f"{_title(stage)}: {rate.done} of {rate.total}{failed}"
 
     def _advice(self, event: Heartbeat) -> str:
         after = "is given up, and the others go on" if event.timeout else "may never end"
@@ -189,12 +189,12 @@ class Console(Observer):
         self._terminal.print(line, soft_wrap=True)
 
 
-class _PaceColumn(ProgressColumn):
+class _RateColumn(ProgressColumn):
     """Failures, rate and time left; drawn anew while nothing ends, so that it slows down too."""
 
-    def __init__(self, pace: Pace, clock: Callable[[], float]) -> None:
+    def __init__(self, rate: ProgressRate, clock: Callable[[], float]) -> None:
         super().__init__()
-        self._pace, self._clock = pace, clock
+        self._pace, self._clock = rate, clock
 
     def render(self, task: Task) -> Text:
         """The words."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from urllib.parse import quote, urlsplit
 
-from zemosaic.errors import UserError
+from ..errors import UserError
 
 DEFAULT_ENDPOINT = "http://127.0.0.1:4318"
 

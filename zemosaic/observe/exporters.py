@@ -30,10 +30,11 @@ from opentelemetry.sdk.trace import (
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, Tracer
 
-from zemosaic import __version__
-from zemosaic.observe import otlp_json, otlp_proto
-from zemosaic.observe.outlet import Outlet
-from zemosaic.observe.spans import Common, Table, ids
+from .._version import __version__
+from . import otlp_json, otlp_proto
+from .export_queue import ExportQueue
+from .live import SHOWING, SnapshotExporter
+from .span_tables import Common, Table, ids
 
 # A line of the file is one batch; a crash loses at most what ended in so many seconds.
 FILE_DELAY = 0.2
@@ -41,8 +42,6 @@ OTLP_DELAY = 1.0
 ATTRIBUTES = 32  # that a span has at most
 EVENTS = 10_000  # a heartbeat every ten seconds for a day
 SHUTDOWN = 4.0  # seconds at most that a deaf collector may cost at the end, and one more:
-SHOWN = 10.0  # seconds between two pictures of a span that has not ended
-SHOWING = 1.0  # seconds at most that one of them may take
 
 _sdk_logger = logging.getLogger("opentelemetry")
 
@@ -113,8 +112,8 @@ class Tracing:
         )
         self._stream = file.open("wb")
         self._lock = threading.Lock()
-        self._open = 2 if endpoint else 1  # outlets
-        self._outlets = [Outlet(file.name, self._write, FILE_DELAY, ended=self._one_ended)]
+        self._open = 2 if endpoint else 1  # queues
+        self._outlets = [ExportQueue(file.name, self._write, FILE_DELAY, ended=self._one_ended)]
         if endpoint:
             exporter = _otlp_exporter(endpoint)
 
@@ -124,14 +123,14 @@ class Tracing:
 
             known = {self.ids.first + number for number in had}
             self._outlets.append(
-                Outlet(endpoint, _sender(exporter), OTLP_DELAY, self._took, known, ended)
+                ExportQueue(endpoint, _sender(exporter), OTLP_DELAY, self._took, known, ended)
             )
         self._provider.add_span_processor(_Out(self._outlets))
         self._tracer = self._provider.get_tracer("zemosaic", __version__)
         # What the user limits, the SDK has to look after.
         if limits.max_span_attribute_length is None and limits.max_span_attributes > ATTRIBUTES:
             self._tracer = _Tracer(self._tracer, self.ids, self._outlets)
-        # The exporters log every failed attempt; the outlets count, and one line is enough.
+        # The exporters log every failed attempt; the queues count, and one line is enough.
         self._level = _sdk_logger.level
         _sdk_logger.setLevel(logging.CRITICAL)
 
@@ -140,11 +139,11 @@ class Tracing:
         """For `zemosaic.observe.telemetry.Telemetry`."""
         return self._tracer
 
-    def live(self) -> Pictures | None:
+    def live(self) -> SnapshotExporter | None:
         """Shows spans that have not ended to the collector; None where there is none."""
         if not self.endpoint:
             return None
-        return Pictures(_otlp_exporter(self.endpoint, SHOWING))
+        return SnapshotExporter(_otlp_exporter(self.endpoint, SHOWING))
 
     def _write(self, spans: Sequence[Any]) -> bool:
         """Write a batch as a line of OTLP/JSON, and hand it to the kernel at once."""
@@ -161,19 +160,19 @@ class Tracing:
         A collector may cost `timeout` seconds; the file, which is on this machine, five.
         """
         deadline = time.monotonic() + timeout
-        for outlet in self._outlets:
-            outlet.close()
+        for export_queue in self._outlets:
+            export_queue.close()
         written = self._outlets[0].join(SHUTDOWN)
-        for outlet in self._outlets[1:]:
-            outlet.join(max(0.0, deadline - time.monotonic()))
+        for export_queue in self._outlets[1:]:
+            export_queue.join(max(0.0, deadline - time.monotonic()))
         if written:
-            # Of a full disk the outlet knows already.
+            # Of a full disk the export_queue knows already.
             with contextlib.suppress(OSError):
                 self._stream.close()
         return [
-            f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {outlet.name}"
-            for outlet in self._outlets
-            if (lost := outlet.put_in - outlet.delivered)
+            f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {export_queue.name}"
+            for export_queue in self._outlets
+            if (lost := export_queue.put_in - export_queue.delivered)
         ]
 
     def _one_ended(self) -> None:
@@ -225,8 +224,8 @@ def _one_by_one(spans: Iterable[Any]) -> list[Any]:
 class _Tracer(Tracer):
     """The SDK's, and a way past it for spans that have ended well: it takes five times as long."""
 
-    def __init__(self, tracer: Tracer, ids: Ids, outlets: Sequence[Outlet]) -> None:
-        self._tracer, self._ids, self._outlets = tracer, ids, outlets
+    def __init__(self, tracer: Tracer, ids: Ids, queues: Sequence[ExportQueue]) -> None:
+        self._tracer, self._ids, self._outlets = tracer, ids, queues
         self._common: dict[tuple[str, int], Common] = {}
 
     def start_span(self, *given: Any, **more: Any) -> Span:
@@ -250,12 +249,12 @@ class _Tracer(Tracer):
         kinds = tuple([type(column[0]) for column in columns])
         numbers = [self._ids.generate_span_id() for _ in starts]
         table = Table(common, keys, kinds, numbers, starts, ends, columns)
-        for outlet in self._outlets:
-            outlet.put(table)
+        for export_queue in self._outlets:
+            export_queue.put(table)
 
     def hurry(self) -> None:
-        for outlet in self._outlets:
-            outlet.hurry()
+        for export_queue in self._outlets:
+            export_queue.hurry()
 
 
 def _common(name: str, parent: Any) -> Common:
@@ -264,69 +263,6 @@ def _common(name: str, parent: Any) -> Common:
         name, above.trace_id, above.trace_flags, above.trace_state, above, parent.resource,
         parent.instrumentation_scope,
     )  # fmt: skip
-
-
-class Pictures:
-    """Exports a span as it stands, from a thread of its own: same ids, end = now.
-
-    Jaeger on Badger keeps one span for each id and start, so that every picture takes the place
-    of the one before, and the span that has ended takes that of the last.
-
-    Parameters
-    ----------
-    exporter : SpanExporter
-        With a short time-out.
-    every : float
-        Seconds between two pictures that nobody asked for.
-    """
-
-    def __init__(self, exporter: SpanExporter, every: float = SHOWN) -> None:
-        self._exporter = exporter
-        self._every = every
-        self._span: Span | None = None
-        self._asked, self._done = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="zemosaic-live", daemon=True)
-
-    def show(self, span: Span) -> None:
-        """Show the span as it stands, now and from time to time."""
-        self._span = span
-        self._asked.set()
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Show it no more; a picture under way has as long as it may take to arrive."""
-        self._done.set()
-        self._asked.set()
-        if self._thread.ident is not None:
-            self._thread.join(SHOWING)
-
-    def _work(self) -> None:
-        while True:
-            self._asked.wait(self._every)
-            self._asked.clear()
-            if self._done.is_set():
-                break
-            if isinstance(self._span, ReadableSpan):
-                self._exporter.export([_picture(self._span)])
-        self._exporter.shutdown()
-
-
-def _picture(span: ReadableSpan) -> ReadableSpan:
-    return ReadableSpan(
-        name=span.name,
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=dict(span.attributes or {}),
-        events=list(span.events),
-        links=span.links,
-        kind=span.kind,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=time.time_ns(),
-        instrumentation_scope=span.instrumentation_scope,
-    )
 
 
 class _Http(SpanExporter):
@@ -353,16 +289,16 @@ class _Http(SpanExporter):
 class _Out(SpanProcessor):
     """What the SDK hands spans to."""
 
-    def __init__(self, outlets: Sequence[Outlet]) -> None:
-        self._outlets = outlets
+    def __init__(self, queues: Sequence[ExportQueue]) -> None:
+        self._outlets = queues
 
     def on_end(self, span: ReadableSpan) -> None:
-        for outlet in self._outlets:
-            outlet.put(span)
+        for export_queue in self._outlets:
+            export_queue.put(span)
 
 
 def _sender(exporter: SpanExporter) -> Callable[[Sequence[Any]], bool]:
-    """How an outlet uses an exporter, whose own requests are nothing for a trace."""
+    """How an export_queue uses an exporter, whose own requests are nothing for a trace."""
 
     def send(spans: Sequence[Any]) -> bool:
         token = context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))

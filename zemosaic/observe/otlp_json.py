@@ -17,7 +17,7 @@ from typing import Any
 
 from orjson import dumps
 
-from zemosaic.observe.spans import Table, in_tables
+from .span_tables import Table, in_tables
 
 _SCALARS: dict[type, bytes] = {
     str: b'{"stringValue":%b}',

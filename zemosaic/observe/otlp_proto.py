@@ -13,7 +13,7 @@ from itertools import chain, repeat
 from struct import Struct
 from typing import Any
 
-from zemosaic.observe.spans import Table, in_tables
+from .span_tables import Table, in_tables
 
 _TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<d")
 _ID = Struct(">Q")

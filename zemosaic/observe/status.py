@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from zemosaic.observe.autopsy import Autopsy, describe, story
-from zemosaic.runtime.events import JobEnded
-from zemosaic.runtime.stacks import innermost
+from ..runtime.events import JobEnded
+from ..runtime.stacks import innermost
+from .autopsy import Autopsy, describe, summary_lines
 
 RECENT = 30.0  # seconds whose rate gives the time left
 SILENT = 10.0  # seconds without an end after which that rate means nothing
@@ -48,7 +48,7 @@ def watch(look: Callable[[], Autopsy], terminal: Terminal, every: float = 1.0) -
 def status(found: Autopsy) -> Group:
     """What a run does now, as a table; what became of it, if it is over."""
     if found.state != "running":
-        return Group(*(Text(line) for line in story(found)))
+        return Group(*(Text(line) for line in summary_lines(found)))
     done, total = found.ended(found.stage)
     seconds = (found.last_ns - found.started_ns) / 1e9
     lines = [
@@ -62,7 +62,7 @@ def status(found: Autopsy) -> Group:
         row = stuck.row
         name = describe(stuck).partition(":")[0]
         where = innermost(stuck.stack)
-        table.add_row(*map(Text, (str(row.pid), name, row.part, f"{stuck.seconds:.1f}", where)))
+        table.add_row(*map(Text, (str(row.pid), name, row.step, f"{stuck.seconds:.1f}", where)))
     return Group(*map(Text, lines), table)
 
 

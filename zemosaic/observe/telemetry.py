@@ -15,9 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 from opentelemetry import context, trace
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
-from zemosaic import __version__
-from zemosaic.observe.attributes import LONGEST, Names, sendable, sent_text, valid
-from zemosaic.runtime.events import (
+from .._version import __version__
+from ..runtime.events import (
     Event,
     Heartbeat,
     JobEnded,
@@ -29,6 +28,7 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
+from .attributes import LONGEST, Names, sendable, sent_text, valid
 
 PHASE = "phase5_intertile"
 PAIR = "phase5_intertile.pair"
@@ -169,12 +169,12 @@ class Telemetry(Observer):
         if self._direct is not None:
             self._direct.hurry()
 
-    def tell(self, events: Sequence[Event]) -> None:
+    def handle_batch(self, events: Sequence[Event]) -> None:
         """Also make the spans of jobs that ended alike together, and count pairs once for all."""
         for alike, group in groupby(events, self._alike):
             some: list[Any] = list(group)
             if not alike or len(some) == 1 or not self._jobs_ended(some):
-                super().tell(some)
+                super().handle_batch(some)
         pairs = (e for e in reversed(events) if isinstance(e, JobEnded) and e.stage == "pairs")
         if self._phase is not None and (last := next(pairs, None)) is not None:
             self._phase.set_attribute("zemosaic.pairs.done", last.done)
@@ -185,7 +185,13 @@ class Telemetry(Observer):
             return ()
         if event.error is not None or event.stage not in _OF_STAGE:
             return ()
-        return event.stage, event.outcome, (*event.attributes,), (*event.stages,), bool(event.pid)
+        return (
+            event.stage,
+            event.outcome,
+            (*event.attributes,),
+            (*event.step_times,),
+            bool(event.pid),
+        )
 
     def _jobs_ended(self, events: Sequence[JobEnded]) -> bool:
         """Make the spans of jobs that ended well and alike, column by column; whether it could."""
@@ -196,11 +202,11 @@ class Telemetry(Observer):
         if names["index"] not in keys:
             keys.append(names["index"])
             columns.append([event.index for event in events])
-        keys += [names["outcome"], names["queue_time"], *(parts[key] for key in first.stages)]
+        keys += [names["outcome"], names["queue_time"], *(parts[key] for key in first.step_times)]
         columns += [
             [first.outcome] * count,
             [max(0, e.started_ns - e.submitted_ns) / 1e9 for e in events],
-            *zip(*[e.stages.values() for e in events], strict=True),
+            *zip(*[e.step_times.values() for e in events], strict=True),
         ]
         if self._direct is None or len({*keys}) < len(keys) or not all(map(sendable, columns)):
             return False
@@ -251,7 +257,7 @@ class Telemetry(Observer):
         attributes.setdefault(names["index"], event.index)
         attributes[names["outcome"]] = event.outcome
         attributes[names["queue_time"]] = max(0, event.started_ns - event.submitted_ns) / 1e9
-        attributes.update(valid(event.stages, parts))
+        attributes.update(valid(event.step_times, parts))
         attributes["host.name"] = self._host
         if event.pid:
             attributes["process.pid"] = event.pid
@@ -299,7 +305,7 @@ class Telemetry(Observer):
             "zemosaic.pairs.pending_indices": event.pending_indices,
             "zemosaic.pairs.running_indices": event.running_indices,
             "zemosaic.pairs.running_time": event.running_time,
-            "zemosaic.pairs.running_stages": event.running_parts,
+            "zemosaic.pairs.running_stages": event.running_steps,
             "zemosaic.pairs.last_completed_index": event.last_completed_index,
             "zemosaic.idle_time": event.idle_time,
         }
@@ -333,7 +339,7 @@ class Telemetry(Observer):
         attributes = {prefix + "index": event.index, "zemosaic.stage": event.stage}
         attributes |= {prefix + key: value for key, value in event.attributes.items()}
         attributes[prefix + "running_time"] = event.running_time
-        attributes[prefix + "running_stage"] = event.part or None
+        attributes[prefix + "running_stage"] = event.step or None
         self._slow += 1
         if event.stack and self._slow <= STACKS:
             attributes["code.stacktrace"] = event.stack

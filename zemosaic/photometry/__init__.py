@@ -1,1 +1,1 @@
-"""Pure numerics: arrays in, arrays out. No futures, spans, logs or clocks."""
+"""Numerics: arrays in, arrays out."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
-from zemosaic.photometry.fits_files import TileError, image_hdu, open_fits
-from zemosaic.photometry.solve import Correction
-from zemosaic.photometry.tiles import Tile, from_planes, to_planes
+from ..files import atomic_write
+from .solver.solve import Correction
+from .tiles.axes import from_planes, to_planes
+from .tiles.fits_files import TileError, image_hdu, open_fits
+from .tiles.tile import Tile
 
 
 def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
@@ -95,11 +96,6 @@ def _tell(header: fits.Header, channels: int, correction: Correction) -> None:
 
 def write_whole(hdus: fits.HDUList, target: Path) -> None:
     """Write a FITS file whole or not at all: under another name first."""
-    # The ending stays, because it says how the file is compressed.
-    temporary = target.with_name(f".{os.getpid()}.part.{target.name}")
     summed = any({"CHECKSUM", "DATASUM"} & set(hdu.header) for hdu in hdus)
-    try:
+    with atomic_write(target) as temporary:
         hdus.writeto(temporary, overwrite=True, output_verify="silentfix+ignore", checksum=summed)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

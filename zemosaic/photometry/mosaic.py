@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from zemosaic.photometry.apply import correct, write_whole
-from zemosaic.photometry.fits_files import HduKey
-from zemosaic.photometry.solve import Correction
-from zemosaic.photometry.tiles import open_tile
+from .apply import correct, write_whole
+from .solver.solve import Correction
+from .tiles.fits_files import HduKey
+from .tiles.tile import open_tile
 
 
 def write_mosaic(

@@ -16,9 +16,9 @@ from astropy.wcs import WCS, Sip
 from scipy.spatial import cKDTree
 from scipy.special import erf
 
-from zemosaic.errors import UserError
-from zemosaic.photometry.solve import Solution
-from zemosaic.photometry.tiles import pixel_scale, unit_vectors
+from ..errors import UserError
+from .solver.solve import Solution
+from .tiles.sky import pixel_scale, unit_vectors
 
 SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 MARGIN = 8  # nodes of the nebulosity beyond each side of a tile

@@ -99,7 +99,7 @@ class JobEnded:
         Start and end by the worker's own clock.
     pid : int
         Process of the worker, 0 where it is not known.
-    stages : Mapping
+    step_times : Mapping
         Seconds spent in the named parts of the job.
     key : str
         What the result depends on, so that another run can take it; empty where none can.
@@ -118,7 +118,7 @@ class JobEnded:
     ended_ns: int
     pid: int
     error: JobError | None = None
-    stages: Mapping[str, float] = field(default_factory=dict)
+    step_times: Mapping[str, float] = field(default_factory=dict)
     key: str = ""
     result: Any = None
 
@@ -139,7 +139,7 @@ class Heartbeat:
         How long each of those has run, in seconds.
     running_attributes : sequence of Mapping
         What is known of each of those.
-    running_parts : sequence of str
+    running_steps : sequence of str
         The part of the work that each is at, empty where that is not known.
     stack : str
         Where the oldest of them is, as Python prints it; empty where that is not known.
@@ -162,7 +162,7 @@ class Heartbeat:
     running_attributes: Sequence[Mapping[str, Any]]
     last_completed_index: int
     idle_time: float
-    running_parts: Sequence[str] = ()
+    running_steps: Sequence[str] = ()
     stack: str = ""
     timeout: float = 0.0
 
@@ -176,7 +176,7 @@ class SlowJob:
     index: int
     running_time: float
     attributes: Mapping[str, Any]
-    part: str = ""
+    step: str = ""
     stack: str = ""
 
 
@@ -211,7 +211,7 @@ class Observer:
     should be quick. One that raises is taken off, and the run goes on.
     """
 
-    def tell(self, events: Sequence[Event]) -> None:
+    def handle_batch(self, events: Sequence[Event]) -> None:
         """Called with what happened at once; by default each goes to its method, in order."""
         for event in events:
             getattr(self, _METHODS[type(event)])(event)
@@ -263,16 +263,16 @@ class FanOut:
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
 
-    def emit(self, *events: Event) -> None:
+    def dispatch(self, *events: Event) -> None:
         """Tell all observers of what happened at once."""
         for observer in tuple(self._observers):
             if observer not in self._observers:  # taken off while another was reported
                 continue
             try:
-                observer.tell(events)
+                observer.handle_batch(events)
             except Exception as error:
                 self._observers.remove(observer)
                 name, what = type(observer).__name__, _METHODS[type(events[0])]
                 logger.exception("observer %s raised in %s and was taken off", name, what)
                 message = f"{name} failed ({type(error).__name__}: {error}) and was taken off"
-                self.emit(Note(level=logging.WARNING, message=message))
+                self.dispatch(Note(level=logging.WARNING, message=message))

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zemosaic.runtime import stacks
+from ..files import atomic_write
+from . import stacks
+from .run_folder import RunFolder
 
-TABLE = "inflight.bin"
 ENDINGS = ("finished", "failed", "interrupted")  # in the place of a stage: how the run ended
 
 _MAGIC = b"ZMFLY1\0\0"
@@ -29,7 +30,7 @@ _HEAD = struct.Struct("<8sIIIIqq16s")
 # all else and the first after it: where both are the same, nobody wrote meanwhile.
 _ROW = struct.Struct("<IIIIQq16sq24sI")
 _COUNT, _MINE = struct.Struct("<I"), struct.Struct("<II")
-_PART, _PART_AT, _LAST_AT = struct.Struct("<q24s"), 48, 80
+_STEP, _STEP_AT, _LAST_AT = struct.Struct("<q24s"), 48, 80
 _HEAD_SIZE, _ROW_SIZE = 128, 128
 _NOBODY = (0, 0, 0, 0, b"", 0, b"")  # after the ticket
 
@@ -44,21 +45,21 @@ class Row:
         Stage of the run.
     index : int
         The job's.
-    part : str
+    step : str
         Part of the work inside the job; empty before the first.
     pid, thread : int
         Who does it.
-    started_ns, part_ns : int
+    started_ns, step_ns : int
         Since when, in nanoseconds since the epoch.
     """
 
     stage: str
     index: int
-    part: str
+    step: str
     pid: int
     thread: int
     started_ns: int
-    part_ns: int
+    step_ns: int
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Seat:
+class Slot:
     """A row as a job, or several that are done one after the other, take it to their worker.
 
     Parameters
@@ -108,16 +109,16 @@ class Seat:
         if table is None:
             return
         if self.patience and os.getpid() != self.run:
-            stacks.arm(self.path[: -len(TABLE) - 1], self.patience)  # 5 µs less than by pathlib
+            stacks.arm(os.path.dirname(self.path), self.patience)  # 5 µs less than by pathlib
         now = time.time_ns()
         table.write(self.row, self.ticket, (self.ticket, index, os.getpid(), threading.get_ident(),
                                             now, self.stage.encode(), now, b""))  # fmt: skip
 
-    def at(self, part: str) -> None:
+    def at(self, step: str) -> None:
         """Say which part of the work begins."""
         table = _table(self.path, self.made_ns)
         if table is not None:
-            table.write_part(self.row, self.ticket, part)
+            table.write_step(self.row, self.ticket, step)
 
     def leave(self) -> None:
         """Say that the job has ended."""
@@ -150,14 +151,13 @@ class Inflight:
     """
 
     def __init__(self, folder: Path, rows: int, patience: float, inside: bool = False) -> None:
-        self._path, self._patience = folder / TABLE, patience
+        self._path, self._patience = RunFolder(folder).inflight, patience
         self._inside = inside and patience > 0
         stacks.clear(folder)
         # Written out, since a page that the disk has no room for would be a bus error later; and
         # under another name, since the old file may be mapped by somebody.
-        fresh = self._path.with_name(f".{TABLE}.part")
-        fresh.write_bytes(bytes(_HEAD_SIZE + rows * _ROW_SIZE))
-        os.replace(fresh, self._path)
+        with atomic_write(self._path) as fresh:
+            fresh.write_bytes(bytes(_HEAD_SIZE + rows * _ROW_SIZE))
         self._table = _Table(self._path)
         self._started = time.time_ns()
         self._free = list(range(rows))
@@ -180,26 +180,26 @@ class Inflight:
         if self._inside:
             stacks.rest()
 
-    def seat(self, stage: str) -> Seat | None:
+    def slot(self, stage: str) -> Slot | None:
         """A row for a job; None where there is none left."""
         if not self._free:
             return None
         self._tickets += 1
         number = self._free.pop(0)
         self._table.write(number, 0, (self._tickets, *_NOBODY))
-        return Seat(str(self._path), self._started, number, self._tickets, stage, self._patience,
+        return Slot(str(self._path), self._started, number, self._tickets, stage, self._patience,
                     os.getpid())  # fmt: skip
 
-    def row(self, seat: Seat) -> Row | None:
+    def row(self, slot: Slot) -> Row | None:
         """What is known of the job that has a row; None where none is at work."""
-        return self._table.read(seat.row)
+        return self._table.read(slot.row)
 
-    def release(self, seat: Seat) -> Row | None:
+    def release(self, slot: Slot) -> Row | None:
         """Take a row back; what it said last, if its worker died."""
-        last = self.row(seat)
+        last = self.row(slot)
         # A thread that was left behind may come back: its ticket is no longer valid then.
-        self._table.write(seat.row, seat.ticket, (0, *_NOBODY))
-        self._free.append(seat.row)
+        self._table.write(slot.row, slot.ticket, (0, *_NOBODY))
+        self._free.append(slot.row)
         return last
 
     def close(self, state: str) -> None:
@@ -223,11 +223,12 @@ def read(folder: Path) -> Snapshot:
     OSError, ValueError
         There is none, or it is none of ours.
     """
-    data = (folder / TABLE).read_bytes()
+    path = RunFolder(folder).inflight
+    data = path.read_bytes()
     if len(data) < _HEAD_SIZE or not data.startswith(_MAGIC):
-        raise ValueError(f"{folder / TABLE} is no table of a run")
+        raise ValueError(f"{path} is no table of a run")
     _, rows, pid, done, total, started, last, stage = _HEAD.unpack_from(data, 0)
-    table = _Table(folder / TABLE, mmap.ACCESS_READ)
+    table = _Table(path, mmap.ACCESS_READ)
     found = [row for number in range(rows) if (row := table.read(number)) is not None]
     found.sort(key=lambda row: (row.started_ns, row.index))
     return Snapshot(pid, _text(stage), done, total, started, last, tuple(found))
@@ -253,7 +254,7 @@ class _Table:
             count = (count + 1) & 0xFFFFFFFF
             _ROW.pack_into(self.memory, at, count, *values, count)
 
-    def write_part(self, number: int, ticket: int, part: str) -> None:
+    def write_step(self, number: int, ticket: int, step: str) -> None:
         """Only the part, if the row is still that ticket's."""
         at = _HEAD_SIZE + number * _ROW_SIZE
         count, owner = _MINE.unpack_from(self.memory, at)
@@ -261,7 +262,7 @@ class _Table:
             return
         count = (count + 1) & 0xFFFFFFFF
         _COUNT.pack_into(self.memory, at, count)
-        _PART.pack_into(self.memory, at + _PART_AT, time.time_ns(), part.encode())
+        _STEP.pack_into(self.memory, at + _STEP_AT, time.time_ns(), step.encode())
         _COUNT.pack_into(self.memory, at + _LAST_AT, count)
 
     def read(self, number: int) -> Row | None:
@@ -273,10 +274,10 @@ class _Table:
                 break
         else:
             return None  # its worker died in the middle of a change
-        _, _, index, pid, thread, start, stage, since, part, _ = row
+        _, _, index, pid, thread, start, stage, since, step, _ = row
         if not index:
             return None
-        return Row(_text(stage), index, _text(part), pid, thread, start, since)
+        return Row(_text(stage), index, _text(step), pid, thread, start, since)
 
 
 _open: tuple[tuple[str, int], _Table | None] = (("", 0), None)  # what this process used last

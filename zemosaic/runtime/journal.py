@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-from zemosaic.runtime.events import (
+from .events import (
     Event,
     Heartbeat,
     JobEnded,
@@ -33,8 +33,7 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
-
-JOURNAL = "journal.jsonl"
+from .run_folder import RunFolder
 
 _KINDS: dict[str, type] = {
     kind.__name__: kind
@@ -74,6 +73,7 @@ class Journal(Observer):
         self.failed = ""
         self._on_failure = on_failure
         self._forcing: threading.Thread | None = None
+        self._path = RunFolder(folder).journal
         self._handle = _opened(folder)
         # After a torn line of a run that died, or of a disk that was full.
         self._whole = False
@@ -90,7 +90,7 @@ class Journal(Observer):
             self._whole = False
             raise
         if not self._whole:
-            raise OSError(28, os.strerror(28), JOURNAL)
+            raise OSError(28, os.strerror(28), self._path.name)
 
     def force(self) -> None:
         """Have the disk hold before long what the kernel holds, unless it is still at the last."""
@@ -119,7 +119,7 @@ class Journal(Observer):
         if not self._forcing.is_alive():
             os.close(handle)
 
-    def tell(self, events: Sequence[Event]) -> None:
+    def handle_batch(self, events: Sequence[Event]) -> None:
         """Add a line for each."""
         if self.failed:
             return
@@ -173,7 +173,7 @@ class Record:
 def read(folder: Path) -> list[Record]:
     """All runs that the journal of a folder tells of, the last one last; none without a journal."""
     records: list[Record] = []
-    for entry in _lines(folder / JOURNAL):
+    for entry in _lines(RunFolder(folder).journal):
         kind = entry.pop("kind", None)
         if kind == "about":
             records.append(Record(about=entry))
@@ -219,7 +219,7 @@ def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 def _opened(folder: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-    return os.open(folder / JOURNAL, flags, 0o644)
+    return os.open(RunFolder(folder).journal, flags, 0o644)
 
 
 def _line(entry: Mapping[str, Any]) -> bytes:

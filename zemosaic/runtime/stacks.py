@@ -25,7 +25,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-STACKS = "stacks"
+from .run_folder import RunFolder
+
 LONGEST = 1 << 16  # characters looked at; a dump of one worker has about 1,000
 LARGEST = 1 << 20  # bytes of a file of dumps, before it is begun anew
 BEFORE = 0.8  # of the patience: after the job's start, and before the heartbeat
@@ -33,8 +34,8 @@ BEFORE = 0.8  # of the patience: after the job's start, and before the heartbeat
 
 def clear(folder: Path) -> None:
     """Make the folder of stacks anew."""
-    shutil.rmtree(folder / STACKS, ignore_errors=True)
-    (folder / STACKS).mkdir(parents=True)
+    shutil.rmtree(RunFolder(folder).stacks, ignore_errors=True)
+    RunFolder(folder).stacks.mkdir(parents=True)
 
 
 @dataclass
@@ -97,7 +98,7 @@ def enable(folder: Path) -> None:
 
 
 def _file(folder: Path) -> str:
-    return f"{folder / STACKS / str(os.getpid())}.txt"
+    return str(RunFolder(folder).stack(os.getpid()))
 
 
 def _use(path: str) -> None:
@@ -141,7 +142,7 @@ def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
     since_ns : int
         Start of its job, in nanoseconds since the epoch.
     """
-    path = folder / STACKS / f"{pid}.txt"
+    path = RunFolder(folder).stack(pid)
     if pid == os.getpid():
         try:
             with path.open("a") as file:

@@ -91,13 +91,13 @@ def number(name: str) -> str:
 
 
 PLACES: dict[str, dict[str, Callable[..., str]]] = {
-    "zemosaic.jobs": {
+    "zemosaic.pipeline.tasks": {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
         "prepare": lambda tile, channels, grid, path, *_: f"tile{path.stem}",
         "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
     },
-    "zemosaic.photometry.solve": {"solve": lambda *_: "solve"},
-    "zemosaic.tables": {"write_table": lambda table, path: path.name},
+    "zemosaic.photometry.solver.solve": {"solve": lambda *_: "solve"},
+    "zemosaic.pipeline.tables": {"write_table": lambda table, path: path.name},
 }
 
 

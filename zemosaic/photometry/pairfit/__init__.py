@@ -1,0 +1,1 @@
+"""The robust line between the previews of a pair."""

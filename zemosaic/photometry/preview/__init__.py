@@ -1,0 +1,1 @@
+"""Previews: tiles resampled onto a coarse grid that all of them share."""

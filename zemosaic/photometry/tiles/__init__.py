@@ -1,0 +1,1 @@
+"""Tiles: images with a WCS, from FITS files or arrays."""
