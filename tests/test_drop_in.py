@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fakes import FakeClock, ManualPool, unseated
+from tests.fakes import FakeClock, ManualPool, without_slot
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.runtime.thread_pool import ThreadPool
 from zemosaic.zemosaic_utils import compute_intertile_affine_calibration
@@ -47,7 +47,7 @@ class ShuffledPool(ManualPool):
         self.rng, self.bad, self.pairs = random.Random(seed), bad, 0
 
     def submit(self, function: Any, args: tuple[Any, ...]) -> Any:
-        function, args = unseated(function, args)
+        function, args = without_slot(function, args)
         if function.__name__ == "measure":
             self.pairs += 1
             if self.pairs in self.bad:
