@@ -65,10 +65,10 @@ def write(folder: Path, events: list[Any], about: dict[str, Any] = ABOUT) -> Pat
 def test_a_dead_run_tells_when_it_died_and_what_was_lost(tmp_path: Path) -> None:
     """What was given to the pool and had not begun is not said to have been under way."""
     table = Inflight(tmp_path, 4, 0.0)
-    seat = table.seat("pairs")
-    assert seat is not None
-    seat.take(2)
-    seat.at("fit")
+    slot = table.slot("pairs")
+    assert slot is not None
+    slot.take(2)
+    slot.at("fit")
     found = examine(write(tmp_path, BEGUN), None)
     assert (found.state, found.stage, found.pid) == ("died", "pairs", os.getpid())
     assert found.ended("pairs") == (1, 4)
@@ -101,9 +101,9 @@ def test_without_a_table_the_journal_alone_tells(tmp_path: Path) -> None:
 def test_rows_of_an_earlier_run_are_not_those_of_this(tmp_path: Path) -> None:
     """A run that died before it made its table finds that of another there."""
     table = Inflight(tmp_path, 4, 0.0)
-    seat = table.seat("pairs")
-    assert seat is not None
-    seat.take(9)
+    slot = table.slot("pairs")
+    assert slot is not None
+    slot.take(9)
     assert examine(write(tmp_path, BEGUN), None).under_way == ()
 
 

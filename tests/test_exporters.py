@@ -427,7 +427,7 @@ from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.span_tables import Common
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Observer, RunEnded, RunStarted
-from zemosaic.runtime.pool import SerialPool
+from zemosaic.runtime.make_pool import SerialPool
 from zemosaic.runtime.scheduler import Job, run
 
 file = Path(sys.argv[1])

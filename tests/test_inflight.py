@@ -114,7 +114,7 @@ def test_more_jobs_than_rows_are_done_without(tmp_path: Path) -> None:
 def test_a_table_that_is_gone_keeps_no_job(tmp_path: Path, pool: Callable[[int], Pool]) -> None:
     """Somebody deleted it before the workers had opened it: the jobs go on."""
     table, workers = Inflight(tmp_path, 2, 0.0), pool(1)
-    (tmp_path / inflight.TABLE).unlink()
+    (tmp_path / "inflight.bin").unlink()
     try:
         outcomes = run([Job(1, in_part, (3,))], 1, workers, FanOut(), stage="pairs", inflight=table)
     finally:
@@ -132,7 +132,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="inflight"):
         inflight.read(tmp_path)
     for junk in (b"", b"x" * 640, b"ZMFLY1\0\0"):
-        (tmp_path / inflight.TABLE).write_bytes(junk)
+        (tmp_path / "inflight.bin").write_bytes(junk)
         with pytest.raises(ValueError, match="no table of a run"):
             inflight.read(tmp_path)
 
@@ -170,7 +170,7 @@ def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_p
 def test_a_reader_needs_no_right_to_write(table: Inflight, tmp_path: Path) -> None:
     """Another user may look, and changes nothing."""
     slot(table).take(2)
-    path = tmp_path / inflight.TABLE
+    path = tmp_path / "inflight.bin"
     before = path.read_bytes()
     path.chmod(0o444)
     assert [row.index for row in inflight.read(tmp_path).rows] == [2]

@@ -124,7 +124,7 @@ def test_a_stuck_thread_keeps_neither_the_run_nor_the_interpreter() -> None:
         """
         import threading
         from zemosaic.runtime.events import FanOut
-        from zemosaic.runtime.pool import ThreadPool
+        from zemosaic.runtime.thread_pool import ThreadPool
         from zemosaic.runtime.scheduler import Job, run
 
         pool = ThreadPool(2)
@@ -171,7 +171,7 @@ def test_parts_of_a_job_are_timed_and_summed() -> None:
     report = run_task(in_parts, ())
     assert set(report.step_times) == {"read", "fit"}
     assert report.step_times["read"] >= 0.002
-    assert run_task(pid_of, (1,)).stages == {}
+    assert run_task(pid_of, (1,)).step_times == {}
 
 
 def test_an_unknown_kind_is_refused_by_name() -> None:

@@ -12,6 +12,7 @@ from astropy.wcs import WCS
 from scipy.ndimage import convolve1d, map_coordinates
 
 from tests.conftest import simulated
+from zemosaic.photometry.preview import block_means as means_module
 from zemosaic.photometry.preview import resampling as sampling
 from zemosaic.photometry.preview.block_means import block_means, block_noise, drop_saturated
 from zemosaic.photometry.preview.grid import Grid, cell_positions, make_grid
@@ -49,7 +50,7 @@ def test_blocks_hold_the_mean_of_their_valid_pixels(
     block: int, strip: int, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is read at once, with NaN, infinities and rows that fill no block."""
-    monkeypatch.setattr(sampling, "STRIP_PIXELS", strip)
+    monkeypatch.setattr(means_module, "STRIP_PIXELS", strip)
     data = np.random.default_rng(1).normal(1000, 30, (3, 50, 71)).astype(np.float32)
     if torn:
         data[:, :9, 3:20] = np.nan

@@ -54,7 +54,7 @@ def bundles(draw: st.DrawFn) -> list[Event]:
         "stage": draw(st.sampled_from(["pairs", "pairs", "tiles", "scan", "apply"])),
         "outcome": draw(st.sampled_from(["measured", "measured", "rejected", "failed"])),
         "pid": draw(st.sampled_from([0, 7, 8])),
-        "stages": draw(st.sampled_from([{}, {"fit": 0.1}, {"load": 0.2, "fit": math.nan}])),
+        "step_times": draw(st.sampled_from([{}, {"fit": 0.1}, {"load": 0.2, "fit": math.nan}])),
     }
     attributes = draw(ATTRIBUTES)
     events: list[Event] = []

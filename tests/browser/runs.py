@@ -119,7 +119,7 @@ class Invented:
             "settings": asdict(Settings()), "pool": "processes", "trace": {},
         }  # fmt: skip
         self.book = Journal(self.folder, about)
-        self.emit = FanOut([self.book]).emit
+        self.dispatch = FanOut([self.book]).dispatch
         total = {"tiles.total": len(self.names), "pool.workers": 8}
         self.dispatch(RunStarted(run_id="1", time_ns=self.now, attributes=total))
         self._stage("prepare", 0)
