@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import Recorder
+from tests.helpers.fakes import Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer
 from zemosaic.runtime.inflight import Inflight, read
 from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
@@ -142,7 +142,7 @@ def test_a_stuck_thread_keeps_neither_the_run_nor_the_interpreter() -> None:
 
 def test_an_interrupt_lets_go_of_what_runs() -> None:
     """Ctrl-C in the loop leaves no job behind that somebody waits for."""
-    from tests.fakes import FakeClock, ManualPool
+    from tests.helpers.fakes import FakeClock, ManualPool
 
     def interrupt(now: float) -> None:
         raise KeyboardInterrupt

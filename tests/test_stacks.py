@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import simulated
-from tests.fakes import Recorder
+from tests.helpers.fakes import Recorder
+from tests.helpers.tiles import simulated
 from zemosaic import calibrate
 from zemosaic.runtime import stacks
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Observer
