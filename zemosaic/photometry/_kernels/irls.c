@@ -59,9 +59,12 @@ static void line_residual(const Channel *c)
     const double *const x = c->column + COLUMN_X * n, *const y = c->column + COLUMN_Y * n;
     const double *const line = c->line;
     double *const restrict residual = c->residual;
-    for (Index i = 0; i < n; i++) residual[i] = line[COLUMN_X] * x[i] + line[COLUMN_Y] * y[i];
-    for (int j = COLUMN_LEVEL; j < c->columns; j++)
-        for (Index i = 0; i < n; i++) residual[i] += line[j] * c->column[j * n + i];
+    const double of_x = line[COLUMN_X], of_y = line[COLUMN_Y];
+    for (Index i = 0; i < n; i++) residual[i] = of_x * x[i] + of_y * y[i];
+    for (int j = COLUMN_LEVEL; j < c->columns; j++) {
+        const double *const column = c->column + j * n, factor = line[j];
+        for (Index i = 0; i < n; i++) residual[i] += factor * column[i];
+    }
 }
 
 /* Compute the square roots of Tukey's biweights in `kept`; return the robust scale. */
@@ -70,8 +73,9 @@ static double biweight_roots(const Channel *c, double slope, double biweight, Wo
     const Index n = c->rows, *const block = c->cell_block;
     const double *const restrict residual = c->residual;
     double *const restrict inverse = work.inverse, *const restrict kept = work.kept;
+    const double *const x_variance = c->x_variance, *const y_variance = c->y_variance;
     for (Index i = 0; i < n; i++) {
-        inverse[i] = 1 / (c->y_variance[i] + slope * slope * c->x_variance[i]);
+        inverse[i] = 1 / (y_variance[i] + slope * slope * x_variance[i]);
         kept[i] = residual[i] * residual[i] * inverse[i];
     }
     const double scale = robust_scale(kept, n);
@@ -97,12 +101,14 @@ static void weigh_rows(const Channel *c, double slope, Work work)
     const double *const restrict residual = c->residual, *const x = c->column + COLUMN_X * n;
     double *const restrict weights = c->weights, *const restrict spread = work.spread;
     double *const instrument = c->column + COLUMN_INSTRUMENT * n;
-    const int scenic = has_scene(c);
+    const double *const x_variance = c->x_variance, *const y_variance = c->y_variance;
     for (Index i = 0; i < n; i++) {
         weights[i] = kept[i] * kept[i] * inverse[i];
-        spread[i] = c->x_variance[i] * c->y_variance[i] * inverse[i];
-        if (!scenic) instrument[i] = x[i] + slope * c->x_variance[i] * residual[i] * inverse[i];
+        spread[i] = x_variance[i] * y_variance[i] * inverse[i];
     }
+    if (has_scene(c)) return;
+    for (Index i = 0; i < n; i++)
+        instrument[i] = x[i] + slope * x_variance[i] * residual[i] * inverse[i];
 }
 
 /* Compute the factor by which the biweight enlarges errors, and the instrument's noise. */

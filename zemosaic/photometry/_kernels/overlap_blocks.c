@@ -253,23 +253,30 @@ typedef struct {
     Index count, block[CHUNK], in_tile[2][CHUNK];
 } Whole;
 
+static void add_scaled(double *restrict sum, const Index *restrict block,
+                       const float *restrict numbers, const Index *restrict index, Index count,
+                       double factor)
+{
+    for (Index i = 0; i < count; i++) sum[block[i]] += factor * (double)numbers[index[i]];
+}
+
 /* Add the numbers of one channel of a tile; `layer` is tile * channels + channel. */
 static void add_layer(const Pair *pair, Index layer, const Whole *whole, double full,
                       const Sums *sums)
 {
     const Index channels = pair->channels, n = sums->blocks, t = layer >= channels;
-    const Index area = pair->tiles[t].block_count, *const index = whole->in_tile[t];
+    const Index area = pair->tiles[t].block_count, count = whole->count;
+    const Index *const block = whole->block, *const index = whole->in_tile[t];
     const float *const blocks = pair->tiles[t].blocks + (layer - t * channels) * area;
     for (Index kind = 0; kind < KINDS; kind++) {
         const float *const numbers = blocks + block_row[kind] * channels * area;
         double *const sum = sums->values + (2 * kind * channels + layer) * n;
-        for (Index i = 0; i < whole->count; i++)
-            sum[whole->block[i]] += full * (double)numbers[index[i]];
+        add_scaled(sum, block, numbers, index, count, full);
     }
     double *const highest = sums->highest + layer * n;
-    for (Index i = 0; i < whole->count; i++) {
+    for (Index i = 0; i < count; i++) {
         const double value = (double)blocks[BLOCK_HIGHEST * channels * area + index[i]];
-        if (value > highest[whole->block[i]]) highest[whole->block[i]] = value;
+        if (value > highest[block[i]]) highest[block[i]] = value;
     }
 }
 

@@ -91,11 +91,16 @@ static void subtract_lines(const Channel *c)
 from its block depends on the slope only. */
 static void set_pivot(const Channel *c, FitSummary *summary)
 {
-    const double *const weights = c->weights;
+    const double *const weights = c->weights, *const u = c->pivoted[POSITION_U];
+    const double *const v = c->pivoted[POSITION_V], *const x = c->pivoted[VALUE_X];
+    const double *const y = c->pivoted[VALUE_Y];
     double sum[1 + PIVOTS] = {0};
     for (Index i = 0; i < c->blocks; i++) {
         sum[0] += weights[i];
-        for (int t = 0; t < PIVOTS; t++) sum[1 + t] += weights[i] * c->pivoted[t][i];
+        sum[1 + POSITION_U] += weights[i] * u[i];
+        sum[1 + POSITION_V] += weights[i] * v[i];
+        sum[1 + VALUE_X] += weights[i] * x[i];
+        sum[1 + VALUE_Y] += weights[i] * y[i];
     }
     summary->weight = sum[0];
     for (int t = 0; t < PIVOTS; t++) summary->pivot[t] = sum[1 + t] / sum[0];
