@@ -13,27 +13,37 @@ class BuildKernels(build_ext):
     """Build the kernels if there is a compiler; a failed build leaves none of an earlier one."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Build a library, or remove it from the build folder."""
         try:
             super().build_extension(ext)
         except Exception:
-            self.remove_built(ext)
+            self.library(ext).unlink(missing_ok=True)
             raise
 
-    def remove_built(self, ext: Extension) -> None:
-        for folder in (Path(self.build_lib), Path()):
-            (folder / self.get_ext_filename(ext.name)).unlink(missing_ok=True)
+    def copy_extensions_to_source(self) -> None:
+        """Copy the libraries that were built, for an editable install, and remove others."""
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            if not self.library(ext).exists():
+                Path(self.get_ext_filename(ext.name)).unlink(missing_ok=True)
 
-    def is_built(self) -> bool:
-        return all(Path(path).exists() for path in self.get_outputs())
+    def library(self, ext: Extension) -> Path:
+        """Return the path of a library in the build folder."""
+        return Path(self.build_lib, self.get_ext_filename(ext.name))
+
+    def is_complete(self) -> bool:
+        """Return whether all libraries were built."""
+        return all(self.library(ext).exists() for ext in self.extensions)
 
 
 class Wheel(bdist_wheel):
     """A wheel without kernels runs on every platform, and its name says so."""
 
     def run(self) -> None:
+        """Build the package, then pack it under the name of a pure wheel if it has no kernels."""
         if not self.skip_build:
             self.run_command("build")
-        if not self.get_finalized_command("build_ext").is_built():
+        if not self.get_finalized_command("build_ext").is_complete():
             self.distribution.ext_modules = []
             self.root_is_pure = True
         super().run()
