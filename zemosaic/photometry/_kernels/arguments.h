@@ -61,7 +61,7 @@ enum {
     writes(double, position_work, 3, WIDTH)
 
 /* Two previews, the origin of each (x0, y0, and its first block's column and row in the frame), and
-the frame (see Frame in overlap_blocks.c). */
+the frame (see Frame in preview_pair.h). */
 #define PREVIEW_PAIR(reads)                                                                     \
     reads(float, first_blocks, 7, CHANNELS, FIRST_BLOCK_ROWS, FIRST_BLOCK_COLUMNS)              \
     reads(float, first_values, CHANNELS, FIRST_HEIGHT, FIRST_WIDTH)                             \

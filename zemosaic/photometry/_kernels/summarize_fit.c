@@ -106,7 +106,7 @@ static void set_pivot(const Channel *c, FitSummary *summary)
     for (int t = 0; t < PIVOTS; t++) summary->pivot[t] = sum[1 + t] / sum[0];
 }
 
-/* Add products of row i to its patch; `about` is u, v, x, y about the pivot. */
+/* Add products of row i to its patch; `about` is u, v, x and y about the pivot. */
 static void add_to_patch(const Channel *c, Index i, const double about[PIVOTS])
 {
     const Index n = c->rows, patches = c->patches;
