@@ -1,7 +1,7 @@
-/* Algebra that the kernels of a pair's fit share: pairfit/algebra.py.
+/* Algebra that the kernels of a pair's fit share.
 
 C99 without extensions or options that reorder sums, so that results have the same bits on every
-machine. A kernel keeps no state and runs without the interpreter's lock. */
+machine. Systems are small and vectors have one or two thousand elements. */
 
 #ifndef ZEMOSAIC_ALGEBRA_H
 #define ZEMOSAIC_ALGEBRA_H
@@ -12,12 +12,12 @@ machine. A kernel keeps no state and runs without the interpreter's lock. */
 #define restrict __restrict
 #endif
 
-enum { SAMPLE = 600 }; /* algebra.SAMPLE: a median is of SAMPLE + 1 elements at most */
+enum { SAMPLE = 600 }; /* elements of which a median is taken, one more at most */
 
 /* Return the larger of two numbers. */
 double larger(double a, double b);
 
-/* Return the element of that rank, counted from 0 upward; reorder `values`. */
+/* Return the element of `rank` in ascending order, from 0; reorder `values`. */
 double select_rank(double *values, Index n, Index rank);
 
 /* Return how many of n elements enter a median, an odd number, and set the step between them. */

@@ -1,5 +1,8 @@
 /* The kernels and their arguments, in the order in which Python may pass them.
 
+A kernel does the same as the numpy function of its name, up to the last bits. It keeps no state and
+runs without the interpreter's lock.
+
 Each list below yields the struct that a kernel reads, the signature that module.c checks Python's
 arguments against, and the names in error messages. `reads` is an array that the kernel reads,
 `writes` one that it writes, each with the type and the axes of its elements; `number` is a float64.

@@ -1,10 +1,10 @@
-/* The variances of block means: overlap_blocks.block_weights. */
+/* The variances of the means of blocks, and how far their brightest cells stand out. */
 
 #include "algebra.h"
 
 #include <math.h>
 
-/* Return the median size of the values of non-empty blocks. */
+/* Return the median of the absolute values of non-empty blocks; 1 if there are none. */
 static double typical_size(const double *values, const double *nonempty, Index count, Index step)
 {
     double sample[SAMPLE + 1];
@@ -12,7 +12,9 @@ static double typical_size(const double *values, const double *nonempty, Index c
     return count ? select_rank(sample, count, count / 2) : 1;
 }
 
-/* Make the variances of cells in `means` the variances of the means, in place. */
+/* Turn the variances of cells in `means` into those of the means, in place. Compute the typical
+variance of whole blocks, and how far the brightest cells of each block are above its mean, in
+standard deviations of both tiles together. */
 int block_weights(const BlockWeights *a)
 {
     const Index channels = a->size.channels, n = a->size.blocks, layers = 2 * channels;

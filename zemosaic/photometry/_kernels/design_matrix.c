@@ -1,12 +1,10 @@
-/* The scene that both tiles share, and the columns of the fit: pairfit/samples.py and
-pairfit/irls.py. */
+/* The columns of a pair's fit, with the scene that both tiles share. */
 
 #include "algebra.h"
 
 #include <math.h>
 
-/* Return the mean of slope * x and y whose noise the residual does not share, and set its variance:
-samples._mean_scene. */
+/* Return the mean of slope * x and y whose noise the residual does not share; set its variance. */
 static double mean_scene(double x, double y, double x_variance, double y_variance, double slope,
                          double level, double *variance)
 {
@@ -15,14 +13,14 @@ static double mean_scene(double x, double y, double x_variance, double y_varianc
     return slope * x + share * (y - level - slope * x);
 }
 
-/* Shrink a detail that may be noise: algebra.cut. */
+/* Shrink a detail: to 0 below three times its noise, and hardly if it is far above. */
 static double cut(double detail, double variance)
 {
     const double share = 1 - 9 * variance / larger(detail * detail, 1e-300);
     return (share > 0 ? share : 0) * detail;
 }
 
-/* Compute sums over 3 x 3 elements `step` apart; beyond the edges are zeros: samples._threes. */
+/* Compute sums over 3 x 3 elements `step` apart; beyond the edges are zeros. */
 static void sum_threes(const double *image, Index height, Index width, Index step, double *rows,
                        double *out)
 {
@@ -85,7 +83,8 @@ static Channel channel_of(const DesignMatrix *a, Index channel)
     return c;
 }
 
-/* Compute the columns of x, y, instrument, level, u and v of blocks: PairSamples.scene. */
+/* Compute the columns of x, y, instrument, level, u and v of blocks. The instrument is the scene
+without details that may be noise. */
 static void fill_blocks(const DesignMatrix *a, const Channel *c, const Images *images)
 {
     const Index blocks = a->size.blocks, rows = c->rows, channels = a->size.channels;

@@ -1,4 +1,4 @@
-/* The blocks that a pair has in common: overlap_blocks.gather_blocks.
+/* The blocks that a pair has in common.
 
 "Preview blocks" are those of the previews; a block of the frame is made of one or more of them, or
 is a single cell. */
@@ -13,7 +13,7 @@ static const int block_row[KINDS] = {0, 1, 3, 4, 5};
 
 enum { CHUNK = 128 }; /* preview blocks added at once */
 
-/* The pair, and sums over the cells of each block of the frame, as in overlap_blocks.Blocks. */
+/* The pair, and sums over the common cells of each block of the frame. */
 typedef struct {
     Pair pair;
     Index blocks;

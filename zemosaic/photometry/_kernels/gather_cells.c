@@ -1,4 +1,4 @@
-/* The common cells of chosen blocks: overlap_blocks.gather_cells. */
+/* The common cells of chosen blocks, those with bright stars. */
 
 #include "preview_pair.h"
 

@@ -1,4 +1,7 @@
-/* A robust first slope without nuisance terms: pairfit/initial_slope.py. */
+/* A robust first slope without nuisance terms.
+
+A robust fit converges to the line next to its start: where clouds hold most blocks and a few stars
+most of the light, either may look like outliers to the other. So it starts from both. */
 
 #include "algebra.h"
 
@@ -182,7 +185,7 @@ int initial_slope(const InitialSlope *a)
         channels, channels, values, values + 2 * channels, values + 4 * channels,
         values + 6 * channels, values + 7 * channels,
     };
-    if (n < 1) return -1;
+    if (n < 1 || !(a->bright_quantile >= 0 && a->bright_quantile <= 1)) return -1;
     for (Index i = 0; i < n; i++)
         if (a->bright[i]) lines.count = 2 * channels;
     for (Index m = 0; m < channels; m++) start_channel(a, m, &lines, work.squares);

@@ -1,4 +1,4 @@
-/* The rounds of reweighting of a pair's fit: irls.fit_irls. */
+/* Iteratively reweighted least squares with Tukey's biweight: the rounds of a pair's fit. */
 
 #include "algebra.h"
 

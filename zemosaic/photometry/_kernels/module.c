@@ -43,8 +43,7 @@ typedef struct {
 #define AXIS_NAME(NAME, name) #name,
 static const char *const axis_names[] = {AXES(AXIS_NAME)};
 
-/* Find the object of each argument, by position or by name; -1 and a TypeError if they do not match
-the kernel's arguments. */
+/* Find the object of each argument, by position or by name; -1 and a TypeError on a mismatch. */
 static int bind(const Kernel *kernel, PyObject *args, PyObject *keywords, PyObject **objects)
 {
     const Index given = PyTuple_Size(args);
@@ -95,8 +94,8 @@ static Index print_shape(char *text, Index end, const char *prefix, const char *
 {
     const size_t room = (size_t)(TEXT_MAX - end);
     const int written = length < 0 ? snprintf(text + end, room, "%s%s", prefix, name)
-                        : *name    ? snprintf(text + end, room, "%s%s=%zd", prefix, name, length)
-                                   : snprintf(text + end, room, "%s%zd", prefix, length);
+                        : *name    ? snprintf(text + end, room, "%s%s=%td", prefix, name, length)
+                                   : snprintf(text + end, room, "%s%td", prefix, length);
     return written < 0 || end + written >= TEXT_MAX ? TEXT_MAX - 1 : end + written;
 }
 
@@ -147,8 +146,8 @@ static int convert(const Kernel *kernel, const Argument *argument, PyObject *obj
     return -1;
 }
 
-/* Convert the arguments (`fields` and `size` are parts of `arguments`) and run the
-kernel without the interpreter's lock. */
+/* Convert the arguments and run the kernel without the interpreter's lock. `fields` and `size` are
+parts of `arguments`. */
 static PyObject *run(const Kernel *kernel, PyObject *args, PyObject *keywords,
                      const void *arguments, void *const *fields, Sizes *size)
 {
@@ -184,6 +183,8 @@ static PyObject *run(const Kernel *kernel, PyObject *args, PyObject *keywords,
 #define FUNCTION(name, Struct, ARGUMENTS)                                                      \
     static int call_##name(const void *a) { return name(a); }                                  \
     static const Argument name##_arguments[] = {ARGUMENTS(READS_ROW, WRITES_ROW, NUMBER_ROW)}; \
+    typedef char name##_has_too_many_arguments                                                 \
+        [sizeof name##_arguments / sizeof(Argument) <= ARGUMENTS_MAX ? 1 : -1];                \
     static const Kernel name##_kernel = {                                                      \
         #name, name##_arguments, sizeof name##_arguments / sizeof(Argument), call_##name,      \
     };                                                                                         \
@@ -202,6 +203,7 @@ KERNELS(FUNCTION)
      #name "(" ARGUMENTS(ARRAY_NAME, ARRAY_NAME, NUMBER_NAME) ")\n--\n\n"},
 static PyMethodDef methods[] = {
     KERNELS(METHOD)
+    /* Earlier names, until all callers use the new ones. */
     {"shared_areas", PYTHON_FUNCTION(overlap_areas), NULL},
     {"planes", PYTHON_FUNCTION(sky_planes), NULL},
     {NULL, NULL, 0, NULL},

@@ -5,7 +5,7 @@
 
 #include "algebra.h"
 
-/* Numbers of a block or cell, in the order of overlap_blocks.KINDS. */
+/* Numbers of a block or cell, in the order of the first axis of `means` and `cells`. */
 enum { VALUE, VARIANCE, GRADIENT_U, GRADIENT_V, LAPLACIAN, KINDS };
 
 /* A preview. Cells are counted along the grid, its blocks from the corner of the frame. */
@@ -15,7 +15,7 @@ typedef struct {
     Index column, row, block_rows, block_columns;
 } Tile;
 
-/* overlap_blocks.Frame: the overlap, cells along a block, and the blocks that cover the overlap. */
+/* The overlap in cells, cells along a block, and the blocks that cover the overlap. */
 typedef struct {
     Index x0, y0, x1, y1, side, left, top, width, height;
 } Frame;
@@ -43,7 +43,7 @@ typedef struct {
 /* Return whether both tiles cover the overlap. */
 int is_covered(const Pair *pair);
 
-/* Compute the numbers of a cell of the grid; return whether it is valid: overlap_blocks._cells. */
+/* Compute the numbers of a cell of the grid; return whether it is valid. */
 int read_cell(const Tile *tile, Index channel, Index row, Index column, double error,
               double numbers[KINDS]);
 

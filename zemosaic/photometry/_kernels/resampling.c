@@ -1,13 +1,13 @@
-/* Samples of a tile's smoothed blocks at the cells of the grid: preview/resampling.py. */
+/* Samples of a tile's smoothed blocks at the cells of the grid. */
 
 #include "algebra.h"
 
 #include <math.h>
 
-enum { NODE_STEP = 16 }; /* resampling.NODE_STEP */
+enum { NODE_STEP = 16 }; /* cells between nodes, as in resampling.py */
 
-/* Compute the positions of a row of cells: resampling.between. `nodes` is the row of nodes above
-it; the one below lies `node_columns` later, and `fraction` is the distance from the one above. */
+/* Compute the positions of a row of cells, linear between nodes. `nodes` is the row of nodes above
+the cells; the row below follows it, and `fraction` is the distance from the one above. */
 static void interpolate_nodes(const double *nodes, Index node_columns, double fraction, Index width,
                               double *position)
 {
@@ -23,8 +23,8 @@ static void interpolate_nodes(const double *nodes, Index node_columns, double fr
     }
 }
 
-/* Compute the weights of three blocks, and the first of them, -1 where not all of them exist:
-resampling._spline. */
+/* Compute the weights of three blocks, the first of them (-1 where not all three exist), and what
+sampling does to the variance. The quadratic B-spline is equally wide wherever the sample lies. */
 static void spline(const double *restrict position, Index n, Index blocks, double *restrict first,
                    float *restrict weight_before, float *restrict weight_middle,
                    float *restrict weight_after, float *restrict variance_factor)

@@ -1,4 +1,4 @@
-/* Planes through the sky of a pair: PairSamples.planes. */
+/* Planes through the sky of a pair. */
 
 #include "algebra.h"
 

@@ -1,4 +1,4 @@
-/* Areas on the sphere: overlap/spherical.py. */
+/* Areas of intersections of convex polygons on the sphere. */
 
 #include <math.h>
 #include <string.h>
@@ -14,8 +14,8 @@ static double inner(const double *a, const double *b)
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
 }
 
-/* Clip a polygon of n vertices by the great circle of a side; return the new number of vertices.
-As spherical._cut, but without vertices that add no area. */
+/* Clip a polygon of n vertices by the great circle of a side, after Sutherland and Hodgman; return
+the new number of vertices. */
 static Index clip(Vector *polygon, Index n, const double *normal, Vector *out)
 {
     Index count = 0;
@@ -32,7 +32,8 @@ static Index clip(Vector *polygon, Index n, const double *normal, Vector *out)
     return count;
 }
 
-/* Return the area of a polygon in steradian: spherical._areas. */
+/* Return the area of a polygon in steradian: a fan of triangles, each by the formula of Van Oosterom
+and Strackee (1983). */
 static double polygon_area(Vector *polygon, Index n)
 {
     double sum = 0;

@@ -1,4 +1,4 @@
-/* The summary of a pair's fit: irls.summarize_fit. */
+/* The summary of a pair's fit: slopes, sums over the rows and over patches. */
 
 #include "algebra.h"
 
@@ -50,7 +50,7 @@ static Channel channel_of(const SummarizeFit *a, Index m)
     return c;
 }
 
-/* Return the weighted sum of squares that a line leaves: algebra.unexplained. */
+/* Return the weighted sum of squares that a line leaves. */
 static double unexplained(const double *gram, const double *line, int columns)
 {
     double sum = 0;
@@ -135,7 +135,7 @@ static void sum_rows(const Channel *c, FitSummary *summary)
         for (int t = 0; i < c->blocks && t < PIVOTS; t++)
             about[t] = c->pivoted[t][i] - summary->pivot[t];
         add_to_patch(c, i, about);
-        /* Of x and y / slope the mean: the prior on the scene's terms affects them differently. */
+        /* The mean of x and y / slope: the prior on the scene affects them differently. */
         for (int t = 0; t < 2; t++)
             information[t] += weight * c->left[(INSTRUMENT_PLAIN + 2 * t) * n + i] *
                               (x[i] + y[i] / slope[t]) / 2;
@@ -146,8 +146,7 @@ static void sum_rows(const Channel *c, FitSummary *summary)
     memcpy(summary->moments, moments, sizeof moments);
 }
 
-/* Compute the squares of the sums over patches, each sum enlarged by its leverage:
-algebra.of_patches. */
+/* Compute the squares of the sums over patches, each sum enlarged by its leverage. */
 static void square_patches(const Channel *c, FitSummary *summary)
 {
     const Index patches = c->patches;
