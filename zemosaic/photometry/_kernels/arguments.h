@@ -24,10 +24,10 @@ enum {
     COLUMN_Y,
     COLUMN_INSTRUMENT, /* for the noisy x */
     COLUMN_LEVEL,      /* the first of the nuisance terms */
-    COLUMN_GRADIENT_U, /* of the scene, which a shift of a tile multiplies */
+    COLUMN_GRADIENT_U, /* of the scene; its coefficient is a shift between the tiles */
     COLUMN_GRADIENT_V,
-    COLUMN_LAPLACIAN, /* of the scene, which a wider point spread function multiplies */
-    COLUMN_U,         /* second-order surface */
+    COLUMN_LAPLACIAN, /* of the scene; its coefficient is a difference in seeing */
+    COLUMN_U,         /* the second-order surface */
     COLUMN_V,
     COLUMN_UU,
     COLUMN_UV,

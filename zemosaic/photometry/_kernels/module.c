@@ -44,7 +44,7 @@ typedef struct {
 static const char *const axis_names[] = {AXES(AXIS_NAME)};
 
 /* Find the object of each argument, by position or by name; -1 and a TypeError on a mismatch. */
-static int bind(const Kernel *kernel, PyObject *args, PyObject *keywords, PyObject **objects)
+static int match(const Kernel *kernel, PyObject *args, PyObject *keywords, PyObject **objects)
 {
     const Index given = PyTuple_Size(args);
     PyObject *key, *value;
@@ -154,7 +154,7 @@ static PyObject *run(const Kernel *kernel, PyObject *args, PyObject *keywords,
     Py_buffer views[ARGUMENTS_MAX];
     PyObject *objects[ARGUMENTS_MAX];
     Index converted = 0;
-    int failed = bind(kernel, args, keywords, objects) < 0;
+    int failed = match(kernel, args, keywords, objects) < 0;
     memset(size, -1, sizeof *size); /* no length is known */
     for (; !failed && converted < kernel->count; converted++)
         failed = convert(kernel, &kernel->arguments[converted], objects[converted],

@@ -24,7 +24,7 @@ typedef struct {
     Tile tiles[2];
     const Frame *frame;
     Index channels;
-    double border_error; /* of the difference between neighbouring cells */
+    double border_error; /* relative error of the differences between neighbouring cells */
 } Pair;
 
 /* Initialize a Pair from the arguments of a kernel. */
