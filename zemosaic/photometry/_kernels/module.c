@@ -43,24 +43,34 @@ typedef struct {
 #define AXIS_NAME(NAME, name) #name,
 static const char *const axis_names[] = {AXES(AXIS_NAME)};
 
+/* Return the index of a named argument; `count` if there is none. The search starts at `hint`. */
+static Index find_argument(const Kernel *kernel, const char *name, Index hint)
+{
+    for (Index i = 0; i < kernel->count; i++) {
+        const Index index = (hint + i) % kernel->count;
+        if (strcmp(name, kernel->arguments[index].name) == 0) return index;
+    }
+    return kernel->count;
+}
+
 /* Find the object of each argument, by position or by name; -1 and a TypeError on a mismatch. */
 static int match(const Kernel *kernel, PyObject *args, PyObject *keywords, PyObject **objects)
 {
     const Index given = PyTuple_Size(args);
     PyObject *key, *value;
     Py_ssize_t position = 0;
+    Index i = given - 1;
     if (given > kernel->count) {
         PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, but %zd were given", kernel->name,
                      kernel->count, given);
         return -1;
     }
-    for (Index i = 0; i < kernel->count; i++)
-        objects[i] = i < given ? PyTuple_GetItem(args, i) : NULL;
+    for (Index k = 0; k < kernel->count; k++)
+        objects[k] = k < given ? PyTuple_GetItem(args, k) : NULL;
     while (keywords && PyDict_Next(keywords, &position, &key, &value)) {
         const char *const name = PyUnicode_AsUTF8AndSize(key, NULL);
-        Index i = 0;
         if (!name) return -1;
-        while (i < kernel->count && strcmp(name, kernel->arguments[i].name) != 0) i++;
+        i = find_argument(kernel, name, i + 1); /* callers mostly keep the order */
         if (i == kernel->count || objects[i]) {
             PyErr_Format(PyExc_TypeError, "%s() got %s argument '%s'", kernel->name,
                          i == kernel->count ? "an unknown" : "two values for the", name);
@@ -68,7 +78,7 @@ static int match(const Kernel *kernel, PyObject *args, PyObject *keywords, PyObj
         }
         objects[i] = value;
     }
-    for (Index i = 0; i < kernel->count; i++)
+    for (i = 0; i < kernel->count; i++)
         if (!objects[i]) {
             PyErr_Format(PyExc_TypeError, "%s() is missing the argument '%s'", kernel->name,
                          kernel->arguments[i].name);
