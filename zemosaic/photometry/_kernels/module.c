@@ -102,10 +102,10 @@ static int has_axes(const Argument *argument, const Py_buffer *view, Index *leng
 
 static Index print_shape(char *text, Index end, const char *prefix, const char *name, Index length)
 {
-    const size_t room = (size_t)(TEXT_MAX - end);
-    const int written = length < 0 ? snprintf(text + end, room, "%s%s", prefix, name)
-                        : *name    ? snprintf(text + end, room, "%s%s=%td", prefix, name, length)
-                                   : snprintf(text + end, room, "%s%td", prefix, length);
+    const size_t space = (size_t)(TEXT_MAX - end);
+    const int written = length < 0 ? snprintf(text + end, space, "%s%s", prefix, name)
+                        : *name    ? snprintf(text + end, space, "%s%s=%td", prefix, name, length)
+                                   : snprintf(text + end, space, "%s%td", prefix, length);
     return written < 0 || end + written >= TEXT_MAX ? TEXT_MAX - 1 : end + written;
 }
 
