@@ -24,7 +24,7 @@ from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.overlap.graph import component_labels
 from zemosaic.photometry.pairfit.measure import PairMeasurement
 from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
-from zemosaic.photometry.solver.channel import SUSPECT_CHI
+from zemosaic.photometry.solver.suspects import SUSPECT_CHI
 from zemosaic.pipeline.solution import PhaseSolution
 
 SCENE = Scene(tiles=12, shape=(192, 256), overlap=0.35, stars=3e-3)

@@ -18,7 +18,8 @@ from astropy.wcs import WCS
 
 from zemosaic import Settings, calibrate
 from zemosaic.photometry.pairfit.measure import PairMeasurement
-from zemosaic.photometry.solver.potentials import potentials, vector_potentials
+from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
+from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.pipeline.solution import PhaseSolution
 
@@ -112,10 +113,11 @@ def place_of_images(fits: Fits, images: int) -> np.ndarray:
 def our_planes(fits: Fits, images: int) -> np.ndarray:
     """Planes (a, b, c) of every image by our solver."""
     centre = place_of_images(fits, images)
-    planes, *_ = vector_potentials(
-        images, fits.plus, fits.minus, fits.level, NOISE / np.sqrt(fits.pixels), fits.slopes,
-        fits.slopes_cov, fits.centre, centre,
+    differences = PlaneDifferences(
+        fits.plus, fits.minus, fits.level, NOISE / np.sqrt(fits.pixels), fits.slopes,
+        fits.slopes_cov, fits.centre,
     )  # fmt: skip
+    planes = plane_potentials(differences, centre).planes
     constant = planes[:, 0] - (planes[:, 1:] * centre).sum(axis=1)
     return np.concatenate([planes[:, 1:], constant[:, None]], axis=1)
 
@@ -166,9 +168,9 @@ def test_m101_levels_are_those_of_mbgmodel() -> None:
     published -= published.mean()
     expected = [5.605, 5.689, 0.459, 0.496, -0.708, -0.624, -5.142, -5.003, -0.454, -0.317]
     assert np.allclose(published, expected, atol=1e-3)
-    ours, _, rest = potentials(10, fits.plus, fits.minus, fits.level, fits.pixels)
-    assert np.abs(ours - published).max() < 0.005
-    assert rms(rest) < rms(fits.level) / 25
+    fit = potentials(10, Differences(fits.plus, fits.minus, fits.level, fits.pixels))
+    assert np.abs(fit.value - published).max() < 0.005
+    assert rms(fit.residual) < rms(fits.level) / 25
 
 
 @pytest.mark.parametrize(
@@ -185,10 +187,11 @@ def test_reproject_background_matching(images: int, scale: float) -> None:
     keep = np.ones(len(i), dtype=bool)
     keep[rng.integers(len(i))] = False
     i, j = i[keep], j[keep]
-    found, _, rest = potentials(images, i, j, truth[i] - truth[j], np.full(len(i), scale**-2.0))
+    weight = np.full(len(i), scale**-2.0)
+    fit = potentials(images, Differences(i, j, truth[i] - truth[j], weight))
     expected = truth - truth.mean()
-    assert np.abs(found - expected).max() <= 1e-7 * np.abs(expected).max()
-    assert np.abs(rest).max() <= 1e-7 * scale
+    assert np.abs(fit.value - expected).max() <= 1e-7 * np.abs(expected).max()
+    assert np.abs(fit.residual).max() <= 1e-7 * scale
 
 
 def line(x: float, y: float, level_err: float = 0.1) -> PairMeasurement:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from zemosaic.photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solver.channel import TileFrame
-from zemosaic.photometry.solver.plane_test import medians, without_common_slope
-from zemosaic.photometry.solver.potentials import potentials
+from zemosaic.photometry.solver.gauge import subtract_common_slope
+from zemosaic.photometry.solver.groups import group_medians
+from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 
 
@@ -272,15 +273,15 @@ def test_covariances_are_those_of_the_pseudo_inverse() -> None:
     i, j = grid_pairs(4)
     weight = rng.uniform(0.5, 2.0, len(i))
     truth = rng.normal(size=16)
-    potential, variance, residual = potentials(16, i, j, truth[i] - truth[j], weight)
+    fit = potentials(16, Differences(i, j, truth[i] - truth[j], weight))
     laplacian = np.zeros((16, 16))
     np.add.at(laplacian, (i, i), weight)
     np.add.at(laplacian, (j, j), weight)
     np.add.at(laplacian, (i, j), -weight)
     np.add.at(laplacian, (j, i), -weight)
-    assert np.allclose(variance, np.diag(np.linalg.pinv(laplacian)), rtol=1e-9)
-    assert np.allclose(potential, truth - truth.mean(), atol=1e-12)
-    assert np.abs(residual).max() < 1e-12
+    assert np.allclose(fit.variance, np.diag(np.linalg.pinv(laplacian)), rtol=1e-9)
+    assert np.allclose(fit.value, truth - truth.mean(), atol=1e-12)
+    assert np.abs(fit.residual).max() < 1e-12
 
 
 @pytest.mark.parametrize(("n", "scale"), [(4, 1), (33, 1e30), (44, 1e-50), (132, 1e10)])
@@ -292,8 +293,9 @@ def test_background_differences_with_one_missing(n: int, scale: float) -> None:
     keep = np.ones(len(i), dtype=bool)
     keep[n // 2] = False
     difference = (expected[i] - expected[j])[keep]
-    found, _, _ = potentials(n, i[keep], j[keep], difference, np.full(keep.sum(), scale**-2.0))
-    assert np.allclose(found, expected - expected.mean(), rtol=1e-7, atol=1e-7 * scale)
+    weight = np.full(keep.sum(), scale**-2.0)
+    fit = potentials(n, Differences(i[keep], j[keep], difference, weight))
+    assert np.allclose(fit.value, expected - expected.mean(), rtol=1e-7, atol=1e-7 * scale)
 
 
 def lines(pairs: list[list[Measurement]]) -> list[PairMeasurement]:
@@ -410,7 +412,7 @@ def test_medians_of_groups_are_those_of_numpy() -> None:
     rng = np.random.default_rng(14)
     group = rng.integers(0, 40, 150)
     values = np.where(rng.random(150) < 0.05, np.nan, rng.normal(size=150))
-    median, count = medians(group, values, 45)
+    median, count = group_medians(group, values, 45)
     for k in range(45):
         mine = values[group == k]
         assert count[k] == len(mine)
@@ -440,7 +442,7 @@ def test_the_common_slope_is_that_of_most_tiles_of_each_component() -> None:
         slope[members] -= slope[members][:-1].mean(axis=0) if members.stop < 18 else slope[members]
     slope[[8, 16]] = [[0.5, 0.1], [0.0, 2.0]]
     planes = np.column_stack([rng.normal(0, 50, 18), slope + common[component]])
-    found = without_common_slope(component, planes, centre)
+    found = subtract_common_slope(component, planes, centre)
     assert found[:, 1:] == pytest.approx(slope, abs=1e-12)
 
     def differences(z: np.ndarray, u: float, v: float) -> np.ndarray:

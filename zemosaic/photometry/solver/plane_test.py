@@ -121,6 +121,26 @@ def plane_ratio(
         errors, NaN in a component with fewer than `FEWEST_PAIRS` independent loops.
     """
     components = component.max(initial=-1) + 1
+    slope_chi2, residual_chi2 = _slope_fit(component, i, j, tilt, cov)
+    joined = np.isfinite(slope_chi2)
+    of_tiles, tiles = group_medians(component[joined], slope_chi2[joined], components)
+    of_pairs, pairs = group_medians(component[i], residual_chi2, components)
+    loops = pairs - tiles + 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = of_tiles / of_pairs * (loops / pairs)
+    ratio[of_tiles < LEAST_SLOPE_CHI2] = 0.0
+    return np.where(loops >= FEWEST_PAIRS, ratio, np.nan)[component]
+
+
+def _slope_fit(
+    component: np.ndarray, i: np.ndarray, j: np.ndarray, tilt: np.ndarray, cov: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit slopes of the tiles to the tilts of the pairs.
+
+    Return the χ² of each tile's slope ``(T,)`` about the median of its component, NaN without a
+    pair, and the χ² of each pair's residual ``(P,)``; both with two degrees of freedom.
+    """
+    components = component.max(initial=-1) + 1
     slope_chi2, residual_chi2 = np.zeros(len(component)), np.zeros(len(i))
     for axis in (0, 1):
         weight = 1 / np.maximum(cov[:, axis, axis], LEAST_VARIANCE)
@@ -129,10 +149,4 @@ def plane_ratio(
         median, _ = group_medians(component[joined], fit.value[joined], components)
         slope_chi2 += (fit.value - median[component]) ** 2 / fit.variance
         residual_chi2 += fit.residual**2 * weight
-    of_tiles, tiles = group_medians(component[joined], slope_chi2[joined], components)
-    of_pairs, pairs = group_medians(component[i], residual_chi2, components)
-    loops = pairs - tiles + 1
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = of_tiles / of_pairs * (loops / pairs)
-    ratio[of_tiles < LEAST_SLOPE_CHI2] = 0.0
-    return np.where(loops >= FEWEST_PAIRS, ratio, np.nan)[component]
+    return slope_chi2, residual_chi2

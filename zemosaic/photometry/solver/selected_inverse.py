@@ -50,16 +50,11 @@ def inverse_diagonal(matrix: csc_array, factor: Any) -> np.ndarray:
     passed_down: dict[int, np.ndarray] = {}
     for node in range(len(tree.first) - 1, -1, -1):
         begin, end = tree.first[node], tree.last[node] + 1
-        own, y = _supernode_block(columns, pivots, begin, end)
-        outer = passed_down.pop(node, None)
-        across = None
-        if outer is not None:
-            across = -y @ outer
-            own = own - across @ y.T
-        diagonal[begin:end] = own.diagonal()
+        inverse = _inverse_blocks(columns, pivots, begin, end, passed_down.pop(node, None))
+        diagonal[begin:end] = inverse.own.diagonal()
         children = tree.children(node)
-        if len(children):
-            rows, front = columns.rows_of(begin), _front(own, across, outer)
+        if children:
+            rows, front = columns.rows_of(begin), inverse.assembled()
             for child in children:
                 place = np.searchsorted(rows, columns.rows_of(tree.last[child])[1:])
                 passed_down[child] = front[place[:, None], place]
@@ -148,28 +143,50 @@ class _EliminationTree:
         return self.by_parent[self.bounds[node] : self.bounds[node + 1]].tolist()
 
 
-def _supernode_block(
+@dataclass(frozen=True, eq=False)
+class _InverseBlocks:
+    """The inverse on the rows of a supernode, in blocks.
+
+    `own` is Z_JJ, `across` Z_JR and `outer` Z_RR; the last two are None without rows below.
+    """
+
+    own: np.ndarray
+    across: np.ndarray | None
+    outer: np.ndarray | None
+
+    def assembled(self) -> np.ndarray:
+        """Return the inverse on all rows of the supernode as one array."""
+        if self.across is None or self.outer is None:
+            return self.own
+        width, size = len(self.own), len(self.own) + len(self.outer)
+        front = np.empty((size, size))
+        front[:width, :width], front[width:, width:] = self.own, self.outer
+        front[:width, width:], front[width:, :width] = self.across, self.across.T
+        return front
+
+
+def _inverse_blocks(
+    columns: Columns, pivots: np.ndarray, begin: int, end: int, outer: np.ndarray | None
+) -> _InverseBlocks:
+    """Compute the inverse on the columns from `begin` to `end`, given Z_RR."""
+    own, y_transposed = _eliminated(columns, pivots, begin, end)
+    if outer is None:
+        return _InverseBlocks(own, None, None)
+    across = -y_transposed @ outer
+    return _InverseBlocks(own - across @ y_transposed.T, across, outer)
+
+
+def _eliminated(
     columns: Columns, pivots: np.ndarray, begin: int, end: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ``L_JJ⁻ᵀ D_J⁻¹ L_JJ⁻¹`` and ``Yᵀ`` for the columns from `begin` to `end`."""
     pointers, width = columns.pointers, end - begin
     if width == 1:
-        y = columns.values[None, pointers[begin] + 1 : pointers[end]]
-        return 1 / pivots[begin:end, None], y
+        below = columns.values[None, pointers[begin] + 1 : pointers[end]]
+        return 1 / pivots[begin:end, None], below
     rows = pointers[begin + 1] - pointers[begin]
     transposed = np.zeros((width, rows))
     in_pattern = np.arange(rows) >= np.arange(width)[:, None]
     transposed[in_pattern] = columns.values[pointers[begin] : pointers[end]]
     inverse = np.linalg.inv(transposed[:, :width])
     return (inverse / pivots[begin:end]) @ inverse.T, inverse @ transposed[:, width:]
-
-
-def _front(own: np.ndarray, across: np.ndarray | None, outer: np.ndarray | None) -> np.ndarray:
-    """Assemble the inverse on all rows of a supernode from its blocks."""
-    if across is None or outer is None:
-        return own
-    width, size = len(own), len(own) + len(outer)
-    front = np.empty((size, size))
-    front[:width, :width], front[width:, width:] = own, outer
-    front[:width, width:], front[width:, :width] = across, across.T
-    return front
