@@ -54,7 +54,7 @@ class ChannelPairs:
         ``(P,)`` int tiles of each pair.
     gain, gain_err, plane_gain, plane_gain_err : ndarray
         ``(P,)`` slope of the line without and with a plane, and standard errors; a gain is NaN
-        where it was not measured, its error also where the gain is not trusted.
+        if it was not measured, its error also if the gain is not trusted.
     x, y, level_err : ndarray
         ``(P,)`` pivot, and standard error of the level at the pivot; ADU.
     pivot : ndarray
@@ -62,9 +62,9 @@ class ChannelPairs:
     x_tilt, y_tilt : ndarray
         ``(P, 2)`` slopes of both tiles in ADU per cell.
     tilt_cov : ndarray
-        ``(P, 2, 2)`` covariance of ``y_tilt - gain * x_tilt``; infinite where not measured.
+        ``(P, 2, 2)`` covariance of ``y_tilt - gain * x_tilt``; infinite if not measured.
     shift, shift_err : ndarray
-        ``(P, 2)`` shift of the scene in cells; NaN where not measured.
+        ``(P, 2)`` shift of the scene in cells; NaN if not measured.
     """
 
     i: np.ndarray

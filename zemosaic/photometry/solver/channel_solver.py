@@ -7,7 +7,7 @@ overlaps. For a pair with the line y = a·x + b, measured at the pivot p::
     P_i(p) - P_j(p)         = g_j·y - g_i·x                  (then levels, at the pivots)
     grad P_i - grad P_j     = g_j·grad y - g_i·grad x        (and slopes, with planes)
 
-where P_k is the offset, or offset and plane, of tile k. Each line states differences of potentials
+Here P_k is the offset, or offset and plane, of tile k. Each line states differences of potentials
 on the graph of overlaps: a sparse weighted least-squares problem in each connected component, in
 which pairs that contradict all others lose their weight. Without planes, gains and levels are then
 refined together.
@@ -66,21 +66,25 @@ def solve_channel(channel: Channel) -> ChannelSolution:
     again and report its gain as unknown: it would be as wrong as they are.
     """
     solution = _solve_once(channel)
-    i, j, measured = channel.pairs.i, channel.pairs.j, channel.measured
-    # Levels of tiles whose gains are not comparable contradict each other without a fault.
-    comparable = solution.gain_group[i] == solution.gain_group[j]
-    suspect = find_suspects(channel, np.where(comparable, solution.chi[measured], 0.0))
-    if not channel.gains_are_free or not suspect.any():
-        return solution
-    used = np.isfinite(solution.gain_residual[measured])
-    loose = tied_by_suspects(channel, used, solution.gain_group, suspect)
-    dropped = (loose[i] & suspect[j]) | (suspect[i] & loose[j])
+    loose, dropped = _loose_gains(channel, solution)
     if not dropped.any():
         return solution
     again = _solve_once(replace(channel, pairs=channel.pairs.distrust(dropped)))
     chi = again.chi.copy()
-    chi[np.flatnonzero(measured)[dropped]] *= DISTRUST
+    chi[np.flatnonzero(channel.measured)[dropped]] *= DISTRUST
     return replace(again, chi=chi, suspect=again.suspect | (solution.suspect & ~loose))
+
+
+def _loose_gains(channel: Channel, solution: ChannelSolution) -> tuple[np.ndarray, np.ndarray]:
+    """Find tiles ``(T,)`` with a gain tied by suspects only, and their pairs ``(P,)`` with these."""
+    i, j, measured = channel.pairs.i, channel.pairs.j, channel.measured
+    # Levels of tiles whose gains are not comparable contradict each other without a fault.
+    comparable = solution.gain_group[i] == solution.gain_group[j]
+    suspect = find_suspects(channel, np.where(comparable, solution.chi[measured], 0.0))
+    suspect &= channel.gains_are_free
+    used = np.isfinite(solution.gain_residual[measured])
+    loose = tied_by_suspects(channel, used, solution.gain_group, suspect)
+    return loose, (loose[i] & suspect[j]) | (suspect[i] & loose[j])
 
 
 def _solve_once(channel: Channel) -> ChannelSolution:

@@ -25,7 +25,7 @@ class GainSolution:
         ``(T,)`` int: tiles joined by pairs with a measured gain.
     residual, chi : ndarray
         ``(P,)`` residual of each pair's log-gain, and its absolute value in units of its error;
-        NaN where no gain was measured.
+        NaN if no gain was measured.
     """
 
     log_gain: np.ndarray
@@ -43,14 +43,14 @@ class GainSolution:
 def solve_gains(channel: Channel, planes: np.ndarray) -> GainSolution:
     """Solve ``log g_i - log g_j = log a`` for pairs with the measured gain a.
 
-    The mean gain of each group is 1, also where pairs without a measured gain join groups.
+    The mean gain of each group is 1, even if pairs without a measured gain join groups.
 
     Parameters
     ----------
     channel : Channel
         Pairs, and the anchor.
     planes : ndarray
-        ``(T,)`` bool: tiles with a plane, whose pairs contribute their gain fitted with a plane.
+        ``(T,)`` bool: tiles with a plane; their pairs contribute the gain fitted with a plane.
     """
     pairs = channel.pairs
     with_plane = planes[pairs.i]

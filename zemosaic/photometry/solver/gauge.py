@@ -19,8 +19,8 @@ def in_reference_group(group: np.ndarray, component: np.ndarray, anchor: int | N
     component : ndarray
         ``(T,)`` int: tiles joined by any pairs.
     anchor : int or None
-        A tile whose group is the reference of its component. Elsewhere the largest group is, or
-        the first of several.
+        A tile; its group is the reference of its component. In other components the largest group
+        is, or the first of several.
 
     Returns
     -------
@@ -92,17 +92,18 @@ def subtract_common_slope(
     ndarray
         ``(T, 3)`` planes, with unchanged differences at all positions.
     """
-    components = component.max(initial=-1) + 1
-
-    def median(columns: np.ndarray) -> np.ndarray:
-        medians = [group_medians(component, column, components)[0] for column in columns.T]
-        return np.stack(medians, axis=1)[component]
-
     slopes = planes[:, 1:]
-    deviation = np.abs(slopes - median(slopes))
-    near = (deviation <= FAR_SLOPE * median(deviation)).all(axis=1)
-    count = np.maximum(np.bincount(component, near, components), 1)
-    total = [np.bincount(component, near * column, components) for column in slopes.T]
+    deviation = np.abs(slopes - _medians(component, slopes))
+    near = (deviation <= FAR_SLOPE * _medians(component, deviation)).all(axis=1)
+    count = np.maximum(np.bincount(component, near), 1)
+    total = [np.bincount(component, near * slope) for slope in slopes.T]
     common = (np.stack(total, axis=1) / count[:, None])[component]
-    level = np.einsum("tg,tg->t", common, centre - median(centre))
+    level = np.einsum("tg,tg->t", common, centre - _medians(component, centre))
     return planes - np.column_stack([level, common])
+
+
+def _medians(component: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Compute the medians ``(T, K)`` of each column over the component of each tile."""
+    components = component.max(initial=-1) + 1
+    medians = [group_medians(component, column, components)[0] for column in columns.T]
+    return np.stack(medians, axis=1)[component]

@@ -14,7 +14,7 @@ import numpy as np
 from .channel import MOST_TILES, Channel
 from .gains import MIN_RELATIVE_ERROR, GainSolution
 from .gauge import in_reference_group
-from .joint_potentials import JointDifferences, JointPotentials, joint_potentials
+from .joint_potentials import GAIN, LEVEL, JointDifferences, joint_potentials
 from .levels import MIN_LEVEL_ERROR, LevelSolution
 from .robust_lsq import LEAST_WEIGHT, robust_scale, tukey_weights
 from .suspects import SUSPECT_CHI
@@ -34,8 +34,8 @@ def refine_jointly(
 ) -> tuple[GainSolution, LevelSolution]:
     """Solve for gains and levels together in the components without planes.
 
-    Returns the separate solutions where levels and gains contradict each other: the levels then
-    hold no information on the gains.
+    If levels and gains contradict each other, return the separate solutions: the levels then hold
+    no information on the gains.
 
     Parameters
     ----------
@@ -59,50 +59,54 @@ def refine_jointly(
     pairs = _JointPairs.of(channel, without_plane, gains, levels.reference, suspect)
     start = np.stack([gains.log_gain, levels.level], axis=1)
     fit = _iterate(pairs, start, gain_free, channel.anchor)
-    if fit is None or fit.variance is None:
+    if fit is None or not _agrees(fit, gains, gain_free):
         return gains, levels
-    error = np.sqrt(np.fmax(gains.variance, LEAST_GAIN_VARIANCE))
-    change = np.abs(fit.value[:, 0] - gains.log_gain) / error
-    if not change[gain_free].max() <= SUSPECT_CHI:
-        return gains, levels
-    joint_gains = replace(
+    level = np.where(planes, levels.level, fit.value[:, LEVEL])
+    gains = replace(
         gains,
-        log_gain=np.where(planes, gains.log_gain, fit.value[:, 0]),
-        variance=np.where(gain_free, fit.variance[:, 0], gains.variance),
+        log_gain=np.where(planes, gains.log_gain, fit.value[:, GAIN]),
+        variance=np.where(gain_free, fit.variance[:, GAIN], gains.variance),
     )
-    level = np.where(planes, levels.level, fit.value[:, 1])
     residual = levels.residual.copy()
-    residual[without_plane] = pairs.levels(joint_gains.gain, level)[1]
-    joint_levels = replace(
-        levels,
-        level=level,
-        variance=np.where(planes, levels.variance, fit.variance[:, 1]),
-        residual=residual,
-    )
-    return joint_gains, joint_levels
+    residual[without_plane] = pairs.levels(gains.gain, level)[1]
+    variance = np.where(planes, levels.variance, fit.variance[:, LEVEL])
+    return gains, replace(levels, level=level, variance=variance, residual=residual)
+
+
+@dataclass(frozen=True, eq=False)
+class _JointFit:
+    """Log-gains and levels ``(T, 2)``, and their variances."""
+
+    value: np.ndarray
+    variance: np.ndarray
 
 
 def _iterate(
     pairs: _JointPairs, start: np.ndarray, gain_free: np.ndarray, anchor: int | None
-) -> JointPotentials | None:
+) -> _JointFit | None:
     """Solve and reweight until the gains are steady; None if they diverge.
 
     `start` ``(T, 2)`` are the log-gains and levels of the separate solutions.
     """
     value, steady = start, False
-    for turn in range(ROUNDS):
-        last = steady or turn == ROUNDS - 1
-        differences = pairs.differences(value)
-        fit = joint_potentials(len(value), differences, gain_free, anchor, errors=last)
-        change = float(np.abs(fit.value[:, 0]).max())
+    for _ in range(ROUNDS):
+        fit = joint_potentials(len(value), pairs.differences(value), gain_free, anchor)
+        change = float(np.abs(fit.value[:, GAIN]).max())
         if not change < DIVERGENCE:
             return None
-        log_gain = fit.value[:, 0] + value[:, 0]
-        fit = JointPotentials(np.stack([log_gain, fit.value[:, 1]], axis=1), fit.variance)
-        if last:
-            return fit
-        value, steady = fit.value, change < STEADY
-    return None
+        log_gain = value[:, GAIN] + fit.value[:, GAIN]
+        value = np.stack([log_gain, fit.value[:, LEVEL]], axis=1)
+        if steady:
+            break
+        steady = change < STEADY  # one more round, for the errors
+    return _JointFit(value, fit.variance())
+
+
+def _agrees(fit: _JointFit, gains: GainSolution, gain_free: np.ndarray) -> bool:
+    """Whether no free gain moves from the separate solution by more than `SUSPECT_CHI` errors."""
+    error = np.sqrt(np.fmax(gains.variance, LEAST_GAIN_VARIANCE))
+    change = np.abs(fit.value[:, GAIN] - gains.log_gain) / error
+    return bool(change[gain_free].max() <= SUSPECT_CHI)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +118,7 @@ class _JointPairs:
     i, j : ndarray
         ``(P,)`` int tiles of each pair.
     gain, relative_err : ndarray
-        ``(P,)`` measured gain and its relative error; where none was measured, the gain of the
+        ``(P,)`` measured gain and its relative error; if none was measured, the gain of the
         separate solution and infinity.
     lever : ndarray
         ``(P, 2)`` pivots above the reference levels of both tiles, in ADU.
@@ -166,11 +170,7 @@ class _JointPairs:
         return lever.T, lever[1] - lever[0] - (level[self.i] - level[self.j])
 
     def differences(self, value: np.ndarray) -> JointDifferences:
-        """Linearize about log-gains and levels ``(T, 2)``; weight by their residuals.
-
-        Pairs with a suspect have the least weight. The errors of gains and of levels are enlarged
-        to the scatter of their residuals.
-        """
+        """Linearize about log-gains and levels ``(T, 2)``, with errors that fit the residuals."""
         log_gain, level = value.T
         gain = np.exp(log_gain)
         lever, residual = self.levels(gain, level)
@@ -178,19 +178,29 @@ class _JointPairs:
         unit = np.sqrt(gain[self.i] * gain[self.j])
         level_err = np.maximum(unit * self.level_err / np.sqrt(self.gain), unit * MIN_LEVEL_ERROR)
         log_ratio = np.log(self.gain) - (log_gain[self.i] - log_gain[self.j])
+        log_ratio_err, level_err = self._robust_errors(log_ratio, residual, level_err)
+        return JointDifferences(
+            i=self.i,
+            j=self.j,
+            log_ratio=log_ratio,
+            log_ratio_err=log_ratio_err,
+            level=lever[:, 1] - lever[:, 0],
+            level_err=level_err,
+            # The unit changes with the gains, hence a common factor on all gains has no effect.
+            lever=lever + np.array([0.5, -0.5]) * residual[:, None],
+        )
+
+    def _robust_errors(
+        self, log_ratio: np.ndarray, residual: np.ndarray, level_err: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return errors of log-ratios and levels ``(P,)``, enlarged to their scatter.
+
+        Those of outliers are larger still, those of pairs with a suspect the largest.
+        """
         gain_chi, level_chi = np.abs(log_ratio / self.relative_err), np.abs(residual / level_err)
         weight = self.trusted * tukey_weights(level_chi)
         weight[self.measured] *= tukey_weights(gain_chi[self.measured])
         root = np.sqrt(np.maximum(weight, LEAST_WEIGHT))
         gain_scale = robust_scale(gain_chi[self.measured & self.trusted])
         level_scale = robust_scale(level_chi[self.trusted])
-        return JointDifferences(
-            i=self.i,
-            j=self.j,
-            log_ratio=log_ratio,
-            log_ratio_err=self.relative_err * gain_scale / root,
-            level=lever[:, 1] - lever[:, 0],
-            level_err=level_err * level_scale / root,
-            # The unit changes with the gains, hence a common factor on all gains has no effect.
-            lever=lever + np.array([0.5, -0.5]) * residual[:, None],
-        )
+        return self.relative_err * gain_scale / root, level_err * level_scale / root

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array, csc_array
+from scipy.sparse import csc_array
 
-from .potentials import Grounding
+from .potentials import Grounding, assemble
 from .selected_inverse import factorize, inverse_diagonal
 
 GAIN, LEVEL = 0, 1  # columns of the potentials
@@ -22,7 +23,7 @@ class JointDifferences:
     i, j : ndarray
         ``(P,)`` int ends of each pair.
     log_ratio, log_ratio_err : ndarray
-        ``(P,)`` measured g_i - g_j and its standard error; infinite where not measured.
+        ``(P,)`` measured g_i - g_j and its standard error; infinite if not measured.
     level, level_err : ndarray
         ``(P,)`` measured p_i - p_j + l_i g_i - l_j g_j and its standard error in ADU.
     lever : ndarray
@@ -39,33 +40,13 @@ class JointDifferences:
     lever: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class JointPotentials:
-    """Log-gains and levels fitted together.
-
-    Parameters
-    ----------
-    value : ndarray
-        ``(nodes, 2)`` log-gain, and level in ADU.
-    variance : ndarray or None
-        ``(nodes, 2)``; 0 for a potential that is held. None unless asked for.
-    """
-
-    value: np.ndarray
-    variance: np.ndarray | None
-
-
 def joint_potentials(
-    nodes: int,
-    differences: JointDifferences,
-    gain_free: np.ndarray,
-    anchor: int | None = None,
-    errors: bool = True,
+    nodes: int, differences: JointDifferences, gain_free: np.ndarray, anchor: int | None = None
 ) -> JointPotentials:
     """Fit log-gains and levels to their measured differences by least squares.
 
-    Around a loop whose levels lie apart, levels constrain the gains as well. Errors are taken at
-    face value: the caller enlarges those of outliers.
+    Levels measured at different distances from the reference levels constrain the gains as well.
+    Errors are taken at face value: the caller enlarges those of outliers.
 
     Parameters
     ----------
@@ -76,9 +57,7 @@ def joint_potentials(
     gain_free : ndarray
         ``(nodes,)`` bool: nodes with a log-gain to fit. All others keep 0.
     anchor : int or None
-        A node where log-gain and level are 0. In all other components their means are 0.
-    errors : bool
-        Whether to compute variances.
+        The node with log-gain and level 0. In all other components their means are 0.
 
     Returns
     -------
@@ -90,23 +69,76 @@ def joint_potentials(
     design = design[:, unknowns]
     normal = (design.T.tocsr() @ design).tocsc()
     factor = factorize(normal)
-    value = np.zeros((nodes, 2))
-    value.ravel()[unknowns] = factor.solve(design.T @ right)
+    grounded = np.zeros((nodes, 2))
+    grounded.ravel()[unknowns] = factor.solve(design.T @ right)
+    level = grounded[:, LEVEL] - grounding.mean(grounded[:, LEVEL])
     # Centred levels are proportional to the common gain.
-    common_gain = grounding.mean(value[:, GAIN], gain_free)
-    level = value[:, LEVEL] - grounding.mean(value[:, LEVEL])
-    value[:, GAIN] -= np.where(gain_free, common_gain, 0.0)
-    value[:, LEVEL] = level * (1 - common_gain)
-    if not errors:
-        return JointPotentials(value, None)
-    variance = np.zeros((nodes, 2))
-    variance.ravel()[unknowns] = inverse_diagonal(normal, factor)
-    covariance = np.zeros((2, nodes, 2))
-    for column in (GAIN, LEVEL):
-        covariance[column].ravel()[unknowns] = factor.solve((unknowns % 2 == column).astype(float))
-    return JointPotentials(
-        value, _centred_variance(grounding, gain_free, level, variance, covariance)
-    )
+    common_gain = grounding.mean(grounded[:, GAIN], gain_free)
+    log_gain = grounded[:, GAIN] - np.where(gain_free, common_gain, 0.0)
+    value = np.stack([log_gain, level * (1 - common_gain)], axis=1)
+    return JointPotentials(value, level, grounding, gain_free, unknowns, normal, factor)
+
+
+@dataclass(frozen=True, eq=False)
+class JointPotentials:
+    """Log-gains and levels fitted together.
+
+    Parameters
+    ----------
+    value : ndarray
+        ``(nodes, 2)`` log-gain, and level in ADU.
+    level : ndarray
+        ``(nodes,)`` levels in ADU before the common gain was divided out.
+    grounding : Grounding
+        Components, and grounded nodes.
+    gain_free : ndarray
+        ``(nodes,)`` bool: nodes with a log-gain to fit.
+    unknowns : ndarray
+        ``(N,)`` int: columns of the normal matrix, of all ``2 * nodes``.
+    normal, factor : csc_array, SuperLU
+        ``(N, N)`` normal matrix, and its factor.
+    """
+
+    value: np.ndarray
+    level: np.ndarray
+    grounding: Grounding
+    gain_free: np.ndarray
+    unknowns: np.ndarray
+    normal: csc_array
+    factor: Any
+
+    def variance(self) -> np.ndarray:
+        """Compute the variances ``(nodes, 2)`` of the potentials; 0 for one that is held.
+
+        The gauge enters by the covariances with the mean log-gain and the mean level.
+        """
+        grounding, level, gain_free = self.grounding, self.level, self.gain_free
+        centred = grounding.centred[grounding.component]
+        with_gain = self._mean_covariance(GAIN, gain_free)
+        with_level = self._mean_covariance(LEVEL, np.ones(len(level), dtype=bool))
+        gain_mean = grounding.mean(with_gain[:, GAIN], gain_free)
+        gain_change = gain_mean - 2 * with_gain[:, GAIN]
+        by_gain = level * (level * gain_mean - 2 * with_gain[:, LEVEL])
+        by_level = grounding.mean(with_level[:, LEVEL]) - 2 * (
+            with_level[:, LEVEL] - level * grounding.mean(with_gain[:, LEVEL])
+        )
+        variance = np.zeros(self.value.shape)
+        variance.ravel()[self.unknowns] = inverse_diagonal(self.normal, self.factor)
+        variance[:, GAIN] += np.where(centred & gain_free, gain_change, 0.0)
+        variance[:, LEVEL] += np.where(centred, by_gain, 0.0)
+        variance[:, LEVEL] += np.where(centred, by_level, 0.0)
+        return variance
+
+    def _mean_covariance(self, column: int, members: np.ndarray) -> np.ndarray:
+        """Compute the covariances ``(nodes, 2)`` with the mean of a column over the component.
+
+        `members` ``(nodes,)`` are the nodes that count.
+        """
+        component, covariance = self.grounding.component, np.zeros(self.value.shape)
+        is_column = (self.unknowns % 2 == column).astype(float)
+        covariance.ravel()[self.unknowns] = self.factor.solve(is_column)
+        count = np.bincount(component, members.astype(float))[component]
+        return covariance / np.maximum(count, 1)[:, None]
 
 
 def _unknowns(
@@ -123,8 +155,7 @@ def _whitened(nodes: int, differences: JointDifferences) -> tuple[csc_array, np.
 
     The first P rows are levels, the other P rows log-ratios.
     """
-    pairs = len(differences.i)
-    pair = np.arange(pairs)
+    pair = np.arange(len(differences.i))
     measured = np.isfinite(differences.log_ratio_err)
     inverse_err = np.where(measured, 1 / np.where(measured, differences.log_ratio_err, 1.0), 0.0)
     entries = []
@@ -132,45 +163,8 @@ def _whitened(nodes: int, differences: JointDifferences) -> tuple[csc_array, np.
         entries += [
             (pair, 2 * node + LEVEL, sign / differences.level_err),
             (pair, 2 * node + GAIN, sign * differences.lever[:, end] / differences.level_err),
-            (pairs + pair, 2 * node + GAIN, sign * inverse_err),
+            (len(pair) + pair, 2 * node + GAIN, sign * inverse_err),
         ]
-    rows, columns, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
-    design = coo_array((values, (rows, columns)), shape=(2 * pairs, 2 * nodes)).tocsc()
-    log_ratio = np.where(measured, differences.log_ratio, 0.0)
-    return design, np.concatenate(
-        [differences.level / differences.level_err, inverse_err * log_ratio]
-    )
-
-
-def _centred_variance(
-    grounding: Grounding,
-    gain_free: np.ndarray,
-    level: np.ndarray,
-    variance: np.ndarray,
-    covariance: np.ndarray,
-) -> np.ndarray:
-    """Compute the variances ``(nodes, 2)`` under the gauge from those of the grounded solution.
-
-    `level` are the centred levels, and `covariance` ``(2, nodes, 2)`` holds the covariances of
-    each potential with the sum of the log-gains and the sum of the levels of its component.
-    """
-    component, centred = grounding.component, grounding.centred[grounding.component]
-    gains = np.bincount(component, gain_free.astype(float))[component]
-    levels = np.bincount(component, np.ones(len(level)))[component]
-    with_gain = covariance[GAIN] / np.maximum(gains, 1)[:, None]
-    with_level = covariance[LEVEL] / levels[:, None]
-    mean_gain_variance = grounding.mean(with_gain[:, GAIN], gain_free)
-    gain_change = mean_gain_variance - 2 * with_gain[:, GAIN]
-    from_gain = level * (level * mean_gain_variance - 2 * with_gain[:, LEVEL])
-    from_level = grounding.mean(with_level[:, LEVEL]) - 2 * (
-        with_level[:, LEVEL] - level * grounding.mean(with_gain[:, LEVEL])
-    )
-    return np.stack(
-        [
-            variance[:, GAIN] + np.where(centred & gain_free, gain_change, 0.0),
-            variance[:, LEVEL]
-            + np.where(centred, from_gain, 0.0)
-            + np.where(centred, from_level, 0.0),
-        ],
-        axis=1,
-    )
+    log_ratio = inverse_err * np.where(measured, differences.log_ratio, 0.0)
+    right = np.concatenate([differences.level / differences.level_err, log_ratio])
+    return assemble(entries, (2 * len(pair), 2 * nodes)), right

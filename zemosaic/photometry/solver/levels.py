@@ -53,31 +53,30 @@ def solve_levels(channel: Channel, gains: GainSolution, planes: np.ndarray) -> L
     channel : Channel
         Pairs, anchor and frame.
     gains : GainSolution
-        Gains of the tiles. A pair whose gain is an outlier has a larger error here as well.
+        Gains of the tiles. A pair with an outlying gain has a larger error here as well.
     planes : ndarray
         ``(T,)`` bool: tiles with a plane. All others have a level alone.
     """
     if not channel.offsets_are_free:
         return _without_offsets(channel, gains.gain)
-    pairs, i, j = channel.pairs, channel.pairs.i, channel.pairs.j
-    gain, reference = gains.gain, _reference_levels(channel)
-    error_factor = np.fmax(gains.chi / SUSPECT_CHI, 1.0)
-    difference = gain[j] * (pairs.y - reference[j]) - gain[i] * (pairs.x - reference[i])
-    error = np.maximum(gain[j] * pairs.level_err * error_factor, MIN_LEVEL_ERROR)
-    fit = potentials(channel.tiles, Differences(i, j, difference, error**-2.0), channel.anchor)
+    reference = _reference_levels(channel)
+    differences = _differences(channel, gains, reference)
+    weight = differences.level_err**-2.0
+    fit = potentials(
+        channel.tiles,
+        Differences(differences.i, differences.j, differences.level, weight),
+        channel.anchor,
+    )
     levels = LevelSolution(
         reference=reference,
         level=fit.value,
         variance=fit.variance,
         slope=np.zeros((channel.tiles, 2)),
         residual=fit.residual,
-        chi=np.abs(fit.residual) / error,
+        chi=np.abs(fit.residual) / differences.level_err,
     )
     if channel.frame is None or not planes.any():
         return levels
-    tilt = gain[j, None] * pairs.y_tilt - gain[i, None] * pairs.x_tilt
-    tilt_cov = (gain[j] * error_factor)[:, None, None] ** 2 * pairs.tilt_cov
-    differences = PlaneDifferences(i, j, difference, error, tilt, tilt_cov, pairs.pivot)
     return _with_planes(channel, channel.frame, levels, planes, differences)
 
 
@@ -91,6 +90,22 @@ def _reference_levels(channel: Channel) -> np.ndarray:
     count = np.bincount(ends, minlength=tiles)
     total = np.bincount(ends, weights=pivots, minlength=tiles)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(channel.sky))
+
+
+def _differences(channel: Channel, gains: GainSolution, reference: np.ndarray) -> PlaneDifferences:
+    """Return the differences that the planes of the tiles have to make up for."""
+    pairs, gain = channel.pairs, gains.gain
+    i, j, gain_i, gain_j = pairs.i, pairs.j, gain[pairs.i], gain[pairs.j]
+    factor = np.fmax(gains.chi / SUSPECT_CHI, 1.0)
+    return PlaneDifferences(
+        i=i,
+        j=j,
+        level=gain_j * (pairs.y - reference[j]) - gain_i * (pairs.x - reference[i]),
+        level_err=np.maximum(gain_j * pairs.level_err * factor, MIN_LEVEL_ERROR),
+        tilt=gain_j[:, None] * pairs.y_tilt - gain_i[:, None] * pairs.x_tilt,
+        tilt_cov=(gain_j * factor)[:, None, None] ** 2 * pairs.tilt_cov,
+        pivot=pairs.pivot,
+    )
 
 
 def _without_offsets(channel: Channel, gain: np.ndarray) -> LevelSolution:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 import numpy as np
-from scipy.sparse import coo_array, csc_array
+from scipy.sparse import csc_array
 
-from .potentials import Grounding
+from .potentials import Grounding, assemble
 from .robust_lsq import robust_least_squares
 
 MEDIAN_CHI2 = 0.455  # of one degree of freedom
-LEAST_SLOPE_VARIANCE = 1e-12  # (ADU per cell)², of the prior where no tilt was measured
+LEAST_SLOPE_VARIANCE = 1e-12  # (ADU per cell)², of the prior without any measured tilt
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class PlaneDifferences:
     tilt : ndarray
         ``(P, 2)`` difference of the slopes in ADU per cell.
     tilt_cov : ndarray
-        ``(P, 2, 2)`` covariance of the tilt; infinite where no tilt was measured.
+        ``(P, 2, 2)`` covariance of the tilt; infinite if no tilt was measured.
     pivot : ndarray
         ``(P, 2)`` position of the level in cells.
     """
@@ -39,6 +39,11 @@ class PlaneDifferences:
     tilt: np.ndarray
     tilt_cov: np.ndarray
     pivot: np.ndarray
+
+    @property
+    def has_tilt(self) -> np.ndarray:
+        """Whether the tilt of each pair ``(P,)`` was measured."""
+        return np.isfinite(self.tilt_cov).all(axis=(1, 2))
 
     def of(self, chosen: np.ndarray) -> PlaneDifferences:
         """Return the differences of some pairs, chosen by a boolean array ``(P,)``."""
@@ -73,7 +78,7 @@ def plane_potentials(
     """Fit planes to their measured differences, robustly.
 
     Slopes have a prior of mean 0, as wide as the measured tilts. It sets the slope common to all
-    planes and keeps slopes small where the overlaps do not constrain them.
+    planes and keeps unconstrained slopes small.
 
     Parameters
     ----------
@@ -82,7 +87,7 @@ def plane_potentials(
     centre : ndarray
         ``(nodes, 2)`` position in cells at which the level of each plane is given.
     anchor : int or None
-        A node whose plane is 0. In all other components the mean level is 0.
+        The node with a plane of 0. In all other components the mean level is 0.
 
     Returns
     -------
@@ -90,20 +95,11 @@ def plane_potentials(
     """
     nodes, pairs = len(centre), len(differences.i)
     grounding = Grounding.of(nodes, differences.i, differences.j, anchor)
-    tilt, precision = _measured_tilts(differences)
-    whitening = np.linalg.cholesky(precision + 1e-30 * np.eye(2)).transpose(0, 2, 1)
     unknowns = _unknowns(grounding, anchor)
     is_level = unknowns % 3 == 0
-    level, whitened_tilt = (
-        differences.level / differences.level_err,
-        np.einsum("pab,pb->pa", whitening, tilt),
-    )
-    fit = robust_least_squares(
-        _design(differences, whitening, centre)[:, unknowns],
-        np.concatenate([level, whitened_tilt.ravel()]),
-        np.where(is_level, 0.0, _slope_prior(differences)),
-        pairs,
-    )
+    design, right = _whitened(differences, centre)
+    ridge = np.where(is_level, 0.0, _slope_prior(differences))
+    fit = robust_least_squares(design[:, unknowns], right, ridge, pairs)
     planes = np.zeros((nodes, 3))
     planes.ravel()[unknowns] = fit.solution
     planes[:, 0] -= grounding.mean(planes[:, 0])
@@ -115,25 +111,6 @@ def plane_potentials(
     )
 
 
-def _has_tilt(differences: PlaneDifferences) -> np.ndarray:
-    return np.isfinite(differences.tilt_cov).all(axis=(1, 2))
-
-
-def _measured_tilts(differences: PlaneDifferences) -> tuple[np.ndarray, np.ndarray]:
-    """Return tilts ``(P, 2)`` and inverse covariances ``(P, 2, 2)``; 0 where not measured."""
-    measured = _has_tilt(differences)
-    precision = np.zeros_like(differences.tilt_cov)
-    precision[measured] = np.linalg.inv(differences.tilt_cov[measured])
-    return np.where(measured[:, None], differences.tilt, 0.0), precision
-
-
-def _slope_prior(differences: PlaneDifferences) -> float:
-    """Compute the inverse variance of the slopes' prior from the scatter of the tilts."""
-    tilt = differences.tilt[_has_tilt(differences)]
-    variance = np.median(np.square(tilt)) / MEDIAN_CHI2 if len(tilt) else 0.0
-    return 1 / max(variance, LEAST_SLOPE_VARIANCE)
-
-
 def _unknowns(grounding: Grounding, anchor: int | None) -> np.ndarray:
     """Return the columns to solve for; 3k, 3k + 1 and 3k + 2 are level and slopes of plane k."""
     slope_free = grounding.joined.copy()
@@ -142,22 +119,42 @@ def _unknowns(grounding: Grounding, anchor: int | None) -> np.ndarray:
     return np.flatnonzero(np.stack([grounding.free, slope_free, slope_free], axis=1).ravel())
 
 
-def _design(differences: PlaneDifferences, whitening: np.ndarray, centre: np.ndarray) -> csc_array:
-    """Return the design matrix ``(3 P, 3 nodes)`` in units of the errors.
+def _slope_prior(differences: PlaneDifferences) -> float:
+    """Compute the inverse variance of the slopes' prior from the scatter of the tilts."""
+    tilt = differences.tilt[differences.has_tilt]
+    variance = np.median(np.square(tilt)) / MEDIAN_CHI2 if len(tilt) else 0.0
+    return 1 / max(variance, LEAST_SLOPE_VARIANCE)
 
-    The first P rows are levels, followed by two rows of whitened tilt for each pair.
+
+def _whitened(differences: PlaneDifferences, centre: np.ndarray) -> tuple[csc_array, np.ndarray]:
+    """Return design matrix ``(3 P, 3 nodes)`` and right-hand side in units of the errors.
+
+    The first P rows are levels, followed by two rows of tilt for each pair.
     """
-    pairs, nodes = len(differences.i), len(centre)
-    pair = np.arange(pairs)
+    pair = np.arange(len(differences.i))
+    whitening, tilt = _whitened_tilts(differences)
     entries = []
     for node, sign in ((differences.i, 1.0), (differences.j, -1.0)):
         lever = (differences.pivot - centre[node]) / differences.level_err[:, None]
         entries.append((pair, 3 * node, sign / differences.level_err))
         entries += [(pair, 3 * node + 1 + b, sign * lever[:, b]) for b in range(2)]
         entries += [
-            (pairs + 2 * pair + a, 3 * node + 1 + b, sign * whitening[:, a, b])
+            (len(pair) + 2 * pair + a, 3 * node + 1 + b, sign * whitening[:, a, b])
             for a in range(2)
             for b in range(2)
         ]
-    rows, columns, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
-    return coo_array((values, (rows, columns)), shape=(3 * pairs, 3 * nodes)).tocsc()
+    design = assemble(entries, (3 * len(pair), 3 * len(centre)))
+    return design, np.concatenate([differences.level / differences.level_err, tilt.ravel()])
+
+
+def _whitened_tilts(differences: PlaneDifferences) -> tuple[np.ndarray, np.ndarray]:
+    """Return roots ``(P, 2, 2)`` of the inverse covariances, and their products with the tilts.
+
+    Both are 0 for a pair without a measured tilt.
+    """
+    measured = differences.has_tilt
+    precision = np.zeros_like(differences.tilt_cov)
+    precision[measured] = np.linalg.inv(differences.tilt_cov[measured])
+    root = np.linalg.cholesky(precision + 1e-30 * np.eye(2)).transpose(0, 2, 1)
+    tilt = np.where(measured[:, None], differences.tilt, 0.0)
+    return root, np.einsum("pab,pb->pa", root, tilt)

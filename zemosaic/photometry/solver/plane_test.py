@@ -44,25 +44,26 @@ def plane_evidence(channel: Channel) -> PlaneEvidence:
     pairs = channel.pairs
     # The gain of each pair itself, because a wrong gain turns a slope of the scene into a plane.
     gain = np.where(np.isfinite(pairs.plane_gain), pairs.plane_gain, pairs.gain)
-    has_gain = np.isfinite(gain)
-    gain = np.where(has_gain, gain, 1.0)
+    known_gain = np.where(np.isfinite(gain), gain, 1.0)
     has_tilt = np.isfinite(pairs.tilt_cov).all(axis=(1, 2))
     i, j, cov = pairs.i[has_tilt], pairs.j[has_tilt], pairs.tilt_cov[has_tilt]
-    tilt = (pairs.y_tilt - gain[:, None] * pairs.x_tilt)[has_tilt]
+    tilt = (pairs.y_tilt - known_gain[:, None] * pairs.x_tilt)[has_tilt]
     chi2 = plane_chi2(channel.component, i, tilt, cov)
     if channel.model != "auto" or channel.frame is None or channel.tiles > MOST_TILES:
         return PlaneEvidence(chi2, np.full(channel.tiles, np.nan))
     # Planes are added after gains, so tilts are compared in the approximate unit of all tiles.
-    log_gain = potentials(
-        channel.tiles,
-        Differences(
-            pairs.i[has_gain], pairs.j[has_gain], np.log(gain[has_gain]), np.ones(has_gain.sum())
-        ),
-        rounds=1,
-    ).value
+    log_gain = _approximate_gains(channel, gain)
     unit = np.exp(log_gain[j])[:, None]
     ratio = plane_ratio(channel.component, i, j, tilt * unit, cov * unit[..., None] ** 2)
     return PlaneEvidence(chi2, ratio)
+
+
+def _approximate_gains(channel: Channel, gain: np.ndarray) -> np.ndarray:
+    """Compute log-gains ``(T,)`` by plain least squares from the gains ``(P,)`` of the pairs."""
+    measured = np.isfinite(gain)
+    i, j, log_ratio = channel.pairs.i[measured], channel.pairs.j[measured], np.log(gain[measured])
+    differences = Differences(i, j, log_ratio, np.ones(len(log_ratio)))
+    return potentials(channel.tiles, differences, rounds=1).value
 
 
 def choose_planes(channel: Channel, evidence: PlaneEvidence) -> np.ndarray:
@@ -117,12 +118,12 @@ def plane_ratio(
     Returns
     -------
     ndarray
-        ``(T,)`` ratio of the medians of each component; 0 where the slopes are within their
+        ``(T,)`` ratio of the medians of each component; 0 if the slopes are within their
         errors, NaN in a component with fewer than `FEWEST_PAIRS` independent loops.
     """
     components = component.max(initial=-1) + 1
     slope_chi2, residual_chi2 = _slope_fit(component, i, j, tilt, cov)
-    joined = np.isfinite(slope_chi2)
+    joined = ~np.isnan(slope_chi2)
     of_tiles, tiles = group_medians(component[joined], slope_chi2[joined], components)
     of_pairs, pairs = group_medians(component[i], residual_chi2, components)
     loops = pairs - tiles + 1

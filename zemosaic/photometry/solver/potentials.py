@@ -13,6 +13,7 @@ Takahashi.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,7 @@ class Potentials:
 
 @dataclass(frozen=True, eq=False)
 class Grounding:
-    """The node of each component whose potential is held, and the gauge set afterwards.
+    """The node of each component that is held, and the gauge set afterwards.
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ def potentials(
     differences : Differences
         Measured differences and their weights.
     anchor : int or None
-        A node whose potential is 0. In all other components the mean is 0.
+        The node with potential 0. In all other components the mean is 0.
     rounds : int
         Largest number of reweighting rounds; 1 is plain least squares.
 
@@ -170,7 +171,14 @@ def potentials(
 
 def _incidence(nodes: int, differences: Differences, inverse_error: np.ndarray) -> csc_array:
     """Return the incidence matrix ``(P, nodes)`` with rows in units of their errors."""
-    row = np.arange(len(inverse_error))
-    entries = np.r_[inverse_error, -inverse_error]
-    places = np.r_[row, row], np.r_[differences.i, differences.j]
-    return coo_array((entries, places), shape=(len(row), nodes)).tocsc()
+    pair = np.arange(len(inverse_error))
+    entries = [(pair, differences.i, inverse_error), (pair, differences.j, -inverse_error)]
+    return assemble(entries, (len(pair), nodes))
+
+
+def assemble(
+    entries: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], shape: tuple[int, int]
+) -> csc_array:
+    """Build a sparse matrix from arrays of rows, columns and values."""
+    rows, columns, values = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
+    return coo_array((values, (rows, columns)), shape=shape).tocsc()

@@ -15,8 +15,8 @@ BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
 # The first rounds use Huber's weights: in the plain least-squares solution a wrong pair has pulled
 # its tile so far that Tukey's weights would reject the good pairs and never recover them.
 HUBER, MILD_ROUNDS = 1.345, 6
-# The limit of Tukey's weights then narrows from the worst pair down to its final value: where all
-# pairs of a tile disagree with a first solution, those closest to one another shall win, not none.
+# The limit of Tukey's weights then narrows from the worst pair down to its final value. If all pairs
+# of a tile contradict a first solution, the majority among them shall win instead of none.
 NARROWING = 6  # rounds
 LEAST_WEIGHT = 1e-6  # of an outlying pair: keeps the graph connected
 DIRECT = 3_000  # largest number of unknowns for which each round factorizes its own matrix
@@ -102,8 +102,9 @@ def robust_least_squares(
             break
         renew = steady or len(ridge) <= DIRECT
     chi = equations.chi(residual)
-    scale = robust_scale(chi, equations.freedoms)
-    return RobustFit(solution, residual, chi, scale, normal, solver.factor)
+    return RobustFit(
+        solution, residual, chi, robust_scale(chi, equations.freedoms), normal, solver.factor
+    )
 
 
 def _is_steady(solution: np.ndarray, change: np.ndarray, residual_change: np.ndarray) -> bool:
@@ -227,7 +228,8 @@ def robust_scale(chi: np.ndarray, freedoms: int = 1) -> float:
 
     It is at least 1: pairs with residuals below their errors are no reason to reject others.
     """
-    return max(1.0, float(np.median(chi)) / MEDIAN_CHI[freedoms])
+    median = float(np.median(chi)) if len(chi) else 0.0
+    return max(1.0, median / MEDIAN_CHI[freedoms])
 
 
 def huber_weights(chi: np.ndarray, freedoms: int = 1) -> np.ndarray:

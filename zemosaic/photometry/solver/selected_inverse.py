@@ -139,7 +139,7 @@ class _EliminationTree:
         return cls(first, last, by_parent, bounds)
 
     def children(self, node: int) -> list[int]:
-        """Supernodes whose parent this one is."""
+        """Supernodes with this parent."""
         return self.by_parent[self.bounds[node] : self.bounds[node + 1]].tolist()
 
 

@@ -46,9 +46,9 @@ class Solution:
         ``(T, C)`` bool: whether the component of the tile has planes.
     residual : ndarray
         ``(P, C)`` float64: level residual of each pair at its pivot in ADU, after correction;
-        NaN where the pair was not measured.
+        NaN if the pair was not measured.
     gain_residual : ndarray
-        ``(P, C)`` float64: residual of each pair's log-gain; NaN where it was not measured.
+        ``(P, C)`` float64: residual of each pair's log-gain; NaN if it was not measured.
     chi : ndarray
         ``(P, C)`` float64: the larger of both residuals in units of its error; NaN where the pair
         was not measured.
@@ -59,7 +59,7 @@ class Solution:
         the model "auto". Noise alone gives 1.39; NaN with too few pairs.
     plane_ratio : ndarray
         ``(T, C)`` float64: χ² of the tiles' slopes divided by that of the pairs' residuals, second
-        criterion of the model "auto". Noise alone gives up to 9. 0 where the slopes are within
+        criterion of the model "auto". Noise alone gives up to 9. 0 if the slopes are within
         their errors; NaN in other models and with too few pairs.
     shift : ndarray
         ``(T, C)`` float64: distance in pixels of the tile from its position by the WCS, relative

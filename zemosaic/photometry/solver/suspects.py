@@ -15,7 +15,7 @@ FEWEST_PAIRS = 2  # of a tile, to call it a suspect
 
 
 def find_suspects(channel: Channel, chi: np.ndarray) -> np.ndarray:
-    """Find the tiles whose median chi exceeds `SUSPECT_CHI` robust deviations of all pairs.
+    """Find the tiles with a median chi beyond `SUSPECT_CHI` robust deviations of all pairs.
 
     A bad tile makes its neighbours look bad. Therefore only the worst of each neighbourhood is
     taken at a time, and the others are judged again without its pairs.
@@ -53,14 +53,14 @@ def find_suspects(channel: Channel, chi: np.ndarray) -> np.ndarray:
 def tied_by_suspects(
     channel: Channel, used: np.ndarray, group: np.ndarray, suspect: np.ndarray
 ) -> np.ndarray:
-    """Find the tiles whose gain is tied to most others only by pairs with a suspect.
+    """Find the tiles with a gain that only pairs with a suspect tie to most others.
 
     Parameters
     ----------
     channel : Channel
         Its pairs.
     used : ndarray
-        ``(P,)`` bool: pairs whose gain was used.
+        ``(P,)`` bool: pairs with a gain that was used.
     group : ndarray
         ``(T,)`` int: tiles joined by these pairs.
     suspect : ndarray

@@ -1,4 +1,4 @@
-"""Tiles that lie elsewhere than their WCS says, from the shifts measured by their pairs.
+"""Positions of tiles relative to their WCS, from the shifts measured by their pairs.
 
 Each pair with stars measures the shift between the scenes of its tiles to a few hundredths of a
 cell. The fit of the pair absorbs a small shift to first order. A large shift biases gain and
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..overlap.graph import component_labels
 from .groups import group_medians
-from .potentials import Differences, potentials
+from .potentials import Differences, Potentials, potentials
 
 MISPLACED = 0.75  # cells: larger shifts bias gains and levels
 SHIFT_ERROR = 0.02  # cells, at least: the image of a star differs from tile to tile
@@ -32,28 +32,32 @@ def tile_shifts(
     i, j : ndarray
         ``(P,)`` int tiles of each pair.
     shift, shift_err : ndarray
-        ``(P, 2)`` as in `PairMeasurement`, in cells; NaN where not measured.
+        ``(P, 2)`` as in `PairMeasurement`, in cells; NaN if not measured.
 
     Returns
     -------
     ndarray
-        ``(T, 2)`` in cells, with median 0 in each component; NaN where the error exceeds
+        ``(T, 2)`` in cells, with median 0 in each component; NaN if the error exceeds
         `LARGEST_ERROR`.
     """
     measured = np.isfinite(shift_err).all(axis=1)
-    i, j = i[measured], j[measured]
-    joined = np.bincount(np.r_[i, j], minlength=tiles) > 0
     shifts = np.full((tiles, 2), np.nan)
-    if not joined.any():
-        return shifts
-    component = component_labels(tiles, i, j)
-    for axis in range(2):
-        weight = np.hypot(shift_err[measured, axis], SHIFT_ERROR) ** -2.0
-        fit = potentials(tiles, Differences(j, i, shift[measured, axis], weight))
-        median, _ = group_medians(component[joined], fit.value[joined], component.max() + 1)
-        precise = joined & (fit.variance <= LARGEST_ERROR**2)
-        shifts[precise, axis] = (fit.value - median[component])[precise]
+    if measured.any():
+        i, j = i[measured], j[measured]
+        component = component_labels(tiles, i, j)
+        for axis in range(2):
+            weight = np.hypot(shift_err[measured, axis], SHIFT_ERROR) ** -2.0
+            fit = potentials(tiles, Differences(j, i, shift[measured, axis], weight))
+            shifts[:, axis] = _relative_to_median(fit, component)
     return shifts
+
+
+def _relative_to_median(fit: Potentials, component: np.ndarray) -> np.ndarray:
+    """Subtract the median of each component; NaN for tiles with too large an error."""
+    joined = np.isfinite(fit.variance)
+    median, _ = group_medians(component[joined], fit.value[joined], component.max() + 1)
+    precise = joined & (fit.variance <= LARGEST_ERROR**2)
+    return np.where(precise, fit.value - median[component], np.nan)
 
 
 def distance_in_pixels(shifts: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
@@ -62,14 +66,14 @@ def distance_in_pixels(shifts: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     shifts : ndarray
-        ``(T, 2)`` in cells; NaN where unknown.
+        ``(T, 2)`` in cells; NaN if unknown.
     jacobian : ndarray
         ``(T, 2, 2)`` change of the grid position with the tile's pixel x, y.
 
     Returns
     -------
     ndarray
-        ``(T,)`` in pixels of the tile; NaN where unknown.
+        ``(T,)`` in pixels of the tile; NaN if unknown.
     """
     # The pseudo-inverse exists for any matrix; a failed tile has a jacobian of zeros or NaN.
     jacobian = np.where(np.isnan(shifts[:, :1, None]), np.eye(2), jacobian)
