@@ -76,7 +76,10 @@ def solve_channel(channel: Channel) -> ChannelSolution:
 
 
 def _loose_gains(channel: Channel, solution: ChannelSolution) -> tuple[np.ndarray, np.ndarray]:
-    """Find tiles ``(T,)`` with a gain tied by suspects only, and their pairs ``(P,)`` with these."""
+    """Find tiles ``(T,)`` with a gain tied by suspects only, and their pairs ``(P,)`` to them.
+
+    There are none in a model that holds the gains.
+    """
     i, j, measured = channel.pairs.i, channel.pairs.j, channel.measured
     # Levels of tiles whose gains are not comparable contradict each other without a fault.
     comparable = solution.gain_group[i] == solution.gain_group[j]

@@ -15,8 +15,8 @@ BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
 # The first rounds use Huber's weights: in the plain least-squares solution a wrong pair has pulled
 # its tile so far that Tukey's weights would reject the good pairs and never recover them.
 HUBER, MILD_ROUNDS = 1.345, 6
-# The limit of Tukey's weights then narrows from the worst pair down to its final value. If all pairs
-# of a tile contradict a first solution, the majority among them shall win instead of none.
+# The limit of Tukey's weights then narrows from the worst pair down to its final value: if all
+# pairs of a tile contradict the first solution, some that agree shall win instead of none.
 NARROWING = 6  # rounds
 LEAST_WEIGHT = 1e-6  # of an outlying pair: keeps the graph connected
 DIRECT = 3_000  # largest number of unknowns for which each round factorizes its own matrix

@@ -28,8 +28,8 @@ class Solution:
         ``(T, C)`` float64; offsets in ADU. A tile without a measured pair has gain 1 and
         offset 0; a tile that could not be read has NaN.
     gain_err, offset_err : ndarray
-        ``(T, C)`` float64 standard errors within the component, under the gauge; NaN where
-        unknown: without a measured pair, and for a gain that no pair ties to most of its
+        ``(T, C)`` float64 standard errors within the component, under the gauge; NaN if
+        unknown: without a measured pair, or for a gain that no pair ties to most of its
         component.
     slope_x, slope_y : ndarray
         ``(T, C)`` float64 in ADU per pixel of the tile; 0 without a plane.
@@ -50,7 +50,7 @@ class Solution:
     gain_residual : ndarray
         ``(P, C)`` float64: residual of each pair's log-gain; NaN if it was not measured.
     chi : ndarray
-        ``(P, C)`` float64: the larger of both residuals in units of its error; NaN where the pair
+        ``(P, C)`` float64: the larger of both residuals in units of its error; NaN if the pair
         was not measured.
     suspect : ndarray
         ``(T, C)`` bool: tiles most of whose pairs contradict all others (a cloud, a wrong WCS).
