@@ -4,23 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from astropy.wcs import WCS
 
+from tests.helpers.footprints import rectangle, scattered, tangent
 from zemosaic.photometry.overlap import graph as overlap
 from zemosaic.photometry.overlap.graph import component_labels, find_overlaps, prune, repetition
 from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
-
-
-def tangent(ra: float, dec: float, crpix: tuple[float, float] = (1.0, 1.0)) -> WCS:
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = (ra, dec), crpix, (-0.001, 0.001)
-    return wcs
-
-
-def rectangle(wcs: WCS, x: float, y: float, w: float, h: float) -> np.ndarray:
-    """Return the corners on the sky of a rectangle in the pixels of a WCS."""
-    return pixel_to_sky(wcs, edge_points((int(h), int(w)), 1) + np.array([x, y]))
 
 
 @pytest.mark.parametrize("centre", [(180.0, 0.0), (0.0, 10.0), (359.99, -45.0), (77.0, 89.9),
@@ -137,16 +125,6 @@ def test_labels_count_in_the_order_of_first_tiles() -> None:
     """Component 0 holds tile 0, and so on: labels do not depend on internals of the graph."""
     labels = component_labels(7, np.array([5, 2]), np.array([6, 4]))
     assert labels.tolist() == [0, 1, 2, 3, 2, 4, 4]
-
-
-def scattered(seed: int) -> np.ndarray:
-    """Rectangles of very different sizes, one that covers most others, and two with NaN corners."""
-    rng = np.random.default_rng(seed)
-    wcs = tangent(0.0, 89.0)
-    size = np.r_[np.exp(rng.uniform(1, 5, 60)), 900.0].round()
-    corners = [rectangle(wcs, *rng.uniform(0, 600, 2), s, s // 2 + 1) for s in size]
-    corners[7] = corners[20] = np.full((4, 2), np.nan)
-    return np.stack(corners)
 
 
 @pytest.mark.parametrize("batch", [1, 50, 1 << 16])
