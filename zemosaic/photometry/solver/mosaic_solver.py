@@ -46,9 +46,9 @@ def solve_mosaic(
     Solution
     """
 
-    def solve_graph(kept: OverlapGraph, lines: Sequence[Sequence[Measurement]]) -> Solution:
-        factors = repetition(kept, corners)
-        return solve(kept.i, kept.j, lines, sky, model, anchor, frame, factors)
+    def solve_graph(pairs: OverlapGraph, lines: Sequence[Sequence[Measurement]]) -> Solution:
+        factors = repetition(pairs, corners)
+        return solve(pairs.i, pairs.j, lines, sky, model, anchor, frame, factors)
 
     solution = solve_graph(graph, measurements)
     misplaced = (solution.misplaced & solution.planes).any(axis=1)
@@ -70,36 +70,37 @@ def _can_drop(
     return len(np.unique(after)) <= len(np.unique(before))
 
 
-def _merge(whole: Solution, without: Solution, misplaced: np.ndarray, kept: np.ndarray) -> Solution:
-    """Merge the solution without misplaced tiles with the corrections of these.
+def _merge(full: Solution, reduced: Solution, misplaced: np.ndarray, kept: np.ndarray) -> Solution:
+    """Add the corrections of misplaced tiles, from the full solution, to the reduced one.
 
-    `misplaced` ``(T,)`` and `kept` ``(P,)`` are the tiles and pairs dropped and kept.
+    `misplaced` ``(T,)`` are the dropped tiles, and `kept` ``(P,)`` the pairs of the reduced
+    solution.
     """
-    merged = {name: getattr(without, name).copy() for name in OF_TILES}
-    for tile, channel in np.argwhere(np.broadcast_to(misplaced[:, None], whole.gain.shape)):
+    merged = {name: getattr(reduced, name).copy() for name in OF_TILES}
+    for tile, channel in np.argwhere(np.broadcast_to(misplaced[:, None], full.gain.shape)):
         for name, values in merged.items():
-            values[tile, channel] = getattr(whole, name)[tile, channel]
-        component = whole.component[:, channel]
+            values[tile, channel] = getattr(full, name)[tile, channel]
+        component = full.component[:, channel]
         neighbours = ~misplaced & (component == component[tile])
         if neighbours.any():
-            factor, level = _gauge_change(whole, without, neighbours, channel)
+            factor, level = _gauge_change(full, reduced, neighbours, channel)
             for name in CORRECTION:
                 merged[name][tile, channel] *= factor
             merged["offset"][tile, channel] += level
     for name in OF_PAIRS:
-        merged[name] = getattr(whole, name).copy()
-        merged[name][kept] = getattr(without, name)
-    return replace(whole, **merged, suspect=without.suspect | whole.misplaced)
+        merged[name] = getattr(full, name).copy()
+        merged[name][kept] = getattr(reduced, name)
+    return replace(full, **merged, suspect=reduced.suspect | full.misplaced)
 
 
 def _gauge_change(
-    whole: Solution, without: Solution, tiles: np.ndarray, channel: int
+    full: Solution, reduced: Solution, tiles: np.ndarray, channel: int
 ) -> tuple[float, float]:
-    """Compute the factor and the level in ADU from the gauge of one solution to the other's.
+    """Compute the factor and the level in ADU between the gauges of two solutions.
 
-    They are medians over the chosen tiles ``(T,)``.
+    They are medians over some `tiles` ``(T,)``, which both solutions have in common.
     """
-    ratio = without.gain[tiles, channel] / whole.gain[tiles, channel]
+    ratio = reduced.gain[tiles, channel] / full.gain[tiles, channel]
     factor = np.exp(np.median(np.log(ratio)))
-    level = without.offset[tiles, channel] - factor * whole.offset[tiles, channel]
+    level = reduced.offset[tiles, channel] - factor * full.offset[tiles, channel]
     return factor, np.median(level)

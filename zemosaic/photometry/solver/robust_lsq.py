@@ -21,7 +21,8 @@ NARROWING = 6  # rounds
 LEAST_WEIGHT = 1e-6  # of an outlying pair: keeps the graph connected
 DIRECT = 3_000  # largest number of unknowns for which each round factorizes its own matrix
 STEADY = 1e-12  # convergence, up to DIRECT: change relative to the largest unknown
-STEADY_ERRORS = 1e-3  # convergence beyond DIRECT: change of any residual in units of its error
+# Convergence beyond DIRECT, in about 20 rounds: change of any residual in units of its error.
+STEADY_ERRORS = 1e-3
 STEPS = 20  # of conjugate gradients at most: beyond that a new factor is cheaper
 ERROR_REDUCTION = 0.03  # of the error of a round (energy norm), by conjugate gradients
 # Conjugate gradients reuse a factor while the diagonal changes by less than these factors.
@@ -88,17 +89,17 @@ def robust_least_squares(
     weighting, solver = _Weighting(equations.freedoms), _ReusedFactor()
     weights, solution, residual = np.ones(pairs), np.zeros(len(ridge)), right
     renew = True
-    for turn in range(1, rounds + 1):
+    for round_number in range(1, rounds + 1):
         normal, gradient = equations.weighted(weights, solution, residual)
-        change = None if renew or turn == rounds else solver.approximate(normal, gradient)
+        change = None if renew or round_number == rounds else solver.approximate(normal, gradient)
         exact = change is None
         if change is None:
             change = solver.solve(normal, gradient)
         solution, previous = solution + change, residual
         residual = right - design @ solution
-        weights = weighting.of_round(turn, equations.chi(residual))
+        weights = weighting.of_round(round_number, equations.chi(residual))
         steady = _is_steady(solution, change, residual - previous)
-        if steady and exact and turn > MILD_ROUNDS + NARROWING:
+        if steady and exact and round_number > MILD_ROUNDS + NARROWING:
             break
         renew = steady or len(ridge) <= DIRECT
     chi = equations.chi(residual)
@@ -153,12 +154,12 @@ class _Weighting:
     def __init__(self, freedoms: int) -> None:
         self.freedoms, self.widest = freedoms, 1.0
 
-    def of_round(self, turn: int, chi: np.ndarray) -> np.ndarray:
+    def of_round(self, round_number: int, chi: np.ndarray) -> np.ndarray:
         """Compute the weights ``(P,)`` for the next round from residuals in their errors."""
-        if turn <= MILD_ROUNDS:
+        if round_number <= MILD_ROUNDS:
             self.widest = max(1.0, chi.max() / (robust_scale(chi, self.freedoms) * BIWEIGHT))
             return huber_weights(chi, self.freedoms)
-        narrowed = min(1.0, (turn - MILD_ROUNDS) / NARROWING)
+        narrowed = min(1.0, (round_number - MILD_ROUNDS) / NARROWING)
         return tukey_weights(chi, self.freedoms, self.widest ** (1 - narrowed))
 
 
