@@ -1,4 +1,4 @@
-"""Footprints scattered over the sphere."""
+"""Footprints on the sky of tiles with a tangent projection."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def tangent(ra: float, dec: float, crpix: tuple[float, float] = (1.0, 1.0)) -> W
 
 
 def rectangle(wcs: WCS, x: float, y: float, w: float, h: float) -> np.ndarray:
-    """Corners on the sky of a rectangle in the pixels of a WCS."""
+    """Return the corners on the sky of a rectangle in the pixels of a WCS."""
     return pixel_to_sky(wcs, edge_points((int(h), int(w)), 1) + np.array([x, y]))
 
 
 def scattered(seed: int) -> np.ndarray:
-    """Rectangles of very different sizes, one that covers most others, and two without a place."""
+    """Rectangles of very different sizes, one that covers most others, and two with NaN corners."""
     rng = np.random.default_rng(seed)
     wcs = tangent(0.0, 89.0)
     size = np.r_[np.exp(rng.uniform(1, 5, 60)), 900.0].round()

@@ -24,7 +24,7 @@ from ..photometry.preview.grid import make_grid
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
 from ..photometry.solver.channel import TileFrame
-from ..photometry.solver.solve import solve_mosaic
+from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.tiles.tile import Tile
 from ..runtime.events import FanOut, Note, StageEnded, StageStarted
 from ..runtime.inflight import Inflight
