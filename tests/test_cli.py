@@ -18,7 +18,8 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from tests.conftest import Run, simulated
+from tests.helpers.cli import Run
+from tests.helpers.tiles import simulated
 from zemosaic import __version__
 from zemosaic.cli import main
 from zemosaic.photometry.mosaic import write_mosaic

@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.footprints import scattered
-from tests.test_cells import in_colours, pair
-from tests.test_measure import preview
+from tests.helpers.previews import in_colours, pair, preview
 from zemosaic.photometry._kernels import compiled
 from zemosaic.photometry.overlap.graph import find_overlaps, repetition
 from zemosaic.photometry.pairfit.algebra import median, thin

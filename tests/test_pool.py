@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import Recorder
+from tests.helpers.fakes import HeldClock, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer
 from zemosaic.runtime.inflight import Inflight, read
 from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
@@ -99,10 +99,11 @@ def test_the_death_of_a_worker_costs_its_own_job(fault: object, error: str) -> N
 
 def test_a_process_that_hangs_is_killed_and_replaced() -> None:
     """After the time-out the worker is gone, and its successor does the rest."""
-    pool = ProcessPool(1)
+    pool, recorder = ProcessPool(1), Recorder()
+    clock = HeldClock(lambda: [e.index for e in recorder.of(JobEnded)] == [1])
     try:
         jobs = [Job(k, sleep_for_ever if k == 2 else pid_of, (k,)) for k in range(1, 5)]
-        outcomes = run(jobs, 4, pool, FanOut(), stage="pairs", timeout=0.3)
+        outcomes = run(jobs, 4, pool, FanOut([recorder]), stage="pairs", timeout=30.0, clock=clock)
     finally:
         pool.close()
     assert [o.state for o in outcomes] == ["measured", "timeout", "measured", "measured"]
@@ -142,7 +143,7 @@ def test_a_stuck_thread_keeps_neither_the_run_nor_the_interpreter() -> None:
 
 def test_an_interrupt_lets_go_of_what_runs() -> None:
     """Ctrl-C in the loop leaves no job behind that somebody waits for."""
-    from tests.fakes import FakeClock, ManualPool
+    from tests.helpers.fakes import FakeClock, ManualPool
 
     def interrupt(now: float) -> None:
         raise KeyboardInterrupt
@@ -289,10 +290,12 @@ def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, run_in_slot: bool
     """Of jobs that were sent together the one that hangs is given up, and the others are done."""
     pool, recorder = ProcessPool(2), Recorder()
     table = Inflight(tmp_path, pool.window, 0.0) if run_in_slot else None
+    # Without a table the jobs before the one that hangs wait for the time-out of their batch.
+    clock = HeldClock(lambda: len(recorder.of(JobEnded)) == 599) if run_in_slot else None
     try:
         jobs = [Job(k, sleep_for_ever if k == 300 else pid_of, (k,)) for k in range(1, 601)]
         outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="pairs", inflight=table,
-                       timeout=1.0, heartbeat=0.5)  # fmt: skip
+                       timeout=10.0, heartbeat=5.0, clock=clock)  # fmt: skip
     finally:
         pool.close()
     assert [(o.job.index, o.state) for o in outcomes if o.state != "measured"] == [(300, "timeout")]
