@@ -190,7 +190,7 @@ class _Loop:
         finally:
             # Also when interrupted: nothing that still runs may hold on to its worker.
             for future in self.window:
-                self.pool.give_up(future)
+                self.pool.abandon(future)
             if self.inflight is not None:
                 self.inflight.rest()
             self._emit()
@@ -356,7 +356,7 @@ class _Loop:
         for future, batch in list(self.window.items()):
             if batch.ran(now) < self.timeout or future.done():
                 continue
-            if not self.pool.give_up(future):
+            if not self.pool.abandon(future):
                 self.workers_left -= 1
             _, row = self._take_off(future)
             stack = self._stack(row)
@@ -374,7 +374,7 @@ class _Loop:
         """What waits would wait for ever, or kill the next worker."""
         now, ended = self.clock.monotonic(), []
         for future in list(self.window):
-            self.pool.give_up(future)
+            self.pool.abandon(future)
             batch, row = self._take_off(future)
             ended += [
                 self._closed(batch, Outcome(batch.jobs[place], "failed", error=error), row)
@@ -395,7 +395,7 @@ class _Loop:
         return self.inflight.stack(row) if self.inflight and row else ""
 
     def _tell_lost(self) -> None:
-        for error in self.pool.lost():
+        for error in self.pool.idle_deaths():
             message = f"{death(error, '')[1]}, while it waited for a job; another takes its place"
             self.news.append(Note(level=logging.WARNING, message=message))
 
