@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..photometry._kernels import compiled
+from ..photometry._kernels import COMPILED
 from ..photometry.pairfit.measure import Measurement, measure_pair
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
@@ -89,7 +89,7 @@ def cache_key(*parts: object) -> str:
 
     With compiled kernels the last bits are others.
     """
-    program = __version__, compiled.fused is not None
+    program = __version__, COMPILED
     return hashlib.sha256(repr((program, *parts)).encode()).hexdigest()[:24]
 
 
