@@ -13,7 +13,7 @@ from .._version import __version__
 from ..pipeline import PRELOAD
 from ..settings import MODELS, Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
-from .output import OPTIONS, Says
+from .output import OPTIONS, Output
 
 if TYPE_CHECKING:
     from ..pipeline.solution import PhaseSolution
@@ -42,7 +42,7 @@ def _hdu(_context: click.Context, _option: click.Parameter, value: str | None) -
 
 
 def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that every run has."""
+    """Add the options of every run."""
     options = [
         click.option("--model", type=click.Choice(MODELS), default=Settings.model,
                      help="What is solved for each tile and channel."),
@@ -57,7 +57,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",
                      help="Seconds after which a tile is given up; 0 never."),
         click.option("--heartbeat", type=float, default=Settings.heartbeat, metavar="S",
-                     help="Seconds of silence after which it says what is pending."),
+                     help="Seconds without an ended job before a heartbeat."),
         click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
                      help="Send the trace there; http://127.0.0.1:4318 without URL."),
         click.option("--live", type=click.Choice(("snapshot", "marker", "off")),
@@ -104,7 +104,7 @@ def _run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_run_options
 @click.pass_obj
 def intertile(
-    says: Says,
+    output: Output,
     /,
     tiles: tuple[str, ...],
     folder: Path,
@@ -121,12 +121,12 @@ def intertile(
     """Find gain and offset of each of the FITS files TILES, so that their overlaps agree."""
     options["anchor"] = _anchor_index(anchor, tiles)
     settings = Settings(**options)
-    _spare_the_inputs(tiles, apply_to, mosaic)
+    _refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
-            _writable(target)
+            _require_writable(target)
     how = {"pool": pool, "otlp": otlp, "live": live, "resume": resume, "report": report}
-    solution, code = _ran(says, tiles, settings, folder, apply_to=apply_to, **how)
+    solution, code = _run_phase(output, tiles, settings, folder, apply_to=apply_to, **how)
     if mosaic is not None:
         from ..photometry.mosaic import write_mosaic
 
@@ -135,35 +135,35 @@ def intertile(
             [(Path(tiles[k]), solution.correction(k)) for k in usable],
             mosaic, settings.hdu, settings.mask_hdu,
         )  # fmt: skip
-        says.line(f"mosaic       {mosaic}")
-        says.facts["mosaic"] = str(mosaic)
+        output.line(f"mosaic       {mosaic}")
+        output.facts["mosaic"] = str(mosaic)
     return code
 
 
-def _ran(
-    says: Says, tiles: Sequence[str], settings: Settings, folder: Path, **how: Any
+def _run_phase(
+    output: Output, tiles: Sequence[str], settings: Settings, folder: Path, **how: Any
 ) -> tuple[PhaseSolution, int]:
-    """Run the phase and print what came out; the solution and the exit code."""
+    """Run the phase and print its summary; return the solution and the exit code."""
     if how["pool"] == "processes":
         from ..runtime.process_pool import start_server
 
         start_server(PRELOAD)
     from .session import run_in_folder
 
-    how |= {"quiet": says.quiet, "verbose": says.verbose}
+    how |= {"quiet": output.quiet, "verbose": output.verbose}
     ran = run_in_folder(tiles, settings, folder, **how)
     for line in ran.lines:
-        says.line(line)
-    says.facts |= ran.facts
-    code = _exit_code(says, ran.solution)
+        output.line(line)
+    output.facts |= ran.facts
+    code = _exit_code(output, ran.solution)
     return ran.solution, code if code != SOLVED or ran.whole else INCOMPLETE
 
 
-def _exit_code(says: Says, solution: PhaseSolution) -> int:
+def _exit_code(output: Output, solution: PhaseSolution) -> int:
     if not any(record.outcome == "measured" for record in solution.records):
         why = "no two tiles overlap" if not solution.records else "no pair could be measured"
         message = f"no solution: {why}; every tile keeps gain 1, offset 0"
-        return says.complain(message, NO_SOLUTION)
+        return output.error(message, NO_SOLUTION)
     lost = [r for r in solution.records if r.outcome not in ("measured", "rejected")]
     return INCOMPLETE if solution.failed or lost else SOLVED
 
@@ -178,8 +178,10 @@ def _anchor_index(anchor: str | None, tiles: Sequence[str]) -> int | None:
     return matches[0]
 
 
-def _spare_the_inputs(tiles: Sequence[str], apply_to: Path | None, mosaic: Path | None) -> None:
-    """Refuse a file that would replace a tile, or one that would be written twice."""
+def _refuse_to_overwrite_inputs(
+    tiles: Sequence[str], apply_to: Path | None, mosaic: Path | None
+) -> None:
+    """Refuse outputs that would replace a tile, or be written twice."""
     inputs = {Path(tile).resolve(): tile for tile in tiles}
     outputs = [apply_to / Path(tile).name for tile in tiles] if apply_to else []
     seen = set()
@@ -195,8 +197,8 @@ def _spare_the_inputs(tiles: Sequence[str], apply_to: Path | None, mosaic: Path 
         seen.add(place)
 
 
-def _writable(folder: Path) -> None:
-    """Refuse a folder before the work rather than after it."""
+def _require_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be written before the run rather than after it."""
     import tempfile
 
     try:
@@ -248,7 +250,7 @@ def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
 
 
 def _write_scene(scene: Any, folder: Path) -> list[str]:
-    """Write the tiles of a scene and truth.ecsv; the names of the tiles."""
+    """Write the tiles of a scene and truth.ecsv; return the paths of the tiles."""
     from astropy import units as u
     from astropy.io import fits
     from astropy.table import Table
@@ -256,7 +258,7 @@ def _write_scene(scene: Any, folder: Path) -> list[str]:
     from ..photometry.simulate import simulate as simulated
     from ..pipeline.tables import write_table
 
-    _writable(folder)
+    _require_writable(folder)
     rows, files = [], []
     for index, tile in enumerate(simulated(scene)):
         header = tile.wcs.to_header(relax=True)
@@ -278,7 +280,7 @@ def _write_scene(scene: Any, folder: Path) -> list[str]:
 @_run_options
 @click.pass_obj
 def demo(
-    says: Says,
+    output: Output,
     /,
     folder: Path,
     pool: str,
@@ -294,17 +296,17 @@ def demo(
 
     settings = Settings(**options)
     files = _write_scene(Scene(), folder / "tiles")
-    says.line(f"simulated    {len(files)} tiles in {folder / 'tiles'}")
+    output.line(f"simulated    {len(files)} tiles in {folder / 'tiles'}")
     how = {"pool": pool, "otlp": otlp, "live": live, "report": report}
-    solution, code = _ran(says, files, settings, folder, **how)
+    solution, code = _run_phase(output, files, settings, folder, **how)
     truth = Table.read(folder / "tiles" / "truth.ecsv", format="ascii.ecsv")
     gain, offset = compare(solution, truth["gain"].data[:, None], truth["offset"].data[:, None])
-    says.line("\ntile  true gain  found    ± error      true offset  found     ± error (ADU)")
+    output.line("\ntile  true gain  found    ± error      true offset  found     ± error (ADU)")
     columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
     for t, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):
-        says.line("{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(t, *row))
+        output.line("{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(t, *row))
     error = (solution.gain / gain - 1).std() * 100
-    says.line(f"rms gain error {error:.3f} %, the truth scattering by {100 * gain.std():.1f} %")
+    output.line(f"rms gain error {error:.3f} %, the truth scattering by {100 * gain.std():.1f} %")
     return code
 
 
@@ -321,7 +323,7 @@ def status(folder: Path) -> int:
     from ..observe.status import watch
     from ..runtime.run_folder import holder
 
-    # Lines that a program reads are not folded.
+    # Do not wrap lines that a program reads.
     terminal = Terminal(width=None if sys.stdout.isatty() else 250)
     watch(lambda: examine(folder, holder(folder)), terminal)
     return SOLVED

@@ -1,4 +1,4 @@
-"""A run in its folder, as the command line does it: journal, trace, tables, summary."""
+"""A run in a run folder: journal, trace, tables, page and summary."""
 
 from __future__ import annotations
 
@@ -43,9 +43,10 @@ LIVE = ("snapshot", "marker", "off")
 
 
 @dataclass(frozen=True)
-class Ran:
-    """A run that came to a solution, what is to be said of it to people and to machines, and
-    whether all was kept.
+class RunResult:
+    """The solution of a run, its summary for people (`lines`) and for programs (`facts`).
+
+    `whole` is False if the journal could not be written to its end.
     """
 
     solution: PhaseSolution
@@ -67,7 +68,7 @@ def run_in_folder(
     report: bool = True,
     quiet: bool = False,
     verbose: bool = False,
-) -> Ran:
+) -> RunResult:
     """Run the phase with a run folder, a trace and a console.
 
     Parameters
@@ -75,23 +76,23 @@ def run_in_folder(
     tiles : sequence of str
         FITS files.
     settings : Settings
-        What to do.
+        Settings of the run.
     folder : pathlib.Path
-        Is made if need be, and held against other runs meanwhile.
+        Run folder; it is created if needed, and locked during the run.
     pool : {"processes", "threads", "serial"}
         Where jobs run.
     otlp : str, optional
-        Endpoint; empty for the usual one, None for what the environment says.
+        Endpoint; empty for the default one, None for that of the environment.
     live : {"snapshot", "marker", "off"}
-        How a run that has not ended is shown there.
+        How a running run is shown there.
     resume : bool
-        Take what earlier runs in the folder have measured.
+        Reuse the measurements of earlier runs in the folder.
     apply_to : pathlib.Path, optional
         Folder for corrected tiles.
     report : bool
-        Make the page of the run at its end, however that is.
+        Make the page of the run at its end, whatever its outcome.
     quiet, verbose : bool
-        How much the console says.
+        Amount of output on the console.
     """
     endpoint = endpoint_from_environment() if otlp is None else otlp or DEFAULT_ENDPOINT
     if endpoint:
@@ -100,7 +101,7 @@ def run_in_folder(
     console = Console(terminal, folder, quiet=quiet, verbose=verbose)
     with claim(folder), _page(folder, terminal, report):
         records = journal.read(folder)
-        _say_what_died(terminal, records, folder, resume)
+        _warn_about_dead_run(terminal, records, folder, resume)
         if records and not resume and _finished(records[-1]):
             RunFolder(folder).journal.unlink()  # its results are in the tables
         cached = journal.results(records) if resume else {}
@@ -112,13 +113,17 @@ def run_in_folder(
                 tracing.live() if live == "snapshot" else None,
                 markers=live == "marker",
             )
-            observers = [*book, telemetry, console]  # what was seen is in the journal already
+            observers = [
+                *book,
+                telemetry,
+                console,
+            ]  # an event is in the journal before anybody sees it
 
             def write_tables(solution: PhaseSolution) -> None:
                 write_table(corrections_table(solution, settings), RunFolder(folder).corrections)
                 write_table(pairs_table(solution, settings), RunFolder(folder).pairs)
 
-            gc.freeze()  # all that was imported: to look it through takes a twentieth of a second
+            gc.freeze()  # a collection of all imported objects takes 50 ms
             try:
                 solution = calibrate(
                     tiles, settings, pool, observers, apply_to=apply_to, folder=folder,
@@ -140,12 +145,12 @@ def run_in_folder(
     lines = _summary(solution, console.stage_seconds)
     lines += [f"{name:12} {place}" for name, place in files.items()]
     facts = _facts(solution, console.stage_seconds) | {"folder": str(folder), "files": files}
-    return Ran(solution, tuple(lines), facts, bool(book) and not book[0].failed)
+    return RunResult(solution, tuple(lines), facts, bool(book) and not book[0].failed)
 
 
 @contextlib.contextmanager
 def _page(folder: Path, terminal: Terminal, wanted: bool) -> Iterator[None]:
-    """The page of the run, however that ends; that of an earlier one goes first."""
+    """Remove the page of an earlier run, and make that of this one at its end."""
     with contextlib.suppress(OSError):
         RunFolder(folder).report.unlink(missing_ok=True)
     try:
@@ -156,7 +161,7 @@ def _page(folder: Path, terminal: Terminal, wanted: bool) -> Iterator[None]:
 
             try:
                 report(folder)
-            except Exception as error:  # a night's work must not end over its page
+            except Exception as error:  # a failure of the page must not fail the run
                 logger.debug("no report", exc_info=True)
                 again = f"zemosaic report {shlex.quote(str(folder))}"
                 _warn(
@@ -169,7 +174,7 @@ def _page(folder: Path, terminal: Terminal, wanted: bool) -> Iterator[None]:
 def _journal(
     folder: Path, about: dict[str, Any], tracing: Tracing, terminal: Terminal
 ) -> Iterator[list[Journal]]:
-    """The journal, in a list that is empty where there is no room for one; the trace's end."""
+    """Yield a list with the journal, empty if it cannot be created; close the trace at the end."""
     book = []
 
     def cut_off(why: str) -> None:
@@ -181,7 +186,7 @@ def _journal(
         _warn(terminal, f"{folder}: no journal ({error.strerror}); the run cannot be resumed")
 
     def took(numbers: list[int]) -> None:
-        with contextlib.suppress(OSError):  # of a full disk the journal itself has told
+        with contextlib.suppress(OSError):  # the journal has reported a full disk already
             for kept in book:
                 kept.write({"kind": "delivered", "spans": journal.ranges(numbers)})
 
@@ -202,7 +207,7 @@ def _journal(
 
 
 def _about(settings: Settings, pool: str, tracing: Tracing, live: str) -> dict[str, Any]:
-    """What the autopsy, the report and the next run are told besides the events."""
+    """Return the facts besides events that the autopsy, the report and the next run need."""
     return {
         "version": __version__,
         "python": platform.python_version(),
@@ -221,14 +226,14 @@ def _about(settings: Settings, pool: str, tracing: Tracing, live: str) -> dict[s
 
 
 def send_missing(found: Autopsy, otlp: str) -> list[str]:
-    """Send the spans that a collector lacks, and make the trace file whole; what came of it."""
+    """Send the spans that a collector lacks and complete the trace file; return a summary."""
     if found.state == "running":
         raise UserError(f"{found.folder}: its run goes on; its spans follow when it has ended")
     about = found.record.about
     trace = about["trace"]
     endpoint = check_endpoint(otlp or trace["endpoint"] or DEFAULT_ENDPOINT)
     with claim(found.folder):
-        # Of another collector nothing is known: it gets them all.
+        # Another collector receives all spans.
         had = found.record.delivered if endpoint == trace["endpoint"] else set()
         ids = Ids(trace["id"], trace["first"])
         with atomic_write(RunFolder(found.folder).trace) as fresh:
@@ -246,7 +251,7 @@ def send_missing(found: Autopsy, otlp: str) -> list[str]:
 
 @contextlib.contextmanager
 def _delivered(folder: Path, tracing: Tracing, same: bool) -> Iterator[list[int]]:
-    """Numbers of spans that were delivered; written down for the next time if it is the same."""
+    """Yield the numbers of delivered spans; journal them if the collector is the same."""
     sent: list[int] = []
     tracing.on_delivered = sent.extend
     yield sent
@@ -259,10 +264,10 @@ def _finished(record: Record) -> bool:
     return record.ended is not None and record.ended.state == "finished"
 
 
-def _say_what_died(
+def _warn_about_dead_run(
     terminal: Terminal, records: Sequence[Record], folder: Path, resume: bool
 ) -> None:
-    """One line where the last run in the folder has not finished."""
+    """Warn if the last run in the folder has not finished."""
     if not records or _finished(records[-1]) or resume:
         return
     ended = records[-1].ended
@@ -280,7 +285,7 @@ def _warn(terminal: Terminal, message: str) -> None:
 
 
 def _facts(solution: PhaseSolution, seconds: dict[str, float]) -> dict[str, Any]:
-    """The summary for machines."""
+    """Return the summary for programs."""
     outcomes = Counter(record.outcome for record in solution.records)
     return {
         "tiles": {
