@@ -1,11 +1,11 @@
-"""The numerics one by one, without files, workers and spans.
+"""Benchmark the numerics one by one, without files, workers or spans.
 
     python -m pytest benchmarks/kernels.py --benchmark-only [--benchmark-columns=min,median]
 
-Needs ``pip install '.[bench]'``. What is measured: the fit of a pair by common cells and colours,
-with the compiled kernels and without, the block mean and the sampling of a tile of 1080 x 1920, and
-the solver on 200 tiles. Compare the minima of runs on one machine; other programs on it lengthen
-all else.
+Needs ``pip install '.[bench]'``. The benchmarks are the fit of a pair by the number of common cells
+and of channels, with the compiled kernels and without; the block mean and the sampling of a tile of
+1080 x 1920; and the solver on 200 tiles. Compare the minima of runs on one machine, because other
+programs lengthen everything else.
 """
 
 from __future__ import annotations
@@ -27,20 +27,22 @@ NOISE = 3.0  # ADU per cell
 
 
 def sky(height: int, width: int) -> np.ndarray:
-    """Clouds and stars, a star on every hundredth cell."""
+    """Return an image of clouds and stars, with a star for every hundredth cell."""
     rng = np.random.default_rng(1)
     y, x = np.mgrid[:height, :width]
     scene = 1000 + 100 * np.sin(x / 40) * np.cos(y / 30)
     for _ in range(height * width // 100):
-        at_x, at_y = rng.uniform(0, width), rng.uniform(0, height)
-        near = np.s_[max(0, int(at_y) - 4) : int(at_y) + 5, max(0, int(at_x) - 4) : int(at_x) + 5]
+        star_x, star_y = rng.uniform(0, width), rng.uniform(0, height)
+        left, top = max(0, int(star_x) - 4), max(0, int(star_y) - 4)
+        stamp = np.s_[top : int(star_y) + 5, left : int(star_x) + 5]
         peak = min(20 / rng.uniform(), 5000)
-        scene[near] += peak * np.exp(-((x[near] - at_x) ** 2 + (y[near] - at_y) ** 2) / 2)
+        square = (x[stamp] - star_x) ** 2 + (y[stamp] - star_y) ** 2
+        scene[stamp] += peak * np.exp(-square / 2)
     return scene
 
 
 def preview(scene: np.ndarray, channels: int, gain: float, seed: int) -> Preview:
-    """The sky through a gain, with noise."""
+    """Return the preview of a tile of that gain, with noise."""
     noise = np.random.default_rng(seed).normal(0, NOISE, (channels, *scene.shape))
     values = (gain * scene + noise).astype(np.float32)
     variance = np.full_like(values, NOISE**2)
@@ -54,26 +56,26 @@ def preview(scene: np.ndarray, channels: int, gain: float, seed: int) -> Preview
 def test_pair_fit(
     benchmark: Any, shape: tuple[int, int], channels: int, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One pair, all its colours, with the compiled kernels and without."""
+    """Fit one pair in all channels, with the compiled kernels and without."""
     if way == "numpy":
         monkeypatch.setattr(compiled, "fused", None)
     elif compiled.fused is None:
         pytest.skip("the kernels were not compiled")
     scene = sky(*shape)
     pair = preview(scene, channels, 1.0, 1), preview(scene, channels, 1.1, 2)
-    found = benchmark(measure_pair, *pair)
-    assert all(isinstance(line, PairMeasurement) and line.gain_measured for line in found)
+    measurements = benchmark(measure_pair, *pair)
+    assert all(isinstance(m, PairMeasurement) and m.gain_measured for m in measurements)
 
 
 def test_block_mean(benchmark: Any) -> None:
-    """A tile of 1080 x 1920 over blocks of 2 pixels."""
-    planes = np.random.default_rng(1).normal(1000, 10, (1, 1080, 1920)).astype(np.float32)
-    means, _ = benchmark(block_mean, planes, 2)
+    """Average a tile of 1080 x 1920 over blocks of 2 pixels."""
+    channels = np.random.default_rng(1).normal(1000, 10, (1, 1080, 1920)).astype(np.float32)
+    means, _ = benchmark(block_mean, channels, 2)
     assert means.shape == (1, 540, 960)
 
 
 def test_preview(benchmark: Any) -> None:
-    """The way of that tile to the grid: block mean, positions and sampling."""
+    """Resample the same tile to the grid: block mean, positions and sampling."""
     from astropy.wcs import WCS
 
     wcs = WCS(naxis=2)
@@ -82,31 +84,31 @@ def test_preview(benchmark: Any) -> None:
     wcs.wcs.cd = 6.6e-4 * np.array([[-1, 0.03], [0.03, 1]])
     data = np.random.default_rng(1).normal(1000, 10, (1080, 1920)).astype(np.float32)
     tile = tile_from_array(data, wcs, name="tile")
-    made = benchmark(make_preview, tile, make_grid([tile]))
-    assert np.isfinite(made.values).any()
+    resampled = benchmark(make_preview, tile, make_grid([tile]))
+    assert np.isfinite(resampled.values).any()
 
 
 def test_solve(benchmark: Any) -> None:
-    """200 tiles in 20 columns, each matched to its 8 neighbours."""
+    """Solve for 200 tiles in 20 columns, each matched to its 8 neighbours."""
     rng = np.random.default_rng(1)
-    places = np.arange(200).reshape(10, 20)
-    ends = [
-        (places[r, c], places[r + dr, c + dc])
-        for dr, dc in ((0, 1), (1, 0), (1, 1), (1, -1))
-        for r in range(10 - dr)
-        for c in range(max(0, -dc), 20 - max(0, dc))
+    index = np.arange(200).reshape(10, 20)
+    pairs = [
+        (index[row, column], index[row + down, column + right])
+        for down, right in ((0, 1), (1, 0), (1, 1), (1, -1))
+        for row in range(10 - down)
+        for column in range(max(0, -right), 20 - max(0, right))
     ]
-    i, j = np.array(ends).T
+    i, j = np.array(pairs).T
     gain, level = rng.uniform(0.9, 1.1, 200), rng.uniform(-100, 100, 200)
-    lines = []
-    for a, b in ends:
+    matches = []
+    for a, b in pairs:
         slope, x = gain[b] / gain[a] * rng.normal(1, 1e-3), 1000.0
         y = slope * x + level[b] - level[a] + rng.normal(0, 0.05)
-        lines.append((
+        matches.append((
             PairMeasurement(
                 slope, 1e-3 * slope, slope, 2e-3 * slope, y - slope * x, x, y, 0.05, 0.0, 0.0,
                 (0.0, 0.0), (0.0, 0.0), (1e-6, 0.0, 1e-6), 10_000, 3.0, 0.9, True,
             ),
         ))  # fmt: skip
-    solution = benchmark(solve, i, j, lines, np.full((200, 1), 1000.0))
+    solution = benchmark(solve, i, j, matches, np.full((200, 1), 1000.0))
     assert np.isfinite(solution.gain).all()

@@ -243,7 +243,7 @@ class Judge:
 
     def __init__(self, scene: Scene, tiles: TileSet) -> None:
         import numpy as np
-        from accuracy import Seams
+        from seams import Seams
 
         from zemosaic.photometry.overlap.graph import find_overlaps
         from zemosaic.photometry.tiles.tile import open_tile

@@ -2,17 +2,17 @@
 
     python benchmarks/scale.py [--quick] [--sizes N ...] [--only NAME ...] [--json FILE]
 
-The footprints are those of a mosaic in which each tile overlaps its eight neighbours, on a patch
-of sky; "mixed" has 1 % of them between 0.1 and 6 times as large and five that cover most of a
-hundred thousand. The solver gets pairs of known truth with noise and 1 % outliers, as
-`PairMeasurement` objects whose making is not in the time; "planes" is the model gain+plane,
-"islands" are tiles in pairs. "previews" is the whole phase on tiles of 1080 × 1920, eight
-neighbours each: nine frames of a sky that repeats itself serve as all tiles, so that only their
-previews and what is known of pairs grow; memory is that of the tree of processes.
+Footprints are those of a mosaic on a patch of sky in which each tile overlaps its eight
+neighbours. In "mixed" 1 % of them are between 0.1 and 6 times as large, and five cover most of a
+hundred thousand. The solver gets simulated pairs with noise and 1 % outliers, as `PairMeasurement`
+objects; the time to make these does not count. "planes" is the model gain+plane; in "islands"
+tiles form separate pairs. "previews" is the complete phase on tiles of 1080 × 1920 with eight
+neighbours each: nine frames of a periodic sky serve as all tiles, so only previews and
+measurements grow; memory is that of the process tree.
 
-χ² is that of (estimate - truth) / error; 1 is honest. The exponent is the growth of the
-processor's time since the size before. Each line is measured in a process of its own; "before" is
-its memory when the clock starts: interpreter, libraries and input.
+χ² is that of (estimate - truth) / error; 1 is honest. The exponent is the growth of CPU time with
+the number of tiles since the previous size. Each line is measured in a separate process; "before"
+is its memory when the clock starts: interpreter, libraries and input.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ from zemosaic.photometry.overlap.graph import find_overlaps, prune, repetition
 from zemosaic.photometry.pairfit.measure import PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.photometry.solver.channel import TileFrame
-from zemosaic.photometry.solver.solve import solve
+from zemosaic.photometry.solver.solve import Solution, solve
 
+MEDIAN_CHI2 = 0.455  # of one degree of freedom
 FRAME = (1080, 1920)
 STEP = 0.05  # degrees between neighbours
 SIZES = (10_000, 30_000, 100_000)
 CASES = ("overlaps", "overlaps, mixed", "solver", "solver, planes", "solver, islands", "previews")
-FEWER = {"previews": (500, 2_000)}  # cases with sizes of their own
-QUICK = 10  # times smaller
-MOST = {"solver, planes": 30_000}  # tiles, unless they are asked for by --only
+OTHER_SIZES = {"previews": (500, 2_000)}
+QUICK = 10  # factor between the sizes of a normal and a quick run
+LARGEST = {"solver, planes": 30_000}  # tiles, except with --only
 
 
 def footprints(tiles: int, mixed: bool) -> np.ndarray:
-    """Corners ``(T, 4, 2)`` in degrees of turned squares on a jittered lattice."""
+    """Return the corners ``(T, 4, 2)`` in degrees of rotated squares on a jittered lattice."""
     rng = np.random.default_rng(1)
     side = math.isqrt(tiles - 1) + 1
     place = (np.stack(np.divmod(np.arange(tiles), side), axis=1) - side / 2) * STEP
@@ -68,7 +69,7 @@ def footprints(tiles: int, mixed: bool) -> np.ndarray:
 
 
 def neighbours(tiles: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of neighbours on a square lattice, diagonal ones too."""
+    """Return the pairs of neighbours on a square lattice, diagonal ones included."""
     side = math.isqrt(tiles)
     number = np.arange(side * side).reshape(side, side)
     ends = [
@@ -80,7 +81,7 @@ def neighbours(tiles: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Truth:
-    """Tiles of invented gains, offsets and slopes, and what their pairs would measure."""
+    """Tiles with invented gains, offsets and slopes, and the measurements of their pairs."""
 
     def __init__(self, tiles: int, islands: bool, planes: bool) -> None:
         rng = np.random.default_rng(2)
@@ -119,7 +120,7 @@ class Truth:
         self.planes = planes
 
     def measured(self) -> list[tuple[PairMeasurement]]:
-        """One channel of every pair."""
+        """Return the measurements of all pairs, in one channel."""
         variance = self.tilt_err**2
         columns = (
             self.a, self.a * self.gain_err, self.x, self.y, self.level_err, *self.pivot.T,
@@ -139,37 +140,41 @@ class Truth:
 
 
 def memory() -> float:
-    """Most memory that this process has had, in GiB."""
+    """Return the peak memory of this process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def clocks() -> np.ndarray:
-    """Wall and processor time in seconds."""
+    """Return wall and CPU time in seconds."""
     return np.array([time.perf_counter(), time.process_time()])
 
 
 def solving(tiles: int, case: str) -> list[dict[str, Any]]:
-    """Time of the solver, and how true and honest it was."""
+    """Measure the time of the solver, and the χ² of its gains."""
     truth = Truth(tiles, case.endswith("islands"), case.endswith("planes"))
     sky = ((1000 - truth.offset) / truth.gain)[:, None]
     measured, before = truth.measured(), memory()
     frame = TileFrame(truth.centre, np.broadcast_to(np.eye(2), (truth.tiles, 2, 2)))
     model = "gain+plane" if truth.planes else "gain+offset"
     start = clocks()
-    found = solve(truth.i, truth.j, measured, sky, model, frame=frame)
+    solution = solve(truth.i, truth.j, measured, sky, model, frame=frame)
     seconds, cpu = clocks() - start
-    log = np.log(found.gain[:, 0] / truth.gain)
-    group = found.component[:, 0]
-    log -= (np.bincount(group, log) / np.bincount(group))[group]
-    pull = log / (found.gain_err / found.gain)[:, 0]
-    chi2 = float(np.median(pull**2) / 0.455)  # of chance; a few tiles have bad pairs alone
     size = {"tiles": truth.tiles, "pairs": truth.pairs, "before": before}
     times = {"seconds": seconds, "cpu": cpu}
-    return [{"step": case, **size, **times, "peak": memory(), "chi2": chi2}]
+    return [{"step": case, **size, **times, "peak": memory(), "chi2": chi2(truth, solution)}]
+
+
+def chi2(truth: Truth, solution: Solution) -> float:
+    """Compute the χ² of the gains from a median, since a few tiles have only outlying pairs."""
+    error = np.log(solution.gain[:, 0] / truth.gain)
+    component = solution.component[:, 0]
+    error -= (np.bincount(component, error) / np.bincount(component))[component]
+    pull = error / (solution.gain_err / solution.gain)[:, 0]
+    return float(np.median(pull**2) / MEDIAN_CHI2)
 
 
 def overlapping(tiles: int, case: str) -> list[dict[str, Any]]:
-    """Times of the search for overlaps, of pruning, and of repetition."""
+    """Measure the times of the overlap search, of pruning, and of the repetition of pairs."""
     corners, before = footprints(tiles, case.endswith("mixed")), memory()
     rows: list[dict[str, Any]] = []
 
@@ -190,7 +195,7 @@ def overlapping(tiles: int, case: str) -> list[dict[str, Any]]:
 
 
 def same_sky(tiles: int) -> list[Tile]:
-    """Tiles on a lattice; the sky has its period, so that nine arrays serve all of them."""
+    """Return tiles on a lattice, cut from nine arrays with a sky of the lattice's period."""
     rng = np.random.default_rng(3)
     h, w = FRAME
     period = h * 3 // 4, w * 3 // 4
@@ -199,50 +204,50 @@ def same_sky(tiles: int) -> list[Tile]:
     sky = np.tile(first.data, (2, 2))[:h, :w]
     frames = [sky + rng.normal(0, 10, FRAME).astype(np.float32) for _ in range(9)]
     columns = math.isqrt(tiles)
-    given = []
+    lattice = []
     for row, column in (divmod(k, columns) for k in range(tiles)):
         wcs = WCS(naxis=2)
         wcs.wcs.ctype, wcs.wcs.crval = ["RA---TAN", "DEC--TAN"], [120.0, 30.0]
         wcs.wcs.cdelt = [-1e-4, 1e-4]
         wcs.wcs.crpix = [(columns / 2 - column) * period[1], (columns / 2 - row) * period[0]]
-        given.append(tile_from_array(frames[row % 3 * 3 + column % 3], wcs))
-    return given
+        lattice.append(tile_from_array(frames[row % 3 * 3 + column % 3], wcs))
+    return lattice
 
 
 def previewing(tiles: int) -> list[dict[str, Any]]:
-    """The phase from arrays to the solution: time and memory of all its processes."""
-    given, before = same_sky(tiles), memory()
+    """Measure time and memory of the phase from arrays to the solution, over all processes."""
+    mosaic, before = same_sky(tiles), memory()
     start, spent = time.perf_counter(), cpu_seconds()
     with memory_of(os.getpid()) as peaks:
-        found = calibrate(given, Settings(neighbours=8), observers=[])
-    if found.failed:
-        raise SystemExit(f"a tile failed: {found.failed[min(found.failed)]}")
+        solution = calibrate(mosaic, Settings(neighbours=8), observers=[])
+    if solution.failed:
+        raise SystemExit(f"a tile failed: {solution.failed[min(solution.failed)]}")
     seconds = time.perf_counter() - start
-    row = {"step": "previews", "tiles": tiles, "pairs": len(found.records), "before": before}
+    row = {"step": "previews", "tiles": tiles, "pairs": len(solution.records), "before": before}
     cpu, peak = cpu_seconds() - spent, peaks[0] / 2**30
     return [{**row, "seconds": seconds, "cpu": cpu, "peak": peak, "chi2": None}]
 
 
 def run(tiles: int, case: str) -> list[dict[str, Any]]:
-    """One case of one size."""
+    """Measure one case at one size."""
     if case == "previews":
         return previewing(tiles)
     return (solving if case.startswith("solver") else overlapping)(tiles, case)
 
 
 def sizes(case: str, quick: bool) -> list[int]:
-    """The numbers of tiles of a case, unless they are asked for."""
-    return [tiles // (QUICK if quick else 1) for tiles in FEWER.get(case, SIZES)]
+    """Return the default numbers of tiles of a case."""
+    return [tiles // (QUICK if quick else 1) for tiles in OTHER_SIZES.get(case, SIZES)]
 
 
 def main() -> None:
-    """Print a table in markdown; write all figures as JSON if asked."""
+    """Print a Markdown table, and write all figures as JSON with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} times smaller")
     parser.add_argument("--sizes", type=int, nargs="+", help="numbers of tiles")
-    parser.add_argument("--only", nargs="+", choices=CASES, help="these cases alone")
-    parser.add_argument("--json", type=Path, help="write all figures there")
-    parser.add_argument("--here", action="store_true", help="one case, in this process")
+    parser.add_argument("--only", nargs="+", choices=CASES, help="only these cases")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--here", action="store_true", help="measure one case in this process")
     options = parser.parse_args()
     if options.here:
         print(json.dumps(run(options.sizes[0], options.only[0]), default=float))
@@ -253,7 +258,7 @@ def main() -> None:
     for case in options.only or CASES:
         previous: dict[str, dict[str, Any]] = {}
         for tiles in sorted(options.sizes or sizes(case, options.quick)):
-            if not options.only and tiles > MOST.get(case, tiles):
+            if not options.only and tiles > LARGEST.get(case, tiles):
                 continue
             command = [sys.executable, __file__, "--here", "--sizes", str(tiles), "--only", case]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -264,13 +269,13 @@ def main() -> None:
                     row["tiles"] / last["tiles"]
                 )
                 results.append(row)
-                exponent, chi2 = (
+                exponent, gain_chi2 = (
                     "" if row[name] is None else f"{row[name]:.2f}" for name in ("exponent", "chi2")
                 )
                 print(
                     f"| {row['step']} | {row['tiles']:,} | {row['pairs']:,} "
                     f"| {row['seconds']:.2f} | {row['cpu']:.2f} | {exponent} | {row['before']:.2f} "
-                    f"| {row['peak']:.2f} | {chi2} |",
+                    f"| {row['peak']:.2f} | {gain_chi2} |",
                     flush=True,
                 )
     if options.json:

@@ -4,35 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from astropy.io import fits
 
+from tests.helpers.cli import Run
+from tests.helpers.tiles import simulated
 from zemosaic.cli import run
 from zemosaic.photometry._kernels import compiled
-from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
-
-# Without noise and differences in seeing, so that what is found can be held against the truth.
-SMALL = {"tiles": 4, "shape": (96, 128), "overlap": 0.4, "electrons": 0, "seeing": 0, "stars": 4e-3}
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a command ended, and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-
-@cache
-def simulated(**changes: Any) -> tuple[SimulatedTile, ...]:
-    """Small tiles and their truth; four of one channel unless asked otherwise."""
-    return tuple(simulate(Scene(**{**SMALL, **changes})))
 
 
 @pytest.fixture(autouse=True)

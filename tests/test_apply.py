@@ -15,7 +15,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from tests.conftest import simulated
+from tests.helpers.tiles import simulated
 from zemosaic.photometry.apply import correct, write_corrected
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.solver.solve import Correction

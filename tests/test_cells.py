@@ -7,37 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.test_measure import only, preview
+from tests.helpers.previews import NOISE, in_colours, only, pair, preview
 from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
 from zemosaic.photometry.pairfit.overlap_blocks import FEW_CELLS, WHOLE_ENOUGH
 from zemosaic.photometry.pairfit.samples import MANY_BLOCKS, PairSamples, common_samples
 from zemosaic.photometry.preview.preview import SIDE, Preview
 
 pytestmark = pytest.mark.usefixtures("either_way")
-
-NOISE = 3.0
-
-
-def sky(shape: tuple[int, int], seed: int = 1, stars: float = 0.01) -> np.ndarray:
-    """Clouds 40 cells wide, and stars on some of the cells."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    scene = 1000 + 80 * np.sin(x / 40) * np.cos(y / 30)
-    for _ in range(int(stars * scene.size)):
-        at_x, at_y = rng.uniform(0, shape[1]), rng.uniform(0, shape[0])
-        near = np.s_[max(0, int(at_y) - 4) : int(at_y) + 5, max(0, int(at_x) - 4) : int(at_x) + 5]
-        peak = min(20 / rng.uniform(), 5000)
-        scene[near] += peak * np.exp(-((x[near] - at_x) ** 2 + (y[near] - at_y) ** 2) / 2)
-    return scene
-
-
-def pair(shape: tuple[int, int], gain: float = 1.1, seed: int = 1) -> tuple[Preview, Preview]:
-    rng = np.random.default_rng([seed, 5])
-    scene = sky(shape, seed)
-    one, other = (
-        preview(factor * scene + rng.normal(0, NOISE, shape), NOISE) for factor in (1.0, gain)
-    )
-    return one, other
 
 
 def rows_of(first: Preview, second: Preview) -> PairSamples:
@@ -145,19 +121,6 @@ def test_bright_rows_are_those_with_stars() -> None:
     rng = np.random.default_rng(1)
     flat = [preview(rng.normal(1000, NOISE, (100, 150)), NOISE) for _ in range(2)]
     assert not rows_of(*flat).bright.any()
-
-
-def in_colours(pairs: list[tuple[Preview, Preview]]) -> tuple[Preview, Preview]:
-    """Pairs of one channel as one pair of several."""
-    first, second = (
-        replace(
-            pairs[0][k],
-            values=np.concatenate([p[k].values for p in pairs]),
-            variance=np.concatenate([p[k].variance for p in pairs]),
-        )
-        for k in range(2)
-    )
-    return first, second
 
 
 def test_channels_together_are_what_they_are_alone() -> None:

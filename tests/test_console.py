@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from rich.console import Console as Terminal
 
-from tests.conftest import Run
-from tests.fakes import FakeClock, ManualPool
+from tests.helpers.cli import Run
+from tests.helpers.fakes import FakeClock, ManualPool
 from zemosaic.observe.console import Console
 from zemosaic.observe.progress import ProgressRate, duration
 from zemosaic.runtime.events import (

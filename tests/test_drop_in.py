@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fakes import FakeClock, ManualPool, without_slot
+from tests.helpers.fakes import FakeClock, ManualPool, without_slot
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.runtime.thread_pool import ThreadPool
 from zemosaic.zemosaic_utils import compute_intertile_affine_calibration

@@ -18,7 +18,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from tests.conftest import Run, simulated
+from tests.helpers.cli import Run
+from tests.helpers.tiles import simulated
 from zemosaic.runtime.run_folder import FolderError, claim
 from zemosaic.settings import MODELS
 

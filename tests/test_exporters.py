@@ -40,7 +40,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from tests.otlp_receiver import (
+from tests.helpers.otlp_receiver import (
     Received,
     dead_port,
     grpc_receiver,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import Gate, Recorder
+from tests.helpers.fakes import Gate, Recorder
 from zemosaic.runtime import inflight
 from zemosaic.runtime.events import FanOut
 from zemosaic.runtime.inflight import Inflight, Slot

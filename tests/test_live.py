@@ -13,8 +13,8 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from tests.fakes import FakeClock, ManualPool, Recorder
-from tests.otlp_receiver import http_receiver, plain
+from tests.helpers.fakes import FakeClock, ManualPool, Recorder
+from tests.helpers.otlp_receiver import http_receiver, plain
 from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.live import SnapshotExporter
 from zemosaic.observe.telemetry import PHASE, Telemetry

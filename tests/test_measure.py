@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import fourier_shift
 
+from tests.helpers.previews import only, preview
 from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.preview.preview import Preview
 
@@ -31,14 +32,6 @@ def scene(seed: int, contrast: float = 60.0, stars: int = 60) -> np.ndarray:
     return field
 
 
-def preview(values: np.ndarray, noise: float, x0: int = 0, y0: int = 0) -> Preview:
-    values = np.asarray(values, dtype=np.float32)
-    values = values if values.ndim == 3 else values[None]
-    variance = np.where(np.isnan(values), np.nan, noise**2)
-    unused = np.zeros(len(values))
-    return Preview(x0, y0, values, variance.astype(np.float32), unused, np.zeros(2), np.eye(2))
-
-
 def pair(seed: int, gain: float = 1.1, offset: float = -50.0, noise: tuple[float, float] = (3, 3),
          contrast: float = 60.0, stars: int = 60) -> tuple[Preview, Preview]:  # fmt: skip
     """Tile i sees the scene; tile j sees gain * scene + offset."""
@@ -47,12 +40,6 @@ def pair(seed: int, gain: float = 1.1, offset: float = -50.0, noise: tuple[float
     x = true + noise[0] * rng.normal(size=SHAPE)
     y = gain * true + offset + noise[1] * rng.normal(size=SHAPE)
     return preview(x, noise[0]), preview(y, noise[1])
-
-
-def only(measured: object) -> PairMeasurement:
-    assert isinstance(measured, tuple)
-    assert isinstance(measured[0], PairMeasurement), measured[0]
-    return measured[0]
 
 
 def test_an_exact_line_is_found_exactly() -> None:

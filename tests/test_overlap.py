@@ -1,33 +1,21 @@
-"""Footprints on the sphere, and pruning that keeps every component in one piece."""
+"""Footprints on the sphere, and pruning that keeps each component connected."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from astropy.wcs import WCS
 
+from tests.helpers.footprints import rectangle, scattered, tangent
 from zemosaic.photometry.overlap import graph as overlap
 from zemosaic.photometry.overlap.graph import component_labels, find_overlaps, prune, repetition
 from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
 
 
-def tangent(ra: float, dec: float, crpix: tuple[float, float] = (1.0, 1.0)) -> WCS:
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-    wcs.wcs.crval, wcs.wcs.crpix, wcs.wcs.cdelt = (ra, dec), crpix, (-0.001, 0.001)
-    return wcs
-
-
-def rectangle(wcs: WCS, x: float, y: float, w: float, h: float) -> np.ndarray:
-    """Corners on the sky of a rectangle in the pixels of a WCS."""
-    return pixel_to_sky(wcs, edge_points((int(h), int(w)), 1) + np.array([x, y]))
-
-
-@pytest.mark.parametrize("where", [(180.0, 0.0), (0.0, 10.0), (359.99, -45.0), (77.0, 89.9),
+@pytest.mark.parametrize("centre", [(180.0, 0.0), (0.0, 10.0), (359.99, -45.0), (77.0, 89.9),
                                    (10.0, -90.0), (123.0, 90.0)])  # fmt: skip
-def test_overlap_areas_are_right_anywhere_on_the_sky(where: tuple[float, float]) -> None:
+def test_overlap_areas_are_right_anywhere_on_the_sky(centre: tuple[float, float]) -> None:
     """Two 100 x 80 rectangles 60 apart share 40 x 80, also at RA 0 and at the poles."""
-    wcs = tangent(*where)
+    wcs = tangent(*centre)
     corners = np.stack([rectangle(wcs, 0, 0, 100, 80), rectangle(wcs, 60, 0, 100, 80)])
     graph = find_overlaps(corners)
     assert graph.i.tolist() == [0]
@@ -38,7 +26,7 @@ def test_overlap_areas_are_right_anywhere_on_the_sky(where: tuple[float, float])
 
 @pytest.mark.parametrize("crpix", [(1.0, 1.0), (5000.5, -3000.0), (-1e5, 2e4)])
 def test_the_reference_pixel_does_not_matter(crpix: tuple[float, float]) -> None:
-    """The same sky under any CRPIX has the same overlaps."""
+    """Overlaps are the same for any CRPIX."""
     near, far = tangent(30.0, 40.0), tangent(30.0, 40.0, crpix)
     shift = np.array(crpix) - 1
     same = rectangle(near, 0, 0, 100, 80)
@@ -48,7 +36,7 @@ def test_the_reference_pixel_does_not_matter(crpix: tuple[float, float]) -> None
 
 
 def test_partial_overlaps_against_monte_carlo() -> None:
-    """Areas of turned rectangles agree with counted random points (an independent truth)."""
+    """Areas of rotated rectangles agree with counts of random points, an independent truth."""
     rng = np.random.default_rng(3)
     base = tangent(10.0, 60.0)
     polygons, corners = [], []
@@ -62,11 +50,11 @@ def test_partial_overlaps_against_monte_carlo() -> None:
     points = rng.uniform(-130, 130, (200_000, 2))
     inside = np.stack([_contains(polygon, points) for polygon in polygons])
     counted = (inside[:, None] & inside[None]).mean(axis=2) * 260**2 * 1e-6
-    found = np.zeros((12, 12))
-    found[graph.i, graph.j] = graph.area
+    area = np.zeros((12, 12))
+    area[graph.i, graph.j] = graph.area
     upper = np.triu_indices(12, 1)
-    assert np.abs(found[upper] - counted[upper]).max() < 2e-4
-    assert found.max() > 3e-3
+    assert np.abs(area[upper] - counted[upper]).max() < 2e-4
+    assert area.max() > 3e-3
 
 
 def _contains(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -77,7 +65,7 @@ def _contains(polygon: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def test_tiles_that_touch_or_are_apart_do_not_overlap() -> None:
-    """Neighbours with a gap or a common edge are no pair; nor is a tile without a place."""
+    """Neighbours with a gap or a common edge are no pair, and a tile without a WCS has none."""
     wcs = tangent(0.0, 0.0)
     corners = np.stack([
         rectangle(wcs, 0, 0, 50, 50), rectangle(wcs, 60, 0, 50, 50),
@@ -96,8 +84,8 @@ def test_small_overlaps_are_left_out_when_asked() -> None:
 
 
 @pytest.mark.parametrize("neighbours", [1, 2, 3])
-def test_pruning_keeps_components_and_the_strongest(neighbours: int) -> None:
-    """Each tile keeps its K strongest pairs, and no component falls apart."""
+def test_pruning_keeps_components_and_the_largest_overlaps(neighbours: int) -> None:
+    """Each tile keeps its K largest overlaps, and each component stays connected."""
     rng = np.random.default_rng(7)
     wcs = tangent(200.0, -30.0)
     places = np.concatenate([rng.uniform(0, 400, (40, 2)), rng.uniform(2000, 2300, (25, 2))])
@@ -107,15 +95,15 @@ def test_pruning_keeps_components_and_the_strongest(neighbours: int) -> None:
     assert np.array_equal(graph.components(), pruned.components())
     kept = set(zip(pruned.i.tolist(), pruned.j.tolist(), strict=True))
     for tile in range(65):
-        mine = np.flatnonzero((graph.i == tile) | (graph.j == tile))
-        strongest = mine[np.argsort(-graph.area[mine])][:neighbours]
-        assert {(int(graph.i[p]), int(graph.j[p])) for p in strongest} <= kept
+        of_tile = np.flatnonzero((graph.i == tile) | (graph.j == tile))
+        largest = of_tile[np.argsort(-graph.area[of_tile])][:neighbours]
+        assert {(int(graph.i[p]), int(graph.j[p])) for p in largest} <= kept
     order = list(zip(pruned.i.tolist(), pruned.j.tolist(), strict=True))
     assert order == sorted(order)
 
 
-def test_pruning_of_nothing_and_with_zero() -> None:
-    """No pairs stay no pairs, and 0 keeps all."""
+def test_pruning_an_empty_graph_and_with_zero() -> None:
+    """An empty graph stays empty, and 0 neighbours keeps all pairs."""
     wcs = tangent(1.0, 2.0)
     corners = np.stack([rectangle(wcs, 30.0 * k, 0, 100, 100) for k in range(6)])
     graph = find_overlaps(corners)
@@ -125,7 +113,7 @@ def test_pruning_of_nothing_and_with_zero() -> None:
 
 
 def test_equal_overlaps_do_not_break_a_component() -> None:
-    """A ring of equal overlaps, where every choice is a tie, stays connected."""
+    """A mosaic of equal overlaps, in which each choice is a tie, stays connected."""
     wcs = tangent(0.0, 0.0)
     corners = np.stack([rectangle(wcs, 50.0 * x, 50.0 * y, 100, 100)
                         for x in range(5) for y in range(5)])  # fmt: skip
@@ -134,57 +122,47 @@ def test_equal_overlaps_do_not_break_a_component() -> None:
 
 
 def test_labels_count_in_the_order_of_first_tiles() -> None:
-    """Component 0 holds tile 0, and so on: labels do not depend on the graph's internals."""
+    """Component 0 holds tile 0, and so on: labels do not depend on internals of the graph."""
     labels = component_labels(7, np.array([5, 2]), np.array([6, 4]))
     assert labels.tolist() == [0, 1, 2, 3, 2, 4, 4]
 
 
-def scattered(seed: int) -> np.ndarray:
-    """Rectangles of very different sizes, one that covers most others, and two without a place."""
-    rng = np.random.default_rng(seed)
-    wcs = tangent(0.0, 89.0)
-    size = np.r_[np.exp(rng.uniform(1, 5, 60)), 900.0].round()
-    corners = [rectangle(wcs, *rng.uniform(0, 600, 2), s, s // 2 + 1) for s in size]
-    corners[7] = corners[20] = np.full((4, 2), np.nan)
-    return np.stack(corners)
-
-
-@pytest.mark.parametrize("at_once", [1, 50, 1 << 16])
-def test_tiles_of_any_size_find_each_other(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    """The search by classes of size finds what one pair at a time finds, in whatever portions."""
-    monkeypatch.setattr(overlap, "CANDIDATES", at_once)
+@pytest.mark.parametrize("batch", [1, 50, 1 << 16])
+def test_tiles_of_any_size_find_each_other(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """The search by classes of size equals that of one pair at a time, for any batch size."""
+    monkeypatch.setattr(overlap, "CANDIDATES", batch)
     corners = scattered(5)
     graph = find_overlaps(corners)
-    alone = {}
+    expected = {}
     for i in range(len(corners)):
         for j in range(i + 1, len(corners)):
             pair = find_overlaps(corners[[i, j]])
             if len(pair.i):
-                alone[i, j] = (pair.area[0], pair.fraction[0])
-    assert list(zip(graph.i.tolist(), graph.j.tolist(), strict=True)) == sorted(alone)
-    assert graph.area.tolist() == [alone[pair][0] for pair in sorted(alone)]
-    assert graph.fraction.tolist() == [alone[pair][1] for pair in sorted(alone)]
+                expected[i, j] = (pair.area[0], pair.fraction[0])
+    assert list(zip(graph.i.tolist(), graph.j.tolist(), strict=True)) == sorted(expected)
+    assert graph.area.tolist() == [expected[pair][0] for pair in sorted(expected)]
+    assert graph.fraction.tolist() == [expected[pair][1] for pair in sorted(expected)]
     assert (np.bincount(np.r_[graph.i, graph.j]) == 0)[[7, 20]].all()
 
 
-@pytest.mark.parametrize("at_once", [1, 50, 1 << 16])
-def test_repetition_is_half_the_mean_depth(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
-    """The mean of m / 2 over an overlap, against points counted in a row of stacked tiles."""
-    monkeypatch.setattr(overlap, "CANDIDATES", at_once)
+@pytest.mark.parametrize("batch", [1, 50, 1 << 16])
+def test_repetition_is_half_the_mean_depth(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """The mean of m / 2 over an overlap equals that of points counted in a row of tiles."""
+    monkeypatch.setattr(overlap, "CANDIDATES", batch)
     wcs = tangent(10.0, -20.0)
     begin = np.array([0, 30, 55, 60, 90, 300, 340])  # the last two lie apart
     graph = find_overlaps(np.stack([rectangle(wcs, x, 0, 100, 50) for x in begin]))
-    found = repetition(graph, np.stack([rectangle(wcs, x, 0, 100, 50) for x in begin]))
+    factor = repetition(graph, np.stack([rectangle(wcs, x, 0, 100, 50) for x in begin]))
     x = np.arange(450) + 0.5
     inside = (x > begin[:, None]) & (x < begin[:, None] + 100)
     both = inside[graph.i] & inside[graph.j]
     depth = (both * inside.sum(axis=0)).sum(axis=1) / both.sum(axis=1)
-    assert found == pytest.approx(depth / 2, rel=1e-4)
-    assert found[-1] == 1.0
+    assert factor == pytest.approx(depth / 2, rel=1e-4)
+    assert factor[-1] == 1.0
 
 
 def test_nothing_repeats_without_a_third_tile() -> None:
-    """Two tiles, or a row in which no three meet: every factor is 1; no pairs, no factors."""
+    """In a row in which no three tiles meet each factor is 1; without pairs there are none."""
     wcs = tangent(10.0, -20.0)
     corners = np.stack([rectangle(wcs, 80.0 * k, 0, 100, 50) for k in range(5)])
     graph = find_overlaps(corners)

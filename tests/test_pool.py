@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes import Recorder
+from tests.helpers.fakes import HeldClock, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer
 from zemosaic.runtime.inflight import Inflight, read
 from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
@@ -45,6 +45,12 @@ def kill_me(_: int) -> None:
 
 def leave(_: int) -> None:
     os._exit(7)
+
+
+def hang(mark: str) -> None:
+    """Leave a mark, and never return."""
+    Path(mark).touch()
+    sleep_for_ever(0)
 
 
 def sleep_for_ever(_: int) -> None:
@@ -99,10 +105,11 @@ def test_the_death_of_a_worker_costs_its_own_job(fault: object, error: str) -> N
 
 def test_a_process_that_hangs_is_killed_and_replaced() -> None:
     """After the time-out the worker is gone, and its successor does the rest."""
-    pool = ProcessPool(1)
+    pool, recorder = ProcessPool(1), Recorder()
+    clock = HeldClock(lambda: [e.index for e in recorder.of(JobEnded)] == [1])
     try:
         jobs = [Job(k, sleep_for_ever if k == 2 else pid_of, (k,)) for k in range(1, 5)]
-        outcomes = run(jobs, 4, pool, FanOut(), stage="pairs", timeout=0.3)
+        outcomes = run(jobs, 4, pool, FanOut([recorder]), stage="pairs", timeout=30.0, clock=clock)
     finally:
         pool.close()
     assert [o.state for o in outcomes] == ["measured", "timeout", "measured", "measured"]
@@ -142,7 +149,7 @@ def test_a_stuck_thread_keeps_neither_the_run_nor_the_interpreter() -> None:
 
 def test_an_interrupt_lets_go_of_what_runs() -> None:
     """Ctrl-C in the loop leaves no job behind that somebody waits for."""
-    from tests.fakes import FakeClock, ManualPool
+    from tests.helpers.fakes import FakeClock, ManualPool
 
     def interrupt(now: float) -> None:
         raise KeyboardInterrupt
@@ -151,7 +158,7 @@ def test_an_interrupt_lets_go_of_what_runs() -> None:
     jobs = [Job(k, pid_of, (k,)) for k in range(1, 9)]
     with pytest.raises(KeyboardInterrupt):
         run(jobs, 8, pool, FanOut(), stage="pairs", clock=FakeClock(interrupt))
-    assert len(pool.given_up) == pool.window
+    assert len(pool.abandoned) == pool.window
 
 
 def test_any_executor_serves_and_is_not_shut_down() -> None:
@@ -289,10 +296,22 @@ def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, run_in_slot: bool
     """Of jobs that were sent together the one that hangs is given up, and the others are done."""
     pool, recorder = ProcessPool(2), Recorder()
     table = Inflight(tmp_path, pool.window, 0.0) if run_in_slot else None
+    hanging = tmp_path / "hanging"
+
+    def stuck() -> bool:
+        """Long enough to take the others from behind the job, and again once they have ended."""
+        recalled = clock.now < 1005.0
+        return hanging.exists() and (recalled or len(recorder.of(JobEnded)) == 599)
+
+    clock = HeldClock(stuck)
     try:
-        jobs = [Job(k, sleep_for_ever if k == 300 else pid_of, (k,)) for k in range(1, 601)]
+        jobs = [
+            Job(k, hang, (str(hanging),)) if k == 300 else Job(k, pid_of, (k,))
+            for k in range(1, 601)
+        ]
         outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="pairs", inflight=table,
-                       timeout=1.0, heartbeat=0.5)  # fmt: skip
+                       timeout=30.0 if run_in_slot else 5.0,
+                       heartbeat=5.0, clock=clock if run_in_slot else None)  # fmt: skip
     finally:
         pool.close()
     assert [(o.job.index, o.state) for o in outcomes if o.state != "measured"] == [(300, "timeout")]

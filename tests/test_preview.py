@@ -11,7 +11,7 @@ import pytest
 from astropy.wcs import WCS
 from scipy.ndimage import convolve1d, map_coordinates
 
-from tests.conftest import simulated
+from tests.helpers.tiles import simulated
 from zemosaic.photometry.preview import block_means as means_module
 from zemosaic.photometry.preview import resampling as sampling
 from zemosaic.photometry.preview.block_means import block_means, block_noise, drop_saturated

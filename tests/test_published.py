@@ -1,7 +1,7 @@
-"""Answers that others have published, and ours to the same questions.
+"""Results published by others, and ours for the same data.
 
-Montage's two tutorials, the tests of reproject, and those of the sky matching of the JWST
-pipelines. Where the pixels are not public the measured pairs are, and they go to our solver.
+They are from two tutorials of Montage, the tests of reproject, and those of the sky matching of
+the JWST pipelines. If the pixels are not public the solver gets the published pairs.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from astropy.wcs import WCS
 
 from zemosaic import Settings, calibrate
 from zemosaic.photometry.pairfit.measure import PairMeasurement
-from zemosaic.photometry.solver.potentials import potentials, vector_potentials
+from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
+from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.pipeline.solution import PhaseSolution
 
 PROJECT = Path(__file__).resolve().parent.parent
 MONTAGE = Path(os.environ.get("ZEMOSAIC_SHARED_DATA", PROJECT.parent / "shared/data")) / "montage"
 
-#: Of a 2MASS pixel in DN, about. The rms that Montage prints is near 0 where two images are pieces
-#: of one scan; weights go by pixels alone here, as in Montage.
+#: Approximate noise of a 2MASS pixel in DN. The rms printed by Montage is near 0 for two pieces of
+#: one scan, so weights depend on the number of pixels alone, as in Montage.
 NOISE = 0.7
 
 needs_montage = pytest.mark.skipif(
@@ -36,9 +37,9 @@ needs_montage = pytest.mark.skipif(
 
 @dataclass(frozen=True, eq=False)
 class Fits:
-    """Montage's planes through the differences of overlapping images, ``plus - minus``.
+    """Planes fitted by Montage to the differences of overlapping images, ``plus - minus``.
 
-    Each is a·x + b·y + c in pixels from the mosaic's reference pixel.
+    Each is a·x + b·y + c in pixels from the reference pixel of the mosaic.
     """
 
     plus: np.ndarray
@@ -60,7 +61,7 @@ class Fits:
         angle = np.deg2rad(column("boxang"))
         along = np.stack([np.cos(angle), np.sin(angle)], axis=1)
         across = np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-        # Second moments of the box that Montage drew around the overlap.
+        # Second moments of the box around the overlap, as given by Montage.
         moments = sum(
             (column(side) ** 2 / 12)[:, None, None] * axis[:, :, None] * axis[:, None]
             for side, axis in (("boxwidth", along), ("boxheight", across))
@@ -70,8 +71,8 @@ class Fits:
         ends = (column(name).astype(int) for name in ("plus", "minus"))
         return cls(*ends, slopes, level, centre, pixels, cov)
 
-    def rest(self, planes: np.ndarray) -> np.ndarray:
-        """What is left of the differences at their centres after planes (a, b, c) per image."""
+    def residual(self, planes: np.ndarray) -> np.ndarray:
+        """Compute the residuals of the differences at their centres, for planes (a, b, c)."""
         ones = np.ones((len(self.centre), 1))
         place = np.concatenate([self.centre, ones], axis=1)
         return self.level - (place * (planes[self.plus] - planes[self.minus])).sum(axis=1)
@@ -82,7 +83,7 @@ def rms(values: np.ndarray) -> float:
 
 
 def read_ipac(path: Path) -> list[dict[str, str]]:
-    """Rows of an IPAC table without spaces in its values."""
+    """Read the rows of an IPAC table without spaces in its values."""
     lines = path.read_text(encoding="ascii").splitlines()
     names = [name.strip() for name in lines[0].strip("|").split("|")]
     return [
@@ -91,7 +92,7 @@ def read_ipac(path: Path) -> list[dict[str, str]]:
 
 
 def m17() -> tuple[Fits, np.ndarray]:
-    """The 60 printed pairs of 49 images of M17, and the published planes."""
+    """Return the 60 printed pairs of 49 images of M17, and the published planes."""
     with (MONTAGE / "fits_60_of_128.csv").open(encoding="ascii", newline="") as file:
         fits = Fits.of(list(csv.DictReader(file)))
     published = np.full((49, 3), np.nan)
@@ -102,7 +103,7 @@ def m17() -> tuple[Fits, np.ndarray]:
 
 
 def place_of_images(fits: Fits, images: int) -> np.ndarray:
-    """Mean centre of each image's overlaps, where its level is told best."""
+    """Compute the mean centre of each image's overlaps, where its level is known best."""
     ends = np.r_[fits.plus, fits.minus]
     count = np.maximum(np.bincount(ends, minlength=images), 1)
     sums = [np.bincount(ends, np.tile(fits.centre[:, k], 2), images) for k in (0, 1)]
@@ -110,38 +111,39 @@ def place_of_images(fits: Fits, images: int) -> np.ndarray:
 
 
 def our_planes(fits: Fits, images: int) -> np.ndarray:
-    """Planes (a, b, c) of every image by our solver."""
+    """Fit the planes (a, b, c) of all images with our solver."""
     centre = place_of_images(fits, images)
-    planes, *_ = vector_potentials(
-        images, fits.plus, fits.minus, fits.level, NOISE / np.sqrt(fits.pixels), fits.slopes,
-        fits.slopes_cov, fits.centre, centre,
+    differences = PlaneDifferences(
+        fits.plus, fits.minus, fits.level, NOISE / np.sqrt(fits.pixels), fits.slopes,
+        fits.slopes_cov, fits.centre,
     )  # fmt: skip
+    planes = plane_potentials(differences, centre).planes
     constant = planes[:, 0] - (planes[:, 1:] * centre).sum(axis=1)
     return np.concatenate([planes[:, 1:], constant[:, None]], axis=1)
 
 
 @needs_montage
 def test_m17_planes_match_at_least_as_well_as_those_of_montage() -> None:
-    """60 pairs of M17 that differ by 18 DN agree to 0.119 DN by Montage's planes; to less by ours.
+    """60 pairs of M17 that differ by 18 DN match to 0.119 DN by Montage's planes, better by ours.
 
-    Montage's planes were solved with 68 more pairs, which were never printed, so that ours have
-    to be no worse on those that were.
+    Montage used 68 more pairs, which were never printed. On the printed ones our planes must be no
+    worse.
     """
     fits, published = m17()
     assert np.std(fits.level) == pytest.approx(18.14, abs=0.01)
-    assert rms(fits.rest(published)) == pytest.approx(0.119, abs=0.001)
-    ours = fits.rest(our_planes(fits, 49))
-    assert rms(ours) < rms(fits.rest(published))
+    assert rms(fits.residual(published)) == pytest.approx(0.119, abs=0.001)
+    ours = fits.residual(our_planes(fits, 49))
+    assert rms(ours) < rms(fits.residual(published))
     assert np.median(np.abs(ours)) <= 0.045
     assert np.abs(ours).max() <= 0.463
 
 
 @needs_montage
-def test_m17_outlier_images_come_back_at_their_levels() -> None:
-    """Images 29 and 31 lie 80 DN below their neighbours, and 29 lies 92 DN above 30.
+def test_m17_images_with_outlying_levels_are_matched() -> None:
+    """Images 29 and 31 are 80 DN below their neighbours, and 29 is 92 DN above 30.
 
-    They are no errors to be thrown out but levels to be found. In the middle of their overlaps our
-    planes differ by what Montage's do, to a few times the 0.12 DN by which those fail to close.
+    These are real levels, not outliers to reject. At the centres of their overlaps our planes
+    differ as Montage's do, to a few times the 0.12 DN by which those fail to close.
     """
     fits, published = m17()
     ours = our_planes(fits, 49)
@@ -156,9 +158,9 @@ def test_m17_outlier_images_come_back_at_their_levels() -> None:
 
 @needs_montage
 def test_m101_levels_are_those_of_mbgmodel() -> None:
-    """The levels of the ten images of M101 by ``mBgModel -l -a``, to 0.005 DN.
+    """The levels of the ten images of M101 agree with ``mBgModel -l -a`` to 0.005 DN.
 
-    The anchor is free in both; what is compared has mean 0.
+    Neither has an anchor; levels are compared with a mean of 0.
     """
     fits = Fits.of(read_ipac(MONTAGE / "m101_fits.tbl"))
     table = read_ipac(MONTAGE / "m101_corrections_level_all.tbl")
@@ -166,18 +168,18 @@ def test_m101_levels_are_those_of_mbgmodel() -> None:
     published -= published.mean()
     expected = [5.605, 5.689, 0.459, 0.496, -0.708, -0.624, -5.142, -5.003, -0.454, -0.317]
     assert np.allclose(published, expected, atol=1e-3)
-    ours, _, rest = potentials(10, fits.plus, fits.minus, fits.level, fits.pixels)
-    assert np.abs(ours - published).max() < 0.005
-    assert rms(rest) < rms(fits.level) / 25
+    fit = potentials(10, Differences(fits.plus, fits.minus, fits.level, fits.pixels))
+    assert np.abs(fit.value - published).max() < 0.005
+    assert rms(fit.residual) < rms(fits.level) / 25
 
 
 @pytest.mark.parametrize(
     ("images", "scale"), [(4, 1.0), (33, 1e30), (44, 1e-50), (132, 1e10), (1441, 1e-5)]
 )
 def test_reproject_background_matching(images: int, scale: float) -> None:
-    """All differences of N levels but one, at any scale, give the levels up to their mean.
+    """All differences of N levels but one give the levels up to their mean, at any scale.
 
-    To 1e-7 relative, as reproject asks of itself.
+    The tolerance is that of reproject, 1e-7 relative.
     """
     rng = np.random.default_rng(images)
     truth = rng.random(images) * scale
@@ -185,14 +187,15 @@ def test_reproject_background_matching(images: int, scale: float) -> None:
     keep = np.ones(len(i), dtype=bool)
     keep[rng.integers(len(i))] = False
     i, j = i[keep], j[keep]
-    found, _, rest = potentials(images, i, j, truth[i] - truth[j], np.full(len(i), scale**-2.0))
+    weight = np.full(len(i), scale**-2.0)
+    fit = potentials(images, Differences(i, j, truth[i] - truth[j], weight))
     expected = truth - truth.mean()
-    assert np.abs(found - expected).max() <= 1e-7 * np.abs(expected).max()
-    assert np.abs(rest).max() <= 1e-7 * scale
+    assert np.abs(fit.value - expected).max() <= 1e-7 * np.abs(expected).max()
+    assert np.abs(fit.residual).max() <= 1e-7 * scale
 
 
 def line(x: float, y: float, level_err: float = 0.1) -> PairMeasurement:
-    """What a pair says without a gain: level x in the first tile where the second has y."""
+    """Return a pair without a gain: level x in the first tile, y in the second."""
     nan, inf = float("nan"), float("inf")
     return PairMeasurement(
         gain=1.0, gain_err=nan, plane_gain=nan, plane_gain_err=nan, offset=y - x, x=x, y=y,
@@ -202,13 +205,13 @@ def line(x: float, y: float, level_err: float = 0.1) -> PairMeasurement:
 
 
 def test_stcal_matches_down_to_the_lower_of_two_skies() -> None:
-    """Skies of 21 and 42 that overlap: matched to the lower one the corrections are 0 and -21."""
+    """Skies of 21 and 42 matched to the lower one have corrections of 0 and -21."""
     measured = [[line(21.0, 42.0)]]
     sky = np.array([[21.0], [42.0]])
-    found = solve(np.array([0]), np.array([1]), measured, sky, model="offset", anchor=0)
-    assert found.offset[:, 0] == pytest.approx([0.0, -21.0], abs=1e-9)
-    assert found.gain[:, 0].tolist() == [1.0, 1.0]
-    # The other way round, and without an anchor: half each, as the median of both is kept.
+    solution = solve(np.array([0]), np.array([1]), measured, sky, model="offset", anchor=0)
+    assert solution.offset[:, 0] == pytest.approx([0.0, -21.0], abs=1e-9)
+    assert solution.gain[:, 0].tolist() == [1.0, 1.0]
+    # With the other anchor, and with none: half each, since the median of both is kept.
     up = solve(np.array([0]), np.array([1]), measured, sky, model="offset", anchor=1)
     assert up.offset[:, 0] == pytest.approx([21.0, 0.0], abs=1e-9)
     free = solve(np.array([0]), np.array([1]), measured, sky, model="offset")
@@ -216,7 +219,7 @@ def test_stcal_matches_down_to_the_lower_of_two_skies() -> None:
 
 
 def reference_wcs() -> WCS:
-    """That of reproject's coadd test."""
+    """Return the WCS of the coadd test of reproject."""
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
     wcs.wcs.crpix, wcs.wcs.crval, wcs.wcs.cdelt = [322, 151], [43, 23], [-0.1, 0.1]
@@ -224,12 +227,11 @@ def reference_wcs() -> WCS:
 
 
 def test_reproject_coadd_of_twenty_cut_out_tiles() -> None:
-    """White noise cut into 20 tiles with levels within ±3: matched, it is itself plus a constant.
+    """White noise cut into 20 tiles with levels within ±3 is matched up to a constant.
 
-    Every pixel differs from its neighbours by as much as there is, so that nothing of a match
-    comes from smoothness. The smallest overlaps, of 20 x 20 pixels, would give a level to 0.02 if
-    both tiles had noise of their own; they share it, so that 0.001 is asked for, where the solver
-    puts the end of what a preview knows.
+    In white noise no match can come from smoothness. The smallest overlaps, of 20 x 20 pixels,
+    would give a level to 0.02 if the noise of both tiles were independent. They share it, so the
+    tolerance is 0.001, the level error of a preview.
     """
     rng = np.random.default_rng(42)
     array = rng.random((399, 334))
@@ -243,19 +245,19 @@ def test_reproject_coadd_of_twenty_cut_out_tiles() -> None:
             tiles.append((array[cut] + levels[-1], wcs[cut]))
     assert len(tiles) == 20
     settings = Settings(model="offset", block=1, neighbours=0, min_overlap=0.0)
-    found = calibrate(tiles, settings, pool="serial", observers=[])
-    assert not found.failed
-    assert found.groups == 1
-    assert (found.gain == 1).all()
-    left = found.offset[:, 0] + levels
-    assert np.ptp(left) < 1e-3
+    solution = calibrate(tiles, settings, pool="serial", observers=[])
+    assert not solution.failed
+    assert solution.groups == 1
+    assert (solution.gain == 1).all()
+    matched = solution.offset[:, 0] + levels
+    assert np.ptp(matched) < 1e-3
 
 
 LEVELS = (9.12, 8.28, 2.56)
 
 
 def sky_tile(level: float, corner: float, dead: float, rng: np.random.Generator) -> np.ndarray:
-    """Sky of one level, σ 0.1, with saturated corners; the dead centre is in the mask as well."""
+    """Return a sky of one level, σ 0.1, with saturated corners and a dead centre."""
     data = rng.normal(level, 0.1, (96, 96))
     for rows in (slice(0, 5), slice(91, 96)):
         for columns in (slice(0, 5), slice(91, 96)):
@@ -278,25 +280,25 @@ def sky_tiles() -> list[tuple[np.ndarray, WCS, np.ndarray]]:
     ]
 
 
-def relative(found: Solution) -> np.ndarray:
-    """Levels of the tiles above the last one, as the offsets undo them."""
-    return found.offset[-1, 0] - found.offset[:, 0]
+def relative(solution: Solution) -> np.ndarray:
+    """Return the levels of the tiles relative to the last one, from their offsets."""
+    return solution.offset[-1, 0] - solution.offset[:, 0]
 
 
 @pytest.mark.parametrize("model", ["offset", "auto"])
 def test_skymatch_levels_behind_saturated_corners(model: str) -> None:
-    """Skies of 9.12, 8.28 and 2.56 relative to 0.01, whatever saturated corners and centre say.
+    """Skies of 9.12, 8.28 and 2.56 are matched to 0.01 despite saturated corners and centre.
 
-    Each mean is known to 0.1 / 96 = 0.001; the corners, which no mask covers, lie 1e8 and more
-    above. The sky is flat, so there is nothing to measure a gain by.
+    Each mean is known to 0.1 / 96 = 0.001. The corners, which no mask covers, are brighter by 1e8
+    and more. The sky is flat, so no gain can be measured.
     """
-    found = calibrate(sky_tiles(), Settings(model=model), pool="serial", observers=[])
-    assert (found.gain == 1).all()
-    assert np.abs(relative(found) - (np.array(LEVELS) - LEVELS[-1])).max() < 0.01
+    solution = calibrate(sky_tiles(), Settings(model=model), pool="serial", observers=[])
+    assert (solution.gain == 1).all()
+    assert np.abs(relative(solution) - (np.array(LEVELS) - LEVELS[-1])).max() < 0.01
 
 
-def test_skymatch_twice_changes_nothing() -> None:
-    """Run on its own result, the level match adds nothing."""
+def test_matching_skies_twice_changes_nothing() -> None:
+    """Matched skies matched again have offsets of 0."""
     tiles = sky_tiles()
     settings = Settings(model="offset")
     first = calibrate(tiles, settings, pool="serial", observers=[])

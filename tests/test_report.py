@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 from tests.browser.runs import Invented, invented_graph
-from tests.conftest import Run
+from tests.helpers.cli import Run
+from tests.helpers.hostile import EVIL
 from zemosaic.errors import UserError
 from zemosaic.report.build import report, tell
 from zemosaic.report.charts import worker_lanes
@@ -29,13 +30,6 @@ from zemosaic.report.data import outcome, typical
 from zemosaic.report.images import png
 from zemosaic.report.text import chi_words, headline
 from zemosaic.runtime.events import JobEnded, JobError
-
-EVIL = [
-    "<img src=x onerror=\"document.title='broken'\">.fits",
-    '</script><script>document.title="broken"</script>.fits',
-    "a & \"b\" 'c' ${x} `d`.fits",
-    "\udcff no UTF-8.fits",
-]
 
 
 class Elements(HTMLParser):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import FakeClock, Gate, ManualPool, Recorder
+from tests.helpers.fakes import FakeClock, Gate, ManualPool, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer, SlowJob
 from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
 from zemosaic.runtime.pool import Pool

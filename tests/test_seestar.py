@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from tests.conftest import Run
+from tests.helpers.cli import Run
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("ZEMOSAIC_SHARED_DATA", PROJECT.parent / "shared" / "data"))

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from tests.semconv import ATTRIBUTES, GROUPS, SIGNALS, docs
+from tests.helpers.semconv import ATTRIBUTES, GROUPS, SIGNALS, docs
 from zemosaic.observe import telemetry
 
 TYPES = {"string": str, "int": int, "double": float, "any": float}

@@ -1,4 +1,4 @@
-"""The solver against truths that we invent: exact, robust, per component, honest errors."""
+"""The solver against invented truths: exact, robust, separate components, honest errors."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zemosaic.photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
-from zemosaic.photometry.solver.channel import TileFrame
-from zemosaic.photometry.solver.plane_test import medians, without_common_slope
-from zemosaic.photometry.solver.potentials import potentials
+from zemosaic.photometry.solver.channel import Channel, TileFrame
+from zemosaic.photometry.solver.channel_solver import solve_channel
+from zemosaic.photometry.solver.gauge import subtract_common_slope
+from zemosaic.photometry.solver.groups import group_medians
+from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 
 
 def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of neighbours, diagonal ones too, on a square of tiles."""
+    """Pairs of neighbours, diagonal ones included, on a square of tiles."""
     tiles = np.arange(side * side).reshape(side, side)
     ends = [
         (tiles[:, :-1], tiles[:, 1:]), (tiles[:-1], tiles[1:]),
@@ -54,7 +56,7 @@ def line(
 
 
 class Truth:
-    """Tiles of invented gains and offsets, and the pairs that they would measure."""
+    """Tiles with invented gains and offsets, and the measurements of their pairs."""
 
     def __init__(self, side: int, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -72,172 +74,195 @@ class Truth:
             lines.append([line(a, x, y + noise * 0.1 * self.rng.normal())])
         return lines
 
-    def check(self, found: Solution, tiles: np.ndarray, tolerance: float) -> None:
-        """Equal to the truth up to one factor and one level."""
-        ratio = found.gain[tiles, 0] / self.gain[tiles]
+    def check(self, solution: Solution, tiles: np.ndarray, tolerance: float) -> None:
+        """Assert that a solution equals the truth up to one factor and one level."""
+        ratio = solution.gain[tiles, 0] / self.gain[tiles]
         assert np.ptp(np.log(ratio)) < tolerance
-        level = found.offset[tiles, 0] - ratio.mean() * self.offset[tiles]
+        level = solution.offset[tiles, 0] - ratio.mean() * self.offset[tiles]
         assert np.ptp(level) < tolerance * 1e3
 
 
-@pytest.mark.parametrize(("anchor", "known"), [(None, (1, 2)), (0, (0,)), (4, (1, 2))])
-def test_a_gain_that_nothing_ties_is_said_to_be_unknown(
-    anchor: int | None, known: tuple[int, ...]
+@pytest.mark.parametrize(("anchor", "tied_rows"), [(None, (1, 2)), (0, (0,)), (4, (1, 2))])
+def test_untied_gains_are_reported_as_unknown(
+    anchor: int | None, tied_rows: tuple[int, ...]
 ) -> None:
-    """Rows of a mosaic joined by flat sky: levels agree, gains of two groups are not compared."""
+    """Flat sky between two rows of a mosaic: levels agree, but only one group has known gains."""
     truth = Truth(3, 2)
-    rows = [
+    pairs = [
         [replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)]
         if (i // 3 == 0) != (j // 3 == 0) else [m]
         for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True)
     ]  # fmt: skip
-    found = solve(truth.i, truth.j, rows, truth.sky, anchor=anchor)
-    assert (found.component == 0).all()
-    groups = found.gain_group[:, 0].reshape(3, 3)
+    solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
+    assert (solution.component == 0).all()
+    groups = solution.gain_group[:, 0].reshape(3, 3)
     assert (groups == groups[:, :1]).all()
     assert (groups[0] != groups[1]).all()
     assert (groups[1] == groups[2]).all()
-    tied = np.isin(np.arange(9) // 3, known)
-    assert (np.isfinite(found.gain_err[:, 0]) == tied).all()
+    tied = np.isin(np.arange(9) // 3, tied_rows)
+    assert (np.isfinite(solution.gain_err[:, 0]) == tied).all()
 
 
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("seed", range(8))
-def test_planes_that_agree_are_real_though_their_errors_are_too_large(
+def test_consistent_tilts_are_real_even_with_overestimated_errors(
     gradients: bool, seed: int
 ) -> None:
-    """Slopes of tiles close around every loop, noise of the same size and a bad tile do not."""
+    """Slopes of tiles close around every loop; noise of the same size and a bad tile do not."""
     truth = Truth(4, seed)
     slopes = truth.rng.normal(0, 0.05, (16, 2)) * gradients
     noise = 0.005 if gradients else 0.05
-    rows = []
+    pairs = []
     for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True):
         tilt = slopes[i] - slopes[j] + truth.rng.normal(0, noise, 2) + (j == 5) - (i == 5)
         u, v = tilt / truth.gain[j]
         variance = (0.05 / truth.gain[j]) ** 2
-        rows.append([replace(m, y_tilt=(u, v), tilt_cov=(variance, 0.0, variance))])
+        pairs.append([replace(m, y_tilt=(u, v), tilt_cov=(variance, 0.0, variance))])
     centre = np.array([(k % 4, k // 4) for k in range(16)]) * 100.0
     frame = TileFrame(centre, np.broadcast_to(np.eye(2) / 4, (16, 2, 2)))
-    found = solve(truth.i, truth.j, rows, truth.sky, "auto", frame=frame)
-    assert (found.plane_chi2 < 10).all()
-    assert (found.planes == gradients).all()
-    assert ((found.plane_ratio > 20) == gradients).all()
+    solution = solve(truth.i, truth.j, pairs, truth.sky, "auto", frame=frame)
+    assert (solution.plane_chi2 < 10).all()
+    assert (solution.planes == gradients).all()
+    assert ((solution.plane_ratio > 20) == gradients).all()
 
 
-@pytest.mark.parametrize("anchor", [None, 5])
-def test_a_gain_that_a_bad_tile_alone_ties_is_unknown(anchor: int | None) -> None:
-    """A corner next to a bad tile: the others are as true as without both, and it is not wild."""
+def corner_tied_by_a_bad_tile() -> tuple[Truth, list[list[Measurement]]]:
+    """Return pairs of 16 tiles: tile 1 is bad, and the only one with a gain relative to tile 0."""
     truth = Truth(4, 3)
-    truth.scene[truth.i == 0] = 1000  # levels agree whatever the gain, if all are those of one sky
-    rows = []
+    truth.scene[truth.i == 0] = 1000  # so levels agree for any gain
+    pairs = []
     for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(1.0), strict=True):
-        if 1 in (i, j):  # bad: it agrees with nobody, neither in gains nor in levels
+        if 1 in (i, j):  # wrong gains and wrong levels
             m = replace(m, gain=m.gain * truth.rng.uniform(0.4, 0.7), y=m.y + 20 * j)  # noqa: PLW2901
         elif 0 in (i, j):
             m = replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)  # noqa: PLW2901
-        rows.append([m])
-    found = solve(truth.i, truth.j, rows, truth.sky, anchor=anchor)
-    assert np.flatnonzero(found.suspect[:, 0]).tolist() == [1]
-    assert found.gain[0, 0] == 1
-    assert np.isnan(found.gain_err[0, 0])
-    assert np.isfinite(found.gain_err[1:, 0]).all()
-    assert (found.component == 0).all()
-    truth.check(found, np.arange(2, 16), 5e-3)
+        pairs.append([m])
+    return truth, pairs
+
+
+@pytest.mark.parametrize("anchor", [None, 5])
+def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
+    """The gain of its neighbour in the corner is 1 and unknown; all others are unaffected."""
+    truth, pairs = corner_tied_by_a_bad_tile()
+    solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
+    assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
+    assert solution.gain[0, 0] == 1
+    assert np.isnan(solution.gain_err[0, 0])
+    assert np.isfinite(solution.gain_err[1:, 0]).all()
+    assert (solution.component == 0).all()
+    truth.check(solution, np.arange(2, 16), 5e-3)
     (bad,) = np.flatnonzero((truth.i == 0) & (truth.j == 1))
-    assert found.chi[bad, 0] > 6
+    assert solution.chi[bad, 0] > 6
+
+
+@pytest.mark.parametrize("model", ["gain+offset", "gain+plane", "auto"])
+def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
+    """Solved twice, a channel with distrusted pairs gives the same bits."""
+    truth, pairs = corner_tied_by_a_bad_tile()
+    frame = TileFrame(np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)))
+    channel = Channel.of(
+        truth.i, truth.j, [m for (m,) in pairs], np.ones(len(pairs)),
+        sky=truth.sky[:, 0], model=model, anchor=None, frame=frame,
+    )  # fmt: skip
+    before = {name: array.copy() for name, array in vars(channel.pairs).items()}
+    first, second = vars(solve_channel(channel)), vars(solve_channel(channel))
+    for name, array in first.items():
+        assert array.tobytes() == second[name].tobytes(), name
+    for name, array in vars(channel.pairs).items():
+        assert array.tobytes() == before[name].tobytes(), name
 
 
 def test_exact_pairs_give_the_truth() -> None:
-    """Without noise gains and offsets come back to rounding, up to the gauge."""
+    """Without noise gains and offsets equal the truth to rounding, up to the gauge."""
     truth = Truth(5, 1)
-    found = solve(truth.i, truth.j, truth.pairs(), truth.sky)
-    truth.check(found, np.arange(25), 1e-10)
-    assert np.exp(np.log(found.gain[:, 0]).mean()) == pytest.approx(1.0, abs=1e-12)
-    corrected = found.gain * truth.sky + found.offset
+    solution = solve(truth.i, truth.j, truth.pairs(), truth.sky)
+    truth.check(solution, np.arange(25), 1e-10)
+    assert np.exp(np.log(solution.gain[:, 0]).mean()) == pytest.approx(1.0, abs=1e-12)
+    corrected = solution.gain * truth.sky + solution.offset
     assert np.median(corrected) == pytest.approx(np.median(truth.sky), abs=1e-6)
-    assert np.nanmax(np.abs(found.residual)) < 1e-8
+    assert np.nanmax(np.abs(solution.residual)) < 1e-8
 
 
-def test_an_anchor_keeps_its_place() -> None:
-    """The anchor has gain 1 and offset 0, and no error; the others follow it."""
+def test_the_anchor_keeps_gain_1_and_offset_0() -> None:
+    """Its errors are 0, and all other gains are relative to its gain."""
     truth = Truth(4, 2)
-    found = solve(truth.i, truth.j, truth.pairs(), truth.sky, anchor=6)
-    assert (found.gain[6, 0], found.offset[6, 0]) == (1.0, 0.0)
-    assert (found.gain_err[6, 0], found.offset_err[6, 0]) == (0.0, 0.0)
-    assert np.allclose(found.gain[:, 0], truth.gain / truth.gain[6], rtol=1e-12)
+    solution = solve(truth.i, truth.j, truth.pairs(), truth.sky, anchor=6)
+    assert (solution.gain[6, 0], solution.offset[6, 0]) == (1.0, 0.0)
+    assert (solution.gain_err[6, 0], solution.offset_err[6, 0]) == (0.0, 0.0)
+    assert np.allclose(solution.gain[:, 0], truth.gain / truth.gain[6], rtol=1e-12)
     free = solve(truth.i, truth.j, truth.pairs(), truth.sky)
-    ratio = found.gain[:, 0] / free.gain[:, 0]
+    ratio = solution.gain[:, 0] / free.gain[:, 0]
     assert np.ptp(ratio) < 1e-12
 
 
 def test_components_never_mix() -> None:
-    """Two islands and a lone tile are each solved alone, and labelled."""
+    """Two islands and a lone tile are solved separately, and labelled."""
     first, second = Truth(3, 3), Truth(3, 4)
     i = np.concatenate([first.i, second.i + 9])
     j = np.concatenate([first.j, second.j + 9])
     sky = np.concatenate([first.sky, second.sky, [[1234.0]]])
-    found = solve(i, j, first.pairs() + second.pairs(), sky)
-    assert found.component[:, 0].tolist() == [0] * 9 + [1] * 9 + [2]
-    assert (found.gain[18, 0], found.offset[18, 0], found.pairs[18, 0]) == (1.0, 0.0, 0)
-    assert np.isnan(found.gain_err[18, 0])
+    solution = solve(i, j, first.pairs() + second.pairs(), sky)
+    assert solution.component[:, 0].tolist() == [0] * 9 + [1] * 9 + [2]
+    assert (solution.gain[18, 0], solution.offset[18, 0], solution.pairs[18, 0]) == (1.0, 0.0, 0)
+    assert np.isnan(solution.gain_err[18, 0])
     alone = solve(first.i, first.j, first.pairs(), first.sky)
-    assert np.array_equal(found.gain[:9], alone.gain)
-    assert np.array_equal(found.offset[:9], alone.offset)
+    assert np.array_equal(solution.gain[:9], alone.gain)
+    assert np.array_equal(solution.offset[:9], alone.offset)
 
 
-def test_a_bad_pair_loses_its_say() -> None:
-    """Three pairs that are wrong by 200 of their errors move nobody."""
+def test_outlying_pairs_lose_their_weight() -> None:
+    """Three pairs that are wrong by 200 of their errors move no tile."""
     truth = Truth(6, 5)
     pairs = truth.pairs()
     for k in (3, 40, 77):
         bad = pairs[k][0]
         assert isinstance(bad, PairMeasurement)
         pairs[k] = [line(bad.gain * 1.2, bad.x, bad.y + 20)]
-    found = solve(truth.i, truth.j, pairs, truth.sky)
-    truth.check(found, np.arange(36), 1e-4)
-    worst = np.argsort(-np.abs(found.residual[:, 0]))[:3]
+    solution = solve(truth.i, truth.j, pairs, truth.sky)
+    truth.check(solution, np.arange(36), 1e-4)
+    worst = np.argsort(-np.abs(solution.residual[:, 0]))[:3]
     assert set(worst.tolist()) == {3, 40, 77}
 
 
 def test_rejected_pairs_are_left_out() -> None:
-    """A pair that was not measured is no edge, and its residual is not known."""
+    """A pair that was not measured is not counted, and its residual is NaN."""
     truth = Truth(4, 6)
     pairs = truth.pairs()
     pairs[5] = [Rejected("no common cells")]
-    found = solve(truth.i, truth.j, pairs, truth.sky)
-    truth.check(found, np.arange(16), 1e-10)
-    assert np.isnan(found.residual[5, 0])
-    ends = found.pairs[[truth.i[5], truth.j[5]], 0]
+    solution = solve(truth.i, truth.j, pairs, truth.sky)
+    truth.check(solution, np.arange(16), 1e-10)
+    assert np.isnan(solution.residual[5, 0])
+    ends = solution.pairs[[truth.i[5], truth.j[5]], 0]
     whole = solve(truth.i, truth.j, truth.pairs(), truth.sky).pairs
     assert (ends == whole[[truth.i[5], truth.j[5]], 0] - 1).all()
 
 
-def test_gains_come_by_other_paths() -> None:
-    """Where a pair cannot measure its gain, the graph's other pairs determine it."""
+def test_gains_are_determined_along_other_paths() -> None:
+    """If a pair cannot measure its gain, the other pairs of the graph determine it."""
     truth = Truth(4, 7)
     pairs = truth.pairs()
     for k in (0, 4, 9):
-        known = pairs[k][0]
-        assert isinstance(known, PairMeasurement)
-        pairs[k] = [line(1.0, known.x, known.y, measured=False)]
-    found = solve(truth.i, truth.j, pairs, truth.sky)
-    truth.check(found, np.arange(16), 1e-10)
+        pair = pairs[k][0]
+        assert isinstance(pair, PairMeasurement)
+        pairs[k] = [line(1.0, pair.x, pair.y, measured=False)]
+    solution = solve(truth.i, truth.j, pairs, truth.sky)
+    truth.check(solution, np.arange(16), 1e-10)
 
 
 def test_without_any_gain_levels_are_still_matched() -> None:
-    """Flat sky: gains stay 1, and the offsets bring the levels together."""
+    """On flat sky gains stay 1, and offsets make the levels equal."""
     i, j = grid_pairs(4)
     levels = np.random.default_rng(8).uniform(500, 900, 16)
     pairs = [[line(1.0, levels[a], levels[b], measured=False)] for a, b in zip(i, j, strict=True)]
-    found = solve(i, j, pairs, levels[:, None])
-    assert (found.gain == 1).all()
-    assert np.ptp(levels + found.offset[:, 0]) < 1e-8
-    assert np.median(levels + found.offset[:, 0]) == pytest.approx(np.median(levels))
+    solution = solve(i, j, pairs, levels[:, None])
+    assert (solution.gain == 1).all()
+    assert np.ptp(levels + solution.offset[:, 0]) < 1e-8
+    assert np.median(levels + solution.offset[:, 0]) == pytest.approx(np.median(levels))
 
 
 @pytest.mark.parametrize("model", ["offset", "gain"])
 def test_models_with_one_freedom(model: str) -> None:
-    """ "offset" leaves gains at 1, "gain" leaves offsets at 0; each finds its own truth."""
+    """Model "offset" keeps gains of 1, model "gain" offsets of 0; both recover their truth."""
     truth = Truth(4, 9)
     if model == "offset":
         truth.gain[:] = 1.0
@@ -247,53 +272,54 @@ def test_models_with_one_freedom(model: str) -> None:
     pairs = truth.pairs()
     if model == "offset":
         pairs = [[line(1.0, p[0].x, p[0].y, measured=False)] for p in pairs]  # type: ignore[union-attr]
-    found = solve(truth.i, truth.j, pairs, truth.sky, model=model)
-    truth.check(found, np.arange(16), 1e-9)
-    assert (found.gain == 1).all() if model == "offset" else (found.offset == 0).all()
+    solution = solve(truth.i, truth.j, pairs, truth.sky, model=model)
+    truth.check(solution, np.arange(16), 1e-9)
+    assert (solution.gain == 1).all() if model == "offset" else (solution.offset == 0).all()
 
 
 def test_errors_are_honest() -> None:
-    """Over 60 noisy sets (estimate - truth) / error has an rms of 1, gauge removed."""
+    """Over 60 noisy mosaics (estimate - truth) / error has an rms of 1, up to the gauge."""
     gains, offsets = [], []
     for seed in range(60):
         truth = Truth(4, 100 + seed)
-        found = solve(truth.i, truth.j, truth.pairs(noise=1.0), truth.sky)
-        log = np.log(found.gain[:, 0] / truth.gain)
-        gains.append((log - log.mean()) / (found.gain_err / found.gain)[:, 0])
-        offset = found.offset[:, 0] - np.exp(log.mean()) * truth.offset
-        offsets.append((offset - offset.mean()) / found.offset_err[:, 0])
+        solution = solve(truth.i, truth.j, truth.pairs(noise=1.0), truth.sky)
+        log = np.log(solution.gain[:, 0] / truth.gain)
+        gains.append((log - log.mean()) / (solution.gain_err / solution.gain)[:, 0])
+        offset = solution.offset[:, 0] - np.exp(log.mean()) * truth.offset
+        offsets.append((offset - offset.mean()) / solution.offset_err[:, 0])
     assert 0.85 < np.sqrt(np.mean(np.square(gains))) < 1.15
     assert 0.85 < np.sqrt(np.mean(np.square(offsets))) < 1.15
 
 
-def test_covariances_are_those_of_the_pseudo_inverse() -> None:
-    """The variances are the diagonal of the Laplacian's pseudo-inverse, from dense algebra."""
+def test_variances_are_those_of_the_pseudo_inverse() -> None:
+    """They equal the diagonal of the pseudo-inverse of the Laplacian, from dense algebra."""
     rng = np.random.default_rng(11)
     i, j = grid_pairs(4)
     weight = rng.uniform(0.5, 2.0, len(i))
     truth = rng.normal(size=16)
-    potential, variance, residual = potentials(16, i, j, truth[i] - truth[j], weight)
+    fit = potentials(16, Differences(i, j, truth[i] - truth[j], weight))
     laplacian = np.zeros((16, 16))
     np.add.at(laplacian, (i, i), weight)
     np.add.at(laplacian, (j, j), weight)
     np.add.at(laplacian, (i, j), -weight)
     np.add.at(laplacian, (j, i), -weight)
-    assert np.allclose(variance, np.diag(np.linalg.pinv(laplacian)), rtol=1e-9)
-    assert np.allclose(potential, truth - truth.mean(), atol=1e-12)
-    assert np.abs(residual).max() < 1e-12
+    assert np.allclose(fit.variance, np.diag(np.linalg.pinv(laplacian)), rtol=1e-9)
+    assert np.allclose(fit.value, truth - truth.mean(), atol=1e-12)
+    assert np.abs(fit.residual).max() < 1e-12
 
 
 @pytest.mark.parametrize(("n", "scale"), [(4, 1), (33, 1e30), (44, 1e-50), (132, 1e10)])
 def test_background_differences_with_one_missing(n: int, scale: float) -> None:
-    """reproject's published case: e_i - e_j with one entry missing gives e up to its mean."""
+    """The case published by reproject: all e_i - e_j but one give e up to its mean."""
     rng = np.random.default_rng(5)
     expected = rng.random(n) * scale
     i, j = np.triu_indices(n, 1)
     keep = np.ones(len(i), dtype=bool)
     keep[n // 2] = False
     difference = (expected[i] - expected[j])[keep]
-    found, _, _ = potentials(n, i[keep], j[keep], difference, np.full(keep.sum(), scale**-2.0))
-    assert np.allclose(found, expected - expected.mean(), rtol=1e-7, atol=1e-7 * scale)
+    weight = np.full(keep.sum(), scale**-2.0)
+    fit = potentials(n, Differences(i[keep], j[keep], difference, weight))
+    assert np.allclose(fit.value, expected - expected.mean(), rtol=1e-7, atol=1e-7 * scale)
 
 
 def lines(pairs: list[list[Measurement]]) -> list[PairMeasurement]:
@@ -305,32 +331,34 @@ PROPERTY = settings(derandomize=True, max_examples=25, deadline=None)
 
 @PROPERTY
 @given(st.integers(0, 99), st.permutations(range(16)), st.integers(0, 15) | st.none())
-def test_the_names_of_tiles_do_not_matter(seed: int, order: list[int], anchor: int | None) -> None:
-    """Tiles in another order, and pairs with them, get the same corrections and errors."""
+def test_the_order_of_tiles_does_not_matter(
+    seed: int, order: list[int], anchor: int | None
+) -> None:
+    """Permuted tiles and pairs get the same corrections and errors, permuted."""
     truth, place = Truth(4, seed), np.argsort(order)
     pairs = truth.pairs(noise=1.0)
-    found = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
+    solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
     again = solve(
         place[truth.i], place[truth.j], pairs, truth.sky[order],
         anchor=None if anchor is None else int(place[anchor]),
     )  # fmt: skip
     for name, limit in (("gain", 1e-9), ("offset", 1e-6), ("gain_err", 1e-9), ("offset_err", 1e-7)):
-        assert np.abs(getattr(again, name) - getattr(found, name)[order]).max() < limit
-    assert np.abs(again.residual - found.residual).max() < 1e-6
+        assert np.abs(getattr(again, name) - getattr(solution, name)[order]).max() < limit
+    assert np.abs(again.residual - solution.residual).max() < 1e-6
 
 
 @PROPERTY
 @given(st.integers(0, 99), st.integers(0, 15), st.integers(0, 15))
-def test_the_anchor_sets_the_gauge_alone(seed: int, first: int, second: int) -> None:
-    """Two anchors differ by one line for all tiles, and in no residual once that is scaled."""
+def test_the_anchor_sets_only_the_gauge(seed: int, first: int, second: int) -> None:
+    """Corrections by two anchors differ by one line for all tiles; residuals by its factor."""
     truth = Truth(4, seed)
     pairs = truth.pairs(noise=1.0)
-    one, two = (solve(truth.i, truth.j, pairs, truth.sky, anchor=k) for k in (first, second))
-    factor, level = two.gain[first, 0], two.offset[first, 0]
-    assert two.gain == pytest.approx(factor * one.gain, rel=1e-9)
-    assert two.offset == pytest.approx(factor * one.offset + level, abs=1e-6)
-    assert two.residual == pytest.approx(factor * one.residual, abs=1e-6)
-    assert two.chi == pytest.approx(one.chi, abs=1e-5)
+    before, after = (solve(truth.i, truth.j, pairs, truth.sky, anchor=k) for k in (first, second))
+    factor, level = after.gain[first, 0], after.offset[first, 0]
+    assert after.gain == pytest.approx(factor * before.gain, rel=1e-9)
+    assert after.offset == pytest.approx(factor * before.offset + level, abs=1e-6)
+    assert after.residual == pytest.approx(factor * before.residual, abs=1e-6)
+    assert after.chi == pytest.approx(before.chi, abs=1e-5)
 
 
 @PROPERTY
@@ -338,10 +366,10 @@ def test_the_anchor_sets_the_gauge_alone(seed: int, first: int, second: int) -> 
     st.integers(0, 99), st.integers(1, 15), st.floats(0.2, 5.0), st.floats(-500.0, 500.0),
 )  # fmt: skip
 def test_another_unit_of_a_tile_is_undone(seed: int, tile: int, unit: float, zero: float) -> None:
-    """Where a tile's data are unit · data + zero, its correction undoes that; no other changes."""
+    """With unit · data + zero in one tile, its correction undoes that and no other changes."""
     truth = Truth(4, seed)
     pairs = lines(truth.pairs(noise=1.0))
-    found = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky, anchor=0)
+    solution = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky, anchor=0)
     changed: list[list[Measurement]] = []
     for i, j, p in zip(truth.i, truth.j, pairs, strict=True):
         if tile == i:
@@ -354,20 +382,20 @@ def test_another_unit_of_a_tile_is_undone(seed: int, tile: int, unit: float, zer
     sky[tile] = unit * sky[tile] + zero
     again = solve(truth.i, truth.j, changed, sky, anchor=0)
     others = np.arange(16) != tile
-    assert again.gain[others] == pytest.approx(found.gain[others], rel=1e-9)
-    assert again.offset[others] == pytest.approx(found.offset[others], abs=1e-6)
-    assert again.gain[tile] * unit == pytest.approx(found.gain[tile], rel=1e-9)
+    assert again.gain[others] == pytest.approx(solution.gain[others], rel=1e-9)
+    assert again.offset[others] == pytest.approx(solution.offset[others], abs=1e-6)
+    assert again.gain[tile] * unit == pytest.approx(solution.gain[tile], rel=1e-9)
     undone = again.offset[tile] + again.gain[tile] * zero
-    assert undone == pytest.approx(found.offset[tile], abs=1e-6)
+    assert undone == pytest.approx(solution.offset[tile], abs=1e-6)
 
 
 @PROPERTY
 @given(st.integers(0, 99), st.lists(st.booleans(), min_size=42, max_size=42))
 def test_a_pair_may_be_measured_either_way(seed: int, turned: list[bool]) -> None:
-    """(j, i) with the line turned round says the same as (i, j)."""
+    """A pair (j, i) with the inverted line gives the same solution as (i, j)."""
     truth = Truth(4, seed)
     pairs = lines(truth.pairs(noise=1.0))
-    found = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky)
+    solution = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky)
     turn = np.array(turned)
     i, j = np.where(turn, truth.j, truth.i), np.where(turn, truth.i, truth.j)
     other = [
@@ -375,42 +403,42 @@ def test_a_pair_may_be_measured_either_way(seed: int, turned: list[bool]) -> Non
         for p, t in zip(pairs, turned, strict=True)
     ]
     again = solve(i, j, other, truth.sky)
-    # The weight of a level hangs on the gain by which its error is turned round: nearly alike.
-    assert again.gain == pytest.approx(found.gain, rel=1e-9)
-    assert again.offset == pytest.approx(found.offset, abs=0.02 * np.nanmax(found.offset_err))
+    # The weight of a level depends on the gain that converts its error, so it is not exact.
+    assert again.gain == pytest.approx(solution.gain, rel=1e-9)
+    assert again.offset == pytest.approx(solution.offset, abs=0.02 * np.nanmax(solution.offset_err))
 
 
-def test_islands_by_the_thousand_are_each_on_their_own() -> None:
-    """A thousand islands: each has the mean gain 1 and its own median sky level."""
+def test_a_thousand_islands_are_solved_separately() -> None:
+    """Each has a mean gain of 1 and keeps its own median sky level."""
     rng = np.random.default_rng(12)
     i = np.arange(0, 2000, 2)
     gain, sky = rng.uniform(0.8, 1.2, 2000), rng.uniform(500, 1500, 2000)
     pairs = [[line(gain[k] / gain[k + 1], sky[k], sky[k + 1])] for k in i]
-    found = solve(i, i + 1, pairs, sky[:, None])
-    assert found.component[:, 0].tolist() == np.repeat(np.arange(1000), 2).tolist()
-    assert found.gain[i] * found.gain[i + 1] == pytest.approx(1.0)
-    corrected = (found.gain[:, 0] * sky + found.offset[:, 0]).reshape(-1, 2)
+    solution = solve(i, i + 1, pairs, sky[:, None])
+    assert solution.component[:, 0].tolist() == np.repeat(np.arange(1000), 2).tolist()
+    assert solution.gain[i] * solution.gain[i + 1] == pytest.approx(1.0)
+    corrected = (solution.gain[:, 0] * sky + solution.offset[:, 0]).reshape(-1, 2)
     assert corrected[:, 0] == pytest.approx(corrected[:, 1])
     assert corrected[:, 0] == pytest.approx(sky.reshape(-1, 2).mean(axis=1))
 
 
-def test_a_tile_that_all_its_pairs_contradict_is_suspected() -> None:
-    """A tile whose levels go their own way in every overlap is named, and no other."""
+def test_a_tile_contradicted_by_all_its_pairs_is_suspect() -> None:
+    """A tile with another level in every overlap is suspect, and no other tile is."""
     truth = Truth(6, 13)
     pairs = lines(truth.pairs(noise=1.0))
     bad = (truth.i == 14) | (truth.j == 14)
     wrong = truth.rng.normal(0, 50, len(pairs))
     moved = [[replace(p, y=p.y + w) if b else p] for p, w, b in zip(pairs, wrong, bad, strict=True)]
-    found = solve(truth.i, truth.j, moved, truth.sky)
-    assert np.flatnonzero(found.suspect).tolist() == [14]
+    solution = solve(truth.i, truth.j, moved, truth.sky)
+    assert np.flatnonzero(solution.suspect).tolist() == [14]
 
 
 def test_medians_of_groups_are_those_of_numpy() -> None:
-    """Even and odd groups, groups with NaN, and groups without any value."""
+    """For even, odd and empty groups, and for groups with a NaN."""
     rng = np.random.default_rng(14)
     group = rng.integers(0, 40, 150)
     values = np.where(rng.random(150) < 0.05, np.nan, rng.normal(size=150))
-    median, count = medians(group, values, 45)
+    median, count = group_medians(group, values, 45)
     for k in range(45):
         mine = values[group == k]
         assert count[k] == len(mine)
@@ -419,18 +447,18 @@ def test_medians_of_groups_are_those_of_numpy() -> None:
 
 
 def test_no_pairs_at_all() -> None:
-    """Every tile stands alone: gain 1, offset 0, nothing known of errors."""
+    """Each tile gets gain 1 and offset 0, with unknown errors."""
     none = np.zeros(0, dtype=int)
-    found = solve(none, none, [], np.array([[10.0], [20.0], [np.nan]]))
-    assert found.gain[:2, 0].tolist() == [1.0, 1.0]
-    assert found.offset[:2, 0].tolist() == [0.0, 0.0]
-    assert np.isnan(found.gain[2, 0])
-    assert found.component[:, 0].tolist() == [0, 1, -1]
-    assert np.isnan(found.gain_err).all()
+    solution = solve(none, none, [], np.array([[10.0], [20.0], [np.nan]]))
+    assert solution.gain[:2, 0].tolist() == [1.0, 1.0]
+    assert solution.offset[:2, 0].tolist() == [0.0, 0.0]
+    assert np.isnan(solution.gain[2, 0])
+    assert solution.component[:, 0].tolist() == [0, 1, -1]
+    assert np.isnan(solution.gain_err).all()
 
 
 def test_the_common_slope_is_that_of_most_tiles_of_each_component() -> None:
-    """Two components with a slope and an outlier each; what two planes differ by stays."""
+    """Outliers do not count, and the differences between planes do not change."""
     rng = np.random.default_rng(2)
     component = np.repeat([0, 1, 2], [9, 8, 1])
     centre = rng.uniform(0, 1000, (18, 2))
@@ -440,12 +468,12 @@ def test_the_common_slope_is_that_of_most_tiles_of_each_component() -> None:
         slope[members] -= slope[members][:-1].mean(axis=0) if members.stop < 18 else slope[members]
     slope[[8, 16]] = [[0.5, 0.1], [0.0, 2.0]]
     planes = np.column_stack([rng.normal(0, 50, 18), slope + common[component]])
-    found = without_common_slope(component, planes, centre)
-    assert found[:, 1:] == pytest.approx(slope, abs=1e-12)
+    solution = subtract_common_slope(component, planes, centre)
+    assert solution[:, 1:] == pytest.approx(slope, abs=1e-12)
 
     def differences(z: np.ndarray, u: float, v: float) -> np.ndarray:
         level = z[:, 0] + ((np.array([u, v]) - centre) * z[:, 1:]).sum(axis=1)
         return np.concatenate([np.diff(level[:9]), np.diff(level[9:17])])
 
     for place in ((0.0, 0.0), (700.0, -300.0)):
-        assert differences(found, *place) == pytest.approx(differences(planes, *place), abs=1e-9)
+        assert differences(solution, *place) == pytest.approx(differences(planes, *place), abs=1e-9)

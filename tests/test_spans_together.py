@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from tests.otlp_receiver import http_receiver, read_otlp_json, spans_of
+from tests.helpers.otlp_receiver import http_receiver, read_otlp_json, spans_of
 from zemosaic.observe.exporters import Ids, Tracing
 from zemosaic.observe.telemetry import PAIR, Telemetry
 from zemosaic.runtime.events import (

@@ -2,18 +2,15 @@
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 import yaml
 
-from tests.semconv import ATTRIBUTES, SIGNALS
+from tests.helpers.compose import COMPOSE, ROOT, compose_client, run
+from tests.helpers.semconv import ATTRIBUTES, SIGNALS
 
-ROOT = Path(__file__).resolve().parent.parent
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
 JAEGER = SERVICES["jaeger"]
 
@@ -35,19 +32,6 @@ def mounts(service: dict) -> list[list[str]]:
 def port_of(section: dict) -> int:
     """The port at the end of a section's endpoint."""
     return int(section["endpoint"].rsplit(":", 1)[1])
-
-
-def run(*command: str) -> subprocess.CompletedProcess:
-    """What a command answered, whatever it was."""
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def compose_client() -> list[str] | None:
-    """The compose client of this machine, if it has one that runs."""
-    for client in (["docker", "compose"], ["docker-compose"]):
-        if shutil.which(client[0]) and run(*client, "version").returncode == 0:
-            return client
-    return None
 
 
 def test_ports_are_published_on_loopback_only():

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import simulated
-from tests.fakes import Recorder
+from tests.helpers.fakes import Recorder
+from tests.helpers.tiles import simulated
 from zemosaic import calibrate
 from zemosaic.runtime import stacks
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Observer
@@ -166,10 +166,20 @@ def test_without_an_alarm_a_long_job_is_dumped_once(folder: Path) -> None:
     assert path.read_text().count("Timeout (") == 1
 
 
-def busy(seconds: float) -> int:
-    """Work in Python; how much was done."""
-    end, done = time.monotonic() + seconds, 0
-    while time.monotonic() < end:
+DUMPS = 50
+PATIENT = 300.0  # seconds that a loaded machine may take
+
+
+def dumps(folder: Path) -> str:
+    """All dumps so far, of whichever process."""
+    return "".join(path.read_text() for path in (folder / "stacks").glob("*.txt"))
+
+
+def busy(folder: str) -> int:
+    """Work in Python until it has been dumped DUMPS times; return the work done."""
+    end, done = time.monotonic() + PATIENT, 0
+    while dumps(Path(folder)).count("Current thread") < DUMPS:
+        assert time.monotonic() < end
         done += sum(len([k] * k) for k in range(50))
     return done
 
@@ -188,7 +198,7 @@ def in_a_worker(folder: Path, function: Any, *args: Any) -> tuple[Any, Path]:
     pool = ProcessPool(1)
     try:
         slot = table.slot("pairs")
-        report = pool.submit(run_in_slot, (slot, 1, function, args)).result(60)
+        report = pool.submit(run_in_slot, (slot, 1, function, args)).result(PATIENT)
         assert report.error is None
         path = folder / "stacks" / f"{report.pid}.txt"
         size = path.stat().st_size
@@ -202,12 +212,12 @@ def in_a_worker(folder: Path, function: Any, *args: Any) -> tuple[Any, Path]:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
 def test_a_worker_is_dumped_again_and_again_and_lives(tmp_path: Path) -> None:
-    """From within, so that nothing moves meanwhile: 100 dumps of a job that is busy in Python."""
-    done, path = in_a_worker(tmp_path, busy, 1.0)
+    """From within, so that nothing moves meanwhile: many dumps of a job that is busy in Python."""
+    done, path = in_a_worker(tmp_path, busy, str(tmp_path))
     assert done
-    dumps = path.read_text().count("Current thread")
-    assert dumps >= 50
-    assert path.read_text().count("in busy") == dumps
+    count = path.read_text().count("Current thread")
+    assert count >= DUMPS
+    assert path.read_text().count("in busy") == count
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
@@ -219,9 +229,11 @@ def test_a_read_that_an_alarm_interrupts_goes_on(tmp_path: Path) -> None:
 
     def fill() -> None:
         with pipe.open("wb", buffering=0) as file:
-            for some in sent:
-                file.write(some)
-                time.sleep(0.02)
+            for chunk in sent:
+                before, end = len(dumps(tmp_path)), time.monotonic() + PATIENT
+                file.write(chunk)
+                while len(dumps(tmp_path)) == before and time.monotonic() < end:
+                    time.sleep(0.001)  # until an alarm has interrupted the read
 
     filler = threading.Thread(target=fill, daemon=True)
     filler.start()

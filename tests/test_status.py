@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.test_autopsy import BEGUN, SECOND, ended, write
+from tests.helpers.journals import BEGUN, SECOND, ended, write
 from zemosaic.observe.autopsy import Autopsy, Stuck, examine
 from zemosaic.observe.status import rate, status, watch
 from zemosaic.runtime.events import RunEnded

@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 from opentelemetry.util._once import Once
 
-from tests.fakes import Gate, Recorder
+from tests.helpers.fakes import Gate, Recorder
 from zemosaic import Settings, calibrate
 from zemosaic.errors import NoSolution
 from zemosaic.observe.attributes import LONGEST

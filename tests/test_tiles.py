@@ -14,7 +14,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from tests.conftest import simulated
+from tests.helpers.tiles import simulated
 from zemosaic.photometry.tiles.axes import channel_axis, from_planes, to_planes
 from zemosaic.photometry.tiles.sky import pixel_to_sky, unit_vectors
 from zemosaic.photometry.tiles.tile import Tile, TileError, open_tile, tile_from_array

@@ -1,4 +1,4 @@
-"""The whole way from simulated tiles to corrections, against the truth."""
+"""Corrections of simulated tiles, from files to offsets, against the truth."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from zemosaic import Settings, calibrate, tile_from_array
 from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
 
-#: Without noise; the seeing alike, since a difference in seeing is a difference in the sky.
+#: Without noise and with equal seeing, because different seeing makes the skies differ.
 EXACT = Scene(tiles=9, shape=(192, 256), electrons=0, seeing=0, stars=4e-3, overlap=0.3)
 
 
@@ -20,12 +20,12 @@ def solve(tiles: list[SimulatedTile], **options: Any) -> Any:
     return calibrate(given, Settings(**options), pool="serial", observers=[])
 
 
-def errors(tiles: list[SimulatedTile], found: Any) -> tuple[float, float]:
-    """Largest relative gain error and largest offset error in ADU, up to the gauge."""
+def errors(tiles: list[SimulatedTile], solution: Any) -> tuple[float, float]:
+    """Return the largest relative gain error and offset error in ADU, up to the gauge."""
     gain, offset = compare(
-        found, np.array([tile.gain for tile in tiles]), np.array([tile.offset for tile in tiles])
+        solution, np.array([tile.gain for tile in tiles]), np.array([tile.offset for tile in tiles])
     )
-    return np.abs(found.gain / gain - 1).max(), np.abs(found.offset - offset).max()
+    return np.abs(solution.gain / gain - 1).max(), np.abs(solution.offset - offset).max()
 
 
 LAYOUTS = {
@@ -44,41 +44,41 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_without_noise_the_truth_comes_back(layout: str) -> None:
+def test_without_noise_the_truth_is_recovered(layout: str) -> None:
     """Gains to 1e-4 and offsets to 0.1 ADU, on any layout."""
     tiles = list(simulate(dataclasses.replace(EXACT, **LAYOUTS[layout])))
-    found = solve(tiles)
-    assert not found.failed
-    gain, offset = errors(tiles, found)
+    solution = solve(tiles)
+    assert not solution.failed
+    gain, offset = errors(tiles, solution)
     assert gain < 1e-4
     assert offset < 0.1
 
 
-def test_islands_are_told_and_a_lone_tile_is_left_as_it_is() -> None:
+def test_islands_are_labelled_and_a_lone_tile_is_unchanged() -> None:
     """Components do not mix; a tile without overlap has gain 1, offset 0 and no pairs."""
     tiles = list(simulate(dataclasses.replace(EXACT, tiles=7, islands=3)))
-    found = solve(tiles)
-    assert found.component[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2]
-    assert (found.gain[6, 0], found.offset[6, 0], found.pairs[6, 0]) == (1.0, 0.0, 0)
-    assert found.groups == 3
+    solution = solve(tiles)
+    assert solution.component[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2]
+    assert (solution.gain[6, 0], solution.offset[6, 0], solution.pairs[6, 0]) == (1.0, 0.0, 0)
+    assert solution.groups == 3
 
 
 def test_the_order_of_tiles_does_not_matter() -> None:
     """A permutation of the tiles permutes the corrections."""
     tiles = list(simulate(EXACT))
     order = np.random.default_rng(1).permutation(len(tiles))
-    there, back = solve(tiles), solve([tiles[k] for k in order])
-    assert np.allclose(back.gain, there.gain[order], rtol=1e-6)
-    assert np.allclose(back.offset, there.offset[order], atol=1e-3)
+    original, permuted = solve(tiles), solve([tiles[k] for k in order])
+    assert np.allclose(permuted.gain, original.gain[order], rtol=1e-6)
+    assert np.allclose(permuted.offset, original.offset[order], atol=1e-3)
 
 
 def test_corrected_tiles_need_no_correction() -> None:
-    """Run on its own result, the phase finds gain 1 and offset 0."""
+    """Corrected tiles calibrated again have gain 1 and offset 0."""
     tiles = list(simulate(EXACT))
-    found = solve(tiles)
+    solution = solve(tiles)
     again = [
         dataclasses.replace(
-            tile, data=(found.gain[k, 0] * tile.data + found.offset[k, 0]).astype(np.float32)
+            tile, data=(solution.gain[k, 0] * tile.data + solution.offset[k, 0]).astype(np.float32)
         )
         for k, tile in enumerate(tiles)
     ]
@@ -87,35 +87,37 @@ def test_corrected_tiles_need_no_correction() -> None:
     assert np.abs(second.offset).max() < 0.02
 
 
-def test_noise_leaves_honest_errors() -> None:
-    """With noise the gains come back within a few of their own errors."""
+def test_gain_errors_are_honest() -> None:
+    """With noise, gains are within a few errors of the truth."""
     tiles = list(simulate(dataclasses.replace(EXACT, electrons=1.0, shape=(360, 480), nebula=600)))
-    found = solve(tiles)
-    gain, _ = compare(found, np.array([t.gain for t in tiles]), np.array([t.offset for t in tiles]))
-    pull = (found.gain / gain - 1) / (found.gain_err / found.gain)
+    solution = solve(tiles)
+    gain, _ = compare(
+        solution, np.array([t.gain for t in tiles]), np.array([t.offset for t in tiles])
+    )
+    pull = (solution.gain / gain - 1) / (solution.gain_err / solution.gain)
     assert np.sqrt(np.mean(pull**2)) < 2.0
-    assert np.abs(found.gain / gain - 1).max() < 0.01
+    assert np.abs(solution.gain / gain - 1).max() < 0.01
 
 
-def test_the_simulator_keeps_its_word() -> None:
-    """Tiles times their true gain plus their true offset agree on the sky they share."""
+def test_simulated_tiles_agree_with_their_truth() -> None:
+    """Tiles times their true gain plus their true offset agree on the shared sky."""
     scene = dataclasses.replace(EXACT, rotation=0.0, tiles=2, overlap=0.5)
     one, other = simulate(scene)
     corrected = [tile.gain[0] * tile.data + tile.offset[0] for tile in (one, other)]
     y, x = np.mgrid[40:150:7, 100:240:7]
     sky = one.wcs.all_pix2world(np.stack([x.ravel(), y.ravel()], axis=1), 0)
-    at = other.wcs.all_world2pix(sky, 0)
-    inside = ((at > 5) & (at < [250, 186])).all(axis=1)
+    place = other.wcs.all_world2pix(sky, 0)
+    inside = ((place > 5) & (place < [250, 186])).all(axis=1)
     assert inside.sum() > 20
     from scipy.ndimage import map_coordinates
 
-    there = map_coordinates(corrected[1].astype(float), at[inside][:, ::-1].T, order=3)
-    here = corrected[0][y.ravel()[inside], x.ravel()[inside]]
-    assert np.median(np.abs(there - here)) < 0.1
+    second = map_coordinates(corrected[1].astype(float), place[inside][:, ::-1].T, order=3)
+    first = corrected[0][y.ravel()[inside], x.ravel()[inside]]
+    assert np.median(np.abs(second - first)) < 0.1
 
 
 def test_the_first_tiles_do_not_depend_on_how_many_there_are() -> None:
-    """Each tile has random numbers of its own, so noise repeats tile by tile."""
+    """Each tile has its own random numbers, so its noise is reproducible."""
     few = next(iter(simulate(Scene(tiles=4, shape=(64, 64), seed=3))))
     again = next(iter(simulate(Scene(tiles=4, shape=(64, 64), seed=3))))
     assert np.array_equal(few.data, again.data)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.browser.runs import Invented, graph_of, invented_graph
-from tests.test_report import EVIL
+from tests.helpers.hostile import EVIL
 from zemosaic.report.build import report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.e2e.jaeger import Jaeger, OwnJaeger
-from tests.otlp_receiver import read_otlp_json, spans_of
+from tests.helpers.otlp_receiver import read_otlp_json, spans_of
 
 # Read before a fixture of all tests hides them.
 PROGRAM = os.environ.get("JAEGER_BIN") or shutil.which("jaeger")

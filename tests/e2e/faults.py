@@ -1,7 +1,7 @@
 """Real faults in real runs: what the workers of a run execute is made to go wrong.
 
 `inject` writes a ``sitecustomize.py``, which Python imports at the start of every process of the
-run. A fault strikes a pair in its part ``fit`` or a tile in its part ``preview``, and is one of
+run. A fault strikes a pair in its step ``fit`` or a tile in its step ``preview``, and is one of
 
 - ``hang``: an endless loop in C that holds the GIL;
 - ``raise``: an exception;
@@ -36,7 +36,7 @@ def strike(fault):
 
 
 def struck(job, name_of, inner):
-    whole = getattr(jobs, inner)
+    whole = getattr(tasks, inner)
 
     @functools.wraps(job)
     def wrapper(*given):
@@ -44,7 +44,7 @@ def struck(job, name_of, inner):
             strike(FAULTS.get(name_of(*given)))
             return whole(*arguments)
 
-        setattr(jobs, inner, faulty)
+        setattr(tasks, inner, faulty)
         return job(*given)
 
     return wrapper
@@ -52,7 +52,7 @@ def struck(job, name_of, inner):
 
 # Not in the processes that only serve the others, so that these stay as light as they are.
 if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv):
-    from zemosaic import jobs
+    from zemosaic.pipeline import tasks
 
     def pair(first, second, *_):
         return "pair_" + Path(first).stem + "_" + Path(second).stem
@@ -60,8 +60,8 @@ if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv
     def tile(tile, channels, grid, path, *_):
         return "tile_" + path.stem
 
-    jobs.measure = struck(jobs.measure, pair, "measure_pair")
-    jobs.prepare = struck(jobs.prepare, tile, "make_preview")
+    tasks.measure = struck(tasks.measure, pair, "measure_pair")
+    tasks.prepare = struck(tasks.prepare, tile, "make_preview")
 """
 
 

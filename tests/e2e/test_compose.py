@@ -20,7 +20,7 @@ import pytest
 
 from tests.e2e.conftest import PROGRAM, Running
 from tests.e2e.jaeger import ROOT, Jaeger, until
-from tests.test_stack import COMPOSE, compose_client, run
+from tests.helpers.compose import COMPOSE, compose_client, run
 
 SERVICE = COMPOSE["services"]["jaeger"]
 IMAGE = SERVICE["image"]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.conftest import Run, intertile, simulated_tiles
 from tests.e2e.faults import inject
-from tests.semconv import ATTRIBUTES, SIGNALS, faults, seen
+from tests.helpers.semconv import ATTRIBUTES, SIGNALS, faults, seen
 
 
 @pytest.fixture(scope="module")

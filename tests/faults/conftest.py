@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from astropy.io import fits
 
-from tests.conftest import Run, simulated
+from tests.helpers.cli import Run
+from tests.helpers.tiles import simulated
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import Event
 

@@ -20,8 +20,8 @@ import pytest
 from astropy.table import Table
 
 from tests.faults.conftest import Start, of
-from tests.faults.test_workers import spans
-from tests.otlp_receiver import dead_port, http_receiver, mute_port, plain
+from tests.helpers.otlp_receiver import dead_port, http_receiver, mute_port, plain
+from tests.helpers.spans import spans
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageEnded
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import Start
-from tests.otlp_receiver import Received, http_receiver, plain
+from tests.helpers.otlp_receiver import Received, http_receiver, plain
 from zemosaic.runtime.events import Heartbeat, JobEnded, JobSubmitted
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")

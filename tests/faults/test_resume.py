@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import Run
 from tests.faults.conftest import Command, Start
+from tests.helpers.cli import Run
 from zemosaic.pipeline.records import load_thumbnails
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageStarted

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.conftest import Start
+from tests.helpers.spans import spans
 from zemosaic.runtime.events import JobEnded, JobSubmitted, SlowJob
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the faults are those of POSIX")
-
-
-def spans(folder: Path) -> list[dict[str, Any]]:
-    """All spans of a run's trace, attributes as mappings."""
-    found = []
-    for line in (folder / "trace.jsonl").read_text().splitlines():
-        for resource in json.loads(line)["resourceSpans"]:
-            for scope in resource["scopeSpans"]:
-                for span in scope["spans"]:
-                    values = {a["key"]: a["value"] for a in span["attributes"]}
-                    span["known"] = {k: next(iter(v.values())) for k, v in values.items()}
-                    found.append(span)
-    return found
 
 
 FAULTS = {

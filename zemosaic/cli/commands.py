@@ -20,8 +20,19 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
+def _print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from ..photometry._kernels import COMPILED
+
+    kernels = "compiled kernels" if COMPILED else "no compiled kernels"
+    click.echo(f"zemosaic, version {__version__} ({kernels})")
+    context.exit()
+
+
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False,
+              callback=_print_version, help="Show the version and exit.")  # fmt: skip
 def cli() -> None:
     """Match the tiles of an astronomical mosaic, and say where the time went."""
 

@@ -17,7 +17,8 @@ import numpy as np
 from ..errors import NoSolution
 from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
 from ..photometry.solver.channel import TileFrame
-from ..photometry.solver.solve import Solution, solve_mosaic
+from ..photometry.solver.mosaic_solver import solve_mosaic
+from ..photometry.solver.solve import Solution
 from ..runtime.scheduler import Job, Outcome
 from .records import (
     PairRecord,

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .._version import __version__, has_compiled_kernels
+from .._version import __version__
+from ..photometry._kernels import COMPILED
 from ..photometry.pairfit.measure import Measurement, measure_pair
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
@@ -52,7 +53,7 @@ def cache_key(*dependencies: object) -> str:
     The key also depends on the version, because the numerics may change; on the presence of
     compiled kernels, because the last bits differ; and on the fields that the journal keeps.
     """
-    program = __version__, has_compiled_kernels(), layout_digest(*JOURNALLED)
+    program = __version__, COMPILED, layout_digest(*JOURNALLED)
     return hashlib.sha256(repr((program, *dependencies)).encode()).hexdigest()[:24]
 
 

@@ -1,6 +1,11 @@
-"""The summary of a pair's fit, one record per channel, shared by the kernels and the solver."""
+"""The summary of a pair's fit, one record per channel, shared by the kernels and the solver.
+
+``python -m zemosaic.photometry._kernels.fit_summary`` writes the C header of the same record.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 
@@ -22,3 +27,26 @@ FIELDS = (
 FIT_SUMMARY = np.dtype(
     [(name, np.float64) if length == 1 else (name, np.float64, length) for name, length in FIELDS]
 )
+
+#: The generated header.
+HEADER = Path(__file__).with_name("fit_summary.h")
+
+
+def c_header() -> str:
+    """Return the text of the C header that declares a record of `FIT_SUMMARY`."""
+    members = "".join(
+        f"    double {name};\n" if length == 1 else f"    double {name}[{length}];\n"
+        for name, length in FIELDS
+    )
+    return (
+        "/* Generated from fit_summary.py, which describes the fields:\n"
+        "python -m zemosaic.photometry._kernels.fit_summary */\n\n"
+        "#ifndef ZEMOSAIC_FIT_SUMMARY_H\n#define ZEMOSAIC_FIT_SUMMARY_H\n\n"
+        f"typedef struct {{\n{members}}} FitSummary;\n\n"
+        f"enum {{ FIT_SUMMARY_LENGTH = {sum(length for _, length in FIELDS)} }}; /* doubles */\n\n"
+        "#endif\n"
+    )
+
+
+if __name__ == "__main__":
+    HEADER.write_text(c_header(), encoding="utf-8", newline="\n")

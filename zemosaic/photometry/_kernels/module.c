@@ -1,244 +1,220 @@
-/* The compiled kernels as a module of Python, and the algebra that they share (regression.py).
+/* The Python module `_fused`: functions that check and convert arguments for the kernels.
 
-Built for the stable interface of CPython 3.11 and without the headers of numpy: arrays come
-through the buffer protocol. */
+Built for the stable ABI of CPython 3.11 and without numpy's headers: arrays come through the buffer
+protocol. */
 
-#include "kernels.h"
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stdio.h>
+#include <string.h>
 
-double most(double a, double b) { return a > b ? a : b; }
+#include "arguments.h"
 
-double ranked(double *z, Index n, Index rank)
-{ /* Quickselect, without branches that would have to be guessed; z is left in another order. */
-    Index low = 0, high = n;
-    while (high - low > 1) {
-        const double a = z[low], b = z[(low + high) / 2], c = z[high - 1];
-        const double pivot = a < b ? (b < c ? b : most(a, c)) : (a < c ? a : most(b, c));
-        Index j = low;
-        for (Index i = low; i < high; i++) {
-            const double one = z[i];
-            z[i] = z[j];
-            z[j] = one;
-            j += one < pivot;
-        }
-        if (j > low) {
-            if (rank < j) high = j;
-            else low = j;
-            continue;
-        }
-        for (Index i = low; i < high; i++) { /* None is smaller: first those that are equal. */
-            const double one = z[i];
-            z[i] = z[j];
-            z[j] = one;
-            j += !(one > pivot);
-        }
-        if (rank < j) return pivot;
-        low = j;
-    }
-    return z[rank];
-}
+enum { ARGUMENTS_MAX = 24, AXES_MAX = 5, TEXT_MAX = 200 };
 
-Index thinned(Index n, Index *step)
-{ /* regression.thin: how many of n, an odd number, and how far apart. */
-    *step = n > SAMPLE ? (n + SAMPLE - 1) / SAMPLE : 1;
-    return ((n + *step - 1) / *step - 1) | 1;
-}
+/* Types of arguments; a FitSummary is an array of float64 to Python. */
+enum { TYPE_number, TYPE_double, TYPE_float, TYPE_Index, TYPE_FitSummary };
 
-double median(const double *z, Index n)
-{ /* Of a sample. */
-    double some[SAMPLE + 1];
-    Index step, count = thinned(n, &step);
-    for (Index k = 0; k < count; k++) some[k] = z[k * step];
-    return ranked(some, count, count / 2);
-}
+static const struct {
+    const char *name, *formats; /* those of the buffer protocol */
+    size_t bytes;
+} types[] = {
+    {"a number", "", 0},
+    {"float64", "d", sizeof(double)},
+    {"float32", "f", sizeof(float)},
+    {"intp", "ilqn", sizeof(Index)},
+    {"float64", "d", sizeof(double)},
+};
 
-double robust_scale(const double *square, Index n)
+typedef struct {
+    const char *name;
+    int type, written;
+    int axes[AXES_MAX]; /* lengths or named axes, and 0 at the end */
+} Argument;
+
+typedef struct {
+    const char *name;
+    const Argument *arguments;
+    Index count;
+    int (*call)(const void *arguments);
+} Kernel;
+
+#define AXIS_NAME(NAME, name) #name,
+static const char *const axis_names[] = {AXES(AXIS_NAME)};
+
+/* Return the index of a named argument; `count` if there is none. The search starts at `hint`. */
+static Index find_argument(const Kernel *kernel, const char *name, Index hint)
 {
-    const double scale = sqrt(median(square, n)) / 0.6745;
-    return scale > 0 ? scale : 1.0;
+    for (Index i = 0; i < kernel->count; i++) {
+        const Index index = (hint + i) % kernel->count;
+        if (strcmp(name, kernel->arguments[index].name) == 0) return index;
+    }
+    return kernel->count;
 }
 
-void dots(const double *const p[3], const double *const q[3], Index n, double out[9])
-{ /* Three vectors by three others, each sum in two lanes: what fills the vector units. */
-    const double *const a = p[0], *const b = p[1], *const c = p[2];
-    const double *const d = q[0], *const e = q[1], *const f = q[2];
-    double s[9][2] = {{0}};
-    Index i = 0;
-    for (; i + 2 <= n; i += 2)
-        for (int l = 0; l < 2; l++) {
-            s[0][l] += a[i + l] * d[i + l];
-            s[1][l] += a[i + l] * e[i + l];
-            s[2][l] += a[i + l] * f[i + l];
-            s[3][l] += b[i + l] * d[i + l];
-            s[4][l] += b[i + l] * e[i + l];
-            s[5][l] += b[i + l] * f[i + l];
-            s[6][l] += c[i + l] * d[i + l];
-            s[7][l] += c[i + l] * e[i + l];
-            s[8][l] += c[i + l] * f[i + l];
+/* Find the object of each argument, by position or by name; -1 and a TypeError on a mismatch. */
+static int match(const Kernel *kernel, PyObject *args, PyObject *keywords, PyObject **objects)
+{
+    const Index given = PyTuple_Size(args);
+    PyObject *key, *value;
+    Py_ssize_t position = 0;
+    Index i = given - 1;
+    if (given > kernel->count) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, but %zd were given", kernel->name,
+                     kernel->count, given);
+        return -1;
+    }
+    for (Index k = 0; k < kernel->count; k++)
+        objects[k] = k < given ? PyTuple_GetItem(args, k) : NULL;
+    while (keywords && PyDict_Next(keywords, &position, &key, &value)) {
+        const char *const name = PyUnicode_AsUTF8AndSize(key, NULL);
+        if (!name) return -1;
+        i = find_argument(kernel, name, i + 1); /* callers mostly keep the order */
+        if (i == kernel->count || objects[i]) {
+            PyErr_Format(PyExc_TypeError, "%s() got %s argument '%s'", kernel->name,
+                         i == kernel->count ? "an unknown" : "two values for the", name);
+            return -1;
         }
-    for (int k = 0; k < 9; k++) {
-        out[k] = s[k][0] + s[k][1];
-        if (i < n) out[k] += p[k / 3][i] * q[k % 3][i];
+        objects[i] = value;
     }
-}
-
-void products(const double *z, const double *w, int k, Index n, double *work, double *gram)
-{ /* Weighted, of the k rows of z, three by three; `work` has room for three of them. */
-    const double *const p[3] = {work, work + n, work + 2 * n};
-    for (int i = 0; i < k; i += 3) {
-        for (int l = 0; l < 3; l++)
-            for (Index m = 0; m < n; m++)
-                work[l * n + m] = w[m] * z[(i + l < k ? i + l : i) * n + m];
-        for (int j = i; j < k; j += 3) {
-            const double *q[3];
-            double sum[9];
-            for (int l = 0; l < 3; l++) q[l] = z + (j + l < k ? j + l : j) * n;
-            dots(p, q, n, sum);
-            for (int l = 0; l < 9; l++) {
-                const int row = i + l / 3, column = j + l % 3;
-                if (row < k && column < k) gram[row * k + column] = gram[column * k + row] = sum[l];
-            }
+    for (i = 0; i < kernel->count; i++)
+        if (!objects[i]) {
+            PyErr_Format(PyExc_TypeError, "%s() is missing the argument '%s'", kernel->name,
+                         kernel->arguments[i].name);
+            return -1;
         }
-    }
+    return 0;
 }
 
-void solve(double *matrix, double *right, int n, int k)
-{ /* regression.solved: n by n; `right`, with k columns, becomes the solution. */
-    double scale[COLUMNS];
-    for (int i = 0; i < n; i++) scale[i] = 1 / sqrt(matrix[i * n + i] + 1e-300);
-    for (int i = 0; i < n; i++) {
-        for (int j = 0; j < n; j++) matrix[i * n + j] *= scale[i] * scale[j];
-        for (int j = 0; j < k; j++) right[i * k + j] *= scale[i];
-        matrix[i * n + i] += 1e-12;
-    }
-    /* Positive definite, so no pivots need be sought. */
-    for (int p = 0; p < n; p++)
-        for (int i = p + 1; i < n; i++) {
-            const double part = matrix[i * n + p] / matrix[p * n + p];
-            for (int j = p + 1; j < n; j++) matrix[i * n + j] -= part * matrix[p * n + j];
-            for (int j = 0; j < k; j++) right[i * k + j] -= part * right[p * k + j];
-        }
-    for (int i = n - 1; i >= 0; i--)
-        for (int j = 0; j < k; j++) {
-            double *const one = right + i * k + j;
-            for (int p = i + 1; p < n; p++) *one -= matrix[i * n + p] * right[p * k + j];
-            *one /= matrix[i * n + i];
-        }
-    for (int i = 0; i < n; i++)
-        for (int j = 0; j < k; j++) right[i * k + j] *= scale[i];
-}
-
-void line(const double *gram, int k, int terms, int held, double slope, double *found)
-{ /* regression.line, of one channel */
-    double m[TERMS * TERMS], r[TERMS * 3];
-    for (int i = 0; i < terms; i++) {
-        for (int j = 0; j < terms; j++) m[i * terms + j] = gram[(3 + i) * k + 3 + j];
-        for (int j = 0; j < 3; j++) r[i * 3 + j] = gram[(3 + i) * k + j];
-    }
-    solve(m, r, terms, 3);
-    if (!held) {
-        double left[2] = {gram[2 * k], gram[2 * k + 1]};
-        for (int i = 0; i < terms; i++)
-            for (int j = 0; j < 2; j++) left[j] -= gram[2 * k + 3 + i] * r[i * 3 + j];
-        slope = left[1] / (left[0] == 0 ? HUGE_VAL : left[0]);
-    }
-    for (int i = 0; i < 2 * k; i++) found[i] = 0;
-    found[0] = -slope;
-    found[1] = found[k + 2] = 1;
-    for (int i = 0; i < terms; i++) {
-        found[3 + i] = slope * r[i * 3] - r[i * 3 + 1];
-        found[k + 3 + i] = -r[i * 3 + 2];
-    }
-}
-
-/* Signatures: of each argument its kind (n a number; d, f, i arrays of float64, float32 and intp;
-in capitals those that are written) and its axes, where a letter stands for one length. */
-#define PAIR "f7cab fcde fcde f7cgh fcjk fcjk i8 i9 "
-#define KERNELS(each)                                                                     \
-    each(shared_areas, "dpk3 dt43 in in Dn")                                               \
-    each(sample_spline, "fphw d2mn Fpab Fab F8b D3b")                                          \
-    each(gather_blocks, PAIR "D52cn D2n D2cn Dn Dn D2 n n n n")                               \
-    each(block_weights, "D52cn d2cn dn D2c1 Dn Dn n n")                                         \
-    each(planes, "dcr dcr dr dr ir D32c1 Dr")                                             \
-    each(gather_cells, PAIR "il D52cq D2q Iq I1 n")                                           \
-    each(design_matrix, "dcb dcb d32cb d2cr db db dc db ib d42cf d2f if d2c1 d32c1 Dckr D2b "     \
-         "D6hw n n n d22")                                                                \
-    each(initial_slope, "dcr dcr dcr dcr dr dr ir d32c1 Dc D2cr D6r D8c n n n n n")         \
-    each(fit_irls, "Dckr dcr dcr if Dc Dcr Dckk Dc2k Dc Dc Dc Dc Dcr D6r d3 n n n n")   \
-    each(summarize_fit, "dcb dcb db db ir dckr dcr dckk dc2k dc dc D5p D5p D4r Dcs n n n n")
-
-enum { MOST_ARGS = 24 };
-
-static int fits(const char *axes, const Py_buffer *view, Index *size)
+/* Return whether an array has the argument's axes; set the lengths of axes not known before. */
+static int has_axes(const Argument *argument, const Py_buffer *view, Index *lengths)
 {
     int k = 0;
-    for (; axes[k] && axes[k] != ' ' && k < view->ndim; k++) {
-        const int letter = axes[k] - 'a';
-        if (letter >= 0 && size[letter] < 0) size[letter] = view->shape[k];
-        if (view->shape[k] != (letter >= 0 ? size[letter] : axes[k] - '0')) return 0;
+    for (; argument->axes[k] && k < view->ndim; k++) {
+        const int axis = argument->axes[k];
+        Index *const named = axis < FIRST_AXIS ? NULL : lengths + axis - FIRST_AXIS;
+        if (named && *named < 0) *named = view->shape[k];
+        if (view->shape[k] != (named ? *named : axis)) return 0;
     }
-    return k == view->ndim && (!axes[k] || axes[k] == ' ');
+    return k == view->ndim && !argument->axes[k];
 }
 
-static int taken(const char *sign, PyObject *given, Py_buffer *view, Arg *arg, Index *size)
-{ /* An argument with that signature; -1 and an exception where it is something else. */
-    view->obj = NULL;
-    if (*sign == 'n') {
-        arg->n = PyFloat_AsDouble(given);
-        return PyErr_Occurred() ? -1 : 0;
+static Index print_shape(char *text, Index end, const char *prefix, const char *name, Index length)
+{
+    const size_t space = (size_t)(TEXT_MAX - end);
+    const int written = length < 0 ? snprintf(text + end, space, "%s%s", prefix, name)
+                        : *name    ? snprintf(text + end, space, "%s%s=%td", prefix, name, length)
+                                   : snprintf(text + end, space, "%s%td", prefix, length);
+    return written < 0 || end + written >= TEXT_MAX ? TEXT_MAX - 1 : end + written;
+}
+
+/* Raise a ValueError that gives the expected type and shape and those of the array. */
+static int mismatch(const Kernel *kernel, const Argument *argument, const Py_buffer *view,
+                    const Index *lengths)
+{
+    char expected[TEXT_MAX] = "", found[TEXT_MAX] = "";
+    Index end = 0;
+    for (int k = 0; argument->axes[k]; k++) {
+        const int axis = argument->axes[k], named = axis >= FIRST_AXIS;
+        end = print_shape(expected, end, k ? ", " : "", named ? axis_names[axis - FIRST_AXIS] : "",
+                          named ? lengths[axis - FIRST_AXIS] : axis);
     }
-    const char kind = *sign < 'a' ? (char)(*sign - 'A' + 'a') : *sign;
-    const char *const formats = kind == 'i' ? "ilqn" : kind == 'f' ? "f" : "d";
-    const size_t bytes = kind == 'i' ? sizeof(Index) : kind == 'f' ? sizeof(float) : sizeof(double);
-    const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (*sign == kind ? 0 : PyBUF_WRITABLE);
-    if (PyObject_GetBuffer(given, view, flags) < 0) return -1;
-    if ((size_t)view->itemsize == bytes && view->format && strchr(formats, *view->format) &&
-        fits(sign + 1, view, size)) {
-        arg->D = view->buf;
-        return 0;
-    }
-    PyErr_Format(PyExc_ValueError, "an array does not fit the kernel: %s", sign);
+    end = 0;
+    for (int k = 0; k < view->ndim; k++)
+        end = print_shape(found, end, k ? ", " : "", "", view->shape[k]);
+    PyErr_Format(PyExc_ValueError,
+                 "%s: %s: expected %s of shape (%s)%s, got format %s, shape (%s)%s%s",
+                 kernel->name, argument->name, types[argument->type].name, expected,
+                 argument->written ? ", writable" : "", view->format ? view->format : "B", found,
+                 PyBuffer_IsContiguous(view, 'C') ? "" : ", not C-contiguous",
+                 argument->written && view->readonly ? ", read-only" : "");
     return -1;
 }
 
-static PyObject *run(Kernel *kernel, const char *signs, PyObject *args)
+/* Store an object in the field of its argument; -1 and an exception if it does not fit. */
+static int convert(const Kernel *kernel, const Argument *argument, PyObject *object,
+                   Py_buffer *view, void *field, Sizes *size)
 {
-    Py_buffer views[MOST_ARGS];
-    Arg a[MOST_ARGS];
-    Index size[26], k = 0, given = PyTuple_Size(args);
-    int failed = 0;
-    for (int i = 0; i < 26; i++) size[i] = -1;
-    for (const char *sign = signs; sign && !failed; k++) {
-        if (k == given) {
-            PyErr_SetString(PyExc_TypeError, "an argument is missing");
-            failed = 1;
-            break;
-        }
-        failed = taken(sign, PyTuple_GetItem(args, k), &views[k], &a[k], size) < 0;
-        sign = strchr(sign, ' ');
-        sign = sign ? sign + 1 : NULL;
+    const Sizes known = *size;
+    view->obj = NULL;
+    if (argument->type == TYPE_number) {
+        const double value = PyFloat_AsDouble(object);
+        memcpy(field, &value, sizeof value);
+        if (!PyErr_Occurred()) return 0;
+    } else if (PyObject_GetBuffer(object, view, PyBUF_STRIDES | PyBUF_FORMAT) == 0) {
+        memcpy(field, &view->buf, sizeof view->buf);
+        if ((size_t)view->itemsize == types[argument->type].bytes && view->format &&
+            strchr(types[argument->type].formats, *view->format) &&
+            PyBuffer_IsContiguous(view, 'C') && !(argument->written && view->readonly) &&
+            has_axes(argument, view, (Index *)size))
+            return 0;
+        return mismatch(kernel, argument, view, (const Index *)&known);
     }
+    PyErr_Format(PyExc_TypeError, "%s: %s: expected %s, got %R", kernel->name, argument->name,
+                 types[argument->type].name, (PyObject *)Py_TYPE(object));
+    return -1;
+}
+
+/* Convert the arguments and run the kernel without the interpreter's lock. `fields` and `size` are
+parts of `arguments`. */
+static PyObject *run(const Kernel *kernel, PyObject *args, PyObject *keywords,
+                     const void *arguments, void *const *fields, Sizes *size)
+{
+    Py_buffer views[ARGUMENTS_MAX];
+    PyObject *objects[ARGUMENTS_MAX];
+    Index converted = 0;
+    int failed = match(kernel, args, keywords, objects) < 0;
+    memset(size, -1, sizeof *size); /* no length is known */
+    for (; !failed && converted < kernel->count; converted++)
+        failed = convert(kernel, &kernel->arguments[converted], objects[converted],
+                         &views[converted], fields[converted], size) < 0;
     if (!failed) {
         Py_BEGIN_ALLOW_THREADS
-        failed = kernel(a, size) < 0;
+        failed = kernel->call(arguments) < 0;
         Py_END_ALLOW_THREADS
-        if (failed) PyErr_SetString(PyExc_ValueError, "the arrays do not fit together");
+        if (failed)
+            PyErr_Format(PyExc_ValueError, "%s: the arrays do not fit together", kernel->name);
     }
-    while (k-- > 0)
-        if (views[k].obj) PyBuffer_Release(&views[k]);
+    while (converted-- > 0)
+        if (views[converted].obj) PyBuffer_Release(&views[converted]);
     if (failed) return NULL;
     Py_RETURN_NONE;
 }
 
-#define FUNCTION(name, signs)                                  \
-    static PyObject *py_##name(PyObject *self, PyObject *args) \
-    {                                                          \
-        (void)self;                                            \
-        return run(name, signs, args);                         \
+#define READS_ROW(type, name, ...) {#name, TYPE_##type, 0, {__VA_ARGS__}},
+#define WRITES_ROW(type, name, ...) {#name, TYPE_##type, 1, {__VA_ARGS__}},
+#define NUMBER_ROW(name) {#name, TYPE_number, 0, {0}},
+#define ARRAY_ADDRESS(type, name, ...) &a.name,
+#define NUMBER_ADDRESS(name) &a.name,
+#define ARRAY_NAME(type, name, ...) #name ", "
+#define NUMBER_NAME(name) #name ", "
+
+#define FUNCTION(name, Struct, ARGUMENTS)                                                      \
+    static int call_##name(const void *a) { return name(a); }                                  \
+    static const Argument name##_arguments[] = {ARGUMENTS(READS_ROW, WRITES_ROW, NUMBER_ROW)}; \
+    typedef char name##_has_too_many_arguments                                                 \
+        [sizeof name##_arguments / sizeof(Argument) <= ARGUMENTS_MAX ? 1 : -1];                \
+    static const Kernel name##_kernel = {                                                      \
+        #name, name##_arguments, sizeof name##_arguments / sizeof(Argument), call_##name,      \
+    };                                                                                         \
+    static PyObject *py_##name(PyObject *self, PyObject *args, PyObject *keywords)             \
+    {                                                                                          \
+        Struct a = {.size = {0}};                                                              \
+        void *const fields[] = {ARGUMENTS(ARRAY_ADDRESS, ARRAY_ADDRESS, NUMBER_ADDRESS)};      \
+        (void)self;                                                                            \
+        return run(&name##_kernel, args, keywords, &a, fields, &a.size);                       \
     }
 KERNELS(FUNCTION)
 
-#define METHOD(name, signs) {#name, py_##name, METH_VARARGS, NULL},
-static PyMethodDef methods[] = {KERNELS(METHOD){NULL, NULL, 0, NULL}};
+#define PYTHON_FUNCTION(name) (PyCFunction)(void (*)(void))py_##name, METH_VARARGS | METH_KEYWORDS
+#define METHOD(name, Struct, ARGUMENTS) \
+    {#name, PYTHON_FUNCTION(name),      \
+     #name "(" ARGUMENTS(ARRAY_NAME, ARRAY_NAME, NUMBER_NAME) ")\n--\n\n"},
+static PyMethodDef methods[] = {
+    KERNELS(METHOD)
+    {NULL, NULL, 0, NULL},
+};
 
 static struct PyModuleDef module = {
     PyModuleDef_HEAD_INIT, "_fused", NULL, 0, methods, NULL, NULL, NULL, NULL,

@@ -1,7 +1,7 @@
-"""Footprints -> overlap graph, and its pruning.
+"""The graph of overlapping tiles, from their footprints, and its pruning.
 
-All geometry is that of great circles between unit vectors, so nothing is special at right
-ascension 0, at a pole, or about where a reference pixel lies.
+All geometry uses great circles between unit vectors, so right ascension 0, the poles and the
+position of a reference pixel need no special treatment.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from scipy.spatial import cKDTree
 from ..tiles.sky import unit_vectors
 from .spherical import _areas, _clipped, _inward_normals, _shared
 
-CANDIDATES = 1 << 16  # pairs or triples whose geometry is worked out at once: bounds the memory
+CANDIDATES = 1 << 16  # pairs or triples processed at a time: bounds the memory
 
 
 @dataclass(frozen=True, eq=False)
 class OverlapGraph:
-    """Which tiles overlap, and by how much; pairs in order of (i, j), with i < j.
+    """Pairs of overlapping tiles, sorted by (i, j) with i < j.
 
     Parameters
     ----------
     tiles : int
-        Number of tiles.
+        Number of tiles T.
     i, j : ndarray
-        ``(P,)`` int: the two tiles of each pair.
+        ``(P,)`` int tiles of each pair.
     area : ndarray
         ``(P,)`` float64: area of the overlap in square degrees.
     fraction : ndarray
@@ -44,18 +44,18 @@ class OverlapGraph:
     fraction: np.ndarray
 
     def components(self) -> np.ndarray:
-        """Label ``(tiles,)`` of the connected component of each tile."""
+        """Label ``(T,)`` the connected component of each tile."""
         return component_labels(self.tiles, self.i, self.j)
 
-    def keep(self, which: np.ndarray) -> OverlapGraph:
-        """The graph with some of its pairs, chosen by a boolean or index array."""
+    def keep(self, chosen: np.ndarray) -> OverlapGraph:
+        """Return the graph of some pairs, chosen by a boolean or index array."""
         return OverlapGraph(
-            self.tiles, self.i[which], self.j[which], self.area[which], self.fraction[which]
+            self.tiles, self.i[chosen], self.j[chosen], self.area[chosen], self.fraction[chosen]
         )
 
 
 def component_labels(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Label ``(tiles,)`` of each tile's component, counted in the order of their first tiles."""
+    """Label ``(tiles,)`` the component of each tile, in the order of their first tiles."""
     graph = coo_array((np.ones(len(i)), (i, j)), shape=(tiles, tiles))
     _, labels = connected_components(graph, directed=False)
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
@@ -69,152 +69,198 @@ def find_overlaps(corners: np.ndarray, min_fraction: float = 0.0) -> OverlapGrap
     ----------
     corners : ndarray
         ``(T, 4, 2)`` float64: right ascension and declination in degrees of the corners of
-        each tile, in order around it; the footprint is the convex quadrilateral of great
+        each tile, in order around it. The footprint is the convex quadrilateral of great
         circles between them. A tile with a NaN overlaps nothing.
     min_fraction : float
-        Overlaps of less than this fraction of the smaller footprint are left out.
+        Smaller overlaps are left out; a fraction of the smaller footprint.
 
     Returns
     -------
     OverlapGraph
     """
-    units = unit_vectors(np.deg2rad(corners))
-    tiles = len(units)
-    usable = np.flatnonzero(np.isfinite(units).all(axis=(1, 2)))
-    units = np.nan_to_num(units)
-    centres = units.sum(axis=1)
-    centres /= np.maximum(np.linalg.norm(centres, axis=1), 1e-300)[:, None]
-    radius = np.linalg.norm(units - centres[:, None], axis=2).max(axis=1)
-    inward = _inward_normals(units, centres)
-    own = _areas(units)
-    found = [np.empty((4, 0))]
-    for i, j in _candidates(centres, radius, usable):
-        shared = _shared(units, i, inward, j)
+    footprints = _Footprints.of(corners)
+    own = _areas(footprints.units)
+    batches = [np.empty((4, 0))]
+    for i, j in _candidates(footprints):
+        shared = _shared(footprints.units, i, footprints.inward, j)
         smaller = np.minimum(own[i], own[j])
         fraction = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
-        enough = (shared > 0) & (fraction >= min_fraction)
-        found.append(np.stack([i, j, np.rad2deg(np.rad2deg(shared)), fraction])[:, enough])
-    i, j, area, fraction = np.concatenate(found, axis=1)
-    order = np.lexsort((j, i))
-    return OverlapGraph(tiles, i.astype(int), j.astype(int), area, fraction).keep(order)
+        overlap = (shared > 0) & (fraction >= min_fraction)
+        batches.append(np.stack([i, j, np.rad2deg(np.rad2deg(shared)), fraction])[:, overlap])
+    i, j, area, fraction = np.concatenate(batches, axis=1)
+    graph = OverlapGraph(len(corners), i.astype(int), j.astype(int), area, fraction)
+    return graph.keep(np.lexsort((j, i)))
 
 
-def _candidates(
-    centres: np.ndarray, radius: np.ndarray, usable: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs i < j of footprints whose circles meet, each once, some at a time.
+@dataclass(frozen=True, eq=False)
+class _Footprints:
+    """Footprints of T tiles as unit vectors.
 
-    Footprints are sorted into classes by the power of two of their radius, with a tree of
-    centres for each class, and asked for in the trees of their own class and of the smaller ones:
-    a huge footprint finds what lies within it, and widens the search of no other.
+    Parameters
+    ----------
+    units, inward : ndarray
+        ``(T, 4, 3)`` corners, and inward normals of the great circles along the sides.
+    centre : ndarray
+        ``(T, 3)``.
+    radius : ndarray
+        ``(T,)`` largest distance (chord) of a corner from the centre.
+    usable : ndarray
+        Int indices of the tiles without a NaN; all others have corners of zeros.
     """
+
+    units: np.ndarray
+    inward: np.ndarray
+    centre: np.ndarray
+    radius: np.ndarray
+    usable: np.ndarray
+
+    @classmethod
+    def of(cls, corners: np.ndarray) -> _Footprints:
+        """Convert corners ``(T, 4, 2)`` in degrees."""
+        units = unit_vectors(np.deg2rad(corners))
+        usable = np.flatnonzero(np.isfinite(units).all(axis=(1, 2)))
+        units = np.nan_to_num(units)
+        centre = units.sum(axis=1)
+        centre /= np.maximum(np.linalg.norm(centre, axis=1), 1e-300)[:, None]
+        radius = np.linalg.norm(units - centre[:, None], axis=2).max(axis=1)
+        return cls(units, _inward_normals(units, centre), centre, radius, usable)
+
+    def touching(self, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the pairs whose circles meet, up to `CANDIDATES` at a time."""
+        distance = np.linalg.norm(self.centre[i] - self.centre[j], axis=1)
+        close = np.flatnonzero(distance <= self.radius[i] + self.radius[j])
+        for start in range(0, len(close), CANDIDATES):
+            batch = close[start : start + CANDIDATES]
+            yield i[batch], j[batch]
+
+
+def _candidates(footprints: _Footprints) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield each pair i < j of footprints whose circles meet once, in batches.
+
+    Footprints are sorted into classes by the power of two of their radius, with a tree of centres
+    for each class, and searched for in the trees of their own class and of the smaller ones. So a
+    huge footprint finds all within it, but does not widen the search of any other.
+    """
+    usable, radius = footprints.usable, footprints.radius
     octave = np.frexp(np.maximum(radius, 1e-12))[1]
     for size in np.unique(octave[usable]):
         small = usable[octave[usable] == size]
         large = usable[octave[usable] >= size]
-        tree = cKDTree(centres[small])
+        tree = cKDTree(footprints.centre[small])
         reach = radius[large] + radius[small].max()
-        count = tree.query_ball_point(centres[large], reach, return_length=True)
-        part = np.cumsum(count) // CANDIDATES
-        for chunk in np.split(np.arange(len(large)), np.flatnonzero(np.diff(part)) + 1):
-            hits = tree.query_ball_point(centres[large[chunk]], reach[chunk])
-            near = small[np.fromiter(chain.from_iterable(hits), int, count[chunk].sum())]
-            this = np.repeat(large[chunk], count[chunk])
-            once = (octave[this] > size) | (this < near)
-            i, j = np.minimum(this, near)[once], np.maximum(this, near)[once]
-            close = np.linalg.norm(centres[i] - centres[j], axis=1) <= radius[i] + radius[j]
-            for start in range(0, close.sum(), CANDIDATES):
-                piece = np.flatnonzero(close)[start : start + CANDIDATES]
-                yield i[piece], j[piece]
+        count = tree.query_ball_point(footprints.centre[large], reach, return_length=True)
+        for batch in _batches(count):
+            hits = tree.query_ball_point(footprints.centre[large[batch]], reach[batch])
+            near = small[np.fromiter(chain.from_iterable(hits), int, count[batch].sum())]
+            tile = np.repeat(large[batch], count[batch])
+            once = (octave[tile] > size) | (tile < near)
+            yield from footprints.touching(
+                np.minimum(tile, near)[once], np.maximum(tile, near)[once]
+            )
+
+
+def _batches(count: np.ndarray) -> list[np.ndarray]:
+    """Split the indices of `count` into runs with a total count of about `CANDIDATES` each."""
+    run = np.cumsum(count) // CANDIDATES
+    return np.split(np.arange(len(count)), np.flatnonzero(np.diff(run)) + 1)
 
 
 def prune(graph: OverlapGraph, neighbours: int) -> OverlapGraph:
-    """Keep the strongest pairs of each tile, and each component in one piece.
+    """Keep the largest overlaps of each tile, and each component connected.
 
-    A pair stays when it is among the `neighbours` largest overlaps of either of its tiles, or
-    when it belongs to the maximum spanning tree. 0 keeps all.
+    A pair stays if it is among the `neighbours` largest overlaps of either of its tiles, or in the
+    maximum spanning tree. 0 keeps all pairs.
     """
     if neighbours == 0 or not len(graph.i):
         return graph
+    return graph.keep(_among_largest(graph, neighbours) | _in_spanning_tree(graph))
+
+
+def _among_largest(graph: OverlapGraph, neighbours: int) -> np.ndarray:
+    """Find the pairs ``(P,)`` among the largest overlaps of either of their tiles."""
     pairs = np.arange(len(graph.i))
-    ends = np.concatenate([graph.i, graph.j])
-    both = np.concatenate([pairs, pairs])
-    order = np.lexsort((both, -graph.area[both], ends))
-    ends = ends[order]
-    first = np.flatnonzero(np.r_[True, ends[1:] != ends[:-1]])
-    rank = np.arange(len(ends)) - np.repeat(first, np.diff(np.r_[first, len(ends)]))
-    keep = np.zeros(len(pairs), dtype=bool)
-    keep[both[order][rank < neighbours]] = True
-    # Ranks, not areas: equal areas then have an order, and no weight is 0 (which is "no edge").
-    cost = np.empty(len(pairs))
-    cost[np.lexsort((pairs, -graph.area))] = np.arange(1, len(pairs) + 1)
-    tree = minimum_spanning_tree(
-        coo_array((cost, (graph.i, graph.j)), shape=(graph.tiles, graph.tiles)).tocsr()
-    )
-    keep[np.isin(cost, tree.data)] = True
-    return graph.keep(keep)
+    pair, tile = np.r_[pairs, pairs], np.r_[graph.i, graph.j]
+    order = np.lexsort((pair, -graph.area[pair], tile))
+    tile = tile[order]
+    first = np.flatnonzero(np.r_[True, tile[1:] != tile[:-1]])
+    rank = np.arange(len(tile)) - np.repeat(first, np.diff(np.r_[first, len(tile)]))
+    chosen = np.zeros(len(pairs), dtype=bool)
+    chosen[pair[order][rank < neighbours]] = True
+    return chosen
+
+
+def _in_spanning_tree(graph: OverlapGraph) -> np.ndarray:
+    """Find the pairs ``(P,)`` in the spanning tree of the largest overlaps."""
+    pairs = len(graph.i)
+    # Ranks instead of areas: equal areas have an order, and no cost is 0, which means "no edge".
+    cost = np.empty(pairs)
+    cost[np.lexsort((np.arange(pairs), -graph.area))] = np.arange(1, pairs + 1)
+    costs = coo_array((cost, (graph.i, graph.j)), shape=(graph.tiles, graph.tiles))
+    return np.isin(cost, minimum_spanning_tree(costs.tocsr()).data)
 
 
 def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
-    """How often the pairs of a graph tell the same thing.
+    """Compute the redundancy of the pairs, the factor by which their variances have to grow.
 
-    Where m tiles lie over one another, their m (m - 1) / 2 pairs share the noise of m tiles, and
-    only m - 1 of them are independent: each pair is worth 2 / m of what it claims there.
+    The m (m - 1) / 2 pairs of m tiles that lie on top of each other share the noise of m tiles.
+    Only m - 1 of them are independent, so each pair counts as 2 / m of a pair there.
 
     Parameters
     ----------
     graph : OverlapGraph
-        The pairs that are measured.
+        The measured pairs.
     corners : ndarray
         ``(T, 4, 2)`` as for `find_overlaps`.
 
     Returns
     -------
     ndarray
-        ``(P,)`` mean of m / 2 over each overlap, 1 where no third tile lies: the factor by
-        which the variances of the pairs have to grow.
+        ``(P,)`` mean of m / 2 over each overlap; 1 without a third tile.
     """
     factor = np.ones(len(graph.i))
     units = np.nan_to_num(unit_vectors(np.deg2rad(corners)))
     inward = _inward_normals(units, units.sum(axis=1))
     area = np.maximum(np.deg2rad(np.deg2rad(graph.area)), 1e-300)
     overlaps = _clipped(units[graph.i], inward[graph.j])
-    for triple in _triangles(graph):
-        ij, jk, _ = triple
+    for triangle in _triangles(graph):
+        ij, jk, _ = triangle
         shared = _shared(overlaps, ij, inward, graph.j[jk])
-        for pair in triple:
+        for pair in triangle:
             np.add.at(factor, pair, shared / area[pair] / 2)
     return factor
 
 
 def _triangles(graph: OverlapGraph) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Pairs (i, j), (j, k) and (i, k), by their indices, of every i < j < k; some at a time.
+    """Yield the indices of the pairs (i, j), (j, k) and (i, k) of all i < j < k, in batches."""
+    key = graph.i * graph.tiles + graph.j  # ascending, since pairs are sorted
+    degree = np.bincount(np.r_[graph.i, graph.j], minlength=graph.tiles)
+    at_i = degree[graph.i] <= degree[graph.j]
+    hinge, opposite = np.where(at_i, graph.i, graph.j), np.where(at_i, graph.j, graph.i)
+    for pair, side, third in _wedges(graph, hinge):
+        wanted = opposite[pair] * graph.tiles + third
+        closing = np.minimum(np.searchsorted(key, wanted), len(key) - 1)
+        closed = key[closing] == wanted
+        with_j = np.where(at_i[pair], closing, side)
+        with_i = np.where(at_i[pair], side, closing)
+        yield pair[closed], with_j[closed], with_i[closed]
 
-    Each pair asks for the neighbours of that of its tiles which has the fewer, so that a tile
-    with very many costs no more than others; at most the pairs to the power of 3/2 altogether.
+
+def _wedges(
+    graph: OverlapGraph, hinge: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield pairs (i, j), the pairs that join their hinge to a tile k > j, and k, in batches.
+
+    `hinge` ``(P,)`` is the tile of each pair with fewer neighbours, so a tile with many costs no
+    more than others: at most P to the power of 3/2 altogether.
     """
-    pairs = np.arange(len(graph.i))
     ends, others = np.r_[graph.i, graph.j], np.r_[graph.j, graph.i]
-    key = graph.i * graph.tiles + graph.j
-    by_key = np.argsort(key)
     order = np.argsort(ends, kind="stable")
     degree = np.bincount(ends, minlength=graph.tiles)
-    first = np.cumsum(degree) - degree
-    few = np.where(degree[graph.i] <= degree[graph.j], graph.i, graph.j)
-    many = graph.i + graph.j - few
-    part = np.cumsum(degree[few]) // CANDIDATES
-    for chunk in np.split(pairs, np.flatnonzero(np.diff(part)) + 1):
-        count = degree[few[chunk]]
-        pair = np.repeat(chunk, count)
+    first = np.cumsum(degree) - degree  # of each tile's neighbours, in `order`
+    for batch in _batches(degree[hinge]):
+        count = degree[hinge[batch]]
+        pair = np.repeat(batch, count)
         along = np.arange(len(pair)) - np.repeat(np.cumsum(count) - count, count)
-        side = order[first[few[pair]] + along]
-        third = others[side]
-        last = third > graph.j[pair]  # each triangle once, found from its (i, j)
-        pair, side, third = pair[last], side[last] % len(pairs), third[last]
-        wanted = many[pair] * graph.tiles + third
-        place = np.minimum(np.searchsorted(key, wanted, sorter=by_key), len(key) - 1)
-        closing = by_key[place]
-        closed = key[closing] == wanted
-        pair, side, closing = pair[closed], side[closed], closing[closed]
-        straight = few[pair] == graph.i[pair]
-        yield pair, np.where(straight, closing, side), np.where(straight, side, closing)
+        end = order[first[hinge[pair]] + along]
+        last = others[end] > graph.j[pair]  # each triangle once, from its (i, j)
+        yield pair[last], end[last] % len(hinge), others[end[last]]

@@ -8,7 +8,7 @@ from .._kernels import compiled
 
 
 def _inward_normals(units: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Normals ``(T, 4, 3)`` of the great circles along the sides, pointing inward."""
+    """Compute the inward normals ``(T, 4, 3)`` of the great circles along the sides."""
     normals = np.cross(units, np.roll(units, -1, axis=1))
     side = np.einsum("tkx,tx->tk", normals, centres)
     return normals * np.sign(side)[..., None]
@@ -24,7 +24,7 @@ def _shared(
     if not compiled.fused:
         return _areas(_clipped(polygons[which], normals[tiles]))
     found = np.empty(len(which))
-    compiled.fused.shared_areas(polygons, normals, which, tiles, found)
+    compiled.fused.overlap_areas(polygons, normals, which, tiles, found)
     return found
 
 

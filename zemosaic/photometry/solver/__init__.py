@@ -1,1 +1,1 @@
-"""The solution: gains, offsets and planes of all tiles from the fits of their pairs."""
+"""Solve for gains, offsets and planes of all tiles from the fits of their pairs."""

@@ -1,132 +1,153 @@
-"""Whether the planes of a component's pairs are those of its tiles: sky gradients of their own."""
+"""The test of model "auto": whether the tiles of a component have sky gradients of their own."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from .potentials import potentials
+from .channel import MOST_TILES, Channel
+from .groups import group_medians
+from .potentials import Differences, potentials
 
-CHANCE = 1.386  # median of chi² with two freedoms
-# Planes are taken to be real when the median over pairs of their chi² is above this. Without
-# gradients it has been seen at up to 4, since the errors of tilts are known from few patches; with
-# gradients of a few noise widths it is above 50.
+MEDIAN_CHI2 = 1.386  # of two degrees of freedom
+# First criterion: the median χ² of the tilts of the pairs. Without gradients it reaches 4, since
+# the errors of tilts are estimated from few patches; gradients of a few noise widths exceed 50.
 PLANE_CHI2 = 10.0
-FEWEST_PAIRS = 3  # to judge that by
-# Or when slopes of tiles explain those of the pairs: where the errors of tilts are too large, their
-# chi² says nothing, but tilts that are noise do not close around loops. So many times what the
-# pairs leave is what the median tile's slope is above the error that it has from them; without
-# gradients that has been seen at up to 9 (nine tiles of flat sky), with those of real nights at 39
-# and more. And it has to be above the errors that are known.
+FEWEST_PAIRS = 3  # or independent loops, to judge a component by
+# Second criterion, for tilts with overestimated errors: median tile-slope χ² divided by median
+# pair-residual χ². Tilts that are noise do not close around loops. Noise-only mosaics reach 9
+# (nine tiles of flat sky); real gradients exceed 39. Slopes must also exceed their own errors.
 PLANE_RATIO = 20.0
-PLANE_LEAST = 1.5
-FAR_SLOPE = 5.0  # medians of the distances from the median: beyond is not what most have in common
+LEAST_SLOPE_CHI2 = 1.5 * MEDIAN_CHI2
 LEAST_VARIANCE = 1e-30  # (ADU per cell)², of the tilts of tiles without noise
+
+
+@dataclass(frozen=True, eq=False)
+class PlaneEvidence:
+    """The two criteria, by tile; both are those of the tile's component.
+
+    Parameters
+    ----------
+    chi2 : ndarray
+        ``(T,)`` result of `plane_chi2`.
+    ratio : ndarray
+        ``(T,)`` result of `plane_ratio`; NaN unless the model is "auto".
+    """
+
+    chi2: np.ndarray
+    ratio: np.ndarray
+
+
+def plane_evidence(channel: Channel) -> PlaneEvidence:
+    """Compute both criteria from the tilts of a channel's pairs."""
+    pairs = channel.pairs
+    # The gain of each pair itself, because a wrong gain turns a slope of the scene into a plane.
+    gain = np.where(np.isfinite(pairs.plane_gain), pairs.plane_gain, pairs.gain)
+    known_gain = np.where(np.isfinite(gain), gain, 1.0)
+    has_tilt = np.isfinite(pairs.tilt_cov).all(axis=(1, 2))
+    i, j, cov = pairs.i[has_tilt], pairs.j[has_tilt], pairs.tilt_cov[has_tilt]
+    tilt = (pairs.y_tilt - known_gain[:, None] * pairs.x_tilt)[has_tilt]
+    chi2 = plane_chi2(channel.component, i, tilt, cov)
+    if channel.model != "auto" or channel.frame is None or channel.tiles > MOST_TILES:
+        return PlaneEvidence(chi2, np.full(channel.tiles, np.nan))
+    # Planes are added after gains, so tilts are compared in the approximate unit of all tiles.
+    log_gain = _approximate_gains(channel, gain)
+    unit = np.exp(log_gain[j])[:, None]
+    ratio = plane_ratio(channel.component, i, j, tilt * unit, cov * unit[..., None] ** 2)
+    return PlaneEvidence(chi2, ratio)
+
+
+def _approximate_gains(channel: Channel, gain: np.ndarray) -> np.ndarray:
+    """Compute log-gains ``(T,)`` by plain least squares from the gains ``(P,)`` of the pairs."""
+    measured = np.isfinite(gain)
+    i, j, log_ratio = channel.pairs.i[measured], channel.pairs.j[measured], np.log(gain[measured])
+    differences = Differences(i, j, log_ratio, np.ones(len(log_ratio)))
+    return potentials(channel.tiles, differences, rounds=1).value
+
+
+def choose_planes(channel: Channel, evidence: PlaneEvidence) -> np.ndarray:
+    """Choose the tiles ``(T,)`` that get a plane; either criterion suffices in model "auto"."""
+    if channel.frame is None:
+        return np.zeros(channel.tiles, dtype=bool)
+    if channel.model == "auto":
+        by_chi2 = np.nan_to_num(evidence.chi2) > PLANE_CHI2
+        return by_chi2 | (np.nan_to_num(evidence.ratio) > PLANE_RATIO)
+    return np.full(channel.tiles, channel.model.endswith("plane"))
 
 
 def plane_chi2(
     component: np.ndarray, i: np.ndarray, tilt: np.ndarray, cov: np.ndarray
 ) -> np.ndarray:
-    """Median over each component's pairs of the chi² of their planes, by tile.
+    """Compute the median χ² of the tilts of each component's pairs.
 
     Parameters
     ----------
     component : ndarray
         ``(T,)`` int.
     i : ndarray
-        ``(P,)`` int: one end of each pair.
+        ``(P,)`` int: one tile of each pair.
     tilt, cov : ndarray
         ``(P, 2)`` and ``(P, 2, 2)``: differences of slopes in ADU per cell, and their covariances.
 
     Returns
     -------
     ndarray
-        ``(T,)``; NaN where there are too few pairs to tell.
+        ``(T,)``; NaN in a component with fewer than `FEWEST_PAIRS` pairs.
     """
     inverse = np.linalg.inv(cov + 1e-300 * np.eye(2))
     chi2 = np.einsum("pi,pij,pj->p", tilt, inverse, tilt)
-    median, count = medians(component[i], chi2, component.max(initial=-1) + 1)
+    median, count = group_medians(component[i], chi2, component.max(initial=-1) + 1)
     return np.where(count >= FEWEST_PAIRS, median, np.nan)[component]
 
 
 def plane_ratio(
     component: np.ndarray, i: np.ndarray, j: np.ndarray, tilt: np.ndarray, cov: np.ndarray
 ) -> np.ndarray:
-    """How many times more slopes of tiles explain of the pairs' planes than they leave, by tile.
+    """Compute the ratio of the χ² of the tiles' slopes to the χ² of the pairs' residuals.
 
     Parameters
     ----------
     component : ndarray
         ``(T,)`` int.
     i, j : ndarray
-        ``(P,)`` int ends of each pair.
+        ``(P,)`` int tiles of each pair.
     tilt, cov : ndarray
-        As of `plane_chi2`, in the unit of all tiles.
+        As for `plane_chi2`, in the unit of all tiles.
 
     Returns
     -------
     ndarray
-        ``(T,)``; 0 where slopes are within their errors, NaN where there are too few loops to tell.
+        ``(T,)`` ratio of the medians of each component; 0 if the slopes are within their
+        errors, NaN in a component with fewer than `FEWEST_PAIRS` independent loops.
     """
-    tiles, groups = len(component), component.max(initial=-1) + 1
-    explained, left = np.zeros(tiles), np.zeros(len(i))
-    for axis in (0, 1):
-        weight = 1 / np.maximum(cov[:, axis, axis], LEAST_VARIANCE)
-        slope, variance, rest = potentials(tiles, i, j, tilt[:, axis], weight, rounds=1)
-        joined = np.isfinite(variance)
-        usual, _ = medians(component[joined], slope[joined], groups)
-        explained += (slope - usual[component]) ** 2 / variance
-        left += rest**2 * weight
-    of_tiles, size = medians(component[joined], explained[joined], groups)
-    of_pairs, pairs = medians(component[i], left, groups)
-    loops = pairs - size + 1
+    components = component.max(initial=-1) + 1
+    slope_chi2, residual_chi2 = _slope_fit(component, i, j, tilt, cov)
+    joined = ~np.isnan(slope_chi2)
+    of_tiles, tiles = group_medians(component[joined], slope_chi2[joined], components)
+    of_pairs, pairs = group_medians(component[i], residual_chi2, components)
+    loops = pairs - tiles + 1
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = of_tiles / of_pairs * (loops / pairs)
-    ratio[of_tiles < PLANE_LEAST * CHANCE] = 0.0
+    ratio[of_tiles < LEAST_SLOPE_CHI2] = 0.0
     return np.where(loops >= FEWEST_PAIRS, ratio, np.nan)[component]
 
 
-def without_common_slope(
-    component: np.ndarray, planes: np.ndarray, centre: np.ndarray
-) -> np.ndarray:
-    """Planes less the slope that those of a component have in common, which no overlap tells.
+def _slope_fit(
+    component: np.ndarray, i: np.ndarray, j: np.ndarray, tilt: np.ndarray, cov: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit slopes of the tiles to the tilts of the pairs.
 
-    It is the mean of those that are not far from most: a cloud's slope is not the sky's.
-
-    Parameters
-    ----------
-    component : ndarray
-        ``(T,)`` int.
-    planes : ndarray
-        ``(T, 3)``: level at the centre in ADU, and both slopes in ADU per cell.
-    centre : ndarray
-        ``(T, 2)`` in cells.
-
-    Returns
-    -------
-    ndarray
-        ``(T, 3)``: the same differences of planes at all places.
+    Return the χ² of each tile's slope ``(T,)`` about the median of its component, NaN without a
+    pair, and the χ² of each pair's residual ``(P,)``; both with two degrees of freedom.
     """
-    groups = component.max(initial=-1) + 1
-
-    def usual(values: np.ndarray) -> np.ndarray:
-        return np.stack([medians(component, z, groups)[0] for z in values.T], axis=1)[component]
-
-    away = np.abs(planes[:, 1:] - usual(planes[:, 1:]))
-    near = (away <= FAR_SLOPE * usual(away)).all(axis=1)
-    number = np.maximum(np.bincount(component, near, groups), 1)[:, None]
-    sums = np.stack([np.bincount(component, near * z, groups) for z in planes[:, 1:].T], axis=1)
-    common = (sums / number)[component]
-    level = np.einsum("tg,tg->t", common, centre - usual(centre))
-    return planes - np.column_stack([level, common])
-
-
-def medians(group: np.ndarray, values: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Median and number ``(groups,)`` of the values of each group; NaN as `numpy.median` does."""
-    count = np.bincount(group, minlength=groups)
-    median = np.full(groups, np.nan)
-    some = np.flatnonzero(count)
-    ranked = values[np.lexsort((values, group))]  # NaNs come last in each group
-    first, size = (np.cumsum(count) - count)[some], count[some]
-    middle = (ranked[first + (size - 1) // 2] + ranked[first + size // 2]) / 2
-    median[some] = np.where(np.isnan(ranked[first + size - 1]), np.nan, middle)
-    return median, count
+    components = component.max(initial=-1) + 1
+    slope_chi2, residual_chi2 = np.zeros(len(component)), np.zeros(len(i))
+    for axis in (0, 1):
+        weight = 1 / np.maximum(cov[:, axis, axis], LEAST_VARIANCE)
+        fit = potentials(len(component), Differences(i, j, tilt[:, axis], weight), rounds=1)
+        joined = np.isfinite(fit.variance)
+        median, _ = group_medians(component[joined], fit.value[joined], components)
+        slope_chi2 += (fit.value - median[component]) ** 2 / fit.variance
+        residual_chi2 += fit.residual**2 * weight
+    return slope_chi2, residual_chi2

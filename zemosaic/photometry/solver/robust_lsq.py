@@ -1,7 +1,8 @@
-"""Sparse symmetric systems: factors, preconditioned gradients, the diagonal of the inverse."""
+"""Robust least squares of sparse systems, by iteratively reweighted normal equations."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,121 +10,241 @@ from scipy.sparse import csc_array
 
 from .selected_inverse import factorize
 
-ROUNDS = 32  # of reweighting at most
+ROUNDS = 32  # largest number of reweighting rounds
 BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
-# The first rounds have Huber's weights: after plain least squares a wrong pair has pulled its tile
-# so far that Tukey's would give up the right ones, and never take them back.
+# The first rounds use Huber's weights: in the plain least-squares solution a wrong pair has pulled
+# its tile so far that Tukey's weights would reject the good pairs and never recover them.
 HUBER, MILD_ROUNDS = 1.345, 6
-# Then Tukey's limit comes down from the worst pair: where all pairs of a tile disagree with what
-# it was pulled to, those nearest to one another shall win, and not none.
+# The limit of Tukey's weights then narrows from the worst pair down to its final value: if all
+# pairs of a tile contradict the first solution, some that agree shall win instead of none.
 NARROWING = 6  # rounds
-LEAST_WEIGHT = 1e-6  # of a pair that disagrees with all others
-DIRECT = 3_000  # unknowns up to which every round has a factor of its own
-STEADY = 1e-12  # change relative to the largest unknown that ends the rounds; beyond DIRECT:
-STEADY_ERRORS = 1e-3  # change of any residual, in its errors; 20 rounds come as far
-STEPS = 20  # of pcg gradients at most, before a new factor is cheaper
-GAIN_OF_STEPS = 0.03  # by which they diminish the error of a round
+LEAST_WEIGHT = 1e-6  # of an outlying pair: keeps the graph connected
+DIRECT = 3_000  # largest number of unknowns for which each round factorizes its own matrix
+STEADY = 1e-12  # convergence, up to DIRECT: change relative to the largest unknown
+# Convergence beyond DIRECT, in about 20 rounds: change of any residual in units of its error.
+STEADY_ERRORS = 1e-3
+STEPS = 20  # of conjugate gradients at most: beyond that a new factor is cheaper
+ERROR_REDUCTION = 0.03  # of the error of a round (energy norm), by conjugate gradients
+# Conjugate gradients reuse a factor while the diagonal changes by less than these factors.
+DIAGONAL_DROP, DIAGONAL_GROWTH = 0.5, 10.0
+GAUSSIAN_MEDIAN = 0.6745  # median of |x| in standard deviations
+MEDIAN_CHI = {1: GAUSSIAN_MEDIAN, 2: 1.1774, 3: 1.5382}  # by degrees of freedom
 
 
-def pcg(matrix: csc_array, right: np.ndarray, factor: Any) -> np.ndarray | None:
-    """Preconditioned pcg gradients (Hestenes and Stiefel 1952); None: too many steps."""
-    solution, rest = np.zeros(len(right)), right
-    direction, before, goal = np.zeros(len(right)), np.inf, 0.0
-    for step in range(STEPS):
-        better = factor.solve(rest)
-        now = (rest * better).sum()  # no dot product, whose bits depend on the number of threads
-        goal = goal if step else now * GAIN_OF_STEPS**2
-        if now <= goal:
-            return solution
-        direction = better + now / before * direction
-        image = matrix @ direction
-        length = now / (direction * image).sum()
-        solution, rest, before = solution + length * direction, rest - length * image, now
-    return None
+@dataclass(frozen=True, eq=False)
+class RobustFit:
+    """Solution of a robust least-squares problem.
+
+    Parameters
+    ----------
+    solution : ndarray
+        ``(N,)``.
+    residual : ndarray
+        ``(R,)`` right-hand side minus design · solution, in units of the errors.
+    chi : ndarray
+        ``(P,)`` norm of the residuals of each pair.
+    scale : float
+        Robust scatter of the residuals in units of the errors; at least 1.
+    normal : csc_array
+        ``(N, N)`` normal matrix of the last round.
+    factor : SuperLU
+        Its factor.
+    """
+
+    solution: np.ndarray
+    residual: np.ndarray
+    chi: np.ndarray
+    scale: float
+    normal: csc_array
+    factor: Any
 
 
 def robust_least_squares(
     design: csc_array, right: np.ndarray, ridge: np.ndarray, pairs: int, rounds: int = ROUNDS
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, csc_array, Any]:
-    """Least squares of whitened rows, robust_weights by Tukey's biweight, pair by pair.
+) -> RobustFit:
+    """Solve whitened least squares with robust weights, one weight per pair.
 
-    Each round solves for the change of the solution: exactly, or, in a large system, by pcg
-    gradients that are preconditioned by the factor of earlier weights, and only as far as the
-    next round moves anyway. The last round is exact again.
+    Each round solves for the change of the solution: exactly, or, in a large system, by conjugate
+    gradients preconditioned with the factor of earlier weights, as far as the next round is going
+    to move the solution anyway. The last round is exact.
 
     Parameters
     ----------
     design : csc_array
-        ``(R, N)``: a row for the level of each pair, then perhaps two for its tilts.
-    right, ridge : ndarray
-        ``(R,)`` right-hand side; ``(N,)`` added to the diagonal of the normal matrix.
+        ``(R, N)``: one row for the level of each pair, then, optionally, two rows for its tilt.
+    right : ndarray
+        ``(R,)`` right-hand side.
+    ridge : ndarray
+        ``(N,)`` added to the diagonal of the normal matrix.
     pairs : int
         Number of pairs.
     rounds : int
-        At most; 1 is plain least squares.
+        Largest number of rounds; 1 is plain least squares.
 
     Returns
     -------
-    solution, rest, chi : ndarray
-        ``(N,)``, ``(R,)`` right minus design · solution, ``(P,)`` norm of the rest of each pair.
-    scale : float
-        By which the errors were too small, judged by the scatter; at least 1.
-    normal, factor : csc_array, SuperLU
-        ``(N, N)`` normal matrix of the last round, and its factor.
+    RobustFit
     """
-    size, tilts = len(ridge), (len(right) - pairs) // pairs
-    diagonal = csc_array((ridge, (np.arange(size), np.arange(size))), shape=(size, size))
-    transposed = design.T.tocsr()
-    robust, solution, rest = np.ones(pairs), np.zeros(size), right
-    factor, then, anew, wide = None, np.zeros(size), True, 1.0
-    for turn in range(1, rounds + 1):
-        weight = np.concatenate([robust, np.repeat(robust, tilts)])
-        weighted = csc_array(
-            (design.data * weight[design.indices], design.indices, design.indptr), design.shape
-        )
-        normal = (transposed @ weighted + diagonal).tocsc()
-        gradient = transposed @ (weight * rest) - ridge * solution
-        now, change = normal.diagonal(), None
-        # An unknown that has lost its weight would drift, since its error costs no energy.
-        if not anew and turn < rounds and ((now > then / 2) & (now < then * 10)).all():
-            change = pcg(normal, gradient, factor)
+    equations = _NormalEquations(design, right, ridge, pairs)
+    weighting, solver = _Weighting(equations.freedoms), _ReusedFactor()
+    weights, solution, residual = np.ones(pairs), np.zeros(len(ridge)), right
+    renew = True
+    for round_number in range(1, rounds + 1):
+        normal, gradient = equations.weighted(weights, solution, residual)
+        change = None if renew or round_number == rounds else solver.approximate(normal, gradient)
         exact = change is None
         if change is None:
-            factor = None  # frees the memory of the last one
-            factor, then = factorize(normal), now
-            change = factor.solve(gradient)
-        solution, before = solution + change, rest
-        rest = right - design @ solution
-        chi = np.sqrt(
-            np.square(np.c_[rest[:pairs], rest[pairs:].reshape(pairs, tilts)]).sum(axis=1)
-        )
-        if turn <= MILD_ROUNDS:
-            robust, scale = robust_weights(chi, 1 + tilts, mild=True)
-            wide = max(1.0, chi.max() / (scale * BIWEIGHT))
-        else:
-            narrow = min(1.0, (turn - MILD_ROUNDS) / NARROWING)
-            robust, scale = robust_weights(chi, 1 + tilts, wide ** (1 - narrow))
-        if size <= DIRECT:
-            steady = np.abs(change).max() <= STEADY * max(1.0, np.abs(solution).max())
-        else:
-            steady = np.abs(rest - before).max() <= STEADY_ERRORS
-        if steady and exact and turn > MILD_ROUNDS + NARROWING:
+            change = solver.solve(normal, gradient)
+        solution, previous = solution + change, residual
+        residual = right - design @ solution
+        weights = weighting.of_round(round_number, equations.chi(residual))
+        steady = _is_steady(solution, change, residual - previous)
+        if steady and exact and round_number > MILD_ROUNDS + NARROWING:
             break
-        anew = steady or size <= DIRECT
-    return solution, rest, chi, scale, normal, factor
+        renew = steady or len(ridge) <= DIRECT
+    chi = equations.chi(residual)
+    return RobustFit(
+        solution, residual, chi, robust_scale(chi, equations.freedoms), normal, solver.factor
+    )
 
 
-def robust_weights(
-    u: np.ndarray, freedoms: int = 1, wide: float = 1.0, mild: bool = False
-) -> tuple[np.ndarray, float]:
-    """Weights of residuals in units of their errors, and their scale.
+def _is_steady(solution: np.ndarray, change: np.ndarray, residual_change: np.ndarray) -> bool:
+    """Whether a round has changed nothing of importance."""
+    if len(solution) <= DIRECT:
+        return bool(np.abs(change).max() <= STEADY * max(1.0, np.abs(solution).max()))
+    return bool(np.abs(residual_change).max() <= STEADY_ERRORS)
 
-    Huber's if `mild`, else Tukey's with his constant that many times as `wide`.
+
+class _NormalEquations:
+    """Normal equations of a ridge regression for changing weights of its pairs."""
+
+    def __init__(self, design: csc_array, right: np.ndarray, ridge: np.ndarray, pairs: int) -> None:
+        size = len(ridge)
+        self.design, self.ridge, self.pairs = design, ridge, pairs
+        self.tilts = (len(right) - pairs) // pairs  # rows of each pair after the first
+        self.transposed = design.T.tocsr()
+        self.diagonal = csc_array((ridge, (np.arange(size), np.arange(size))), shape=(size, size))
+
+    @property
+    def freedoms(self) -> int:
+        """Rows of each pair."""
+        return 1 + self.tilts
+
+    def weighted(
+        self, weights: np.ndarray, solution: np.ndarray, residual: np.ndarray
+    ) -> tuple[csc_array, np.ndarray]:
+        """Return normal matrix ``(N, N)`` and right-hand side ``(N,)`` for the next change."""
+        of_rows = np.concatenate([weights, np.repeat(weights, self.tilts)])
+        design = self.design
+        scaled = csc_array(
+            (design.data * of_rows[design.indices], design.indices, design.indptr), design.shape
+        )
+        normal = (self.transposed @ scaled + self.diagonal).tocsc()
+        return normal, self.transposed @ (of_rows * residual) - self.ridge * solution
+
+    def chi(self, residual: np.ndarray) -> np.ndarray:
+        """Compute the norm ``(P,)`` of the residuals of each pair."""
+        level, tilt = residual[: self.pairs], residual[self.pairs :]
+        return np.sqrt(np.square(np.c_[level, tilt.reshape(self.pairs, self.tilts)]).sum(axis=1))
+
+
+class _Weighting:
+    """Schedule of the robust weights over the rounds."""
+
+    def __init__(self, freedoms: int) -> None:
+        self.freedoms, self.widest = freedoms, 1.0
+
+    def of_round(self, round_number: int, chi: np.ndarray) -> np.ndarray:
+        """Compute the weights ``(P,)`` for the next round from residuals in their errors."""
+        if round_number <= MILD_ROUNDS:
+            self.widest = max(1.0, chi.max() / (robust_scale(chi, self.freedoms) * BIWEIGHT))
+            return huber_weights(chi, self.freedoms)
+        narrowed = min(1.0, (round_number - MILD_ROUNDS) / NARROWING)
+        return tukey_weights(chi, self.freedoms, self.widest ** (1 - narrowed))
+
+
+class _ReusedFactor:
+    """Exact solutions, and approximate ones that reuse the factor of the last exact one."""
+
+    def __init__(self) -> None:
+        self.factor: Any = None
+        self.diagonal = np.zeros(0)
+
+    def solve(self, normal: csc_array, right: np.ndarray) -> np.ndarray:
+        """Factorize the matrix and solve exactly."""
+        self.factor = None  # frees the memory of the previous factor
+        self.factor, self.diagonal = factorize(normal), normal.diagonal()
+        return self.factor.solve(right)
+
+    def approximate(self, normal: csc_array, right: np.ndarray) -> np.ndarray | None:
+        """Solve by conjugate gradients; None if a new factor is needed.
+
+        An unknown that has lost most of its weight needs one: its error costs no energy, so
+        conjugate gradients would let it drift.
+        """
+        diagonal = normal.diagonal()
+        similar = (diagonal > self.diagonal * DIAGONAL_DROP) & (
+            diagonal < self.diagonal * DIAGONAL_GROWTH
+        )
+        return pcg(normal, right, self.factor) if similar.all() else None
+
+
+def pcg(matrix: csc_array, right: np.ndarray, factor: Any) -> np.ndarray | None:
+    """Solve by preconditioned conjugate gradients (Hestenes and Stiefel 1952).
+
+    Parameters
+    ----------
+    matrix : csc_array
+        ``(N, N)``, symmetric positive definite.
+    right : ndarray
+        ``(N,)`` right-hand side.
+    factor : SuperLU
+        Factor of a similar matrix.
+
+    Returns
+    -------
+    ndarray or None
+        ``(N,)``, with the error reduced by `ERROR_REDUCTION`; None if that takes more than
+        `STEPS` steps.
     """
-    usual = {1: 0.6745, 2: 1.1774, 3: 1.5382}[freedoms]  # medians of chi with so many freedoms
-    # At least 1: pairs that agree better than their errors are no reason to doubt others.
-    scale = max(1.0, float(np.median(u)) / usual)
-    if mild:
-        return 1 / np.maximum(1, u / (scale * HUBER * usual / 0.6745)), scale
-    bend = np.clip(1 - (u / (scale * wide * BIWEIGHT * usual / 0.6745)) ** 2, 0, None) ** 2
-    return np.maximum(bend, LEAST_WEIGHT), scale
+    solution, residual = np.zeros(len(right)), right
+    direction, previous, goal = np.zeros(len(right)), np.inf, 0.0
+    for step in range(STEPS):
+        preconditioned = factor.solve(residual)
+        # Not a dot product, since its rounding depends on the number of threads.
+        energy = (residual * preconditioned).sum()
+        goal = goal if step else energy * ERROR_REDUCTION**2
+        if energy <= goal:
+            return solution
+        direction = preconditioned + energy / previous * direction
+        image = matrix @ direction
+        length = energy / (direction * image).sum()
+        solution, residual = solution + length * direction, residual - length * image
+        previous = energy
+    return None
+
+
+def robust_scale(chi: np.ndarray, freedoms: int = 1) -> float:
+    """Compute the scatter of residuals in units of their errors, from their median.
+
+    It is at least 1: pairs with residuals below their errors are no reason to reject others.
+    """
+    median = float(np.median(chi)) if len(chi) else 0.0
+    return max(1.0, median / MEDIAN_CHI[freedoms])
+
+
+def huber_weights(chi: np.ndarray, freedoms: int = 1) -> np.ndarray:
+    """Compute Huber's weights ``(P,)`` of residuals ``(P,)`` in units of their errors."""
+    usual = MEDIAN_CHI[freedoms]
+    limit = robust_scale(chi, freedoms) * HUBER * usual / GAUSSIAN_MEDIAN
+    return 1 / np.maximum(1, chi / limit)
+
+
+def tukey_weights(chi: np.ndarray, freedoms: int = 1, widening: float = 1.0) -> np.ndarray:
+    """Compute Tukey's weights ``(P,)`` of residuals ``(P,)`` in units of their errors.
+
+    They are at least `LEAST_WEIGHT`. `widening` multiplies Tukey's constant.
+    """
+    usual = MEDIAN_CHI[freedoms]
+    limit = robust_scale(chi, freedoms) * widening * BIWEIGHT * usual / GAUSSIAN_MEDIAN
+    return np.maximum(np.clip(1 - (chi / limit) ** 2, 0, None) ** 2, LEAST_WEIGHT)

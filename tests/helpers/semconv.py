@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans
 
-DOCS = Path(__file__).resolve().parent.parent / "otel" / "docs.py"
+DOCS = Path(__file__).resolve().parents[2] / "otel" / "docs.py"
 _spec = importlib.util.spec_from_file_location("otel_docs", DOCS)
 assert _spec is not None
 assert _spec.loader is not None

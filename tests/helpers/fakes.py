@@ -35,6 +35,26 @@ class FakeClock(Clock):
         return done
 
 
+class HeldClock(Clock):
+    """Real waits, but time that passes only while `stuck` holds, a second at each look.
+
+    So a job that hangs times out however slow the machine is, and no other job ever does.
+    """
+
+    def __init__(self, stuck: Callable[[], bool]) -> None:
+        self.now = 1000.0
+        self.stuck = stuck
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, futures: Collection[Future[Any]], timeout: float) -> set[Future[Any]]:
+        done = wait(futures, 0.02, return_when=FIRST_COMPLETED).done
+        if not done and self.stuck():
+            self.now += 1.0
+        return done
+
+
 def without_slot(
     function: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -50,7 +70,7 @@ class ManualPool(Pool):
     def __init__(self, workers: int = 2) -> None:
         self.workers = workers
         self.flying: dict[int, tuple[Future[TaskResult], Callable[..., Any], tuple[Any, ...]]] = {}
-        self.given_up: list[Future[TaskResult]] = []
+        self.abandoned: list[Future[TaskResult]] = []
         self._count = 0
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
@@ -64,8 +84,8 @@ class ManualPool(Pool):
         future, function, args = self.flying.pop(index)
         future.set_result(run_task(function, args))
 
-    def give_up(self, future: Future[TaskResult]) -> bool:
-        self.given_up.append(future)
+    def abandon(self, future: Future[TaskResult]) -> bool:
+        self.abandoned.append(future)
         return True
 
     def close(self) -> None:
