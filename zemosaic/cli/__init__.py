@@ -1,6 +1,6 @@
-"""The command line: its exit codes, and the errors that it prints.
+"""The command line: entry point and exit codes.
 
-0 solved; 1 solved, but tiles or pairs failed (each named); 2 bad input or usage; 3 no solution;
+Exit codes: 0 solved; 1 solved, but tiles or pairs failed; 2 bad input or usage; 3 no solution;
 130 interrupted. Results go to standard output, everything else to standard error.
 """
 
@@ -20,28 +20,33 @@ from .output import Output
 
 SOLVED, INCOMPLETE, BAD_INPUT, NO_SOLUTION, INTERRUPTED = 0, 1, 2, 3, 130
 
+_PACKAGE = __name__.rpartition(".")[0]
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # A character that the terminal cannot encode must not lose the results.
+        # A file name that the terminal's encoding lacks must not lose the results.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Log records also arrive as notes, in one line; without a handler they would appear twice.
-    logging.getLogger("zemosaic").addHandler(logging.NullHandler())
-    for name in ("SIGTERM", "SIGBREAK"):  # closing a console on Windows sends the second
+    # Log records also arrive as notes; without a handler they would be printed twice.
+    logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())
+    for name in ("SIGTERM", "SIGBREAK"):  # Windows sends SIGBREAK when a console is closed
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
+            signal.signal(getattr(signal, name), _interrupt)
     stacks.use_alarm()
     sys.exit(run(arguments))
 
 
-def _stop(number: int, frame: object) -> None:
-    """End as after Ctrl-C: spans are sent, the journal is complete, the exit code is 130."""
+def _interrupt(signal_number: int, frame: object) -> None:
+    """End as after Ctrl-C: send the spans, complete the journal, exit with 130."""
     raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code; a user's mistake prints one line."""
+    """Run the command line and return the exit code.
+
+    A mistake of the user is reported as one line on standard error.
+    """
     output = Output()
     code = _run(arguments, output)
     output.finish(code)
@@ -63,6 +68,6 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
         return output.error(message, BAD_INPUT)
     except UserError as error:
         return output.error(str(error), BAD_INPUT)
-    except OSError as error:  # a full disk, most likely
-        what = error.filename or "the run folder"
-        return output.error(f"{what}: {error.strerror}", INCOMPLETE)
+    except OSError as error:  # most likely a full disk
+        path = error.filename or "the run folder"
+        return output.error(f"{path}: {error.strerror}", INCOMPLETE)

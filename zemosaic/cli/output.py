@@ -15,12 +15,14 @@ class Output:
 
     Parameters
     ----------
-    quiet, verbose : bool
-        Print errors alone; print every job.
+    quiet : bool
+        Print errors only.
+    verbose : bool
+        Print every job.
     as_json : bool
-        Print one object on standard output at the end, and everything else on standard error.
+        Print one JSON object to standard output at the end, and all lines to standard error.
     facts : dict
-        Contents of that object besides the exit code.
+        Contents of the JSON object besides the exit code.
     """
 
     quiet: bool = False
@@ -34,13 +36,13 @@ class Output:
             click.echo(text, err=self.as_json)
 
     def error(self, message: str, code: int) -> int:
-        """Print an error in one line and return the exit code."""
+        """Print an error in one line, and return the exit code."""
         click.echo(f"zemosaic: {message}", err=True)
         self.facts["error"] = message
         return code
 
     def finish(self, code: int) -> None:
-        """Print the JSON object, if it was requested."""
+        """Print the JSON object if it was asked for."""
         if self.as_json:
             click.echo(json.dumps({"exit_code": code, **self.facts}))
 
@@ -53,12 +55,12 @@ def _store(context: click.Context, option: click.Parameter, value: bool) -> None
         raise click.UsageError("-q and -v contradict each other; give one of them")
 
 
-#: Options of every command that runs for a while; they are stored in the `Output` of the context.
-OPTIONS = [
+#: Options of every command that runs a calibration, stored in the `Output` of the context.
+OUTPUT_OPTIONS = [
     click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_store,
-                 help="Say only what is wrong."),
+                 help="Print errors only."),
     click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_store,
-                 help="Tell of every tile and pair, and whole stacks."),
+                 help="Print every tile and pair, and complete stacks."),
     click.option("--json", "as_json", is_flag=True, expose_value=False, callback=_store,
-                 is_eager=True, help="End with one JSON object on standard output."),
+                 is_eager=True, help="Print one JSON object to standard output at the end."),
 ]  # fmt: skip
