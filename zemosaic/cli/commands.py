@@ -308,11 +308,10 @@ def status(folder: Path) -> int:
 
     from ..observe.autopsy import examine
     from ..observe.status import watch
-    from ..runtime.run_folder import holder
 
     # Lines that a program reads are not folded.
     terminal = Terminal(width=None if sys.stdout.isatty() else 250)
-    watch(lambda: examine(folder, holder(folder)), terminal)
+    watch(lambda: examine(folder), terminal)
     return SOLVED
 
 
@@ -340,10 +339,10 @@ def report(folder: Path, png: bool) -> int:
 )
 def autopsy(folder: Path, otlp: str | None) -> int:
     """Say what became of the run in the folder RUN: how it ended, what was under way."""
-    from ..observe.autopsy import examine, summary_lines
-    from ..runtime.run_folder import holder
+    from ..observe.autopsy import examine
+    from ..observe.autopsy_text import summary_lines
 
-    found = examine(folder, holder(folder))
+    found = examine(folder)
     for line in summary_lines(found):
         click.echo(line)
     if otlp is not None:
