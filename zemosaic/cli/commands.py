@@ -215,11 +215,10 @@ def status(folder: Path) -> int:
 
     from ..observe.autopsy import examine
     from ..observe.status import watch
-    from ..runtime.run_folder import holder
 
     # Lines for a program are not wrapped.
     terminal = Terminal(width=None if sys.stdout.isatty() else 250)
-    watch(lambda: examine(folder, holder(folder)), terminal)
+    watch(lambda: examine(folder), terminal)
     return SOLVED
 
 
@@ -247,10 +246,10 @@ def report(folder: Path, png: bool) -> int:
 )
 def autopsy(folder: Path, otlp: str | None) -> int:
     """Explain how the run in the folder RUN ended, and which jobs were running."""
-    from ..observe.autopsy import examine, summary_lines
-    from ..runtime.run_folder import holder
+    from ..observe.autopsy import examine
+    from ..observe.autopsy_text import summary_lines
 
-    examined = examine(folder, holder(folder))
+    examined = examine(folder)
     for line in summary_lines(examined):
         click.echo(line)
     if otlp is not None:
