@@ -445,7 +445,9 @@ def test_a_wcs_that_will_not_do_is_an_error_of_one_line(
 @pytest.mark.parametrize("wcs", [None, "TAN", WCS(naxis=2)], ids=["None", "text", "not celestial"])
 def test_an_array_needs_a_celestial_wcs(wcs: Any) -> None:
     """What is no celestial WCS is refused by the name of the tile."""
-    with pytest.raises(TileError, match=r"^M 31: .*(give an astropy\.wcs\.WCS|solve the plate first)$"):
+    with pytest.raises(
+        TileError, match=r"^M 31: .*(give an astropy\.wcs\.WCS|solve the plate first)$"
+    ):
         tile_from_array(IMAGE, wcs, name="M 31")
 
 

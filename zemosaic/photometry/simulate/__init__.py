@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from .render import SimulatedTile, simulate
 from .scene import Scene
-from .truth import align_truth, write_scene
+from .truth import align_truth
 
-__all__ = ["Scene", "SimulatedTile", "align_truth", "simulate", "write_scene"]
+__all__ = ["Scene", "SimulatedTile", "align_truth", "simulate"]

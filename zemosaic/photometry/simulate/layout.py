@@ -9,7 +9,7 @@ from astropy.wcs import WCS, Sip
 
 from .scene import RandomStream, Scene
 
-#: Largest scatter of a tile, as a fraction of the overlap; below a half, so that neighbours overlap.
+#: Largest scatter of a tile, as a fraction of the overlap; neighbours overlap if it is below 0.5.
 SCATTER = 0.25
 #: Distance between the centres of islands, in units of their width plus one tile.
 ISLAND_DISTANCE = 1.5

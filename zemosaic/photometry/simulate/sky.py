@@ -114,9 +114,7 @@ def _uniform_directions(scene: Scene, frames: list[WCS], rng: np.random.Generato
 
 def _make_stars(scene: Scene, directions: np.ndarray, rng: np.random.Generator) -> Stars:
     height, width = scene.shape
-    count = rng.poisson(
-        scene.stars * height * width * MARGIN_AREA * len(directions) / DIRECTIONS
-    )
+    count = rng.poisson(scene.stars * height * width * MARGIN_AREA * len(directions) / DIRECTIONS)
     chosen = directions[rng.integers(len(directions), size=count)]
     scatter = STAR_SCATTER * min(height, width) * np.deg2rad(scene.scale)
     units = chosen + rng.normal(scale=scatter, size=chosen.shape)
