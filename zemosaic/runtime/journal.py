@@ -42,6 +42,8 @@ _KINDS: dict[str, type] = {
 }  # fmt: skip
 # How lines begin that `json` wrote, and must read; earlier versions wrote all of them so.
 _BY_JSON = (b" ", b'{"kind":"about"')
+# Fields of events under their names in journals of version 0.2.1 and earlier.
+_RENAMED = {"stages": "step_times", "part": "step", "running_parts": "running_steps"}
 _FORCED = {RunStarted, StageEnded, Heartbeat}
 CLOSING = 2.0  # seconds that a disk may take for what it was given last, and for the rest
 
@@ -271,7 +273,8 @@ def _event(kind: str | None, entry: dict[str, Any]) -> Event | None:
     try:
         if entry.get("error") is not None:
             entry["error"] = JobError(**entry["error"])
-        event: Event = _KINDS[kind or ""](**entry)
+        fields = {_RENAMED.get(name, name): value for name, value in entry.items()}
+        event: Event = _KINDS[kind or ""](**fields)
     except (KeyError, TypeError):
         return None
     return event
