@@ -270,9 +270,9 @@ class Judge:
         """Return the errors of gain, offset and seam, as defined in accuracy.py."""
         import numpy as np
 
-        from zemosaic.photometry.simulate import compare
+        from zemosaic.photometry.simulate import align_truth
 
-        gain, offset = compare(answer, self.gain, self.offset)
+        gain, offset = align_truth(answer, self.gain, self.offset)
         relative = answer.gain / gain - 1
         level = (answer.gain - gain) * self.sky + answer.offset - offset
         level -= level.mean()

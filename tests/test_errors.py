@@ -88,7 +88,7 @@ def as_damaged_gzip(path: Path, data: np.ndarray, header: fits.Header) -> None:
     path.write_bytes(packed)
 
 
-CANNOT_READ = r"cannot be read as FITS \(.+\); copy or make it anew"
+CANNOT_READ = r"cannot be read as FITS \(.+\); copy it again or recreate it"
 SPOILED = {
     "missing": (lambda path, *_: path.unlink(), "no such file; check the name"),
     "folder": (as_folder, "is a folder; name the FITS files in it"),
@@ -103,7 +103,7 @@ SPOILED = {
     "no WCS": (rewrite(lambda data, header: header.clear()), "no celestial WCS; solve the plate"),
     "projection": (cards(CTYPE1="RA---FOO"), "its WCS cannot be read .*; solve the plate again"),
     "singular": (cards(PC1_1=0.0, PC1_2=0.0), "its WCS cannot be read .*; solve the plate again"),
-    "text for a number": (cards(CRVAL1="twelve"), "CRVAL1 is no number; solve the plate again"),
+    "text for a number": (cards(CRVAL1="twelve"), "CRVAL1 is not a number; solve the plate again"),
     "all NaN": (rewrite(lambda data, header: data * np.nan), "has no valid pixel .*; leave it out"),
     "colours": (
         rewrite(lambda data, header: np.stack([data] * 3)),
