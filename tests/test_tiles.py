@@ -103,7 +103,7 @@ def test_every_layout_gives_the_same_planes(
 
 @pytest.mark.parametrize("shape", [(5, 6), (3, 5, 6), (5, 6, 3), (1, 1, 5, 6), (3, 1, 5, 6)])
 def test_planes_go_back_into_the_shape_that_they_came_from(shape: tuple[int, ...]) -> None:
-    """`from_channels_first` undoes `to_channels_first`: corrected files have their input's shape."""
+    """`from_channels_first` undoes `to_channels_first`: corrected files keep the shape."""
     data = np.arange(np.prod(shape)).reshape(shape)
     np.testing.assert_array_equal(from_channels_first(to_channels_first(data), shape), data)
 
