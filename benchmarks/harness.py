@@ -1,7 +1,7 @@
-"""What speed.py and peers.py share: tiles on disk, a program run and watched, the machine.
+"""Shared by speed.py and peers.py: tiles on disk, programs with measured memory, the machine.
 
-Only the standard library is imported at the top, so that a program started by peers.py pays for
-nothing but itself.
+Only the standard library is imported at the top, so that a program started by peers.py spends no
+time on imports of other programs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zemosaic.photometry.simulate import Scene, SimulatedTile
 
-SAMPLING = 0.05  # seconds between two looks at the memory
-TAKES_AT_MOST = 0.1  # of that time for looking itself; a large tree is looked at less often
+SAMPLING = 0.05  # seconds between samples of the memory
+SAMPLING_SHARE = 0.1  # of that time for sampling itself; a large process tree is sampled less often
 
 
 @dataclass(frozen=True)
 class TileSet:
-    """A scene on disk: FITS files and, in `truth`, what they were made with."""
+    """A scene on disk: FITS files, and the true values of their tiles."""
 
     folder: Path
     files: tuple[str, ...]
@@ -37,19 +37,19 @@ class TileSet:
 
 
 def write_set(scene: Scene, folder: Path) -> TileSet:
-    """Write the tiles of a scene, or find them as an earlier run wrote them."""
+    """Write the tiles of a scene, or return those that an earlier run wrote."""
     from zemosaic.photometry.simulate import simulate
 
     key = hashlib.sha256(repr(scene).encode()).hexdigest()[:10]
     h, w = scene.shape
-    place = folder / f"{scene.tiles}x{h}x{w}{'-rgb' if scene.rgb else ''}-{key}"
-    tiles, told = place / "tiles", place / "truth.json"
-    if not told.exists():
+    set_folder = folder / f"{scene.tiles}x{h}x{w}{'-rgb' if scene.rgb else ''}-{key}"
+    tiles, truth_file = set_folder / "tiles", set_folder / "truth.json"
+    if not truth_file.exists():
         tiles.mkdir(parents=True, exist_ok=True)
         rows = [_write_tile(tile, tiles) for tile in simulate(scene)]
-        told.write_text(json.dumps({name: [row[name] for row in rows] for name in rows[0]}))
-    truth = json.loads(told.read_text())
-    return TileSet(place, tuple(str(tiles / name) for name in truth["name"]), truth)
+        truth_file.write_text(json.dumps({name: [row[name] for row in rows] for name in rows[0]}))
+    truth = json.loads(truth_file.read_text())
+    return TileSet(set_folder, tuple(str(tiles / name) for name in truth["name"]), truth)
 
 
 def _write_tile(tile: SimulatedTile, folder: Path) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _write_tile(tile: SimulatedTile, folder: Path) -> dict[str, Any]:
     from astropy.io import fits
 
     header = tile.wcs.to_header(relax=True)
-    # As a CD matrix, which every program in peers.py can read.
+    # Every program in peers.py can read a CD matrix.
     for k, row in enumerate(tile.wcs.wcs.cd, 1):
         del header[f"CDELT{k}"]
         for m, value in enumerate(row, 1):
@@ -76,18 +76,18 @@ def _write_tile(tile: SimulatedTile, folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Watched:
-    """A program that ran to its end: seconds, and the peak of its tree in bytes."""
+    """The cost of a program: seconds, and the peak memory of its process tree in bytes."""
 
     seconds: float
     peak: int
 
 
-class Failed(RuntimeError):  # noqa: N818 - it is what happened to a program
-    """A program ended with an error; the message is what it said last."""
+class Failed(RuntimeError):  # noqa: N818 - names the outcome of a program
+    """A program ended with an error; the message is its last line."""
 
 
 def run_watched(commands: Sequence[Sequence[str]], folder: Path, watch: bool = True) -> Watched:
-    """Run commands one after the other in a folder; the sum of times, the largest peak."""
+    """Run commands one after the other; return the sum of times and the largest peak."""
     seconds, peak = 0.0, 0
     for number, command in enumerate(commands):
         log = folder / f"{number}.log"
@@ -103,10 +103,10 @@ def run_watched(commands: Sequence[Sequence[str]], folder: Path, watch: bool = T
                 raise
             seconds += time.perf_counter() - start
         peak = max([peak, *peaks])
-        # Montage says on standard output how it went, and ends with 0 whatever happened.
-        said = log.read_text(errors="replace").strip()
-        if code != 0 or '[struct stat="ERROR"' in said:
-            last = said.splitlines()[-1] if said else ""
+        # Montage reports errors on standard output, and always exits with 0.
+        text = log.read_text(errors="replace").strip()
+        if code != 0 or '[struct stat="ERROR"' in text:
+            last = text.splitlines()[-1] if text else ""
             raise Failed(f"{Path(command[0]).name} ended with {code}: {last[:300]}")
     return Watched(seconds, peak)
 
@@ -118,10 +118,10 @@ def _nothing() -> Iterator[list[int]]:
 
 @contextmanager
 def memory_of(pid: int) -> Iterator[list[int]]:
-    """Sample the memory of a process and all below it in the meantime; peak in bytes at the end.
+    """Sample the memory of a process tree; yield a list with its peak in bytes.
 
-    Counted is the proportional set size: a page that n processes share counts 1/n in each.
-    Where the system does not tell it, the resident set size is taken, which counts it n times.
+    The memory is the proportional set size, in which a page shared by n processes counts 1/n in
+    each; on systems without it, the resident set size, in which the page counts n times.
     """
     peaks = [0]
     stop = threading.Event()
@@ -131,7 +131,7 @@ def memory_of(pid: int) -> Iterator[list[int]]:
         while not stop.wait(pause):
             start = time.perf_counter()
             peaks[0] = max(peaks[0], _tree_memory(pid))
-            pause = max(SAMPLING, (time.perf_counter() - start) / TAKES_AT_MOST)
+            pause = max(SAMPLING, (time.perf_counter() - start) / SAMPLING_SHARE)
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -155,26 +155,26 @@ def _tree_memory(pid: int) -> int:
         try:
             info = process.memory_full_info()
             total += getattr(info, "pss", 0) or info.rss
-        except (psutil.Error, OSError):  # it ended in the meantime
+        except (psutil.Error, OSError):  # it has ended
             continue
     return total
 
 
 def cpu_seconds() -> float:
-    """Processor time of this process and all below it, those that ended included."""
+    """Return the processor time of this process and its descendants, including ended ones."""
     import psutil
 
     me = psutil.Process()
     total = 0.0
     for process in [me, *me.children(recursive=True)]:
-        with suppress(psutil.Error):  # it ended in the meantime
+        with suppress(psutil.Error):  # it has ended
             spent = process.cpu_times()
             total += spent.user + spent.system + spent.children_user + spent.children_system
     return total
 
 
 class Load:
-    """How busy the machine was, and how much of that was not ours."""
+    """Measures the load of the machine by other programs."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter(), *self._spent()
@@ -182,17 +182,17 @@ class Load:
 
     @staticmethod
     def _spent() -> tuple[float, float]:
-        """Seconds of processor so far: the whole machine's, and those of our own tree."""
+        """Return the processor seconds so far of the machine, and of our process tree."""
         import psutil
 
         times = psutil.cpu_times()
-        # Guests' time is in user already.
+        # The time of guests is part of the user time.
         busy = sum(times) - times.idle - getattr(times, "iowait", 0.0)
         busy -= getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
         return busy, cpu_seconds()
 
-    def told(self) -> dict[str, Any]:
-        """The machine, and the share of its processors that others took since the start."""
+    def report(self) -> dict[str, Any]:
+        """Return the machine, and the share of its processors used by others since the start."""
         start, busy, own = self._start
         busy_now, own_now = self._spent()
         processors = os.cpu_count() or 1
@@ -205,21 +205,21 @@ class Load:
         }
 
 
-def say_load(told: Mapping[str, Any]) -> str:
-    """One line about the machine."""
+def load_line(load: Mapping[str, Any]) -> str:
+    """Return a line about the machine and its load."""
     return (
-        f"{told['processors']} processors, Python {told['python']}; load {told['load_at_start']} "
-        f"at the start, {told['busy_with_others_percent']:.0f} % of the processors busy with "
-        "other programs meanwhile."
+        f"{load['processors']} processors, Python {load['python']}; load {load['load_at_start']} "
+        f"at the start, {load['busy_with_others_percent']:.0f} % of the processors used by other "
+        "programs during the run."
     )
 
 
 def median_ratio(upper: Sequence[float], lower: Sequence[float]) -> float:
-    """Median of the ratios of runs that followed one another."""
+    """Return the median of the ratios of runs that followed each other."""
     return statistics.median(u / v for u, v in zip(upper, lower, strict=True))
 
 
 def size(text: str) -> tuple[int, int]:
-    """Height and width from HxW."""
+    """Return height and width of HxW."""
     height, _, width = text.lower().partition("x")
     return int(height), int(width)

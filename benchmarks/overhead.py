@@ -30,7 +30,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from harness import Load, TileSet, median_ratio, say_load, size, write_set
+from harness import Load, TileSet, load_line, median_ratio, size, write_set
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -356,7 +356,7 @@ def main() -> None:
         result = in_turns(tiles, options.workers, options.repeats)
         pair = result.pop("pair")
         cost, told_of = parts(pair), collectors(pair, options.repeats)
-    told = load.told()
+    told = load.report()
     print(
         f"\n{result['pairs']} pairs: everything off {statistics.median(result['off_seconds']):.2f} "
         f"s, everything on {statistics.median(result['on_seconds']):.2f} s, median of the ratios "
@@ -366,7 +366,7 @@ def main() -> None:
     for name, microseconds in cost.items():
         print(f"| {name} | {microseconds:.1f} |")
     say_collectors(told_of, statistics.median(result["on_seconds"]) / result["pairs"])
-    print(f"\n{say_load(told)}")
+    print(f"\n{load_line(told)}")
     if options.json:
         told_all = {**result, "collectors": told_of, "microseconds_a_pair": cost, "machine": told}
         options.json.write_text(json.dumps(told_all, indent=1))

@@ -1,11 +1,11 @@
-"""The phase beside other programs that match tiles, on the same tiles in one interleaved run.
+"""Compare the calibration with other programs that match tiles, on the same tiles.
 
     python benchmarks/peers.py [--quick] [--tiles N] [--shape HxW] [--rounds N]
                                [--folder DIR] [--json FILE]
 
-Every program runs as a command of its own, from its start to its end, and ours right before each
-of them: the ratio of wall times is taken between such neighbours. A program that is not there is
-skipped with one line. See benchmarks/README.md.
+Each program runs as a command, from start to end, and ours directly before each of them; the ratio
+of wall times is that of these two runs. A program that is not installed is skipped with one line.
+See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# What a peer does not need is imported where it is used: its time counts from its start.
-from harness import Failed, Load, TileSet, Watched, run_watched, say_load, size, write_set
+# Modules that a peer does not need are imported in functions, because its imports count.
+from harness import Failed, Load, TileSet, Watched, load_line, run_watched, size, write_set
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Corrections of mono tiles as accuracy.py takes them: arrays ``(T, 1)``."""
+    """Corrections of monochrome tiles in the form of accuracy.py: arrays ``(T, 1)``."""
 
     gain: np.ndarray
     offset: np.ndarray
@@ -53,22 +53,22 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One program's run: its name and setting, what it took, and what it found, if anything."""
+class Run:
+    """A run of a program: its name and setting, its cost, and its corrections if it has any."""
 
     name: str
     took: Watched
     answer: Answer | None
 
 
-class Absent(Exception):  # noqa: N818 - it is no fault
+class Absent(Exception):  # noqa: N818 - not an error
     """A program is not installed; the message says which."""
 
 
 def answer(
     offset: Any, gain: Any = 1.0, slope_x: Any = 0.0, slope_y: Any = 0.0, tiles: int = 0
 ) -> Answer:
-    """Make an answer; what is not given is the same for all tiles."""
+    """Return an answer; a scalar applies to all tiles."""
     import numpy as np
 
     tiles = tiles or len(offset)
@@ -79,19 +79,19 @@ def answer(
     return Answer(*columns, np.zeros((tiles, 1), dtype=int))
 
 
-def ours(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
-    """The command line of this project; writes tables and a trace."""
+def ours(tiles: TileSet, scratch: Path) -> Iterator[Run]:
+    """Run the command line of this project, which writes tables and a trace."""
     from astropy.table import Table
 
     start = [sys.executable, "-c", "from zemosaic.cli import main; main()", "intertile"]
     took = run_watched([[*start, "-o", "run", *tiles.files]], scratch)
     table = Table.read(scratch / "run" / "corrections.ecsv", format="ascii.ecsv")
     columns = (table[name].data for name in ("offset", "gain", "slope_x", "slope_y"))
-    yield Ran("zemosaic", took, answer(*columns))
+    yield Run("zemosaic", took, answer(*columns))
 
 
-def montage(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
-    """Montage up to the corrections, without applying them; twice from the projection on."""
+def montage(tiles: TileSet, scratch: Path) -> Iterator[Run]:
+    """Run Montage up to the corrections: one projection, then levels and then planes."""
     for program in MONTAGE:
         if shutil.which(program) is None:
             raise Absent(f"{program} of Montage is not installed")
@@ -119,82 +119,92 @@ def montage(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
             scratch,
         )
         took = Watched(projected.seconds + fitted.seconds, max(projected.peak, fitted.peak))
-        yield Ran(f"Montage, {kind}", took, _of_montage(tiles, scratch, out))
+        yield Run(f"Montage, {kind}", took, _of_montage(tiles, scratch, out))
 
 
-def _of_montage(tiles: TileSet, scratch: Path, name: str) -> Answer:
-    """Planes in the tiles' own pixels, from planes in those of the mosaic."""
+def _of_montage(tiles: TileSet, scratch: Path, table_name: str) -> Answer:
+    """Return Montage's planes, converted from pixels of the mosaic to pixels of the tiles."""
     import numpy as np
-    from astropy.io import fits
     from astropy.table import Table
-    from astropy.wcs import WCS
 
     images = Table.read(scratch / "projected.tbl", format="ascii.ipac")
-    found = Table.read(scratch / name, format="ascii.ipac")
-    of = {int(row["id"]): (row["a"], row["b"], row["c"]) for row in found}
-    planes = {Path(row["fname"]).name: of.get(int(row["cntr"]), (0, 0, 0)) for row in images}
+    corrections = Table.read(scratch / table_name, format="ascii.ipac")
+    by_number = {int(row["id"]): (row["a"], row["b"], row["c"]) for row in corrections}
+    planes = {Path(row["fname"]).name: by_number.get(int(row["cntr"]), (0, 0, 0)) for row in images}
     rows = []
     for path in tiles.files:
         name = Path(path).name
-        a, b, c = next(plane for file, plane in planes.items() if file.endswith(name))
-        header = fits.getheader(path)
-        mosaic = WCS(fits.getheader(next((scratch / "projected").glob(f"*{name}"))))
-        middle = np.array([header["NAXIS1"] - 1, header["NAXIS2"] - 1]) / 2
-        far = middle * 0.9
-        points = middle + np.array([[0, 0], [far[0], 0], [-far[0], 0], [0, far[1]], [0, -far[1]]])
-        place = mosaic.wcs_world2pix(WCS(header).wcs_pix2world(points, 0), 1) - mosaic.wcs.crpix
-        # Montage subtracts them.
-        here = -(place @ [a, b] + c)
-        rows.append(
-            (here[0], (here[1] - here[2]) / (2 * far[0]), (here[3] - here[4]) / (2 * far[1]))
-        )
+        plane = next(plane for file, plane in planes.items() if file.endswith(name))
+        projected = next((scratch / "projected").glob(f"*{name}"))
+        rows.append(_plane_in_tile(path, projected, plane))
     offset, slope_x, slope_y = np.array(rows).T
     return answer(offset, 1.0, slope_x, slope_y)
 
 
-def swarp(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
-    """SWarp matches nothing: resampling and coadding alone, as a reference of cost."""
+def _plane_in_tile(
+    path: str, projected: Path, plane: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Return offset and slopes that Montage adds to a tile, in pixels of the tile."""
+    import numpy as np
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+    a, b, c = plane
+    header = fits.getheader(path)
+    mosaic = WCS(fits.getheader(projected))
+    middle = np.array([header["NAXIS1"] - 1, header["NAXIS2"] - 1]) / 2
+    far = middle * 0.9
+    points = middle + np.array([[0, 0], [far[0], 0], [-far[0], 0], [0, far[1]], [0, -far[1]]])
+    positions = mosaic.wcs_world2pix(WCS(header).wcs_pix2world(points, 0), 1) - mosaic.wcs.crpix
+    # Montage subtracts its planes.
+    levels = -(positions @ [a, b] + c)
+    slopes = (levels[1] - levels[2]) / (2 * far[0]), (levels[3] - levels[4]) / (2 * far[1])
+    return levels[0], *slopes
+
+
+def swarp(tiles: TileSet, scratch: Path) -> Iterator[Run]:
+    """Run SWarp, which matches nothing: the cost of resampling and coadding alone."""
     program = shutil.which("SWarp") or shutil.which("swarp")
     if program is None:
         raise Absent("SWarp is not installed")
     options = ["-SUBTRACT_BACK", "N", "-COMBINE_TYPE", "AVERAGE", "-WRITE_XML", "N",
                "-VERBOSE_TYPE", "QUIET"]  # fmt: skip
-    yield Ran("SWarp, coadd alone", run_watched([[program, *tiles.files, *options]], scratch), None)
+    yield Run("SWarp, coadd alone", run_watched([[program, *tiles.files, *options]], scratch), None)
 
 
-def by_reproject(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
-    """reproject_and_coadd(match_background=True) with reproject_interp."""
+def by_reproject(tiles: TileSet, scratch: Path) -> Iterator[Run]:
+    """Run reproject_and_coadd(match_background=True) with reproject_interp."""
     yield from _in_python("reproject", "reproject, match_background", tiles, scratch)
 
 
-def by_skymatch(tiles: TileSet, scratch: Path) -> Iterator[Ran]:
-    """skymatch of stcal, with the settings of the pipeline that it is made for."""
+def by_skymatch(tiles: TileSet, scratch: Path) -> Iterator[Run]:
+    """Run skymatch of stcal with the settings of its pipeline."""
     yield from _in_python("stcal", "skymatch (stcal)", tiles, scratch)
 
 
-def _in_python(package: str, name: str, tiles: TileSet, scratch: Path) -> Iterator[Ran]:
+def _in_python(package: str, name: str, tiles: TileSet, scratch: Path) -> Iterator[Run]:
     if importlib.util.find_spec(package) is None:
         raise Absent(f"{package} is not installed")
     command = [sys.executable, __file__, "--answer", package, *tiles.files]
     took = run_watched([command], scratch)
-    yield Ran(name, took, answer(json.loads((scratch / "answer.json").read_text())))
+    yield Run(name, took, answer(json.loads((scratch / "answer.json").read_text())))
 
 
 def answer_of_reproject(files: Sequence[str]) -> list[float]:
-    """Offsets that reproject adds to the tiles; its coadd is thrown away."""
+    """Return the offsets that reproject adds to the tiles; its coadd is discarded."""
     from reproject import reproject_interp
     from reproject.mosaicking import find_optimal_celestial_wcs, reproject_and_coadd
 
-    # It tells nobody what it subtracted, so listen where it is found.
+    # It does not return its offsets, so they are recorded in its solver.
     module = sys.modules[reproject_and_coadd.__module__]
     solver, subtracted = module.solve_corrections_sgd, []
 
-    def listening(*given: Any, **more: Any) -> Any:
-        found = solver(*given, **more)
-        subtracted.append(found.copy())
-        return found
+    def recording(*args: Any, **options: Any) -> Any:
+        corrections = solver(*args, **options)
+        subtracted.append(corrections.copy())
+        return corrections
 
-    module.solve_corrections_sgd = listening
+    module.solve_corrections_sgd = recording
     wcs, shape = find_optimal_celestial_wcs(list(files))
     reproject_and_coadd(
         list(files), wcs, shape_out=shape, hdu_in=0,
@@ -204,7 +214,7 @@ def answer_of_reproject(files: Sequence[str]) -> list[float]:
 
 
 def answer_of_stcal(files: Sequence[str]) -> list[float]:
-    """Offsets that skymatch would add to the tiles."""
+    """Return the offsets that skymatch would add to the tiles."""
     import numpy as np
     from astropy.io import fits
     from astropy.wcs import WCS
@@ -228,7 +238,7 @@ def answer_of_stcal(files: Sequence[str]) -> list[float]:
 
     images = [image(path, number) for number, path in enumerate(files)]
     skymatch(images, skymethod="match", match_down=True, subtract=False)
-    return [-float(one.sky) for one in images]
+    return [-float(sky_image.sky) for sky_image in images]
 
 
 ANSWERS: dict[str, Callable[[Sequence[str]], list[float]]] = {
@@ -239,7 +249,7 @@ PEERS = (swarp, by_skymatch, montage, by_reproject)
 
 
 class Judge:
-    """Compares answers with the truth; the tiles without noise are made once."""
+    """Compares answers with the truth; tiles without noise are simulated once."""
 
     def __init__(self, scene: Scene, tiles: TileSet) -> None:
         import numpy as np
@@ -256,42 +266,42 @@ class Judge:
         self.records = [Record(int(i), int(j)) for i, j in zip(graph.i, graph.j, strict=True)]
         self.seams = Seams(scene)
 
-    def judged(self, found: Answer) -> dict[str, float]:
-        """Gain, offset and seam, as accuracy.py has them."""
+    def errors(self, answer: Answer) -> dict[str, float]:
+        """Return the errors of gain, offset and seam, as defined in accuracy.py."""
         import numpy as np
 
         from zemosaic.photometry.simulate import align_truth
 
-        gain, offset = align_truth(found, self.gain, self.offset)
-        relative = found.gain / gain - 1
-        level = (found.gain - gain) * self.sky + found.offset - offset
+        gain, offset = align_truth(answer, self.gain, self.offset)
+        relative = answer.gain / gain - 1
+        level = (answer.gain - gain) * self.sky + answer.offset - offset
         level -= level.mean()
         return {
             "gain_percent": 100 * float(np.sqrt(np.mean(relative**2))),
             "offset_adu": float(np.sqrt(np.mean(level**2))),
-            "seam_sigma": self.seams.rms(found, self.records),
+            "seam_sigma": self.seams.rms(answer, self.records),
         }
 
 
-def compete(tiles: TileSet, rounds: int) -> tuple[list[Ran], dict[str, list[float]], list[str]]:
-    """Run everybody in turns: runs, ratios to our neighbouring run, and who was skipped."""
-    ran: list[Ran] = []
+def compete(tiles: TileSet, rounds: int) -> tuple[list[Run], dict[str, list[float]], list[str]]:
+    """Run all programs alternately; return runs, ratios to ours, and lines about skipped ones."""
+    runs: list[Run] = []
     ratios: dict[str, list[float]] = {}
     skipped: dict[str, None] = {}
     for _ in range(rounds):
         for peer in PEERS:
             for mine in _once(ours, tiles):
-                ran.append(mine)
+                runs.append(mine)
             try:
                 for other in _once(peer, tiles):
-                    ran.append(other)
+                    runs.append(other)
                     ratios.setdefault(other.name, []).append(other.took.seconds / mine.took.seconds)
-            except (Absent, Failed) as why:
-                skipped[f"{peer.__name__.removeprefix('by_')}: skipped, {why}"] = None
-    return ran, ratios, list(skipped)
+            except (Absent, Failed) as reason:
+                skipped[f"{peer.__name__.removeprefix('by_')}: skipped, {reason}"] = None
+    return runs, ratios, list(skipped)
 
 
-def _once(program: Callable[[TileSet, Path], Iterator[Ran]], tiles: TileSet) -> list[Ran]:
+def _once(program: Callable[[TileSet, Path], Iterator[Run]], tiles: TileSet) -> list[Run]:
     with tempfile.TemporaryDirectory(dir=tiles.folder) as scratch:
         runs = []
         for run in program(tiles, Path(scratch)):
@@ -301,28 +311,28 @@ def _once(program: Callable[[TileSet, Path], Iterator[Ran]], tiles: TileSet) -> 
 
 
 def summary(
-    ran: Sequence[Ran], ratios: dict[str, list[float]], judge: Judge
+    all_runs: Sequence[Run], ratios: dict[str, list[float]], judge: Judge
 ) -> list[dict[str, Any]]:
-    """One entry for each program, and one for doing nothing."""
+    """Return one row for each program, and one for no correction."""
     rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(run.name for run in ran):
-        runs = [run for run in ran if run.name == name]
+    for name in dict.fromkeys(run.name for run in all_runs):
+        runs = [run for run in all_runs if run.name == name]
         row: dict[str, Any] = {
             "name": name,
             "seconds": [run.took.seconds for run in runs],
             "peak_bytes": max(run.took.peak for run in runs),
             "ratio": statistics.median(ratios[name]) if name in ratios else 1.0,
         }
-        found = runs[0].answer
-        if found is not None:
-            row |= judge.judged(found)
-            row["solves_gain"] = bool((found.gain != 1).any())
+        solved = runs[0].answer
+        if solved is not None:
+            row |= judge.errors(solved)
+            row["solves_gain"] = bool((solved.gain != 1).any())
         rows.append(row)
-    idle = judge.judged(answer(0.0, tiles=len(judge.gain)))
-    return [*rows, {"name": "nothing done", "solves_gain": False, **idle}]
+    uncorrected = judge.errors(answer(0.0, tiles=len(judge.gain)))
+    return [*rows, {"name": "no correction", "solves_gain": False, **uncorrected}]
 
 
-def say(rows: Sequence[dict[str, Any]]) -> None:
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
     print(
         "\n| program | wall s | times ours | peak memory MiB | gain error % | offset error ADU "
@@ -335,17 +345,17 @@ def say(rows: Sequence[dict[str, Any]]) -> None:
                 f"{statistics.median(row['seconds']):.1f} | {row['ratio']:.1f} "
                 f"| {row['peak_bytes'] / 2**20:.0f}"
             )
-        found = "– | – | –"
+        errors = "– | – | –"
         if "seam_sigma" in row:
             gain = f"{row['gain_percent']:.3f}"
             gain = gain if row["solves_gain"] else f"not solved ({row['gain_percent']:.1f})"
-            found = f"{gain} | {row['offset_adu']:.3f} | {row['seam_sigma']:.4f}"
-        print(f"| {row['name']} | {cost} | {found} |")
+            errors = f"{gain} | {row['offset_adu']:.3f} | {row['seam_sigma']:.4f}"
+        print(f"| {row['name']} | {cost} | {errors} |")
 
 
 def main() -> None:
-    """Print a table in markdown; write all figures as JSON if asked."""
-    if sys.argv[1:2] == ["--answer"]:  # a peer written in Python, in a process of its own
+    """Print a table in Markdown, and write all figures as JSON if requested."""
+    if sys.argv[1:2] == ["--answer"]:  # the process of a peer written in Python
         Path("answer.json").write_text(json.dumps(ANSWERS[sys.argv[2]](sys.argv[3:])))
         return
     from zemosaic.photometry.simulate import Scene
@@ -354,26 +364,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="16 tiles of 512x512")
     parser.add_argument("--tiles", type=int, default=64)
     parser.add_argument("--shape", type=size, default=(1080, 1920), metavar="HxW")
-    parser.add_argument("--rounds", type=int, default=1, help="how often all of them run")
-    parser.add_argument("--folder", type=Path, help="where tiles are kept for the next time")
-    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--rounds", type=int, default=1, help="number of runs of each program")
+    parser.add_argument("--folder", type=Path, help="keep the tiles in this folder")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
     count, shape = (16, (512, 512)) if options.quick else (options.tiles, options.shape)
     scene = Scene(tiles=count, shape=shape, overlap=0.3)
     with tempfile.TemporaryDirectory(prefix="zemosaic-peers-") as temporary:
         tiles = write_set(scene, (options.folder or Path(temporary)).resolve())
-        list(map(Path.read_bytes, map(Path, tiles.files)))  # from the disk, for all alike
+        list(map(Path.read_bytes, map(Path, tiles.files)))  # so that all programs read from memory
         load = Load()
-        ran, ratios, skipped = compete(tiles, options.rounds)
-        told = load.told()
-        rows = summary(ran, ratios, Judge(scene, tiles))
-    say(rows)
-    print(f"\n{count} tiles of {shape[0]} × {shape[1]}. {say_load(told)}")
+        runs, ratios, skipped = compete(tiles, options.rounds)
+        machine = load.report()
+        rows = summary(runs, ratios, Judge(scene, tiles))
+    print_table(rows)
+    print(f"\n{count} tiles of {shape[0]} × {shape[1]}. {load_line(machine)}")
     for line in skipped:
         print(line)
     if options.json:
         results = {"tiles": count, "shape": shape, "rows": rows, "skipped": skipped}
-        options.json.write_text(json.dumps({**results, "machine": told}, indent=1))
+        options.json.write_text(json.dumps({**results, "machine": machine}, indent=1))
 
 
 if __name__ == "__main__":

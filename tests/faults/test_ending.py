@@ -208,7 +208,7 @@ def test_a_file_that_may_not_grow_is_like_a_full_disk(start: Start, tell: Any) -
     done = run.end()
     assert "Traceback" not in done.err
     assert done.code == 1, done.err
-    (line,) = [line for line in done.err.splitlines() if "goes on" in line]
+    (line,) = [line for line in done.err.splitlines() if "the run continues" in line]
     assert "cannot" in line or "not all of it can be resumed" in line
     assert (run.folder / "corrections.ecsv").exists()
     whole_or_absent(run.folder)

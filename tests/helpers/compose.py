@@ -13,12 +13,12 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
-    """What a command answered, whatever it was."""
+    """Run a command, and return its result even if it failed."""
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def compose_client() -> list[str] | None:
-    """The compose client of this machine, if it has one that runs."""
+    """Return a compose client that runs on this machine, or None."""
     for client in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(client[0]) and run(*client, "version").returncode == 0:
             return client

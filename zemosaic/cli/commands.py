@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False,
               callback=print_version, help="Show the version and exit.")  # fmt: skip
 def cli() -> None:
-    """Match the brightness of the tiles of an astronomical mosaic, and trace the run."""
+    """Match the brightness of the tiles of an astronomical mosaic."""
 
 
 @cli.command()
@@ -85,7 +85,10 @@ def intertile(
     anchor: str | None,
     **options: Any,
 ) -> int:
-    """Solve gain and offset of each of the FITS files TILES so that their overlaps agree."""
+    """Calibrate the FITS files TILES.
+
+    Solves gain and offset of each tile so that the overlaps agree.
+    """
     run = {name: options.pop(name) for name in ("pool", "otlp", "live", "resume", "report")}
     settings = Settings(anchor=anchor_index(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
@@ -175,7 +178,10 @@ def _exit_code(output: Output, solution: PhaseSolution) -> int:
     help="Seed of the random numbers.",
 )
 def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
-    """Simulate tiles in FOLDER: FITS files, and their true corrections in truth.ecsv."""
+    """Simulate tiles in FOLDER.
+
+    Writes the tiles as FITS files, and their true corrections to truth.ecsv.
+    """
     from ..photometry.simulate import Scene
     from .scene_files import write_scene
 
@@ -190,7 +196,10 @@ def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
 @run_options
 @click.pass_obj
 def demo(output: Output, /, folder: Path, **options: Any) -> int:
-    """Simulate a mosaic in FOLDER, calibrate it, and compare the result with the truth."""
+    """Simulate a mosaic and calibrate it.
+
+    Writes the mosaic and the results to FOLDER, and compares the results with the truth.
+    """
     from ..photometry.simulate import Scene
     from .scene_files import comparison_lines, write_scene
 
@@ -210,7 +219,10 @@ RUN = click.argument("folder", type=FOLDER, metavar="RUN")
 @cli.command()
 @RUN
 def status(folder: Path) -> int:
-    """Show the progress of the run in the folder RUN until it ends."""
+    """Show the progress of a run.
+
+    Watches the run in the folder RUN until it ends.
+    """
     from rich.console import Console as Terminal
 
     from ..observe.autopsy import examine
@@ -226,7 +238,10 @@ def status(folder: Path) -> int:
 @RUN
 @click.option("--png", is_flag=True, help="Also write the figures as PNG to RUN/figures.")
 def report(folder: Path, png: bool) -> int:
-    """Write the page of the run in the folder RUN: its results in pictures."""
+    """Write the page of a run.
+
+    Shows the results of the run in the folder RUN in pictures.
+    """
     from ..report.build import report as write_report
 
     for path in write_report(folder, png):
@@ -245,7 +260,10 @@ def report(folder: Path, png: bool) -> int:
     help="Send the missing spans to a collector; without URL to that of the run.",
 )
 def autopsy(folder: Path, otlp: str | None) -> int:
-    """Explain how the run in the folder RUN ended, and which jobs were running."""
+    """Explain how a run ended.
+
+    Shows the cause, the running jobs and the saved results of the run in the folder RUN.
+    """
     from ..observe.autopsy import examine
     from ..observe.autopsy_text import summary_lines
 

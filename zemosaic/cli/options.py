@@ -1,4 +1,4 @@
-"""Options that several commands share, and the checks of their values."""
+"""Options shared by several commands, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of every command that runs a calibration."""
+    """Add the options of a calibration run to a command."""
     options = [
         click.option("--model", type=click.Choice(MODELS), default=Settings.model,
                      help="Terms to solve for each tile and channel."),
@@ -24,7 +24,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--workers", type=int, default=0, metavar="N",
                      help="Jobs to run at the same time; 0 uses all processors."),
         click.option("--pool", type=click.Choice(("processes", "threads", "serial")),
-                     default="processes", help="Kind of workers that run the jobs."),
+                     default="processes", help="Kind of workers."),
         click.option("--pair-timeout", type=float, default=Settings.pair_timeout, metavar="S",
                      help="Seconds after which a pair is abandoned; 0 never."),
         click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",

@@ -55,7 +55,7 @@ def _store(context: click.Context, option: click.Parameter, value: bool) -> None
         raise click.UsageError("-q and -v contradict each other; give one of them")
 
 
-#: Options of every command that runs a calibration, stored in the `Output` of the context.
+#: Options of a calibration run, stored in the `Output` of the context.
 OUTPUT_OPTIONS = [
     click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_store,
                  help="Print errors only."),

@@ -1,4 +1,4 @@
-"""Send the spans that a collector did not receive from a run that has ended."""
+"""Send the spans of an ended run that its collector did not receive."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def send_missing_spans(autopsy: Autopsy, otlp: str) -> list[str]:
     autopsy : Autopsy
         The run.
     otlp : str
-        Endpoint of the collector; empty for that of the run.
+        Endpoint of the collector; empty for the run's own.
 
     Raises
     ------

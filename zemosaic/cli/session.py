@@ -48,7 +48,7 @@ class RunOptions:
     pool : {"processes", "threads", "serial"}
         Kind of workers.
     otlp : str or None
-        Endpoint of a collector; empty for the default one, None for that of the environment.
+        Endpoint of a collector; empty for the default one, None for the one in the environment.
     live : {"snapshot", "marker", "off"}
         How an unfinished run is shown in the collector.
     resume : bool
@@ -160,7 +160,7 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
     """Return the records of earlier runs.
 
     Without `resume` a finished run's journal is removed, because its results are in the tables;
-    that of an unfinished run is kept, with a warning.
+    the journal of an unfinished run is kept, with a warning.
     """
     records = journal.read(folder)
     if not records or resume:
@@ -183,7 +183,7 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
 
 @contextlib.contextmanager
 def _report_at_end(folder: Path, terminal: Terminal, enabled: bool) -> Iterator[None]:
-    """Remove the page of an earlier run, and write that of this run however it ends."""
+    """Remove the page of an earlier run, and write the page of this run however it ends."""
     paths = RunFolder(folder)
     with contextlib.suppress(OSError):
         paths.report.unlink(missing_ok=True)
@@ -211,7 +211,7 @@ def _open_journal(
     journals = []
 
     def on_failure(reason: str) -> None:
-        _warn(terminal, f"{folder}: {reason}; the run goes on, but not all of it can be resumed")
+        _warn(terminal, f"{folder}: {reason}; the run continues, but not all of it can be resumed")
 
     try:
         journals.append(Journal(folder, about, on_failure))

@@ -163,7 +163,7 @@ def _run_folder(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
 def _make_inflight(
     folder: Path, pool: Pool, settings: Settings, observers: FanOut, keeps_folder: bool
 ) -> Inflight | None:
-    """Create the table of running jobs; return None where the disk has no space for it."""
+    """Create the table of running jobs; return None if the disk has no space for it."""
     # A process has one timer for stack dumps. Without a run folder this process may belong to
     # an application that uses the timer, so its own stacks are not dumped.
     own_process = pool.kind != "processes"
@@ -174,6 +174,6 @@ def _make_inflight(
             stacks.enable(folder)
         return table
     except OSError as error:
-        message = f"{folder}: no table of running jobs ({error.strerror}); the run goes on"
+        message = f"{folder}: no table of running jobs ({error.strerror}); the run continues"
         observers.dispatch(Note(level=logging.WARNING, message=message))
         return None

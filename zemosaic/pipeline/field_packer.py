@@ -17,14 +17,14 @@ Record = TypeVar("Record")
 class FieldPacker(Generic[Record]):
     """Packs records of one dataclass to hexadecimal text, and restores them bit for bit.
 
-    Decimal numbers take ten times as long to write, which would be most of the time that a
-    pair's line in the journal takes.
+    Writing decimal numbers takes ten times as long, and would take most of the time of a pair's
+    line in the journal.
 
     Parameters
     ----------
     record_type : type
-        A dataclass whose fields are ``float``, ``int``, ``bool`` or tuples of a fixed number
-        of these, at least two of each kind: numbers and tuples.
+        A dataclass with at least two fields of type ``float``, ``int`` or ``bool``, at least two
+        tuples of a fixed number of these, and no others.
 
     Raises
     ------

@@ -28,7 +28,7 @@ class PreparedTile:
     preview : Preview
         Position and sky levels, without `values` and `variance`.
     checksum : int
-        Checksum of the preview's file; 0 where the run is not kept.
+        Checksum of the preview's file; 0 if the run is not kept.
     shape : tuple of int
         Height and width of the tile in pixels.
     scale : float
@@ -98,7 +98,7 @@ def encode_measurements(measurements: tuple[Measurement, ...]) -> list[Any]:
 
 
 def decode_measurements(entries: list[Any]) -> tuple[Measurement, ...]:
-    """Return the measurements that `encode_measurements` encoded."""
+    """Return the measurements of a pair from their form in the journal."""
     return tuple(
         Rejected(entry) if isinstance(entry, str) else _measurement_packer.unpack(entry[0])
         for entry in entries
@@ -121,7 +121,7 @@ def restore_tile(entry: dict[str, Any] | None, path: Path) -> PreparedTile | Non
     Returns
     -------
     PreparedTile or None
-        None without an entry, or where the preview's file is missing, truncated or altered.
+        None without an entry, or if the preview's file is missing, truncated or altered.
     """
     if entry is None:
         return None

@@ -89,7 +89,7 @@ def _check_usable(tiles: int, anchor: int | None, failed: Mapping[int, str]) -> 
 def _measure_pairs(
     context: RunContext, graph: OverlapGraph, names: Sequence[str], prepared: PreparedTiles
 ) -> tuple[PairRecord, ...]:
-    """Measure every pair that no earlier run has measured."""
+    """Measure all pairs, except for those measured by an earlier run."""
     pairs = list(zip(graph.i.tolist(), graph.j.tolist(), strict=True))
     jobs: Iterable[Job] = _pair_jobs(context, pairs, names, prepared.keys)
     outcomes: dict[int, Outcome] = {}
@@ -127,7 +127,7 @@ def _pair_jobs(
 
 
 def _cached_outcomes(context: RunContext, jobs: Iterable[Job]) -> dict[int, Outcome]:
-    """Return the outcomes of the jobs that an earlier run has measured, by job index."""
+    """Return the outcomes of earlier runs by job index."""
     cached = context.cached_results
     return {
         job.index: Outcome(job, "measured", decode_measurements(cached[job.key]))

@@ -35,7 +35,7 @@ UNITS = {
 
 
 def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
-    """Return a table with one row per tile and channel; NaN for a tile that could not be used."""
+    """Return a table with one row per tile and channel; NaN for unusable tiles."""
     tiles, channels = solution.gain.shape
     tile, channel = np.divmod(np.arange(tiles * channels), channels)
     names = _printable(solution.names)

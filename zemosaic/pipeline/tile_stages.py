@@ -43,7 +43,7 @@ class PreparedTiles:
 def scan_tiles(
     context: RunContext, tiles: Sequence[TileLike], names: Sequence[str]
 ) -> tuple[dict[int, ScannedTile], dict[int, str]]:
-    """Read all headers, as jobs because a drive that hangs will hang here first.
+    """Read all headers, as jobs, because a stuck drive gets stuck here first.
 
     Returns
     -------
@@ -137,7 +137,7 @@ def write_corrected_tiles(
     Returns
     -------
     dict
-        The reasons of the tiles that could not be written, by index.
+        The reasons of failures by tile index.
     """
     tiles = {
         index: entry.tile
@@ -160,7 +160,7 @@ def _tile_attributes(index: int, name: str) -> dict[str, Any]:
 
 
 def _by_tile(outcomes: Iterable[Outcome]) -> tuple[dict[int, Any], dict[int, str]]:
-    """Return the values of the jobs that succeeded, and the reasons of failures, by tile index."""
+    """Return the values of successful jobs and the reasons of failures, by tile index."""
     values, failed = {}, {}
     for outcome in outcomes:
         index, name = outcome.job.attributes["index"], outcome.job.attributes["name"]
