@@ -14,7 +14,6 @@ from scipy.ndimage import convolve1d, map_coordinates
 from tests.helpers.tiles import simulated
 from zemosaic.photometry.preview import binning, resampling
 from zemosaic.photometry.preview.binning import bin_tile
-from zemosaic.photometry.preview.block_summary import BlockStatistic
 from zemosaic.photometry.preview.grid import Box, Grid, make_grid, pixel_nodes
 from zemosaic.photometry.preview.noise import estimate_noise
 from zemosaic.photometry.preview.preview import SIDE, Preview, make_preview
