@@ -85,7 +85,9 @@ def test_nan_is_kept_and_integers_do_not_overflow() -> None:
 # ---- contents of a corrected file -------------------------------------------------------------
 
 
-def test_the_header_is_kept_and_records_the_correction(save: Callable[..., Path], out: Path) -> None:
+def test_the_header_is_kept_and_records_the_correction(
+    save: Callable[..., Path], out: Path
+) -> None:
     """All cards are kept in order with their comments; gain, offset and HISTORY are added."""
     header = HEADER.copy()
     header["OBJECT"] = ("M94", "target")
@@ -133,9 +135,7 @@ def test_blank_pixels_of_integers_become_nan(save: Callable[..., Path], out: Pat
 
 
 @pytest.mark.parametrize("hdu", [None, 1, "SCI"])
-def test_other_hdus_are_kept(
-    hdu: int | str | None, save: Callable[..., Path], out: Path
-) -> None:
+def test_other_hdus_are_kept(hdu: int | str | None, save: Callable[..., Path], out: Path) -> None:
     """Only the image changes; tables, masks and other images are kept in order."""
     mask = np.greater(IMAGE, np.median(IMAGE)).astype(np.uint8)
     empty = fits.PrimaryHDU()
@@ -168,7 +168,9 @@ def test_a_tile_compressed_image_is_written_plain(save: Callable[..., Path], out
         assert not [key for key in hdus[1].header if key.startswith("ZTILE")]
 
 
-@pytest.mark.parametrize(("suffix", "decompress"), [("gz", gzip.decompress), ("bz2", bz2.decompress)])
+@pytest.mark.parametrize(
+    ("suffix", "decompress"), [("gz", gzip.decompress), ("bz2", bz2.decompress)]
+)
 def test_a_compressed_file_stays_compressed(
     suffix: str, decompress: Any, save: Callable[..., Path], out: Path
 ) -> None:
@@ -260,7 +262,9 @@ def test_a_full_disk_leaves_the_old_file(
     assert path.read_bytes() == before
 
 
-def test_a_folder_with_the_name_of_the_target_is_an_error(save: Callable[..., Path], out: Path) -> None:
+def test_a_folder_with_the_name_of_the_target_is_an_error(
+    save: Callable[..., Path], out: Path
+) -> None:
     """The error has one line and names the target; the folder is kept."""
     path = save(fits.PrimaryHDU(IMAGE, HEADER))
     (out / "tile.fits").mkdir()
@@ -313,7 +317,10 @@ def write_flat(
 
 def test_the_coadd_is_the_mean_of_the_corrected_tiles(tmp_path: Path) -> None:
     """The mean where tiles overlap, the tile where there is only one, NaN elsewhere."""
-    files = [write_flat(tmp_path / "a.fits", 100.0, (25, 20)), write_flat(tmp_path / "b.fits", 10.0, (-5, 5))]
+    files = [
+        write_flat(tmp_path / "a.fits", 100.0, (25, 20)),
+        write_flat(tmp_path / "b.fits", 10.0, (-5, 5)),
+    ]
     corrections = [(np.array([1.0]), np.array([1.0])), (np.array([2.0]), np.array([85.0]))]
     output = tmp_path / "m.fits"
     write_mosaic([(f, Correction(*c)) for f, c in zip(files, corrections, strict=True)], output)
@@ -361,9 +368,7 @@ def test_a_colour_coadd_has_three_channels(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.nanmedian(data, axis=(1, 2)), [10, 40, 95], rtol=1e-6)
 
 
-def test_a_full_disk_leaves_the_old_coadd(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_coadd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The coadd of an earlier run is kept, and no temporary file."""
     path = write_flat(tmp_path / "a.fits", 100.0, (25, 20))
     output = tmp_path / "m.fits"

@@ -63,7 +63,9 @@ def _fail(index: int) -> None:
     raise OSError(f"pair {index} was lost")
 
 
-def calibrate(tiles: Any, **options: Any) -> tuple[dict[int, tuple[float, float]], CallbackRecorder]:
+def calibrate(
+    tiles: Any, **options: Any
+) -> tuple[dict[int, tuple[float, float]], CallbackRecorder]:
     callback = CallbackRecorder()
     options.setdefault("cpu_workers", 2)
     corrections = compute_intertile_affine_calibration(

@@ -14,6 +14,7 @@ from scipy.ndimage import convolve1d, map_coordinates
 from tests.helpers.tiles import simulated
 from zemosaic.photometry.preview import binning, resampling
 from zemosaic.photometry.preview.binning import bin_tile
+from zemosaic.photometry.preview.block_summary import BlockStatistic
 from zemosaic.photometry.preview.grid import Box, Grid, make_grid, pixel_nodes
 from zemosaic.photometry.preview.noise import estimate_noise
 from zemosaic.photometry.preview.preview import SIDE, Preview, make_preview
@@ -32,7 +33,7 @@ SCALE = 1e-3
 def tangent_plane(
     shape: tuple[int, int], shift: tuple[float, float] = (0, 0), rotation: float = 0.0
 ) -> WCS:
-    """Return a WCS centred `shift` pixels from the tangent point, rotated by an angle in degrees."""
+    """Return a WCS centred `shift` pixels from the tangent point; `rotation` is in degrees."""
     angle = np.deg2rad(rotation)
     cos, sin = np.cos(angle), np.sin(angle)
     centre = np.array([shape[1] - 1, shape[0] - 1]) / 2

@@ -46,7 +46,9 @@ def test_levels_of_three_nights_agree_with_montage_and_reproject(
     assert offset["s1"] - offset["s3"] == pytest.approx(294.2, abs=3)
 
 
-def test_gains_of_nights_agree_with_star_photometry(intertile: Callable[..., Run], tmp_path: Path) -> None:
+def test_gains_of_nights_agree_with_star_photometry(
+    intertile: Callable[..., Run], tmp_path: Path
+) -> None:
     """By default, planes are selected, and the nights' gains are those of star photometry.
 
     The photometry of 153 pairs of frames, with about 10 stars each, closes to 1.3 to 2.3 %. The
