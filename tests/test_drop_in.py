@@ -1,4 +1,4 @@
-"""The contract with ZeMosaic: messages, callbacks, and the numbers that come back."""
+"""The contract with ZeMosaic: log lines, callbacks and results."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def tiles() -> list[tuple[np.ndarray, Any]]:
     return [(tile.data, tile.wcs) for tile in simulate(SCENE)]
 
 
-class Window:
-    """What ZeMosaic's window hears."""
+class CallbackRecorder:
+    """A progress callback that records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
@@ -40,113 +40,115 @@ class Window:
 
 
 class ShuffledPool(ManualPool):
-    """Ends jobs in an order drawn by lot; those in `bad` raise."""
+    """Ends jobs in random order; the pairs in `failing` raise."""
 
-    def __init__(self, seed: int, bad: tuple[int, ...] = ()) -> None:
+    def __init__(self, seed: int, failing: tuple[int, ...] = ()) -> None:
         super().__init__(workers=4)
-        self.rng, self.bad, self.pairs = random.Random(seed), bad, 0
+        self.rng, self.failing, self.pairs = random.Random(seed), failing, 0
 
     def submit(self, function: Any, args: tuple[Any, ...]) -> Any:
         function, args = without_slot(function, args)
         if function.__name__ == "measure":
             self.pairs += 1
-            if self.pairs in self.bad:
-                return super().submit(_broken, (self.pairs,))
+            if self.pairs in self.failing:
+                return super().submit(_fail, (self.pairs,))
         return super().submit(function, args)
 
     def end_one(self, now: float) -> None:
-        if self.flying:  # tiles given as arrays are looked at without this pool
+        if self.flying:  # tiles given as arrays are scanned without the pool
             self.end(self.rng.choice(list(self.flying)))
 
 
-def _broken(index: int) -> None:
+def _fail(index: int) -> None:
     raise OSError(f"pair {index} was lost")
 
 
-def calibrate(tiles: Any, **options: Any) -> tuple[dict[int, tuple[float, float]], Window]:
-    window = Window()
+def calibrate(
+    tiles: Any, **options: Any
+) -> tuple[dict[int, tuple[float, float]], CallbackRecorder]:
+    callback = CallbackRecorder()
     options.setdefault("cpu_workers", 2)
-    found = compute_intertile_affine_calibration(
-        tiles, None, None, progress_callback=window, **options
+    corrections = compute_intertile_affine_calibration(
+        tiles, None, None, progress_callback=callback, **options
     )
-    return found, window
+    return corrections, callback
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_progress_rises_by_one_to_the_total(tiles: Any, seed: int) -> None:
-    """With ends in random order and failures among them: 1, 2, ... total, and every fifth."""
-    pool = ShuffledPool(seed, bad=(2, 9))
-    found, window = calibrate(tiles, pool=pool, clock=FakeClock(pool.end_one))
-    pairs = window.progress("phase5_intertile_pairs")
+def test_progress_increases_by_one_to_the_total(tiles: Any, seed: int) -> None:
+    """If jobs end in random order and some fail: 1, 2, ... total, and every fifth pair."""
+    pool = ShuffledPool(seed, failing=(2, 9))
+    corrections, callback = calibrate(tiles, pool=pool, clock=FakeClock(pool.end_one))
+    pairs = callback.progress("phase5_intertile_pairs")
     total = pairs[0][1]
     assert total > 10
     assert pairs == [(k, total) for k in range(1, total + 1)]
-    assert window.progress("phase5_intertile") == [(k, total) for k in range(5, total + 1, 5)]
-    assert set(found) == set(range(9))
+    assert callback.progress("phase5_intertile") == [(k, total) for k in range(5, total + 1, 5)]
+    assert set(corrections) == set(range(9))
 
 
-def test_a_failed_future_is_told_and_the_loop_goes_on(tiles: Any) -> None:
-    """ "Pair future failed idx=…: …" at ERROR, prefixed, by logger and by callback."""
+def test_a_failed_pair_is_logged_and_the_run_continues(tiles: Any) -> None:
+    """The logger and the callback get "Pair future failed idx=…: …" at ERROR, with the prefix."""
     records: list[logging.LogRecord] = []
     logger = logging.Logger("zemosaic-test")
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[method-assign]
     logger.addHandler(handler)
-    pool = ShuffledPool(1, bad=(4,))
-    _, window = calibrate(tiles, pool=pool, clock=FakeClock(pool.end_one), logger=logger)
+    pool = ShuffledPool(1, failing=(4,))
+    _, callback = calibrate(tiles, pool=pool, clock=FakeClock(pool.end_one), logger=logger)
     line = "[Intertile] Pair future failed idx=4: OSError: pair 4 was lost"
-    assert (line, None, "ERROR") in window.calls
+    assert (line, None, "ERROR") in callback.calls
     assert [r.levelname for r in records if r.getMessage() == line] == ["ERROR"]
-    assert all(line.startswith("[Intertile] ") for line in window.lines())
+    assert all(line.startswith("[Intertile] ") for line in callback.lines())
 
 
-def test_the_heartbeat_has_the_agreed_text_and_rate(tiles: Any) -> None:
-    """None while pairs end; one after 10 s of silence; at most one per 10 s; five indices."""
+def test_the_heartbeat_has_the_specified_text_and_rate(tiles: Any) -> None:
+    """None while pairs end, then one per 10 s without an end, with five indices of pairs."""
     pool, clock = ManualPool(workers=2), FakeClock()
-    stalled_at: list[float] = []
+    stall_times: list[float] = []
 
-    def work(now: float) -> None:
-        if not pool.flying:  # tiles given as arrays are looked at without this pool
+    def end_jobs(now: float) -> None:
+        if not pool.flying:  # tiles given as arrays are scanned without the pool
             return
-        waiting = [k for k, (_, f, _a) in pool.flying.items() if f.__name__ == "measure"]
-        if not waiting or (not stalled_at and min(waiting) < done_before_stall):
-            clock.now += 4.0  # slower than a tick, quicker than a heartbeat
+        pairs = [k for k, (_, f, _a) in pool.flying.items() if f.__name__ == "measure"]
+        if not pairs or (not stall_times and min(pairs) < done_before_stall):
+            clock.now += 4.0  # longer than a tick, shorter than a heartbeat
             pool.end(min(pool.flying))
             return
-        if not stalled_at:
-            stalled_at.append(now)
-        if now >= stalled_at[0] + 25:
+        if not stall_times:
+            stall_times.append(now)
+        if now >= stall_times[0] + 25:
             for index in list(pool.flying):
                 pool.end(index)
 
-    done_before_stall = 9 + 6  # the tiles, and five pairs
-    clock.on_wait = work
-    _, window = calibrate(tiles, pool=pool, clock=clock)
-    beats = [line for line in window.lines() if "Heartbeat" in line]
+    done_before_stall = 9 + 6  # nine tiles and five pairs
+    clock.on_wait = end_jobs
+    _, callback = calibrate(tiles, pool=pool, clock=clock)
+    beats = [line for line in callback.lines() if "Heartbeat" in line]
     assert len(beats) == 2
-    total = window.progress("phase5_intertile_pairs")[0][1]
+    total = callback.progress("phase5_intertile_pairs")[0][1]
     pattern = re.escape(f"[Intertile] Heartbeat: done=5/{total} pending={total - 5} ")
     pattern += r"last_completed_idx=5 sample_pending_idx=\[6, 7, 8, 9, 10\]"
     assert re.fullmatch(pattern, beats[0]), beats[0]
-    assert [call[2] for call in window.calls if call[0] == beats[0]] == ["WARNING"] * 2
+    assert [call[2] for call in callback.calls if call[0] == beats[0]] == ["WARNING"] * 2
 
 
 @pytest.mark.parametrize("pool", ["threads", "processes"])
-def test_sequence_and_parallel_agree_to_the_bit(tiles: Any, pool: str) -> None:
-    """The same numbers, whatever runs the pairs and in whatever order they end."""
-    alone, _ = calibrate(tiles, pool="serial")
-    together, _ = calibrate(tiles, pool=pool)
-    shuffler = ShuffledPool(5)
-    shuffled, _ = calibrate(tiles, pool=shuffler, clock=FakeClock(shuffler.end_one))
-    assert alone == together == shuffled
+def test_pools_give_bitwise_equal_results(tiles: Any, pool: str) -> None:
+    """The results depend neither on the pool nor on the order in which pairs end."""
+    serial, _ = calibrate(tiles, pool="serial")
+    parallel, _ = calibrate(tiles, pool=pool)
+    shuffled_pool = ShuffledPool(5)
+    shuffled, _ = calibrate(tiles, pool=shuffled_pool, clock=FakeClock(shuffled_pool.end_one))
+    assert serial == parallel == shuffled
 
 
-def test_the_truth_comes_back(tiles: Any) -> None:
-    """Gains to 1e-3 and levels to 1 ADU at the sky, up to one factor and one level."""
-    found, _ = calibrate(tiles)
+def test_the_truth_is_recovered(tiles: Any) -> None:
+    """Gains to 1e-3 and sky levels to 1 ADU, up to one factor and one level."""
+    corrections, _ = calibrate(tiles)
     truth = list(simulate(SCENE))
-    gain = np.array([found[k][0] for k in range(9)])
-    offset = np.array([found[k][1] for k in range(9)])
+    gain = np.array([corrections[k][0] for k in range(9)])
+    offset = np.array([corrections[k][1] for k in range(9)])
     ratio = gain / np.array([tile.gain[0] for tile in truth])
     assert np.abs(ratio / ratio.mean() - 1).max() < 1e-3
     level = (
@@ -157,85 +159,87 @@ def test_the_truth_comes_back(tiles: Any) -> None:
     assert np.ptp(level) < 1.0
 
 
-def test_the_list_and_its_arrays_are_left_alone(tiles: Any) -> None:
-    """Neither the caller's list nor its pixels are written to."""
-    given = list(tiles)
-    before = [data.copy() for data, _ in given]
-    calibrate(given)
-    assert len(given) == len(before)
-    assert all(np.array_equal(a, b) for (a, _), b in zip(given, before, strict=True))
+def test_the_input_is_not_changed(tiles: Any) -> None:
+    """Neither the list nor its arrays are changed."""
+    entries = list(tiles)
+    before = [data.copy() for data, _ in entries]
+    calibrate(entries)
+    assert len(entries) == len(before)
+    assert all(np.array_equal(a, b) for (a, _), b in zip(entries, before, strict=True))
 
 
-def test_a_broken_entry_keeps_its_key(tiles: Any) -> None:
-    """An entry that is no tile is left out under its own index; the others keep theirs."""
-    found, window = calibrate([*tiles[:3], ("no array", None), *tiles[3:]])
-    good, _ = calibrate(tiles)
-    assert set(found) == {0, 1, 2, *range(4, 10)}
-    assert [found[k] for k in (0, 1, 2, 4)] == [good[k] for k in (0, 1, 2, 3)]
-    assert any("tile 3" in line for line in window.lines())
+def test_an_invalid_entry_does_not_shift_the_keys(tiles: Any) -> None:
+    """An entry that is not a tile has no result; the others keep their indices."""
+    corrections, callback = calibrate([*tiles[:3], ("no array", None), *tiles[3:]])
+    expected, _ = calibrate(tiles)
+    assert set(corrections) == {0, 1, 2, *range(4, 10)}
+    assert [corrections[k] for k in (0, 1, 2, 4)] == [expected[k] for k in (0, 1, 2, 3)]
+    assert any("tile 3" in line for line in callback.lines())
 
 
 def test_a_callback_that_raises_changes_nothing(tiles: Any) -> None:
-    """A window that is gone is told of every pair all the same, and the numbers stay."""
+    """It is still called for every event, and the results are the same."""
     calls = []
 
-    def gone(*args: Any) -> None:
+    def deleted_window(*args: Any) -> None:
         calls.append(args)
         raise RuntimeError("wrapped C/C++ object has been deleted")
 
-    good, window = calibrate(tiles)
-    found = compute_intertile_affine_calibration(
-        tiles, None, None, progress_callback=gone, cpu_workers=2
+    expected, callback = calibrate(tiles)
+    corrections = compute_intertile_affine_calibration(
+        tiles, None, None, progress_callback=deleted_window, cpu_workers=2
     )
-    assert found == good
-    assert len(calls) == len(window.calls)
+    assert corrections == expected
+    assert len(calls) == len(callback.calls)
 
 
 def test_masks_are_coverages(tiles: Any) -> None:
-    """1 is good and 0 is bad: ruined pixels that the mask leaves out change nothing much."""
-    ruined = []
+    """1 is good and 0 is bad: masked pixels change gains by less than 2e-3."""
+    masked = []
     for data, wcs in tiles:
-        broken, mask = data.copy(), np.ones(data.shape, dtype=np.float32)
-        broken[:, :12], mask[:, :12] = 9e5, 0.0
-        ruined.append((broken, wcs, mask))
-    good, _ = calibrate(tiles)
-    found, _ = calibrate(ruined)
-    gains = np.array([[good[k][0], found[k][0]] for k in range(9)])
+        changed, mask = data.copy(), np.ones(data.shape, dtype=np.float32)
+        changed[:, :12], mask[:, :12] = 9e5, 0.0
+        masked.append((changed, wcs, mask))
+    expected, _ = calibrate(tiles)
+    corrections, _ = calibrate(masked)
+    gains = np.array([[expected[k][0], corrections[k][0]] for k in range(9)])
     assert np.abs(gains[:, 1] / gains[:, 0] - 1).max() < 2e-3
 
 
-def test_a_heavy_tile_is_the_anchor(tiles: Any) -> None:
-    """With weights the heaviest tile keeps gain 1 and offset 0; a wrong number is told."""
-    found, _ = calibrate(tiles, tile_weights=[1, 1, 1, 1, 50, 1, 1, 1, 1])
-    assert found[4] == (1.0, 0.0)
-    unweighted, window = calibrate(tiles, tile_weights=[1, 2])
+def test_the_heaviest_tile_is_the_anchor(tiles: Any) -> None:
+    """It keeps gain 1 and offset 0; a wrong number of weights is logged and ignored."""
+    corrections, _ = calibrate(tiles, tile_weights=[1, 1, 1, 1, 50, 1, 1, 1, 1])
+    assert corrections[4] == (1.0, 0.0)
+    unweighted, callback = calibrate(tiles, tile_weights=[1, 2])
     assert unweighted == calibrate(tiles)[0]
-    assert any("2 tile weights for 9 tiles" in line for line in window.lines())
+    assert any("2 tile weights for 9 tiles" in line for line in callback.lines())
 
 
-def test_colour_tiles_give_one_pair_each(tiles: Any) -> None:
-    """Three equal planes, first or last, give what the one plane gives."""
-    good, _ = calibrate(tiles)
+def test_a_colour_tile_has_one_correction(tiles: Any) -> None:
+    """Three equal channels, first or last, give the correction of a single one."""
+    expected, _ = calibrate(tiles)
     for axis in (0, 2):
         colour = [(np.stack([data] * 3, axis=axis), wcs) for data, wcs in tiles]
-        found, _ = calibrate(colour)
-        assert np.allclose([found[k] for k in range(9)], [good[k] for k in range(9)], atol=1e-2)
+        corrections, _ = calibrate(colour)
+        assert np.allclose(
+            [corrections[k] for k in range(9)], [expected[k] for k in range(9)], atol=1e-2
+        )
 
 
-@pytest.mark.parametrize("given", [None, [], "one"])
-def test_nothing_to_match_gives_nothing_and_says_so(tiles: Any, given: Any) -> None:
-    """Fewer than two tiles: an empty dict, and a line that says why."""
-    found, window = calibrate(tiles[:1] if given == "one" else given)
-    assert found == {}
-    assert any("give at least two" in line for line in window.lines())
+@pytest.mark.parametrize("entries", [None, [], "one"])
+def test_fewer_than_two_tiles_give_no_corrections(tiles: Any, entries: Any) -> None:
+    """The result is empty, and a log line has the reason."""
+    corrections, callback = calibrate(tiles[:1] if entries == "one" else entries)
+    assert corrections == {}
+    assert any("give at least two" in line for line in callback.lines())
 
 
-def test_what_zemosaic_passes_is_taken(tiles: Any) -> None:
-    """Every argument of today's callers, by position and by name, known or not."""
+def test_all_arguments_of_zemosaic_are_accepted(tiles: Any) -> None:
+    """By position and by name, including names that have no effect."""
     threads = ThreadPool(2)
-    found = compute_intertile_affine_calibration(
+    corrections = compute_intertile_affine_calibration(
         tiles, None, (100, 100), 512, 0.05, (30, 70), 2.5, False, None, None, None, 2, 8,
         offset_only_v1=False, gain_clip=(0.9, 1.1), force_safe_mode=True, pool=threads,
     )  # fmt: skip
     threads.close()
-    assert found == calibrate(tiles)[0]
+    assert corrections == calibrate(tiles)[0]

@@ -1,9 +1,10 @@
 """Summaries of blocks of cells: means, derivatives, and the light that may cross their borders.
 
 Errors of registration and differences of seeing move light between cells. Light that stays within
-a block does not change its mean. The steps between the cells on both sides of a border tell how
-much may have crossed it: their sum over a block is that of the Laplacian, as for any flow out of
-a volume, and the sum of their squares is proportional to the variance that they cause.
+a block does not change its mean. The light that may have crossed a border is estimated from the
+steps between the cells on its two sides. The sum of these steps around a block is the sum of the
+Laplacian over it, as for any flow out of a volume, and the sum of their squares is proportional to
+the variance due to the light.
 """
 
 from __future__ import annotations
