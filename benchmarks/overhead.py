@@ -40,7 +40,7 @@ from speed import DENSE, LIGHT, ready
 import zemosaic.pipeline.calibrate
 from zemosaic import Settings, calibrate
 from zemosaic.observe import otlp_json, otlp_proto
-from zemosaic.observe.exporters import Tracing, _one_by_one
+from zemosaic.observe.exporters import Tracing, _single_spans
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
@@ -146,7 +146,7 @@ def loop(port: Any, pair: JobEnded, url: str) -> None:
         folder = Path(name)
         tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
         tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        telemetry = Telemetry(tracing.tracer, tracing.live())
+        telemetry = Telemetry(tracing.tracer, tracing.snapshot_exporter())
         telemetry.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
         start = time.perf_counter()
         tell(pair, TOLD, [journal, telemetry], Inflight(folder, 1, 10.0))
@@ -210,7 +210,7 @@ def on(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> tuple[float,
         tracing = Tracing(folder / "trace.jsonl", url)
         journal = Journal(folder, {})
         tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        observers = [journal, Telemetry(tracing.tracer, tracing.live())]
+        observers = [journal, Telemetry(tracing.tracer, tracing.snapshot_exporter())]
         calibrate(tiles.files, settings, pool, observers, folder=folder)
         lost = tracing.close()
         seconds = time.perf_counter() - start
@@ -315,7 +315,7 @@ def parts(pair: JobEnded) -> dict[str, float]:
         found["spans, with the SDK of a host application"] = each([telemetry(host)]) - alone
         tracing = Tracing(folder / "trace.jsonl")
         made: list[Any] = []
-        tracing.tracer._outlets = [SimpleNamespace(put=made.append)]  # nothing but that
+        tracing.tracer._queues = [SimpleNamespace(put=made.append)]  # nothing but that
         found["spans, by the command"] = each([telemetry(tracing.tracer)]) - alone
         tracing.close()
         for what, function in (
@@ -323,7 +323,7 @@ def parts(pair: JobEnded) -> dict[str, float]:
             ("encoding them for OTLP", otlp_proto.encode),
             (
                 "the same with the SDK",
-                lambda s: encode_spans(_one_by_one(s)).SerializePartialToString(),
+                lambda s: encode_spans(_single_spans(s)).SerializePartialToString(),
             ),
         ):
             start, batch = time.process_time(), 512 // TOGETHER

@@ -59,9 +59,9 @@ from zemosaic.observe.endpoint import (
     endpoint_from_environment,
     trace_url,
 )
-from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN, Tracing, _otlp_exporter
-from zemosaic.observe.live import SHOWING
-from zemosaic.observe.span_tables import Common, Table
+from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing, _otlp_exporter
+from zemosaic.observe.live import SNAPSHOT_TIMEOUT
+from zemosaic.observe.span_tables import SharedFields, SpanTable
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
 from zemosaic.runtime.make_pool import SerialPool
@@ -344,8 +344,8 @@ def test_an_exporter_that_never_comes_back_is_left_behind(
 
 def test_a_collector_is_waited_for_five_seconds() -> None:
     """What `close` waits without being told otherwise is what the design allows."""
-    assert SHUTDOWN + SHOWING == 5.0  # a picture under way, and then the spans
-    assert inspect.signature(Tracing.close).parameters["timeout"].default == SHUTDOWN
+    assert SHUTDOWN_TIMEOUT + SNAPSHOT_TIMEOUT == 5.0  # a snapshot in progress, then the spans
+    assert inspect.signature(Tracing.close).parameters["timeout"].default == SHUTDOWN_TIMEOUT
 
 
 @pytest.mark.usefixtures("half_a_second")
@@ -353,8 +353,8 @@ def test_spans_that_no_queue_could_hold_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A span pushed out of a full queue was never tried, but it is lost all the same."""
-    monkeypatch.setattr(export_queue, "QUEUE", 16)
-    monkeypatch.setattr(export_queue, "BATCH", 16)
+    monkeypatch.setattr(export_queue, "MAX_QUEUED_SPANS", 16)
+    monkeypatch.setattr(export_queue, "MAX_BATCH", 16)
     file = tmp_path / "trace.jsonl"
     with mute_port() as port:
         url = f"http://127.0.0.1:{port}"
@@ -424,7 +424,6 @@ PREAMBLE = """
 import logging, sys, time
 from pathlib import Path
 from zemosaic.observe.exporters import Tracing
-from zemosaic.observe.span_tables import Common
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Observer, RunEnded, RunStarted
 from zemosaic.runtime.make_pool import SerialPool
@@ -786,17 +785,25 @@ def test_a_line_says_what_the_message_says() -> None:
     assert read_otlp_json(otlp_json.encode([]).decode()) == []
 
 
-def common(name: str = "s", remote: bool = False) -> Common:
+def shared_fields(name: str = "s", remote: bool = False) -> SharedFields:
     above = SpanContext(1, 5, remote, TraceFlags(1), TraceState([("a", "b")] if remote else []))
-    return Common(name, 1, above.trace_flags, above.trace_state, above, RESOURCE, SCOPE)
+    return SharedFields(name, 1, above.trace_flags, above.trace_state, above, RESOURCE, SCOPE)
 
 
-def ended(attributes: dict[str, Any], kind: Common | None = None, number: int = 2) -> Table:
+def ended(
+    attributes: dict[str, Any], shared: SharedFields | None = None, number: int = 2
+) -> SpanTable:
     """A span that was made past the SDK, as those of pairs are."""
     columns = [(value,) for value in attributes.values()]
-    kinds = tuple(map(type, attributes.values()))
-    return Table(
-        kind or common(), (*attributes,), kinds, (number,), (number,), (2 * number,), columns
+    types = tuple(map(type, attributes.values()))
+    return SpanTable(
+        shared or shared_fields(),
+        (*attributes,),
+        types,
+        (number,),
+        (number,),
+        (2 * number,),
+        columns,
     )
 
 
@@ -843,13 +850,13 @@ def test_spans_in_tables_are_as_the_sdk_would_send_them(
     given: list[tuple[tuple[str, bool], dict[str, Any]]],
 ) -> None:
     """Of several names and parents in turn, with attributes that have all names and types."""
-    kinds = {group: common(*group) for group, _ in given}
+    shared = {group: shared_fields(*group) for group, _ in given}
     spans: list[Any] = [
-        ended(attributes, kinds[group], number)
+        ended(attributes, shared[group], number)
         for number, (group, attributes) in enumerate(given, 1)
     ]
     spans[1:1] = AMONG_THEM
-    message = encode_spans(exporters._one_by_one(spans))
+    message = encode_spans(exporters._single_spans(spans))
     assert otlp_proto.encode(spans) == message.SerializeToString()
     in_file = read_otlp_json(otlp_json.encode(spans).decode())
     for span in spans_of(list(message.resource_spans)):

@@ -52,14 +52,14 @@ def tracing(tmp_path: Path) -> Any:
 def test_the_newest_wins_and_nothing_waits(tracing: Tracing) -> None:
     """While a picture is under way a hundred more are asked for: one is made, of the last state."""
     film = Film()
-    pictures = SnapshotExporter(film, every=3600.0)
+    pictures = SnapshotExporter(film, interval=3600.0)
     span = tracing.tracer.start_span("phase")
-    pictures.show(span)
+    pictures.update(span)
     assert film.begun.wait(30)
     film.begun.clear()
     for number in range(100):
         span.set_attribute("number", number)
-        pictures.show(span)  # returns at once, though the exporter stands still
+        pictures.update(span)  # returns at once, though the exporter stands still
     film.go_on.set()
     assert film.begun.wait(30)
     pictures.stop()
@@ -70,7 +70,7 @@ def test_the_newest_wins_and_nothing_waits(tracing: Tracing) -> None:
     assert newest.context == span.get_span_context()
     assert span.is_recording()
     assert (newest.end_time or 0) >= (newest.start_time or 0) > 0
-    pictures.show(span)
+    pictures.update(span)
     assert len(film.pictures) == 2
     span.end()
 
@@ -79,9 +79,9 @@ def test_a_picture_that_is_asked_for_by_nobody_is_made_from_time_to_time(tracing
     """The span is shown again also where no heartbeat comes."""
     film = Film()
     film.go_on.set()
-    pictures = SnapshotExporter(film, every=0.01)
+    pictures = SnapshotExporter(film, interval=0.01)
     span = tracing.tracer.start_span("phase")
-    pictures.show(span)
+    pictures.update(span)
     for _ in range(3):
         film.begun.clear()
         assert film.begun.wait(30)
@@ -98,7 +98,7 @@ def test_pictures_are_never_in_the_file(tmp_path: Path) -> None:
     """The collector has the phase as it was; the file has it once, as it ended."""
     with http_receiver() as (url, received):
         tracing = Tracing(tmp_path / "trace.jsonl", url)
-        live = tracing.live()
+        live = tracing.snapshot_exporter()
         telemetry = Telemetry(tracing.tracer, live)
         telemetry.run_started(RunStarted(run_id="r", time_ns=1))
         while not received.spans:

@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 
 from tests.helpers.semconv import ATTRIBUTES, GROUPS, SIGNALS, docs
-from zemosaic.observe import telemetry
+from zemosaic.observe import heartbeats, job_spans, telemetry
 
+#: The modules that name spans, events and attributes.
+MODULES = (telemetry, job_spans, heartbeats)
 TYPES = {"string": str, "int": int, "double": float, "any": float}
 
 
@@ -27,9 +29,9 @@ def literals(path: Path) -> set[str]:
 
 
 def test_every_name_in_the_code_is_declared() -> None:
-    """Spans, events and attributes that telemetry.py names are in the registry."""
-    path = Path(telemetry.__file__)
-    names = {t for t in literals(path) if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", t)}
+    """The registry has all spans, events and attributes that the modules name."""
+    texts = {t for module in MODULES for t in literals(Path(module.__file__))}
+    names = {t for t in texts if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", t)}
     assert {"zemosaic.run.id", "error.type", telemetry.HEARTBEAT} <= names
     known = ATTRIBUTES.keys() | {name for _, name in SIGNALS}
     assert not {name for name in names if name not in known}

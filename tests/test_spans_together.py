@@ -107,7 +107,7 @@ def pairs(count: int, **more: Any) -> list[JobEnded]:
 def test_a_collector_that_has_all_is_sent_nothing(tmp_path: Path) -> None:
     """Neither of what ended together nor of what ended alone, and not even a message of nothing."""
     with http_receiver() as (url, received):
-        tracing = Tracing(tmp_path / "trace.jsonl", url, had=range(1, 13))
+        tracing = Tracing(tmp_path / "trace.jsonl", url, skip=range(1, 13))
         fan_out = FanOut([Telemetry(tracing.tracer)])
         fan_out.dispatch(RunStarted(run_id="r", time_ns=1))
         fan_out.dispatch(*pairs(10))
@@ -121,7 +121,7 @@ def test_what_a_collector_has_is_left_out_of_a_table(tmp_path: Path) -> None:
     with http_receiver() as (url, received):
         file = tmp_path / "trace.jsonl"
         # Number 1 is the phase, which has not ended.
-        tracing = Tracing(file, url, had=[1, 2, 3, 5, 11])
+        tracing = Tracing(file, url, skip=[1, 2, 3, 5, 11])
         taken: list[int] = []
         tracing.on_delivered = taken.extend
         fan_out = FanOut([Telemetry(tracing.tracer)])

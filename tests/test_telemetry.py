@@ -30,7 +30,7 @@ from opentelemetry.util._once import Once
 from tests.helpers.fakes import Gate, Recorder
 from zemosaic import Settings, calibrate
 from zemosaic.errors import NoSolution
-from zemosaic.observe.attributes import LONGEST
+from zemosaic.observe.attributes import MAX_TEXT
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.pairfit.measure import Rejected
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
@@ -558,7 +558,7 @@ def test_texts_are_cut_to_what_a_backend_takes() -> None:
     long = JobError("ValueError", "x" * 100_000, "first\n" + "y" * 100_000 + "\nthe end")
     attributes = {**PAIR_ENDED.attributes, "reason": "z" * 100_000}
     ended = replace(PAIR_ENDED, outcome="failed", error=long, attributes=attributes)
-    error = ValueError("w" * 100_000)
+    error = JobError("ValueError", "w" * 100_000)
     memory = Memory()
     fan_out = FanOut([Telemetry(memory.tracer)])
     end = RunEnded(state="failed", time_ns=START + 60 * SECOND, error=error)
@@ -567,7 +567,7 @@ def test_texts_are_cut_to_what_a_backend_takes() -> None:
     for span in memory.spans:
         texts = [span.status.description, *span.attributes.values()]
         texts += [value for event in span.events for value in event.attributes.values()]
-        assert max(len(text) for text in texts if isinstance(text, str)) <= LONGEST
+        assert max(len(text) for text in texts if isinstance(text, str)) <= MAX_TEXT
     (event,) = memory.one(f"{PHASE}.pair").events
     # What a traceback says last matters most.
     assert event.attributes["exception.stacktrace"].endswith("the end")

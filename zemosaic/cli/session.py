@@ -109,7 +109,7 @@ def run_in_folder(
         with _journal(folder, about, tracing, terminal) as book:
             telemetry = Telemetry(
                 tracing.tracer,
-                tracing.live() if live == "snapshot" else None,
+                tracing.snapshot_exporter() if live == "snapshot" else None,
                 markers=live == "marker",
             )
             observers = [*book, telemetry, console]  # what was seen is in the journal already
