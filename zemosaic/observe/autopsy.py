@@ -99,7 +99,7 @@ class Autopsy:
 
     @property
     def stage(self) -> str:
-        """The innermost stage that has not ended; empty if all have."""
+        """The innermost open stage; empty if there is none."""
         open_stages: list[str] = []
         for event in self.record.events:
             if isinstance(event, StageStarted):
@@ -148,7 +148,7 @@ def examine(folder: Path) -> Autopsy:
 
 
 def _running_table(folder: Path) -> Snapshot:
-    """Read the table of running jobs; return an empty one where a full disk left none."""
+    """Read the table of running jobs; return an empty one if a full disk left none."""
     try:
         return inflight.read(folder)
     except (OSError, ValueError):
@@ -165,8 +165,8 @@ def _state(record: Record, table: Snapshot, alive: bool) -> str:
         return record.ended.state
     if alive:
         return "running"
-    # A full disk may keep the end out of the journal, but the table has it. The table may also be
-    # that of an earlier run.
+    # A full disk may keep the end out of the journal, but the table has it. But it may be
+    # the table of an earlier run.
     start = _run_started(record)
     same_run = start is not None and table.started_ns >= start.time_ns
     return table.stage if same_run and table.stage in inflight.ENDINGS else "died"
@@ -181,7 +181,7 @@ def _cause(record: Record, state: str, fault: str) -> str:
 
 
 def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
-    """Return the last sign of life of a run that is over, in nanoseconds since the epoch."""
+    """Return the last sign of life of an ended run, in nanoseconds since the epoch."""
     times = [table.last_end_ns]
     for event in record.events[-50:]:
         if isinstance(event, JobEnded):
@@ -199,7 +199,7 @@ def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
 def _running_jobs(
     folder: Path, record: Record, table: Snapshot, alive: bool, last_ns: int
 ) -> tuple[StuckJob, ...]:
-    """Return the jobs of the table that this run submitted: its rows may be an earlier run's."""
+    """Return the jobs of the table. Rows of an earlier run, not submitted by this one, are left out."""
     submitted = {(event.stage, event.index): event for event in record.unfinished()}
     jobs = []
     for row in table.rows:
@@ -219,7 +219,7 @@ def _run_started(record: Record) -> RunStarted | None:
 
 
 def all_events(autopsy: Autopsy) -> Iterator[Event]:
-    """Yield all events of a run that is over, with the ends that a dead run did not record."""
+    """Yield all events of an ended run, with the missing ends of a dead one."""
     yield from autopsy.record.events
     if autopsy.record.ended is not None:
         return

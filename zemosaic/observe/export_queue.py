@@ -31,11 +31,11 @@ class ExportQueue:
     send : callable
         Export some items and return whether they were delivered; an exception counts as failure.
     delay : float
-        Longest time in seconds that a span waits for a larger batch.
+        Longest time in seconds for which a span waits for a larger batch.
     on_delivered : callable
         Called with delivered items, from the thread of the queue.
     skip_ids : set of int
-        Ids of spans that are not sent.
+        Ids of spans to leave out.
     on_closed : callable
         Called once, from the thread of the queue, after the last item.
 
@@ -98,7 +98,7 @@ class ExportQueue:
         self.send_now()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread to stop, and return whether it has; otherwise drop what waits."""
+        """Wait for the thread to stop, and return whether it has; otherwise drop the waiting spans."""
         self._thread.join(timeout)
         self._abandoned = self._thread.is_alive()
         return not self._abandoned
@@ -112,7 +112,7 @@ class ExportQueue:
         self._on_closed()
 
     def _send_queued(self) -> None:
-        """Send the items that wait at the start, in batches."""
+        """Send the items waiting now, in batches."""
         remaining = len(self._items)
         while remaining > 0 and not self._abandoned:
             batch: list[Any] = []

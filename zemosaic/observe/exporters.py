@@ -87,12 +87,12 @@ class Tracing:
     ids : Ids, optional
         Ids of an earlier run, to make its spans again.
     skip : iterable of int
-        Numbers of spans that the collector has already; they go to the file only.
+        Numbers of spans for the file only, because the collector has them already.
 
     Attributes
     ----------
     on_delivered : callable
-        Called from another thread with the numbers of spans that the collector has accepted.
+        Called from another thread with the numbers of delivered spans.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Tracing:
         )
         provider.add_span_processor(_QueueProcessor(self._queues))
         tracer = provider.get_tracer("zemosaic", __version__)
-        # Only the SDK enforces limits that the user sets in the environment.
+        # Only the SDK enforces the limits of the environment.
         if limits.max_span_attribute_length is None and limits.max_span_attributes > MAX_ATTRIBUTES:
             return _BatchTracer(tracer, self.ids, self._queues)
         return tracer
@@ -151,7 +151,7 @@ class Tracing:
         return self._tracer
 
     def snapshot_exporter(self) -> SnapshotExporter | None:
-        """Return an exporter of spans that have not ended; None without a collector."""
+        """Return an exporter of open spans; None without a collector."""
         if not self.endpoint:
             return None
         return SnapshotExporter(_otlp_exporter(self.endpoint, SNAPSHOT_TIMEOUT))
@@ -173,7 +173,7 @@ class Tracing:
         Returns
         -------
         list of str
-            A message for each destination that lacks spans.
+            A message for each destination with missing spans.
         """
         deadline = time.monotonic() + timeout
         for queue in self._queues:
@@ -255,7 +255,7 @@ class _SpanRow(NamedTuple):
 
 
 class _TableSpan(_SpanRow):
-    """A span of a table with the attributes of a `ReadableSpan` that exporters of the SDK use."""
+    """A span of a table with the attributes of a `ReadableSpan`, for the SDK's exporters."""
 
     __slots__ = ()
     kind, status = SpanKind.INTERNAL, Status()
@@ -309,7 +309,7 @@ class _HttpExporter(SpanExporter):
 
 
 def _sender(exporter: SpanExporter) -> Callable[[Sequence[Any]], bool]:
-    """Return a function for a queue that exports items and is not itself traced."""
+    """Return the `send` function of a queue; its own requests are not traced."""
 
     def send(items: Sequence[Any]) -> bool:
         token = context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))

@@ -14,7 +14,7 @@ MAX_STACKS = 32  # stacks of a silence, and of slow jobs: more show nothing new
 
 
 class HeartbeatFilter:
-    """Choose the heartbeats and the stacks that are recorded.
+    """Choose the heartbeats and the stacks to record.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class HeartbeatFilter:
         return True
 
     def attributes(self, event: Heartbeat) -> dict[str, Any]:
-        """Return the attributes of a recorded heartbeat, with its stack if that is new."""
+        """Return the attributes of a recorded heartbeat, with its stack if it is new."""
         return {
             "zemosaic.stage": event.stage,
             "zemosaic.pairs.done": event.done,

@@ -1,4 +1,4 @@
-"""Snapshots of a span that has not ended."""
+"""Snapshots of an open span."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import Span
 
 SNAPSHOT_INTERVAL = 10.0  # seconds between two snapshots without an update
-SNAPSHOT_TIMEOUT = 1.0  # seconds that the export of a snapshot may take
+SNAPSHOT_TIMEOUT = 1.0  # time-out of the export of a snapshot, in seconds
 
 
 class SnapshotExporter:

@@ -136,13 +136,13 @@ def _attributes(number: int, attributes: Mapping[str, Any] | None) -> bytes:
 def _encoders(
     number: int, keys: tuple[str, ...], types: tuple[type, ...]
 ) -> list[Callable[[Any], bytes]]:
-    """Return for each attribute a function that encodes its value."""
+    """Return an encoder for each attribute."""
     return [_encoder(number, key, kind) for key, kind in zip(keys, types, strict=True)]
 
 
 @lru_cache(1024)
 def _encoder(number: int, key: str, kind: type) -> Callable[[Any], bytes]:
-    """Return a function that encodes an attribute; for most values it runs no Python code."""
+    """Return an encoder of an attribute; for most values it runs no Python code."""
 
     def attribute(value: bytes) -> bytes:
         return _field(number, _text(1, key) + _field(2, value))

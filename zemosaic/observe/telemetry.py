@@ -52,7 +52,7 @@ _RUN = Names("zemosaic.")
 
 
 class SnapshotSink(Protocol):
-    """Shows a span that has not ended. No method blocks for more than about a second."""
+    """Shows an open span. No method blocks for more than about a second."""
 
     def update(self, span: Span) -> None:
         """Send the span as it stands, now and from time to time; return at once."""
@@ -63,7 +63,7 @@ class SnapshotSink(Protocol):
 
 @runtime_checkable
 class BatchTracer(Protocol):
-    """Optional interface of a tracer that makes many similar spans at once."""
+    """Optional interface of a tracer: many similar spans at once."""
 
     def record_spans(
         self,
@@ -91,7 +91,7 @@ class BatchTracer(Protocol):
         """
 
     def send_now(self) -> None:
-        """Send the spans that wait for a larger batch."""
+        """Send the waiting spans."""
 
 
 class Telemetry(Observer):
@@ -100,12 +100,12 @@ class Telemetry(Observer):
     Parameters
     ----------
     tracer : opentelemetry.trace.Tracer, optional
-        By default a tracer of the provider that the application has set; none is ever set here.
-        A tracer that is also a `BatchTracer` makes the spans of similar jobs at once.
+        By default a tracer of the application's provider; no provider is ever set here.
+        With a `BatchTracer` the spans of similar jobs are made at once.
     snapshots : SnapshotSink, optional
-        Shows the phase span during the run; without it a span is seen when it has ended.
+        Shows the phase span during the run; otherwise a span is seen after its end.
     markers : bool
-        Make a child span of each heartbeat, for backends that cannot replace a span.
+        Make a child span of each heartbeat, for backends without replacement of spans.
     host : str, optional
         Where the jobs ran; by default this machine.
     """
@@ -130,7 +130,7 @@ class Telemetry(Observer):
         self._heartbeats = HeartbeatFilter()
         self._had_heartbeat = False
         self._slowest_pair = (0, 0)  # nanoseconds and index
-        #: The trace id as 32 hexadecimal digits; empty where nothing is recorded.
+        #: The trace id as 32 hexadecimal digits; empty if nothing is recorded.
         self.trace_id = ""
 
     @property
@@ -194,7 +194,7 @@ class Telemetry(Observer):
         return batch_key(event)
 
     def _record_batch(self, events: Sequence[JobEnded]) -> bool:
-        """Make the spans of similar jobs column by column; return False if that is impossible."""
+        """Make the spans of similar jobs column by column; return False if impossible."""
         table = job_columns(events, self._host)
         if table is None or self._batch_tracer is None:
             return False
@@ -233,7 +233,7 @@ class Telemetry(Observer):
         if event.stage == "apply":
             self._record_file_error(event)
             return
-        # A tile has a job for its header and one for its pixels. Its span is that of the second,
+        # A tile has a job for its header and one for its pixels. The second one makes its span,
         # unless the first fails.
         if event.stage == "scan" and event.outcome == "measured":
             return
@@ -257,7 +257,7 @@ class Telemetry(Observer):
         span.end(end_time=event.ended_ns)
 
     def _record_file_error(self, event: JobEnded) -> None:
-        """Record a corrected tile that was not written; written ones have no span."""
+        """Record a failure to write a corrected tile; written tiles have no span."""
         if event.error is not None and self._stage is not None:
             error = {"exception.type": event.error.type, "exception.message": str(event.error)}
             self._stage.add_event("exception", valid_attributes(error), timestamp=event.ended_ns)
@@ -298,7 +298,7 @@ class Telemetry(Observer):
         self._add_event(SLOW_PAIR, event.time_ns, attributes)
 
     def run_ended(self, event: RunEnded) -> None:
-        """End the phase span, and that of a stage that has not ended."""
+        """End the phase span, and the span of an open stage."""
         if self._phase is None:
             return
         self._end_silence()
