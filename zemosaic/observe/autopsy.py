@@ -165,8 +165,8 @@ def _state(record: Record, table: Snapshot, alive: bool) -> str:
         return record.ended.state
     if alive:
         return "running"
-    # A full disk may keep the end out of the journal, but the table has it. But it may be
-    # the table of an earlier run.
+    # A full disk may keep the end out of the journal. The table has it, unless it is an earlier
+    # run's.
     start = _run_started(record)
     same_run = start is not None and table.started_ns >= start.time_ns
     return table.stage if same_run and table.stage in inflight.ENDINGS else "died"
@@ -199,7 +199,7 @@ def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
 def _running_jobs(
     folder: Path, record: Record, table: Snapshot, alive: bool, last_ns: int
 ) -> tuple[StuckJob, ...]:
-    """Return the jobs of the table. Rows of an earlier run, not submitted by this one, are left out."""
+    """Return the jobs in the table, without rows of an earlier run."""
     submitted = {(event.stage, event.index): event for event in record.unfinished()}
     jobs = []
     for row in table.rows:

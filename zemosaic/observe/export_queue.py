@@ -98,7 +98,7 @@ class ExportQueue:
         self.send_now()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread to stop, and return whether it has; otherwise drop the waiting spans."""
+        """Wait for the thread and return whether it has stopped; if not, drop the waiting spans."""
         self._thread.join(timeout)
         self._abandoned = self._thread.is_alive()
         return not self._abandoned
