@@ -1,4 +1,4 @@
-"""The trace of a run: which spans and events there are, and what they say."""
+"""The trace of a run: its spans, their parents, times and attributes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from zemosaic.runtime.thread_pool import ThreadPool
 PHASE = "phase5_intertile"
 SCENE = Scene(tiles=6, shape=(96, 128), overlap=0.35)
 SETTINGS = Settings(workers=2)
-# Windows tells the time in steps of up to a 64th of a second.
+# The clock of Windows has steps of up to 1/64 s.
 CLOCK_STEP_NS = 16_000_000 if sys.platform == "win32" else 0
 
 PAIR_TYPES: dict[str, type] = {
@@ -93,7 +93,7 @@ PHASE_TYPES: dict[str, type] = {
 
 
 class Memory:
-    """A tracer provider of the test's own, and what it recorded."""
+    """A tracer provider of a test, and the spans that it recorded."""
 
     def __init__(self, **options: Any) -> None:
         self._exporter = InMemorySpanExporter()
@@ -113,7 +113,7 @@ class Memory:
         return span
 
     def pairs(self) -> dict[int, ReadableSpan]:
-        """The pair spans by index, each of which comes once."""
+        """Return the spans of pairs by index; every index is unique."""
         spans = {span.attributes["zemosaic.pair.index"]: span for span in self.pair_list()}
         assert len(spans) == len(self.pair_list())
         return spans
@@ -127,7 +127,7 @@ class Memory:
 
 @pytest.fixture(autouse=True, scope="module")
 def clean_environment() -> Iterator[None]:
-    """No setting of whoever runs the tests changes what is recorded."""
+    """Remove settings of the environment that affect the SDK."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("OTEL_")]:
             patch.delenv(name)
@@ -135,8 +135,8 @@ def clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """No test leaves a span current, which would be the parent of the next one's."""
+def no_current_span() -> Iterator[None]:
+    """Check that no test leaves a span current: it would be the parent of the next test's."""
     yield
     assert not trace.get_current_span().get_span_context().is_valid
 
@@ -148,14 +148,14 @@ def memory() -> Memory:
 
 @pytest.fixture
 def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process as it starts: nobody has set a tracer provider. Put back afterwards."""
+    """A process in which no tracer provider has been set."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
 
 
 @pytest.fixture
 def host(no_provider: None) -> Memory:
-    """A host application that has set a provider of its own."""
+    """A host application with a tracer provider."""
     memory = Memory()
     trace.set_tracer_provider(memory.provider)
     return memory
@@ -215,7 +215,7 @@ def parent_id(span: ReadableSpan) -> int | None:
 
 
 def check_attributes(attributes: Mapping[str, Any]) -> None:
-    """Every value is one that all OTLP readers take: typed, finite, not empty, valid text."""
+    """Check that all OTLP readers accept every value: typed, finite, not empty, valid text."""
     for key, value in attributes.items():
         items = value if isinstance(value, tuple) else (value,)
         assert items, f"{key} is an empty sequence"
@@ -231,7 +231,7 @@ def check_attributes(attributes: Mapping[str, Any]) -> None:
 
 
 def check_all(memory: Memory) -> None:
-    """`check_attributes` for all spans and events of a trace."""
+    """Check the attributes of all spans and events of a trace."""
     for span in memory.spans:
         check_attributes(span.attributes)
         for event in span.events:
@@ -241,8 +241,6 @@ def check_all(memory: Memory) -> None:
 def types_of(attributes: Mapping[str, Any]) -> dict[str, type]:
     return {key: type(value) for key, value in attributes.items()}
 
-
-# Events made by hand, for exact values.
 
 START = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
@@ -277,7 +275,7 @@ BOOM = JobError("ValueError", "boom", 'Traceback (most recent call last):\n  Fil
 
 
 def phase_of(*events: Any, memory: Memory | None = None) -> Memory:
-    """The trace of a run in which these events happened."""
+    """Return the trace of a run with these events."""
     memory = memory or Memory()
     fan_out = FanOut([Telemetry(memory.tracer)])
     for event in (RUN_STARTED, *events, RunEnded(state="finished", time_ns=START + 60 * SECOND)):
@@ -289,7 +287,7 @@ def phase_of(*events: Any, memory: Memory | None = None) -> Memory:
 
 
 def test_a_run_is_one_tree_of_spans(traced: Traced) -> None:
-    """One phase; one pair span per pair below it; each stage once; one span per tile."""
+    """A phase has a child for each pair and stage, and stage "prepare" one for each tile."""
     pairs = len(traced.solution.records)
     assert pairs >= 5
     assert Counter(span.name for span in traced.spans) == {
@@ -313,8 +311,8 @@ def test_a_run_is_one_tree_of_spans(traced: Traced) -> None:
     assert len(ids) == len(traced.spans)
 
 
-def test_without_apply_there_is_no_span_of_it(memory: Memory, arrays: list[Any]) -> None:
-    """Tiles given as arrays make the same tree, and only stages that ran have spans."""
+def test_only_stages_that_ran_have_spans(memory: Memory, arrays: list[Any]) -> None:
+    """Arrays make the same tree as files, and without --apply its stage has no span."""
     solution = calibrate(arrays, SETTINGS, "serial", [Telemetry(memory.tracer)])
     names = Counter(span.name.removeprefix(PHASE) for span in memory.spans)
     pairs = len(solution.records)
@@ -325,7 +323,7 @@ def test_without_apply_there_is_no_span_of_it(memory: Memory, arrays: list[Any])
 
 
 def test_spans_lie_within_their_parents(traced: Traced) -> None:
-    """No span starts before its parent or ends after it, whatever clock its worker has."""
+    """No span starts before its parent or ends after it."""
     spans = {span.context.span_id: span for span in traced.spans}
     for span in traced.spans:
         assert span.start_time <= span.end_time
@@ -336,8 +334,8 @@ def test_spans_lie_within_their_parents(traced: Traced) -> None:
     assert traced.before_ns <= phase.start_time <= phase.end_time <= traced.after_ns
 
 
-def test_pairs_run_after_the_graph_is_known_and_before_it_is_solved(traced: Traced) -> None:
-    """The order of the stages can be read off the trace."""
+def test_pairs_run_between_the_overlaps_and_the_solution(traced: Traced) -> None:
+    """The times of the spans follow the order of the stages."""
     starts = [span.start_time for span in traced.memory.pair_list()]
     ends = [span.end_time for span in traced.memory.pair_list()]
     assert traced.memory.one(f"{PHASE}.prepare").end_time <= min(starts)
@@ -345,40 +343,41 @@ def test_pairs_run_after_the_graph_is_known_and_before_it_is_solved(traced: Trac
     assert max(ends) <= traced.memory.one(f"{PHASE}.solve").start_time + CLOCK_STEP_NS
 
 
-# What the spans say.
+# Attributes.
 
 
-def test_pairs_say_all_that_is_promised_by_name_and_type(traced: Traced) -> None:
-    """A measured pair has exactly the attributes of DESIGN.md's table, each of its type."""
+def test_pairs_have_the_declared_attributes(traced: Traced) -> None:
+    """A measured pair has exactly these attributes, with their types."""
     for span in traced.memory.pair_list():
         assert span.attributes["zemosaic.pair.outcome"] == "measured"
         assert types_of(span.attributes) == PAIR_TYPES
 
 
-def test_pairs_say_what_the_solution_holds(traced: Traced) -> None:
-    """Indices count pairs from 1 and tiles from 0; names are base names; values are results."""
+def test_pairs_have_the_values_of_the_solution(traced: Traced) -> None:
+    """Pairs count from 1, tiles from 0; names are file names; values are the results."""
     spans = traced.memory.pairs()
     assert sorted(spans) == list(range(1, len(traced.solution.records) + 1))
     for record in traced.solution.records:
-        said = spans[record.index].attributes
+        attributes = spans[record.index].attributes
         (line,) = record.measurements
-        assert (said["zemosaic.pair.tile_i"], said["zemosaic.pair.tile_j"]) == (record.i, record.j)
-        assert said["zemosaic.pair.name_i"] == f"tile_{record.i:04d}.fits"
-        assert said["zemosaic.pair.name_j"] == f"tile_{record.j:04d}.fits"
+        tiles = attributes["zemosaic.pair.tile_i"], attributes["zemosaic.pair.tile_j"]
+        assert tiles == (record.i, record.j)
+        assert attributes["zemosaic.pair.name_i"] == f"tile_{record.i:04d}.fits"
+        assert attributes["zemosaic.pair.name_j"] == f"tile_{record.j:04d}.fits"
         for name in ("gain", "offset", "rms", "cells"):
-            assert said[f"zemosaic.pair.{name}"] == getattr(line, name)
+            assert attributes[f"zemosaic.pair.{name}"] == getattr(line, name)
 
 
-def test_parts_of_a_pair_fill_its_time(traced: Traced) -> None:
-    """The seconds spent in the parts add up to no more than the span."""
+def test_steps_of_a_pair_fit_into_its_time(traced: Traced) -> None:
+    """The times of the steps add up to no more than the span."""
     for span in traced.memory.pair_list():
-        parts = [span.attributes[f"zemosaic.pair.stage.{part}"] for part in ("load", "fit")]
-        assert min(parts) > 0
-        assert sum(parts) <= (span.end_time - span.start_time) / 1e9
+        steps = [span.attributes[f"zemosaic.pair.stage.{step}"] for step in ("load", "fit")]
+        assert min(steps) > 0
+        assert sum(steps) <= (span.end_time - span.start_time) / 1e9
 
 
 def test_the_pid_is_that_of_the_worker(traced: Traced) -> None:
-    """With processes the spans name the workers' processes, otherwise ours."""
+    """In a pool of processes it is a worker's, otherwise ours."""
     pids = {span.attributes["process.pid"] for span in traced.memory.pair_list()}
     if traced.pool == "processes":
         assert os.getpid() not in pids
@@ -387,8 +386,8 @@ def test_the_pid_is_that_of_the_worker(traced: Traced) -> None:
         assert pids == {os.getpid()}
 
 
-def test_tiles_say_which_they_are(traced: Traced) -> None:
-    """One span for each file, by its base name, with the time of its parts."""
+def test_tiles_have_their_names_and_times(traced: Traced) -> None:
+    """Every file has a span with its name, its index and the times of its steps."""
     spans = traced.memory.named(f"{PHASE}.tile")
     names = [span.attributes["zemosaic.tile.name"] for span in spans]
     assert sorted(names) == [f"tile_{k:04d}.fits" for k in range(SCENE.tiles)]
@@ -398,13 +397,14 @@ def test_tiles_say_which_they_are(traced: Traced) -> None:
         assert span.attributes["zemosaic.tile.stage.preview"] > 0
 
 
-def test_the_phase_says_all_that_is_promised(traced: Traced) -> None:
-    """Identity, state, totals, pool and result are on the phase span, each of its type."""
-    said = traced.memory.one(PHASE).attributes
-    assert types_of(said) == PHASE_TYPES
-    assert len(said["zemosaic.run.id"]) == 32
+def test_the_phase_has_the_declared_attributes(traced: Traced) -> None:
+    """The phase has its id, state, totals, pool and result, with their types."""
+    attributes = traced.memory.one(PHASE).attributes
+    assert types_of(attributes) == PHASE_TYPES
+    assert len(attributes["zemosaic.run.id"]) == 32
     pairs = len(traced.solution.records)
-    assert {key.removeprefix("zemosaic."): said[key] for key in said} | {"run.id": ""} == {
+    values = {key.removeprefix("zemosaic."): value for key, value in attributes.items()}
+    assert values | {"run.id": ""} == {
         "run.id": "",
         "run.state": "finished",
         "tiles.total": SCENE.tiles,
@@ -421,18 +421,18 @@ def test_the_phase_says_all_that_is_promised(traced: Traced) -> None:
 
 
 def test_a_good_run_has_no_error_anywhere(traced: Traced) -> None:
-    """Where nothing failed every status is unset, and no event says otherwise."""
+    """Every status is unset, and there is no event."""
     assert {span.status.status_code for span in traced.spans} == {StatusCode.UNSET}
     assert [event.name for span in traced.spans for event in span.events] == []
 
 
 def test_attributes_are_valid_otlp(traced: Traced) -> None:
-    """Only texts, truths, integers and finite numbers, or sequences of one of these."""
+    """Values are texts, booleans, integers and finite numbers, or sequences of one type."""
     check_all(traced.memory)
 
 
-def test_no_folder_name_leaves_the_machine(traced: Traced) -> None:
-    """Traces go to other machines; the names of folders are nobody's business there."""
+def test_no_span_has_the_name_of_a_folder(traced: Traced) -> None:
+    """Traces go to other machines, where the names of folders are private."""
     for span in traced.spans:
         for key, value in span.attributes.items():
             assert "a folder [of tiles]" not in str(value), key
@@ -440,24 +440,24 @@ def test_no_folder_name_leaves_the_machine(traced: Traced) -> None:
 
 
 def test_colours_are_lists(memory: Memory) -> None:
-    """With three channels gain, offset and rms have three values each."""
+    """With three channels, gain, offset and rms have three values each."""
     tiles = simulate(replace(SCENE, tiles=2, rgb=True))
     solution = calibrate(
         [(t.data, t.wcs) for t in tiles], SETTINGS, "serial", [Telemetry(memory.tracer)]
     )
-    said = memory.one(f"{PHASE}.pair").attributes
+    attributes = memory.one(f"{PHASE}.pair").attributes
     for name in ("gain", "offset", "rms"):
         values = tuple(getattr(line, name) for line in solution.records[0].measurements)
-        assert said[f"zemosaic.pair.{name}"] == values
+        assert attributes[f"zemosaic.pair.{name}"] == values
         assert len(values) == 3
     check_all(memory)
 
 
-# Times and outcomes, from events made by hand.
+# Times and outcomes.
 
 
 def test_a_pair_span_has_the_times_of_its_worker() -> None:
-    """The span is the work alone; the time in the queue is an attribute beside it."""
+    """The span excludes the time in the queue, which is an attribute."""
     span = phase_of(PAIR_ENDED).one(f"{PHASE}.pair")
     assert (span.start_time, span.end_time) == (START + 3 * SECOND, START + 4 * SECOND)
     assert span.attributes["zemosaic.pair.queue_time"] == 2.0
@@ -467,14 +467,14 @@ def test_a_pair_span_has_the_times_of_its_worker() -> None:
 
 
 def test_clocks_that_disagree_make_no_negative_queue_time() -> None:
-    """A worker on another machine may start a job before ours submits it."""
+    """By the clock of another machine a job may start before its submission."""
     early = replace(PAIR_ENDED, submitted_ns=PAIR_ENDED.started_ns + SECOND)
     span = phase_of(early).one(f"{PHASE}.pair")
     assert span.attributes["zemosaic.pair.queue_time"] == 0.0
 
 
 def test_the_phase_has_the_times_of_its_events() -> None:
-    """Spans of stages and phase start and end when the events say, not when they are told."""
+    """The spans of phase and stages have the times of the events, not of their arrival."""
     memory = phase_of(
         StageStarted(stage="prepare", time_ns=START + 5),
         StageStarted(stage="tiles", time_ns=START + 6, total=2),
@@ -488,7 +488,7 @@ def test_the_phase_has_the_times_of_its_events() -> None:
 
 
 def test_a_rejected_pair_is_no_error() -> None:
-    """To find no signal is a result: status unset, the reason given, counted apart."""
+    """An overlap without signal is a result: status unset, with a reason, counted apart."""
     attributes = {**PAIR_ENDED.attributes, "reason": "no common cells"}
     memory = phase_of(replace(PAIR_ENDED, outcome="rejected", attributes=attributes))
     span = memory.one(f"{PHASE}.pair")
@@ -503,7 +503,7 @@ def test_a_rejected_pair_is_no_error() -> None:
 
 @pytest.mark.parametrize("outcome", ["failed", "timeout", "crashed"])
 def test_a_failed_pair_is_an_error_with_its_exception(outcome: str) -> None:
-    """Status, error.type and an exception event, at the moment the pair ended."""
+    """It has a status, error.type and an exception event at the end of the pair."""
     memory = phase_of(replace(PAIR_ENDED, outcome=outcome, error=BOOM))
     span = memory.one(f"{PHASE}.pair")
     assert span.status.status_code is StatusCode.ERROR
@@ -520,12 +520,12 @@ def test_a_failed_pair_is_an_error_with_its_exception(outcome: str) -> None:
     phase = memory.one(PHASE)
     assert phase.attributes["zemosaic.pairs.failed"] == 1
     assert phase.attributes["zemosaic.pairs.done"] == 1
-    # One pair of many is no failure of the phase.
+    # A failed pair does not fail the phase.
     assert phase.status.status_code is StatusCode.UNSET
 
 
 def test_a_death_without_a_traceback_has_none() -> None:
-    """A killed worker leaves no stack and perhaps no pid; neither is made up."""
+    """A killed worker leaves no traceback and possibly no pid; none is invented."""
     error = JobError("SIGKILL", "the worker was killed by SIGKILL")
     memory = phase_of(replace(PAIR_ENDED, outcome="crashed", error=error, pid=0))
     span = memory.one(f"{PHASE}.pair")
@@ -534,7 +534,7 @@ def test_a_death_without_a_traceback_has_none() -> None:
 
 
 def test_a_tile_that_fails_has_its_one_span() -> None:
-    """A tile fails at its header or at its pixels; either way it has one span, an error."""
+    """A tile that fails at its header or at its pixels has one span, an error."""
     scan = replace(PAIR_ENDED, stage="scan", attributes={"name": "a.fits"}, step_times={})
     bad = replace(scan, index=8, attributes={"name": "b.fits"}, outcome="failed", error=BOOM)
     memory = phase_of(
@@ -546,15 +546,15 @@ def test_a_tile_that_fails_has_its_one_span() -> None:
     )
     prepare = memory.one(f"{PHASE}.prepare")
     spans = memory.named(f"{PHASE}.tile")
-    found = {s.attributes["zemosaic.tile.name"]: s.status.status_code for s in spans}
-    assert found == {"a.fits": StatusCode.UNSET, "b.fits": StatusCode.ERROR}
+    statuses = {s.attributes["zemosaic.tile.name"]: s.status.status_code for s in spans}
+    assert statuses == {"a.fits": StatusCode.UNSET, "b.fits": StatusCode.ERROR}
     assert len(spans) == 2
     assert {parent_id(span) for span in spans} == {prepare.context.span_id}
     assert "zemosaic.pairs.done" not in memory.one(PHASE).attributes
 
 
-def test_texts_are_cut_to_what_a_backend_takes() -> None:
-    """Jaeger's store refuses a span with a text of 64 KB; one endless message loses none."""
+def test_long_texts_are_cut() -> None:
+    """Jaeger's store refuses a span with a text of 64 KB, so no text is that long."""
     long = JobError("ValueError", "x" * 100_000, "first\n" + "y" * 100_000 + "\nthe end")
     attributes = {**PAIR_ENDED.attributes, "reason": "z" * 100_000}
     ended = replace(PAIR_ENDED, outcome="failed", error=long, attributes=attributes)
@@ -569,12 +569,12 @@ def test_texts_are_cut_to_what_a_backend_takes() -> None:
         texts += [value for event in span.events for value in event.attributes.values()]
         assert max(len(text) for text in texts if isinstance(text, str)) <= MAX_TEXT
     (event,) = memory.one(f"{PHASE}.pair").events
-    # What a traceback says last matters most.
+    # The end of a traceback matters most.
     assert event.attributes["exception.stacktrace"].endswith("the end")
 
 
-def test_values_that_otlp_cannot_carry_are_left_out() -> None:
-    """NaN, an empty list and None say nothing; a file name that is no Unicode is escaped."""
+def test_values_without_a_form_in_otlp_are_left_out() -> None:
+    """NaN, an empty list and None are left out; undecodable file names are escaped."""
     attributes = {
         "name_i": "tile_\udcff.fits",
         "gain": math.nan,
@@ -599,26 +599,26 @@ def test_values_that_otlp_cannot_carry_are_left_out() -> None:
     assert "zemosaic.solve.rms" not in memory.one(PHASE).attributes
 
 
-def test_values_of_numpy_are_held_to_the_same_rules() -> None:
-    """They are no plain float or str, and no less odd for that."""
+def test_numpy_values_follow_the_same_rules() -> None:
+    """Subclasses of float and str are checked like float and str."""
     attributes = {
         "gain": np.float64(math.nan), "rms": np.float64(0.1), "ok": True,
         "name_i": np.str_("tile_\udcff.fits"),
     }  # fmt: skip
     stages = {"fit": np.float64(math.inf), "load": 0.5}
     memory = phase_of(replace(PAIR_ENDED, attributes=attributes, step_times=stages))
-    found = memory.one(f"{PHASE}.pair").attributes
+    recorded = memory.one(f"{PHASE}.pair").attributes
     names = ("rms", "ok", "name_i", "stage.load")
-    told = [found[f"zemosaic.pair.{name}"] for name in names]
-    assert told == [0.1, True, r"tile_\udcff.fits", 0.5]
-    assert not {"zemosaic.pair.gain", "zemosaic.pair.stage.fit"} & found.keys()
+    values = [recorded[f"zemosaic.pair.{name}"] for name in names]
+    assert values == [0.1, True, r"tile_\udcff.fits", 0.5]
+    assert not {"zemosaic.pair.gain", "zemosaic.pair.stage.fit"} & recorded.keys()
 
 
-# Failures for real.
+# Failures.
 
 
 class PatientClock(Clock):
-    """Fake time that passes only while `may_pass`; whatever really runs is waited for."""
+    """Fake time that passes only while `may_pass`; otherwise real jobs are waited for."""
 
     def __init__(self, may_pass: Callable[[Collection[Future[Any]]], bool]) -> None:
         self._may_pass = may_pass
@@ -639,16 +639,16 @@ class PatientClock(Clock):
         return done
 
 
-def only_stuck_ones_are_left(futures: Collection[Future[Any]]) -> bool:
-    """For runs with one job that hangs: it runs, and all others have ended."""
+def only_a_stuck_job_runs(futures: Collection[Future[Any]]) -> bool:
+    """Return whether all jobs but one, which is running, have ended."""
     return len(futures) == 1 and all(future.running() for future in futures)
 
 
 def traced_jobs(
     functions: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], pool: Any, timeout: float
 ) -> Memory:
-    """The trace of some jobs, run as pairs on a pool; one of them may hang."""
-    memory, clock = Memory(), PatientClock(only_stuck_ones_are_left)
+    """Run jobs as pairs on a pool and return their trace; one of them may hang."""
+    memory, clock = Memory(), PatientClock(only_a_stuck_job_runs)
     fan_out = FanOut([Telemetry(memory.tracer)])
     fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
     jobs = [Job(k, function, args) for k, (function, args) in enumerate(functions, 1)]
@@ -670,28 +670,29 @@ def traced_jobs(
 
 
 def check_failures(memory: Memory, expected: Mapping[int, tuple[str, str | None]]) -> None:
-    """Each pair has its outcome and error type; the status and the counts follow from them."""
+    """Check the outcome, error type and status of every pair, and the counts."""
     pairs = memory.pairs()
-    found = {
+    outcomes = {
         index: (span.attributes["zemosaic.pair.outcome"], span.attributes.get("error.type"))
         for index, span in pairs.items()
     }
-    assert found == expected
+    assert outcomes == expected
     for index, (_, error) in expected.items():
-        wanted = StatusCode.ERROR if error else StatusCode.UNSET
-        assert pairs[index].status.status_code is wanted
+        status = StatusCode.ERROR if error else StatusCode.UNSET
+        assert pairs[index].status.status_code is status
         assert [e.name for e in pairs[index].events] == (["exception"] if error else [])
-    said = memory.one(PHASE).attributes
-    assert said["zemosaic.pairs.done"] == len(expected)
-    assert said["zemosaic.pairs.failed"] == sum(error is not None for _, error in expected.values())
+    counts = memory.one(PHASE).attributes
+    failed = sum(error is not None for _, error in expected.values())
+    assert counts["zemosaic.pairs.done"] == len(expected)
+    assert counts["zemosaic.pairs.failed"] == failed
     check_all(memory)
 
 
 REJECTED = (tuple, ([Rejected("no signal in common")],))
 
 
-def test_workers_that_raise_die_and_hang_have_their_spans() -> None:
-    """Processes: an exception, an exit, a signal and a hang are four errors; the rest is not."""
+def test_failures_in_processes_have_their_spans() -> None:
+    """An exception, an exit, a signal and a hang are errors; other pairs are unaffected."""
     deadly, name = (os._exit, (3,)), "WorkerExit"
     if sys.platform != "win32":
         deadly, name = (signal.raise_signal, (signal.SIGKILL,)), "SIGKILL"
@@ -729,13 +730,13 @@ def test_workers_that_raise_die_and_hang_have_their_spans() -> None:
     assert "Traceback" in pairs[2].events[0].attributes["exception.stacktrace"]
     assert pairs[2].attributes["process.pid"] != os.getpid()
     assert pairs[6].attributes["zemosaic.pair.reason"] == "no signal in common"
-    # The time of the one that hung is that in which it ran, by the loop's clock.
+    # The span of the stuck job has its running time, by the clock of the loop.
     assert 30.0 <= (pairs[1].end_time - pairs[1].start_time) / 1e9 <= 34.0
     assert memory.one(PHASE).attributes["zemosaic.pairs.rejected"] == 1
 
 
-def test_threads_that_raise_and_hang_have_their_spans() -> None:
-    """Threads: the same for what can happen to a thread."""
+def test_failures_in_threads_have_their_spans() -> None:
+    """An exception, an exit and a hang are errors; other pairs are unaffected."""
     gate, pool = Gate(), ThreadPool(2)
     try:
         memory = traced_jobs(
@@ -769,7 +770,7 @@ def test_threads_that_raise_and_hang_have_their_spans() -> None:
 
 
 def test_a_heartbeat_is_an_event_of_the_phase() -> None:
-    """All that the loop knows of a silent pool is on the event, at the time it was known."""
+    """The event has the state of the loop, at the time of the heartbeat."""
     (beat,) = phase_of(HEARTBEAT).events("heartbeat")
     assert beat.timestamp == HEARTBEAT.time_ns
     assert dict(beat.attributes) == {
@@ -786,7 +787,7 @@ def test_a_heartbeat_is_an_event_of_the_phase() -> None:
 
 
 def test_a_heartbeat_without_running_jobs_has_no_empty_list() -> None:
-    """An empty sequence has no type in OTLP, so it is left out; the rest stays."""
+    """An empty sequence has no type in OTLP, so it is left out."""
     silent = replace(HEARTBEAT, running_indices=[], running_time=[], running_attributes=[])
     memory = phase_of(silent)
     (beat,) = memory.events("heartbeat")
@@ -796,7 +797,7 @@ def test_a_heartbeat_without_running_jobs_has_no_empty_list() -> None:
 
 
 def test_a_slow_pair_is_an_event_of_the_phase() -> None:
-    """Which pair, of which files, running for how long."""
+    """The event has the pair, its files and its running time."""
     slow = SlowJob(
         stage="pairs",
         time_ns=START + 15 * SECOND,
@@ -831,7 +832,7 @@ class Opener(Observer):
 
 
 def stuck_run() -> Memory:
-    """A hundred pairs on two threads: the first ends, the next two hang for 30 s."""
+    """Run a hundred pairs on two threads: the first ends, the next two hang for 30 s."""
     memory, gate, pool = Memory(), Gate(), ThreadPool(2)
     entered = {2: threading.Event(), 3: threading.Event()}
     opener = Opener(gate)
@@ -841,7 +842,7 @@ def stuck_run() -> Memory:
         gate.pass_through()
 
     def first() -> None:
-        entered[2].wait()  # so that the second one is the first to be seen running
+        entered[2].wait()  # so that pair 2 is seen running first
 
     def both_hang(_: Collection[Future[Any]]) -> bool:
         return opener.beats < 3 and all(event.is_set() for event in entered.values())
@@ -863,28 +864,28 @@ def stuck_run() -> Memory:
     return memory
 
 
-def test_a_silent_pool_beats_and_names_the_culprits() -> None:
-    """While two of a hundred pairs hang there is a heartbeat each ten seconds that says so."""
+def test_heartbeats_of_a_silent_pool_name_the_stuck_pairs() -> None:
+    """While two of a hundred pairs hang, a heartbeat every ten seconds names them."""
     memory = stuck_run()
     beats = memory.events("heartbeat")
     assert [beat.attributes["zemosaic.idle_time"] for beat in beats] == [10.0, 20.0, 30.0]
     for beat in beats:
-        said = beat.attributes
-        assert said["zemosaic.pairs.done"] == 1
-        assert said["zemosaic.pairs.total"] == 100
-        assert said["zemosaic.pairs.pending"] == 99
-        assert said["zemosaic.pairs.pending_indices"] == tuple(range(2, 66))
-        assert said["zemosaic.pairs.running_indices"] == (2, 3)
-        assert said["zemosaic.pairs.last_completed_index"] == 1
-        for seconds in said["zemosaic.pairs.running_time"]:
-            assert abs(seconds - said["zemosaic.idle_time"]) <= 2.0  # a tick
+        attributes = beat.attributes
+        assert attributes["zemosaic.pairs.done"] == 1
+        assert attributes["zemosaic.pairs.total"] == 100
+        assert attributes["zemosaic.pairs.pending"] == 99
+        assert attributes["zemosaic.pairs.pending_indices"] == tuple(range(2, 66))
+        assert attributes["zemosaic.pairs.running_indices"] == (2, 3)
+        assert attributes["zemosaic.pairs.last_completed_index"] == 1
+        for seconds in attributes["zemosaic.pairs.running_time"]:
+            assert abs(seconds - attributes["zemosaic.idle_time"]) <= 2.0  # a tick
     assert len(memory.pairs()) == 100
     assert memory.one(PHASE).attributes["zemosaic.pairs.done"] == 100
     check_all(memory)
 
 
 def test_slow_pairs_are_named_once_each() -> None:
-    """Both that hang are reported once, by index and files, however long they hang."""
+    """A stuck pair is reported once, with its index and files."""
     memory = stuck_run()
     slow = memory.events("slow_pair")
     assert sorted(event.attributes["zemosaic.pair.index"] for event in slow) == [2, 3]
@@ -894,13 +895,13 @@ def test_slow_pairs_are_named_once_each() -> None:
         assert event.attributes["zemosaic.pair.running_time"] >= 10.0
 
 
-# Whose provider it is.
+# Tracer providers.
 
 
-def test_the_hosts_provider_and_span_are_used_and_left_alone(
+def test_the_provider_of_the_host_is_used_and_left_alone(
     host: Memory, arrays: list[Any]
 ) -> None:
-    """By default the spans go to the host's provider, below the span that it is in."""
+    """By default spans go to the provider of the host, under its current span."""
     with host.tracer.start_as_current_span("the host's") as span:
         calibrate(arrays, SETTINGS, "serial")
         assert trace.get_current_span() is span
@@ -909,20 +910,20 @@ def test_the_hosts_provider_and_span_are_used_and_left_alone(
     assert parent_id(phase) == caller.context.span_id
     assert {span.context.trace_id for span in host.spans} == {caller.context.trace_id}
     assert phase.instrumentation_scope.name == "zemosaic"
-    # The provider was not shut down either.
+    # The provider was not shut down.
     host.tracer.start_span("later").end()
     assert host.named("later")
 
 
-def test_a_given_tracer_wins_over_the_hosts(host: Memory, memory: Memory) -> None:
-    """A tracer that is passed takes the spans; the host's provider sees none."""
+def test_an_explicit_tracer_has_precedence(host: Memory, memory: Memory) -> None:
+    """The tracer gets the spans, and the provider of the host none."""
     phase_of(PAIR_ENDED, memory=memory)
     assert len(memory.spans) == 2
     assert host.spans == ()
 
 
 class CountingTracer(trace.NoOpTracer):
-    """The API's own tracer, counting what is asked of it."""
+    """The no-op tracer of the API, with a count of its spans."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -932,8 +933,8 @@ class CountingTracer(trace.NoOpTracer):
         return super().start_span(*args, **options)
 
 
-def test_without_an_sdk_next_to_nothing_is_done() -> None:
-    """One question whether anything is recorded; then no span is made for a thousand pairs."""
+def test_without_an_sdk_no_spans_are_made() -> None:
+    """Only the phase span is started, to see that it does not record."""
     tracer = CountingTracer()
     telemetry = Telemetry(tracer)
     fan_out = FanOut([telemetry])
@@ -959,7 +960,7 @@ def same_bits(first: PhaseSolution, second: PhaseSolution) -> bool:
 def test_telemetry_changes_no_bit_of_the_result(
     no_provider: None, memory: Memory, arrays: list[Any]
 ) -> None:
-    """Off, on, and with the API alone the results are the same, and no provider is set."""
+    """Without telemetry, with it and with the API alone, results are the same bits."""
     off = calibrate(arrays, SETTINGS, "threads", [])
     api_alone = calibrate(arrays, SETTINGS, "threads")
     on = calibrate(arrays, SETTINGS, "threads", [Telemetry(memory.tracer)])
@@ -969,8 +970,8 @@ def test_telemetry_changes_no_bit_of_the_result(
     assert trace._TRACER_PROVIDER is None
 
 
-def test_a_sampler_that_says_no_is_obeyed() -> None:
-    """A host that samples nothing gets nothing, and no trace id is shown for it."""
+def test_a_sampler_is_obeyed() -> None:
+    """A host that samples nothing gets no span, and there is no trace id."""
     memory = Memory(sampler=ALWAYS_OFF)
     telemetry = Telemetry(memory.tracer)
     fan_out = FanOut([telemetry])
@@ -981,7 +982,7 @@ def test_a_sampler_that_says_no_is_obeyed() -> None:
 
 
 def test_the_trace_id_is_that_of_the_spans(memory: Memory) -> None:
-    """The id that the link is made of is the one that the backend has."""
+    """The id of the link is the id in the backend."""
     telemetry = Telemetry(memory.tracer)
     telemetry.run_started(RUN_STARTED)
     telemetry.run_ended(RunEnded(state="finished", time_ns=START + 1))
@@ -989,11 +990,11 @@ def test_the_trace_id_is_that_of_the_spans(memory: Memory) -> None:
     assert len(telemetry.trace_id) == 32
 
 
-# Runs that end early, and runs after one another.
+# Runs that end early, and successive runs.
 
 
 def test_a_run_without_solution_ends_as_failed(memory: Memory, arrays: list[Any]) -> None:
-    """The phase span says that it failed and why."""
+    """The phase span has the state, the error type and the message."""
     with pytest.raises(NoSolution):
         calibrate(arrays[:1], SETTINGS, "serial", [Telemetry(memory.tracer)])
     phase = memory.one(PHASE)
@@ -1012,7 +1013,7 @@ class Interrupter(Observer):
 
 
 def test_an_interrupted_run_leaves_no_span_open(memory: Memory, arrays: list[Any]) -> None:
-    """Ctrl-C ends the phase and the stage it was in; what ended before keeps its span."""
+    """Ctrl-C ends the phase and its open stage; jobs that had ended keep their spans."""
     with pytest.raises(KeyboardInterrupt):
         calibrate(arrays, SETTINGS, "serial", [Telemetry(memory.tracer), Interrupter()])
     names = Counter(span.name.removeprefix(PHASE) for span in memory.spans)
@@ -1024,7 +1025,7 @@ def test_an_interrupted_run_leaves_no_span_open(memory: Memory, arrays: list[Any
 
 
 def test_one_observer_serves_two_runs(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
-    """A second run has a trace and counts of its own, also after a first that broke off."""
+    """A second run has its own trace and counts, also after a failed one."""
     fan_out = FanOut([Telemetry(memory.tracer)])
     failed = replace(PAIR_ENDED, outcome="failed", error=BOOM)
     fan_out.dispatch(RUN_STARTED)
@@ -1039,28 +1040,28 @@ def test_one_observer_serves_two_runs(memory: Memory, caplog: pytest.LogCaptureF
     assert first.attributes["zemosaic.pairs.failed"] == 1
     assert second.attributes["zemosaic.pairs.failed"] == 0
     assert len(memory.named(f"{PHASE}.prepare")) == 1
-    assert caplog.records == []  # the SDK warns of a span that is ended twice
+    assert caplog.records == []  # the SDK warns if a span is ended twice
 
 
-# Observers that break.
+# Observers that raise.
 
 
 class Broken(Observer):
-    """Raises at the first job that ends."""
+    """Raises at the end of a job."""
 
     def job_ended(self, event: JobEnded) -> None:
         raise RuntimeError("broken")
 
 
-class Wrecked(Broken):
-    """Raises at every line, too, so also when it is told that another one was taken off."""
+class FullyBroken(Broken):
+    """Raises also at a note, such as the one that an observer was removed."""
 
     def note(self, event: Note) -> None:
         raise RuntimeError("broken here too")
 
 
 class BrokenTracer(trace.NoOpTracer):
-    """An SDK that fails for every span but the first."""
+    """A tracer that raises for every span except the phase."""
 
     def __init__(self, memory: Memory) -> None:
         self._tracer = memory.tracer
@@ -1072,10 +1073,10 @@ class BrokenTracer(trace.NoOpTracer):
 
 
 @pytest.mark.parametrize("kind", ["observer", "telemetry"])
-def test_an_observer_that_raises_is_taken_off_and_the_run_goes_on(
+def test_an_observer_that_raises_is_removed_and_the_run_continues(
     kind: str, memory: Memory, arrays: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is reported once, the others are told everything, the result keeps every bit."""
+    """It is reported once, other observers get all events, and the result is unchanged."""
     recorder = Recorder()
     broken: list[Observer] = [Broken(), Broken()]
     if kind == "telemetry":
@@ -1084,8 +1085,8 @@ def test_an_observer_that_raises_is_taken_off_and_the_run_goes_on(
     with caplog.at_level(logging.ERROR):
         solution = calibrate(arrays, SETTINGS, "serial", [*broken, recorder])
     assert same_bits(solution, undisturbed)
-    complaints = [note.message for note in recorder.of(Note) if "taken off" in note.message]
-    assert len(complaints) == 2
+    messages = [note.message for note in recorder.of(Note) if "taken off" in note.message]
+    assert len(messages) == 2
     assert len([r for r in caplog.records if "was taken off" in r.getMessage()]) == 2
     pairs = [event for event in recorder.of(JobEnded) if event.stage == "pairs"]
     assert len(pairs) == len(solution.records)
@@ -1093,16 +1094,16 @@ def test_an_observer_that_raises_is_taken_off_and_the_run_goes_on(
 
 
 def test_observers_that_raise_at_everything_do_not_end_the_run() -> None:
-    """Two that raise also at the news of each other are both taken off, each once."""
+    """Two observers that raise also at the note about the other are both removed once."""
     recorder = Recorder()
-    fan_out = FanOut([Wrecked(), Wrecked(), recorder])
+    fan_out = FanOut([FullyBroken(), FullyBroken(), recorder])
     fan_out.dispatch(PAIR_ENDED)
     assert len([note for note in recorder.of(Note) if "taken off" in note.message]) == 2
     assert recorder.of(JobEnded) == [PAIR_ENDED]
 
 
-def test_the_first_thing_to_look_at_is_what_was_silent_or_slow() -> None:
-    """The link to the trace opens on the slowest pair, or on heartbeats where there were any."""
+def test_the_link_opens_on_heartbeats_or_the_slowest_pair() -> None:
+    """The search text is the slowest pair, or the heartbeats if there were any."""
     memory = Memory()
     telemetry = Telemetry(memory.tracer)
     telemetry.run_started(RUN_STARTED)
