@@ -47,6 +47,12 @@ def leave(_: int) -> None:
     os._exit(7)
 
 
+def hang(mark: str) -> None:
+    """Leave a mark, and never return."""
+    Path(mark).touch()
+    sleep_for_ever(0)
+
+
 def sleep_for_ever(_: int) -> None:
     while True:
         time.sleep(3600)
@@ -152,7 +158,7 @@ def test_an_interrupt_lets_go_of_what_runs() -> None:
     jobs = [Job(k, pid_of, (k,)) for k in range(1, 9)]
     with pytest.raises(KeyboardInterrupt):
         run(jobs, 8, pool, FanOut(), stage="pairs", clock=FakeClock(interrupt))
-    assert len(pool.given_up) == pool.window
+    assert len(pool.abandoned) == pool.window
 
 
 def test_any_executor_serves_and_is_not_shut_down() -> None:
@@ -290,12 +296,22 @@ def test_a_job_that_hangs_keeps_none_behind_it(tmp_path: Path, run_in_slot: bool
     """Of jobs that were sent together the one that hangs is given up, and the others are done."""
     pool, recorder = ProcessPool(2), Recorder()
     table = Inflight(tmp_path, pool.window, 0.0) if run_in_slot else None
-    # Without a table the jobs before the one that hangs wait for the time-out of their batch.
-    clock = HeldClock(lambda: len(recorder.of(JobEnded)) == 599) if run_in_slot else None
+    hanging = tmp_path / "hanging"
+
+    def stuck() -> bool:
+        """Long enough to take the others from behind the job, and again once they have ended."""
+        recalled = clock.now < 1005.0
+        return hanging.exists() and (recalled or len(recorder.of(JobEnded)) == 599)
+
+    clock = HeldClock(stuck)
     try:
-        jobs = [Job(k, sleep_for_ever if k == 300 else pid_of, (k,)) for k in range(1, 601)]
+        jobs = [
+            Job(k, hang, (str(hanging),)) if k == 300 else Job(k, pid_of, (k,))
+            for k in range(1, 601)
+        ]
         outcomes = run(jobs, 600, pool, FanOut([recorder]), stage="pairs", inflight=table,
-                       timeout=10.0, heartbeat=5.0, clock=clock)  # fmt: skip
+                       timeout=30.0 if run_in_slot else 5.0,
+                       heartbeat=5.0, clock=clock if run_in_slot else None)  # fmt: skip
     finally:
         pool.close()
     assert [(o.job.index, o.state) for o in outcomes if o.state != "measured"] == [(300, "timeout")]

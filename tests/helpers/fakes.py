@@ -70,7 +70,7 @@ class ManualPool(Pool):
     def __init__(self, workers: int = 2) -> None:
         self.workers = workers
         self.flying: dict[int, tuple[Future[TaskResult], Callable[..., Any], tuple[Any, ...]]] = {}
-        self.given_up: list[Future[TaskResult]] = []
+        self.abandoned: list[Future[TaskResult]] = []
         self._count = 0
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
@@ -84,8 +84,8 @@ class ManualPool(Pool):
         future, function, args = self.flying.pop(index)
         future.set_result(run_task(function, args))
 
-    def give_up(self, future: Future[TaskResult]) -> bool:
-        self.given_up.append(future)
+    def abandon(self, future: Future[TaskResult]) -> bool:
+        self.abandoned.append(future)
         return True
 
     def close(self) -> None:

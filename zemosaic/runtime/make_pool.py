@@ -15,32 +15,32 @@ KINDS = ("processes", "threads", "serial")
 
 
 class SerialPool(Pool):
-    """Runs each job when it is submitted."""
+    """Runs each task in the calling thread, when it is submitted."""
 
     kind = "serial"
     workers = 1
     window = 1
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Run the job."""
+        """Run the task and return a future that is done."""
         future: Future[TaskResult] = Future()
         future.set_running_or_notify_cancel()
-        report = run_task(function, args)
-        if report.error is not None and report.error.type == KeyboardInterrupt.__name__:
-            raise KeyboardInterrupt  # meant for the run, and not for the job that it found
-        future.set_result(report)
+        result = run_task(function, args)
+        if result.error is not None and result.error.type == KeyboardInterrupt.__name__:
+            raise KeyboardInterrupt  # Ctrl-C is meant for the run, not for the job that received it
+        future.set_result(result)
         return future
 
-    def give_up(self, future: Future[TaskResult]) -> bool:
-        """Never called: a job has ended before anybody could look."""
+    def abandon(self, future: Future[TaskResult]) -> bool:
+        """Return True: every task has ended before its future is returned."""
         return True
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
 
 class ExecutorPool(Pool):
-    """Any `concurrent.futures.Executor`; it stays its owner's to shut down."""
+    """Wraps any `concurrent.futures.Executor`, which its owner shuts down."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -48,19 +48,19 @@ class ExecutorPool(Pool):
         self.workers = getattr(executor, "_max_workers", None) or usable_processors()
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Submit the job."""
+        """Submit the task to the executor."""
         return self._executor.submit(run_task, function, args)
 
-    def give_up(self, future: Future[TaskResult]) -> bool:
-        """Nobody can take a running job from a foreign executor."""
+    def abandon(self, future: Future[TaskResult]) -> bool:
+        """Cancel the task; one that is running cannot be taken from a foreign executor."""
         return future.cancel()
 
     def close(self) -> None:
-        """Nothing: the executor is not ours."""
+        """Do nothing: the executor belongs to its owner."""
 
 
 def usable_processors() -> int:
-    """Processors that this process may use (fewer than the machine's under an affinity mask)."""
+    """Return the number of processors that this process may use (see `os.sched_getaffinity`)."""
     if hasattr(os, "sched_getaffinity"):  # Linux only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -74,9 +74,9 @@ def make_pool(kind: str | Executor | Pool, workers: int = 0, preload: Sequence[s
     kind : {"processes", "threads", "serial"}, Executor or Pool
         A pool is returned as it is.
     workers : int
-        Workers to start; 0 takes one per processor that this process may use.
+        Workers to start; 0 starts one per processor that this process may use.
     preload : sequence of str
-        Modules that worker processes import before their first job, where that can be shared.
+        Modules that worker processes import before their first task, where the platform allows it.
 
     Raises
     ------

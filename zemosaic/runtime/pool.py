@@ -1,8 +1,9 @@
-"""Pools of workers behind one interface: processes, threads, none, or somebody's executor.
+"""The interface of pools: processes, threads, the calling thread, or a foreign executor.
 
-`Pool.submit` gives a future whose result is a `TaskResult` in the worker's own times, also when the
-job raised. `Pool.give_up` ends a job that is stuck, as far as that can be done: a process is
-killed and replaced, a thread is left behind and replaced, a foreign executor's worker is lost.
+`Pool.submit` returns a future whose result is a `TaskResult`, also when the task raised; its times
+are those of the worker's clock. `Pool.abandon` ends a task that is stuck as far as its pool can: a
+process is killed and replaced, a thread is left behind and replaced, a worker of a foreign
+executor is lost.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from .worker import TaskResult
 
 
 class Pool:
-    """The interface; `kind` and `workers` are for reports.
+    """Interface of all pools; `kind` and `workers` appear in traces and reports.
 
-    Short jobs are worth submitting `max_batch`, so many at most: what they cost to send is that of
-    one, and while a worker is at them nobody waits for each.
+    `max_batch` is the number of short jobs that are worth submitting as one task: a batch costs one
+    message to a worker instead of one per job.
     """
 
     kind: str
@@ -27,21 +28,21 @@ class Pool:
 
     @property
     def window(self) -> int:
-        """Submissions to keep: enough that no worker waits, few enough to name culprits."""
+        """Number of submissions to keep: no worker idles, and few jobs wait unstarted."""
         return 4 * self.workers
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Submit a job."""
+        """Submit a task."""
         raise NotImplementedError
 
-    def give_up(self, future: Future[TaskResult]) -> bool:
-        """End a job that is stuck; False where its worker is lost to the pool."""
+    def abandon(self, future: Future[TaskResult]) -> bool:
+        """End a task that is stuck; return False if the pool loses its worker by that."""
         raise NotImplementedError
 
-    def lost(self) -> list[Exception]:
-        """Deaths, since this was last asked, of workers that were at no job."""
+    def idle_deaths(self) -> list[Exception]:
+        """Return the deaths of idle workers since the last call."""
         return []
 
     def close(self) -> None:
-        """Let go of the workers without waiting for any that is stuck."""
+        """Release the workers without waiting for any that is stuck."""
         raise NotImplementedError

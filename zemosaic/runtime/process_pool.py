@@ -94,7 +94,7 @@ class ProcessPool(Pool):
                 self._ring()  # else the end of a job wakes who deals them out
         return task.future
 
-    def give_up(self, future: Future[TaskResult]) -> bool:
+    def abandon(self, future: Future[TaskResult]) -> bool:
         """Kill the worker that is at the job; another takes its place."""
         future.cancel()
         with self._lock:
@@ -104,7 +104,7 @@ class ProcessPool(Pool):
                     worker.process.kill()
         return True
 
-    def lost(self) -> list[Exception]:
+    def idle_deaths(self) -> list[Exception]:
         """Deaths, since this was last asked, of workers that waited for a job."""
         with self._lock:
             lost, self._lost = self._lost, []

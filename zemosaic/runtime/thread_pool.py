@@ -14,58 +14,58 @@ from .worker import TaskResult, run_task
 
 
 class ThreadPool(Pool):
-    """Daemon threads of our own.
+    """Daemon threads that nobody joins.
 
-    The standard pool joins its threads at interpreter exit, so one that is stuck would keep
-    the program from ever ending. These are joined by nobody, and a stuck one is replaced.
+    The standard pool joins its threads at interpreter exit, so a stuck one would keep the program
+    from ending. Here a stuck thread is left behind and replaced.
     """
 
     kind = "threads"
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._jobs: queue.SimpleQueue[_ThreadJob | None] = queue.SimpleQueue()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._running: dict[Future[TaskResult], threading.Thread] = {}
         self._abandoned: set[threading.Thread] = set()
         for _ in range(workers):
-            self._start()
+            self._start_thread()
 
-    def _start(self) -> None:
-        threading.Thread(target=self._work, name="zemosaic-worker", daemon=True).start()
+    def _start_thread(self) -> None:
+        threading.Thread(target=self._run_tasks, name="zemosaic-worker", daemon=True).start()
 
-    def _work(self) -> None:
-        me = threading.current_thread()
-        while (job := self._jobs.get()) is not None:
-            if not job.future.set_running_or_notify_cancel():
+    def _run_tasks(self) -> None:
+        thread = threading.current_thread()
+        while (task := self._tasks.get()) is not None:
+            if not task.future.set_running_or_notify_cancel():
                 continue
-            self._running[job.future] = me
-            report = run_task(job.function, job.args)
-            if me in self._abandoned:
+            self._running[task.future] = thread
+            result = run_task(task.function, task.args)
+            if thread in self._abandoned:
                 return
-            del self._running[job.future]
-            job.future.set_result(report)
+            del self._running[task.future]
+            task.future.set_result(result)
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Queue the job for the next free thread."""
-        job = _ThreadJob(Future(), function, args)
-        self._jobs.put(job)
-        return job.future
+        """Queue a task for the next free thread."""
+        task = _Task(Future(), function, args)
+        self._tasks.put(task)
+        return task.future
 
-    def give_up(self, future: Future[TaskResult]) -> bool:
-        """Leave the thread of a running job behind and start another."""
+    def abandon(self, future: Future[TaskResult]) -> bool:
+        """Leave the thread of a running task behind and start another one."""
         if not future.cancel() and (thread := self._running.pop(future, None)) is not None:
             self._abandoned.add(thread)
-            self._start()
+            self._start_thread()
         return True
 
     def close(self) -> None:
-        """Ask the threads to end after the job they are at."""
+        """Ask each thread to end after its current task."""
         for _ in range(self.workers):
-            self._jobs.put(None)
+            self._tasks.put(None)
 
 
 @dataclass(frozen=True, eq=False)
-class _ThreadJob:
+class _Task:
     future: Future[TaskResult]
     function: Callable[..., Any]
     args: tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""Functions that run in a worker: a task, a batch of tasks, and the steps inside a task."""
+"""Functions that run in a worker: a task, a batch of tasks, and the timed steps inside a task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,21 @@ _local = threading.local()
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a worker says of a job it ended."""
+    """The value or the error of a task, with the worker's own times.
+
+    Parameters
+    ----------
+    value : object
+        Return value; None if the task raised.
+    error : JobError or None
+        The exception that the task raised.
+    started_ns, ended_ns : int
+        Nanoseconds since the epoch.
+    pid : int
+        Process of the worker.
+    step_times : dict
+        Seconds spent in each step (see `timed_step`).
+    """
 
     value: Any
     error: JobError | None
@@ -29,23 +43,23 @@ class TaskResult:
 
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
-    """Run a job in a worker; whatever it raises becomes part of the report."""
+    """Call a function and return its result; an exception becomes part of the result."""
     step_times: dict[str, float] = {}
     _local.step_times = step_times
     value, error = None, None
-    started = time.time_ns()
-    clock = time.perf_counter_ns()
+    started_ns = time.time_ns()
+    clock_ns = time.perf_counter_ns()
     try:
         value = function(*args)
     except BaseException as raised:  # noqa: BLE001 - SystemExit must not end a worker either
         error = JobError.of(raised)
-    # The end from a clock that is never set back, so that no span ends before it starts.
-    ended = started + time.perf_counter_ns() - clock
-    return TaskResult(value, error, started, ended, os.getpid(), step_times)
+    # The duration comes from a clock that is never set back, so no span ends before it starts.
+    ended_ns = started_ns + time.perf_counter_ns() - clock_ns
+    return TaskResult(value, error, started_ns, ended_ns, os.getpid(), step_times)
 
 
 def run_in_slot(slot: Slot, index: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Run a job that has a row in the table of those under way."""
+    """Call a function while its job occupies a row of the table of running jobs."""
     _local.slot = slot
     slot.take(index)
     try:
@@ -58,18 +72,18 @@ def run_in_slot(slot: Slot, index: int, function: Callable[..., Any], args: tupl
 def run_batch(
     slot: Slot | None, calls: Sequence[tuple[int, Callable[..., Any], tuple[Any, ...]]]
 ) -> list[TaskResult]:
-    """Run several jobs in a worker, one after the other; all have one row, if any."""
+    """Run several jobs one after the other; they share one row of the table, if they have any."""
     if slot is None:
         return [run_task(function, args) for _, function, args in calls]
     _local.slot = slot
     try:
-        return [_next(slot, *call) for call in calls]
+        return [_run_next(slot, *call) for call in calls]
     finally:
         slot.leave()
         _local.slot = None
 
 
-def _next(
+def _run_next(
     slot: Slot, index: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> TaskResult:
     slot.take(index)
@@ -78,7 +92,7 @@ def _next(
 
 @contextmanager
 def timed_step(name: str) -> Iterator[None]:
-    """Measure a part of the job that this worker performs, and say that it is there."""
+    """Time a step of the running task, and enter its name in the table of running jobs."""
     if (slot := getattr(_local, "slot", None)) is not None:
         slot.at(name)
     start = time.perf_counter()
@@ -88,6 +102,5 @@ def timed_step(name: str) -> Iterator[None]:
         step_times = getattr(_local, "step_times", None)
         if step_times is not None:
             seconds = time.perf_counter() - start
-            step_times[name] = round(
-                step_times.get(name, 0.0) + seconds, 6
-            )  # short, to be written often
+            # Rounded, because thousands of them are written to the journal and the trace.
+            step_times[name] = round(step_times.get(name, 0.0) + seconds, 6)

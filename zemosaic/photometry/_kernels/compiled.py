@@ -1,7 +1,7 @@
-"""The compiled kernels, where they were built (see `_fused.c`).
+"""The compiled kernels, or None where the package was built without a compiler.
 
-A function that has a kernel asks for it here and does the same in numpy where there is none; the
-two differ in the last bits.
+A function that has a kernel calls it here and computes the same in numpy where there is none. The
+results differ in their last bits.
 """
 
 from __future__ import annotations

@@ -213,9 +213,6 @@ KERNELS(FUNCTION)
      #name "(" ARGUMENTS(ARRAY_NAME, ARRAY_NAME, NUMBER_NAME) ")\n--\n\n"},
 static PyMethodDef methods[] = {
     KERNELS(METHOD)
-    /* Earlier names, until all callers use the new ones. */
-    {"shared_areas", PYTHON_FUNCTION(overlap_areas), NULL},
-    {"planes", PYTHON_FUNCTION(sky_planes), NULL},
     {NULL, NULL, 0, NULL},
 };
 

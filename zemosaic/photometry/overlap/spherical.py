@@ -24,7 +24,7 @@ def _shared(
     if not compiled.fused:
         return _areas(_clipped(polygons[which], normals[tiles]))
     found = np.empty(len(which))
-    compiled.fused.shared_areas(polygons, normals, which, tiles, found)
+    compiled.fused.overlap_areas(polygons, normals, which, tiles, found)
     return found
 
 

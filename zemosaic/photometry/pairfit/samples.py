@@ -141,7 +141,7 @@ class PairSamples:
         """``(3, 2, C, 1)`` coefficients in 1, u and v of a plane through x and one through y."""
         if compiled.fused:
             found, work = np.empty((3, 2, len(self.x), 1)), np.empty(len(self.u))
-            compiled.fused.planes(self.x, self.y, self.u, self.v, self.bright, found, work)
+            compiled.fused.sky_planes(self.x, self.y, self.u, self.v, self.bright, found, work)
             return found
         dark = np.flatnonzero(self.bright == 0)
         dark = dark[thin(len(dark))] if len(dark) >= 3 else np.arange(len(self.u))

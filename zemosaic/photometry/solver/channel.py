@@ -197,8 +197,22 @@ class Channel:
         """Whether the model has offsets other than 0."""
         return self.model != "gain"
 
-    def per_pair(self, values: np.ndarray) -> np.ndarray:
-        """Spread values ``(P,)`` of the measured pairs over all pairs, with NaN elsewhere."""
-        spread = np.full(len(self.measured), np.nan)
-        spread[self.measured] = values
-        return spread
+
+def spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Spread float values of the chosen entries over an array of all, with NaN elsewhere.
+
+    Parameters
+    ----------
+    values : ndarray
+        ``(n,)`` float64.
+    chosen : ndarray
+        ``(N,)`` bool with n true entries.
+
+    Returns
+    -------
+    ndarray
+        ``(N,)`` float64.
+    """
+    complete = np.full(len(chosen), np.nan)
+    complete[chosen] = values
+    return complete

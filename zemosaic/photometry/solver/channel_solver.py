@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .channel import DISTRUST, MOST_TILES, Channel
+from .channel import DISTRUST, MOST_TILES, Channel, spread
 from .gains import GainSolution, solve_gains
 from .gauge import in_reference_group, keep_sky_level
 from .joint import refine_jointly
@@ -100,22 +100,21 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     suspect = find_suspects(channel, chi)
     gains, levels = refine_jointly(channel, gains, levels, planes, suspect)
     alone = _pairs_of_tiles(channel) == 0
-    gain_err, offset_err = _errors(channel, gains, levels)
     shift, misplaced = _positions(channel)
     return ChannelSolution(
         gain=np.where(alone, 1.0, gains.gain),
-        gain_err=np.where(alone, np.nan, gain_err),
+        gain_err=np.where(alone, np.nan, _gain_errors(channel, gains)),
         offset=np.where(alone, 0.0, _offsets(channel, gains, levels)),
-        offset_err=np.where(alone, np.nan, offset_err),
+        offset_err=np.where(alone, np.nan, _offset_errors(gains, levels)),
         slope_x=np.where(alone, 0.0, levels.slope[:, 0]),
         slope_y=np.where(alone, 0.0, levels.slope[:, 1]),
         component=channel.component,
         gain_group=gains.group if channel.gains_are_free else channel.component,
         pairs=_pairs_of_tiles(channel),
         planes=planes & ~alone,
-        residual=channel.per_pair(-levels.residual),
-        gain_residual=channel.per_pair(gains.residual),
-        chi=channel.per_pair(chi),
+        residual=spread(-levels.residual, channel.measured),
+        gain_residual=spread(gains.residual, channel.measured),
+        chi=spread(chi, channel.measured),
         suspect=suspect | misplaced,
         plane_chi2=evidence.chi2,
         plane_ratio=evidence.ratio,
@@ -137,19 +136,21 @@ def _offsets(channel: Channel, gains: GainSolution, levels: LevelSolution) -> np
     return keep_sky_level(offset, gains.gain, channel.sky, channel.component, channel.anchor)
 
 
-def _errors(
-    channel: Channel, gains: GainSolution, levels: LevelSolution
-) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the standard errors ``(T,)`` of gains and offsets.
+def _gain_errors(channel: Channel, gains: GainSolution) -> np.ndarray:
+    """Compute the standard errors ``(T,)`` of the gains; NaN outside the reference group."""
+    if not channel.gains_are_free:
+        return np.zeros(channel.tiles)
+    tied = in_reference_group(gains.group, channel.component, channel.anchor)
+    return np.where(tied, gains.gain * np.sqrt(gains.variance), np.nan)
+
+
+def _offset_errors(gains: GainSolution, levels: LevelSolution) -> np.ndarray:
+    """Compute the standard errors ``(T,)`` of the offsets in ADU.
 
     The error of a gain moves the offset in proportion to the level at which the tile was measured.
     """
-    gain_term = np.nan_to_num(gains.variance) * (gains.gain * levels.reference) ** 2
-    offset_err = np.sqrt(levels.variance + gain_term)
-    if not channel.gains_are_free:
-        return np.zeros(channel.tiles), offset_err
-    tied = in_reference_group(gains.group, channel.component, channel.anchor)
-    return np.where(tied, gains.gain * np.sqrt(gains.variance), np.nan), offset_err
+    by_gain = np.nan_to_num(gains.variance) * (gains.gain * levels.reference) ** 2
+    return np.sqrt(levels.variance + by_gain)
 
 
 def _positions(channel: Channel) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..overlap.graph import component_labels
-from .channel import Channel
+from .channel import Channel, spread
 from .potentials import Differences, potentials
 
 MIN_RELATIVE_ERROR = 1e-6  # of the gain of a pair: the precision of float32 previews
@@ -61,8 +61,10 @@ def solve_gains(channel: Channel, planes: np.ndarray) -> GainSolution:
     relative_err = np.maximum(gain_err[measured] / gain, MIN_RELATIVE_ERROR)
     differences = Differences(i, j, np.log(gain), relative_err**-2.0)
     fit = potentials(channel.tiles, differences, channel.anchor)
-    residual, chi = np.full((2, len(measured)), np.nan)
-    residual[measured] = fit.residual
-    chi[measured] = np.abs(fit.residual) / relative_err
-    group = component_labels(channel.tiles, i, j)
-    return GainSolution(fit.value, fit.variance, group, residual, chi)
+    return GainSolution(
+        log_gain=fit.value,
+        variance=fit.variance,
+        group=component_labels(channel.tiles, i, j),
+        residual=spread(fit.residual, measured),
+        chi=spread(np.abs(fit.residual) / relative_err, measured),
+    )

@@ -74,8 +74,13 @@ def joint_potentials(
     level = grounded[:, LEVEL] - grounding.mean(grounded[:, LEVEL])
     # Centred levels are proportional to the common gain.
     common_gain = grounding.mean(grounded[:, GAIN], gain_free)
-    log_gain = grounded[:, GAIN] - np.where(gain_free, common_gain, 0.0)
-    value = np.stack([log_gain, level * (1 - common_gain)], axis=1)
+    value = np.stack(
+        [
+            grounded[:, GAIN] - np.where(gain_free, common_gain, 0.0),
+            level * (1 - common_gain),
+        ],
+        axis=1,
+    )
     return JointPotentials(value, level, grounding, gain_free, unknowns, normal, factor)
 
 

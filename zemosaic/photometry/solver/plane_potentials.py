@@ -98,8 +98,9 @@ def plane_potentials(
     unknowns = _unknowns(grounding, anchor)
     is_level = unknowns % 3 == 0
     design, right = _whitened(differences, centre)
-    ridge = np.where(is_level, 0.0, _slope_prior(differences))
-    fit = robust_least_squares(design[:, unknowns], right, ridge, pairs)
+    fit = robust_least_squares(
+        design[:, unknowns], right, np.where(is_level, 0.0, _slope_prior(differences)), pairs
+    )
     planes = np.zeros((nodes, 3))
     planes.ravel()[unknowns] = fit.solution
     planes[:, 0] -= grounding.mean(planes[:, 0])
@@ -143,8 +144,8 @@ def _whitened(differences: PlaneDifferences, centre: np.ndarray) -> tuple[csc_ar
             for a in range(2)
             for b in range(2)
         ]
-    design = assemble(entries, (3 * len(pair), 3 * len(centre)))
-    return design, np.concatenate([differences.level / differences.level_err, tilt.ravel()])
+    right = np.concatenate([differences.level / differences.level_err, tilt.ravel()])
+    return assemble(entries, (3 * len(pair), 3 * len(centre))), right
 
 
 def _whitened_tilts(differences: PlaneDifferences) -> tuple[np.ndarray, np.ndarray]:

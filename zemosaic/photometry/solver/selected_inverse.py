@@ -126,9 +126,9 @@ class _EliminationTree:
     @classmethod
     def of(cls, columns: Columns) -> _EliminationTree:
         """Find the supernodes of a factor."""
-        starts, count = columns.pointers[:-1], np.diff(columns.pointers)
+        count = np.diff(columns.pointers)
         below = np.full(len(count), -1)  # row of the first entry under the diagonal
-        below[count > 1] = columns.rows[starts[count > 1] + 1]
+        below[count > 1] = columns.rows[columns.pointers[:-1][count > 1] + 1]
         same_pattern = (below[:-1] == np.arange(1, len(count))) & (count[:-1] == count[1:] + 1)
         first = np.flatnonzero(np.r_[True, ~same_pattern])
         last = np.r_[first[1:], len(count)] - 1
