@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,38 +16,39 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 from opentelemetry.util._once import Once
 
-from tests.helpers.fakes import Gate, Recorder
+from tests.helpers.fakes import Recorder
+from tests.helpers.recorded_traces import (
+    BOOM,
+    HEARTBEAT,
+    PAIR_ENDED,
+    RUN_STARTED,
+    START,
+    Memory,
+    check_all,
+    parent_id,
+    phase_of,
+    types_of,
+)
 from zemosaic import Settings, calibrate
 from zemosaic.errors import NoSolution
-from zemosaic.observe.attributes import MAX_TEXT
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.photometry.pairfit.measure import Rejected
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
-from zemosaic.pipeline.records import summarize_pair
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.runtime.events import (
     FanOut,
-    Heartbeat,
     JobEnded,
     JobError,
     Note,
     Observer,
     RunEnded,
-    RunStarted,
-    SlowJob,
     StageEnded,
     StageStarted,
 )
-from zemosaic.runtime.process_pool import ProcessPool
-from zemosaic.runtime.scheduler import Clock, Job, run
-from zemosaic.runtime.thread_pool import ThreadPool
 
 PHASE = "phase5_intertile"
 SCENE = Scene(tiles=6, shape=(96, 128), overlap=0.35)
@@ -90,39 +87,6 @@ PHASE_TYPES: dict[str, type] = {
     "zemosaic.solve.components": int,
     "zemosaic.solve.rms": float,
 }
-
-
-class Memory:
-    """A tracer provider of a test, and the spans that it recorded."""
-
-    def __init__(self, **options: Any) -> None:
-        self._exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(shutdown_on_exit=False, **options)
-        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracer = self.provider.get_tracer("test")
-
-    @property
-    def spans(self) -> tuple[ReadableSpan, ...]:
-        return self._exporter.get_finished_spans()
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.spans if span.name == name]
-
-    def one(self, name: str) -> ReadableSpan:
-        (span,) = self.named(name)
-        return span
-
-    def pairs(self) -> dict[int, ReadableSpan]:
-        """Return the spans of pairs by index; every index is unique."""
-        spans = {span.attributes["zemosaic.pair.index"]: span for span in self.pair_list()}
-        assert len(spans) == len(self.pair_list())
-        return spans
-
-    def pair_list(self) -> list[ReadableSpan]:
-        return self.named(f"{PHASE}.pair")
-
-    def events(self, name: str) -> list[Any]:
-        return [event for event in self.one(PHASE).events if event.name == f"{PHASE}.{name}"]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -208,79 +172,6 @@ def traced(
         apply_to=tmp_path_factory.mktemp("corrected"),
     )
     return Traced(request.param, memory, solution, before, time.time_ns())
-
-
-def parent_id(span: ReadableSpan) -> int | None:
-    return span.parent.span_id if span.parent else None
-
-
-def check_attributes(attributes: Mapping[str, Any]) -> None:
-    """Check that all OTLP readers accept every value: typed, finite, not empty, valid text."""
-    for key, value in attributes.items():
-        items = value if isinstance(value, tuple) else (value,)
-        assert items, f"{key} is an empty sequence"
-        assert len({type(item) for item in items}) == 1, f"{key} mixes types"
-        for item in items:
-            assert type(item) in (str, bool, int, float), f"{key} is a {type(item)}"
-            if isinstance(item, float):
-                assert math.isfinite(item), f"{key} is {item}"
-            elif isinstance(item, str):
-                item.encode()
-            else:
-                assert -(2**63) <= item < 2**63
-
-
-def check_all(memory: Memory) -> None:
-    """Check the attributes of all spans and events of a trace."""
-    for span in memory.spans:
-        check_attributes(span.attributes)
-        for event in span.events:
-            check_attributes(event.attributes)
-
-
-def types_of(attributes: Mapping[str, Any]) -> dict[str, type]:
-    return {key: type(value) for key, value in attributes.items()}
-
-
-START = 1_700_000_000_000_000_000
-SECOND = 1_000_000_000
-RUN_STARTED = RunStarted(run_id="r", time_ns=START)
-PAIR_ENDED = JobEnded(
-    stage="pairs",
-    index=7,
-    done=1,
-    total=9,
-    outcome="measured",
-    attributes={"tile_i": 2, "tile_j": 5, "name_i": "a.fits", "name_j": "b [1].fits"},
-    submitted_ns=START + 1 * SECOND,
-    started_ns=START + 3 * SECOND,
-    ended_ns=START + 4 * SECOND,
-    pid=4711,
-    step_times={"load": 0.25, "fit": 0.5},
-)
-HEARTBEAT = Heartbeat(
-    stage="pairs",
-    time_ns=START + 20 * SECOND,
-    done=4,
-    total=9,
-    pending=5,
-    pending_indices=[3, 5, 6, 8, 9],
-    running_indices=[3, 5],
-    running_time=[12.5, 10.0],
-    running_attributes=[{}, {}],
-    last_completed_index=7,
-    idle_time=10.0,
-)
-BOOM = JobError("ValueError", "boom", 'Traceback (most recent call last):\n  File "x"\n')
-
-
-def phase_of(*events: Any, memory: Memory | None = None) -> Memory:
-    """Return the trace of a run with these events."""
-    memory = memory or Memory()
-    fan_out = FanOut([Telemetry(memory.tracer)])
-    for event in (RUN_STARTED, *events, RunEnded(state="finished", time_ns=START + 60 * SECOND)):
-        fan_out.dispatch(event)
-    return memory
 
 
 # The tree of spans.
@@ -453,454 +344,10 @@ def test_colours_are_lists(memory: Memory) -> None:
     check_all(memory)
 
 
-# Times and outcomes.
-
-
-def test_a_pair_span_has_the_times_of_its_worker() -> None:
-    """The span excludes the time in the queue, which is an attribute."""
-    span = phase_of(PAIR_ENDED).one(f"{PHASE}.pair")
-    assert (span.start_time, span.end_time) == (START + 3 * SECOND, START + 4 * SECOND)
-    assert span.attributes["zemosaic.pair.queue_time"] == 2.0
-    assert span.attributes["process.pid"] == 4711
-    assert span.attributes["zemosaic.pair.stage.load"] == 0.25
-    assert span.attributes["zemosaic.pair.name_j"] == "b [1].fits"
-
-
-def test_clocks_that_disagree_make_no_negative_queue_time() -> None:
-    """By the clock of another machine a job may start before its submission."""
-    early = replace(PAIR_ENDED, submitted_ns=PAIR_ENDED.started_ns + SECOND)
-    span = phase_of(early).one(f"{PHASE}.pair")
-    assert span.attributes["zemosaic.pair.queue_time"] == 0.0
-
-
-def test_the_phase_has_the_times_of_its_events() -> None:
-    """The spans of phase and stages have the times of the events, not of their arrival."""
-    memory = phase_of(
-        StageStarted(stage="prepare", time_ns=START + 5),
-        StageStarted(stage="tiles", time_ns=START + 6, total=2),
-        StageEnded(stage="tiles", time_ns=START + 7),
-        StageEnded(stage="prepare", time_ns=START + 8, attributes={"pairs.candidates": 3}),
-    )
-    phase, prepare = memory.one(PHASE), memory.one(f"{PHASE}.prepare")
-    assert (phase.start_time, phase.end_time) == (START, START + 60 * SECOND)
-    assert (prepare.start_time, prepare.end_time) == (START + 5, START + 8)
-    assert phase.attributes["zemosaic.pairs.candidates"] == 3
-
-
-def test_a_rejected_pair_is_no_error() -> None:
-    """An overlap without signal is a result: status unset, with a reason, counted apart."""
-    attributes = {**PAIR_ENDED.attributes, "reason": "no common cells"}
-    memory = phase_of(replace(PAIR_ENDED, outcome="rejected", attributes=attributes))
-    span = memory.one(f"{PHASE}.pair")
-    assert span.status.status_code is StatusCode.UNSET
-    assert span.attributes["zemosaic.pair.outcome"] == "rejected"
-    assert span.attributes["zemosaic.pair.reason"] == "no common cells"
-    assert "error.type" not in span.attributes
-    assert span.events == ()
-    assert memory.one(PHASE).attributes["zemosaic.pairs.rejected"] == 1
-    assert memory.one(PHASE).attributes["zemosaic.pairs.failed"] == 0
-
-
-@pytest.mark.parametrize("outcome", ["failed", "timeout", "crashed"])
-def test_a_failed_pair_is_an_error_with_its_exception(outcome: str) -> None:
-    """It has a status, error.type and an exception event at the end of the pair."""
-    memory = phase_of(replace(PAIR_ENDED, outcome=outcome, error=BOOM))
-    span = memory.one(f"{PHASE}.pair")
-    assert span.status.status_code is StatusCode.ERROR
-    assert span.status.description == "ValueError: boom"
-    assert span.attributes["zemosaic.pair.outcome"] == outcome
-    assert span.attributes["error.type"] == "ValueError"
-    (event,) = span.events
-    assert (event.name, event.timestamp) == ("exception", PAIR_ENDED.ended_ns)
-    assert event.attributes == {
-        "exception.type": "ValueError",
-        "exception.message": "boom",
-        "exception.stacktrace": BOOM.traceback,
-    }
-    phase = memory.one(PHASE)
-    assert phase.attributes["zemosaic.pairs.failed"] == 1
-    assert phase.attributes["zemosaic.pairs.done"] == 1
-    # A failed pair does not fail the phase.
-    assert phase.status.status_code is StatusCode.UNSET
-
-
-def test_a_death_without_a_traceback_has_none() -> None:
-    """A killed worker leaves no traceback and possibly no pid; none is invented."""
-    error = JobError("SIGKILL", "the worker was killed by SIGKILL")
-    memory = phase_of(replace(PAIR_ENDED, outcome="crashed", error=error, pid=0))
-    span = memory.one(f"{PHASE}.pair")
-    assert "exception.stacktrace" not in span.events[0].attributes
-    assert "process.pid" not in span.attributes
-
-
-def test_a_tile_that_fails_has_its_one_span() -> None:
-    """A tile that fails at its header or at its pixels has one span, an error."""
-    scan = replace(PAIR_ENDED, stage="scan", attributes={"name": "a.fits"}, step_times={})
-    bad = replace(scan, index=8, attributes={"name": "b.fits"}, outcome="failed", error=BOOM)
-    memory = phase_of(
-        StageStarted(stage="prepare", time_ns=START),
-        scan,
-        bad,
-        replace(scan, stage="tiles"),
-        StageEnded(stage="prepare", time_ns=START + 9 * SECOND),
-    )
-    prepare = memory.one(f"{PHASE}.prepare")
-    spans = memory.named(f"{PHASE}.tile")
-    statuses = {s.attributes["zemosaic.tile.name"]: s.status.status_code for s in spans}
-    assert statuses == {"a.fits": StatusCode.UNSET, "b.fits": StatusCode.ERROR}
-    assert len(spans) == 2
-    assert {parent_id(span) for span in spans} == {prepare.context.span_id}
-    assert "zemosaic.pairs.done" not in memory.one(PHASE).attributes
-
-
-def test_long_texts_are_cut() -> None:
-    """Jaeger's store refuses a span with a text of 64 KB, so no text is that long."""
-    long = JobError("ValueError", "x" * 100_000, "first\n" + "y" * 100_000 + "\nthe end")
-    attributes = {**PAIR_ENDED.attributes, "reason": "z" * 100_000}
-    ended = replace(PAIR_ENDED, outcome="failed", error=long, attributes=attributes)
-    error = JobError("ValueError", "w" * 100_000)
-    memory = Memory()
-    fan_out = FanOut([Telemetry(memory.tracer)])
-    end = RunEnded(state="failed", time_ns=START + 60 * SECOND, error=error)
-    for event in (RUN_STARTED, ended, end):
-        fan_out.dispatch(event)
-    for span in memory.spans:
-        texts = [span.status.description, *span.attributes.values()]
-        texts += [value for event in span.events for value in event.attributes.values()]
-        assert max(len(text) for text in texts if isinstance(text, str)) <= MAX_TEXT
-    (event,) = memory.one(f"{PHASE}.pair").events
-    # The end of a traceback matters most.
-    assert event.attributes["exception.stacktrace"].endswith("the end")
-
-
-def test_values_without_a_form_in_otlp_are_left_out() -> None:
-    """NaN, an empty list and None are left out; undecodable file names are escaped."""
-    attributes = {
-        "name_i": "tile_\udcff.fits",
-        "gain": math.nan,
-        "rms": [1.0, math.inf],
-        "offset": [],
-        "reason": None,
-        "cells": 12,
-    }
-    error = JobError("OSError", "cannot read tile_\udcff.fits", "tile_\udcff.fits")
-    memory = phase_of(
-        replace(PAIR_ENDED, attributes=attributes, outcome="failed", error=error),
-        SlowJob(stage="pairs", time_ns=START, index=1, running_time=11.0, attributes=attributes),
-        StageEnded(stage="solve", time_ns=START, attributes={"solve.rms": math.nan}),
-    )
-    check_all(memory)
-    span = memory.one(f"{PHASE}.pair")
-    span.status.description.encode()
-    assert span.attributes["zemosaic.pair.name_i"] == r"tile_\udcff.fits"
-    assert span.attributes["zemosaic.pair.cells"] == 12
-    for name in ("gain", "rms", "offset", "reason"):
-        assert f"zemosaic.pair.{name}" not in span.attributes
-    assert "zemosaic.solve.rms" not in memory.one(PHASE).attributes
-
-
-def test_numpy_values_follow_the_same_rules() -> None:
-    """Subclasses of float and str are checked like float and str."""
-    attributes = {
-        "gain": np.float64(math.nan), "rms": np.float64(0.1), "ok": True,
-        "name_i": np.str_("tile_\udcff.fits"),
-    }  # fmt: skip
-    stages = {"fit": np.float64(math.inf), "load": 0.5}
-    memory = phase_of(replace(PAIR_ENDED, attributes=attributes, step_times=stages))
-    recorded = memory.one(f"{PHASE}.pair").attributes
-    names = ("rms", "ok", "name_i", "stage.load")
-    values = [recorded[f"zemosaic.pair.{name}"] for name in names]
-    assert values == [0.1, True, r"tile_\udcff.fits", 0.5]
-    assert not {"zemosaic.pair.gain", "zemosaic.pair.stage.fit"} & recorded.keys()
-
-
-# Failures.
-
-
-class PatientClock(Clock):
-    """Fake time that passes only while `may_pass`; otherwise real jobs are waited for."""
-
-    def __init__(self, may_pass: Callable[[Collection[Future[Any]]], bool]) -> None:
-        self._may_pass = may_pass
-        self._epoch = time.time_ns()
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time_ns(self) -> int:
-        return self._epoch + int(self.now * SECOND)
-
-    def wait(self, futures: Collection[Future[Any]], timeout: float) -> set[Future[Any]]:
-        while not (done := wait(futures, 0.001).done):
-            if self._may_pass(futures):
-                self.now += timeout
-                break
-        return done
-
-
-def only_a_stuck_job_runs(futures: Collection[Future[Any]]) -> bool:
-    """Return whether all jobs but one, which is running, have ended."""
-    return len(futures) == 1 and all(future.running() for future in futures)
-
-
-def traced_jobs(
-    functions: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], pool: Any, timeout: float
-) -> Memory:
-    """Run jobs as pairs on a pool and return their trace; one of them may hang."""
-    memory, clock = Memory(), PatientClock(only_a_stuck_job_runs)
-    fan_out = FanOut([Telemetry(memory.tracer)])
-    fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
-    jobs = [Job(k, function, args) for k, (function, args) in enumerate(functions, 1)]
-    run(
-        jobs,
-        len(jobs),
-        pool,
-        fan_out,
-        stage="pairs",
-        timeout=timeout,
-        heartbeat=1000.0,
-        clock=clock,
-        summarize=lambda value: (
-            summarize_pair(value) if isinstance(value, tuple) else ("measured", {})
-        ),
-    )
-    fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
-    return memory
-
-
-def check_failures(memory: Memory, expected: Mapping[int, tuple[str, str | None]]) -> None:
-    """Check the outcome, error type and status of every pair, and the counts."""
-    pairs = memory.pairs()
-    outcomes = {
-        index: (span.attributes["zemosaic.pair.outcome"], span.attributes.get("error.type"))
-        for index, span in pairs.items()
-    }
-    assert outcomes == expected
-    for index, (_, error) in expected.items():
-        status = StatusCode.ERROR if error else StatusCode.UNSET
-        assert pairs[index].status.status_code is status
-        assert [e.name for e in pairs[index].events] == (["exception"] if error else [])
-    counts = memory.one(PHASE).attributes
-    failed = sum(error is not None for _, error in expected.values())
-    assert counts["zemosaic.pairs.done"] == len(expected)
-    assert counts["zemosaic.pairs.failed"] == failed
-    check_all(memory)
-
-
-REJECTED = (tuple, ([Rejected("no signal in common")],))
-
-
-def test_failures_in_processes_have_their_spans() -> None:
-    """An exception, an exit, a signal and a hang are errors; other pairs are unaffected."""
-    deadly, name = (os._exit, (3,)), "WorkerExit"
-    if sys.platform != "win32":
-        deadly, name = (signal.raise_signal, (signal.SIGKILL,)), "SIGKILL"
-    pool = ProcessPool(2)
-    try:
-        memory = traced_jobs(
-            [
-                (time.sleep, (3600,)),
-                (int, ("no number",)),
-                (abs, (-1,)),
-                (os._exit, (3,)),
-                deadly,
-                REJECTED,
-                (abs, (-2,)),
-            ],
-            pool,
-            timeout=30.0,
-        )
-    finally:
-        pool.close()
-    check_failures(
-        memory,
-        {
-            1: ("timeout", "TimeoutError"),
-            2: ("failed", "ValueError"),
-            3: ("measured", None),
-            4: ("crashed", "WorkerExit"),
-            5: ("crashed", name),
-            6: ("rejected", None),
-            7: ("measured", None),
-        },
-    )
-    pairs = memory.pairs()
-    assert "no number" in pairs[2].events[0].attributes["exception.message"]
-    assert "Traceback" in pairs[2].events[0].attributes["exception.stacktrace"]
-    assert pairs[2].attributes["process.pid"] != os.getpid()
-    assert pairs[6].attributes["zemosaic.pair.reason"] == "no signal in common"
-    # The span of the stuck job has its running time, by the clock of the loop.
-    assert 30.0 <= (pairs[1].end_time - pairs[1].start_time) / 1e9 <= 34.0
-    assert memory.one(PHASE).attributes["zemosaic.pairs.rejected"] == 1
-
-
-def test_failures_in_threads_have_their_spans() -> None:
-    """An exception, an exit and a hang are errors; other pairs are unaffected."""
-    gate, pool = Gate(), ThreadPool(2)
-    try:
-        memory = traced_jobs(
-            [
-                (gate.pass_through, ()),
-                (int, ("no number",)),
-                (sys.exit, (1,)),
-                REJECTED,
-                (abs, (1,)),
-            ],
-            pool,
-            timeout=30.0,
-        )
-    finally:
-        gate.open()
-        pool.close()
-    check_failures(
-        memory,
-        {
-            1: ("timeout", "TimeoutError"),
-            2: ("failed", "ValueError"),
-            3: ("failed", "SystemExit"),
-            4: ("rejected", None),
-            5: ("measured", None),
-        },
-    )
-    assert memory.pairs()[2].attributes["process.pid"] == os.getpid()
-
-
-# Heartbeats.
-
-
-def test_a_heartbeat_is_an_event_of_the_phase() -> None:
-    """The event has the state of the loop, at the time of the heartbeat."""
-    (beat,) = phase_of(HEARTBEAT).events("heartbeat")
-    assert beat.timestamp == HEARTBEAT.time_ns
-    assert dict(beat.attributes) == {
-        "zemosaic.stage": "pairs",
-        "zemosaic.pairs.done": 4,
-        "zemosaic.pairs.total": 9,
-        "zemosaic.pairs.pending": 5,
-        "zemosaic.pairs.pending_indices": (3, 5, 6, 8, 9),
-        "zemosaic.pairs.running_indices": (3, 5),
-        "zemosaic.pairs.running_time": (12.5, 10.0),
-        "zemosaic.pairs.last_completed_index": 7,
-        "zemosaic.idle_time": 10.0,
-    }
-
-
-def test_a_heartbeat_without_running_jobs_has_no_empty_list() -> None:
-    """An empty sequence has no type in OTLP, so it is left out."""
-    silent = replace(HEARTBEAT, running_indices=[], running_time=[], running_attributes=[])
-    memory = phase_of(silent)
-    (beat,) = memory.events("heartbeat")
-    check_all(memory)
-    assert "zemosaic.pairs.running_indices" not in beat.attributes
-    assert beat.attributes["zemosaic.pairs.pending_indices"] == (3, 5, 6, 8, 9)
-
-
-def test_a_slow_pair_is_an_event_of_the_phase() -> None:
-    """The event has the pair, its files and its running time."""
-    slow = SlowJob(
-        stage="pairs",
-        time_ns=START + 15 * SECOND,
-        index=3,
-        running_time=12.5,
-        attributes={"tile_i": 0, "tile_j": 1, "name_i": "a.fits", "name_j": "b.fits"},
-    )
-    (event,) = phase_of(slow).events("slow_pair")
-    assert event.timestamp == slow.time_ns
-    assert dict(event.attributes) == {
-        "zemosaic.stage": "pairs",
-        "zemosaic.pair.index": 3,
-        "zemosaic.pair.running_time": 12.5,
-        "zemosaic.pair.tile_i": 0,
-        "zemosaic.pair.tile_j": 1,
-        "zemosaic.pair.name_i": "a.fits",
-        "zemosaic.pair.name_j": "b.fits",
-    }
-
-
-class Opener(Observer):
-    """Opens a gate at the third heartbeat."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self.beats = 0
-
-    def heartbeat(self, event: Heartbeat) -> None:
-        self.beats += 1
-        if self.beats == 3:
-            self._gate.open()
-
-
-def stuck_run() -> Memory:
-    """Run a hundred pairs on two threads: the first ends, the next two hang for 30 s."""
-    memory, gate, pool = Memory(), Gate(), ThreadPool(2)
-    entered = {2: threading.Event(), 3: threading.Event()}
-    opener = Opener(gate)
-
-    def stuck(index: int) -> None:
-        entered[index].set()
-        gate.pass_through()
-
-    def first() -> None:
-        entered[2].wait()  # so that pair 2 is seen running first
-
-    def both_hang(_: Collection[Future[Any]]) -> bool:
-        return opener.beats < 3 and all(event.is_set() for event in entered.values())
-
-    functions = {1: (first, ()), 2: (stuck, (2,)), 3: (stuck, (3,))}
-    jobs = [
-        Job(k, *functions.get(k, (abs, (k,))), {"name_i": f"{k}.fits", "name_j": "x.fits"})
-        for k in range(1, 101)
-    ]
-    clock = PatientClock(both_hang)
-    fan_out = FanOut([Telemetry(memory.tracer), opener])
-    fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
-    try:
-        run(jobs, 100, pool, fan_out, stage="pairs", heartbeat=10.0, clock=clock)
-    finally:
-        gate.open()
-        pool.close()
-    fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
-    return memory
-
-
-def test_heartbeats_of_a_silent_pool_name_the_stuck_pairs() -> None:
-    """While two of a hundred pairs hang, a heartbeat every ten seconds names them."""
-    memory = stuck_run()
-    beats = memory.events("heartbeat")
-    assert [beat.attributes["zemosaic.idle_time"] for beat in beats] == [10.0, 20.0, 30.0]
-    for beat in beats:
-        attributes = beat.attributes
-        assert attributes["zemosaic.pairs.done"] == 1
-        assert attributes["zemosaic.pairs.total"] == 100
-        assert attributes["zemosaic.pairs.pending"] == 99
-        assert attributes["zemosaic.pairs.pending_indices"] == tuple(range(2, 66))
-        assert attributes["zemosaic.pairs.running_indices"] == (2, 3)
-        assert attributes["zemosaic.pairs.last_completed_index"] == 1
-        for seconds in attributes["zemosaic.pairs.running_time"]:
-            assert abs(seconds - attributes["zemosaic.idle_time"]) <= 2.0  # a tick
-    assert len(memory.pairs()) == 100
-    assert memory.one(PHASE).attributes["zemosaic.pairs.done"] == 100
-    check_all(memory)
-
-
-def test_slow_pairs_are_named_once_each() -> None:
-    """A stuck pair is reported once, with its index and files."""
-    memory = stuck_run()
-    slow = memory.events("slow_pair")
-    assert sorted(event.attributes["zemosaic.pair.index"] for event in slow) == [2, 3]
-    for event in slow:
-        index = event.attributes["zemosaic.pair.index"]
-        assert event.attributes["zemosaic.pair.name_i"] == f"{index}.fits"
-        assert event.attributes["zemosaic.pair.running_time"] >= 10.0
-
-
 # Tracer providers.
 
 
-def test_the_provider_of_the_host_is_used_and_left_alone(
-    host: Memory, arrays: list[Any]
-) -> None:
+def test_the_provider_of_the_host_is_used_and_left_alone(host: Memory, arrays: list[Any]) -> None:
     """By default spans go to the provider of the host, under its current span."""
     with host.tracer.start_as_current_span("the host's") as span:
         calibrate(arrays, SETTINGS, "serial")
@@ -1100,17 +547,3 @@ def test_observers_that_raise_at_everything_do_not_end_the_run() -> None:
     fan_out.dispatch(PAIR_ENDED)
     assert len([note for note in recorder.of(Note) if "taken off" in note.message]) == 2
     assert recorder.of(JobEnded) == [PAIR_ENDED]
-
-
-def test_the_link_opens_on_heartbeats_or_the_slowest_pair() -> None:
-    """The search text is the slowest pair, or the heartbeats if there were any."""
-    memory = Memory()
-    telemetry = Telemetry(memory.tracer)
-    telemetry.run_started(RUN_STARTED)
-    assert telemetry.find == ""
-    for index, seconds in ((1, 1), (2, 3), (3, 2)):
-        ended = PAIR_ENDED.started_ns + seconds * SECOND
-        telemetry.job_ended(replace(PAIR_ENDED, index=index, ended_ns=ended))
-    assert telemetry.find == "zemosaic.pair.index=2"
-    telemetry.heartbeat(HEARTBEAT)
-    assert telemetry.find == "phase5_intertile.heartbeat"
