@@ -55,7 +55,9 @@ def test_a_valid_endpoint_is_returned_unchanged(url: str) -> None:
 )
 def test_an_invalid_endpoint_is_refused_by_name(url: str) -> None:
     """The message repeats the input and gives an example."""
-    with pytest.raises(ValueError, match="is no OTLP endpoint; give one like http://") as refusal:
+    with pytest.raises(
+        ValueError, match="is not an OTLP endpoint; use one like http://"
+    ) as refusal:
         check_endpoint(url)
     assert repr(url) in str(refusal.value)
 

@@ -124,12 +124,13 @@ def examine(folder: Path) -> Autopsy:
     UserError
         The folder has no journal of a run.
     """
-    # The lock comes first: a run that ends meanwhile is then in the journal with its end.
+    # The lock is tested before the journal is read: a run that ends in between has its end there,
+    # and is not taken for dead.
     alive = holder(folder) is not None
     records = journal.read(folder)
     if not records:
         raise UserError(
-            f"{folder}: holds no run (no {RunFolder(folder).journal.name}); give a run folder"
+            f"{folder}: holds no run (no {RunFolder(folder).journal.name}); choose a run folder"
         )
     record, table = records[-1], _running_table(folder)
     fault = _fatal_stack(folder, table.pid)

@@ -42,7 +42,7 @@ def check_endpoint(url: str) -> str:
     except ValueError:  # an invalid port or IPv6 address
         good = False
     if not good:
-        raise UserError(f"{url!r} is no OTLP endpoint; give one like {DEFAULT_ENDPOINT}")
+        raise UserError(f"{url!r} is not an OTLP endpoint; use one like {DEFAULT_ENDPOINT}")
     return url
 
 

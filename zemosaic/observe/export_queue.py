@@ -64,9 +64,7 @@ class ExportQueue:
         self._dropped = self._taken = 0
         self._wake = threading.Event()
         self._closing = self._abandoned = False
-        self._thread = threading.Thread(
-            target=self._work, name="zemosaic-export_queue", daemon=True
-        )
+        self._thread = threading.Thread(target=self._work, name="zemosaic-export", daemon=True)
         self._thread.start()
 
     def put(self, item: Any) -> None:

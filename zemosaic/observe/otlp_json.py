@@ -170,5 +170,5 @@ def _scalar(value: Any) -> bytes:
     except TypeError:  # a lone surrogate, or an integer beyond 64 bits
         return json.dumps(value).encode()
     if encoded == b"null":  # orjson's output for a non-finite number
-        raise ValueError("a number that is not finite has no form in JSON")
+        raise ValueError("JSON cannot represent a number that is not finite")
     return encoded
