@@ -1,13 +1,13 @@
-"""What it costs to know at any time what a run does.
+"""Measure the cost of the journal, the trace and the other records of a run.
 
     python benchmarks/overhead.py [--quick] [--shape HxW] [--rgb] [--repeats N] [--workers N]
                                   [--folder DIR] [--json FILE]
 
-The phase with everything on (journal, table of the jobs under way, stacks, trace to a file and to
-a receiver that takes it, live snapshots) and with everything off, in turns in one process with
-warm workers; the overhead is the median of the ratios over the turns. Then what each part costs
-for one pair, in microseconds of processor, without workers; and what a collector does to the loop
-that is absent, mute or comes and goes. See benchmarks/README.md.
+The calibration runs with all observers (journal, table of running jobs, stacks, trace to a file and
+to a receiver, live snapshots) and with none, alternately in one process with warm workers; the
+overhead is the median of the ratios. The second measurement is the processor time of each part for
+one pair, without workers. The third is the effect on the loop of a collector that is absent, never
+answers, or comes and goes. See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from speed import DENSE, LIGHT, ready
 import zemosaic.pipeline.calibrate
 from zemosaic import Settings, calibrate
 from zemosaic.observe import otlp_json, otlp_proto
-from zemosaic.observe.exporters import Tracing, _one_by_one
+from zemosaic.observe.exporters import Tracing, _single_spans
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
@@ -51,14 +51,14 @@ from zemosaic.runtime.process_pool import ProcessPool
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.worker import TaskResult, run_task
 
-PAIRS = 5_000  # for the cost of the parts
-TOLD = 20_000  # and for that of a collector, which takes a batch a second
-TOGETHER = 32  # as many pairs as a worker is sent at once
-FLAP = 0.7  # seconds that a collector answers, is away and is mute
+PAIRS = 5_000  # pairs for the cost of the parts
+COLLECTOR_PAIRS = 20_000  # pairs for the effect of a collector, which receives a batch a second
+BATCH = 32  # pairs that a worker receives at once
+FLAP = 0.7  # seconds for which a flapping collector answers, is absent and does not answer
 
 
-class _Takes(BaseHTTPRequestHandler):
-    """Reads what it is sent and says that all is well."""
+class _Handler(BaseHTTPRequestHandler):
+    """Accepts every request."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -67,18 +67,18 @@ class _Takes(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 def _answer(port: Any) -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Takes)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     port.send(server.server_port)
     server.serve_forever()
 
 
 @contextmanager
 def receiver(serve: Callable[[Any], None] = _answer) -> Iterator[str]:
-    """A receiver in a process of its own; its URL."""
+    """Start a receiver in a process of its own; yield its URL."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
     process.start()
@@ -88,35 +88,35 @@ def receiver(serve: Callable[[Any], None] = _answer) -> Iterator[str]:
         process.kill()
 
 
-class Kept(Observer):
-    """Keeps the end of the last pair, to tell it again."""
+class LastPair(Observer):
+    """Keeps the end of the last pair, to repeat it."""
 
     last: JobEnded
 
     def job_ended(self, event: JobEnded) -> None:
-        """Keep it."""
+        """Keep the event."""
         self.last = event
 
 
-def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, Kept]:
-    """Seconds of the phase alone, without even the table; a pair that it measured.
+def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, LastPair]:
+    """Return the seconds of the calibration without observers and table, and its last pair.
 
-    It has a run folder as well, where the thumbnails for the report are kept: no part of telling.
+    It has a run folder too, with the thumbnails for the report, which are not part of the cost.
     """
-    kept, made = Kept(), zemosaic.pipeline.calibrate._make_inflight
+    last_pair, original = LastPair(), zemosaic.pipeline.calibrate._make_inflight
     zemosaic.pipeline.calibrate._make_inflight = lambda *_: None
     try:
         with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
             start = time.perf_counter()
-            calibrate(tiles.files, settings, pool, [kept], folder=name)
-            return time.perf_counter() - start, kept
+            calibrate(tiles.files, settings, pool, [last_pair], folder=name)
+            return time.perf_counter() - start, last_pair
     finally:
-        zemosaic.pipeline.calibrate._make_inflight = made
+        zemosaic.pipeline.calibrate._make_inflight = original
 
 
 @contextmanager
 def mute(port: int = 0) -> Iterator[str]:
-    """A collector that accepts and never answers."""
+    """Yield the URL of a collector that accepts and never answers."""
     with socket.create_server(("127.0.0.1", port)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -124,7 +124,7 @@ def mute(port: int = 0) -> Iterator[str]:
 def _flap(port: Any) -> None:
     number = 0
     while True:
-        server = ThreadingHTTPServer(("127.0.0.1", number), _Takes)
+        server = ThreadingHTTPServer(("127.0.0.1", number), _Handler)
         if not number:
             number = server.server_port
             port.send(number)
@@ -136,159 +136,167 @@ def _flap(port: Any) -> None:
             time.sleep(FLAP)
 
 
-def loop(port: Any, pair: JobEnded, url: str) -> None:
-    """Send what telling of a pair takes with everything on, in seconds by the clock.
+def time_reports(port: Any, pair: JobEnded, url: str) -> None:
+    """Send the wall time that the loop takes per pair with all observers, in seconds.
 
-    Nothing is measured meanwhile, so this is the loop and whatever keeps it: the threads that
-    send spans work at the same time, and need Python's lock as well.
+    It includes the waits for the GIL, which the threads that send spans also need.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
         tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        telemetry = Telemetry(tracing.tracer, tracing.live())
+        telemetry = Telemetry(tracing.tracer, tracing.snapshot_exporter())
         telemetry.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
         start = time.perf_counter()
-        tell(pair, TOLD, [journal, telemetry], Inflight(folder, 1, 10.0))
-        port.send((time.perf_counter() - start) / TOLD)
+        report_pairs(pair, COLLECTOR_PAIRS, [journal, telemetry], Inflight(folder, 1, 10.0))
+        port.send((time.perf_counter() - start) / COLLECTOR_PAIRS)
         zemosaic.pipeline.calibrate.stacks.disarm()
         tracing.close(timeout=0.1)
         journal.close()
 
 
 def collectors(pair: JobEnded, repeats: int) -> dict[str, list[float]]:
-    """Seconds that telling of a pair takes, turn by turn, by what the collector does."""
+    """Return the seconds of the loop per pair, in every round, for each kind of collector."""
     spawn = multiprocessing.get_context("spawn")
     runs: dict[str, list[float]] = {}
     with receiver() as live, mute() as deaf, receiver(_flap) as flapping:
         kinds = {
-            "is not asked for": "", "answers": live, "is absent": "http://127.0.0.1:9",
+            "is not configured": "", "answers": live, "is absent": "http://127.0.0.1:9",
             "accepts and never answers": deaf, "flaps": flapping,
         }  # fmt: skip
-        for turn in range(repeats):
-            # Whoever goes first in a turn goes last in the next.
-            for kind, url in [*kinds.items()][:: 1 if turn % 2 else -1]:
-                # In a process of its own: threads that still try would be there in the next run.
+        for repetition in range(repeats):
+            # The order is reversed in every round.
+            for kind, url in [*kinds.items()][:: 1 if repetition % 2 else -1]:
+                # In a process of its own: threads that are still sending would disturb the next.
                 ours, theirs = spawn.Pipe()
-                process = spawn.Process(target=loop, args=(theirs, pair, url))
+                process = spawn.Process(target=time_reports, args=(theirs, pair, url))
                 process.start()
                 runs.setdefault(kind, []).append(ours.recv())
                 process.join()
-            said = ", ".join(f"{kind} {took[-1] * 1e6:.0f} µs" for kind, took in runs.items())
-            print(f"  turn {turn}: {said}", file=sys.stderr, flush=True)
+            times = ", ".join(f"{kind} {runs[kind][-1] * 1e6:.0f} µs" for kind in runs)
+            print(f"  round {repetition}: {times}", file=sys.stderr, flush=True)
     return runs
 
 
-def of_median(values: Sequence[float]) -> float:
-    """The error of their median, if they are normal."""
+def median_error(values: Sequence[float]) -> float:
+    """Return the standard error of the median of normally distributed values."""
     return float(1.2533 * statistics.pstdev(values) / len(values) ** 0.5)
 
 
 def say_collectors(runs: dict[str, list[float]], seconds: float) -> None:
-    """Print what a pair costs more, beside two other kinds; a pair takes `seconds`."""
+    """Print the extra cost of a pair compared with two kinds of collector.
 
-    def beside(took: list[float], other: str) -> str:
-        more = [100 * (a - b) / seconds for a, b in zip(took, runs[other], strict=True)]
-        return f"{statistics.median(more):+.2f} ± {of_median(more):.2f} %"
+    Parameters
+    ----------
+    runs : dict
+        Seconds per pair for each kind of collector.
+    seconds : float
+        Time of a pair in a whole run.
+    """
+
+    def compared(times: list[float], other: str) -> str:
+        extra = [100 * (a - b) / seconds for a, b in zip(times, runs[other], strict=True)]
+        return f"{statistics.median(extra):+.2f} ± {median_error(extra):.2f} %"
 
     print(
-        "\n| a collector that | µs to tell of a pair | beside one that answers, in parts of the "
-        "time of a pair | beside none |\n|---|---|---|---|"
+        "\n| a collector that | µs to report a pair | compared with one that answers, of the time "
+        "of a pair | compared with none |\n|---|---|---|---|"
     )
-    for kind, took in runs.items():
+    for kind, times in runs.items():
         print(
-            f"| {kind} | {statistics.median(took) * 1e6:.0f} "
-            f"| {beside(took, 'answers')} | {beside(took, 'is not asked for')} |"
+            f"| {kind} | {statistics.median(times) * 1e6:.0f} "
+            f"| {compared(times, 'answers')} | {compared(times, 'is not configured')} |"
         )
 
 
 def on(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> tuple[float, int]:
-    """Seconds of the phase with everything on, to the last span; spans that got lost."""
+    """Return the seconds of the calibration with all observers, and the incomplete outputs."""
     with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
         folder = Path(name)
         start = time.perf_counter()
         tracing = Tracing(folder / "trace.jsonl", url)
         journal = Journal(folder, {})
         tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        observers = [journal, Telemetry(tracing.tracer, tracing.live())]
+        observers = [journal, Telemetry(tracing.tracer, tracing.snapshot_exporter())]
         calibrate(tiles.files, settings, pool, observers, folder=folder)
-        lost = tracing.close()
+        incomplete = tracing.close()
         seconds = time.perf_counter() - start
         journal.close()
-        return seconds, len(lost)
+        return seconds, len(incomplete)
 
 
 def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, Any]:
-    """Both in turns; the first turn brings files into memory and does not count."""
+    """Run both alternately; the first round, which reads the files from disk, does not count."""
     settings = Settings(neighbours=0, workers=workers)
     pool = ProcessPool(workers)
     for future in [pool.submit(ready, (0.5,)) for _ in range(workers)]:
         future.result()
-    without, everything, lost = [], [], 0
-    gc.freeze()  # as the command does
+    without, everything, incomplete = [], [], 0
+    gc.freeze()  # as the command line does
     try:
         with receiver() as url:
-            for turn in range(repeats + 1):
-                # Whoever goes first in a turn goes second in the next.
-                for which in ("off", "on") if turn % 2 else ("on", "off"):
-                    if which == "off":
-                        seconds, kept = off(tiles, settings, pool)
+            for repetition in range(repeats + 1):
+                # The order is reversed in every round.
+                for mode in ("off", "on") if repetition % 2 else ("on", "off"):
+                    if mode == "off":
+                        seconds, last_pair = off(tiles, settings, pool)
                         without.append(seconds)
                     else:
                         seconds, missing = on(tiles, settings, pool, url)
                         everything.append(seconds)
-                        lost += missing
-                said = f"off {without[-1]:.2f} s, on {everything[-1]:.2f} s"
-                print(f"  turn {turn}: {said}", file=sys.stderr, flush=True)
+                        incomplete += missing
+                times = f"off {without[-1]:.2f} s, on {everything[-1]:.2f} s"
+                print(f"  round {repetition}: {times}", file=sys.stderr, flush=True)
     finally:
         gc.unfreeze()
         pool.close()
+    ratios = [upper / lower for upper, lower in zip(everything[1:], without[1:], strict=True)]
     return {
-        "pairs": kept.last.total,
+        "pairs": last_pair.last.total,
         "off_seconds": without[1:],
         "on_seconds": everything[1:],
         "ratio": median_ratio(everything[1:], without[1:]),
-        "ratio_error": of_median([a / b for a, b in zip(everything[1:], without[1:], strict=True)]),
-        "outlets_with_losses": lost,
-        "pair": kept.last,
+        "ratio_error": median_error(ratios),
+        "incomplete_outputs": incomplete,
+        "pair": last_pair.last,
     }
 
 
-class _Here(Pool):
-    """Does jobs when they are submitted, so that nothing but the parent's own work is timed."""
+class _ImmediatePool(Pool):
+    """Runs jobs at their submission, so that only the work of the parent is timed."""
 
-    kind, workers, window, together = "here", 1, 1, TOGETHER
+    kind, workers, window, together = "here", 1, 1, BATCH
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Do it."""
+        """Run the job."""
         future: Future[TaskResult] = Future()
         future.set_result(run_task(function, args))
         return future
 
 
 def _nothing() -> None:
-    """A job of no length."""
+    """A job without duration."""
 
 
-def tell(
+def report_pairs(
     pair: JobEnded, pairs: int, observers: Sequence[Observer], table: Inflight | None = None
 ) -> None:
-    """The loop with so many jobs of no length, each told of as this pair."""
-    known = dict(pair.attributes)
-    jobs = [Job(k, _nothing, (), known, "key") for k in range(1, pairs + 1)]
-    run(jobs, pairs, _Here(), FanOut(observers), stage="pairs", inflight=table,
-        summarize=lambda _: ("measured", known), serialize=lambda _: pair.result)  # fmt: skip
+    """Run the loop on jobs without duration, each of which is reported like `pair`."""
+    attributes = dict(pair.attributes)
+    jobs = [Job(k, _nothing, (), attributes, "key") for k in range(1, pairs + 1)]
+    run(jobs, pairs, _ImmediatePool(), FanOut(observers), stage="pairs", inflight=table,
+        summarize=lambda _: ("measured", attributes), serialize=lambda _: pair.result)  # fmt: skip
 
 
 def parts(pair: JobEnded) -> dict[str, float]:
-    """Microseconds of processor for a pair, part by part."""
+    """Return the processor time of each part for a pair, in microseconds."""
 
-    def each(observers: list[Observer], table: Inflight | None = None) -> float:
-        return min(once(observers, table) for _ in range(3))
+    def cost(observers: list[Observer], table: Inflight | None = None) -> float:
+        return min(single_cost(observers, table) for _ in range(3))
 
-    def once(observers: list[Observer], table: Inflight | None) -> float:
+    def single_cost(observers: list[Observer], table: Inflight | None) -> float:
         start = time.process_time()
-        tell(pair, PAIRS, observers, table)
+        report_pairs(pair, PAIRS, observers, table)
         return (time.process_time() - start) / PAIRS * 1e6
 
     def telemetry(tracer: Any) -> Telemetry:
@@ -301,40 +309,40 @@ def parts(pair: JobEnded) -> dict[str, float]:
     zemosaic.pipeline.calibrate.stacks.use_alarm()  # as a worker does
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        alone = each([])
-        found = {"the loop itself": alone}
+        loop = cost([])
+        costs = {"the loop itself": loop}
         journal = Journal(folder, {})
-        found["journal"] = each([journal]) - alone
+        costs["journal"] = cost([journal]) - loop
         journal.close()
-        # The worker's part and the parent's, since both are done here.
+        # The parts of worker and parent, because both run here.
         table = Inflight(folder, 1, 10.0)
-        found["table and stacks"] = each([], table) - alone
+        costs["table and stacks"] = cost([], table) - loop
         zemosaic.pipeline.calibrate.stacks.disarm()
-        found["spans, without an SDK"] = each([telemetry(None)]) - alone
+        costs["spans, without an SDK"] = cost([telemetry(None)]) - loop
         host = provider.get_tracer("bench")
-        found["spans, with the SDK of a host application"] = each([telemetry(host)]) - alone
+        costs["spans, with the SDK of a host application"] = cost([telemetry(host)]) - loop
         tracing = Tracing(folder / "trace.jsonl")
-        made: list[Any] = []
-        tracing.tracer._outlets = [SimpleNamespace(put=made.append)]  # nothing but that
-        found["spans, by the command"] = each([telemetry(tracing.tracer)]) - alone
+        tables: list[Any] = []
+        tracing.tracer._queues = [SimpleNamespace(put=tables.append)]  # no threads
+        costs["spans, with the command line"] = cost([telemetry(tracing.tracer)]) - loop
         tracing.close()
-        for what, function in (
+        for part, function in (
             ("writing them to the file", otlp_json.encode),
             ("encoding them for OTLP", otlp_proto.encode),
             (
                 "the same with the SDK",
-                lambda s: encode_spans(_one_by_one(s)).SerializePartialToString(),
+                lambda s: encode_spans(_single_spans(s)).SerializePartialToString(),
             ),
         ):
-            start, batch = time.process_time(), 512 // TOGETHER
-            for first in range(0, len(made), batch):
-                function(made[first : first + batch])
-            found[what] = (time.process_time() - start) / PAIRS * 1e6
-    return found
+            start, batch = time.process_time(), 512 // BATCH
+            for first in range(0, len(tables), batch):
+                function(tables[first : first + batch])
+            costs[part] = (time.process_time() - start) / PAIRS * 1e6
+    return costs
 
 
 def main() -> None:
-    """Print tables in markdown; write all figures as JSON if asked."""
+    """Print tables in markdown; write all figures as JSON on request."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="40 small tiles instead of 200")
     parser.add_argument(
@@ -343,7 +351,7 @@ def main() -> None:
     parser.add_argument("--rgb", action="store_true", help="tiles of three colours")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where simulated tiles are kept")
+    parser.add_argument("--folder", type=Path, help="folder of the simulated tiles")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""What a person reads of a run."""
+"""The console: progress, failures and advice, as a person reads them."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ PAIR_ENDED = JobEnded(
 
 
 class Screen:
-    """A console on a stream of the test's: a file, or what rich takes for a terminal."""
+    """A console on a stream, which rich takes for a file or for a terminal."""
 
-    def __init__(self, *, terminal: bool = False, **how: Any) -> None:
+    def __init__(self, *, terminal: bool = False, **options: Any) -> None:
         self.stream = io.StringIO()
         self.now = 0.0
         shown = Terminal(file=self.stream, force_terminal=terminal, width=100)
-        self.console = Console(shown, Path("a run"), clock=lambda: self.now, **how)
+        self.console = Console(shown, Path("a run"), clock=lambda: self.now, **options)
 
     def show(self, *events: Any) -> None:
         fan_out = FanOut([self.console])
@@ -79,7 +79,7 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        """The lines without their times, each of which must have one."""
+        """Return the lines without their times; every line must have one."""
         lines = self.stream.getvalue().splitlines()
         for line in lines:
             assert re.match(r"\d\d:\d\d:\d\d ", line), line
@@ -93,21 +93,21 @@ def screen() -> Screen:
 
 @pytest.fixture(autouse=True)
 def any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of whoever runs the tests has a say in colours."""
+    """Remove settings of the environment that affect colours."""
     for name in ("FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
 
 
 @pytest.fixture(autouse=True)
-def nobody_taken_off(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """The console raised at nothing: what raises is taken off, and logged."""
+def no_observer_removed(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Check that the console never raised: an observer that does is removed and logged."""
     yield
     assert [r.getMessage() for r in caplog.records if "taken off" in r.getMessage()] == []
 
 
-def test_a_good_run_in_a_file_says_nothing(screen: Screen) -> None:
-    """In a log file there is no bar, and no line where nothing is wrong and nothing takes long."""
+def test_a_good_short_run_prints_nothing_to_a_file(screen: Screen) -> None:
+    """A log file gets no bar, and no line while the stages are short and nothing fails."""
     screen.show(
         StageStarted(stage="pairs", time_ns=0, total=2),
         PAIR_ENDED,
@@ -118,8 +118,8 @@ def test_a_good_run_in_a_file_says_nothing(screen: Screen) -> None:
     assert screen.stream.getvalue() == ""
 
 
-def test_a_long_stage_in_a_file_tells_how_far_it_is(screen: Screen) -> None:
-    """Every ten seconds a line: done of total, failures, rate, and the time left."""
+def test_a_long_stage_prints_its_progress_to_a_file(screen: Screen) -> None:
+    """Every ten seconds a line has the ended jobs, the failures, the rate and the time left."""
     screen.show(StageStarted(stage="pairs", time_ns=0, total=100))
     error = JobError("ValueError", "no")
     for done in range(1, 31):
@@ -135,8 +135,8 @@ def test_a_long_stage_in_a_file_tells_how_far_it_is(screen: Screen) -> None:
     ]
 
 
-def test_quiet_says_only_what_is_wrong() -> None:
-    """With -q neither progress nor notes, but every warning and error."""
+def test_quiet_prints_warnings_and_errors_only() -> None:
+    """With -q there is no progress and no note, but every warning and error."""
     screen = Screen(quiet=True, terminal=True)
     screen.show(
         StageStarted(stage="pairs", time_ns=0, total=2),
@@ -151,11 +151,11 @@ def test_quiet_says_only_what_is_wrong() -> None:
     assert "ValueError: no" in screen.stream.getvalue()
 
 
-def test_verbose_tells_of_every_job() -> None:
-    """With -v a line for each, with its outcome, seconds and reason; and whole stacks."""
+def test_verbose_prints_a_line_for_every_job() -> None:
+    """With -v a line has the outcome, seconds and reason of a job; stacks are whole."""
     screen = Screen(verbose=True)
-    why = {**FILES, "reason": "too few cells"}
-    ended = replace(PAIR_ENDED, outcome="rejected", attributes=why, ended_ns=20_000_000)
+    attributes = {**FILES, "reason": "too few cells"}
+    ended = replace(PAIR_ENDED, outcome="rejected", attributes=attributes, ended_ns=20_000_000)
     screen.show(ended, HEARTBEAT)
     assert screen.lines[0] == (
         "pair 348 (a [red].fits, b[/bold].fits) rejected in 0.020 s: too few cells"
@@ -163,8 +163,8 @@ def test_verbose_tells_of_every_job() -> None:
     assert any("/opt/a/regression.py" in line for line in screen.lines)
 
 
-def test_a_heartbeat_says_what_a_person_wants_to_know(screen: Screen) -> None:
-    """Pair, files, seconds, part, place in the code, what will happen, and what one can do."""
+def test_a_heartbeat_names_the_stuck_jobs_and_the_remedies(screen: Screen) -> None:
+    """It has pair, files, seconds, step, place in the code, time-out and advice."""
     screen.show(HEARTBEAT)
     assert screen.lines == [
         "no job has finished for 10 s: measuring pairs, 340 of 4342 done, 2 running",
@@ -177,20 +177,20 @@ def test_a_heartbeat_says_what_a_person_wants_to_know(screen: Screen) -> None:
 
 
 def test_advice_is_not_repeated_at_every_beat(screen: Screen) -> None:
-    """It comes with the first beat of a stall, and again with the first of the next."""
+    """Advice comes with the first heartbeat of a stall, and with the first of the next stall."""
     screen.show(HEARTBEAT, HEARTBEAT, PAIR_ENDED, HEARTBEAT)
     assert sum("--resume" in line for line in screen.lines) == 2
 
 
 def test_a_heartbeat_without_time_out_promises_none(screen: Screen) -> None:
-    """Where jobs are never given up it says so."""
+    """Without a time-out the line and the advice state that jobs may never end."""
     screen.show(replace(HEARTBEAT, timeout=0.0))
     assert "never times out (no time-out is set)" in screen.lines[1]
     assert "may never end" in screen.lines[-1]
 
 
-def test_a_heartbeat_of_nothing_says_none(screen: Screen) -> None:
-    """Before anything runs or has ended it says so in words."""
+def test_a_heartbeat_before_any_job_runs_is_printed(screen: Screen) -> None:
+    """Before any job runs or has ended, the counts are zero."""
     screen.show(
         replace(
             HEARTBEAT,
@@ -206,7 +206,7 @@ def test_a_heartbeat_of_nothing_says_none(screen: Screen) -> None:
 
 
 def test_a_stuck_pair_of_a_real_loop_is_named(screen: Screen) -> None:
-    """From the scheduler itself: after ten silent seconds the line has the pair that hangs."""
+    """With the real scheduler, a line names the stuck pair after ten silent seconds."""
     pool = ManualPool(workers=1)
 
     def end_after_a_while(now: float) -> None:
@@ -226,7 +226,7 @@ def test_a_stuck_pair_of_a_real_loop_is_named(screen: Screen) -> None:
 
 
 def test_a_failed_job_is_named(screen: Screen) -> None:
-    """A failed pair is told at once by its number, its files and its error."""
+    """A failed pair is reported at once with its number, its files and its error."""
     error = JobError("SIGSEGV", "the worker was killed by SIGSEGV")
     screen.show(replace(PAIR_ENDED, outcome="crashed", error=error))
     assert screen.lines == [
@@ -235,7 +235,7 @@ def test_a_failed_job_is_named(screen: Screen) -> None:
 
 
 def test_a_failed_tile_is_named(screen: Screen) -> None:
-    """A tile is told by its name, and by its number where it has none."""
+    """A failed tile is reported by its name, or by its number without one."""
     failed = replace(
         PAIR_ENDED,
         stage="tiles",
@@ -251,7 +251,7 @@ def test_a_failed_tile_is_named(screen: Screen) -> None:
 
 
 def test_a_slow_pair_is_named(screen: Screen) -> None:
-    """It is told while the others go on."""
+    """A slow pair is reported while other pairs continue."""
     slow = SlowJob(stage="pairs", time_ns=0, index=348, running_time=100.4, attributes=FILES)
     screen.show(slow, replace(slow, step="load", stack=HEARTBEAT.stack))
     line = "pair 348 (a [red].fits, b[/bold].fits) has been running for 100 s"
@@ -259,7 +259,7 @@ def test_a_slow_pair_is_named(screen: Screen) -> None:
 
 
 def test_notes_are_printed_as_they_are(screen: Screen) -> None:
-    """Brackets in names are no markup, and a long line is one line, for grep."""
+    """Brackets are not markup, and a long line is not folded, so that grep finds it."""
     text = "tile_[bold]x[/].fits: :smile: 12.5 'quoted' " + "far " * 50 + "away"
     screen.show(Note(level=logging.WARNING, message=text), Note(level=logging.INFO, message="ok"))
     assert screen.lines == [text, "ok"]
@@ -267,7 +267,7 @@ def test_notes_are_printed_as_they_are(screen: Screen) -> None:
 
 
 def test_a_terminal_has_a_bar_that_goes_away() -> None:
-    """The bar counts ended jobs under a person's word for the stage, and leaves the cursor on."""
+    """The bar counts ended jobs under the title of the stage, and restores the cursor."""
     screen = Screen(terminal=True)
     screen.show(
         StageStarted(stage="scan", time_ns=0, total=2),
@@ -283,7 +283,7 @@ def test_a_terminal_has_a_bar_that_goes_away() -> None:
 
 
 def test_an_interrupted_run_leaves_the_terminal_as_it_was() -> None:
-    """Ctrl-C ends no stage; the end of the run brings the cursor back all the same."""
+    """Ctrl-C leaves the stage open; the end of the run still restores the cursor."""
     screen = Screen(terminal=True)
     screen.show(
         StageStarted(stage="pairs", time_ns=0, total=2),
@@ -294,7 +294,7 @@ def test_an_interrupted_run_leaves_the_terminal_as_it_was() -> None:
 
 
 def test_errors_stand_out_on_a_terminal() -> None:
-    """Errors and warnings have a colour of their own, and the text in it is as it was."""
+    """Errors and warnings have colours of their own, and their text is unchanged."""
     screen = Screen(terminal=True)
     for level in (logging.ERROR, logging.WARNING, logging.INFO):
         screen.show(Note(level=level, message="[a].fits"))
@@ -307,7 +307,7 @@ def test_errors_stand_out_on_a_terminal() -> None:
 
 
 def test_stages_are_timed_by_their_events(screen: Screen) -> None:
-    """The seconds of the summary are those between start and end, of nested stages too."""
+    """The seconds of a stage are the time between its start and end, nested stages included."""
     screen.show(
         StageStarted(stage="prepare", time_ns=0),
         StageStarted(stage="tiles", time_ns=1_000_000_000, total=1),
@@ -317,8 +317,8 @@ def test_stages_are_timed_by_their_events(screen: Screen) -> None:
     assert screen.console.stage_seconds == {"tiles": 2.0, "prepare": 3.5}
 
 
-def test_a_bar_slows_down_while_nothing_ends() -> None:
-    """The rate counts the silence since the last end: a stall never looks like progress."""
+def test_the_rate_falls_while_no_job_ends() -> None:
+    """The rate includes the silence since the last job, so a stall does not look like progress."""
     rate = ProgressRate(100, 0.0)
     for done in range(1, 11):
         rate.job_ended(done, float(done))
@@ -330,8 +330,8 @@ def test_a_bar_slows_down_while_nothing_ends() -> None:
     assert slow[1] > 3 * fast[1]
 
 
-def test_the_time_left_holds_the_truth() -> None:
-    """With jobs of random length it is between its bounds in 19 of 20 cases, as it promises."""
+def test_the_bounds_of_the_time_left_hold() -> None:
+    """For jobs of random length the true time is within the bounds in 19 of 20 cases."""
     random = Random(3)
     held = 0
     for _ in range(400):
@@ -347,7 +347,7 @@ def test_the_time_left_holds_the_truth() -> None:
 
 
 def test_the_time_left_follows_a_change_of_pace() -> None:
-    """What was fast or slow more than half a minute ago does not count."""
+    """The rate of more than half a minute ago does not count."""
     rate = ProgressRate(1000, 0.0)
     for done in range(1, 501):
         rate.job_ended(done, done / 100)
@@ -359,8 +359,8 @@ def test_the_time_left_follows_a_change_of_pace() -> None:
 
 
 @pytest.mark.parametrize("ends", [0, 1, 4])
-def test_little_is_not_made_into_much(ends: int) -> None:
-    """After few ends the time left is said not to be known."""
+def test_few_jobs_give_no_time_left(ends: int) -> None:
+    """With few ended jobs the time left is unknown."""
     rate = ProgressRate(100, 0.0)
     for done in range(1, ends + 1):
         rate.job_ended(done, float(done))
@@ -368,8 +368,8 @@ def test_little_is_not_made_into_much(ends: int) -> None:
     assert "left" not in rate.describe(10.0) or "left unknown" in rate.describe(10.0)
 
 
-def test_lengths_of_time_are_said_as_people_say_them() -> None:
-    """Seconds, minutes, hours."""
+def test_durations_are_formatted_for_people() -> None:
+    """Durations are in seconds, minutes or hours."""
     assert [format_duration(s) for s in (8, 119, 200, 9000)] == ["8 s", "119 s", "3 min", "2.5 h"]
 
 
@@ -384,30 +384,30 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_json_is_one_object(
     intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
-    """With --json standard output is one object; what is for people goes to standard error."""
+    """With --json standard output is one object; text for people goes to standard error."""
     tiles = write_tiles()
     (tmp_path / "broken.fits").write_bytes(b"no FITS")
     result = intertile(*tiles, tmp_path / "broken.fits", "--json")
-    told = json.loads(result.out)
+    summary = json.loads(result.out)
     assert result.out.count("\n") == 1
-    assert (result.code, told["exit_code"]) == (1, 1)
-    assert told["tiles"]["used"] == 4
-    assert list(told["tiles"]["failed"]) == ["broken.fits"]
-    assert told["pairs"]["measured"] == 6
-    assert Path(told["files"]["report"]).exists()
+    assert (result.code, summary["exit_code"]) == (1, 1)
+    assert summary["tiles"]["used"] == 4
+    assert list(summary["tiles"]["failed"]) == ["broken.fits"]
+    assert summary["pairs"]["measured"] == 6
+    assert Path(summary["files"]["report"]).exists()
     assert "corrections  " in result.err
 
 
-def test_json_of_a_failure_says_why(intertile: Callable[..., Run]) -> None:
-    """Without a solution the object has the exit code and the same line as a person gets."""
+def test_json_of_a_failure_has_the_error(intertile: Callable[..., Run]) -> None:
+    """Without a solution the object has the exit code and the line that people read."""
     result = intertile("a.fits", "b.fits", "--json")
-    told = json.loads(result.out)
-    assert told["exit_code"] == result.code == 2
-    assert "a.fits: no such file" in told["error"]
+    summary = json.loads(result.out)
+    assert summary["exit_code"] == result.code == 2
+    assert "a.fits: no such file" in summary["error"]
 
 
 def test_quiet_and_verbose_contradict(intertile: Callable[..., Run]) -> None:
-    """Asking for both is refused in one line."""
+    """Giving both options is refused in one line."""
     result = intertile("a.fits", "b.fits", "-q", "-v")
     assert result.code == 2
     assert "contradict" in result.err
@@ -416,6 +416,6 @@ def test_quiet_and_verbose_contradict(intertile: Callable[..., Run]) -> None:
 def test_quiet_leaves_standard_output_empty(
     intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]]
 ) -> None:
-    """A good run with -q says nothing at all."""
+    """A good run with -q prints nothing at all."""
     result = intertile(*write_tiles(), "-q")
     assert (result.code, result.out, result.err) == (0, "", "")

@@ -290,7 +290,7 @@ def test_overlaps_without_common_cells_have_no_solution(
         ("--pair-timeout", "nan", "pair-timeout is nan; give 0 or a positive number"),
         ("--pair-timeout", "inf", "pair-timeout is inf; give 0 or a positive number"),
         ("--pair-timeout", "-1", "pair-timeout is -1.0; give 0 or a positive number"),
-        ("--otlp", "notaurl", "'notaurl' is no OTLP endpoint; give one like http://"),
+        ("--otlp", "notaurl", "'notaurl' is not an OTLP endpoint; use one like http://"),
         ("--anchor", "elsewhere.fits", "elsewhere.fits is none of the tiles; give one as it"),
         ("--anchor", "tile_0000", "tile_0000 is none of the tiles; give one as it"),
         ("--nonsense", "1", "No such option '--nonsense'"),

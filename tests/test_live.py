@@ -1,4 +1,4 @@
-"""A phase that has not ended is shown: newest wins, nothing waits for it, nothing comes after."""
+"""Snapshots of a running phase: the newest is sent, none delays the run or follows its end."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from zemosaic.runtime.journal import Journal
 from zemosaic.runtime.scheduler import Job, run
 
 
-class Film(SpanExporter):
-    """Keeps pictures; the first one takes until it is let go."""
+class SlowExporter(SpanExporter):
+    """Keeps snapshots; each export blocks until `release` is set."""
 
     def __init__(self) -> None:
-        self.pictures: list[ReadableSpan] = []
-        self.begun, self.go_on, self.closed = (threading.Event() for _ in range(3))
+        self.snapshots: list[ReadableSpan] = []
+        self.started, self.release, self.closed = (threading.Event() for _ in range(3))
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.begun.set()
-        assert self.go_on.wait(30)
-        self.pictures.extend(spans)
+        self.started.set()
+        assert self.release.wait(30)
+        self.snapshots.extend(spans)
         return SpanExportResult.SUCCESS
 
     def shutdown(self) -> None:
@@ -44,67 +44,66 @@ class Film(SpanExporter):
 
 @pytest.fixture
 def tracing(tmp_path: Path) -> Any:
-    made = Tracing(tmp_path / "trace.jsonl")
-    yield made
-    made.close()
+    tracing = Tracing(tmp_path / "trace.jsonl")
+    yield tracing
+    tracing.close()
 
 
-def test_the_newest_wins_and_nothing_waits(tracing: Tracing) -> None:
-    """While a picture is under way a hundred more are asked for: one is made, of the last state."""
-    film = Film()
-    pictures = SnapshotExporter(film, every=3600.0)
+def test_the_newest_state_is_sent_and_updates_never_block(tracing: Tracing) -> None:
+    """A hundred updates during an export make one more snapshot, of the last state."""
+    exporter = SlowExporter()
+    snapshots = SnapshotExporter(exporter, interval=3600.0)
     span = tracing.tracer.start_span("phase")
-    pictures.show(span)
-    assert film.begun.wait(30)
-    film.begun.clear()
+    snapshots.update(span)
+    assert exporter.started.wait(30)
+    exporter.started.clear()
     for number in range(100):
         span.set_attribute("number", number)
-        pictures.show(span)  # returns at once, though the exporter stands still
-    film.go_on.set()
-    assert film.begun.wait(30)
-    pictures.stop()
-    assert film.closed.is_set()
-    assert len(film.pictures) == 2
-    newest = film.pictures[-1]
+        snapshots.update(span)  # returns at once, although the exporter blocks
+    exporter.release.set()
+    assert exporter.started.wait(30)
+    snapshots.stop()
+    assert exporter.closed.is_set()
+    assert len(exporter.snapshots) == 2
+    newest = exporter.snapshots[-1]
     assert (newest.attributes or {})["number"] == 99
     assert newest.context == span.get_span_context()
     assert span.is_recording()
     assert (newest.end_time or 0) >= (newest.start_time or 0) > 0
-    pictures.show(span)
-    assert len(film.pictures) == 2
+    snapshots.update(span)
+    assert len(exporter.snapshots) == 2
     span.end()
 
 
-def test_a_picture_that_is_asked_for_by_nobody_is_made_from_time_to_time(tracing: Tracing) -> None:
-    """The span is shown again also where no heartbeat comes."""
-    film = Film()
-    film.go_on.set()
-    pictures = SnapshotExporter(film, every=0.01)
+def test_a_snapshot_is_sent_at_every_interval(tracing: Tracing) -> None:
+    """The span is sent again without an update."""
+    exporter = SlowExporter()
+    exporter.release.set()
+    snapshots = SnapshotExporter(exporter, interval=0.01)
     span = tracing.tracer.start_span("phase")
-    pictures.show(span)
+    snapshots.update(span)
     for _ in range(3):
-        film.begun.clear()
-        assert film.begun.wait(30)
-    pictures.stop()
+        exporter.started.clear()
+        assert exporter.started.wait(30)
+    snapshots.stop()
     span.end()
 
 
-def test_a_run_that_was_never_shown_can_be_stopped() -> None:
-    """Without a start there is no thread to wait for."""
-    SnapshotExporter(Film()).stop()
+def test_an_exporter_without_an_update_can_be_stopped() -> None:
+    """There is no thread to wait for."""
+    SnapshotExporter(SlowExporter()).stop()
 
 
-def test_pictures_are_never_in_the_file(tmp_path: Path) -> None:
-    """The collector has the phase as it was; the file has it once, as it ended."""
+def test_snapshots_are_never_in_the_file(tmp_path: Path) -> None:
+    """The collector gets the phase as it stands; the file has it once, as it ended."""
     with http_receiver() as (url, received):
         tracing = Tracing(tmp_path / "trace.jsonl", url)
-        live = tracing.live()
-        telemetry = Telemetry(tracing.tracer, live)
+        telemetry = Telemetry(tracing.tracer, tracing.snapshot_exporter())
         telemetry.run_started(RunStarted(run_id="r", time_ns=1))
         while not received.spans:
             telemetry.stage_started(StageStarted(stage="pairs", time_ns=2))
         telemetry.run_ended(RunEnded(state="finished", time_ns=3))
-        assert tracing.close() == []
+        assert tracing.close(timeout=60) == []
         states = [plain(s.attributes)["zemosaic.run.state"] for s in received.spans]
         assert states == ["running", "finished"]
     assert (tmp_path / "trace.jsonl").read_text().count(f'"name":"{PHASE}"') == 1
@@ -114,19 +113,19 @@ DAY = 24 * 3600.0
 
 
 class Day(FakeClock):
-    """A day and night in which nothing ends, without any real waiting."""
+    """A clock for 24 hours without an ended job, which pass at once."""
 
     def __init__(self, pool: ManualPool) -> None:
         super().__init__()
-        self.pool, self.begun = pool, self.now
+        self.pool, self.started = pool, self.now
         self.memory: dict[int, int] = {}
 
     def wait(self, futures: Collection[Future[Any]], timeout: float) -> set[Future[Any]]:
         self.now += timeout
-        hour = int((self.now - self.begun) // 3600)
+        hour = int((self.now - self.started) // 3600)
         if hour not in self.memory:
             self.memory[hour] = tracemalloc.get_traced_memory()[0]
-        if self.now - self.begun >= DAY and self.pool.flying:
+        if self.now - self.started >= DAY and self.pool.flying:
             self.pool.end(next(iter(self.pool.flying)))
         return {future for future in futures if future.done()}
 
@@ -134,12 +133,12 @@ class Day(FakeClock):
 def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scheduler, telemetry and journal for 24 hours: the first and newest beats are kept."""
-    monkeypatch.setattr(Journal, "force", lambda book: None)  # no disk is tried here
+    """After 24 hours of heartbeats memory, trace and journal are small."""
+    monkeypatch.setattr(Journal, "force", lambda journal: None)  # the disk is not tested here
     tracing, pool = Tracing(tmp_path / "trace.jsonl"), ManualPool(2)
     clock = Day(pool)
-    table, book = Inflight(tmp_path, pool.window, 0.0), Journal(tmp_path, {})
-    fan_out = FanOut([book, Telemetry(tracing.tracer)])
+    table, writer = Inflight(tmp_path, pool.window, 0.0), Journal(tmp_path, {})
+    fan_out = FanOut([writer, Telemetry(tracing.tracer)])
     fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
     tracemalloc.start()
     try:
@@ -148,7 +147,7 @@ def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
     finally:
         tracemalloc.stop()
     fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
-    book.close()
+    writer.close()
     table.close("finished")
     assert tracing.close() == []
     assert set(range(24)) <= set(clock.memory)
@@ -162,15 +161,15 @@ def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
 
 
 def test_a_heartbeat_names_64_jobs_at_most() -> None:
-    """Also where more than that run at once."""
+    """The limit holds if more jobs run at the same time."""
     pool, recorder = ManualPool(80), Recorder()
 
-    def let_go(now: float) -> None:
+    def end_after_heartbeat(now: float) -> None:
         if recorder.of(Heartbeat) and pool.flying:
             pool.end(next(iter(pool.flying)))
 
     jobs = [Job(k, abs, (k,)) for k in range(1, 201)]
-    run(jobs, 200, pool, FanOut([recorder]), stage="pairs", clock=FakeClock(let_go))
+    run(jobs, 200, pool, FanOut([recorder]), stage="pairs", clock=FakeClock(end_after_heartbeat))
     beat = recorder.of(Heartbeat)[0]
     assert len(beat.pending_indices) == 64
     assert len(beat.running_indices) == len(beat.running_time) == 64

@@ -1,4 +1,4 @@
-"""The registry of the trace, read as files: well formed, complete, and its page up to date."""
+"""The registry of the trace: well formed, complete, and its page up to date."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 
 from tests.helpers.semconv import ATTRIBUTES, GROUPS, SIGNALS, docs
-from zemosaic.observe import telemetry
+from zemosaic.observe import heartbeats, job_spans, telemetry
 
+#: The modules that name spans, events and attributes.
+MODULES = (telemetry, job_spans, heartbeats)
 TYPES = {"string": str, "int": int, "double": float, "any": float}
 
 
 def literals(path: Path) -> set[str]:
-    """Every text in a module that is not a docstring or a part of a longer one."""
+    """Return every string constant of a module that is not part of an f-string."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     parts = {
         id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)
@@ -27,18 +29,18 @@ def literals(path: Path) -> set[str]:
 
 
 def test_every_name_in_the_code_is_declared() -> None:
-    """Spans, events and attributes that telemetry.py names are in the registry."""
-    path = Path(telemetry.__file__)
-    names = {t for t in literals(path) if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", t)}
+    """The registry has all spans, events and attributes of the modules."""
+    texts = {t for module in MODULES for t in literals(Path(module.__file__))}
+    names = {t for t in texts if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", t)}
     assert {"zemosaic.run.id", "error.type", telemetry.HEARTBEAT} <= names
-    known = ATTRIBUTES.keys() | {name for _, name in SIGNALS}
-    assert not {name for name in names if name not in known}
+    declared = ATTRIBUTES.keys() | {name for _, name in SIGNALS}
+    assert not names - declared
     stages = {f"{telemetry.PHASE}.{stage}" for stage in telemetry.STAGE_SPANS}
     assert not {name for name in (telemetry.PHASE, *stages) if ("span", name) not in SIGNALS}
 
 
-def test_every_attribute_says_what_it_is() -> None:
-    """Each has a type, a stability, a brief that is a sentence, and examples of its type."""
+def test_every_attribute_is_described() -> None:
+    """It has a type, a stability, a sentence as its brief, and examples of its type."""
     for name, attribute in ATTRIBUTES.items():
         kind = attribute["type"]
         assert attribute["stability"] in ("stable", "development"), name
@@ -56,15 +58,15 @@ def test_every_attribute_says_what_it_is() -> None:
                 assert isinstance(example, TYPES[kind]), name
 
 
-def test_every_seconds_and_adu_has_its_unit() -> None:
-    """An attribute that measures something says in which unit."""
+def test_every_measurement_has_its_unit() -> None:
+    """The note of a double ends with its unit."""
     for name, attribute in ATTRIBUTES.items():
         if name.startswith("zemosaic.") and "double" in str(attribute["type"]):
             assert re.search(r"Unit: (s|ADU)\.", attribute["note"]), name
 
 
-def test_every_reference_leads_somewhere() -> None:
-    """Spans and events refer to attributes and events that are declared, each once."""
+def test_every_reference_exists() -> None:
+    """Spans and events refer to declared attributes and events, each once."""
     events = {group["id"] for group in GROUPS if group["type"] == "event"}
     for signal, group in SIGNALS.items():
         references = [attribute["ref"] for attribute in group["attributes"]]
@@ -76,5 +78,5 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_the_page_is_up_to_date() -> None:
-    """docs/trace.md is what otel/docs.py makes of the registry."""
+    """docs/trace.md is the output of otel/docs.py."""
     assert docs.PAGE.read_text(encoding="utf-8") == docs.page(), "run: python otel/docs.py"

@@ -1,4 +1,4 @@
-"""Spans that are made together are those that would have been made one by one."""
+"""Spans recorded in batches equal spans recorded one by one."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ TIMES = st.tuples(st.integers(1, 300), st.integers(1, 3), st.integers(2, 4), st.
 
 
 @st.composite
-def bundles(draw: st.DrawFn) -> list[Event]:
-    """Jobs that ended alike, as a worker does several, and at times something else among them."""
-    known = {
+def batches(draw: st.DrawFn) -> list[Event]:
+    """Return a batch of similar jobs, and sometimes a heartbeat after them."""
+    fields = {
         "stage": draw(st.sampled_from(["pairs", "pairs", "tiles", "scan", "apply"])),
         "outcome": draw(st.sampled_from(["measured", "measured", "rejected", "failed"])),
         "pid": draw(st.sampled_from([0, 7, 8])),
@@ -63,35 +63,35 @@ def bundles(draw: st.DrawFn) -> list[Event]:
         events.append(
             JobEnded(
                 done=1, total=9, index=index, submitted_ns=submitted, started_ns=started,
-                ended_ns=ended, attributes=draw(attributes), error=error, **known,
+                ended_ns=ended, attributes=draw(attributes), error=error, **fields,
             )
         )  # fmt: skip
     return [*events, *draw(st.sampled_from([[], [], [BEAT]]))]
 
 
-def spans_told(events: Sequence[Event], together: bool) -> tuple[list[Span], str]:
-    """What is in the file of a run with these events, and what to look at first."""
+def recorded_spans(events: Sequence[Event], together: bool) -> tuple[list[Span], str]:
+    """Return the spans of a run in its file, and the text to search for in the trace."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trace.jsonl"
         tracing = Tracing(file, ids=Ids(1, 1 << 40))
         telemetry = Telemetry(tracing.tracer, host="h")
         fan_out = FanOut([telemetry])
         fan_out.dispatch(RunStarted(run_id="r", time_ns=1))
-        for some in [events] if together else [[event] for event in events]:
-            fan_out.dispatch(*some)
+        for batch in [events] if together else [[event] for event in events]:
+            fan_out.dispatch(*batch)
         fan_out.dispatch(RunEnded(state="finished", time_ns=10))
         assert tracing.close() == []
         lines = file.read_text(encoding="utf-8").splitlines()
     return [span for line in lines for span in spans_of(read_otlp_json(line))], telemetry.find
 
 
-@given(st.lists(bundles(), max_size=4).map(lambda some: [*chain.from_iterable(some)]))
-def test_told_at_once_or_one_by_one(events: list[Event]) -> None:
-    """In the same order, under the same ids, with the same names and values of the same types."""
-    one_by_one = spans_told(events, together=False)
-    told = [e for e in events if isinstance(e, JobEnded) and e.stage in ("pairs", "tiles")]
-    assert len(one_by_one[0]) > len(told)
-    assert spans_told(events, together=True) == one_by_one
+@given(st.lists(batches(), max_size=4).map(lambda parts: [*chain.from_iterable(parts)]))
+def test_batches_and_single_events_give_the_same_spans(events: list[Event]) -> None:
+    """Order, ids, names, values and types are the same."""
+    one_by_one = recorded_spans(events, together=False)
+    jobs = [e for e in events if isinstance(e, JobEnded) and e.stage in ("pairs", "tiles")]
+    assert len(one_by_one[0]) > len(jobs)
+    assert recorded_spans(events, together=True) == one_by_one
 
 
 def pairs(count: int, **more: Any) -> list[JobEnded]:
@@ -104,33 +104,33 @@ def pairs(count: int, **more: Any) -> list[JobEnded]:
     ]  # fmt: skip
 
 
-def test_a_collector_that_has_all_is_sent_nothing(tmp_path: Path) -> None:
-    """Neither of what ended together nor of what ended alone, and not even a message of nothing."""
+def test_a_collector_with_all_spans_is_sent_nothing(tmp_path: Path) -> None:
+    """Neither batches nor single spans are sent, nor an empty message."""
     with http_receiver() as (url, received):
-        tracing = Tracing(tmp_path / "trace.jsonl", url, had=range(1, 13))
+        tracing = Tracing(tmp_path / "trace.jsonl", url, skip=range(1, 13))
         fan_out = FanOut([Telemetry(tracing.tracer)])
         fan_out.dispatch(RunStarted(run_id="r", time_ns=1))
         fan_out.dispatch(*pairs(10))
         fan_out.dispatch(*pairs(1))
-        assert tracing.close() == []
+        assert tracing.close(timeout=60) == []
     assert received.paths == []
 
 
-def test_what_a_collector_has_is_left_out_of_a_table(tmp_path: Path) -> None:
-    """As after a death: some of those that ended together had arrived before."""
+def test_delivered_spans_are_left_out_of_a_table(tmp_path: Path) -> None:
+    """After a crash some spans of a batch may have been delivered."""
     with http_receiver() as (url, received):
         file = tmp_path / "trace.jsonl"
-        # Number 1 is the phase, which has not ended.
-        tracing = Tracing(file, url, had=[1, 2, 3, 5, 11])
-        taken: list[int] = []
-        tracing.on_delivered = taken.extend
+        # Number 1 is the phase, which is still open.
+        tracing = Tracing(file, url, skip=[1, 2, 3, 5, 11])
+        delivered: list[int] = []
+        tracing.on_delivered = delivered.extend
         fan_out = FanOut([Telemetry(tracing.tracer)])
         fan_out.dispatch(RunStarted(run_id="r", time_ns=1))
         fan_out.dispatch(*pairs(10))
-        assert tracing.close() == []
+        assert tracing.close(timeout=60) == []
         sent = received.spans
     assert {span.name for span in sent} == {PAIR}
     assert [span.start_time_unix_nano for span in sent] == [3, 5, 6, 7, 8, 9]
-    assert sorted(taken) == [4, 6, 7, 8, 9, 10]
+    assert sorted(delivered) == [4, 6, 7, 8, 9, 10]
     lines = file.read_text(encoding="utf-8").splitlines()
     assert sum(len(spans_of(read_otlp_json(line))) for line in lines) == 10

@@ -1,17 +1,13 @@
-"""The trace of a run: which spans and events there are, and what they say."""
+"""The trace of a run: its spans, their parents, times and attributes."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,43 +16,44 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 from opentelemetry.util._once import Once
 
-from tests.helpers.fakes import Gate, Recorder
+from tests.helpers.fakes import Recorder
+from tests.helpers.recorded_traces import (
+    BOOM,
+    HEARTBEAT,
+    PAIR_ENDED,
+    RUN_STARTED,
+    START,
+    Memory,
+    check_all,
+    parent_id,
+    phase_of,
+    types_of,
+)
 from zemosaic import Settings, calibrate
 from zemosaic.errors import NoSolution
-from zemosaic.observe.attributes import LONGEST
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.photometry.pairfit.measure import Rejected
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
-from zemosaic.pipeline.records import summarize_pair
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.runtime.events import (
     FanOut,
-    Heartbeat,
     JobEnded,
     JobError,
     Note,
     Observer,
     RunEnded,
-    RunStarted,
-    SlowJob,
     StageEnded,
     StageStarted,
 )
-from zemosaic.runtime.process_pool import ProcessPool
-from zemosaic.runtime.scheduler import Clock, Job, run
-from zemosaic.runtime.thread_pool import ThreadPool
 
 PHASE = "phase5_intertile"
 SCENE = Scene(tiles=6, shape=(96, 128), overlap=0.35)
 SETTINGS = Settings(workers=2)
-# Windows tells the time in steps of up to a 64th of a second.
+# The clock of Windows has steps of up to 1/64 s.
 CLOCK_STEP_NS = 16_000_000 if sys.platform == "win32" else 0
 
 PAIR_TYPES: dict[str, type] = {
@@ -92,42 +89,9 @@ PHASE_TYPES: dict[str, type] = {
 }
 
 
-class Memory:
-    """A tracer provider of the test's own, and what it recorded."""
-
-    def __init__(self, **options: Any) -> None:
-        self._exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(shutdown_on_exit=False, **options)
-        self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracer = self.provider.get_tracer("test")
-
-    @property
-    def spans(self) -> tuple[ReadableSpan, ...]:
-        return self._exporter.get_finished_spans()
-
-    def named(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self.spans if span.name == name]
-
-    def one(self, name: str) -> ReadableSpan:
-        (span,) = self.named(name)
-        return span
-
-    def pairs(self) -> dict[int, ReadableSpan]:
-        """The pair spans by index, each of which comes once."""
-        spans = {span.attributes["zemosaic.pair.index"]: span for span in self.pair_list()}
-        assert len(spans) == len(self.pair_list())
-        return spans
-
-    def pair_list(self) -> list[ReadableSpan]:
-        return self.named(f"{PHASE}.pair")
-
-    def events(self, name: str) -> list[Any]:
-        return [event for event in self.one(PHASE).events if event.name == f"{PHASE}.{name}"]
-
-
 @pytest.fixture(autouse=True, scope="module")
 def clean_environment() -> Iterator[None]:
-    """No setting of whoever runs the tests changes what is recorded."""
+    """Remove settings of the environment that affect the SDK."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("OTEL_")]:
             patch.delenv(name)
@@ -135,8 +99,8 @@ def clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind() -> Iterator[None]:
-    """No test leaves a span current, which would be the parent of the next one's."""
+def no_current_span() -> Iterator[None]:
+    """Check that no test leaves a span current: it would be the parent of the next test's."""
     yield
     assert not trace.get_current_span().get_span_context().is_valid
 
@@ -148,14 +112,14 @@ def memory() -> Memory:
 
 @pytest.fixture
 def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process as it starts: nobody has set a tracer provider. Put back afterwards."""
+    """A process in which no tracer provider has been set."""
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
     monkeypatch.setattr(trace, "_TRACER_PROVIDER_SET_ONCE", Once())
 
 
 @pytest.fixture
 def host(no_provider: None) -> Memory:
-    """A host application that has set a provider of its own."""
+    """A host application with a tracer provider."""
     memory = Memory()
     trace.set_tracer_provider(memory.provider)
     return memory
@@ -210,86 +174,11 @@ def traced(
     return Traced(request.param, memory, solution, before, time.time_ns())
 
 
-def parent_id(span: ReadableSpan) -> int | None:
-    return span.parent.span_id if span.parent else None
-
-
-def check_attributes(attributes: Mapping[str, Any]) -> None:
-    """Every value is one that all OTLP readers take: typed, finite, not empty, valid text."""
-    for key, value in attributes.items():
-        items = value if isinstance(value, tuple) else (value,)
-        assert items, f"{key} is an empty sequence"
-        assert len({type(item) for item in items}) == 1, f"{key} mixes types"
-        for item in items:
-            assert type(item) in (str, bool, int, float), f"{key} is a {type(item)}"
-            if isinstance(item, float):
-                assert math.isfinite(item), f"{key} is {item}"
-            elif isinstance(item, str):
-                item.encode()
-            else:
-                assert -(2**63) <= item < 2**63
-
-
-def check_all(memory: Memory) -> None:
-    """`check_attributes` for all spans and events of a trace."""
-    for span in memory.spans:
-        check_attributes(span.attributes)
-        for event in span.events:
-            check_attributes(event.attributes)
-
-
-def types_of(attributes: Mapping[str, Any]) -> dict[str, type]:
-    return {key: type(value) for key, value in attributes.items()}
-
-
-# Events made by hand, for exact values.
-
-START = 1_700_000_000_000_000_000
-SECOND = 1_000_000_000
-RUN_STARTED = RunStarted(run_id="r", time_ns=START)
-PAIR_ENDED = JobEnded(
-    stage="pairs",
-    index=7,
-    done=1,
-    total=9,
-    outcome="measured",
-    attributes={"tile_i": 2, "tile_j": 5, "name_i": "a.fits", "name_j": "b [1].fits"},
-    submitted_ns=START + 1 * SECOND,
-    started_ns=START + 3 * SECOND,
-    ended_ns=START + 4 * SECOND,
-    pid=4711,
-    step_times={"load": 0.25, "fit": 0.5},
-)
-HEARTBEAT = Heartbeat(
-    stage="pairs",
-    time_ns=START + 20 * SECOND,
-    done=4,
-    total=9,
-    pending=5,
-    pending_indices=[3, 5, 6, 8, 9],
-    running_indices=[3, 5],
-    running_time=[12.5, 10.0],
-    running_attributes=[{}, {}],
-    last_completed_index=7,
-    idle_time=10.0,
-)
-BOOM = JobError("ValueError", "boom", 'Traceback (most recent call last):\n  File "x"\n')
-
-
-def phase_of(*events: Any, memory: Memory | None = None) -> Memory:
-    """The trace of a run in which these events happened."""
-    memory = memory or Memory()
-    fan_out = FanOut([Telemetry(memory.tracer)])
-    for event in (RUN_STARTED, *events, RunEnded(state="finished", time_ns=START + 60 * SECOND)):
-        fan_out.dispatch(event)
-    return memory
-
-
 # The tree of spans.
 
 
 def test_a_run_is_one_tree_of_spans(traced: Traced) -> None:
-    """One phase; one pair span per pair below it; each stage once; one span per tile."""
+    """A phase has a child for each pair and stage, and stage "prepare" one for each tile."""
     pairs = len(traced.solution.records)
     assert pairs >= 5
     assert Counter(span.name for span in traced.spans) == {
@@ -313,8 +202,8 @@ def test_a_run_is_one_tree_of_spans(traced: Traced) -> None:
     assert len(ids) == len(traced.spans)
 
 
-def test_without_apply_there_is_no_span_of_it(memory: Memory, arrays: list[Any]) -> None:
-    """Tiles given as arrays make the same tree, and only stages that ran have spans."""
+def test_only_stages_that_ran_have_spans(memory: Memory, arrays: list[Any]) -> None:
+    """Arrays make the same tree as files, and without --apply its stage has no span."""
     solution = calibrate(arrays, SETTINGS, "serial", [Telemetry(memory.tracer)])
     names = Counter(span.name.removeprefix(PHASE) for span in memory.spans)
     pairs = len(solution.records)
@@ -325,7 +214,7 @@ def test_without_apply_there_is_no_span_of_it(memory: Memory, arrays: list[Any])
 
 
 def test_spans_lie_within_their_parents(traced: Traced) -> None:
-    """No span starts before its parent or ends after it, whatever clock its worker has."""
+    """No span starts before its parent or ends after it."""
     spans = {span.context.span_id: span for span in traced.spans}
     for span in traced.spans:
         assert span.start_time <= span.end_time
@@ -336,8 +225,8 @@ def test_spans_lie_within_their_parents(traced: Traced) -> None:
     assert traced.before_ns <= phase.start_time <= phase.end_time <= traced.after_ns
 
 
-def test_pairs_run_after_the_graph_is_known_and_before_it_is_solved(traced: Traced) -> None:
-    """The order of the stages can be read off the trace."""
+def test_pairs_run_between_the_overlaps_and_the_solution(traced: Traced) -> None:
+    """The times of the spans follow the order of the stages."""
     starts = [span.start_time for span in traced.memory.pair_list()]
     ends = [span.end_time for span in traced.memory.pair_list()]
     assert traced.memory.one(f"{PHASE}.prepare").end_time <= min(starts)
@@ -345,40 +234,41 @@ def test_pairs_run_after_the_graph_is_known_and_before_it_is_solved(traced: Trac
     assert max(ends) <= traced.memory.one(f"{PHASE}.solve").start_time + CLOCK_STEP_NS
 
 
-# What the spans say.
+# Attributes.
 
 
-def test_pairs_say_all_that_is_promised_by_name_and_type(traced: Traced) -> None:
-    """A measured pair has exactly the attributes of DESIGN.md's table, each of its type."""
+def test_pairs_have_the_declared_attributes(traced: Traced) -> None:
+    """A measured pair has exactly these attributes, with their types."""
     for span in traced.memory.pair_list():
         assert span.attributes["zemosaic.pair.outcome"] == "measured"
         assert types_of(span.attributes) == PAIR_TYPES
 
 
-def test_pairs_say_what_the_solution_holds(traced: Traced) -> None:
-    """Indices count pairs from 1 and tiles from 0; names are base names; values are results."""
+def test_pairs_have_the_values_of_the_solution(traced: Traced) -> None:
+    """Pairs count from 1, tiles from 0; names are file names; values are the results."""
     spans = traced.memory.pairs()
     assert sorted(spans) == list(range(1, len(traced.solution.records) + 1))
     for record in traced.solution.records:
-        said = spans[record.index].attributes
+        attributes = spans[record.index].attributes
         (line,) = record.measurements
-        assert (said["zemosaic.pair.tile_i"], said["zemosaic.pair.tile_j"]) == (record.i, record.j)
-        assert said["zemosaic.pair.name_i"] == f"tile_{record.i:04d}.fits"
-        assert said["zemosaic.pair.name_j"] == f"tile_{record.j:04d}.fits"
+        tiles = attributes["zemosaic.pair.tile_i"], attributes["zemosaic.pair.tile_j"]
+        assert tiles == (record.i, record.j)
+        assert attributes["zemosaic.pair.name_i"] == f"tile_{record.i:04d}.fits"
+        assert attributes["zemosaic.pair.name_j"] == f"tile_{record.j:04d}.fits"
         for name in ("gain", "offset", "rms", "cells"):
-            assert said[f"zemosaic.pair.{name}"] == getattr(line, name)
+            assert attributes[f"zemosaic.pair.{name}"] == getattr(line, name)
 
 
-def test_parts_of_a_pair_fill_its_time(traced: Traced) -> None:
-    """The seconds spent in the parts add up to no more than the span."""
+def test_steps_of_a_pair_fit_into_its_time(traced: Traced) -> None:
+    """The times of the steps add up to no more than the span."""
     for span in traced.memory.pair_list():
-        parts = [span.attributes[f"zemosaic.pair.stage.{part}"] for part in ("load", "fit")]
-        assert min(parts) > 0
-        assert sum(parts) <= (span.end_time - span.start_time) / 1e9
+        steps = [span.attributes[f"zemosaic.pair.stage.{step}"] for step in ("load", "fit")]
+        assert min(steps) > 0
+        assert sum(steps) <= (span.end_time - span.start_time) / 1e9
 
 
 def test_the_pid_is_that_of_the_worker(traced: Traced) -> None:
-    """With processes the spans name the workers' processes, otherwise ours."""
+    """In a pool of processes it is a worker's, otherwise ours."""
     pids = {span.attributes["process.pid"] for span in traced.memory.pair_list()}
     if traced.pool == "processes":
         assert os.getpid() not in pids
@@ -387,8 +277,8 @@ def test_the_pid_is_that_of_the_worker(traced: Traced) -> None:
         assert pids == {os.getpid()}
 
 
-def test_tiles_say_which_they_are(traced: Traced) -> None:
-    """One span for each file, by its base name, with the time of its parts."""
+def test_tiles_have_their_names_and_times(traced: Traced) -> None:
+    """Every file has a span with its name, its index and the times of its steps."""
     spans = traced.memory.named(f"{PHASE}.tile")
     names = [span.attributes["zemosaic.tile.name"] for span in spans]
     assert sorted(names) == [f"tile_{k:04d}.fits" for k in range(SCENE.tiles)]
@@ -398,13 +288,14 @@ def test_tiles_say_which_they_are(traced: Traced) -> None:
         assert span.attributes["zemosaic.tile.stage.preview"] > 0
 
 
-def test_the_phase_says_all_that_is_promised(traced: Traced) -> None:
-    """Identity, state, totals, pool and result are on the phase span, each of its type."""
-    said = traced.memory.one(PHASE).attributes
-    assert types_of(said) == PHASE_TYPES
-    assert len(said["zemosaic.run.id"]) == 32
+def test_the_phase_has_the_declared_attributes(traced: Traced) -> None:
+    """The phase has its id, state, totals, pool and result, with their types."""
+    attributes = traced.memory.one(PHASE).attributes
+    assert types_of(attributes) == PHASE_TYPES
+    assert len(attributes["zemosaic.run.id"]) == 32
     pairs = len(traced.solution.records)
-    assert {key.removeprefix("zemosaic."): said[key] for key in said} | {"run.id": ""} == {
+    values = {key.removeprefix("zemosaic."): value for key, value in attributes.items()}
+    assert values | {"run.id": ""} == {
         "run.id": "",
         "run.state": "finished",
         "tiles.total": SCENE.tiles,
@@ -421,18 +312,18 @@ def test_the_phase_says_all_that_is_promised(traced: Traced) -> None:
 
 
 def test_a_good_run_has_no_error_anywhere(traced: Traced) -> None:
-    """Where nothing failed every status is unset, and no event says otherwise."""
+    """Every status is unset, and there is no event."""
     assert {span.status.status_code for span in traced.spans} == {StatusCode.UNSET}
     assert [event.name for span in traced.spans for event in span.events] == []
 
 
 def test_attributes_are_valid_otlp(traced: Traced) -> None:
-    """Only texts, truths, integers and finite numbers, or sequences of one of these."""
+    """Values are texts, booleans, integers and finite numbers, or sequences of one type."""
     check_all(traced.memory)
 
 
-def test_no_folder_name_leaves_the_machine(traced: Traced) -> None:
-    """Traces go to other machines; the names of folders are nobody's business there."""
+def test_no_span_has_the_name_of_a_folder(traced: Traced) -> None:
+    """Traces go to other machines, where the names of folders are private."""
     for span in traced.spans:
         for key, value in span.attributes.items():
             assert "a folder [of tiles]" not in str(value), key
@@ -440,467 +331,24 @@ def test_no_folder_name_leaves_the_machine(traced: Traced) -> None:
 
 
 def test_colours_are_lists(memory: Memory) -> None:
-    """With three channels gain, offset and rms have three values each."""
+    """With three channels, gain, offset and rms have three values each."""
     tiles = simulate(replace(SCENE, tiles=2, rgb=True))
     solution = calibrate(
         [(t.data, t.wcs) for t in tiles], SETTINGS, "serial", [Telemetry(memory.tracer)]
     )
-    said = memory.one(f"{PHASE}.pair").attributes
+    attributes = memory.one(f"{PHASE}.pair").attributes
     for name in ("gain", "offset", "rms"):
         values = tuple(getattr(line, name) for line in solution.records[0].measurements)
-        assert said[f"zemosaic.pair.{name}"] == values
+        assert attributes[f"zemosaic.pair.{name}"] == values
         assert len(values) == 3
     check_all(memory)
 
 
-# Times and outcomes, from events made by hand.
+# Tracer providers.
 
 
-def test_a_pair_span_has_the_times_of_its_worker() -> None:
-    """The span is the work alone; the time in the queue is an attribute beside it."""
-    span = phase_of(PAIR_ENDED).one(f"{PHASE}.pair")
-    assert (span.start_time, span.end_time) == (START + 3 * SECOND, START + 4 * SECOND)
-    assert span.attributes["zemosaic.pair.queue_time"] == 2.0
-    assert span.attributes["process.pid"] == 4711
-    assert span.attributes["zemosaic.pair.stage.load"] == 0.25
-    assert span.attributes["zemosaic.pair.name_j"] == "b [1].fits"
-
-
-def test_clocks_that_disagree_make_no_negative_queue_time() -> None:
-    """A worker on another machine may start a job before ours submits it."""
-    early = replace(PAIR_ENDED, submitted_ns=PAIR_ENDED.started_ns + SECOND)
-    span = phase_of(early).one(f"{PHASE}.pair")
-    assert span.attributes["zemosaic.pair.queue_time"] == 0.0
-
-
-def test_the_phase_has_the_times_of_its_events() -> None:
-    """Spans of stages and phase start and end when the events say, not when they are told."""
-    memory = phase_of(
-        StageStarted(stage="prepare", time_ns=START + 5),
-        StageStarted(stage="tiles", time_ns=START + 6, total=2),
-        StageEnded(stage="tiles", time_ns=START + 7),
-        StageEnded(stage="prepare", time_ns=START + 8, attributes={"pairs.candidates": 3}),
-    )
-    phase, prepare = memory.one(PHASE), memory.one(f"{PHASE}.prepare")
-    assert (phase.start_time, phase.end_time) == (START, START + 60 * SECOND)
-    assert (prepare.start_time, prepare.end_time) == (START + 5, START + 8)
-    assert phase.attributes["zemosaic.pairs.candidates"] == 3
-
-
-def test_a_rejected_pair_is_no_error() -> None:
-    """To find no signal is a result: status unset, the reason given, counted apart."""
-    attributes = {**PAIR_ENDED.attributes, "reason": "no common cells"}
-    memory = phase_of(replace(PAIR_ENDED, outcome="rejected", attributes=attributes))
-    span = memory.one(f"{PHASE}.pair")
-    assert span.status.status_code is StatusCode.UNSET
-    assert span.attributes["zemosaic.pair.outcome"] == "rejected"
-    assert span.attributes["zemosaic.pair.reason"] == "no common cells"
-    assert "error.type" not in span.attributes
-    assert span.events == ()
-    assert memory.one(PHASE).attributes["zemosaic.pairs.rejected"] == 1
-    assert memory.one(PHASE).attributes["zemosaic.pairs.failed"] == 0
-
-
-@pytest.mark.parametrize("outcome", ["failed", "timeout", "crashed"])
-def test_a_failed_pair_is_an_error_with_its_exception(outcome: str) -> None:
-    """Status, error.type and an exception event, at the moment the pair ended."""
-    memory = phase_of(replace(PAIR_ENDED, outcome=outcome, error=BOOM))
-    span = memory.one(f"{PHASE}.pair")
-    assert span.status.status_code is StatusCode.ERROR
-    assert span.status.description == "ValueError: boom"
-    assert span.attributes["zemosaic.pair.outcome"] == outcome
-    assert span.attributes["error.type"] == "ValueError"
-    (event,) = span.events
-    assert (event.name, event.timestamp) == ("exception", PAIR_ENDED.ended_ns)
-    assert event.attributes == {
-        "exception.type": "ValueError",
-        "exception.message": "boom",
-        "exception.stacktrace": BOOM.traceback,
-    }
-    phase = memory.one(PHASE)
-    assert phase.attributes["zemosaic.pairs.failed"] == 1
-    assert phase.attributes["zemosaic.pairs.done"] == 1
-    # One pair of many is no failure of the phase.
-    assert phase.status.status_code is StatusCode.UNSET
-
-
-def test_a_death_without_a_traceback_has_none() -> None:
-    """A killed worker leaves no stack and perhaps no pid; neither is made up."""
-    error = JobError("SIGKILL", "the worker was killed by SIGKILL")
-    memory = phase_of(replace(PAIR_ENDED, outcome="crashed", error=error, pid=0))
-    span = memory.one(f"{PHASE}.pair")
-    assert "exception.stacktrace" not in span.events[0].attributes
-    assert "process.pid" not in span.attributes
-
-
-def test_a_tile_that_fails_has_its_one_span() -> None:
-    """A tile fails at its header or at its pixels; either way it has one span, an error."""
-    scan = replace(PAIR_ENDED, stage="scan", attributes={"name": "a.fits"}, step_times={})
-    bad = replace(scan, index=8, attributes={"name": "b.fits"}, outcome="failed", error=BOOM)
-    memory = phase_of(
-        StageStarted(stage="prepare", time_ns=START),
-        scan,
-        bad,
-        replace(scan, stage="tiles"),
-        StageEnded(stage="prepare", time_ns=START + 9 * SECOND),
-    )
-    prepare = memory.one(f"{PHASE}.prepare")
-    spans = memory.named(f"{PHASE}.tile")
-    found = {s.attributes["zemosaic.tile.name"]: s.status.status_code for s in spans}
-    assert found == {"a.fits": StatusCode.UNSET, "b.fits": StatusCode.ERROR}
-    assert len(spans) == 2
-    assert {parent_id(span) for span in spans} == {prepare.context.span_id}
-    assert "zemosaic.pairs.done" not in memory.one(PHASE).attributes
-
-
-def test_texts_are_cut_to_what_a_backend_takes() -> None:
-    """Jaeger's store refuses a span with a text of 64 KB; one endless message loses none."""
-    long = JobError("ValueError", "x" * 100_000, "first\n" + "y" * 100_000 + "\nthe end")
-    attributes = {**PAIR_ENDED.attributes, "reason": "z" * 100_000}
-    ended = replace(PAIR_ENDED, outcome="failed", error=long, attributes=attributes)
-    error = ValueError("w" * 100_000)
-    memory = Memory()
-    fan_out = FanOut([Telemetry(memory.tracer)])
-    end = RunEnded(state="failed", time_ns=START + 60 * SECOND, error=error)
-    for event in (RUN_STARTED, ended, end):
-        fan_out.dispatch(event)
-    for span in memory.spans:
-        texts = [span.status.description, *span.attributes.values()]
-        texts += [value for event in span.events for value in event.attributes.values()]
-        assert max(len(text) for text in texts if isinstance(text, str)) <= LONGEST
-    (event,) = memory.one(f"{PHASE}.pair").events
-    # What a traceback says last matters most.
-    assert event.attributes["exception.stacktrace"].endswith("the end")
-
-
-def test_values_that_otlp_cannot_carry_are_left_out() -> None:
-    """NaN, an empty list and None say nothing; a file name that is no Unicode is escaped."""
-    attributes = {
-        "name_i": "tile_\udcff.fits",
-        "gain": math.nan,
-        "rms": [1.0, math.inf],
-        "offset": [],
-        "reason": None,
-        "cells": 12,
-    }
-    error = JobError("OSError", "cannot read tile_\udcff.fits", "tile_\udcff.fits")
-    memory = phase_of(
-        replace(PAIR_ENDED, attributes=attributes, outcome="failed", error=error),
-        SlowJob(stage="pairs", time_ns=START, index=1, running_time=11.0, attributes=attributes),
-        StageEnded(stage="solve", time_ns=START, attributes={"solve.rms": math.nan}),
-    )
-    check_all(memory)
-    span = memory.one(f"{PHASE}.pair")
-    span.status.description.encode()
-    assert span.attributes["zemosaic.pair.name_i"] == r"tile_\udcff.fits"
-    assert span.attributes["zemosaic.pair.cells"] == 12
-    for name in ("gain", "rms", "offset", "reason"):
-        assert f"zemosaic.pair.{name}" not in span.attributes
-    assert "zemosaic.solve.rms" not in memory.one(PHASE).attributes
-
-
-def test_values_of_numpy_are_held_to_the_same_rules() -> None:
-    """They are no plain float or str, and no less odd for that."""
-    attributes = {
-        "gain": np.float64(math.nan), "rms": np.float64(0.1), "ok": True,
-        "name_i": np.str_("tile_\udcff.fits"),
-    }  # fmt: skip
-    stages = {"fit": np.float64(math.inf), "load": 0.5}
-    memory = phase_of(replace(PAIR_ENDED, attributes=attributes, step_times=stages))
-    found = memory.one(f"{PHASE}.pair").attributes
-    names = ("rms", "ok", "name_i", "stage.load")
-    told = [found[f"zemosaic.pair.{name}"] for name in names]
-    assert told == [0.1, True, r"tile_\udcff.fits", 0.5]
-    assert not {"zemosaic.pair.gain", "zemosaic.pair.stage.fit"} & found.keys()
-
-
-# Failures for real.
-
-
-class PatientClock(Clock):
-    """Fake time that passes only while `may_pass`; whatever really runs is waited for."""
-
-    def __init__(self, may_pass: Callable[[Collection[Future[Any]]], bool]) -> None:
-        self._may_pass = may_pass
-        self._epoch = time.time_ns()
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time_ns(self) -> int:
-        return self._epoch + int(self.now * SECOND)
-
-    def wait(self, futures: Collection[Future[Any]], timeout: float) -> set[Future[Any]]:
-        while not (done := wait(futures, 0.001).done):
-            if self._may_pass(futures):
-                self.now += timeout
-                break
-        return done
-
-
-def only_stuck_ones_are_left(futures: Collection[Future[Any]]) -> bool:
-    """For runs with one job that hangs: it runs, and all others have ended."""
-    return len(futures) == 1 and all(future.running() for future in futures)
-
-
-def traced_jobs(
-    functions: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]], pool: Any, timeout: float
-) -> Memory:
-    """The trace of some jobs, run as pairs on a pool; one of them may hang."""
-    memory, clock = Memory(), PatientClock(only_stuck_ones_are_left)
-    fan_out = FanOut([Telemetry(memory.tracer)])
-    fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
-    jobs = [Job(k, function, args) for k, (function, args) in enumerate(functions, 1)]
-    run(
-        jobs,
-        len(jobs),
-        pool,
-        fan_out,
-        stage="pairs",
-        timeout=timeout,
-        heartbeat=1000.0,
-        clock=clock,
-        summarize=lambda value: (
-            summarize_pair(value) if isinstance(value, tuple) else ("measured", {})
-        ),
-    )
-    fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
-    return memory
-
-
-def check_failures(memory: Memory, expected: Mapping[int, tuple[str, str | None]]) -> None:
-    """Each pair has its outcome and error type; the status and the counts follow from them."""
-    pairs = memory.pairs()
-    found = {
-        index: (span.attributes["zemosaic.pair.outcome"], span.attributes.get("error.type"))
-        for index, span in pairs.items()
-    }
-    assert found == expected
-    for index, (_, error) in expected.items():
-        wanted = StatusCode.ERROR if error else StatusCode.UNSET
-        assert pairs[index].status.status_code is wanted
-        assert [e.name for e in pairs[index].events] == (["exception"] if error else [])
-    said = memory.one(PHASE).attributes
-    assert said["zemosaic.pairs.done"] == len(expected)
-    assert said["zemosaic.pairs.failed"] == sum(error is not None for _, error in expected.values())
-    check_all(memory)
-
-
-REJECTED = (tuple, ([Rejected("no signal in common")],))
-
-
-def test_workers_that_raise_die_and_hang_have_their_spans() -> None:
-    """Processes: an exception, an exit, a signal and a hang are four errors; the rest is not."""
-    deadly, name = (os._exit, (3,)), "WorkerExit"
-    if sys.platform != "win32":
-        deadly, name = (signal.raise_signal, (signal.SIGKILL,)), "SIGKILL"
-    pool = ProcessPool(2)
-    try:
-        memory = traced_jobs(
-            [
-                (time.sleep, (3600,)),
-                (int, ("no number",)),
-                (abs, (-1,)),
-                (os._exit, (3,)),
-                deadly,
-                REJECTED,
-                (abs, (-2,)),
-            ],
-            pool,
-            timeout=30.0,
-        )
-    finally:
-        pool.close()
-    check_failures(
-        memory,
-        {
-            1: ("timeout", "TimeoutError"),
-            2: ("failed", "ValueError"),
-            3: ("measured", None),
-            4: ("crashed", "WorkerExit"),
-            5: ("crashed", name),
-            6: ("rejected", None),
-            7: ("measured", None),
-        },
-    )
-    pairs = memory.pairs()
-    assert "no number" in pairs[2].events[0].attributes["exception.message"]
-    assert "Traceback" in pairs[2].events[0].attributes["exception.stacktrace"]
-    assert pairs[2].attributes["process.pid"] != os.getpid()
-    assert pairs[6].attributes["zemosaic.pair.reason"] == "no signal in common"
-    # The time of the one that hung is that in which it ran, by the loop's clock.
-    assert 30.0 <= (pairs[1].end_time - pairs[1].start_time) / 1e9 <= 34.0
-    assert memory.one(PHASE).attributes["zemosaic.pairs.rejected"] == 1
-
-
-def test_threads_that_raise_and_hang_have_their_spans() -> None:
-    """Threads: the same for what can happen to a thread."""
-    gate, pool = Gate(), ThreadPool(2)
-    try:
-        memory = traced_jobs(
-            [
-                (gate.pass_through, ()),
-                (int, ("no number",)),
-                (sys.exit, (1,)),
-                REJECTED,
-                (abs, (1,)),
-            ],
-            pool,
-            timeout=30.0,
-        )
-    finally:
-        gate.open()
-        pool.close()
-    check_failures(
-        memory,
-        {
-            1: ("timeout", "TimeoutError"),
-            2: ("failed", "ValueError"),
-            3: ("failed", "SystemExit"),
-            4: ("rejected", None),
-            5: ("measured", None),
-        },
-    )
-    assert memory.pairs()[2].attributes["process.pid"] == os.getpid()
-
-
-# Heartbeats.
-
-
-def test_a_heartbeat_is_an_event_of_the_phase() -> None:
-    """All that the loop knows of a silent pool is on the event, at the time it was known."""
-    (beat,) = phase_of(HEARTBEAT).events("heartbeat")
-    assert beat.timestamp == HEARTBEAT.time_ns
-    assert dict(beat.attributes) == {
-        "zemosaic.stage": "pairs",
-        "zemosaic.pairs.done": 4,
-        "zemosaic.pairs.total": 9,
-        "zemosaic.pairs.pending": 5,
-        "zemosaic.pairs.pending_indices": (3, 5, 6, 8, 9),
-        "zemosaic.pairs.running_indices": (3, 5),
-        "zemosaic.pairs.running_time": (12.5, 10.0),
-        "zemosaic.pairs.last_completed_index": 7,
-        "zemosaic.idle_time": 10.0,
-    }
-
-
-def test_a_heartbeat_without_running_jobs_has_no_empty_list() -> None:
-    """An empty sequence has no type in OTLP, so it is left out; the rest stays."""
-    silent = replace(HEARTBEAT, running_indices=[], running_time=[], running_attributes=[])
-    memory = phase_of(silent)
-    (beat,) = memory.events("heartbeat")
-    check_all(memory)
-    assert "zemosaic.pairs.running_indices" not in beat.attributes
-    assert beat.attributes["zemosaic.pairs.pending_indices"] == (3, 5, 6, 8, 9)
-
-
-def test_a_slow_pair_is_an_event_of_the_phase() -> None:
-    """Which pair, of which files, running for how long."""
-    slow = SlowJob(
-        stage="pairs",
-        time_ns=START + 15 * SECOND,
-        index=3,
-        running_time=12.5,
-        attributes={"tile_i": 0, "tile_j": 1, "name_i": "a.fits", "name_j": "b.fits"},
-    )
-    (event,) = phase_of(slow).events("slow_pair")
-    assert event.timestamp == slow.time_ns
-    assert dict(event.attributes) == {
-        "zemosaic.stage": "pairs",
-        "zemosaic.pair.index": 3,
-        "zemosaic.pair.running_time": 12.5,
-        "zemosaic.pair.tile_i": 0,
-        "zemosaic.pair.tile_j": 1,
-        "zemosaic.pair.name_i": "a.fits",
-        "zemosaic.pair.name_j": "b.fits",
-    }
-
-
-class Opener(Observer):
-    """Opens a gate at the third heartbeat."""
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-        self.beats = 0
-
-    def heartbeat(self, event: Heartbeat) -> None:
-        self.beats += 1
-        if self.beats == 3:
-            self._gate.open()
-
-
-def stuck_run() -> Memory:
-    """A hundred pairs on two threads: the first ends, the next two hang for 30 s."""
-    memory, gate, pool = Memory(), Gate(), ThreadPool(2)
-    entered = {2: threading.Event(), 3: threading.Event()}
-    opener = Opener(gate)
-
-    def stuck(index: int) -> None:
-        entered[index].set()
-        gate.pass_through()
-
-    def first() -> None:
-        entered[2].wait()  # so that the second one is the first to be seen running
-
-    def both_hang(_: Collection[Future[Any]]) -> bool:
-        return opener.beats < 3 and all(event.is_set() for event in entered.values())
-
-    functions = {1: (first, ()), 2: (stuck, (2,)), 3: (stuck, (3,))}
-    jobs = [
-        Job(k, *functions.get(k, (abs, (k,))), {"name_i": f"{k}.fits", "name_j": "x.fits"})
-        for k in range(1, 101)
-    ]
-    clock = PatientClock(both_hang)
-    fan_out = FanOut([Telemetry(memory.tracer), opener])
-    fan_out.dispatch(RunStarted(run_id="r", time_ns=clock.time_ns()))
-    try:
-        run(jobs, 100, pool, fan_out, stage="pairs", heartbeat=10.0, clock=clock)
-    finally:
-        gate.open()
-        pool.close()
-    fan_out.dispatch(RunEnded(state="finished", time_ns=clock.time_ns()))
-    return memory
-
-
-def test_a_silent_pool_beats_and_names_the_culprits() -> None:
-    """While two of a hundred pairs hang there is a heartbeat each ten seconds that says so."""
-    memory = stuck_run()
-    beats = memory.events("heartbeat")
-    assert [beat.attributes["zemosaic.idle_time"] for beat in beats] == [10.0, 20.0, 30.0]
-    for beat in beats:
-        said = beat.attributes
-        assert said["zemosaic.pairs.done"] == 1
-        assert said["zemosaic.pairs.total"] == 100
-        assert said["zemosaic.pairs.pending"] == 99
-        assert said["zemosaic.pairs.pending_indices"] == tuple(range(2, 66))
-        assert said["zemosaic.pairs.running_indices"] == (2, 3)
-        assert said["zemosaic.pairs.last_completed_index"] == 1
-        for seconds in said["zemosaic.pairs.running_time"]:
-            assert abs(seconds - said["zemosaic.idle_time"]) <= 2.0  # a tick
-    assert len(memory.pairs()) == 100
-    assert memory.one(PHASE).attributes["zemosaic.pairs.done"] == 100
-    check_all(memory)
-
-
-def test_slow_pairs_are_named_once_each() -> None:
-    """Both that hang are reported once, by index and files, however long they hang."""
-    memory = stuck_run()
-    slow = memory.events("slow_pair")
-    assert sorted(event.attributes["zemosaic.pair.index"] for event in slow) == [2, 3]
-    for event in slow:
-        index = event.attributes["zemosaic.pair.index"]
-        assert event.attributes["zemosaic.pair.name_i"] == f"{index}.fits"
-        assert event.attributes["zemosaic.pair.running_time"] >= 10.0
-
-
-# Whose provider it is.
-
-
-def test_the_hosts_provider_and_span_are_used_and_left_alone(
-    host: Memory, arrays: list[Any]
-) -> None:
-    """By default the spans go to the host's provider, below the span that it is in."""
+def test_the_provider_of_the_host_is_used_and_left_alone(host: Memory, arrays: list[Any]) -> None:
+    """By default spans go to the provider of the host, under its current span."""
     with host.tracer.start_as_current_span("the host's") as span:
         calibrate(arrays, SETTINGS, "serial")
         assert trace.get_current_span() is span
@@ -909,20 +357,20 @@ def test_the_hosts_provider_and_span_are_used_and_left_alone(
     assert parent_id(phase) == caller.context.span_id
     assert {span.context.trace_id for span in host.spans} == {caller.context.trace_id}
     assert phase.instrumentation_scope.name == "zemosaic"
-    # The provider was not shut down either.
+    # The provider was not shut down.
     host.tracer.start_span("later").end()
     assert host.named("later")
 
 
-def test_a_given_tracer_wins_over_the_hosts(host: Memory, memory: Memory) -> None:
-    """A tracer that is passed takes the spans; the host's provider sees none."""
+def test_an_explicit_tracer_has_precedence(host: Memory, memory: Memory) -> None:
+    """The tracer gets the spans, and the provider of the host none."""
     phase_of(PAIR_ENDED, memory=memory)
     assert len(memory.spans) == 2
     assert host.spans == ()
 
 
 class CountingTracer(trace.NoOpTracer):
-    """The API's own tracer, counting what is asked of it."""
+    """The no-op tracer of the API, with a count of its spans."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -932,8 +380,8 @@ class CountingTracer(trace.NoOpTracer):
         return super().start_span(*args, **options)
 
 
-def test_without_an_sdk_next_to_nothing_is_done() -> None:
-    """One question whether anything is recorded; then no span is made for a thousand pairs."""
+def test_without_an_sdk_no_spans_are_made() -> None:
+    """Only the phase span is started, to see that it does not record."""
     tracer = CountingTracer()
     telemetry = Telemetry(tracer)
     fan_out = FanOut([telemetry])
@@ -959,7 +407,7 @@ def same_bits(first: PhaseSolution, second: PhaseSolution) -> bool:
 def test_telemetry_changes_no_bit_of_the_result(
     no_provider: None, memory: Memory, arrays: list[Any]
 ) -> None:
-    """Off, on, and with the API alone the results are the same, and no provider is set."""
+    """Without telemetry, with it and with the API alone, results are the same bits."""
     off = calibrate(arrays, SETTINGS, "threads", [])
     api_alone = calibrate(arrays, SETTINGS, "threads")
     on = calibrate(arrays, SETTINGS, "threads", [Telemetry(memory.tracer)])
@@ -969,8 +417,8 @@ def test_telemetry_changes_no_bit_of_the_result(
     assert trace._TRACER_PROVIDER is None
 
 
-def test_a_sampler_that_says_no_is_obeyed() -> None:
-    """A host that samples nothing gets nothing, and no trace id is shown for it."""
+def test_a_sampler_is_obeyed() -> None:
+    """A host that samples nothing gets no span, and there is no trace id."""
     memory = Memory(sampler=ALWAYS_OFF)
     telemetry = Telemetry(memory.tracer)
     fan_out = FanOut([telemetry])
@@ -981,7 +429,7 @@ def test_a_sampler_that_says_no_is_obeyed() -> None:
 
 
 def test_the_trace_id_is_that_of_the_spans(memory: Memory) -> None:
-    """The id that the link is made of is the one that the backend has."""
+    """The id of the link is the id in the backend."""
     telemetry = Telemetry(memory.tracer)
     telemetry.run_started(RUN_STARTED)
     telemetry.run_ended(RunEnded(state="finished", time_ns=START + 1))
@@ -989,11 +437,11 @@ def test_the_trace_id_is_that_of_the_spans(memory: Memory) -> None:
     assert len(telemetry.trace_id) == 32
 
 
-# Runs that end early, and runs after one another.
+# Runs that end early, and successive runs.
 
 
 def test_a_run_without_solution_ends_as_failed(memory: Memory, arrays: list[Any]) -> None:
-    """The phase span says that it failed and why."""
+    """The phase span has the state, the error type and the message."""
     with pytest.raises(NoSolution):
         calibrate(arrays[:1], SETTINGS, "serial", [Telemetry(memory.tracer)])
     phase = memory.one(PHASE)
@@ -1012,7 +460,7 @@ class Interrupter(Observer):
 
 
 def test_an_interrupted_run_leaves_no_span_open(memory: Memory, arrays: list[Any]) -> None:
-    """Ctrl-C ends the phase and the stage it was in; what ended before keeps its span."""
+    """Ctrl-C ends the phase and its open stage; jobs that had ended keep their spans."""
     with pytest.raises(KeyboardInterrupt):
         calibrate(arrays, SETTINGS, "serial", [Telemetry(memory.tracer), Interrupter()])
     names = Counter(span.name.removeprefix(PHASE) for span in memory.spans)
@@ -1024,7 +472,7 @@ def test_an_interrupted_run_leaves_no_span_open(memory: Memory, arrays: list[Any
 
 
 def test_one_observer_serves_two_runs(memory: Memory, caplog: pytest.LogCaptureFixture) -> None:
-    """A second run has a trace and counts of its own, also after a first that broke off."""
+    """A second run has its own trace and counts, also after a failed one."""
     fan_out = FanOut([Telemetry(memory.tracer)])
     failed = replace(PAIR_ENDED, outcome="failed", error=BOOM)
     fan_out.dispatch(RUN_STARTED)
@@ -1039,28 +487,28 @@ def test_one_observer_serves_two_runs(memory: Memory, caplog: pytest.LogCaptureF
     assert first.attributes["zemosaic.pairs.failed"] == 1
     assert second.attributes["zemosaic.pairs.failed"] == 0
     assert len(memory.named(f"{PHASE}.prepare")) == 1
-    assert caplog.records == []  # the SDK warns of a span that is ended twice
+    assert caplog.records == []  # the SDK warns if a span is ended twice
 
 
-# Observers that break.
+# Observers that raise.
 
 
 class Broken(Observer):
-    """Raises at the first job that ends."""
+    """Raises at the end of a job."""
 
     def job_ended(self, event: JobEnded) -> None:
         raise RuntimeError("broken")
 
 
-class Wrecked(Broken):
-    """Raises at every line, too, so also when it is told that another one was taken off."""
+class FullyBroken(Broken):
+    """Raises also at a note, such as the one that an observer was removed."""
 
     def note(self, event: Note) -> None:
         raise RuntimeError("broken here too")
 
 
 class BrokenTracer(trace.NoOpTracer):
-    """An SDK that fails for every span but the first."""
+    """A tracer that raises for every span except the phase."""
 
     def __init__(self, memory: Memory) -> None:
         self._tracer = memory.tracer
@@ -1072,10 +520,10 @@ class BrokenTracer(trace.NoOpTracer):
 
 
 @pytest.mark.parametrize("kind", ["observer", "telemetry"])
-def test_an_observer_that_raises_is_taken_off_and_the_run_goes_on(
+def test_an_observer_that_raises_is_removed_and_the_run_continues(
     kind: str, memory: Memory, arrays: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is reported once, the others are told everything, the result keeps every bit."""
+    """It is reported once, other observers get all events, and the result is unchanged."""
     recorder = Recorder()
     broken: list[Observer] = [Broken(), Broken()]
     if kind == "telemetry":
@@ -1084,8 +532,8 @@ def test_an_observer_that_raises_is_taken_off_and_the_run_goes_on(
     with caplog.at_level(logging.ERROR):
         solution = calibrate(arrays, SETTINGS, "serial", [*broken, recorder])
     assert same_bits(solution, undisturbed)
-    complaints = [note.message for note in recorder.of(Note) if "taken off" in note.message]
-    assert len(complaints) == 2
+    messages = [note.message for note in recorder.of(Note) if "taken off" in note.message]
+    assert len(messages) == 2
     assert len([r for r in caplog.records if "was taken off" in r.getMessage()]) == 2
     pairs = [event for event in recorder.of(JobEnded) if event.stage == "pairs"]
     assert len(pairs) == len(solution.records)
@@ -1093,23 +541,9 @@ def test_an_observer_that_raises_is_taken_off_and_the_run_goes_on(
 
 
 def test_observers_that_raise_at_everything_do_not_end_the_run() -> None:
-    """Two that raise also at the news of each other are both taken off, each once."""
+    """Two observers that raise also at the note about the other are both removed once."""
     recorder = Recorder()
-    fan_out = FanOut([Wrecked(), Wrecked(), recorder])
+    fan_out = FanOut([FullyBroken(), FullyBroken(), recorder])
     fan_out.dispatch(PAIR_ENDED)
     assert len([note for note in recorder.of(Note) if "taken off" in note.message]) == 2
     assert recorder.of(JobEnded) == [PAIR_ENDED]
-
-
-def test_the_first_thing_to_look_at_is_what_was_silent_or_slow() -> None:
-    """The link to the trace opens on the slowest pair, or on heartbeats where there were any."""
-    memory = Memory()
-    telemetry = Telemetry(memory.tracer)
-    telemetry.run_started(RUN_STARTED)
-    assert telemetry.find == ""
-    for index, seconds in ((1, 1), (2, 3), (3, 2)):
-        ended = PAIR_ENDED.started_ns + seconds * SECOND
-        telemetry.job_ended(replace(PAIR_ENDED, index=index, ended_ns=ended))
-    assert telemetry.find == "zemosaic.pair.index=2"
-    telemetry.heartbeat(HEARTBEAT)
-    assert telemetry.find == "phase5_intertile.heartbeat"

@@ -1,12 +1,12 @@
-"""Real faults in real runs: what the workers of a run execute is made to go wrong.
+"""Real faults in the workers of real runs.
 
-`inject` writes a ``sitecustomize.py``, which Python imports at the start of every process of the
-run. A fault strikes a pair in its step ``fit`` or a tile in its step ``preview``, and is one of
+`inject` writes a ``sitecustomize.py``, which every process of the run imports at its start. A fault
+hits a pair in its step ``fit`` or a tile in its step ``preview``, and is one of
 
 - ``hang``: an endless loop in C that holds the GIL;
 - ``raise``: an exception;
 - ``crash``: a segmentation fault;
-- ``sleep``: three seconds, and then as if nothing had been.
+- ``sleep``: a delay of three seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def strike(fault):
     if fault == "hang":
         re.fullmatch("(a|a)*b", "a" * 99)
     elif fault == "raise":
-        raise RuntimeError("as the test has it")
+        raise RuntimeError("injected by a test")
     elif fault == "crash":
         ctypes.string_at(0)
     elif fault == "sleep":
@@ -36,21 +36,21 @@ def strike(fault):
 
 
 def struck(job, name_of, inner):
-    whole = getattr(tasks, inner)
+    original = getattr(tasks, inner)
 
     @functools.wraps(job)
-    def wrapper(*given):
+    def wrapper(*job_arguments):
         def faulty(*arguments):
-            strike(FAULTS.get(name_of(*given)))
-            return whole(*arguments)
+            strike(FAULTS.get(name_of(*job_arguments)))
+            return original(*arguments)
 
         setattr(tasks, inner, faulty)
-        return job(*given)
+        return job(*job_arguments)
 
     return wrapper
 
 
-# Not in the processes that only serve the others, so that these stay as light as they are.
+# Not in the auxiliary processes of multiprocessing, which stay light.
 if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv):
     from zemosaic.pipeline import tasks
 
@@ -66,7 +66,7 @@ if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv
 
 
 def inject(folder: Path, **faults: str) -> dict[str, str]:
-    """Environment of a run with faults, e.g. ``pair_0_1="hang"`` (tiles) or ``tile_4="sleep"``."""
+    """Return the environment of a run with faults, e.g. ``pair_0_1="hang"``, ``tile_4="sleep"``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(SITE.format(faults=faults), encoding="utf-8")
     return {"PYTHONPATH": str(folder)}

@@ -1,4 +1,4 @@
-"""A Jaeger for tests: its process, its query API, and what a trace says once read back."""
+"""A Jaeger for tests: its process, its query API, and the traces that it returns."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("OTLP_GRPC", "OTLP_HTTP", "QUERY", "QUERY_GRPC", "HEALTH")
-PATIENCE = 60.0  # seconds; a start takes about one, on a machine with nothing else to do
+TIMEOUT = 60.0  # seconds; a start takes about one on an idle machine
 
 
 @dataclass
 class Jaeger:
-    """Where a Jaeger listens: its UI and API, and OTLP over HTTP."""
+    """The addresses of a Jaeger: its UI and API, and OTLP over HTTP."""
 
     url: str
     otlp: str
 
     def get(self, path: str) -> Any:
-        """What its API answers, or None where there is no such thing."""
-        return self._ask(urllib.request.Request(self.url + path))
+        """Return the answer of the API, or None for status 404."""
+        return self._request(urllib.request.Request(self.url + path))
 
     def post(self, path: str, document: Any) -> Any:
-        """What its API answers to a JSON document."""
+        """Return the answer of the API to a JSON document."""
         body = json.dumps(document).encode()
         headers = {"Content-Type": "application/json"}
-        return self._ask(urllib.request.Request(self.url + path, body, headers))
+        return self._request(urllib.request.Request(self.url + path, body, headers))
 
     def trace(self, trace_id: str) -> Trace | None:
-        """A trace as the UI is given it, or None where Jaeger has none of it."""
+        """Return a trace as the UI receives it, or None if Jaeger has none of it."""
         answer = self.get(f"/api/traces/{trace_id}")
         return Trace(answer["data"][0]) if answer and answer["data"] else None
 
     def uploaded(self, file: Path) -> Trace:
-        """What the UI's upload tab shows of a file: it merges the lines and has them converted."""
+        """Return the trace that the upload tab of the UI shows for a file: it merges the lines."""
         lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         merged = [entry for line in lines for entry in line["resourceSpans"]]
         answer = self.post("/api/transform", {"resourceSpans": merged})
@@ -50,9 +50,9 @@ class Jaeger:
         return Trace(answer["data"][0])
 
     @staticmethod
-    def _ask(request: urllib.request.Request) -> Any:
+    def _request(request: urllib.request.Request) -> Any:
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             if error.code == 404:
@@ -61,7 +61,7 @@ class Jaeger:
 
 
 class OwnJaeger(Jaeger):
-    """A Jaeger process with the configuration as shipped, on free ports and a Badger of its own."""
+    """A Jaeger process with the shipped configuration, free ports and its own Badger."""
 
     def __init__(self, program: str, folder: Path) -> None:
         ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
@@ -80,29 +80,29 @@ class OwnJaeger(Jaeger):
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start, and wait until it says that it is healthy."""
+        """Start, and wait until it is healthy."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdout=log, stderr=log
             )
-        for _ in until(PATIENCE):
+        for _ in until(TIMEOUT):
             if self._process.poll() is not None:
                 break
             if self._healthy():
                 return
-        said = self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        log_end = self._log.read_text(encoding="utf-8", errors="replace")[-3000:]
         self.stop()
-        raise RuntimeError(f"Jaeger did not start:\n{said}")
+        raise RuntimeError(f"Jaeger did not start:\n{log_end}")
 
     def stop(self, *, kill: bool = False) -> None:
-        """Ask it to end, or kill it; wait until it has."""
+        """Terminate or kill the process, and wait for its end."""
         if self._process is None:
             return
         if kill:
             self._process.kill()
         else:
             self._process.terminate()
-        self._process.wait(PATIENCE)
+        self._process.wait(TIMEOUT)
         self._process = None
 
     def _healthy(self) -> bool:
@@ -114,30 +114,30 @@ class OwnJaeger(Jaeger):
 
 
 class Trace:
-    """A trace as Jaeger's API gives it to the UI."""
+    """A trace as the API returns it to the UI."""
 
     def __init__(self, document: dict[str, Any]) -> None:
         self.document = document
         self.spans = [Span(span, document["processes"]) for span in document["spans"]]
 
     def named(self, name: str) -> list[Span]:
-        """The spans of one name."""
+        """Return the spans of one name."""
         return [span for span in self.spans if span.name == name]
 
     @property
     def warnings(self) -> list[str]:
-        """Everything that Jaeger finds odd: duplicated ids, orphans, skewed clocks."""
+        """All warnings of Jaeger: duplicate ids, orphans, skewed clocks."""
         documents = [self.document, *(span.document for span in self.spans)]
         return [warning for document in documents for warning in document["warnings"] or ()]
 
     def plain(self) -> dict[str, Any]:
-        """All that it says, by span, in no order and without Jaeger's own bookkeeping."""
+        """Return the contents by span id, without order and without Jaeger's own fields."""
         assert len({span.id for span in self.spans}) == len(self.spans)
         return {span.id: span.plain() for span in self.spans}
 
 
 class Span:
-    """A span as Jaeger's API gives it to the UI."""
+    """A span as the API returns it to the UI."""
 
     def __init__(self, document: dict[str, Any], processes: dict[str, Any]) -> None:
         self.document = document
@@ -150,18 +150,18 @@ class Span:
         self.resource = {"service.name": process["serviceName"], **_plain(process["tags"])}
 
     def plain(self) -> dict[str, Any]:
-        """All that it says."""
+        """Return the contents of the span."""
         times = {key: self.document[key] for key in ("startTime", "duration")}
         logs = [
             {"timestamp": log["timestamp"], **_plain(log["fields"])}
             for log in self.document["logs"]
         ]
-        known = {"name": self.name, "parents": self.parents, "resource": self.resource}
-        return {**known, **times, "attributes": self.attributes, "events": logs}
+        identity = {"name": self.name, "parents": self.parents, "resource": self.resource}
+        return {**identity, **times, "attributes": self.attributes, "events": logs}
 
 
 def until(seconds: float, pause: float = 0.1) -> Iterator[None]:
-    """Yield again and again, until that many seconds have passed."""
+    """Yield repeatedly until the time has passed."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         yield
@@ -169,13 +169,13 @@ def until(seconds: float, pause: float = 0.1) -> Iterator[None]:
 
 
 def _plain(tags: list[dict[str, Any]]) -> dict[str, Any]:
-    found = {tag["key"]: tag["value"] for tag in tags}
-    assert len(found) == len(tags), "an attribute comes twice"
-    return found
+    values = {tag["key"]: tag["value"] for tag in tags}
+    assert len(values) == len(tags), "a duplicate attribute"
+    return values
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; taken together, so that they differ."""
+    """Return unused ports; they are taken at the same time, so that they differ."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [listener.getsockname()[1] for listener in sockets]
     for listener in sockets:

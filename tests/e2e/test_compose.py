@@ -1,7 +1,7 @@
-"""The compose stack, run for real: up, healthy, a demo from outside, down, up, still there.
+"""The compose stack on a real Docker engine keeps the trace of a demo over a restart.
 
-Needs a Docker engine, and either the image (`docker compose pull`) or what one can be made of:
-`JAEGER_BIN` and a statically linked busybox, for the health check.
+It needs the image (`docker compose pull`), or `JAEGER_BIN` and a statically linked busybox to make
+one.
 """
 
 from __future__ import annotations
@@ -28,46 +28,46 @@ URL, OTLP = "http://127.0.0.1:16686", "http://127.0.0.1:4318"
 
 
 class Stack:
-    """docker-compose.yml as a project of its own, so that nobody's volume is touched."""
+    """docker-compose.yml as a separate project with its own volume."""
 
     def __init__(self, client: list[str]) -> None:
         self._compose = [*client, "-p", "zemosaic-e2e", "-f", str(ROOT / "docker-compose.yml")]
 
     def up(self) -> dict[str, Any]:
-        """Bring it up; what the engine says of the container once it is healthy."""
+        """Start the stack, wait until it is healthy, and return the state of the container."""
         docker(*self._compose, "up", "-d")
         name = docker(*self._compose, "ps", "-q", "jaeger").strip()
         for _ in until(90):
-            said = json.loads(docker("docker", "inspect", name))[0]
-            if said["State"]["Health"]["Status"] == "healthy":
-                return said
+            container = json.loads(docker("docker", "inspect", name))[0]
+            if container["State"]["Health"]["Status"] == "healthy":
+                return container
         raise RuntimeError(docker("docker", "logs", name))
 
     def down(self, *options: str) -> None:
-        """Take it down; its volume stays unless the options say otherwise."""
+        """Stop the stack; with option --volumes its volume is removed."""
         docker(*self._compose, "down", *options)
 
 
 @pytest.fixture
 def stack() -> Iterator[Stack]:
-    """The stack, down; what it leaves is removed."""
+    """The stopped stack; it is removed after the test."""
     client = compose_client()
     if client is None or not shutil.which("docker") or run("docker", "info").returncode:
-        pytest.skip("no Docker engine that answers, or no compose client")
+        pytest.skip("no running Docker engine, or no compose client")
     if any(_taken(int(port.split(":")[1])) for port in SERVICE["ports"]):
         pytest.skip("the ports of the stack are taken; is it up?")
-    made = not docker("docker", "image", "ls", "-q", IMAGE)
-    if made:
+    missing = not docker("docker", "image", "ls", "-q", IMAGE)
+    if missing:
         _make_image()
     stack = Stack(client)
     yield stack
     stack.down("--volumes")
-    if made:
+    if missing:
         docker("docker", "image", "rm", IMAGE)
 
 
 def test_the_stack_keeps_a_demo(stack: Stack, tmp_path: Path) -> None:
-    """`up`, and a demo's trace can be queried; `down`, `up`, and it still can."""
+    """The trace of a demo can be queried, also after `down` and `up`."""
     container = stack.up()
     _check_hardening(container)
     demo = Running(tmp_path / "demo", "demo", tmp_path / "demo", "--otlp").wait()
@@ -97,7 +97,7 @@ def _check_hardening(container: dict[str, Any]) -> None:
     assert host["RestartPolicy"]["Name"] == "unless-stopped"
     assert container["Config"]["User"] == "10001"
     assert container["Config"]["Image"] == IMAGE
-    # And as the kernel has it, seen from inside.
+    # As the kernel reports it inside the container.
     inside = docker("docker", "exec", container["Id"], "cat", "/proc/1/status")
     facts = dict(line.split(":\t", 1) for line in inside.splitlines() if ":\t" in line)
     assert facts["Uid"].split() == ["10001"] * 4
@@ -111,10 +111,10 @@ def _check_hardening(container: dict[str, Any]) -> None:
 
 
 def _make_image() -> None:
-    """An image like Jaeger's own, of the Jaeger at hand and a busybox."""
+    """Make an image like Jaeger's own from `JAEGER_BIN` and busybox."""
     busybox = shutil.which("busybox")
     if not PROGRAM or not busybox:
-        pytest.skip(f"no image {IMAGE}, nor JAEGER_BIN and a busybox to make one of")
+        pytest.skip(f"no image {IMAGE}, and no JAEGER_BIN and busybox to make one")
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as image:
         image.add(PROGRAM, "jaeger", filter=_owned_by_root)
@@ -143,7 +143,7 @@ def _taken(port: int) -> bool:
 
 
 def docker(*command: str, data: bytes | None = None) -> str:
-    """What a command says on standard output; what it complains of, if it fails."""
+    """Run a command and return its standard output; fail with its standard error."""
     done = subprocess.run(command, input=data, capture_output=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()

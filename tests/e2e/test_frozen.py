@@ -1,4 +1,4 @@
-"""Runs that freeze, die or stall, seen through the query API of a real Jaeger."""
+"""Runs that freeze, die or stall, as the query API of a real Jaeger shows them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.faults import inject
 from tests.e2e.jaeger import Jaeger, Trace, until
 
 pytestmark = pytest.mark.skipif(
-    sys.platform == "win32", reason="what a killed run leaves is cleaned up by its process group"
+    sys.platform == "win32", reason="the workers of a killed run are cleaned up by process group"
 )
 PHASE = "phase5_intertile"
 PAIR = "phase5_intertile.pair"
@@ -24,7 +24,7 @@ HEARTBEAT = "phase5_intertile.heartbeat"
 
 @pytest.fixture
 def stuck(jaeger: Jaeger, few_tiles: list[Path], tmp_path: Path) -> Iterator[Running]:
-    """A run with one worker in a loop that holds the GIL, at pair 1."""
+    """A run with a worker in a loop that holds the GIL, at pair 1."""
     running = intertile(
         tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5, "--pair-timeout", 0,
         "--otlp", jaeger.otlp, **inject(tmp_path / "site", pair_0_1="hang"),
@@ -33,32 +33,32 @@ def stuck(jaeger: Jaeger, few_tiles: list[Path], tmp_path: Path) -> Iterator[Run
     running.clean_up()
 
 
-def wait_for(jaeger: Jaeger, running: Running, told: Callable[[Trace], bool]) -> Trace:
-    """The trace, as soon as it tells what is waited for."""
+def wait_for(jaeger: Jaeger, running: Running, condition: Callable[[Trace], bool]) -> Trace:
+    """Return the trace as soon as it fulfils a condition."""
     for _ in until(60):
         if (running.folder / "trace.jsonl").exists() and running.spans:
             trace = jaeger.trace(running.trace_id)
-            if trace is not None and told(trace):
+            if trace is not None and condition(trace):
                 return trace
-    raise AssertionError("Jaeger was never told")
+    raise AssertionError("the trace in Jaeger never fulfilled the condition")
 
 
 def heartbeats(trace: Trace) -> list[dict[str, Any]]:
-    """All heartbeats in a trace; lists are JSON in Jaeger's own API."""
+    """Return all heartbeats of a trace; Jaeger's API returns lists as JSON texts."""
     return [e for phase in trace.named(PHASE) for e in phase.events if e["event"] == HEARTBEAT]
 
 
 def names_the_stuck_pair(trace: Trace) -> bool:
-    """Whether the last heartbeat names pair 1 as the only one that runs."""
+    """Return whether the last heartbeat names pair 1 as the only running one."""
     beats = heartbeats(trace)
     return bool(beats) and json.loads(beats[-1].get("zemosaic.pairs.running_indices", "[]")) == [1]
 
 
 def test_a_frozen_run_is_seen_while_it_hangs(jaeger: Jaeger, stuck: Running) -> None:
-    """One phase span, running, with heartbeats that name the pair, how long, and its stack."""
+    """The running phase span has heartbeats with the pair, its time and its stack."""
     first = wait_for(jaeger, stuck, names_the_stuck_pair)
-    seen = len(heartbeats(first))
-    trace = wait_for(jaeger, stuck, lambda trace: len(heartbeats(trace)) > seen)
+    count = len(heartbeats(first))
+    trace = wait_for(jaeger, stuck, lambda trace: len(heartbeats(trace)) > count)
     assert stuck.process.poll() is None
 
     (phase,) = trace.named(PHASE)
@@ -69,14 +69,14 @@ def test_a_frozen_run_is_seen_while_it_hangs(jaeger: Jaeger, stuck: Running) -> 
     assert last["zemosaic.pairs.pending"] == 1
     assert json.loads(last["zemosaic.pairs.running_time"])[0] > 0.5
     stacks = [e["code.stacktrace"] for e in heartbeats(trace) if "code.stacktrace" in e]
-    assert "in strike" in stacks[-1]  # the frame below which the regular expression loops
+    assert "in strike" in stacks[-1]  # the caller of the regular expression
     ended = [pair.attributes["zemosaic.pair.index"] for pair in trace.named(PAIR)]
     assert sorted(ended) == list(range(2, total + 1))
     assert not trace.warnings
 
 
-def test_a_killed_run_is_whole_after_its_autopsy(jaeger: Jaeger, stuck: Running) -> None:
-    """Killed with -9 while it hangs: one trace, whole; it died, and the stuck pair is an error."""
+def test_a_killed_run_is_complete_after_its_autopsy(jaeger: Jaeger, stuck: Running) -> None:
+    """After kill -9 during a hang the trace is complete, and the stuck pair is an error."""
     wait_for(jaeger, stuck, names_the_stuck_pair)
     stuck.kill()
     autopsy = Running(stuck.folder.parent / "autopsy", "autopsy", stuck.folder, "--otlp").wait()
@@ -108,16 +108,16 @@ def test_a_killed_run_is_whole_after_its_autopsy(jaeger: Jaeger, stuck: Running)
     assert jaeger.uploaded(stuck.folder / "trace.jsonl").plain().keys() == set(ids)
 
 
-def test_the_last_word_is_the_final_span(
+def test_the_final_span_replaces_the_snapshots(
     jaeger: Jaeger, few_tiles: list[Path], tmp_path: Path
 ) -> None:
-    """A run that was shown while it stalled, and then ended: one phase span, finished."""
+    """A run that was shown during a stall has one phase span, which is finished."""
     running = intertile(
         tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5, "--otlp", jaeger.otlp,
         **inject(tmp_path / "site", pair_0_1="sleep"),
     )  # fmt: skip
-    shown = wait_for(jaeger, running, names_the_stuck_pair)
-    assert shown.named(PHASE)[0].attributes["zemosaic.run.state"] == "running"
+    snapshot = wait_for(jaeger, running, names_the_stuck_pair)
+    assert snapshot.named(PHASE)[0].attributes["zemosaic.run.state"] == "running"
     run = running.wait()
     assert run.code == 0, run.err
 
@@ -126,6 +126,6 @@ def test_the_last_word_is_the_final_span(
     (phase,) = trace.named(PHASE)
     assert phase.attributes["zemosaic.run.state"] == "finished"
     assert names_the_stuck_pair(trace)
-    assert phase.document["duration"] > shown.named(PHASE)[0].document["duration"]
+    assert phase.document["duration"] > snapshot.named(PHASE)[0].document["duration"]
     assert len(trace.spans) == len(run.spans)
     assert not trace.warnings

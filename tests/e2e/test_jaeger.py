@@ -1,4 +1,4 @@
-"""Runs that end, seen through the query API of a real Jaeger."""
+"""Ended runs, as the query API of a real Jaeger shows them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ PHASE = "phase5_intertile"
 PAIR = "phase5_intertile.pair"
 
 
-def test_a_run_is_there_whole_and_once(jaeger: Jaeger, finished: Run, tiles: list[Path]) -> None:
-    """More than 500 pairs: each once, under the one phase span; nothing is odd to Jaeger."""
+def test_every_span_is_stored_once(jaeger: Jaeger, finished: Run, tiles: list[Path]) -> None:
+    """Each of more than 500 pairs is a child of the phase, and Jaeger has no warnings."""
     assert finished.code == 0, finished.err
     trace = jaeger.trace(finished.trace_id)
     assert trace is not None
@@ -49,8 +49,8 @@ def test_a_run_is_there_whole_and_once(jaeger: Jaeger, finished: Run, tiles: lis
     assert len(ids) == len(finished.spans) == total + len(tiles) + len((PHASE, "3 stages")) + 2
 
 
-def test_it_says_who_made_it(jaeger: Jaeger, finished: Run) -> None:
-    """Service, scope and resource are those declared, on every span."""
+def test_every_span_has_its_resource_and_scope(jaeger: Jaeger, finished: Run) -> None:
+    """Service and scope have name and version of zemosaic."""
     trace = jaeger.trace(finished.trace_id)
     assert trace is not None
     assert "zemosaic" in jaeger.get("/api/services")["data"]
@@ -62,17 +62,17 @@ def test_it_says_who_made_it(jaeger: Jaeger, finished: Run) -> None:
 
 
 def test_the_upload_tab_shows_the_same_trace(jaeger: Jaeger, finished: Run) -> None:
-    """The file of the run, converted as the UI has it converted, is the trace that was sent."""
+    """The trace file, converted by the UI, equals the trace that was sent."""
     sent = jaeger.trace(finished.trace_id)
     assert sent is not None
     assert jaeger.uploaded(finished.folder / "trace.jsonl").plain() == sent.plain()
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
-def test_traces_outlive_jaeger(
+def test_traces_survive_a_restart_of_jaeger(
     own_jaeger: OwnJaeger, few_tiles: list[Path], tmp_path: Path, kill: bool
 ) -> None:
-    """What Jaeger has acknowledged is there after it was stopped, or killed, and started again."""
+    """Acknowledged spans are stored, also if Jaeger is killed."""
     own_jaeger.start()
     run = intertile(tmp_path / "run", few_tiles, "--otlp", own_jaeger.otlp).wait()
     before = own_jaeger.trace(run.trace_id)
@@ -91,7 +91,7 @@ def test_traces_outlive_jaeger(
 def test_jaeger_down_for_the_first_half(
     own_jaeger: OwnJaeger, tiles: list[Path], tmp_path: Path
 ) -> None:
-    """What could be delivered is in Jaeger, the rest is counted, and the file has it all."""
+    """Jaeger has the delivered spans, the others are counted, and the file has all."""
     running = intertile(
         tmp_path / "run", tiles, "--neighbours", 0, "--pool", "serial", "--live", "off",
         "--otlp", own_jaeger.otlp,
@@ -101,13 +101,13 @@ def test_jaeger_down_for_the_first_half(
     for _ in until(120, pause=0.02):
         if file.exists() and file.read_text().count(f'"{PAIR}"') > 100:
             break
-    # Halted, so that the second half is still to come however fast this machine is.
+    # Halted, so that the second half remains on a fast machine.
     running.process.send_signal(signal.SIGSTOP)
     time.sleep(OTLP_DELAY / 1000)  # a batch is due
-    with socket.create_server(("127.0.0.1", urlsplit(own_jaeger.otlp).port)) as hung_up:
+    with socket.create_server(("127.0.0.1", urlsplit(own_jaeger.otlp).port)) as listener:
         running.process.send_signal(signal.SIGCONT)
-        for _ in ("an attempt", "and at once another"):  # by no live snapshot: they are off
-            hung_up.accept()[0].close()
+        for _ in ("first attempt", "immediate retry"):  # live snapshots are off
+            listener.accept()[0].close()
     running.process.send_signal(signal.SIGSTOP)
     own_jaeger.start()
     running.process.send_signal(signal.SIGCONT)
@@ -120,8 +120,10 @@ def test_jaeger_down_for_the_first_half(
     assert delivered.items() < written.items()
     assert PHASE in delivered.values()
     assert Counter(written.values())[PAIR] >= 500
-    said = re.search(r"^zemosaic: (\d+) spans could not be delivered to (\S+); see ", run.err, re.M)
-    assert said
-    assert said[2] == own_jaeger.otlp
-    # Jaeger may have stored what it was too slow to acknowledge; never less than was said.
-    assert len(delivered) + int(said[1]) >= len(written)
+    message = re.search(
+        r"^zemosaic: (\d+) spans could not be delivered to (\S+); see ", run.err, re.M
+    )
+    assert message
+    assert message[2] == own_jaeger.otlp
+    # Jaeger may have stored more: spans that it was too slow to acknowledge.
+    assert len(delivered) + int(message[1]) >= len(written)

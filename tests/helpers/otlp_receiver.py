@@ -1,4 +1,4 @@
-"""An OTLP collector for tests: gRPC and HTTP on free loopback ports, keeping what it is sent."""
+"""An OTLP collector for tests: gRPC and HTTP on free loopback ports."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IDS = ("traceId", "spanId", "parentSpanId")
 
 
 class Received:
-    """What came in, from however many threads."""
+    """The received requests, from any number of threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,14 +36,14 @@ class Received:
         self.compressed: list[bool] = []
 
     def take(self, path: str, request: ExportTraceServiceRequest) -> None:
-        """Keep one request."""
+        """Store a request."""
         with self._lock:
             self.paths.append(path)
             self.resource_spans.extend(request.resource_spans)
 
     @property
     def spans(self) -> list[Span]:
-        """All spans, in the order in which they came."""
+        """All spans, in the order of arrival."""
         with self._lock:
             return spans_of(self.resource_spans)
 
@@ -56,9 +56,9 @@ class Received:
 
 @contextmanager
 def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[str, Received]]:
-    """Serve ``POST /v1/traces``; yields the endpoint and what it received.
+    """Serve ``POST /v1/traces``; yield the endpoint and the received requests.
 
-    A refusing one answers 403 at once, which no client tries again.
+    A refusing receiver answers 403, after which no client retries.
     """
     received, connections = Received(), []
 
@@ -89,7 +89,7 @@ def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[st
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
-    # The standard poll of half a second would be spent at the end of every test.
+    # With the default interval of half a second, every test would end that much later.
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
@@ -98,16 +98,16 @@ def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[st
         server.shutdown()
         server.server_close()
         thread.join()
-        for connection in connections:  # a client would go on with one that it has
+        for connection in connections:  # a client would keep using an open one
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
 def grpc_receiver(*, refusing: bool = False) -> Iterator[tuple[str, Received]]:
-    """Serve the gRPC trace service; yields the endpoint and what it received.
+    """Serve the gRPC trace service; yield the endpoint and the received requests.
 
-    A refusing one answers PERMISSION_DENIED at once, which no client tries again.
+    A refusing receiver answers PERMISSION_DENIED, after which no client retries.
     """
     received = Received()
 
@@ -133,27 +133,27 @@ def grpc_receiver(*, refusing: bool = False) -> Iterator[tuple[str, Received]]:
 
 @contextmanager
 def mute_port(port: int = 0) -> Iterator[int]:
-    """A port that accepts every connection and never answers."""
+    """Yield a port that accepts every connection and never answers."""
     with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
-        # The kernel completes the handshake; nobody ever reads.
+        # The kernel completes the handshake; no data are read.
         yield listener.getsockname()[1]
 
 
 @contextmanager
 def dead_port() -> Iterator[int]:
-    """A port that refuses every connection, and that nobody else can take meanwhile."""
+    """Yield a port that refuses every connection; it is reserved meanwhile."""
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         yield holder.getsockname()[1]
 
 
 def spans_of(resource_spans: list[ResourceSpans]) -> list[Span]:
-    """The spans of some `ResourceSpans`."""
+    """Return the spans of `ResourceSpans`."""
     return [s for resource in resource_spans for scope in resource.scope_spans for s in scope.spans]
 
 
 def resources_of(resource_spans: list[ResourceSpans]) -> list[dict[str, Any]]:
-    """The distinct resources of some `ResourceSpans`, each as a mapping."""
+    """Return the distinct resources of `ResourceSpans`, each as a mapping."""
     distinct: list[Resource] = []
     for entry in resource_spans:
         if entry.resource not in distinct:
@@ -162,12 +162,12 @@ def resources_of(resource_spans: list[ResourceSpans]) -> list[dict[str, Any]]:
 
 
 def plain(attributes: Any) -> dict[str, Any]:
-    """OTLP key-values as a mapping of plain values; a key that comes twice is an error."""
-    found: dict[str, Any] = {}
+    """Return OTLP key-values as a mapping of plain values; a duplicate key is an error."""
+    values: dict[str, Any] = {}
     for attribute in attributes:
-        assert attribute.key not in found, attribute.key
-        found[attribute.key] = _value(attribute.value)
-    return found
+        assert attribute.key not in values, attribute.key
+        values[attribute.key] = _value(attribute.value)
+    return values
 
 
 def _value(value: Any) -> Any:
@@ -179,10 +179,10 @@ def _value(value: Any) -> Any:
 
 
 def read_otlp_json(line: str) -> list[ResourceSpans]:
-    """One line of OTLP/JSON, read with the schema and not with the library that wrote it.
+    """Parse a line of OTLP/JSON with the schema, independent of the library that wrote it.
 
-    OTLP/JSON is protobuf's JSON mapping but for the ids, which are hexadecimal. Unknown fields,
-    wrong types and the constants that are no JSON (NaN, Infinity) raise.
+    OTLP/JSON is protobuf's JSON mapping with hexadecimal ids. Unknown fields, wrong types and
+    constants that are not JSON (NaN, Infinity) raise.
     """
     document = json.loads(line, parse_constant=_refuse)
     _ids_to_base64(document)
@@ -190,7 +190,7 @@ def read_otlp_json(line: str) -> list[ResourceSpans]:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _ids_to_base64(node: Any) -> None:

@@ -1,4 +1,4 @@
-"""The registry in otel/semconv, and whether spans keep to it."""
+"""The registry in otel/semconv, and a check of spans against it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     for attribute in group.get("attributes", ())
     if "id" in attribute
 }
-#: What a span, an event or the resource may hold, by kind and name.
+#: Every span, every event and the resource, by kind and name.
 SIGNALS: dict[tuple[str, str], dict[str, Any]] = {
     (group["type"], docs.name(group)): group
     for group in GROUPS
@@ -36,8 +36,8 @@ TYPES = {"string_value": "string", "int_value": "int", "double_value": "double"}
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An attribute as it was sent: on what, under which name, with which value."""
+class SentAttribute:
+    """An attribute as it was sent, on a span, an event or the resource."""
 
     signal: tuple[str, str]
     key: str
@@ -45,14 +45,14 @@ class Seen:
 
     @property
     def declared(self) -> str | None:
-        """The id under which the registry has the name: its own, or that of a template."""
+        """The id of the name in the registry: its own, or that of a template."""
         for key in (self.key, self.key.rpartition(".")[0]):
             if key in ATTRIBUTES and _is_template(key) == (key != self.key):
                 return key
         return None
 
     def fault(self) -> str:
-        """What is wrong with it; empty where nothing is."""
+        """Return the deviation from the registry; empty if there is none."""
         where = f"{self.key} on {self.signal[1]}"
         group = SIGNALS.get(self.signal)
         if group is None:
@@ -64,7 +64,7 @@ class Seen:
         if isinstance(expected, dict):
             values = {member["value"] for member in expected["members"]}
             if kind != "string" or self.value.string_value not in values:
-                return f"{where} is {self.value}, which is none of {values}"
+                return f"{where} is {self.value}, which is not in {values}"
             return ""
         allowed = {"any": {"double", "double[]"}}.get(
             expected, {expected.removeprefix("template[").removesuffix("]")}
@@ -73,8 +73,10 @@ class Seen:
         return "" if kind in allowed else f"{where} is {kind}, declared {expected}"
 
 
-def seen(resource_spans: Iterable[ResourceSpans]) -> Iterator[tuple[tuple[str, str], list[Seen]]]:
-    """Every resource, span and event that was sent: which, and its attributes."""
+def seen(
+    resource_spans: Iterable[ResourceSpans],
+) -> Iterator[tuple[tuple[str, str], list[SentAttribute]]]:
+    """Yield the kind, the name and the attributes of every resource, span and event."""
     for resource in resource_spans:
         yield RESOURCE, _seen(RESOURCE, resource.resource.attributes)
         for span in (s for scope in resource.scope_spans for s in scope.spans):
@@ -84,33 +86,33 @@ def seen(resource_spans: Iterable[ResourceSpans]) -> Iterator[tuple[tuple[str, s
 
 
 def faults(resource_spans: Iterable[ResourceSpans]) -> set[str]:
-    """Where spans do not keep to the registry."""
-    found = set()
+    """Return all deviations of spans from the registry."""
+    deviations = set()
     for signal, attributes in seen(resource_spans):
         if signal not in SIGNALS:
-            found.add(f"{signal} is not declared")
+            deviations.add(f"{signal} is not declared")
             continue
-        found |= {fault for attribute in attributes if (fault := attribute.fault())}
-        needed = {
+        deviations |= {fault for attribute in attributes if (fault := attribute.fault())}
+        required = {
             attribute["ref"]
             for attribute in SIGNALS[signal]["attributes"]
             if attribute.get("requirement_level") == "required"
         }
-        missing = needed - {attribute.declared for attribute in attributes}
-        found |= {f"{signal} lacks {key}" for key in missing}
-    return found
+        missing = required - {attribute.declared for attribute in attributes}
+        deviations |= {f"{signal} lacks {key}" for key in missing}
+    return deviations
 
 
-def _seen(signal: tuple[str, str], attributes: Iterable[Any]) -> list[Seen]:
-    return [Seen(signal, attribute.key, attribute.value) for attribute in attributes]
+def _seen(signal: tuple[str, str], attributes: Iterable[Any]) -> list[SentAttribute]:
+    return [SentAttribute(signal, attribute.key, attribute.value) for attribute in attributes]
 
 
 def _kind(value: Any) -> str:
-    which = value.WhichOneof("value")
-    if which == "array_value":
+    field = value.WhichOneof("value")
+    if field == "array_value":
         kinds = {_kind(item) for item in value.array_value.values}
         return f"{kinds.pop()}[]" if len(kinds) == 1 else "mixed[]"
-    return TYPES.get(which, str(which))
+    return TYPES.get(field, str(field))
 
 
 def _is_template(key: str) -> bool:

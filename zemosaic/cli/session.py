@@ -108,7 +108,7 @@ def run_in_folder(
         with _open_journal(folder, about, tracing, terminal) as journals:
             telemetry = Telemetry(
                 tracing.tracer,
-                tracing.live() if options.live == "snapshot" else None,
+                tracing.snapshot_exporter() if options.live == "snapshot" else None,
                 markers=options.live == "marker",
             )
             # The journal comes first, so that it has every event that others have seen.

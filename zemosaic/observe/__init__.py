@@ -1,1 +1,1 @@
-"""Observers of a run's events. Knows no numerics."""
+"""Observers of the events of a run: trace, console, status, autopsy. They import no numerics."""

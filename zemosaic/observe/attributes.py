@@ -1,4 +1,4 @@
-"""Attributes as they may be sent: names put together once, values that all readers take."""
+"""Attributes that every OTLP reader accepts: cached names, and values of the allowed types."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Characters of a text. Jaeger's Badger refuses a span with a value of 65,000 bytes or more.
-LONGEST = 8_192
+MAX_TEXT = 8_192
 
 
 class Names(dict[str, str]):
-    """Names behind a prefix, each put together once: there are few, and spans by the thousand."""
+    """Names with a prefix, each concatenated once: there are few, for thousands of spans."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -21,54 +21,55 @@ class Names(dict[str, str]):
         return name
 
 
-BARE = Names("")
+NO_PREFIX = Names("")
 
 
-def valid(attributes: Mapping[str, Any], names: Names = BARE) -> dict[str, Any]:
-    """Those attributes that all OTLP readers take alike, by their names.
+def valid_attributes(attributes: Mapping[str, Any], names: Names = NO_PREFIX) -> dict[str, Any]:
+    """Return the attributes that all OTLP readers accept, under their full names.
 
-    Without None, numbers that are not finite and empty sequences (which have no element type).
+    None, non-finite numbers and empty sequences, which have no element type, are left out.
     """
-    found = {}
+    valid = {}
     for key, value in attributes.items():
         kind = type(value)
         if kind is int or (kind is float and math.isfinite(value)):
-            found[names[key]] = value
+            valid[names[key]] = value
         elif isinstance(value, str):
-            found[names[key]] = sent_text(value)
-        elif _says_something(value):
-            found[names[key]] = value
-    return found
+            valid[names[key]] = valid_text(value)
+        elif _is_valid(value):
+            valid[names[key]] = value
+    return valid
 
 
-def sendable(column: Sequence[Any]) -> bool:
-    """Whether `valid` would leave values as they are, and all are of one type."""
+def is_valid_column(column: Sequence[Any]) -> bool:
+    """Return whether all values have one type and `valid_attributes` would not change them."""
     kind = type(column[0])
     if {*map(type, column)} != {kind}:
         return False
     if kind is float:
-        return math.isfinite(sum(column))  # else one is not, or they are beyond all measure
+        # A sum that overflows only costs the fast path.
+        return math.isfinite(sum(column))
     if issubclass(kind, str):
-        return all(map(str.isascii, column)) and max(map(len, column)) <= LONGEST
-    return kind is int or all(map(_says_something, column))
+        return all(map(str.isascii, column)) and max(map(len, column)) <= MAX_TEXT
+    return kind is int or all(map(_is_valid, column))
 
 
-def _says_something(value: Any) -> bool:
+def _is_valid(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, str):
         return True
     if isinstance(value, Sequence):
-        return len(value) > 0 and all(map(_says_something, value))
+        return len(value) > 0 and all(map(_is_valid, value))
     return value is not None
 
 
-def sent_text(text: str) -> str:
-    """A text that can be sent: cut, and with the odd bytes of file names spelt out.
+def valid_text(text: str) -> str:
+    """Return a text cut to `MAX_TEXT`, with lone surrogates escaped.
 
-    Python keeps bytes that are no Unicode as halves of characters, and one of these in a status
-    would cost the whole batch of spans that it is sent with.
+    Python keeps the undecodable bytes of a file name as lone surrogates. Protobuf refuses these,
+    and one in a status would lose the whole batch of spans.
     """
-    if len(text) <= LONGEST and text.isascii():
+    if len(text) <= MAX_TEXT and text.isascii():
         return text
-    return text[:LONGEST].encode("utf-8", "backslashreplace").decode()
+    return text[:MAX_TEXT].encode("utf-8", "backslashreplace").decode()

@@ -99,7 +99,7 @@ class Autopsy:
 
     @property
     def stage(self) -> str:
-        """The innermost stage that has not ended; empty if all have."""
+        """The innermost open stage; empty if there is none."""
         open_stages: list[str] = []
         for event in self.record.events:
             if isinstance(event, StageStarted):
@@ -124,12 +124,13 @@ def examine(folder: Path) -> Autopsy:
     UserError
         The folder has no journal of a run.
     """
-    # The lock comes first: a run that ends meanwhile is then in the journal with its end.
+    # The lock is tested before the journal is read: a run that ends in between has its end there,
+    # and is not taken for dead.
     alive = holder(folder) is not None
     records = journal.read(folder)
     if not records:
         raise UserError(
-            f"{folder}: holds no run (no {RunFolder(folder).journal.name}); give a run folder"
+            f"{folder}: holds no run (no {RunFolder(folder).journal.name}); choose a run folder"
         )
     record, table = records[-1], _running_table(folder)
     fault = _fatal_stack(folder, table.pid)
@@ -148,7 +149,7 @@ def examine(folder: Path) -> Autopsy:
 
 
 def _running_table(folder: Path) -> Snapshot:
-    """Read the table of running jobs; return an empty one where a full disk left none."""
+    """Read the table of running jobs; return an empty one if a full disk left none."""
     try:
         return inflight.read(folder)
     except (OSError, ValueError):
@@ -165,8 +166,8 @@ def _state(record: Record, table: Snapshot, alive: bool) -> str:
         return record.ended.state
     if alive:
         return "running"
-    # A full disk may keep the end out of the journal, but the table has it. The table may also be
-    # that of an earlier run.
+    # A full disk may keep the end out of the journal. The table has it, unless it is an earlier
+    # run's.
     start = _run_started(record)
     same_run = start is not None and table.started_ns >= start.time_ns
     return table.stage if same_run and table.stage in inflight.ENDINGS else "died"
@@ -181,7 +182,7 @@ def _cause(record: Record, state: str, fault: str) -> str:
 
 
 def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
-    """Return the last sign of life of a run that is over, in nanoseconds since the epoch."""
+    """Return the last sign of life of an ended run, in nanoseconds since the epoch."""
     times = [table.last_end_ns]
     for event in record.events[-50:]:
         if isinstance(event, JobEnded):
@@ -199,7 +200,7 @@ def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
 def _running_jobs(
     folder: Path, record: Record, table: Snapshot, alive: bool, last_ns: int
 ) -> tuple[StuckJob, ...]:
-    """Return the jobs of the table that this run submitted: its rows may be an earlier run's."""
+    """Return the jobs in the table, without rows of an earlier run."""
     submitted = {(event.stage, event.index): event for event in record.unfinished()}
     jobs = []
     for row in table.rows:
@@ -219,7 +220,7 @@ def _run_started(record: Record) -> RunStarted | None:
 
 
 def all_events(autopsy: Autopsy) -> Iterator[Event]:
-    """Yield all events of a run that is over, with the ends that a dead run did not record."""
+    """Yield all events of an ended run, with the missing ends of a dead one."""
     yield from autopsy.record.events
     if autopsy.record.ended is not None:
         return

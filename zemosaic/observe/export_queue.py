@@ -1,4 +1,4 @@
-"""A queue before something slow that takes spans: to put one in takes no time to speak of."""
+"""A queue between the run and a slow exporter of spans; adding a span takes microseconds."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ from collections import deque
 from collections.abc import Callable, Sequence, Set
 from typing import Any
 
-from .span_tables import ids
+from .span_tables import span_ids
 
-# It holds ten seconds of 5,000 pairs a second (an ended span is about 2 KB, so 100 MB at the very
-# worst); then the oldest go.
-QUEUE = 50_000
-BATCH = 2048
+# Ten seconds of 5,000 pairs a second; an ended span takes about 2 KB, so 100 MB at most. A full
+# queue drops its oldest spans.
+MAX_QUEUED_SPANS = 50_000
+MAX_BATCH = 2048
 
 
 class ExportQueue:
-    """A queue of spans, a thread that hands them on, and the count of those that got through.
+    """A queue of spans, the thread that exports them, and the count of delivered spans.
 
-    Spans are those of the SDK, and tables of many (`zemosaic.observe.span_tables`).
-
-    A span is lost when it cannot be handed on, when the queue is full, or when the end comes while
-    it waits; counting what went in and what was delivered sees all three. The SDK's own queue
-    takes three times as long for a span, and its end half a minute if need be.
+    An item is a span of the SDK or a `SpanTable`. A span is lost when its export fails, when the
+    queue is full, or when the process ends first; comparing `accepted` with `delivered` detects
+    all three. The SDK's own queue takes three times as long for each span, and up to half a minute
+    to shut down.
 
     Parameters
     ----------
     name : str
-        Of what is behind it.
+        Name of the destination.
     send : callable
-        Hands some spans on, and says whether it could; what it raises means that it could not.
+        Export some items and return whether they were delivered; an exception counts as failure.
     delay : float
-        Seconds that a span waits at most for others to go with.
-    took : callable
-        Told of the spans that got through.
-    had : set of int
-        Ids of spans that are not to be sent.
-    ended : callable
-        Called once, when nothing more will be sent.
+        Longest time in seconds for which a span waits for a larger batch.
+    on_delivered : callable
+        Called with delivered items, from the thread of the queue.
+    skip_ids : set of int
+        Ids of spans to leave out.
+    on_closed : callable
+        Called once, from the thread of the queue, after the last item.
+
+    Attributes
+    ----------
+    accepted, delivered : int
+        Spans added, and spans delivered.
     """
 
     def __init__(
@@ -46,72 +50,78 @@ class ExportQueue:
         name: str,
         send: Callable[[Sequence[Any]], bool],
         delay: float,
-        took: Callable[[Sequence[Any]], None] = lambda spans: None,
-        had: Set[int] = frozenset(),
-        ended: Callable[[], None] = lambda: None,
+        on_delivered: Callable[[Sequence[Any]], None] = lambda items: None,
+        skip_ids: Set[int] = frozenset(),
+        on_closed: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self.put_in = self.delivered = 0
-        self._send, self._delay, self._took, self._had, self._ended = send, delay, took, had, ended
-        self._waiting: deque[Any] = deque()
-        self._dropped = self._taken = 0  # the one by who puts in, the other by the thread
+        self.accepted = self.delivered = 0
+        self._send, self._delay = send, delay
+        self._on_delivered, self._on_closed = on_delivered, on_closed
+        self._skip_ids = skip_ids
+        self._items: deque[Any] = deque()
+        # Each counter has one writer: the caller of `put`, and the thread.
+        self._dropped = self._taken = 0
         self._wake = threading.Event()
-        self._closing = self._late = False
-        self._thread = threading.Thread(
-            target=self._work, name="zemosaic-export_queue", daemon=True
-        )
+        self._closing = self._abandoned = False
+        self._thread = threading.Thread(target=self._work, name="zemosaic-export", daemon=True)
         self._thread.start()
 
-    def put(self, spans: Any) -> None:
-        """Have a span that has ended sent, or a table of them."""
-        if not self._had.isdisjoint(ids(spans)):
-            if self._had >= {*ids(spans)}:
+    def put(self, item: Any) -> None:
+        """Add an ended span or a table of ended spans; drop the oldest items of a full queue."""
+        ids = span_ids(item)
+        if not self._skip_ids.isdisjoint(ids):
+            if self._skip_ids >= {*ids}:
                 return
-            spans = spans.without(self._had)
-        self.put_in += len(ids(spans))
-        self._waiting.append(spans)
-        waiting = self.put_in - self._dropped - self._taken
-        if waiting >= BATCH:
-            self.hurry()
-        with contextlib.suppress(IndexError):  # the thread was quicker
-            while waiting > QUEUE:
-                oldest = len(ids(self._waiting.popleft()))
+            item = item.without(self._skip_ids)
+            ids = span_ids(item)
+        self.accepted += len(ids)
+        self._items.append(item)
+        waiting = self.accepted - self._dropped - self._taken
+        if waiting >= MAX_BATCH:
+            self.send_now()
+        with contextlib.suppress(IndexError):  # the thread has taken the last one
+            while waiting > MAX_QUEUED_SPANS:
+                oldest = len(span_ids(self._items.popleft()))
                 self._dropped += oldest
                 waiting -= oldest
 
-    def hurry(self) -> None:
-        """Send what waits, without waiting for more."""
+    def send_now(self) -> None:
+        """Send the waiting spans without waiting for a larger batch; return at once."""
         self._wake.set()
 
     def close(self) -> None:
-        """Send what waits, and no more; returns at once."""
+        """Send the waiting spans and stop; return at once."""
         self._closing = True
-        self.hurry()
+        self.send_now()
 
     def join(self, timeout: float) -> bool:
-        """Wait so many seconds for the end; whether it came. If not, what still waits is lost."""
+        """Wait for the thread and return whether it has stopped; if not, drop the waiting spans."""
         self._thread.join(timeout)
-        self._late = self._thread.is_alive()
-        return not self._late
+        self._abandoned = self._thread.is_alive()
+        return not self._abandoned
 
     def _work(self) -> None:
         while not self._closing:
             self._wake.wait(self._delay)
             self._wake.clear()
-            self._empty()
-        self._empty()  # of what came meanwhile
-        self._ended()
+            self._send_queued()
+        self._send_queued()  # items added meanwhile
+        self._on_closed()
 
-    def _empty(self) -> None:
-        left = len(self._waiting)  # what comes meanwhile waits for more
-        while left > 0 and not self._late:
-            some, count = [], 0
-            with contextlib.suppress(IndexError):  # the oldest went
-                while left > 0 and count < BATCH:
-                    some.append(self._waiting.popleft())
-                    left, count = left - 1, count + len(ids(some[-1]))
+    def _send_queued(self) -> None:
+        """Send the items waiting now, in batches."""
+        remaining = len(self._items)
+        while remaining > 0 and not self._abandoned:
+            batch: list[Any] = []
+            count = 0
+            with contextlib.suppress(IndexError):  # `put` has dropped the rest
+                while remaining > 0 and count < MAX_BATCH:
+                    batch.append(self._items.popleft())
+                    remaining, count = remaining - 1, count + len(span_ids(batch[-1]))
             self._taken += count
-            with contextlib.suppress(Exception):  # the count tells; the next may get through
-                if self._send(some):
+            # A failure shows in the counts; the next batch may be delivered.
+            with contextlib.suppress(Exception):
+                if self._send(batch):
                     self.delivered += count
-                    self._took(some)
+                    self._on_delivered(batch)

@@ -1,4 +1,4 @@
-"""Snapshots of a span that has not ended."""
+"""Snapshots of an open span."""
 
 from __future__ import annotations
 
@@ -9,50 +9,50 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import Span
 
-SHOWN = 10.0  # seconds between two pictures of a span that has not ended
-SHOWING = 1.0  # seconds at most that one of them may take
+SNAPSHOT_INTERVAL = 10.0  # seconds between two snapshots without an update
+SNAPSHOT_TIMEOUT = 1.0  # time-out of the export of a snapshot, in seconds
 
 
 class SnapshotExporter:
-    """Exports a span as it stands, from a thread of its own: same ids, end = now.
+    """Exports a span as it stands, with the same ids and the present time as its end.
 
-    Jaeger on Badger keeps one span for each id and start, so that every picture takes the place
-    of the one before, and the span that has ended takes that of the last.
+    Jaeger on Badger keeps one span for each id and start time. Each snapshot therefore replaces
+    the one before, and the ended span replaces the last.
 
     Parameters
     ----------
     exporter : SpanExporter
-        With a short time-out.
-    every : float
-        Seconds between two pictures that nobody asked for.
+        With `SNAPSHOT_TIMEOUT` as its time-out. It is used by a thread of its own.
+    interval : float
+        Seconds between two snapshots without an update.
     """
 
-    def __init__(self, exporter: SpanExporter, every: float = SHOWN) -> None:
+    def __init__(self, exporter: SpanExporter, interval: float = SNAPSHOT_INTERVAL) -> None:
         self._exporter = exporter
-        self._every = every
+        self._interval = interval
         self._span: Span | None = None
-        self._asked, self._done = threading.Event(), threading.Event()
+        self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="zemosaic-live", daemon=True)
 
-    def show(self, span: Span) -> None:
-        """Show the span as it stands, now and from time to time."""
+    def update(self, span: Span) -> None:
+        """Export the span as it stands, now and at every interval; return at once."""
         self._span = span
-        self._asked.set()
+        self._wake.set()
         if self._thread.ident is None:
             self._thread.start()
 
     def stop(self) -> None:
-        """Show it no more; a picture under way has as long as it may take to arrive."""
-        self._done.set()
-        self._asked.set()
+        """Export no more; wait for a snapshot in progress, up to `SNAPSHOT_TIMEOUT`."""
+        self._stopping.set()
+        self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(SHOWING)
+            self._thread.join(SNAPSHOT_TIMEOUT)
 
     def _work(self) -> None:
         while True:
-            self._asked.wait(self._every)
-            self._asked.clear()
-            if self._done.is_set():
+            self._wake.wait(self._interval)
+            self._wake.clear()
+            if self._stopping.is_set():
                 break
             if isinstance(self._span, ReadableSpan):
                 self._exporter.export([_snapshot(self._span)])

@@ -1,10 +1,10 @@
-"""Spans -> a line of OTLP/JSON, as the Collector's file exporter writes them.
+"""Encode spans as a line of OTLP/JSON, as the Collector's file exporter writes it.
 
-Written for what it costs: a span takes a fifteenth of the time that it takes through the message
-classes of the exporters, and thousands are written while workers want the processors. What spans
-have in common (their attributes' names and types) is put together once, and orjson writes the
-values into it; dictionaries for every span, attribute and value take half as long again.
-The encoding is that of https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
+Written for speed: a span takes a fifteenth of the time that the message classes of the exporters
+take, and thousands are written while workers need the processors. The parts that spans share (names
+and types of attributes) are formatted once, and orjson serializes the values; dictionaries for
+every span, attribute and value would take half as long again. The encoding is specified at
+https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding.
 """
 
 from __future__ import annotations
@@ -17,66 +17,66 @@ from typing import Any
 
 from orjson import dumps
 
-from .span_tables import Table, in_tables
+from .span_tables import SpanTable, merge_tables
 
-_SCALARS: dict[type, bytes] = {
+_SCALAR_FORMATS: dict[type, bytes] = {
     str: b'{"stringValue":%b}',
     bool: b'{"boolValue":%b}',
     int: b'{"intValue":"%b"}',
     float: b'{"doubleValue":%b}',
 }
+_SPAN_END = b"""%b%b,"droppedAttributesCount":%d,"droppedEventsCount":%d,"status":{"code":%d%b}}"""
 
 
-def encode(spans: Iterable[Any]) -> bytes:
-    """One line: an ExportTraceServiceRequest in JSON.
+def encode(items: Iterable[Any]) -> bytes:
+    """Return an ExportTraceServiceRequest in one line of JSON.
 
     Parameters
     ----------
-    spans : iterable of opentelemetry.sdk.trace.ReadableSpan or of Table
-        That have ended; grouped by resource and scope.
+    items : iterable of opentelemetry.sdk.trace.ReadableSpan or of SpanTable
+        Ended spans. They are grouped by resource and scope.
 
     Raises
     ------
     ValueError
-        A number is not finite, for which JSON has no form.
+        A number is not finite: JSON cannot represent it.
     """
     groups: dict[tuple[int, int], tuple[Any, list[bytes]]] = {}
-    for one, some in in_tables(spans):
-        key = id(one.resource), id(one.instrumentation_scope)
-        told = _table(some) if isinstance(some, Table) else [_span(some)]
-        groups.setdefault(key, (one, []))[1].extend(told)
+    for owner, item in merge_tables(items):
+        key = id(owner.resource), id(owner.instrumentation_scope)
+        encoded = _table(item) if isinstance(item, SpanTable) else [_span(item)]
+        groups.setdefault(key, (owner, []))[1].extend(encoded)
     line = [b'{"resourceSpans":[']
-    for one, some in groups.values():
-        line += [b"," * (len(line) > 1), _head_of_all(one), *_listed(some), b"]}]}"]
-    # Joined once: the line is long, and every copy takes new pages of memory.
+    for owner, spans in groups.values():
+        line += [b"," * (len(line) > 1), _group_start(owner), *_with_commas(spans), b"]}]}"]
+    # Joined once: each copy of a long line needs new pages of memory.
     return b"".join((*line, b"]}\n"))
 
 
-def _head_of_all(one: Any) -> bytes:
-    """The resource and the scope of a span, up to its spans."""
+def _group_start(owner: Any) -> bytes:
+    """Return the resource and the scope, up to the first span."""
     return b'{"resource":{"attributes":%b},"schemaUrl":%b,"scopeSpans":[{"scope":%b,"spans":[' % (
-        _attributes(one.resource.attributes),
-        _plain(one.resource.schema_url),
-        _scope(one.instrumentation_scope),
+        _attributes(owner.resource.attributes),
+        _scalar(owner.resource.schema_url),
+        _scope(owner.instrumentation_scope),
     )
 
 
-def _listed(told: list[bytes]) -> list[bytes]:
-    """With commas between them."""
-    listed = [b","] * (2 * len(told) - 1)
-    listed[::2] = told
-    return listed
+def _with_commas(spans: list[bytes]) -> list[bytes]:
+    pieces = [b","] * (2 * len(spans) - 1)
+    pieces[::2] = spans
+    return pieces
 
 
 def _span(span: Any) -> bytes:
     context, status = span.context, span.status
-    message = b',"message":%b' % _plain(status.description) if status.description else b""
+    message = b',"message":%b' % _scalar(status.description) if status.description else b""
     events = b""
     if span.events:
         events = b',"events":[%b]' % b",".join(map(_event, span.events))
-    # The API counts kinds from 0, and 0 is "unspecified" in OTLP.
-    head = _head(context.trace_id, span.parent, span.name, span.kind.value + 1)
-    return head % (context.span_id, span.start_time, span.end_time) + _TAIL % (
+    # The API counts kinds from 0, OTLP from 1.
+    start = _span_start(context.trace_id, span.parent, span.name, span.kind.value + 1)
+    return start % (context.span_id, span.start_time, span.end_time) + _SPAN_END % (
         _attributes(span.attributes),
         events,
         span.dropped_attributes,
@@ -86,92 +86,89 @@ def _span(span: Any) -> bytes:
     )
 
 
-_TAIL = b"""%b%b,"droppedAttributesCount":%d,"droppedEventsCount":%d,"status":{"code":%d%b}}"""
-
-
-def _head(trace: int, above: Any, name: str, kind: int) -> bytes:
-    """A span up to its attributes, with places for its id and times."""
-    parent, flags = b"", 0x100  # whether the parent is remote, as OTLP's other exporters tell it
-    if above is not None:
-        parent = b'"parentSpanId":"%016x",' % above.span_id
-        flags |= 0x200 * above.is_remote  # is known, and it is
+def _span_start(trace_id: int, parent: Any, name: str, kind: int) -> bytes:
+    """Return a format for a span up to its attributes, with places for its id and times."""
+    parent_id, flags = b"", 0x100  # it is known whether the parent is remote
+    if parent is not None:
+        parent_id = b'"parentSpanId":"%016x",' % parent.span_id
+        flags |= 0x200 * parent.is_remote
     return (
         b'{"traceId":"%032x","spanId":"%%016x",%b"flags":%d,"name":%b,"kind":%d,'
         b'"startTimeUnixNano":"%%d","endTimeUnixNano":"%%d","attributes":'
-    ) % (trace, parent, flags, _plain(name).replace(b"%", b"%%"), kind)
+    ) % (trace_id, parent_id, flags, _scalar(name).replace(b"%", b"%%"), kind)
 
 
-def _table(table: Table) -> list[bytes]:
-    common = table.common
-    form, scalars = _form(table.keys, table.kinds)
-    head = _head(common.trace_id, common.parent, common.name, 1)
-    span = head + form + _TAIL % (b"", b"", 0, 0, 0, b"")
-    told = [_scalars(z) if scalars else map(_told, z) for z in table.columns]
-    return list(map(span.__mod__, zip(table.ids, table.starts, table.ends, *told, strict=True)))
+def _table(table: SpanTable) -> list[bytes]:
+    shared = table.shared
+    attributes, all_scalars = _attributes_format(table.keys, table.types)
+    start = _span_start(shared.trace_id, shared.parent, shared.name, 1)
+    span = start + attributes + _SPAN_END % (b"", b"", 0, 0, 0, b"")
+    columns = [_scalars(c) if all_scalars else map(_format_value, c) for c in table.columns]
+    return list(map(span.__mod__, zip(table.ids, table.starts, table.ends, *columns, strict=True)))
 
 
 def _event(event: Any) -> bytes:
     return b'{"timeUnixNano":"%d","name":%b,"attributes":%b}' % (
         event.timestamp,
-        _plain(event.name),
+        _scalar(event.name),
         _attributes(event.attributes),
     )
 
 
 def _scope(scope: Any) -> bytes:
-    return b'{"name":%b,"version":%b}' % (_plain(scope.name), _plain(scope.version or ""))
+    return b'{"name":%b,"version":%b}' % (_scalar(scope.name), _scalar(scope.version or ""))
 
 
 def _attributes(attributes: Mapping[str, Any] | None) -> bytes:
     if not attributes:
         return b"[]"
     values = list(attributes.values())
-    form, scalars = _form(tuple(attributes), tuple(map(type, values)))
-    return form % tuple(_scalars(values) if scalars else map(_told, values))
+    template, all_scalars = _attributes_format(tuple(attributes), tuple(map(type, values)))
+    return template % tuple(_scalars(values) if all_scalars else map(_format_value, values))
 
 
 @lru_cache(1024)
-def _form(keys: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[bytes, bool]:
-    """Attributes without their values, and whether these are all scalars."""
-    told = b",".join(
-        b'{"key":%b,"value":%b}' % (_plain(key).replace(b"%", b"%%"), _SCALARS.get(kind, b"%b"))
-        for key, kind in zip(keys, kinds, strict=True)
+def _attributes_format(keys: tuple[str, ...], types: tuple[type, ...]) -> tuple[bytes, bool]:
+    """Return a format for attributes, and whether all their values are scalars."""
+    entries = b",".join(
+        b'{"key":%b,"value":%b}'
+        % (_scalar(key).replace(b"%", b"%%"), _SCALAR_FORMATS.get(kind, b"%b"))
+        for key, kind in zip(keys, types, strict=True)
     )
-    return b"[%b]" % told, _SCALARS.keys() >= set(kinds)
+    return b"[%b]" % entries, _SCALAR_FORMATS.keys() >= set(types)
 
 
 def _scalars(values: Sequence[Any]) -> list[bytes]:
-    """Scalars in JSON; by one call, unless a text has a comma or no form in UTF-8."""
+    """Return scalars in JSON, with one call unless a text has a comma or a lone surrogate."""
     with contextlib.suppress(TypeError):
-        told = dumps(values)[1:-1]
-        if b"null" not in told and len(split := told.split(b",")) == len(values):
-            return split
-    return list(map(_plain, values))
+        encoded = dumps(values)[1:-1]
+        if b"null" not in encoded and len(pieces := encoded.split(b",")) == len(values):
+            return pieces
+    return list(map(_scalar, values))
 
 
-def _told(value: Any) -> bytes:
-    """What a form has no more than a place for: a scalar, or else the whole of an AnyValue."""
-    return _plain(value) if type(value) in _SCALARS else _value(value)
+def _format_value(value: Any) -> bytes:
+    """Return a value for `_attributes_format`: a scalar alone, or a whole AnyValue."""
+    return _scalar(value) if type(value) in _SCALAR_FORMATS else _any_value(value)
 
 
-def _value(value: Any) -> bytes:
-    """An AnyValue."""
-    if type(value) in _SCALARS:
-        return _SCALARS[type(value)] % _plain(value)
+def _any_value(value: Any) -> bytes:
+    if type(value) in _SCALAR_FORMATS:
+        return _SCALAR_FORMATS[type(value)] % _scalar(value)
     for kind in (str, int, float):
-        if isinstance(value, kind):  # numpy's, say
-            return _value(kind(value))
+        if isinstance(value, kind):  # a subclass, as numpy has
+            return _any_value(kind(value))
     if isinstance(value, Sequence):
-        return b'{"arrayValue":{"values":[%b]}}' % b",".join(map(_value, value))
-    return _value(str(value))
+        return b'{"arrayValue":{"values":[%b]}}' % b",".join(map(_any_value, value))
+    return _any_value(str(value))
 
 
-def _plain(value: Any) -> bytes:
-    """A scalar in JSON."""
+def _scalar(value: Any) -> bytes:
+    """Return a scalar in JSON."""
     try:
-        told = dumps(value)
-    except TypeError:  # half a character, as in odd names of files, or beyond 64 bits
+        encoded = dumps(value)
+    except TypeError:  # a lone surrogate, or an integer beyond 64 bits
         return json.dumps(value).encode()
-    if told == b"null":  # so orjson writes a number that is not finite
-        raise ValueError("a number that is not finite has no form in JSON")
-    return told
+    if encoded == b"null":  # orjson's output for a non-finite number
+        raise ValueError("JSON cannot represent a number that is not finite")
+    return encoded

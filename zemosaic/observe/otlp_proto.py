@@ -1,8 +1,8 @@
-"""Spans -> an ExportTraceServiceRequest in Protobuf, byte by byte.
+"""Encode spans as an ExportTraceServiceRequest in Protobuf, byte by byte.
 
-Written for what it costs, as is `otlp_json`: the message classes of the exporters take six times
-as long. The messages are those of opentelemetry-proto, `trace/v1/trace.proto`; the encoding is that
-of https://protobuf.dev/programming-guides/encoding/.
+Written for speed, like `otlp_json`: the message classes of the exporters take six times as long.
+The messages are defined in `trace/v1/trace.proto` of opentelemetry-proto, the encoding at
+https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
@@ -13,56 +13,62 @@ from itertools import chain, repeat
 from struct import Struct
 from typing import Any
 
-from .span_tables import Table, in_tables
+from .span_tables import SpanTable, merge_tables
 
 _TIME, _TIMES, _FLAGS, _DOUBLE = Struct("<BQ"), Struct("<BQBQ"), Struct("<I"), Struct("<d")
 _ID = Struct(">Q")
-# Tags: the number of a field, and how its value is written (0 a number, 1 eight bytes, 2 a length
-# and so many bytes, 5 four bytes).
+# A tag holds the number of a field and its wire type: 0 an integer, 1 eight bytes, 2 a length and
+# as many bytes, 5 four bytes.
 _VARINT, _BYTES = 0, 2
-_FLOAT, _INT = b"\x21", b"\x18"  # tags of an AnyValue's
-LATELY = 1024  # values of an attribute that are kept
+_FLOAT, _INT = b"\x21", b"\x18"  # tags of an AnyValue's double and integer
+CACHED_VALUES = 1024  # values of an attribute whose encoding is kept
 _64_BITS = (1 << 64) - 1
 
 
-def encode(spans: Iterable[Any]) -> bytes:
-    """The request.
+def encode(items: Iterable[Any]) -> bytes:
+    """Return the request.
 
     Parameters
     ----------
-    spans : iterable of opentelemetry.sdk.trace.ReadableSpan or of Table
-        That have ended; grouped by resource and scope.
+    items : iterable of opentelemetry.sdk.trace.ReadableSpan or of SpanTable
+        Ended spans. They are grouped by resource and scope.
+
+    Raises
+    ------
+    ValueError
+        A text has a lone surrogate: UTF-8 cannot represent it.
     """
     groups: dict[tuple[int, int], tuple[Any, list[bytes]]] = {}
-    for one, some in in_tables(spans):
-        key = id(one.resource), id(one.instrumentation_scope)
-        told = _table(some) if isinstance(some, Table) else [_span(some)]
-        groups.setdefault(key, (one, []))[1].extend(told)
-    return b"".join([piece for one, some in groups.values() for piece in _group(one, some)])
+    for owner, item in merge_tables(items):
+        key = id(owner.resource), id(owner.instrumentation_scope)
+        encoded = _table(item) if isinstance(item, SpanTable) else [_span(item)]
+        groups.setdefault(key, (owner, []))[1].extend(encoded)
+    return b"".join([piece for group in groups.values() for piece in _group(*group)])
 
 
-def _group(one: Any, spans: list[bytes]) -> list[bytes]:
-    """Spans with the resource and the scope of one of them, in pieces, since it is so long."""
-    scope = _field(1, _scope(one.instrumentation_scope))
+def _group(owner: Any, spans: list[bytes]) -> list[bytes]:
+    """Return spans with their resource and scope, in pieces because the whole is long."""
+    scope = _field(1, _scope(owner.instrumentation_scope))
     length = len(scope) + sum(map(len, spans))
-    head = _field(1, _attributes(1, one.resource.attributes)) + _head(2, length) + scope
-    tail = _text(3, one.resource.schema_url)
-    return [_head(1, len(head) - len(scope) + length + len(tail)), head, *spans, tail]
+    start = _field(1, _attributes(1, owner.resource.attributes)) + _field_start(2, length) + scope
+    end = _text(3, owner.resource.schema_url)
+    total = len(start) - len(scope) + length + len(end)
+    return [_field_start(1, total), start, *spans, end]
 
 
 def _span(span: Any) -> bytes:
-    context, above, status = span.context, span.parent, span.status
-    parent, flags = 0, 0x100  # whether the parent is remote
-    if above is not None:
-        parent = above.span_id
-        flags |= 0x200 * above.is_remote  # is known, and it is
+    context, status = span.context, span.status
+    parent_id, flags = 0, 0x100  # it is known whether the parent is remote
+    if span.parent is not None:
+        parent_id = span.parent.span_id
+        flags |= 0x200 * span.parent.is_remote
     state = context.trace_state.to_header() if context.trace_state else ""
-    # The API counts from 0, and 0 is "unspecified" in OTLP.
-    trace, kind = _common(context.trace_id, state, parent, span.name, span.kind.value + 1)
+    # The API counts kinds from 0, OTLP from 1.
+    start, name = _shared(context.trace_id, state, parent_id, span.name, span.kind.value + 1)
     parts = [
-        trace,
+        start,
         context.span_id.to_bytes(8),
-        kind,
+        name,
         _TIMES.pack(0x39, span.start_time, 0x41, span.end_time),
         _attributes(9, span.attributes),
     ]
@@ -75,26 +81,27 @@ def _span(span: Any) -> bytes:
     return _field(2, b"".join(parts))
 
 
-def _table(table: Table) -> list[bytes]:
-    """The spans of a table, each of which follows the head of its field."""
-    common = table.common
-    state = common.trace_state.to_header() if common.trace_state else ""
-    remote = 0x300 if common.parent.is_remote else 0x100
-    before, after = _common(common.trace_id, state, common.parent.span_id, common.name, 1)
-    first, last, end = repeat(before), repeat(after), repeat(_end(0, "", remote))
+def _table(table: SpanTable) -> list[bytes]:
+    """Return the spans of a table, each preceded by the start of its field."""
+    shared, parent = table.shared, table.shared.parent
+    state = shared.trace_state.to_header() if shared.trace_state else ""
+    flags = 0x300 if parent.is_remote else 0x100
+    start, name = _shared(shared.trace_id, state, parent.span_id, shared.name, 1)
     ids = map(_ID.pack, table.ids)
     times = map(_TIMES.pack, repeat(0x39), table.starts, repeat(0x41), table.ends)
-    columns = map(map, _form(9, table.keys, table.kinds), table.columns)
-    told = list(map(b"".join, zip(first, ids, last, times, *columns, end, strict=False)))
-    return list(chain.from_iterable(zip(map(_head, repeat(2), map(len, told)), told, strict=True)))
+    columns = map(map, _encoders(9, table.keys, table.types), table.columns)
+    parts = (repeat(start), ids, repeat(name), times, *columns, repeat(_end(0, "", flags)))
+    spans = list(map(b"".join, zip(*parts, strict=False)))
+    starts = map(_field_start, repeat(2), map(len, spans))
+    return list(chain.from_iterable(zip(starts, spans, strict=True)))
 
 
 @lru_cache(64)
-def _common(trace: int, state: str, parent: int, name: str, kind: int) -> tuple[bytes, bytes]:
-    """What the pairs of a run have in common, before the id of the span and after it."""
-    above = _field(4, parent.to_bytes(8)) if parent else b""
-    told = _text(3, state) + above + _text(5, name) + _number(6, kind)
-    return _field(1, trace.to_bytes(16)) + b"\x12\x08", told
+def _shared(trace_id: int, state: str, parent_id: int, name: str, kind: int) -> tuple[bytes, bytes]:
+    """Return the shared fields of similar spans, before the id of a span and after it."""
+    parent = _field(4, parent_id.to_bytes(8)) if parent_id else b""
+    after = _text(3, state) + parent + _text(5, name) + _number(6, kind)
+    return _field(1, trace_id.to_bytes(16)) + b"\x12\x08", after
 
 
 @lru_cache(64)
@@ -121,60 +128,58 @@ def _attributes(number: int, attributes: Mapping[str, Any] | None) -> bytes:
     if not attributes:
         return b""
     values = attributes.values()
-    makers = _form(number, tuple(attributes), tuple(map(type, values)))
-    return b"".join([make(value) for make, value in zip(makers, values, strict=True)])
+    encoders = _encoders(number, tuple(attributes), tuple(map(type, values)))
+    return b"".join([encoder(value) for encoder, value in zip(encoders, values, strict=True)])
 
 
 @lru_cache(1024)
-def _form(
-    number: int, keys: tuple[str, ...], kinds: tuple[type, ...]
+def _encoders(
+    number: int, keys: tuple[str, ...], types: tuple[type, ...]
 ) -> list[Callable[[Any], bytes]]:
-    """How the attributes of spans of one kind are made of their values."""
-    return [_maker(number, key, kind) for key, kind in zip(keys, kinds, strict=True)]
+    """Return an encoder for each attribute."""
+    return [_encoder(number, key, kind) for key, kind in zip(keys, types, strict=True)]
 
 
 @lru_cache(1024)
-def _maker(number: int, key: str, kind: type) -> Callable[[Any], bytes]:
-    """How an attribute is made of its value; for most values in no Python at all."""
+def _encoder(number: int, key: str, kind: type) -> Callable[[Any], bytes]:
+    """Return an encoder of an attribute; for most values it runs no Python code."""
 
-    def whole(value: bytes) -> bytes:
+    def attribute(value: bytes) -> bytes:
         return _field(number, _text(1, key) + _field(2, value))
 
-    def of_int(value: int) -> bytes:
+    def integer(value: int) -> bytes:
         if 0x80 <= value < 0x4000:
-            return heads[2] + bytes((value & 0x7F | 0x80, value >> 7))
-        told = _varint(value & _64_BITS)
-        return heads[len(told)] + told
+            return starts[2] + bytes((value & 0x7F | 0x80, value >> 7))
+        encoded = _varint(value & _64_BITS)
+        return starts[len(encoded)] + encoded
 
     if kind is float:
-        head = whole(_FLOAT + bytes(8))[:-8]
-        return partial(Struct(f"<{len(head)}sd").pack, head)
+        start = attribute(_FLOAT + bytes(8))[:-8]
+        return partial(Struct(f"<{len(start)}sd").pack, start)
     if kind is int:
-        heads = [b"", *(whole(_INT + bytes(size))[:-size] for size in range(1, 11))]
-        return _Made(of_int).__getitem__
+        starts = [b"", *(attribute(_INT + bytes(size))[:-size] for size in range(1, 11))]
+        return _EncodingCache(integer).__getitem__
     if kind is str:
-        return _Made(lambda value: whole(_value(value))).__getitem__
-    return lambda value: whole(_value(value))
+        return _EncodingCache(lambda value: attribute(_any_value(value))).__getitem__
+    return lambda value: attribute(_any_value(value))
 
 
-class _Made(dict[Any, bytes]):
-    """What was made of some values lately, such as names of tiles."""
+class _EncodingCache(dict[Any, bytes]):
+    """Encodings of recent values, such as the names of tiles."""
 
-    def __init__(self, make: Callable[[Any], bytes]) -> None:
-        self._make = make
+    def __init__(self, encode_value: Callable[[Any], bytes]) -> None:
+        self._encode_value = encode_value
 
     def __missing__(self, value: Any) -> bytes:
-        if len(self) >= LATELY:
+        if len(self) >= CACHED_VALUES:
             self.clear()
-        made = self[value] = self._make(value)
-        return made
+        encoded = self[value] = self._encode_value(value)
+        return encoded
 
 
-def _value(value: Any) -> bytes:
-    """An AnyValue."""
+def _any_value(value: Any) -> bytes:
     if isinstance(value, str):
-        # An empty text is a text all the same.
-        return _field(1, value.encode())
+        return _field(1, value.encode())  # also if empty
     if isinstance(value, bool):
         return _number(2, value)
     if isinstance(value, int):
@@ -182,7 +187,7 @@ def _value(value: Any) -> bytes:
     if isinstance(value, float):
         return _FLOAT + _DOUBLE.pack(value)
     if isinstance(value, Sequence):
-        return _field(5, b"".join(_field(1, _value(item)) for item in value))
+        return _field(5, b"".join(_field(1, _any_value(item)) for item in value))
     return _field(1, str(value).encode())
 
 
@@ -191,11 +196,11 @@ def _text(number: int, text: str) -> bytes:
 
 
 def _field(number: int, data: bytes) -> bytes:
-    return _head(number, len(data)) + data
+    return _field_start(number, len(data)) + data
 
 
 @lru_cache(1024)
-def _head(number: int, length: int) -> bytes:
+def _field_start(number: int, length: int) -> bytes:
     return _varint(number << 3 | _BYTES) + _varint(length)
 
 
@@ -205,10 +210,10 @@ def _number(number: int, value: int) -> bytes:
 
 def _varint(value: int) -> bytes:
     if value < 0x80:
-        return _SMALL[value]
+        return _ONE_BYTE[value]
     if value < 0x4000:
         return bytes((value & 0x7F | 0x80, value >> 7))
     return bytes((value & 0x7F | 0x80,)) + _varint(value >> 7)
 
 
-_SMALL = [bytes((value,)) for value in range(0x80)]
+_ONE_BYTE = [bytes((value,)) for value in range(0x80)]

@@ -18,7 +18,7 @@ STAGE_TITLES = {
     "solve": "solving",
     "apply": "writing corrected tiles",
 }
-#: Outcomes of jobs that gave no result.
+#: Outcomes of jobs without a result.
 FAILED_OUTCOMES = ("failed", "timeout", "crashed")
 
 RATE_WINDOW = 30.0  # seconds over which the rate is averaged

@@ -1,0 +1,247 @@
+"""Spans and events of a trace, from events of a run made by hand: times, outcomes, values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from opentelemetry.trace import StatusCode
+
+from tests.helpers.recorded_traces import (
+    BOOM,
+    HEARTBEAT,
+    PAIR_ENDED,
+    RUN_STARTED,
+    SECOND,
+    START,
+    Memory,
+    check_all,
+    parent_id,
+    phase_of,
+)
+from zemosaic.observe.attributes import MAX_TEXT
+from zemosaic.observe.telemetry import PHASE, Telemetry
+from zemosaic.runtime.events import FanOut, JobError, RunEnded, SlowJob, StageEnded, StageStarted
+
+
+def test_a_pair_span_has_the_times_of_its_worker() -> None:
+    """The span excludes the time in the queue, which is an attribute."""
+    span = phase_of(PAIR_ENDED).one(f"{PHASE}.pair")
+    assert (span.start_time, span.end_time) == (START + 3 * SECOND, START + 4 * SECOND)
+    assert span.attributes["zemosaic.pair.queue_time"] == 2.0
+    assert span.attributes["process.pid"] == 4711
+    assert span.attributes["zemosaic.pair.stage.load"] == 0.25
+    assert span.attributes["zemosaic.pair.name_j"] == "b [1].fits"
+
+
+def test_clocks_that_disagree_make_no_negative_queue_time() -> None:
+    """By the clock of another machine a job may start before its submission."""
+    early = replace(PAIR_ENDED, submitted_ns=PAIR_ENDED.started_ns + SECOND)
+    span = phase_of(early).one(f"{PHASE}.pair")
+    assert span.attributes["zemosaic.pair.queue_time"] == 0.0
+
+
+def test_the_phase_has_the_times_of_its_events() -> None:
+    """The spans of phase and stages have the times of the events, not of their arrival."""
+    memory = phase_of(
+        StageStarted(stage="prepare", time_ns=START + 5),
+        StageStarted(stage="tiles", time_ns=START + 6, total=2),
+        StageEnded(stage="tiles", time_ns=START + 7),
+        StageEnded(stage="prepare", time_ns=START + 8, attributes={"pairs.candidates": 3}),
+    )
+    phase, prepare = memory.one(PHASE), memory.one(f"{PHASE}.prepare")
+    assert (phase.start_time, phase.end_time) == (START, START + 60 * SECOND)
+    assert (prepare.start_time, prepare.end_time) == (START + 5, START + 8)
+    assert phase.attributes["zemosaic.pairs.candidates"] == 3
+
+
+def test_a_rejected_pair_is_no_error() -> None:
+    """An overlap without signal is a result: status unset, with a reason, counted apart."""
+    attributes = {**PAIR_ENDED.attributes, "reason": "no common cells"}
+    memory = phase_of(replace(PAIR_ENDED, outcome="rejected", attributes=attributes))
+    span = memory.one(f"{PHASE}.pair")
+    assert span.status.status_code is StatusCode.UNSET
+    assert span.attributes["zemosaic.pair.outcome"] == "rejected"
+    assert span.attributes["zemosaic.pair.reason"] == "no common cells"
+    assert "error.type" not in span.attributes
+    assert span.events == ()
+    assert memory.one(PHASE).attributes["zemosaic.pairs.rejected"] == 1
+    assert memory.one(PHASE).attributes["zemosaic.pairs.failed"] == 0
+
+
+@pytest.mark.parametrize("outcome", ["failed", "timeout", "crashed"])
+def test_a_failed_pair_is_an_error_with_its_exception(outcome: str) -> None:
+    """It has a status, error.type and an exception event at the end of the pair."""
+    memory = phase_of(replace(PAIR_ENDED, outcome=outcome, error=BOOM))
+    span = memory.one(f"{PHASE}.pair")
+    assert span.status.status_code is StatusCode.ERROR
+    assert span.status.description == "ValueError: boom"
+    assert span.attributes["zemosaic.pair.outcome"] == outcome
+    assert span.attributes["error.type"] == "ValueError"
+    (event,) = span.events
+    assert (event.name, event.timestamp) == ("exception", PAIR_ENDED.ended_ns)
+    assert event.attributes == {
+        "exception.type": "ValueError",
+        "exception.message": "boom",
+        "exception.stacktrace": BOOM.traceback,
+    }
+    phase = memory.one(PHASE)
+    assert phase.attributes["zemosaic.pairs.failed"] == 1
+    assert phase.attributes["zemosaic.pairs.done"] == 1
+    # A failed pair does not fail the phase.
+    assert phase.status.status_code is StatusCode.UNSET
+
+
+def test_a_death_without_a_traceback_has_none() -> None:
+    """A killed worker leaves no traceback and possibly no pid; none is invented."""
+    error = JobError("SIGKILL", "the worker was killed by SIGKILL")
+    memory = phase_of(replace(PAIR_ENDED, outcome="crashed", error=error, pid=0))
+    span = memory.one(f"{PHASE}.pair")
+    assert "exception.stacktrace" not in span.events[0].attributes
+    assert "process.pid" not in span.attributes
+
+
+def test_a_tile_that_fails_has_its_one_span() -> None:
+    """A tile that fails at its header or at its pixels has one span, an error."""
+    scan = replace(PAIR_ENDED, stage="scan", attributes={"name": "a.fits"}, step_times={})
+    bad = replace(scan, index=8, attributes={"name": "b.fits"}, outcome="failed", error=BOOM)
+    memory = phase_of(
+        StageStarted(stage="prepare", time_ns=START),
+        scan,
+        bad,
+        replace(scan, stage="tiles"),
+        StageEnded(stage="prepare", time_ns=START + 9 * SECOND),
+    )
+    prepare = memory.one(f"{PHASE}.prepare")
+    spans = memory.named(f"{PHASE}.tile")
+    statuses = {s.attributes["zemosaic.tile.name"]: s.status.status_code for s in spans}
+    assert statuses == {"a.fits": StatusCode.UNSET, "b.fits": StatusCode.ERROR}
+    assert len(spans) == 2
+    assert {parent_id(span) for span in spans} == {prepare.context.span_id}
+    assert "zemosaic.pairs.done" not in memory.one(PHASE).attributes
+
+
+def test_long_texts_are_cut() -> None:
+    """Jaeger's store refuses a span with a text of 64 KB, so no text is that long."""
+    long = JobError("ValueError", "x" * 100_000, "first\n" + "y" * 100_000 + "\nthe end")
+    attributes = {**PAIR_ENDED.attributes, "reason": "z" * 100_000}
+    ended = replace(PAIR_ENDED, outcome="failed", error=long, attributes=attributes)
+    error = JobError("ValueError", "w" * 100_000)
+    memory = Memory()
+    fan_out = FanOut([Telemetry(memory.tracer)])
+    end = RunEnded(state="failed", time_ns=START + 60 * SECOND, error=error)
+    for event in (RUN_STARTED, ended, end):
+        fan_out.dispatch(event)
+    for span in memory.spans:
+        texts = [span.status.description, *span.attributes.values()]
+        texts += [value for event in span.events for value in event.attributes.values()]
+        assert max(len(text) for text in texts if isinstance(text, str)) <= MAX_TEXT
+    (event,) = memory.one(f"{PHASE}.pair").events
+    # The end of a traceback matters most.
+    assert event.attributes["exception.stacktrace"].endswith("the end")
+
+
+def test_values_without_a_form_in_otlp_are_left_out() -> None:
+    """NaN, an empty list and None are left out; undecodable file names are escaped."""
+    attributes = {
+        "name_i": "tile_\udcff.fits",
+        "gain": math.nan,
+        "rms": [1.0, math.inf],
+        "offset": [],
+        "reason": None,
+        "cells": 12,
+    }
+    error = JobError("OSError", "cannot read tile_\udcff.fits", "tile_\udcff.fits")
+    memory = phase_of(
+        replace(PAIR_ENDED, attributes=attributes, outcome="failed", error=error),
+        SlowJob(stage="pairs", time_ns=START, index=1, running_time=11.0, attributes=attributes),
+        StageEnded(stage="solve", time_ns=START, attributes={"solve.rms": math.nan}),
+    )
+    check_all(memory)
+    span = memory.one(f"{PHASE}.pair")
+    span.status.description.encode()
+    assert span.attributes["zemosaic.pair.name_i"] == r"tile_\udcff.fits"
+    assert span.attributes["zemosaic.pair.cells"] == 12
+    for name in ("gain", "rms", "offset", "reason"):
+        assert f"zemosaic.pair.{name}" not in span.attributes
+    assert "zemosaic.solve.rms" not in memory.one(PHASE).attributes
+
+
+def test_numpy_values_follow_the_same_rules() -> None:
+    """Subclasses of float and str are checked like float and str."""
+    attributes = {
+        "gain": np.float64(math.nan), "rms": np.float64(0.1), "ok": True,
+        "name_i": np.str_("tile_\udcff.fits"),
+    }  # fmt: skip
+    stages = {"fit": np.float64(math.inf), "load": 0.5}
+    memory = phase_of(replace(PAIR_ENDED, attributes=attributes, step_times=stages))
+    recorded = memory.one(f"{PHASE}.pair").attributes
+    names = ("rms", "ok", "name_i", "stage.load")
+    values = [recorded[f"zemosaic.pair.{name}"] for name in names]
+    assert values == [0.1, True, r"tile_\udcff.fits", 0.5]
+    assert not {"zemosaic.pair.gain", "zemosaic.pair.stage.fit"} & recorded.keys()
+
+
+def test_a_heartbeat_is_an_event_of_the_phase() -> None:
+    """The event has the state of the loop, at the time of the heartbeat."""
+    (beat,) = phase_of(HEARTBEAT).events("heartbeat")
+    assert beat.timestamp == HEARTBEAT.time_ns
+    assert dict(beat.attributes) == {
+        "zemosaic.stage": "pairs",
+        "zemosaic.pairs.done": 4,
+        "zemosaic.pairs.total": 9,
+        "zemosaic.pairs.pending": 5,
+        "zemosaic.pairs.pending_indices": (3, 5, 6, 8, 9),
+        "zemosaic.pairs.running_indices": (3, 5),
+        "zemosaic.pairs.running_time": (12.5, 10.0),
+        "zemosaic.pairs.last_completed_index": 7,
+        "zemosaic.idle_time": 10.0,
+    }
+
+
+def test_a_heartbeat_without_running_jobs_has_no_empty_list() -> None:
+    """An empty sequence has no type in OTLP, so it is left out."""
+    silent = replace(HEARTBEAT, running_indices=[], running_time=[], running_attributes=[])
+    memory = phase_of(silent)
+    (beat,) = memory.events("heartbeat")
+    check_all(memory)
+    assert "zemosaic.pairs.running_indices" not in beat.attributes
+    assert beat.attributes["zemosaic.pairs.pending_indices"] == (3, 5, 6, 8, 9)
+
+
+def test_a_slow_pair_is_an_event_of_the_phase() -> None:
+    """The event has the pair, its files and its running time."""
+    slow = SlowJob(
+        stage="pairs",
+        time_ns=START + 15 * SECOND,
+        index=3,
+        running_time=12.5,
+        attributes={"tile_i": 0, "tile_j": 1, "name_i": "a.fits", "name_j": "b.fits"},
+    )
+    (event,) = phase_of(slow).events("slow_pair")
+    assert event.timestamp == slow.time_ns
+    assert dict(event.attributes) == {
+        "zemosaic.stage": "pairs",
+        "zemosaic.pair.index": 3,
+        "zemosaic.pair.running_time": 12.5,
+        "zemosaic.pair.tile_i": 0,
+        "zemosaic.pair.tile_j": 1,
+        "zemosaic.pair.name_i": "a.fits",
+        "zemosaic.pair.name_j": "b.fits",
+    }
+
+
+def test_the_link_opens_on_heartbeats_or_the_slowest_pair() -> None:
+    """The search text is the slowest pair, or the heartbeats if there were any."""
+    memory = Memory()
+    telemetry = Telemetry(memory.tracer)
+    telemetry.run_started(RUN_STARTED)
+    assert telemetry.find == ""
+    for index, seconds in ((1, 1), (2, 3), (3, 2)):
+        ended = PAIR_ENDED.started_ns + seconds * SECOND
+        telemetry.job_ended(replace(PAIR_ENDED, index=index, ended_ns=ended))
+    assert telemetry.find == "zemosaic.pair.index=2"
+    telemetry.heartbeat(HEARTBEAT)
+    assert telemetry.find == "phase5_intertile.heartbeat"
