@@ -1,0 +1,254 @@
+"""Gather the data of a run from its journal and its tables.
+
+The journal has the tiles, pairs and times of every run, also of one that died. The tables have the
+solution, if there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ..observe.autopsy import Autopsy, all_events
+from ..pipeline.records import decode_measurements, failure_reason
+from ..pipeline.solution import level_error
+from ..runtime.events import (
+    Event,
+    Heartbeat,
+    JobEnded,
+    RunStarted,
+    SlowJob,
+    StageEnded,
+    StageStarted,
+)
+from ..runtime.journal import Record
+from ..runtime.run_folder import RunFolder
+from .data import (
+    PairData,
+    PairResidual,
+    Placement,
+    RunData,
+    StageTimes,
+    TileData,
+    job_outcome,
+    job_seconds,
+)
+
+CORRECTION = ("gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y")
+KEY = ("tile_i", "tile_j", "channel")
+Residuals = dict[tuple[int, ...], float]  # level difference in ADU by tile i, tile j and channel
+
+
+def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
+    """Return the data of a run.
+
+    Parameters
+    ----------
+    autopsy : Autopsy
+        State of the run.
+    records : sequence of Record
+        Records to take results from: that of the run and, if it was resumed, those before it.
+    """
+    running = autopsy.state == "running"
+    events = autopsy.record.events if running else list(all_events(autopsy))
+    jobs = [event for event in events if isinstance(event, JobEnded)]
+    results = [e for record in records for e in record.events if isinstance(e, JobEnded) and e.key]
+    tiles = _tiles(autopsy.record, results, jobs)
+    files = RunFolder(autopsy.folder)
+    solved = autopsy.state == "finished" and _is_newer(files.corrections, autopsy.started_ns)
+    residuals: Residuals = {}
+    if solved:
+        _add_corrections(tiles, files.corrections)
+        residuals = _read_residuals(files.pairs)
+    pairs = [
+        _pair(job, tiles[i], tiles[j], residuals)
+        for (i, j), job in sorted(_pair_jobs(results, jobs, tiles).items())
+    ]
+    _add_pair_counts(tiles, pairs)
+    if not solved:
+        _add_components(tiles, pairs)
+    return RunData(
+        autopsy=autopsy,
+        tiles=tiles,
+        pairs=pairs,
+        stages=_stages(autopsy, events),
+        jobs=jobs,
+        alerts=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
+        solved=solved,
+    )
+
+
+def _tiles(record: Record, results: list[JobEnded], jobs: list[JobEnded]) -> list[TileData]:
+    """Return all tiles in the order given, including those that no job has reached."""
+    tiles: dict[int, TileData] = {}
+    for job in jobs:
+        if job.stage not in ("scan", "tiles") or "index" not in job.attributes:
+            continue
+        index, name = job.attributes["index"], str(job.attributes.get("name", ""))
+        tile = tiles.setdefault(index, TileData(index, name))
+        if job.error is not None:
+            tile.failed = failure_reason(job.error, name)
+    for job in results:
+        prepared = tiles.get(job.attributes.get("index", -1)) if job.stage == "tiles" else None
+        # In an earlier run the index may have been that of another tile.
+        if prepared is not None and prepared.name == job.attributes.get("name"):
+            prepared.placement = Placement.from_journal(job.result)
+    for index in range(_total_tiles(record)):
+        tiles.setdefault(index, TileData(index, f"tile {index}"))
+    return [tiles[index] for index in sorted(tiles)]
+
+
+def _total_tiles(record: Record) -> int:
+    first = record.events[0] if record.events else None
+    return first.attributes.get("tiles.total", 0) if isinstance(first, RunStarted) else 0
+
+
+def _pair_jobs(
+    results: list[JobEnded], jobs: list[JobEnded], tiles: list[TileData]
+) -> dict[tuple[int, int], JobEnded]:
+    """Return the last job of each pair of tiles, by their indices."""
+    names = {tile.index: tile.name for tile in tiles}
+    last: dict[tuple[int, int], JobEnded] = {}
+    for job in (*results, *jobs):
+        if job.stage != "pairs":
+            continue
+        i, j = job.attributes.get("tile_i", -1), job.attributes.get("tile_j", -1)
+        job_names = (job.attributes.get("name_i"), job.attributes.get("name_j"))
+        if (names.get(i), names.get(j)) == job_names:
+            last[i, j] = job
+    return last
+
+
+def _pair(job: JobEnded, first: TileData, second: TileData, residuals: Residuals) -> PairData:
+    measurements = decode_measurements(job.result) if job.result is not None else ()
+    reason = job.attributes.get("reason", "") if job.error is None else job.error
+    return PairData(
+        index=job.index,
+        i=first.index,
+        j=second.index,
+        outcome=job_outcome(job),
+        reason=str(reason),
+        seconds=job_seconds(job),
+        residuals=tuple(
+            _pair_residual(
+                measurement,
+                _Corrections.of(first, second, channel),
+                residuals.get((first.index, second.index, channel), math.nan),
+            )
+            for channel, measurement in enumerate(measurements)
+        ),
+        gain_measured=all(getattr(m, "gain_measured", True) for m in measurements),
+    )
+
+
+@dataclass(frozen=True)
+class _Corrections:
+    """Corrections of the two tiles of a pair in one channel; NaN without a solution."""
+
+    gain_i: float = math.nan
+    gain_j: float = math.nan
+    planes: bool = False
+
+    @classmethod
+    def of(cls, first: TileData, second: TileData, channel: int) -> _Corrections:
+        if channel >= min(len(first.gain), len(second.gain)):
+            return cls()
+        planes = bool(first.slope_x[channel] or first.slope_y[channel])
+        return cls(first.gain[channel], second.gain[channel], planes)
+
+
+def _pair_residual(measurement: Any, corrections: _Corrections, residual: float) -> PairResidual:
+    """Return the residuals of a channel, of which `residual` is the level difference in ADU."""
+    if not hasattr(measurement, "gain"):  # rejected
+        return PairResidual()
+    noise = measurement.rms if measurement.rms > 0 else math.nan
+    before = abs(measurement.y - measurement.x) / noise
+    if not math.isfinite(residual):
+        return PairResidual(before=before, level_err=measurement.level_err)
+    return PairResidual(
+        before=before,
+        after=abs(residual) / (corrections.gain_j * noise),
+        residual=residual,
+        level_err=measurement.level_err,
+        level_chi=residual / level_error(corrections.gain_j, measurement.level_err),
+        gain_chi=_gain_chi(measurement, corrections),
+    )
+
+
+def _gain_chi(measurement: Any, corrections: _Corrections) -> float:
+    """Return the residual gain in standard errors; NaN if the gain was not measured."""
+    gain, error = measurement.gain, measurement.gain_err
+    if corrections.planes:
+        gain, error = measurement.plane_gain, measurement.plane_gain_err
+    if not (measurement.gain_measured and gain > 0 and error > 0):
+        return math.nan
+    log_residual = math.log(gain) - math.log(corrections.gain_i / corrections.gain_j)
+    return log_residual / (error / gain)
+
+
+def _add_corrections(tiles: list[TileData], path: Path) -> None:
+    """Read the table of corrections into the tiles."""
+    names = ("tile", "component", "suspect", *CORRECTION)
+    table = Table.read(path, format="ascii.ecsv", include_names=names)
+    for row in table.as_array().tolist():
+        values = dict(zip(table.colnames, row, strict=True))
+        tile = tiles[values["tile"]]
+        for name in CORRECTION:
+            getattr(tile, name).append(values[name])
+        tile.component = max(tile.component, values["component"])
+        tile.suspect |= values["suspect"]
+
+
+def _read_residuals(path: Path) -> Residuals:
+    """Read the level differences of the table of pairs; return none if there is no table."""
+    if not path.exists():
+        return {}
+    table = Table.read(path, format="ascii.ecsv", include_names=(*KEY, "residual"))
+    keys = zip(*(table[name].tolist() for name in KEY), strict=True)
+    return dict(zip(keys, table["residual"].tolist(), strict=True))
+
+
+def _is_newer(path: Path, time_ns: int) -> bool:
+    """Return whether a table is that of this run: an earlier run may have left its own."""
+    return path.exists() and path.stat().st_mtime_ns >= time_ns
+
+
+def _add_pair_counts(tiles: list[TileData], pairs: list[PairData]) -> None:
+    measured = [pair for pair in pairs if pair.outcome == "measured"]
+    counts = Counter(index for pair in measured for index in (pair.i, pair.j))
+    for tile in tiles:
+        tile.pairs = counts[tile.index]
+
+
+def _add_components(tiles: list[TileData], pairs: list[PairData]) -> None:
+    """Number the groups of prepared tiles that the measured pairs connect."""
+    edges = [(pair.i, pair.j) for pair in pairs if pair.outcome == "measured"]
+    i, j = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(tiles), len(tiles)))
+    _, labels = connected_components(graph, directed=False)
+    for tile, label in zip(tiles, labels.tolist(), strict=True):
+        tile.component = label if tile.placement else -1
+
+
+def _stages(autopsy: Autopsy, events: Iterable[Event]) -> list[StageTimes]:
+    """Return the times of the stages; one that has not ended lasts until the last sign of life."""
+    started: dict[str, int] = {}
+    spans = []
+    for event in events:
+        if isinstance(event, StageStarted):
+            started[event.stage] = event.time_ns
+        elif isinstance(event, StageEnded) and event.stage in started:
+            spans.append((event.stage, started.pop(event.stage), event.time_ns))
+    spans += [(stage, start, autopsy.last_ns) for stage, start in started.items()]
+    spans.sort(key=lambda span: span[1])
+    origin = autopsy.started_ns
+    return [StageTimes(name, (a - origin) / 1e9, (b - origin) / 1e9) for name, a, b in spans]
