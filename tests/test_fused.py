@@ -17,11 +17,12 @@ import pytest
 from tests.helpers.footprints import scattered
 from tests.helpers.previews import in_colours, pair, preview
 from zemosaic.photometry._kernels import compiled
+from zemosaic.photometry._kernels.fit_summary import FIT_SUMMARY
 from zemosaic.photometry.overlap.graph import find_overlaps, repetition
 from zemosaic.photometry.pairfit.algebra import median, thin
 from zemosaic.photometry.pairfit.initial_slope import initial_slope
 from zemosaic.photometry.pairfit.irls import design_matrix, fit_irls, summarize_fit
-from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected, measure_pair
+from zemosaic.photometry.pairfit.measure import FitSummary, PairMeasurement, Rejected, measure_pair
 from zemosaic.photometry.pairfit.samples import PairSamples, common_samples
 from zemosaic.photometry.preview.preview import Preview
 from zemosaic.photometry.preview.resampling import NODE_STEP, sample
@@ -86,6 +87,16 @@ PAIRS: dict[str, Callable[[], Pair]] = {
     "constant": constant,
     "too few": lambda: pair((4, 5)),
 }
+
+
+def numbers(summary: np.ndarray) -> np.ndarray:
+    """The fields of a fit's summary as a plain array."""
+    return summary.view(np.float64).reshape(len(summary), -1)
+
+
+def test_a_summary_has_the_fields_of_its_record() -> None:
+    """In the same order, so that a record unpacks into it."""
+    assert FitSummary._fields == FIT_SUMMARY.names
 
 
 @pytest.fixture(params=PAIRS)
@@ -166,7 +177,7 @@ def test_each_step_of_the_fit_is_alike(some_pair: Pair, monkeypatch: pytest.Monk
                 for one, other in zip(fit_irls(rows, columns, slope, free), state, strict=True):
                     close(one, other)
                 sums = in_numpy(monkeypatch, summarize_fit, rows, columns, state, free)
-                close(summarize_fit(rows, columns, state, free), sums)
+                close(numbers(summarize_fit(rows, columns, state, free)), numbers(sums))
 
 
 @pytest.mark.parametrize("holes", [False, True])

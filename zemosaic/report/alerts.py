@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..observe.progress import job_name, stage_title
 from ..runtime.events import Heartbeat, SlowJob
 from ..runtime.stacks import innermost
-from .titles import job_name, stage_title
 
 
 def alert_job(alert: Heartbeat | SlowJob) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..observe.autopsy import examine
 from ..observe.endpoint import trace_url
 from ..runtime import journal
-from ..runtime.run_folder import RunFolder, holder
+from ..runtime.run_folder import RunFolder
 from .data import RunData
 from .gather import gather_run
 from .images import Mosaic, coadd_mosaic, mosaic_pngs, seam_pngs
@@ -22,13 +22,13 @@ def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
     UserError
         The folder has no journal of a run.
     """
-    autopsy = examine(folder, holder(folder))
+    autopsy = examine(folder)
     resumed = autopsy.record.about.get("resume")
     run = gather_run(autopsy, journal.read(folder) if resumed else [autopsy.record])
     return run, coadd_mosaic(folder, run)
 
 
-def report(folder: Path, png: bool = False) -> list[Path]:
+def write_report(folder: Path, png: bool = False) -> list[Path]:
     """Write the report of the run in a folder, with `png` also its figures; return the paths."""
     run, mosaic = load_run(folder)
     paths = [write_page(run, _page_images(mosaic), _trace_link(run))]

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..observe.progress import STAGE_TITLES
 from ..runtime.events import JobEnded, SlowJob
 from .alerts import alert_job, alert_text
 from .data import IN_PROGRESS, PairData, RunData, TileData, finite_median, job_outcome
-from .titles import STAGE_TITLES
 
 DIGITS = 6  # significant digits of a number: more than a chart can show
 MAX_ALERTS = 500  # heartbeats and slow jobs in a chart: a run that hangs all night has thousands

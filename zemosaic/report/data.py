@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from statistics import median
 from typing import Any
 
-from ..observe.autopsy import LOST, Autopsy
+from ..observe.autopsy import RUN_DIED, Autopsy
 from ..runtime.events import Heartbeat, JobEnded, SlowJob
 
 IN_PROGRESS = "in progress"
@@ -239,7 +239,7 @@ class RunData:
 
 def job_outcome(job: JobEnded) -> str:
     """Return the outcome of a job; `IN_PROGRESS` if it died with its run."""
-    return IN_PROGRESS if job.error is not None and job.error.type == LOST else job.outcome
+    return IN_PROGRESS if job.error is not None and job.error.type == RUN_DIED else job.outcome
 
 
 def job_seconds(job: JobEnded) -> float:

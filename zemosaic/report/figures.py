@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..observe.progress import stage_title
 from ..runtime.events import JobEnded
 from .charts import worker_lanes
 from .data import RunData, TileData, job_seconds
 from .images import Mosaic, stretch_rgb
-from .titles import stage_title
 
 # The colours of Okabe & Ito, which everybody can tell apart; the page has similar ones.
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE, GREY = (

@@ -7,6 +7,7 @@ solution, if there is one.
 from __future__ import annotations
 
 import math
+import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def _pair_jobs(
 
 
 def _pair(job: JobEnded, first: TileData, second: TileData, residuals: Residuals) -> PairData:
-    measurements = decode_measurements(job.result) if job.result is not None else ()
+    measurements = _measurements(job)
     reason = job.attributes.get("reason", "") if job.error is None else job.error
     return PairData(
         index=job.index,
@@ -148,6 +149,14 @@ def _pair(job: JobEnded, first: TileData, second: TileData, residuals: Residuals
         ),
         gain_measured=all(getattr(m, "gain_measured", True) for m in measurements),
     )
+
+
+def _measurements(job: JobEnded) -> tuple[Any, ...]:
+    """Return the measurements of a pair; none if a version with another layout wrote them."""
+    try:
+        return decode_measurements(job.result) if job.result is not None else ()
+    except struct.error:
+        return ()
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from ..observe.autopsy import command_to_go_on, describe
+from ..observe.autopsy_text import describe_job, resume_command
+from ..observe.progress import FAILED_OUTCOMES, job_name
 from .data import RunData
-from .titles import FAILED_OUTCOMES, job_name
 
 MAX_LISTED = 50  # problems in the list; the tables have all tiles and pairs
 MAX_CHI = 5  # standard errors beyond which two tiles disagree; red in the map
@@ -51,8 +51,8 @@ def _failed_pairs(run: RunData) -> Iterator[Problem]:
 
 
 def _unfinished_jobs(run: RunData) -> Iterator[Problem]:
-    for job in run.autopsy.under_way:
-        yield Problem(f"in progress at the end: {describe(job)}")
+    for job in run.autopsy.running_jobs:
+        yield Problem(f"in progress at the end: {describe_job(job)}")
 
 
 def _suspect_tiles(run: RunData) -> Iterator[Problem]:
@@ -65,7 +65,7 @@ def _suspect_tiles(run: RunData) -> Iterator[Problem]:
 
 def _resume(run: RunData) -> Iterator[Problem]:
     if run.autopsy.state in ("died", "failed", "interrupted"):
-        yield Problem(f"To resume the run: {command_to_go_on(run.autopsy)}", warning=True)
+        yield Problem(f"To resume the run: {resume_command(run.autopsy)}", warning=True)
 
 
 def _disagreeing_pairs(run: RunData) -> Iterator[Problem]:

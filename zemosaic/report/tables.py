@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from ..observe.autopsy import describe
+from ..observe.autopsy_text import describe_job
+from ..observe.progress import stage_title
 from ..runtime.events import JobEnded
 from .alerts import alert_job
 from .data import PairData, RunData, job_outcome, job_seconds
 from .markup import escape, folded, table
 from .problems import MAX_LISTED, count
-from .titles import stage_title
 
 MAX_SLOWEST = 10
 MAX_STACKS = 10
@@ -57,9 +57,9 @@ def stack_dumps(run: RunData) -> Iterator[str]:
             seen.add(alert.stack)
             _, name = alert_job(alert)
             yield _stack(f"{name}, after {run.elapsed(alert.time_ns):.0f} s", alert.stack)
-    for job in run.autopsy.under_way:
+    for job in run.autopsy.running_jobs:
         if job.stack and job.stack not in seen:
-            yield _stack(describe(job), job.stack)
+            yield _stack(describe_job(job), job.stack)
 
 
 def _stack(title: str, stack: str) -> str:

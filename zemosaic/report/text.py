@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..observe.progress import FAILED_OUTCOMES, stage_title
 from .data import IN_PROGRESS, RunData, finite_median
 from .problems import count, find_problems
-from .titles import FAILED_OUTCOMES, stage_title
 
 MAX_CHI = 6  # standard errors; the solver, too, gives such a pair no weight
 MANY_OUTLIERS = 0.1  # fraction of pairs beyond which errors are unreliable
@@ -39,7 +39,7 @@ def headline(run: RunData) -> str:
 
 def _progress_headline(run: RunData, seconds: str) -> str:
     stage = run.autopsy.stage
-    done, total = run.autopsy.ended(stage)
+    done, total = run.autopsy.job_counts(stage)
     title = f", {stage_title(stage)}" if stage else ""
     return f"The run is in progress{title}" + (
         f": {done} of {total} done after {seconds}" if total else ""
@@ -100,7 +100,7 @@ def key_figures(run: RunData) -> Iterator[KeyFigure]:
 
 def _pair_figure(run: RunData) -> KeyFigure:
     outcomes = Counter(pair.outcome for pair in run.pairs)
-    total = max(run.autopsy.ended("pairs")[1], len(run.pairs))
+    total = max(run.autopsy.job_counts("pairs")[1], len(run.pairs))
     unmeasured = [f"{outcomes[name]} {label}" for name, label in OUTCOMES.items() if outcomes[name]]
     if total > len(run.pairs):
         unmeasured.append(f"{total - len(run.pairs)} never measured")

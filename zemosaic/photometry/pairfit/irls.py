@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._kernels import compiled
+from .._kernels.fit_summary import FIT_SUMMARY
 from .algebra import (
     dot,
     line,
@@ -146,22 +147,24 @@ def fit_irls(rows: PairSamples, columns: np.ndarray, slope: np.ndarray, free: bo
 
 
 def summarize_fit(rows: PairSamples, columns: np.ndarray, state: State, free: bool) -> np.ndarray:
-    """What a measurement is made of ``(C, 32)``: slopes and sums over the rows.
+    """Compute the sums over the samples from which a measurement is assembled.
 
-    Without and with a plane: the slope, what the instrument spreads and what x and y show of it;
-    the squares of the sums over patches, weights, the pivot and the moments about it, the rms;
-    with all terms the shift of the scene and its variances, in units of the scale squared.
+    Returns
+    -------
+    ndarray
+        ``(C,)`` records of `FIT_SUMMARY`.
     """
     gram, terms = state.gram, columns.shape[1] - 3
     if compiled.fused:
         (c, n), patches = state.w.shape, int(rows.cluster.max()) + 1
-        found = np.empty((c, 32))
+        summary = np.empty(c, FIT_SUMMARY)
         compiled.fused.summarize_fit(
             rows.x, rows.y, rows.u, rows.v, rows.cluster, columns, state.w, gram, state.line,
             state.slope, state.noise, np.empty((5, patches)), np.empty((5, patches)),
-            np.empty((4, n)), found, not free, PLAIN_TERMS, PLANE_TERMS, CURVATURE_CHI2,
+            np.empty((4, n)), summary.view(np.float64).reshape(c, -1), not free,
+            PLAIN_TERMS, PLANE_TERMS, CURVATURE_CHI2,
         )  # fmt: skip
-        return found
+        return summary
     held = None if free else state.slope
     lines = [line(gram, min(terms, n), held) for n in (PLAIN_TERMS, PLANE_TERMS)]
     # The second order too where the overlap clearly shows it.
@@ -196,5 +199,5 @@ def summarize_fit(rows: PairSamples, columns: np.ndarray, state: State, free: bo
         shift[:2] = state.line[:, 0, 4:6].T
         covariance = solve_normal_equations(gram[:, 3:, 3:], np.eye(terms)[:, 1:3])
         shift[2:] = covariance[:, [1, 2], [0, 1]].T
-    told = [slopes, size, seen, squares, [mixed], [total], pivot, moments, [rms], shift]
-    return np.concatenate(told).T
+    fields = [slopes, size, seen, squares, [mixed], [total], pivot, moments, [rms], shift]
+    return np.ascontiguousarray(np.concatenate(fields).T).view(FIT_SUMMARY)[:, 0]

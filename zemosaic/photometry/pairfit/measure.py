@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -105,6 +106,22 @@ class Rejected:
 Measurement = PairMeasurement | Rejected
 
 
+class FitSummary(NamedTuple):
+    """A record of `FIT_SUMMARY`, whose fields it has in the same order."""
+
+    slope: list[float]
+    instrument_norm: list[float]
+    information: list[float]
+    patch_squares: list[float]
+    tilt_patch_product: float
+    weight: float
+    pivot: list[float]
+    moments: list[float]
+    rms: float
+    shift: list[float]
+    shift_variance: list[float]
+
+
 def measure_pair(
     first: Preview, second: Preview, model: str = "gain+offset"
 ) -> tuple[Measurement, ...]:
@@ -182,24 +199,24 @@ def _fit(
         anew = fit_irls(left, clean, again, free)
         if np.isfinite(anew.slope).all():
             rows, columns, state = left, clean, anew
-    found = summarize_fit(rows, columns, state, free).tolist()
+    summaries = map(FitSummary._make, summarize_fit(rows, columns, state, free).tolist())
     lost, scale, bread = (z.tolist() for z in (np.isnan(state.slope), state.scale, state.bread))
     return [
-        None if gone else _measurement(rows.cells, model, corner, columns.shape[1], *numbers)
-        for gone, *numbers in zip(lost, found, scale, bread, strict=True)
+        None if gone else _measurement(rows.cells, model, corner, columns.shape[1], *summary)
+        for gone, *summary in zip(lost, summaries, scale, bread, strict=True)
     ]
 
 
 def _measurement(
     cells: int, model: str, corner: tuple[int, int], terms: int,
-    sums: list[float], scale: float, bread: float,
+    summary: FitSummary, scale: float, bread: float,
 ) -> PairMeasurement | None:  # fmt: skip
-    """Gains, level and tilts of a channel, with their errors, from what `_described` summed."""
-    slopes, size, seen, squares, (mixed, total) = (
-        sums[:2], sums[2:4], sums[4:6], sums[6:11], sums[11:13],
-    )  # fmt: skip
-    u, v, x, y, uu, uv, ux, uy, vv, vx, vy, xx, xy, yy, rms = sums[13:28]
-    su, sv, squared_su, squared_sv = sums[28:]
+    """Compute the gains, level and tilts of a channel with their errors."""
+    slopes, squares = summary.slope, summary.patch_squares
+    size, seen = summary.instrument_norm, summary.information
+    mixed, total, rms = summary.tilt_patch_product, summary.weight, summary.rms
+    u, v, x, y = summary.pivot
+    uu, uv, ux, uy, vv, vx, vy, xx, xy, yy = summary.moments
     gains = [(math.nan, math.nan)] * 2
     if model != "offset":
         # With a level alone there is no plane to be taken out.
@@ -246,6 +263,9 @@ def _measurement(
         rms=rms,
         correlation=xy / math.sqrt(xx * yy) if xx * yy > rounding else 0.0,
         gain_measured=known,
-        shift=(su, sv),
-        shift_err=(scale * math.sqrt(squared_su), scale * math.sqrt(squared_sv)),
+        shift=(summary.shift[0], summary.shift[1]),
+        shift_err=(
+            scale * math.sqrt(summary.shift_variance[0]),
+            scale * math.sqrt(summary.shift_variance[1]),
+        ),
     )
