@@ -25,14 +25,14 @@ PAIR_FIELDS = ("index", "i", "j", "outcome", "seconds")
 
 def chart_data(run: RunData) -> dict[str, Any]:
     """Return the data of all charts, ready for JSON."""
-    groups = {tile.index: k for k, tiles in enumerate(run.groups) for tile in tiles}
+    groups = run.group_numbers
     weights = _weight_classes(run.pairs)
     timeline = _Timeline.of(run)
     return _to_json(
         {
             "channels": run.channel_names,
             "tiles": [_tile(tile, groups.get(tile.index, -1)) for tile in run.tiles],
-            "pairs": [_pair(p, weight) for p, weight in zip(run.pairs, weights, strict=True)],
+            "pairs": [_pair(*pair) for pair in zip(run.pairs, weights, strict=True)],
             "stages": [STAGE_TITLES[stage] for stage in timeline.stages],
             "pairStage": timeline.stages.index("pairs") if "pairs" in timeline.stages else -1,
             "lanes": timeline.lanes.names,
@@ -87,9 +87,9 @@ def worker_lanes(jobs: list[JobEnded]) -> WorkerLanes:
     for number in sorted(range(len(jobs)), key=lambda n: jobs[n].started_ns):
         job = jobs[number]
         process_lanes = lanes.setdefault(job.pid, [])
-        for k, (row, free_ns) in enumerate(process_lanes):
+        for position, (row, free_ns) in enumerate(process_lanes):
             if free_ns <= job.started_ns:
-                process_lanes[k] = (row, job.ended_ns)
+                process_lanes[position] = (row, job.ended_ns)
                 rows[number] = row
                 break
         else:

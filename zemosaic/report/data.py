@@ -221,7 +221,9 @@ class RunData:
     def channel_names(self) -> list[str]:
         """Names of the channels; three are red, green and blue."""
         count = self.n_channels
-        return list(RGB) if count == len(RGB) else [f"channel {c}" for c in range(count)]
+        if count == len(RGB):
+            return list(RGB)
+        return [f"channel {channel}" for channel in range(count)]
 
     @property
     def groups(self) -> list[list[TileData]]:
@@ -231,6 +233,11 @@ class RunData:
             if tile.component >= 0:
                 groups.setdefault(tile.component, []).append(tile)
         return sorted(groups.values(), key=len, reverse=True)
+
+    @property
+    def group_numbers(self) -> dict[int, int]:
+        """Number of the group of each tile, by its index, in the order of `groups`."""
+        return {tile.index: number for number, group in enumerate(self.groups) for tile in group}
 
     def finite_residuals(self, name: str) -> list[float]:
         """Return one field of the residuals of all pairs and channels, without NaN."""

@@ -24,6 +24,7 @@ BLUE, SKY, GREEN, ORANGE, RED, PURPLE, GREY = (
 )  # fmt: skip
 CHANNEL_COLOURS = {1: (BLUE,), 3: (RED, GREEN, BLUE)}
 STAGE_COLOURS = (SKY, GREEN, BLUE, PURPLE)
+STATES = ("before", "after")
 DPI = 150
 MAX_CHI = 6.0  # standard errors at the edges of the histograms
 
@@ -95,8 +96,8 @@ def _draw_seams(figure: Any, mosaic: Mosaic) -> None:
 
 
 def _side_by_side(figure: Any, images: list[Any]) -> Iterator[tuple[Any, Any, str]]:
-    for k, (image, state) in enumerate(zip(images, ("before", "after"), strict=False), 1):
-        axes = figure.add_subplot(1, len(images), k)
+    for column, (image, state) in enumerate(zip(images, STATES, strict=False), 1):
+        axes = figure.add_subplot(1, len(images), column)
         axes.set_axis_off()
         yield axes, image, state
 
@@ -149,7 +150,7 @@ def _draw_map(figure: Any, run: RunData) -> None:
 def _draw_outlines(axes: Any, run: RunData) -> None:
     from matplotlib.collections import PolyCollection
 
-    groups = {tile.index: k for k, tiles in enumerate(run.groups) for tile in tiles}
+    groups = run.group_numbers
     for style in TILE_STYLES:
         outlines = [
             np.array(tile.corners())
@@ -167,7 +168,7 @@ def _draw_outlines(axes: Any, run: RunData) -> None:
 def _draw_pairs(axes: Any, run: RunData) -> None:
     from matplotlib.collections import LineCollection
 
-    centres = {t.index: np.mean(t.corners(), axis=0) for t in run.tiles if t.placement}
+    centres = {tile.index: np.mean(tile.corners(), axis=0) for tile in run.tiles if tile.placement}
     width = 0.4 if len(run.pairs) > 1000 else 1.2
     for style in PAIR_STYLES:
         lines = [
@@ -215,14 +216,14 @@ def _draw_bars(
 def _draw_corrections(figure: Any, run: RunData) -> None:
     tiles = [tile for tile in run.tiles if tile.gain]
     colours = CHANNEL_COLOURS.get(run.n_channels, (BLUE, ORANGE, GREEN, PURPLE, RED))
-    for k, (name, label) in enumerate((("gain", "gain"), ("offset", "offset (ADU)")), 1):
-        axes = figure.add_subplot(2, 1, k)
-        for c, channel in enumerate(run.channel_names):
+    for row, (name, label) in enumerate((("gain", "gain"), ("offset", "offset (ADU)")), 1):
+        axes = figure.add_subplot(2, 1, row)
+        for channel, channel_name in enumerate(run.channel_names):
             axes.errorbar(
                 [tile.index for tile in tiles],
-                [getattr(tile, name)[c] for tile in tiles],
-                [getattr(tile, f"{name}_err")[c] for tile in tiles],
-                fmt=".", color=colours[c % len(colours)], label=channel,
+                [getattr(tile, name)[channel] for tile in tiles],
+                [getattr(tile, f"{name}_err")[channel] for tile in tiles],
+                fmt=".", color=colours[channel % len(colours)], label=channel_name,
             )  # fmt: skip
         axes.set(xlabel="tile", ylabel=label)
     if run.n_channels > 1:
@@ -232,9 +233,9 @@ def _draw_corrections(figure: Any, run: RunData) -> None:
 def _draw_residuals(figure: Any, run: RunData) -> None:
     edges, chi = np.linspace(-MAX_CHI, MAX_CHI, 49), np.linspace(-MAX_CHI, MAX_CHI, 200)
     normal = np.exp(-(chi**2) / 2) / math.sqrt(2 * math.pi)
-    for k, quantity in enumerate(("level", "gain"), 1):
+    for column, quantity in enumerate(("level", "gain"), 1):
         values = run.finite_residuals(f"{quantity}_chi")
-        axes = figure.add_subplot(1, 2, k)
+        axes = figure.add_subplot(1, 2, column)
         axes.hist(np.clip(values, -MAX_CHI, MAX_CHI), edges, color=SKY, label="pairs")
         expected = len(values) * (edges[1] - edges[0]) * normal
         axes.plot(chi, expected, color=ORANGE, label="if the errors were exact")

@@ -10,7 +10,6 @@ import math
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from scipy.sparse.csgraph import connected_components
 
 from ..observe.autopsy import Autopsy, all_events
 from ..pipeline.records import decode_measurements, failure_reason
-from ..pipeline.solution import level_error
 from ..runtime.events import (
     Event,
     Heartbeat,
@@ -35,7 +33,6 @@ from ..runtime.journal import Record
 from ..runtime.run_folder import RunFolder
 from .data import (
     PairData,
-    PairResidual,
     Placement,
     RunData,
     StageTimes,
@@ -43,6 +40,7 @@ from .data import (
     job_outcome,
     job_seconds,
 )
+from .residuals import PairCorrections, pair_residual
 
 CORRECTION = ("gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y")
 KEY = ("tile_i", "tile_j", "channel")
@@ -62,7 +60,12 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
     running = autopsy.state == "running"
     events = autopsy.record.events if running else list(all_events(autopsy))
     jobs = [event for event in events if isinstance(event, JobEnded)]
-    results = [e for record in records for e in record.events if isinstance(e, JobEnded) and e.key]
+    results = [
+        event
+        for record in records
+        for event in record.events
+        if isinstance(event, JobEnded) and event.key
+    ]
     tiles = _tiles(autopsy.record, results, jobs)
     files = RunFolder(autopsy.folder)
     solved = autopsy.state == "finished" and _is_newer(files.corrections, autopsy.started_ns)
@@ -140,14 +143,14 @@ def _pair(job: JobEnded, first: TileData, second: TileData, residuals: Residuals
         reason=str(reason),
         seconds=job_seconds(job),
         residuals=tuple(
-            _pair_residual(
+            pair_residual(
                 measurement,
-                _Corrections.of(first, second, channel),
+                PairCorrections.of(first, second, channel),
                 residuals.get((first.index, second.index, channel), math.nan),
             )
             for channel, measurement in enumerate(measurements)
         ),
-        gain_measured=all(getattr(m, "gain_measured", True) for m in measurements),
+        gain_measured=all(getattr(entry, "gain_measured", True) for entry in measurements),
     )
 
 
@@ -157,51 +160,6 @@ def _measurements(job: JobEnded) -> tuple[Any, ...]:
         return decode_measurements(job.result) if job.result is not None else ()
     except struct.error:
         return ()
-
-
-@dataclass(frozen=True)
-class _Corrections:
-    """Corrections of the two tiles of a pair in one channel; NaN without a solution."""
-
-    gain_i: float = math.nan
-    gain_j: float = math.nan
-    planes: bool = False
-
-    @classmethod
-    def of(cls, first: TileData, second: TileData, channel: int) -> _Corrections:
-        if channel >= min(len(first.gain), len(second.gain)):
-            return cls()
-        planes = bool(first.slope_x[channel] or first.slope_y[channel])
-        return cls(first.gain[channel], second.gain[channel], planes)
-
-
-def _pair_residual(measurement: Any, corrections: _Corrections, residual: float) -> PairResidual:
-    """Return the residuals of a channel, of which `residual` is the level difference in ADU."""
-    if not hasattr(measurement, "gain"):  # rejected
-        return PairResidual()
-    noise = measurement.rms if measurement.rms > 0 else math.nan
-    before = abs(measurement.y - measurement.x) / noise
-    if not math.isfinite(residual):
-        return PairResidual(before=before, level_err=measurement.level_err)
-    return PairResidual(
-        before=before,
-        after=abs(residual) / (corrections.gain_j * noise),
-        residual=residual,
-        level_err=measurement.level_err,
-        level_chi=residual / level_error(corrections.gain_j, measurement.level_err),
-        gain_chi=_gain_chi(measurement, corrections),
-    )
-
-
-def _gain_chi(measurement: Any, corrections: _Corrections) -> float:
-    """Return the residual gain in standard errors; NaN if the gain was not measured."""
-    gain, error = measurement.gain, measurement.gain_err
-    if corrections.planes:
-        gain, error = measurement.plane_gain, measurement.plane_gain_err
-    if not (measurement.gain_measured and gain > 0 and error > 0):
-        return math.nan
-    log_residual = math.log(gain) - math.log(corrections.gain_i / corrections.gain_j)
-    return log_residual / (error / gain)
 
 
 def _add_corrections(tiles: list[TileData], path: Path) -> None:
@@ -260,4 +218,7 @@ def _stages(autopsy: Autopsy, events: Iterable[Event]) -> list[StageTimes]:
     spans += [(stage, start, autopsy.last_ns) for stage, start in started.items()]
     spans.sort(key=lambda span: span[1])
     origin = autopsy.started_ns
-    return [StageTimes(name, (a - origin) / 1e9, (b - origin) / 1e9) for name, a, b in spans]
+    return [
+        StageTimes(stage, (start - origin) / 1e9, (end - origin) / 1e9)
+        for stage, start, end in spans
+    ]

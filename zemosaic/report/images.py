@@ -84,15 +84,24 @@ class _Thumbnail:
     def y(self) -> int:
         return -(-self.placement.y0 // self.factor)
 
+    @property
+    def x_end(self) -> int:
+        return self.x + self.values.shape[2]
+
+    @property
+    def y_end(self) -> int:
+        return self.y + self.values.shape[1]
+
 
 def coadd_mosaic(folder: Path, run: RunData) -> Mosaic | None:
     """Coadd the thumbnails of a run folder; return None if there are none, or too many cells."""
     thumbnails = _thumbnails(folder, run)
     if not thumbnails:
         return None
-    left, bottom = min(t.x for t in thumbnails), min(t.y for t in thumbnails)
-    width = max(t.x + t.values.shape[2] for t in thumbnails) - left
-    height = max(t.y + t.values.shape[1] for t in thumbnails) - bottom
+    left = min(thumbnail.x for thumbnail in thumbnails)
+    bottom = min(thumbnail.y for thumbnail in thumbnails)
+    width = max(thumbnail.x_end for thumbnail in thumbnails) - left
+    height = max(thumbnail.y_end for thumbnail in thumbnails) - bottom
     if width * height > MAX_CELLS:
         return None
     canvas = _Canvas(left, bottom, (len(thumbnails[0].values), height, width))
@@ -125,9 +134,9 @@ class _Canvas:
     shape: tuple[int, int, int]
 
     def window(self, thumbnail: _Thumbnail) -> tuple[slice, slice, slice]:
-        _, height, width = thumbnail.values.shape
-        x, y = thumbnail.x - self.left, thumbnail.y - self.bottom
-        return slice(None), slice(y, y + height), slice(x, x + width)
+        rows = slice(thumbnail.y - self.bottom, thumbnail.y_end - self.bottom)
+        columns = slice(thumbnail.x - self.left, thumbnail.x_end - self.left)
+        return slice(None), rows, columns
 
     def coadd(
         self, thumbnails: list[_Thumbnail], values_of: Callable[[_Thumbnail], np.ndarray]
@@ -183,7 +192,7 @@ def stretch_rgb(mosaic: Mosaic) -> list[np.ndarray]:
     Three channels are red, green and blue; of any other number the first is shown in grey.
     """
     channels = range(3 if len(mosaic.before) == 3 else 1)
-    stretched = [_stretch([image[c] for image in mosaic.images]) for c in channels]
+    stretched = [_stretch([image[channel] for image in mosaic.images]) for channel in channels]
     rgba = []
     for shades in zip(*stretched, strict=True):
         valid = np.isfinite(shades).any(axis=0)
@@ -225,7 +234,7 @@ def seam_pngs(mosaic: Mosaic) -> list[bytes]:
     for seams in mosaic.seam_maps:
         fraction = np.sqrt(np.clip(seams / (limit or 1.0), 0, 1))
         steps = np.nan_to_num(fraction) * (len(CIVIDIS) - 1)
-        rgb = [np.interp(steps, np.arange(len(CIVIDIS)), CIVIDIS[:, c]) for c in range(3)]
+        rgb = [np.interp(steps, np.arange(len(CIVIDIS)), shades) for shades in CIVIDIS.T]
         alpha = np.where(np.isfinite(seams), 255, 0)
         pngs.append(encode_png(np.stack([*rgb, alpha], axis=-1).astype(np.uint8)[::-1]))
     return pngs

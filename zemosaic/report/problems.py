@@ -70,7 +70,9 @@ def _resume(run: RunData) -> Iterator[Problem]:
 
 def _disagreeing_pairs(run: RunData) -> Iterator[Problem]:
     suspects = {tile.index for tile in run.tiles if tile.suspect}
-    disagreeing = sum(p.max_chi > MAX_CHI and not {p.i, p.j} & suspects for p in run.pairs)
+    disagreeing = sum(
+        pair.max_chi > MAX_CHI and not {pair.i, pair.j} & suspects for pair in run.pairs
+    )
     if disagreeing > DISAGREEING * len(run.pairs):
         yield Problem(
             f"{count(disagreeing, 'pair')} of {len(run.pairs)} still disagree by more than "

@@ -69,11 +69,12 @@ def _stack(title: str, stack: str) -> str:
 def corrections_table(run: RunData) -> str:
     """Return the gains and offsets of all tiles, folded away."""
     rows = [
-        (tile.index, tile.name, name, tile.gain[c], tile.gain_err[c], tile.offset[c],
-         tile.offset_err[c], tile.pairs)
+        (tile.index, tile.name, *correction, tile.pairs)
         for tile in run.tiles
-        for c, name in enumerate(run.channel_names[: len(tile.gain)])
-    ]  # fmt: skip
+        for correction in zip(
+            run.channel_names, tile.gain, tile.gain_err, tile.offset, tile.offset_err, strict=False
+        )
+    ]
     head = ("tile", "file", "channel", "gain", "±", "offset, ADU", "±", "pairs")
     formats = {0: "d", 3: ".5f", 4: ".5f", 5: ".3f", 6: ".3f", 7: "d"}
     return folded("Table of all gains and offsets", table(head, rows, formats))
@@ -81,7 +82,7 @@ def corrections_table(run: RunData) -> str:
 
 def unmeasured_tables(run: RunData) -> Iterator[str]:
     """Yield the pairs without a measured gain, and those without any measurement, folded away."""
-    no_gain = [p for p in run.pairs if p.outcome == "measured" and not p.gain_measured]
+    no_gain = [pair for pair in run.pairs if pair.outcome == "measured" and not pair.gain_measured]
     if no_gain:
         yield _pairs_table(
             run,
