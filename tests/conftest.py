@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from astropy.io import fits
 
@@ -14,6 +15,10 @@ from tests.helpers.cli import Run
 from tests.helpers.tiles import simulated
 from zemosaic.cli import run
 from zemosaic.photometry._kernels import compiled
+
+# A loaded machine must not fail a test by the clock.
+hypothesis.settings.register_profile("zemosaic", deadline=None)
+hypothesis.settings.load_profile("zemosaic")
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.table import Table
 
-from ..photometry.simulate import Scene, compare, simulate
+from ..photometry.simulate import Scene, align_truth, simulate
 from ..photometry.solver.solve import Solution
 from ..pipeline.tables import write_table
 from .options import check_writable
@@ -37,7 +37,8 @@ def write_scene(scene: Scene, folder: Path) -> list[str]:
 def comparison_lines(solution: Solution, folder: Path) -> Iterator[str]:
     """Yield a table of the true and the solved corrections of a scene with one channel."""
     truth = Table.read(folder / "truth.ecsv", format="ascii.ecsv")
-    gain, offset = compare(solution, truth["gain"].data[:, None], truth["offset"].data[:, None])
+    true_gain, true_offset = truth["gain"].data[:, None], truth["offset"].data[:, None]
+    gain, offset = align_truth(solution, true_gain, true_offset)
     yield "\ntile  true gain  solved   ± error      true offset  solved    ± error (ADU)"
     columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
     for tile, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .._kernels import compiled
-from ..preview.block_means import block_highest, block_sum
 from ..preview.block_summary import BORDER_ERROR, CELL_ERROR
+from ..preview.block_sums import block_highest, block_sum
 from ..preview.preview import SIDE, Preview
 from .algebra import median, thin
 
