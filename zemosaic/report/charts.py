@@ -63,7 +63,7 @@ def _pair(pair: PairData, weight: int) -> dict[str, Any]:
 
 
 def _weight_classes(pairs: list[PairData]) -> list[int]:
-    """Return the third of the measured pairs that each weight is in: 0 low, 2 high."""
+    """Return the weight of each pair by thirds of the measured pairs: 0 low, 2 high."""
     errors = [finite_median(pair.finite("level_err")) for pair in pairs]
     ranked = sorted(error for error in errors if math.isfinite(error))
     if not ranked:
@@ -110,7 +110,7 @@ class _Timeline:
     lanes : WorkerLanes
         Of its jobs.
     stages : list of str
-        Stages that have jobs, in the order of `STAGE_TITLES`.
+        Stages with jobs, in the order of `STAGE_TITLES`.
     """
 
     run: RunData
@@ -159,7 +159,7 @@ def _failure(job: JobEnded) -> str:
 
 
 def _to_json(value: Any) -> Any:
-    """Round numbers to `DIGITS`, and replace those that are not finite by null."""
+    """Round numbers to `DIGITS`, and replace NaN and infinity by null."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, dict):

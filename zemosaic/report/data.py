@@ -1,4 +1,4 @@
-"""The data of a run that its report shows: tiles, pairs, stages and jobs."""
+"""The data in the report of a run: tiles, pairs, stages and jobs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RGB = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class Placement:
-    """Position of a prepared tile on the grid that all previews share.
+    """Position of a prepared tile on the shared grid of the previews.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class TileData:
     failed : str
         Why the tile is unusable; empty if it is usable.
     component : int
-        Group of tiles that measured pairs connect; -1 if the tile is in none.
+        Group of tiles connected by measured pairs; -1 if the tile is in none.
     pairs : int
         Number of its measured pairs.
     suspect : bool
@@ -227,7 +227,7 @@ class RunData:
 
     @property
     def groups(self) -> list[list[TileData]]:
-        """Groups of tiles that measured pairs connect, the largest first."""
+        """Groups of tiles connected by measured pairs, the largest first."""
         groups: dict[int, list[TileData]] = {}
         for tile in self.tiles:
             if tile.component >= 0:

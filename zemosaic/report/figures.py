@@ -31,7 +31,7 @@ MAX_CHI = 6.0  # standard errors at the edges of the histograms
 
 @dataclass(frozen=True)
 class _Figure:
-    """A figure: name of its file, size in inches, and the function that draws it."""
+    """A figure: name of its file, size in inches, and drawing function."""
 
     name: str
     size: tuple[float, float]

@@ -1,6 +1,6 @@
 """Gather the data of a run from its journal and its tables.
 
-The journal has the tiles, pairs and times of every run, also of one that died. The tables have the
+The journal has the tiles, pairs and times of every run, even of a dead one. The tables have the
 solution, if there is one.
 """
 
@@ -55,7 +55,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
     autopsy : Autopsy
         State of the run.
     records : sequence of Record
-        Records to take results from: that of the run and, if it was resumed, those before it.
+        Records with results: the record of the run and, after a resume, the earlier ones.
     """
     running = autopsy.state == "running"
     events = autopsy.record.events if running else list(all_events(autopsy))
@@ -92,7 +92,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
 
 
 def _tiles(record: Record, results: list[JobEnded], jobs: list[JobEnded]) -> list[TileData]:
-    """Return all tiles in the order given, including those that no job has reached."""
+    """Return all tiles in input order, including tiles without any job so far."""
     tiles: dict[int, TileData] = {}
     for job in jobs:
         if job.stage not in ("scan", "tiles") or "index" not in job.attributes:
@@ -103,7 +103,7 @@ def _tiles(record: Record, results: list[JobEnded], jobs: list[JobEnded]) -> lis
             tile.failed = failure_reason(job.error, name)
     for job in results:
         prepared = tiles.get(job.attributes.get("index", -1)) if job.stage == "tiles" else None
-        # In an earlier run the index may have been that of another tile.
+        # In an earlier run another tile may have had the index.
         if prepared is not None and prepared.name == job.attributes.get("name"):
             prepared.placement = Placement.from_journal(job.result)
     for index in range(_total_tiles(record)):
@@ -185,7 +185,7 @@ def _read_residuals(path: Path) -> Residuals:
 
 
 def _is_newer(path: Path, time_ns: int) -> bool:
-    """Return whether a table is that of this run: an earlier run may have left its own."""
+    """Return whether this run wrote a table: an earlier run may have left its own."""
     return path.exists() and path.stat().st_mtime_ns >= time_ns
 
 
@@ -197,7 +197,7 @@ def _add_pair_counts(tiles: list[TileData], pairs: list[PairData]) -> None:
 
 
 def _add_components(tiles: list[TileData], pairs: list[PairData]) -> None:
-    """Number the groups of prepared tiles that the measured pairs connect."""
+    """Number the groups of prepared tiles connected by measured pairs."""
     edges = [(pair.i, pair.j) for pair in pairs if pair.outcome == "measured"]
     i, j = np.array(edges, dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(tiles), len(tiles)))
@@ -207,7 +207,7 @@ def _add_components(tiles: list[TileData], pairs: list[PairData]) -> None:
 
 
 def _stages(autopsy: Autopsy, events: Iterable[Event]) -> list[StageTimes]:
-    """Return the times of the stages; one that has not ended lasts until the last sign of life."""
+    """Return the times of the stages; an open stage lasts until the last sign of life."""
     started: dict[str, int] = {}
     spans = []
     for event in events:

@@ -17,7 +17,7 @@ MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, whose t
 BLACK, WHITE = 2.0, 99.7  # black: widths of the sky below its level; white: percentile
 MIN_WHITE = 6.0  # widths above the sky level, so that noise looks like noise
 SOFTENING = 0.1  # fraction of the range in which the asinh stretch is linear
-SEAM_LIMIT = 99  # percentile of the seam map that gets the brightest colour
+SEAM_LIMIT = 99  # percentile of the seam map with the brightest colour
 # The colour map "cividis" (Nuñez, Anderton & Renslow 2018) at equal steps: it looks the same with
 # and without colour vision deficiency, and in grey.
 CIVIDIS = np.array(
@@ -58,7 +58,7 @@ class Mosaic:
 
     @property
     def seam_limit(self) -> float:
-        """Spread in ADU that gets the brightest colour of the seam maps; NaN without overlaps."""
+        """Spread in ADU with the brightest colour in the seam maps; NaN without overlaps."""
         finite = self.seams_before[np.isfinite(self.seams_before)]
         return float(np.percentile(finite, SEAM_LIMIT)) if len(finite) else np.nan
 
@@ -112,7 +112,7 @@ def coadd_mosaic(folder: Path, run: RunData) -> Mosaic | None:
 
 
 def _thumbnails(folder: Path, run: RunData) -> list[_Thumbnail]:
-    """Return the thumbnails that have the factor of most tiles."""
+    """Return the thumbnails with the factor of most tiles."""
     factors = [tile.placement.thumb if tile.placement else 0 for tile in run.tiles]
     factor = max(set(factors), key=factors.count, default=0)
     values = load_thumbnails(folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def escape(value: Any) -> str:
-    """Return a value as text that is safe in an element and in an attribute."""
+    """Return a value as text, safe in elements and attributes."""
     return html.escape(str(value))
 
 
@@ -42,5 +42,5 @@ def _column_class(number_format: str | None) -> str:
 
 
 def folded(summary: str, body: str) -> str:
-    """Return a body of HTML that is folded away under its summary."""
+    """Return a body of HTML, folded away under its summary."""
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"

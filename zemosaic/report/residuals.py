@@ -1,4 +1,4 @@
-"""Residuals of a pair: differences of level and gain that the solution leaves."""
+"""Residuals of a pair: the differences of level and gain after correction."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def corrections_table(run: RunData) -> str:
 
 
 def unmeasured_tables(run: RunData) -> Iterator[str]:
-    """Yield the pairs without a measured gain, and those without any measurement, folded away."""
+    """Yield the pairs without a measured gain and the rejected pairs, folded away."""
     no_gain = [pair for pair in run.pairs if pair.outcome == "measured" and not pair.gain_measured]
     if no_gain:
         yield _pairs_table(

@@ -168,7 +168,7 @@ class _ChiSquare:
 
 
 def chi_square_sentences(run: RunData) -> list[str]:
-    """Return a sentence on the χ² of the levels and one on that of the gains, if they have any."""
+    """Return sentences on the χ² of the levels and of the gains, if they have any."""
     sentences = []
     for name, title in (("level_chi", "Levels"), ("gain_chi", "Gains")):
         total = _ChiSquare()
