@@ -1,4 +1,4 @@
-"""The run page in a real browser: Debian's Chromium, without a screen and without a network.
+"""The report in a real browser: Debian's Chromium, headless and without a network.
 
 Needs the extra ``browser`` and, on Debian, ``apt-get install chromium chromium-driver``.
 """
@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.browser.runs import Invented, graph_of, invented_graph
 from tests.helpers.hostile import EVIL
-from zemosaic.report.build import report
+from tests.helpers.synthetic_run import SyntheticRun, grid_graph, isolated_graph, load_graph
+from zemosaic.report.build import write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -31,7 +31,7 @@ pytestmark = [
 ]
 PROJECT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("ZEMOSAIC_SHARED_DATA", PROJECT.parent / "shared" / "data"))
-PATIENCE = 60.0  # seconds for a chart on a machine that does other things
+TIMEOUT = 60.0  # seconds for a chart on a loaded machine
 
 
 class Page:
@@ -41,7 +41,7 @@ class Page:
         self.driver = driver
 
     def open(self, path: Path, width: int = 1280, dark: bool = False) -> None:
-        """Open a page and draw all its charts, as somebody who reads it to its end."""
+        """Open a page and scroll through it until all charts are drawn."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -58,9 +58,9 @@ class Page:
         return self.driver.execute_script(script)
 
     def wait(self, script: str) -> None:
-        until = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self.run(script):
-            assert time.monotonic() < until, script
+            assert time.monotonic() < deadline, script
             time.sleep(0.02)
 
     @property
@@ -68,32 +68,32 @@ class Page:
         return self.run("return [...document.querySelectorAll('.chart')].map(c => c.id)")
 
     @property
-    def complaints(self) -> list[str]:
-        """What the console says."""
+    def console(self) -> list[str]:
+        """Messages in the console of the browser."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     @property
     def requests(self) -> list[str]:
-        """What was asked for besides the page itself and what it holds."""
+        """Addresses requested besides the page itself and the data in it."""
         messages = [json.loads(e["message"])["message"] for e in self.driver.get_log("performance")]
-        asked = [m["params"]["request"]["url"] for m in messages
-                 if m["method"] == "Network.requestWillBeSent"]  # fmt: skip
-        return [url for url in asked if not url.startswith(("data:", "file:", "about:"))]
+        urls = [m["params"]["request"]["url"] for m in messages
+                if m["method"] == "Network.requestWillBeSent"]  # fmt: skip
+        return [url for url in urls if not url.startswith(("data:", "file:", "about:"))]
 
     def hover(self, chart: str, trace: int, point: int) -> str:
-        """Point at a datum; what the page says of it."""
+        """Move the pointer to a point of a chart, and return the text of the tooltip."""
         self.run(f"document.getElementById('{chart}').scrollIntoView({{block: 'center'}})")
         x, y = self.run(f"""
-            const place = document.getElementById("{chart}"), full = place._fullLayout;
-            const trace = place.data[{trace}], box = place.getBoundingClientRect();
-            const side = trace.x[{point}];
-            const value = trace.base ? trace.base[{point}] + side / 2 : side;
-            return [box.left + full.xaxis._offset + full.xaxis.d2p(value),
-                    box.top + full.yaxis._offset + full.yaxis.d2p(trace.y[{point}])];""")
-        until = time.monotonic() + PATIENCE
+            const element = document.getElementById("{chart}"), layout = element._fullLayout;
+            const trace = element.data[{trace}], box = element.getBoundingClientRect();
+            const x = trace.x[{point}];
+            const middle = trace.base ? trace.base[{point}] + x / 2 : x;
+            return [box.left + layout.xaxis._offset + layout.xaxis.d2p(middle),
+                    box.top + layout.yaxis._offset + layout.yaxis.d2p(trace.y[{point}])];""")
+        deadline = time.monotonic() + TIMEOUT
         while not self.run("return document.getElementById('tip').style.display === 'block'"):
-            assert time.monotonic() < until, f"{chart}: nothing is said at {x}, {y}"
-            for shift in (30, 0):  # the pointer comes from somewhere
+            assert time.monotonic() < deadline, f"{chart}: no tooltip at {x}, {y}"
+            for shift in (30, 0):  # only a pointer that moves hovers
                 move = {"type": "mouseMoved", "x": x + shift, "y": y + shift}
                 self.driver.execute_cdp_cmd("Input.dispatchMouseEvent", move)
                 time.sleep(0.15)
@@ -113,104 +113,101 @@ def page() -> Iterator[Page]:
 
 
 def good(folder: Path) -> None:
-    centres, sizes, pairs = invented_graph(12, 30)
-    Invented(folder, centres, sizes, pairs, channels=3, faults=False).write()
+    SyntheticRun(folder, grid_graph(12, 30), channels=3, faults=False).write()
 
 
 def faulty(folder: Path) -> None:
     names = [*EVIL, *(f"{'a_very_long_name_' * 6}{k}.fits" for k in range(8))]
-    Invented(folder, *invented_graph(12, 30), names=names).write()
+    SyntheticRun(folder, grid_graph(12, 30), names=names).write()
 
 
 def dead(folder: Path) -> None:
-    Invented(folder, *invented_graph(12, 30)).write(until=17)
+    SyntheticRun(folder, grid_graph(12, 30)).write(until=17)
 
 
-def empty(folder: Path) -> None:
-    centres, sizes, pairs = invented_graph(4, 6)
-    Invented(folder, 20 * centres, sizes, pairs[:0], faults=False).write()
+def without_pairs(folder: Path) -> None:
+    SyntheticRun(folder, isolated_graph(4), faults=False).write()
 
 
-def nothing(folder: Path) -> None:
-    """A run that died before any tile was read."""
-    run = Invented(folder, *invented_graph(2, 1))
-    run.write()
+def without_tiles(folder: Path) -> None:
+    """Write a run that died before it read any tile."""
+    SyntheticRun(folder, grid_graph(2, 1)).write()
     journal = folder / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:3]))
 
 
-CASES: list[Callable[[Path], None]] = [good, faulty, dead, empty, nothing]
+CASES: list[Callable[[Path], None]] = [good, faulty, dead, without_pairs, without_tiles]
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("case", CASES)
-def test_a_page_opens_in_silence(
+def test_a_page_opens_without_errors_or_requests(
     page: Page, tmp_path: Path, case: Callable[[Path], None], width: int
 ) -> None:
-    """No error in the console, no request to anybody, and nothing wider than the screen."""
+    """The console is empty, no request is sent, and nothing is wider than the screen."""
     case(tmp_path)
-    page.open(report(tmp_path)[0], width, dark=width == 400)
-    assert page.complaints == []
+    page.open(write_report(tmp_path)[0], width, dark=width == 400)
+    assert page.console == []
     assert page.requests == []
     assert page.run("return document.documentElement.scrollWidth") <= width
     assert page.run("return document.title").endswith("zemosaic run")
     assert page.run("return document.querySelectorAll('[onerror], iframe, object').length") == 0
 
 
-def test_pointing_at_a_tile_tells_its_name_and_numbers(page: Page, tmp_path: Path) -> None:
-    """The label is the text of the name, whatever it looks like, and what was found."""
+def test_the_tooltip_of_a_tile_has_its_name_and_corrections(page: Page, tmp_path: Path) -> None:
+    """The tooltip shows the name as text, whatever it contains, and gain and offset."""
     faulty(tmp_path)
-    page.open(report(tmp_path)[0])
+    page.open(write_report(tmp_path)[0])
     last = page.run("return document.getElementById('gain').data.length") - 1
-    said = page.hover("gain", last, 0)
-    assert said.startswith(f"{EVIL[0]}\ngain ")
-    assert "offset" in said
-    assert "±" in said
+    text = page.hover("gain", last, 0)
+    assert text.startswith(f"{EVIL[0]}\ngain ")
+    assert "offset" in text
+    assert "±" in text
     assert page.run("return document.querySelectorAll('#tip *').length") == 0
 
 
-def test_pointing_at_a_pair_and_at_a_job(page: Page, tmp_path: Path) -> None:
-    """In the sky the pair's tiles and what is left of it; in the lanes when it ran."""
+def test_the_tooltips_of_a_pair_and_of_a_job(page: Page, tmp_path: Path) -> None:
+    """On the map a pair shows its tiles and residual, in the lanes its outcome."""
     good(tmp_path)
-    page.open(report(tmp_path)[0])
+    page.open(write_report(tmp_path)[0])
     trace = page.run("""return document.getElementById("sky").data.findIndex(
         t => t.customdata && t.customdata[0][0] === "p")""")
-    said = page.hover("sky", trace, 2)
-    assert "tile_00" in said
-    assert "standard errors" in said
-    assert "before" in said
+    text = page.hover("sky", trace, 2)
+    assert "tile_00" in text
+    assert "standard errors" in text
+    assert "before" in text
     jobs = page.run("""return document.getElementById("lanes").data.findIndex(
         t => t.name === "measuring pairs")""")
     assert "measured" in page.hover("lanes", jobs, 0)
 
 
-def test_dark_and_light_follow_the_reader(page: Page, tmp_path: Path) -> None:
-    """Paper and ink change places, in the charts as well."""
+def test_the_page_follows_the_colour_scheme_of_the_reader(page: Page, tmp_path: Path) -> None:
+    """In the dark scheme background and text change, in the charts as well."""
     good(tmp_path)
-    path = report(tmp_path)[0]
-    seen = []
+    path = write_report(tmp_path)[0]
+    colours = []
     for dark in (False, True):
         page.open(path, dark=dark)
-        seen.append(
+        colours.append(
             page.run("""return [getComputedStyle(document.body).backgroundColor,
             getComputedStyle(document.querySelector("#gain .xtick text")).fill]""")
         )
-    (light_paper, light_ink), (dark_paper, dark_ink) = seen
+    (light_paper, light_ink), (dark_paper, dark_ink) = colours
     assert light_paper == "rgb(255, 255, 255)"
     assert dark_paper != light_paper
     assert dark_ink != light_ink
 
 
-def test_a_large_run_opens_and_answers(page: Page, tmp_path: Path) -> None:
-    """Some 200 tiles with 6,553 pairs, the real graph where it is there: drawn, and hovered."""
-    real = (SHARED / "graphs" / "zemosaic_m31_197_tiles.csv").exists()
-    graph = graph_of(SHARED / "graphs") if real else invented_graph(200, 6553)
-    run = Invented(tmp_path, *graph)
-    run.write()
-    path = report(tmp_path)[0]
+def test_the_page_of_a_large_run_opens_and_has_tooltips(page: Page, tmp_path: Path) -> None:
+    """Some 200 tiles with 6,553 pairs are drawn: those of a real mosaic if its graph is there."""
+    folder = SHARED / "graphs"
+    real = (folder / "zemosaic_m31_197_tiles.csv").exists()
+    graph = load_graph(folder) if real else grid_graph(200, 6553)
+    SyntheticRun(tmp_path, graph).write()
+    path = write_report(tmp_path)[0]
     assert path.stat().st_size < 10_000_000
     page.open(path)
-    assert page.complaints == []
+    assert page.console == []
     assert page.requests == []
     assert page.charts == ["sky", "lanes", "gain", "offset", "levels", "gains"]
     last = page.run("return document.getElementById('gain').data.length") - 1

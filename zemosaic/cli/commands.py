@@ -242,7 +242,7 @@ def report(folder: Path, png: bool) -> int:
 
     Shows the results of the run in the folder RUN in pictures.
     """
-    from ..report.build import report as write_report
+    from ..report.build import write_report
 
     for path in write_report(folder, png):
         click.echo(str(path))

@@ -191,10 +191,10 @@ def _report_at_end(folder: Path, terminal: Terminal, enabled: bool) -> Iterator[
         yield
     finally:
         if enabled and paths.journal.exists():
-            from ..report.build import report
+            from ..report.build import write_report
 
             try:
-                report(folder)
+                write_report(folder)
             except Exception as error:  # the results of the run matter more than its page
                 logger.debug("no report", exc_info=True)
                 command = f"zemosaic report {shlex.quote(str(folder))}"

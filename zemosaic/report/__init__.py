@@ -1,1 +1,1 @@
-"""The page of a run: text, charts and pictures made from its folder."""
+"""The report of a run: one HTML page with text, charts and images, made from the run folder."""

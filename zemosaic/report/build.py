@@ -1,4 +1,4 @@
-"""A run folder -> its page: the story that observers tell, with the pictures that they cannot."""
+"""Build the report of a run from its folder."""
 
 from __future__ import annotations
 
@@ -6,48 +6,47 @@ from pathlib import Path
 
 from ..observe.autopsy import examine
 from ..observe.endpoint import trace_url
-from ..pipeline.records import decode_measurements
 from ..runtime import journal
 from ..runtime.run_folder import RunFolder
-from .data import Story, gather
-from .images import Pictures, draw, mosaic_pngs, seam_pngs
-from .page import Images, write_report
+from .data import RunData
+from .gather import gather_run
+from .images import Mosaic, coadd_mosaic, mosaic_pngs, seam_pngs
+from .page import PageImages, write_page
 
 
-def tell(folder: Path) -> tuple[Story, Pictures | None]:
-    """What the run folder tells, and the mosaic as arrays, if there are thumbnails.
+def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
+    """Return the data of the last run in a folder and its mosaic, None without thumbnails.
 
     Raises
     ------
     UserError
-        No run has ever been there.
+        The folder has no journal of a run.
     """
-    found = examine(folder)
-    resumed = found.record.about.get("resume")
-    story = gather(found, journal.read(folder) if resumed else [found.record], decode_measurements)
-    return story, draw(folder, story)
+    autopsy = examine(folder)
+    resumed = autopsy.record.about.get("resume")
+    run = gather_run(autopsy, journal.read(folder) if resumed else [autopsy.record])
+    return run, coadd_mosaic(folder, run)
 
 
-def report(folder: Path, png: bool = False) -> list[Path]:
-    """Write the page of the run in a folder, and its figures as PNG if asked; where they are."""
-    story, pictures = tell(folder)
-    written = [write_report(story, _images(pictures), _trace(story))]
+def write_report(folder: Path, png: bool = False) -> list[Path]:
+    """Write the report of the run in a folder, with `png` also its figures; return the paths."""
+    run, mosaic = load_run(folder)
+    paths = [write_page(run, _page_images(mosaic), _trace_link(run))]
     if png:
         from .figures import write_figures
 
-        written += write_figures(story, pictures, RunFolder(folder).figures)
-    return written
+        paths += write_figures(run, mosaic, RunFolder(folder).figures)
+    return paths
 
 
-def _images(pictures: Pictures | None) -> Images:
-    if pictures is None:
-        return Images()
-    seams, brightest = seam_pngs(pictures)
-    return Images(mosaic_pngs(pictures), seams, brightest)
+def _page_images(mosaic: Mosaic | None) -> PageImages:
+    if mosaic is None:
+        return PageImages()
+    return PageImages(mosaic_pngs(mosaic), seam_pngs(mosaic), mosaic.seam_limit)
 
 
-def _trace(story: Story) -> str:
-    trace = story.found.record.about.get("trace", {})
+def _trace_link(run: RunData) -> str:
+    trace = run.autopsy.record.about.get("trace", {})
     if not trace.get("endpoint"):
         return ""
     return trace_url(trace["endpoint"], f"{trace['id']:032x}")

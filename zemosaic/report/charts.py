@@ -1,183 +1,169 @@
-"""What the charts of the run page draw, in plain lists and numbers that fit into JSON.
+"""Data of the report's charts, as plain lists and numbers for JSON.
 
-Drawing is done in the page itself (``page/page.js``) by plotly.js: the numbers are a tenth of
-what figures made of them would be, and no Python of Plotly is imported.
+The script of the page (``page/page.js``) draws them with plotly.js. The data take a tenth of the
+space that Plotly's figures would take, and Plotly's Python package is not imported.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from ..runtime.events import Heartbeat, JobEnded, SlowJob
-from ..runtime.stacks import innermost
-from .data import UNDER_WAY, PairStory, Story, TileStory, outcome, typical
+from ..observe.progress import STAGE_TITLES
+from ..runtime.events import JobEnded, SlowJob
+from .alerts import alert_job, alert_text
+from .data import IN_PROGRESS, PairData, RunData, TileData, finite_median, job_outcome
 
-TITLES = {
-    "scan": "reading headers",
-    "prepare": "preparing tiles",
-    "tiles": "making previews",
-    "overlap": "finding overlaps",
-    "pairs": "measuring pairs",
-    "solve": "solving",
-    "apply": "writing corrected tiles",
-}
-COLOURS = ("red", "green", "blue")
-DIGITS = 6  # of a number: more than a chart can show
-MARKS = 500  # heartbeats and slow jobs that are drawn: a night's stall has thousands
+DIGITS = 6  # significant digits of a number: more than a chart can show
+MAX_ALERTS = 500  # heartbeats and slow jobs in a chart: a run that hangs all night has thousands
+TILE_FIELDS = ("index", "name", "failed", "pairs", "suspect", "gain", "gain_err", "offset",
+               "offset_err")  # fmt: skip
+PAIR_FIELDS = ("index", "i", "j", "outcome", "seconds")
 
 
-def chart_data(story: Story) -> dict[str, Any]:
-    """All that the charts draw."""
-    lanes, rows = worker_lanes(story.jobs)
-    stages = sorted({job.stage for job in story.jobs}, key=list(TITLES).index)
-    place = {(pair.i, pair.j): number for number, pair in enumerate(story.pairs)}
-    group = {t.index: k for k, tiles in enumerate(story.groups) for t in tiles}
-    heavy = _weights(story.pairs)
-    return _plain(
+def chart_data(run: RunData) -> dict[str, Any]:
+    """Return the data of all charts, ready for JSON."""
+    groups = run.group_numbers
+    weights = _weight_classes(run.pairs)
+    timeline = _Timeline.of(run)
+    return _to_json(
         {
-            "channels": channel_names(story.channels),
-            "tiles": [_tile(tile, group.get(tile.index, -1)) for tile in story.tiles],
-            "pairs": [_pair(p, w) for p, w in zip(story.pairs, heavy, strict=True)],
-            "stages": [TITLES[stage] for stage in stages],
-            "pairStage": stages.index("pairs") if "pairs" in stages else -1,
-            "lanes": lanes,
-            "jobs": [
-                _job(story, job, row, stages, place)
-                for job, row in zip(story.jobs, rows, strict=True)
-            ],
-            "marks": _marks(story, lanes, rows),
-            "seconds": story.since(story.found.last_ns),
-            "levelChi": [x for p in story.pairs for x in p.level_chi if math.isfinite(x)],
-            "gainChi": [x for p in story.pairs for x in p.gain_chi if math.isfinite(x)],
+            "channels": run.channel_names,
+            "tiles": [_tile(tile, groups.get(tile.index, -1)) for tile in run.tiles],
+            "pairs": [_pair(*pair) for pair in zip(run.pairs, weights, strict=True)],
+            "stages": [STAGE_TITLES[stage] for stage in timeline.stages],
+            "pairStage": timeline.stages.index("pairs") if "pairs" in timeline.stages else -1,
+            "lanes": timeline.lanes.names,
+            "jobs": timeline.jobs(),
+            "marks": timeline.alerts(),
+            "seconds": run.elapsed(run.autopsy.last_ns),
+            "levelChi": run.finite_residuals("level_chi"),
+            "gainChi": run.finite_residuals("gain_chi"),
         }
     )
 
 
-def channel_names(count: int) -> list[str]:
-    """What the colour planes are called: three are red, green and blue."""
-    return list(COLOURS) if count == 3 else [f"channel {c}" for c in range(count)]
+def _tile(tile: TileData, group: int) -> dict[str, Any]:
+    values = {name: getattr(tile, name) for name in TILE_FIELDS}
+    return {**values, "group": group, "corners": tile.corners()}
 
 
-def _tile(tile: TileStory, group: int) -> dict[str, Any]:
-    names = ("index", "name", "failed", "pairs", "suspect", "gain", "gain_err", "offset",
-             "offset_err")  # fmt: skip
-    known = {name: getattr(tile, name) for name in names}
-    return {**known, "group": group, "corners": tile.footprint()}
-
-
-def _pair(pair: PairStory, weight: int) -> dict[str, Any]:
+def _pair(pair: PairData, weight: int) -> dict[str, Any]:
     return {
-        **{name: getattr(pair, name) for name in ("index", "i", "j", "outcome", "seconds")},
+        **{name: getattr(pair, name) for name in PAIR_FIELDS},
         "reason": pair.reason or ("" if pair.gain_measured else "gain not measurable here"),
-        "before": typical(pair.before),
-        "after": typical(pair.after),
-        "residual": max((x for x in pair.residual if math.isfinite(x)), key=abs, default=math.nan),
-        "chi": pair.worst,
+        "before": finite_median(pair.finite("before")),
+        "after": finite_median(pair.finite("after")),
+        "residual": max(pair.finite("residual"), key=abs, default=math.nan),
+        "chi": pair.max_chi,
         "weight": weight,
     }
 
 
-def _weights(pairs: list[PairStory]) -> list[int]:
-    """Which third of the measured pairs each belongs to by its weight: 0 light to 2 heavy."""
-    errors = [typical(pair.level_err) for pair in pairs]
-    ranked = sorted(e for e in errors if math.isfinite(e))
+def _weight_classes(pairs: list[PairData]) -> list[int]:
+    """Return the weight of each pair by thirds of the measured pairs: 0 low, 2 high."""
+    errors = [finite_median(pair.finite("level_err")) for pair in pairs]
+    ranked = sorted(error for error in errors if math.isfinite(error))
     if not ranked:
         return [0] * len(pairs)
     third, two_thirds = ranked[len(ranked) // 3], ranked[2 * len(ranked) // 3]
-    return [2 if e < third else 1 if e < two_thirds else 0 for e in errors]
+    return [2 if error < third else 1 if error < two_thirds else 0 for error in errors]
 
 
-def worker_lanes(jobs: list[JobEnded]) -> tuple[list[str], list[int]]:
-    """Names of lanes, one or, for threads, some of each process, and the lane of every job."""
-    free: dict[int, list[tuple[int, int]]] = {}  # of each process: lane, and when it is free
+class WorkerLanes(NamedTuple):
+    """Names of the lanes, and the lane of each job."""
+
+    names: list[str]
+    rows: list[int]
+
+
+def worker_lanes(jobs: list[JobEnded]) -> WorkerLanes:
+    """Return one lane per process, or several if its threads ran jobs at once."""
+    lanes: dict[int, list[tuple[int, int]]] = {}  # by process: row, and when it is free
     names: list[str] = []
     rows = [0] * len(jobs)
     for number in sorted(range(len(jobs)), key=lambda n: jobs[n].started_ns):
         job = jobs[number]
-        lanes = free.setdefault(job.pid, [])
-        for k, (lane, until) in enumerate(lanes):
-            if until <= job.started_ns:
-                lanes[k] = (lane, job.ended_ns)
-                rows[number] = lane
+        process_lanes = lanes.setdefault(job.pid, [])
+        for position, (row, free_ns) in enumerate(process_lanes):
+            if free_ns <= job.started_ns:
+                process_lanes[position] = (row, job.ended_ns)
+                rows[number] = row
                 break
         else:
             rows[number] = len(names)
-            lanes.append((len(names), job.ended_ns))
+            process_lanes.append((len(names), job.ended_ns))
             names.append(f"worker {len(names) + 1}")
-    return names, rows
+    return WorkerLanes(names, rows)
 
 
-def _job(
-    story: Story, job: JobEnded, row: int, stages: list[str], place: dict[tuple[int, int], int]
-) -> list[Any]:
-    known = job.attributes
-    what = known.get("index")
-    if job.stage == "pairs":
-        what = place.get((known.get("tile_i", -1), known.get("tile_j", -1)))
-    lost = job.outcome not in ("measured", "rejected")
-    why = ("under way when the run died" if outcome(job) == UNDER_WAY
-           else f"{job.outcome}: {job.error}" if lost else "")  # fmt: skip
-    times = (story.since(job.started_ns), story.since(job.ended_ns))
-    return [row, stages.index(job.stage), job.index, *times, why, what]
+@dataclass(frozen=True)
+class _Timeline:
+    """Jobs and alerts of a run in the lanes of its workers.
 
+    Parameters
+    ----------
+    run : RunData
+        The run.
+    lanes : WorkerLanes
+        Of its jobs.
+    stages : list of str
+        Stages with jobs, in the order of `STAGE_TITLES`.
+    """
 
-def _marks(story: Story, lanes: list[str], rows: list[int]) -> list[dict[str, Any]]:
-    where = {(job.stage, job.index): row for job, row in zip(story.jobs, rows, strict=True)}
-    marks = []
-    for event in story.marks[:MARKS]:
-        index, _ = culprit(event)
-        marks.append(
+    run: RunData
+    lanes: WorkerLanes
+    stages: list[str]
+
+    @classmethod
+    def of(cls, run: RunData) -> _Timeline:
+        stages = sorted({job.stage for job in run.jobs}, key=list(STAGE_TITLES).index)
+        return cls(run, worker_lanes(run.jobs), stages)
+
+    def jobs(self) -> list[list[Any]]:
+        """Return per job: lane, stage, index, start, end, failure, and its tile or pair."""
+        pairs = {(pair.i, pair.j): number for number, pair in enumerate(self.run.pairs)}
+        entries = []
+        for job, row in zip(self.run.jobs, self.lanes.rows, strict=True):
+            target = job.attributes.get("index")
+            if job.stage == "pairs":
+                i, j = (job.attributes.get(name, -1) for name in ("tile_i", "tile_j"))
+                target = pairs.get((i, j))
+            start, end = self.run.elapsed(job.started_ns), self.run.elapsed(job.ended_ns)
+            stage = self.stages.index(job.stage)
+            entries.append([row, stage, job.index, start, end, _failure(job), target])
+        return entries
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return kind, time, lane and text of each alert; the last lane if its job never ended."""
+        jobs = zip(self.run.jobs, self.lanes.rows, strict=True)
+        rows = {(job.stage, job.index): row for job, row in jobs}
+        return [
             {
-                "kind": "slow" if isinstance(event, SlowJob) else "heartbeat",
-                "time": story.since(event.time_ns),
-                "lane": where.get((event.stage, index), len(lanes) - 1),
-                "text": mark_text(event),
+                "kind": "slow" if isinstance(alert, SlowJob) else "heartbeat",
+                "time": self.run.elapsed(alert.time_ns),
+                "lane": rows.get((alert.stage, alert_job(alert)[0]), len(self.lanes.names) - 1),
+                "text": alert_text(alert),
             }
-        )
-    return marks
-
-
-def culprit(event: Heartbeat | SlowJob) -> tuple[int, Mapping[str, Any]]:
-    """Index and attributes of the job that is slow, or has run longest; 0 where there is none."""
-    if isinstance(event, SlowJob):
-        return event.index, event.attributes
-    return next(iter(event.running_indices), 0), next(iter(event.running_attributes), {})
-
-
-def mark_text(event: Heartbeat | SlowJob) -> str:
-    """A heartbeat or a slow job in some lines."""
-    if isinstance(event, SlowJob):
-        name = job_name(event.stage, event.index, event.attributes)
-        lines = [f"{name} has been running for {event.running_time:.0f} s"]
-    else:
-        title = TITLES.get(event.stage, event.stage)
-        lines = [
-            f"nothing has ended for {event.idle_time:.0f} s",
-            f"{title}: {event.done} of {event.total} done",
+            for alert in self.run.alerts[:MAX_ALERTS]
         ]
-        running = zip(
-            event.running_indices, event.running_attributes, event.running_time, strict=True
-        )
-        lines += [f"{job_name(event.stage, k, a)}: {s:.0f} s" for k, a, s in running]
-    where = innermost(event.stack)
-    return "\n".join([*lines, *([f"at {where}"] if where else [])])
 
 
-def job_name(stage: str, index: int, known: Mapping[str, Any]) -> str:
-    """What a person calls a job."""
-    if stage == "pairs":
-        return f"pair {index} ({known.get('name_i')}, {known.get('name_j')})"
-    return str(known.get("name", f"{TITLES.get(stage, stage)} {index}"))
+def _failure(job: JobEnded) -> str:
+    """Return the reason why a job failed; empty if it did not."""
+    if job_outcome(job) == IN_PROGRESS:
+        return "in progress when the run died"
+    return "" if job.outcome in ("measured", "rejected") else f"{job.outcome}: {job.error}"
 
 
-def _plain(value: Any) -> Any:
-    """Numbers short, and what is not known as null: JSON has no NaN."""
+def _to_json(value: Any) -> Any:
+    """Round numbers to `DIGITS`, and replace NaN and infinity by null."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _to_json(item) for key, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     return value

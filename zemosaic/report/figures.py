@@ -1,29 +1,45 @@
-"""The figures of the run page as PNG, for papers and forums, by matplotlib (extra ``plot``)."""
+"""Figures of the report as PNG, drawn by matplotlib (extra ``plot``)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import UserError
-from .charts import TITLES, channel_names, worker_lanes
-from .data import Story
-from .images import Pictures, stretched_rgb
+from ..observe.progress import stage_title
+from ..runtime.events import JobEnded
+from .charts import worker_lanes
+from .data import RunData, TileData, job_seconds
+from .images import Mosaic, stretch_rgb
 
-# Okabe & Ito's colours, told apart by everybody; the page has the same.
+# The colours of Okabe & Ito, which everybody can tell apart; the page has similar ones.
 BLUE, SKY, GREEN, ORANGE, RED, PURPLE, GREY = (
     "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7", "#8a939c",
 )  # fmt: skip
-CHANNELS = {1: (BLUE,), 3: (RED, GREEN, BLUE)}
+CHANNEL_COLOURS = {1: (BLUE,), 3: (RED, GREEN, BLUE)}
+STAGE_COLOURS = (SKY, GREEN, BLUE, PURPLE)
+STATES = ("before", "after")
 DPI = 150
+MAX_CHI = 6.0  # standard errors at the edges of the histograms
 
 
-def write_figures(story: Story, pictures: Pictures | None, folder: Path) -> list[Path]:
-    """Write all figures that the run has something for; their paths.
+@dataclass(frozen=True)
+class _Figure:
+    """A figure: name of its file, size in inches, and drawing function."""
+
+    name: str
+    size: tuple[float, float]
+    draw: Callable[[Any], None]
+
+
+def write_figures(run: RunData, mosaic: Mosaic | None, folder: Path) -> list[Path]:
+    """Write the figures for which the run has data, and return their paths.
 
     Raises
     ------
@@ -38,147 +54,190 @@ def write_figures(story: Story, pictures: Pictures | None, folder: Path) -> list
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
-    written = []
-    for name, size, draw in _figures(story, pictures):
-        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-        draw(figure)
-        path = folder / f"{name}.png"
+    paths = []
+    for item in _figures(run, mosaic):
+        figure = Figure(figsize=item.size, dpi=DPI, layout="constrained")
+        item.draw(figure)
+        path = folder / f"{item.name}.png"
         figure.savefig(path)
-        written.append(path)
-    return written
+        paths.append(path)
+    return paths
 
 
-def _figures(
-    story: Story, pictures: Pictures | None
-) -> Iterator[tuple[str, tuple[float, float], Callable[[Any], None]]]:
-    if pictures is not None:
-        yield "mosaic", (10, 5), lambda figure: _mosaic(figure, pictures)
-        if np.isfinite(pictures.seams_before).any():
-            yield "seams", (10, 5), lambda figure: _seams(figure, pictures)
-    if any(tile.place for tile in story.tiles):
-        yield "sky", (7, 7), lambda figure: _sky(figure, story)
-    if story.jobs:
-        lanes = len(worker_lanes(story.jobs)[0])
-        yield "time", (9, 1.8 + 0.3 * lanes), lambda figure: _time(figure, story)
-    if story.solved:
-        yield "corrections", (9, 6), lambda figure: _corrections(figure, story)
-        yield "residuals", (9, 4), lambda figure: _residuals(figure, story)
+def _figures(run: RunData, mosaic: Mosaic | None) -> Iterator[_Figure]:
+    if mosaic is not None:
+        yield _Figure("mosaic", (10, 5), lambda figure: _draw_mosaic(figure, mosaic))
+        if np.isfinite(mosaic.seam_limit):
+            yield _Figure("seams", (10, 5), lambda figure: _draw_seams(figure, mosaic))
+    if any(tile.placement for tile in run.tiles):
+        yield _Figure("sky", (7, 7), lambda figure: _draw_map(figure, run))
+    if run.jobs:
+        height = 1.8 + 0.3 * len(worker_lanes(run.jobs).names)
+        yield _Figure("time", (9, height), lambda figure: _draw_times(figure, run))
+    if run.solved:
+        yield _Figure("corrections", (9, 6), lambda figure: _draw_corrections(figure, run))
+        yield _Figure("residuals", (9, 4), lambda figure: _draw_residuals(figure, run))
 
 
-def _mosaic(figure: Any, pictures: Pictures) -> None:
-    for axes, picture, title in _side_by_side(figure, stretched_rgb(pictures)):
-        axes.imshow(picture, origin="lower")
-        axes.set_title(title)
+def _draw_mosaic(figure: Any, mosaic: Mosaic) -> None:
+    for axes, rgba, state in _side_by_side(figure, stretch_rgb(mosaic)):
+        axes.imshow(rgba, origin="lower")
+        axes.set_title(state)
 
 
-def _seams(figure: Any, pictures: Pictures) -> None:
-    maps = [m for m in (pictures.seams_before, pictures.seams_after) if m is not None]
-    known = maps[0][np.isfinite(maps[0])]
-    top = float(np.percentile(known, 99)) if len(known) else 1.0
-    shown = None
-    for axes, values, title in _side_by_side(figure, maps):
-        shown = axes.imshow(np.sqrt(values), origin="lower", cmap="cividis", vmin=0, vmax=top**0.5)
-        axes.set_title(f"disagreement {title}")
-    bar = figure.colorbar(shown, ax=figure.axes, label="spread among tiles (ADU)", shrink=0.8)
-    ticks = np.linspace(0, top**0.5, 5)
-    bar.set_ticks(ticks, labels=[f"{t * t:.3g}" for t in ticks])
+def _draw_seams(figure: Any, mosaic: Mosaic) -> None:
+    root = math.sqrt(mosaic.seam_limit)
+    for axes, seams, state in _side_by_side(figure, mosaic.seam_maps):
+        image = axes.imshow(np.sqrt(seams), origin="lower", cmap="cividis", vmin=0, vmax=root)
+        axes.set_title(f"disagreement {state}")
+    bar = figure.colorbar(image, ax=figure.axes, label="spread among tiles (ADU)", shrink=0.8)
+    ticks = np.linspace(0, root, 5)
+    bar.set_ticks(ticks, labels=[f"{tick * tick:.3g}" for tick in ticks])
 
 
-def _side_by_side(figure: Any, values: list[Any]) -> Iterator[tuple[Any, Any, str]]:
-    for number, (value, title) in enumerate(zip(values, ("before", "after"), strict=False), 1):
-        axes = figure.add_subplot(1, len(values), number)
+def _side_by_side(figure: Any, images: list[Any]) -> Iterator[tuple[Any, Any, str]]:
+    for column, (image, state) in enumerate(zip(images, STATES, strict=False), 1):
+        axes = figure.add_subplot(1, len(images), column)
         axes.set_axis_off()
-        yield axes, value, title
+        yield axes, image, state
 
 
-def _sky(figure: Any, story: Story) -> None:
-    from matplotlib.collections import LineCollection, PolyCollection
+@dataclass(frozen=True)
+class _TileStyle:
+    """Tiles of one kind on the map; `shows` takes a tile and the number of its group."""
 
+    label: str
+    colour: str
+    shows: Callable[[TileData, int], bool]
+
+
+@dataclass(frozen=True)
+class _PairStyle:
+    """Pairs on the map whose residual in standard errors is in (low, high]; NaN is unsolved."""
+
+    label: str
+    colour: str
+    low: float
+    high: float
+
+    def shows(self, chi: float) -> bool:
+        return math.isnan(chi) if math.isnan(self.low) else self.low < chi <= self.high
+
+
+TILE_STYLES = (
+    _TileStyle("tiles", GREY, lambda tile, group: tile.pairs > 0 and group == 0),
+    _TileStyle("tiles of other groups", PURPLE, lambda tile, group: tile.pairs > 0 and group > 0),
+    _TileStyle("isolated tiles", RED, lambda tile, group: tile.pairs == 0),
+)
+PAIR_STYLES = (
+    _PairStyle("pairs within 3 standard errors", BLUE, -1.0, 3.0),
+    _PairStyle("3 to 5", ORANGE, 3.0, 5.0),
+    _PairStyle("more than 5", RED, 5.0, math.inf),
+    _PairStyle("not solved", SKY, math.nan, math.nan),
+)
+
+
+def _draw_map(figure: Any, run: RunData) -> None:
     axes = figure.add_subplot()
-    feet = {t.index: np.array(t.footprint()) for t in story.tiles if t.place}
-    groups = {t.index: k for k, tiles in enumerate(story.groups) for t in tiles}
-    for label, colour, chosen in (
-        ("tiles", GREY, [t for t in story.tiles if t.pairs and groups.get(t.index) == 0]),
-        ("tiles of other groups", PURPLE,
-         [t for t in story.tiles if t.pairs and groups.get(t.index, 0) > 0]),
-        ("tiles that stand alone", RED, [t for t in story.tiles if not t.pairs]),
-    ):  # fmt: skip
-        corners = [feet[tile.index] for tile in chosen if tile.index in feet]
-        if corners:
-            axes.add_collection(
-                PolyCollection(corners, facecolors="none", edgecolors=colour, label=label)
-            )
-    for label, colour, low, high in (
-        ("pairs within 3 standard errors", BLUE, -1.0, 3.0),
-        ("3 to 5", ORANGE, 3.0, 5.0),
-        ("more than 5", RED, 5.0, math.inf),
-        ("not solved", SKY, math.nan, math.nan),
-    ):
-        lines = [
-            (feet[p.i].mean(axis=0), feet[p.j].mean(axis=0))
-            for p in story.pairs
-            if p.outcome == "measured" and p.i in feet and p.j in feet
-            and (math.isnan(p.worst) if math.isnan(low) else low < p.worst <= high)
-        ]  # fmt: skip
-        if lines:
-            width = 0.4 if len(story.pairs) > 1000 else 1.2
-            axes.add_collection(
-                LineCollection(lines, colors=colour, linewidths=width, label=label, zorder=3)
-            )
+    _draw_outlines(axes, run)
+    _draw_pairs(axes, run)
     axes.autoscale()
     axes.set_aspect("equal")
     axes.set(xlabel="← east (degrees)", ylabel="(degrees) north →")
     figure.legend(loc="outside upper center", ncols=3, fontsize="small")
 
 
-def _time(figure: Any, story: Story) -> None:
+def _draw_outlines(axes: Any, run: RunData) -> None:
+    from matplotlib.collections import PolyCollection
+
+    groups = run.group_numbers
+    for style in TILE_STYLES:
+        outlines = [
+            np.array(tile.corners())
+            for tile in run.tiles
+            if tile.placement and style.shows(tile, groups.get(tile.index, -1))
+        ]
+        if outlines:
+            axes.add_collection(
+                PolyCollection(
+                    outlines, facecolors="none", edgecolors=style.colour, label=style.label
+                )
+            )
+
+
+def _draw_pairs(axes: Any, run: RunData) -> None:
+    from matplotlib.collections import LineCollection
+
+    centres = {tile.index: np.mean(tile.corners(), axis=0) for tile in run.tiles if tile.placement}
+    width = 0.4 if len(run.pairs) > 1000 else 1.2
+    for style in PAIR_STYLES:
+        lines = [
+            (centres[pair.i], centres[pair.j])
+            for pair in run.pairs
+            if pair.outcome == "measured" and style.shows(pair.max_chi)
+            and pair.i in centres and pair.j in centres
+        ]  # fmt: skip
+        if lines:
+            axes.add_collection(
+                LineCollection(
+                    lines, colors=style.colour, linewidths=width, label=style.label, zorder=3
+                )
+            )
+
+
+def _draw_times(figure: Any, run: RunData) -> None:
     axes = figure.add_subplot()
-    names, rows = worker_lanes(story.jobs)
-    stages = list(dict.fromkeys(job.stage for job in story.jobs))
-    colours = (SKY, GREEN, BLUE, PURPLE)
-    for stage in (*stages, None):
-        lost = [job.outcome not in ("measured", "rejected") for job in story.jobs]
-        some = [(job, row) for job, row, bad in zip(story.jobs, rows, lost, strict=True)
-                if (bad if stage is None else job.stage == stage and not bad)]  # fmt: skip
-        if not some:
-            continue
-        begun = np.array([story.since(job.started_ns) for job, _ in some])
-        took = np.array([(job.ended_ns - job.started_ns) / 1e9 for job, _ in some])
-        axes.barh([row for _, row in some], took, left=begun, height=0.8,
-                  color=RED if stage is None else colours[stages.index(stage) % 4],
-                  label="failed" if stage is None else TITLES.get(stage, stage))  # fmt: skip
-    axes.set_yticks(range(len(names)), names)
+    lanes = worker_lanes(run.jobs)
+    bars: dict[str, list[tuple[JobEnded, int]]] = {job.stage: [] for job in run.jobs}
+    failed: list[tuple[JobEnded, int]] = []
+    for job, row in zip(run.jobs, lanes.rows, strict=True):
+        done = job.outcome in ("measured", "rejected")
+        (bars[job.stage] if done else failed).append((job, row))
+    for (stage, stage_bars), colour in zip(bars.items(), cycle(STAGE_COLOURS), strict=False):
+        _draw_bars(axes, run, stage_bars, colour, stage_title(stage))
+    _draw_bars(axes, run, failed, RED, "failed")
+    axes.set_yticks(range(len(lanes.names)), lanes.names)
     axes.invert_yaxis()
-    axes.set(xlabel="seconds since the run began")
+    axes.set(xlabel="seconds since the start of the run")
     figure.legend(loc="outside upper center", ncols=5, fontsize="small")
 
 
-def _corrections(figure: Any, story: Story) -> None:
-    known = [tile for tile in story.tiles if tile.gain]
-    for number, (what, label) in enumerate((("gain", "gain"), ("offset", "offset (ADU)")), 1):
-        axes = figure.add_subplot(2, 1, number)
-        colours = CHANNELS.get(story.channels, (BLUE, ORANGE, GREEN, PURPLE, RED))
-        for c, name in enumerate(channel_names(story.channels)):
+def _draw_bars(
+    axes: Any, run: RunData, bars: list[tuple[JobEnded, int]], colour: str, label: str
+) -> None:
+    if not bars:
+        return
+    starts = [run.elapsed(job.started_ns) for job, _ in bars]
+    widths = [job_seconds(job) for job, _ in bars]
+    rows = [row for _, row in bars]
+    axes.barh(rows, widths, left=starts, height=0.8, color=colour, label=label)
+
+
+def _draw_corrections(figure: Any, run: RunData) -> None:
+    tiles = [tile for tile in run.tiles if tile.gain]
+    colours = CHANNEL_COLOURS.get(run.n_channels, (BLUE, ORANGE, GREEN, PURPLE, RED))
+    for row, (name, label) in enumerate((("gain", "gain"), ("offset", "offset (ADU)")), 1):
+        axes = figure.add_subplot(2, 1, row)
+        for channel, channel_name in enumerate(run.channel_names):
             axes.errorbar(
-                [tile.index for tile in known],
-                [getattr(tile, what)[c] for tile in known],
-                [getattr(tile, what + "_err")[c] for tile in known],
-                fmt=".", color=colours[c % len(colours)], label=name,
+                [tile.index for tile in tiles],
+                [getattr(tile, name)[channel] for tile in tiles],
+                [getattr(tile, f"{name}_err")[channel] for tile in tiles],
+                fmt=".", color=colours[channel % len(colours)], label=channel_name,
             )  # fmt: skip
         axes.set(xlabel="tile", ylabel=label)
-        if story.channels > 1 and number == 1:
-            axes.legend()
+    if run.n_channels > 1:
+        figure.axes[0].legend()
 
 
-def _residuals(figure: Any, story: Story) -> None:
-    grid = np.linspace(-6, 6, 200)
-    for number, (name, label) in enumerate((("level_chi", "level"), ("gain_chi", "gain")), 1):
-        values = [x for pair in story.pairs for x in getattr(pair, name) if math.isfinite(x)]
-        axes = figure.add_subplot(1, 2, number)
-        edges = np.linspace(-6, 6, 49)
-        axes.hist(np.clip(values, -6, 6), edges, color=SKY, label="pairs")
-        normal = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
-        axes.plot(grid, len(values) * (edges[1] - edges[0]) * normal, color=ORANGE,
-                  label="if the errors were exact")  # fmt: skip
-        axes.set(xlabel=f"{label} difference left (standard errors)", ylabel="pairs")
+def _draw_residuals(figure: Any, run: RunData) -> None:
+    edges, chi = np.linspace(-MAX_CHI, MAX_CHI, 49), np.linspace(-MAX_CHI, MAX_CHI, 200)
+    normal = np.exp(-(chi**2) / 2) / math.sqrt(2 * math.pi)
+    for column, quantity in enumerate(("level", "gain"), 1):
+        values = run.finite_residuals(f"{quantity}_chi")
+        axes = figure.add_subplot(1, 2, column)
+        axes.hist(np.clip(values, -MAX_CHI, MAX_CHI), edges, color=SKY, label="pairs")
+        expected = len(values) * (edges[1] - edges[0]) * normal
+        axes.plot(chi, expected, color=ORANGE, label="if the errors were exact")
+        axes.set(xlabel=f"residual {quantity} (standard errors)", ylabel="pairs")
         axes.legend(fontsize="small")

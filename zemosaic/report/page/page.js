@@ -1,52 +1,75 @@
 "use strict";
-// Draws the charts of the run page with Plotly from the data in the page. Labels are this
-// page's own, set as text: nothing that comes from a file is ever read as HTML.
+// Draws the charts of the report with Plotly from the data in the page. Tooltips are the page's
+// own and set as text: no string from a file is ever parsed as HTML.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const tip = document.getElementById("tip");
+  const MANY_TILES = 60, MANY_PAIRS = 1000; // from here on, lines and markers are finer
+  const NARROW = 600; // pixels
+  const FAILED = "failed or timed out";
+  const FAIR_CHI = 3, MAX_CHI = 5; // standard errors: limits of the colours in the map
+
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name);
-  const known = x => x !== null && x !== undefined;
-  const number = (x, digits = 3) => known(x) ? Number(x.toPrecision(digits)).toString() : "unknown";
-  const pm = (x, e, digits = 4) => number(x, digits) + (known(e) ? " ± " + number(e, 2) : "");
-  const narrow = () => innerWidth < 600;
+  const isKnown = x => x !== null && x !== undefined;
+  const number = (x, digits = 3) =>
+    isKnown(x) ? Number(x.toPrecision(digits)).toString() : "unknown";
+  const withError = (x, error, digits = 4) =>
+    number(x, digits) + (isKnown(error) ? " ± " + number(error, 2) : "");
+  const isNarrow = () => innerWidth < NARROW;
 
-  function tileText(t) {
-    const lines = [t.name];
-    if (t.failed) lines.push("failed: " + t.failed);
+  function tileText(tile) {
+    const lines = [tile.name];
+    if (tile.failed) lines.push("failed: " + tile.failed);
     data.channels.forEach((channel, c) => {
-      const head = data.channels.length > 1 ? channel + ": " : "";
-      if (known(t.gain[c])) lines.push(`${head}gain ${pm(t.gain[c], t.gain_err[c])}, ` +
-        `offset ${pm(t.offset[c], t.offset_err[c])} ADU`);
+      const prefix = data.channels.length > 1 ? channel + ": " : "";
+      if (isKnown(tile.gain[c])) {
+        lines.push(`${prefix}gain ${withError(tile.gain[c], tile.gain_err[c])}, ` +
+          `offset ${withError(tile.offset[c], tile.offset_err[c])} ADU`);
+      }
     });
-    lines.push(t.pairs ? `${t.pairs} measured pairs` : "no measured pair: it stands alone");
-    if (t.suspect) lines.push("its pairs contradict the others, or its WCS is off");
+    lines.push(tile.pairs ? `${tile.pairs} measured pairs` : "no measured pair: isolated");
+    if (tile.suspect) lines.push("its pairs contradict the others, or its WCS is wrong");
     return lines.join("\n");
   }
-  function pairText(p) {
-    const lines = [`pair ${p.index}: ${data.tiles[p.i].name}`, data.tiles[p.j].name, p.outcome];
-    if (p.reason) lines.push(p.reason);
-    if (known(p.before)) lines.push(`step before ${number(p.before, 2)} × noise` +
-      (known(p.after) ? `, after ${number(p.after, 2)} × noise` : ""));
-    if (known(p.residual)) lines.push(`left: ${number(p.residual, 2)} ADU` +
-      (known(p.chi) ? `, ${number(p.chi, 2)} standard errors` : ""));
-    lines.push(`took ${number(p.seconds, 2)} s`);
-    return lines.join("\n");
-  }
-  function jobText([, stage, index, start, end, bad, what]) {
-    const title = data.stages[stage];
-    const name = what === null ? `${title} ${index}`
-      : data.pairStage === stage ? pairText(data.pairs[what]) : title + ": " + data.tiles[what].name;
-    return `${name}\n${bad ? bad + "\n" : ""}from ${number(start, 4)} to ${number(end, 4)} s`;
-  }
-  const text = key => key[0] === "t" ? tileText(data.tiles[+key.slice(1)])
-    : key[0] === "p" ? pairText(data.pairs[+key.slice(1)])
-    : key[0] === "j" ? jobText(data.jobs[+key.slice(1)])
-    : data.marks[+key.slice(1)].text;
 
-  function show(event) {
+  function pairText(pair) {
+    const lines = [`pair ${pair.index}: ${data.tiles[pair.i].name}`, data.tiles[pair.j].name,
+      pair.outcome];
+    if (pair.reason) lines.push(pair.reason);
+    if (isKnown(pair.before)) {
+      lines.push(`step before ${number(pair.before, 2)} × noise` +
+        (isKnown(pair.after) ? `, after ${number(pair.after, 2)} × noise` : ""));
+    }
+    if (isKnown(pair.residual)) {
+      lines.push(`residual: ${number(pair.residual, 2)} ADU` +
+        (isKnown(pair.chi) ? `, ${number(pair.chi, 2)} standard errors` : ""));
+    }
+    lines.push(`took ${number(pair.seconds, 2)} s`);
+    return lines.join("\n");
+  }
+
+  // A job is [lane, stage, index, start, end, failure, tile or pair].
+  function jobText([, stage, index, start, end, failure, target]) {
+    const title = data.stages[stage];
+    const name = target === null ? `${title} ${index}`
+      : stage === data.pairStage ? pairText(data.pairs[target])
+      : title + ": " + data.tiles[target].name;
+    const times = `from ${number(start, 4)} to ${number(end, 4)} s`;
+    return `${name}\n${failure ? failure + "\n" : ""}${times}`;
+  }
+
+  // The key of a point is a letter for its kind and an index: t3 is the tile data.tiles[3].
+  const TEXTS = {
+    t: index => tileText(data.tiles[index]),
+    p: index => pairText(data.pairs[index]),
+    j: index => jobText(data.jobs[index]),
+    m: index => data.marks[index].text,
+  };
+
+  function showTip(event) {
     const key = event.points[0].customdata;
     if (!key) return;
-    tip.textContent = text(key);
+    tip.textContent = TEXTS[key[0]](+key.slice(1));
     tip.style.display = "block";
     const { clientX: x, clientY: y } = event.event;
     const left = Math.min(x + 14, innerWidth - tip.offsetWidth - 6);
@@ -54,193 +77,251 @@
     tip.style.left = Math.max(4, left) + "px";
     tip.style.top = Math.max(4, top) + "px";
   }
-  const hide = () => { tip.style.display = "none"; };
+  const hideTip = () => { tip.style.display = "none"; };
 
-  function axis(title, more) {
+  function axis(title, options) {
     return { title: { text: title }, automargin: true, gridcolor: colour("line"),
-      zerolinecolor: colour("line"), linecolor: colour("line"), ...more };
+      zerolinecolor: colour("line"), linecolor: colour("line"), ...options };
   }
-  function layout(more) {
+  function layout(options) {
     return {
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
       font: { color: colour("ink"), family: "system-ui, DejaVu Sans, sans-serif", size: 13 },
-      margin: { l: 10, r: 10, t: 10, b: 10 }, dragmode: narrow() ? false : "zoom",
-      legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, font: { size: 12 } }, ...more,
+      margin: { l: 10, r: 10, t: 10, b: 10 }, dragmode: isNarrow() ? false : "zoom",
+      legend: { orientation: "h", y: 1.01, yanchor: "bottom", x: 0, font: { size: 12 } },
+      ...options,
     };
   }
 
-  // An entry of the legend that is drawn in full strength, however pale the many lines are.
-  const inLegend = (name, look) =>
-    ({ x: [null], y: [null], name, legendgroup: name, hoverinfo: "skip", ...look });
+  // A legend entry at full opacity, even where the lines themselves are pale.
+  const legendEntry = (name, style) =>
+    ({ x: [null], y: [null], name, legendgroup: name, hoverinfo: "skip", ...style });
 
-  // The sky: footprints by group, pairs by what is left of them, widths by their weights.
-  const KINDS = [
-    ["unmeasured", "not measured", "grey", 0.8], ["measured", "measured, not solved", "sky", 0.6],
-    ["good", "agree within 3 standard errors", "blue", 0.5],
-    ["fair", "3 to 5 standard errors apart", "orange", 0.9],
-    ["bad", "further apart", "red", 1],
-  ];
-  function kind(p) {
-    if (p.outcome !== "measured") return 0;
-    if (!known(p.chi)) return 1;
-    return p.chi <= 3 ? 2 : p.chi <= 5 ? 3 : 4;
-  }
-  function sky() {
+  const centre = tile => tile.corners.length
+    ? [0, 1].map(k => tile.corners.reduce((sum, corner) => sum + corner[k], 0) / 4) : null;
+
+  function outlines(placed) {
+    const kinds = [
+      ["tiles", "ink", "solid", tile => tile.group === 0 && tile.pairs],
+      ["tiles of other groups", "purple", "solid", tile => tile.group > 0 && tile.pairs],
+      ["isolated tiles", "red", "dash", tile => !tile.pairs],
+    ];
     const traces = [];
-    const placed = data.tiles.filter(t => t.corners.length);
-    const groups = [["tiles", "ink", placed.filter(t => t.group === 0 && t.pairs), "solid"],
-      ["tiles of other groups", "purple", placed.filter(t => t.group > 0 && t.pairs), "solid"],
-      ["tiles that stand alone", "red", placed.filter(t => !t.pairs), "dash"]];
-    for (const [name, hue, tiles, dash] of groups) {
+    for (const [name, hue, dash, belongs] of kinds) {
+      const tiles = placed.filter(belongs);
       if (!tiles.length) continue;
       const x = [], y = [];
-      for (const t of tiles) {
-        for (const [a, b] of [...t.corners, t.corners[0]]) { x.push(a); y.push(b); }
+      for (const tile of tiles) {
+        for (const [a, b] of [...tile.corners, tile.corners[0]]) { x.push(a); y.push(b); }
         x.push(null); y.push(null);
       }
-      const many = tiles.length > 60;
+      const many = tiles.length > MANY_TILES;
       traces.push({ x, y, mode: "lines", hoverinfo: "skip", fill: many ? "none" : "toself",
         fillcolor: colour(hue) + "14", opacity: many ? 0.35 : 1, showlegend: false,
         legendgroup: name, line: { color: colour(hue), width: hue === "ink" ? 1 : 2, dash } });
-      traces.push(inLegend(name, { mode: "lines", line: { color: colour(hue), width: 2, dash } }));
+      traces.push(legendEntry(name, { mode: "lines",
+        line: { color: colour(hue), width: 2, dash } }));
     }
-    const middle = data.tiles.map(t => t.corners.length
-      ? [0, 1].map(k => t.corners.reduce((sum, c) => sum + c[k], 0) / 4) : null);
-    KINDS.forEach(([, what, hue, opacity], k) => {
-      const name = "pairs: " + what, dash = k ? "solid" : "dot";
-      let named = false;
-      for (const weight of [0, 1, 2]) {
-        const x = [], y = [], customdata = [];
-        data.pairs.forEach((p, n) => {
-          if (kind(p) !== k || p.weight !== weight || !middle[p.i] || !middle[p.j]) return;
-          for (const f of [0, 0.35, 0.5, 0.65, 1, null]) {
-            x.push(f === null ? null : middle[p.i][0] * (1 - f) + middle[p.j][0] * f);
-            y.push(f === null ? null : middle[p.i][1] * (1 - f) + middle[p.j][1] * f);
-            customdata.push("p" + n);
-          }
-        });
-        if (!x.length) continue;
-        const fine = data.pairs.length > 1000 ? 0.4 : 1;
-        traces.push({ x, y, customdata, legendgroup: name, opacity, showlegend: false,
-          mode: "lines", hoverinfo: "none",
-          line: { color: colour(hue), width: fine * [1.2, 2.5, 4.5][weight], dash } });
-        named = true;
+    return traces;
+  }
+
+  // Kinds of pairs: label, colour, opacity, dash, and whether a pair belongs to it.
+  const isMeasured = pair => pair.outcome === "measured";
+  const isSolved = pair => isMeasured(pair) && isKnown(pair.chi);
+  const PAIR_KINDS = [
+    ["not measured", "grey", 0.8, "dot", pair => !isMeasured(pair)],
+    ["measured, not solved", "sky", 0.6, "solid", pair => isMeasured(pair) && !isSolved(pair)],
+    ["agree within 3 standard errors", "blue", 0.5, "solid",
+      pair => isSolved(pair) && pair.chi <= FAIR_CHI],
+    ["3 to 5 standard errors apart", "orange", 0.9, "solid",
+      pair => isSolved(pair) && pair.chi > FAIR_CHI && pair.chi <= MAX_CHI],
+    ["further apart", "red", 1, "solid", pair => isSolved(pair) && pair.chi > MAX_CHI],
+  ];
+  const WEIGHT_WIDTHS = [1.2, 2.5, 4.5];
+
+  // Lines between the centres of two tiles; the points in between can be hovered over as well.
+  function pairLines(pairs, centres) {
+    const x = [], y = [], customdata = [];
+    for (const [pair, index] of pairs) {
+      const [from, to] = [centres[pair.i], centres[pair.j]];
+      for (const f of [0, 0.35, 0.5, 0.65, 1]) {
+        x.push(from[0] * (1 - f) + to[0] * f);
+        y.push(from[1] * (1 - f) + to[1] * f);
+        customdata.push("p" + index);
       }
-      if (named) traces.push(inLegend(name, { mode: "lines", line: { color: colour(hue), width: 4,
-        dash } }));
-    });
-    traces.push({ x: placed.map(t => middle[t.index][0]), y: placed.map(t => middle[t.index][1]),
-      customdata: placed.map(t => "t" + t.index), mode: "markers", hoverinfo: "none",
+      x.push(null); y.push(null); customdata.push("p" + index);
+    }
+    return { x, y, customdata };
+  }
+
+  function pairTraces(centres) {
+    const scale = data.pairs.length > MANY_PAIRS ? 0.4 : 1;
+    const placed = data.pairs.map((pair, index) => [pair, index])
+      .filter(([pair]) => centres[pair.i] && centres[pair.j]);
+    const traces = [];
+    for (const [label, hue, opacity, dash, belongs] of PAIR_KINDS) {
+      const name = "pairs: " + label;
+      const pairs = placed.filter(([pair]) => belongs(pair));
+      WEIGHT_WIDTHS.forEach((width, weight) => {
+        const lines = pairs.filter(([pair]) => pair.weight === weight);
+        if (!lines.length) return;
+        traces.push({ ...pairLines(lines, centres), legendgroup: name, opacity,
+          showlegend: false, mode: "lines", hoverinfo: "none",
+          line: { color: colour(hue), width: scale * width, dash } });
+      });
+      if (pairs.length) {
+        traces.push(legendEntry(name, { mode: "lines",
+          line: { color: colour(hue), width: 4, dash } }));
+      }
+    }
+    return traces;
+  }
+
+  function tileMarkers(placed, centres) {
+    const size = placed.length > MANY_TILES ? 5 : 8;
+    const traces = [{
+      x: placed.map(tile => centres[tile.index][0]), y: placed.map(tile => centres[tile.index][1]),
+      customdata: placed.map(tile => "t" + tile.index), mode: "markers", hoverinfo: "none",
       showlegend: false,
-      marker: { size: placed.map(t => t.suspect ? 13 : placed.length > 60 ? 5 : 8),
-        symbol: placed.map(t => t.suspect ? "x" : "circle"),
-        color: placed.map(t => colour(t.suspect ? "red" : "ink")) } });
-    if (placed.some(t => t.suspect)) {
-      traces.push(inLegend("tiles that contradict the others",
+      marker: { size: placed.map(tile => tile.suspect ? 13 : size),
+        symbol: placed.map(tile => tile.suspect ? "x" : "circle"),
+        color: placed.map(tile => colour(tile.suspect ? "red" : "ink")) },
+    }];
+    if (placed.some(tile => tile.suspect)) {
+      traces.push(legendEntry("tiles that contradict the others",
         { mode: "markers", marker: { symbol: "x", size: 11, color: colour("red") } }));
     }
-    const corners = placed.flatMap(t => t.corners);
-    const [wide, high] = [0, 1].map(k => corners.reduce((top, c) => Math.max(top, c[k]), -Infinity) -
-      corners.reduce((low, c) => Math.min(low, c[k]), Infinity));
+    return traces;
+  }
+
+  function sky() {
+    const placed = data.tiles.filter(tile => tile.corners.length);
+    const centres = data.tiles.map(centre);
+    const corners = placed.flatMap(tile => tile.corners);
+    const [extentX, extentY] = [0, 1].map(k =>
+      corners.reduce((high, corner) => Math.max(high, corner[k]), -Infinity) -
+      corners.reduce((low, corner) => Math.min(low, corner[k]), Infinity));
     const width = document.getElementById("sky").clientWidth - 80;
-    const legend = narrow() ? 240 : 120;
-    return [traces, layout({ height: Math.min(legend + width * high / wide, 640) || 400,
+    const legend = isNarrow() ? 240 : 120;
+    const traces = [...outlines(placed), ...pairTraces(centres), ...tileMarkers(placed, centres)];
+    return [traces, layout({
+      height: Math.min(legend + width * extentY / extentX, 640) || 400,
       xaxis: axis("← east, degrees", { constrain: "domain" }),
       yaxis: axis("degrees, north ↑", { scaleanchor: "x", constrain: "domain" }) })];
   }
 
-  function lanes() {
+  function jobBars() {
     const groups = new Map();
-    data.jobs.forEach((job, n) => {
-      const name = job[5] ? "failed or given up" : data.stages[job[1]];
+    data.jobs.forEach((job, index) => {
+      const [, stage, , , , failure] = job;
+      const name = failure ? FAILED : data.stages[stage];
       if (!groups.has(name)) groups.set(name, []);
-      groups.get(name).push([job, "j" + n]);
+      groups.get(name).push([job, "j" + index]);
     });
-    const hues = ["sky", "green", "blue", "purple", "orange"], traces = [];
-    const least = data.seconds / 2000; // a job shorter than a pixel is drawn as one
-    const failed = "failed or given up"; // on top of the others
-    for (const [name, jobs] of [...groups].sort(([a], [b]) => (a === failed) - (b === failed))) {
-      const hue = name === failed ? "red" : hues[data.stages.indexOf(name) % 5];
-      traces.push({ type: "bar", orientation: "h", name, hoverinfo: "none",
-        y: jobs.map(([job]) => job[0]), base: jobs.map(([job]) => job[3]),
-        x: jobs.map(([job]) => Math.max(job[4] - job[3], least)), width: 0.8,
-        customdata: jobs.map(([, key]) => key), marker: { color: colour(hue), opacity: 1, line: { width: 0 } } });
-    }
-    for (const [what, symbol, hue] of [["heartbeat", "diamond", "orange"],
-      ["slow", "triangle-down", "red"]]) {
-      const marks = data.marks.map((m, n) => [m, "m" + n]).filter(([m]) => m.kind === what);
-      if (marks.length) traces.push({ x: marks.map(([m]) => m.time), y: marks.map(([m]) => m.lane),
-        customdata: marks.map(([, key]) => key), mode: "markers", hoverinfo: "none",
-        name: what === "slow" ? "slow job" : "nothing ended (heartbeat)",
-        marker: { symbol, size: 12, color: colour(hue), line: { color: colour("ink"), width: 1 } } });
-    }
-    return [traces, layout({ barmode: "overlay", xaxis: axis("seconds since the run began",
-        { range: [0, 1.01 * data.seconds], zeroline: false }),
-      yaxis: axis("", { tickvals: data.lanes.map((_, n) => n), ticktext: data.lanes,
-        range: [data.lanes.length - 0.4, -0.6], fixedrange: true, zeroline: false, showgrid: false }),
-      height: Math.max(220, (narrow() ? 230 : 130) + 34 * data.lanes.length) })];
+    const hues = ["sky", "green", "blue", "purple", "orange"];
+    const shortest = data.seconds / 2000; // so that a job shorter than a pixel is visible
+    const failedLast = ([a], [b]) => (a === FAILED) - (b === FAILED); // the last is on top
+    return [...groups].sort(failedLast).map(([name, jobs]) => {
+      const hue = name === FAILED ? "red" : hues[data.stages.indexOf(name) % hues.length];
+      return { type: "bar", orientation: "h", name, hoverinfo: "none",
+        y: jobs.map(([[lane]]) => lane), base: jobs.map(([[, , , start]]) => start),
+        x: jobs.map(([[, , , start, end]]) => Math.max(end - start, shortest)), width: 0.8,
+        customdata: jobs.map(([, key]) => key),
+        marker: { color: colour(hue), opacity: 1, line: { width: 0 } } };
+    });
   }
 
-  const HUES = ["red", "green", "blue"], SIGNS = ["circle", "square", "diamond"];
-  const channelColour = c => colour(data.channels.length === 3 ? HUES[c] : ["blue", "orange",
-    "green", "purple", "red"][c % 5]);
-  function corrections(what, title) {
-    const tiles = data.tiles.filter(t => known(t[what][0]));
+  function alertMarkers() {
+    const kinds = [["heartbeat", "no job finished (heartbeat)", "diamond", "orange"],
+      ["slow", "slow job", "triangle-down", "red"]];
+    const traces = [];
+    for (const [kind, name, symbol, hue] of kinds) {
+      const alerts = data.marks.map((alert, index) => [alert, "m" + index])
+        .filter(([alert]) => alert.kind === kind);
+      if (!alerts.length) continue;
+      traces.push({ x: alerts.map(([alert]) => alert.time), y: alerts.map(([alert]) => alert.lane),
+        customdata: alerts.map(([, key]) => key), mode: "markers", hoverinfo: "none", name,
+        marker: { symbol, size: 12, color: colour(hue),
+          line: { color: colour("ink"), width: 1 } } });
+    }
+    return traces;
+  }
+
+  function lanes() {
+    const count = data.lanes.length;
+    return [[...jobBars(), ...alertMarkers()], layout({ barmode: "overlay",
+      xaxis: axis("seconds since the start of the run",
+        { range: [0, 1.01 * data.seconds], zeroline: false }),
+      yaxis: axis("", { tickvals: data.lanes.map((_, lane) => lane), ticktext: data.lanes,
+        range: [count - 0.4, -0.6], fixedrange: true, zeroline: false, showgrid: false }),
+      height: Math.max(220, (isNarrow() ? 230 : 130) + 34 * count) })];
+  }
+
+  const RGB = ["red", "green", "blue"], HUES = ["blue", "orange", "green", "purple", "red"];
+  const SYMBOLS = ["circle", "square", "diamond"];
+  const channelColour = c => colour(data.channels.length === 3 ? RGB[c] : HUES[c % HUES.length]);
+  function corrections(field, title) {
+    const tiles = data.tiles.filter(tile => isKnown(tile[field][0]));
+    const many = tiles.length > MANY_TILES, middle = (data.channels.length - 1) / 2;
     const traces = data.channels.map((name, c) => ({
-      x: tiles.map(t => t.index + (c - (data.channels.length - 1) / 2) * 0.18),
-      y: tiles.map(t => t[what][c]), customdata: tiles.map(t => "t" + t.index), name,
+      x: tiles.map(tile => tile.index + (c - middle) * 0.18), y: tiles.map(tile => tile[field][c]),
+      customdata: tiles.map(tile => "t" + tile.index), name,
       mode: "markers", hoverinfo: "none", showlegend: data.channels.length > 1,
-      error_y: { type: "data", array: tiles.map(t => t[what + "_err"][c] ?? 0), thickness: 1.5,
-        width: tiles.length > 60 ? 0 : 3, color: channelColour(c) },
-      marker: { color: channelColour(c), symbol: SIGNS[c % 3], size: tiles.length > 60 ? 4 : 7 },
+      error_y: { type: "data", array: tiles.map(tile => tile[field + "_err"][c] ?? 0),
+        thickness: 1.5, width: many ? 0 : 3, color: channelColour(c) },
+      marker: { color: channelColour(c), symbol: SYMBOLS[c % SYMBOLS.length], size: many ? 4 : 7 },
     }));
     return [traces, layout({ xaxis: axis("tile", { zeroline: false }), yaxis: axis(title) })];
   }
 
-  function chi(values, title) {
-    const side = 6, steps = 48, width = 2 * side / steps;
-    const counts = new Array(steps).fill(0), middles = counts.map((_, k) => -side + (k + 0.5) * width);
-    for (const x of values) {
-      counts[Math.min(steps - 1, Math.max(0, Math.floor((x + side) / width)))]++;
+  // Histogram of residuals in standard errors, and the normal distribution.
+  function histogram(chis, title) {
+    const limit = 6, bins = 48, width = 2 * limit / bins;
+    const counts = new Array(bins).fill(0);
+    for (const chi of chis) {
+      counts[Math.min(bins - 1, Math.max(0, Math.floor((chi + limit) / width)))]++;
     }
+    const middles = counts.map((_, bin) => -limit + (bin + 0.5) * width);
     const expected = middles.map(
-      m => values.length * width * Math.exp(-m * m / 2) / Math.sqrt(2 * Math.PI));
+      chi => chis.length * width * Math.exp(-chi * chi / 2) / Math.sqrt(2 * Math.PI));
     return [[
       { type: "bar", x: middles, y: counts, name: "pairs", hoverinfo: "x+y",
         marker: { color: colour("sky") } },
       { x: middles, y: expected, name: "if the errors were exact", mode: "lines",
         hoverinfo: "skip", line: { color: colour("orange"), width: 3, shape: "spline" } },
-    ], layout({ bargap: 0.05, xaxis: axis(title + ", in standard errors", {
-      range: [-6.3, 6.3], tickvals: [-6, -4, -2, 0, 2, 4, 6], ticktext: ["≤ −6", "−4", "−2", "0", "2", "4", "≥ 6"] }),
-      yaxis: axis("pairs") })];
+    ], layout({ bargap: 0.05, yaxis: axis("pairs"),
+      xaxis: axis(title + ", in standard errors", { range: [-6.3, 6.3],
+        tickvals: [-6, -4, -2, 0, 2, 4, 6],
+        ticktext: ["≤ −6", "−4", "−2", "0", "2", "4", "≥ 6"] }) })];
   }
 
   const charts = {
     sky, lanes, gain: () => corrections("gain", "gain"),
     offset: () => corrections("offset", "offset, ADU"),
-    levels: () => chi(data.levelChi, "level difference left"),
-    gains: () => chi(data.gainChi, "relative gain left"),
+    levels: () => histogram(data.levelChi, "residual level difference"),
+    gains: () => histogram(data.gainChi, "residual relative gain"),
   };
-  async function draw(place) {
-    const [traces, how] = charts[place.id]();
-    await Plotly.react(place, traces, { height: 300, ...how },
+  async function draw(element) {
+    const [traces, options] = charts[element.id]();
+    await Plotly.react(element, traces, { height: 300, ...options },
       { responsive: true, displayModeBar: false });
-    if (!place.dataset.drawn) {
-      place.on("plotly_hover", show);
-      place.on("plotly_unhover", hide);
+    if (!element.dataset.drawn) {
+      element.on("plotly_hover", showTip);
+      element.on("plotly_unhover", hideTip);
     }
-    place.dataset.drawn = "yes";
+    element.dataset.drawn = "yes";
   }
-  const places = [...document.querySelectorAll(".chart")];
-  // A chart is drawn when it is about to be seen: the page opens at once, however many pairs.
-  const seen = new IntersectionObserver(entries => {
+  const elements = [...document.querySelectorAll(".chart")];
+  // Charts are drawn shortly before they scroll into view, so that large pages open at once.
+  const observer = new IntersectionObserver(entries => {
     for (const { isIntersecting, target } of entries) {
-      if (isIntersecting) { seen.unobserve(target); draw(target); }
+      if (isIntersecting) { observer.unobserve(target); draw(target); }
     }
   }, { rootMargin: "400px" });
-  places.forEach(place => seen.observe(place));
+  elements.forEach(element => observer.observe(element));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () =>
-    places.filter(place => place.dataset.drawn).forEach(draw));
-  addEventListener("scroll", hide, { passive: true });
-  addEventListener("beforeprint", () => places.filter(p => !p.dataset.drawn).forEach(draw));
+    elements.filter(element => element.dataset.drawn).forEach(draw));
+  addEventListener("scroll", hideTip, { passive: true });
+  addEventListener("beforeprint", () =>
+    elements.filter(element => !element.dataset.drawn).forEach(draw));
 })();

@@ -1,0 +1,223 @@
+"""Gather the data of a run from its journal and its tables.
+
+The journal has the tiles, pairs and times of every run, even of a dead one. The tables have the
+solution, if there is one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ..observe.autopsy import Autopsy, all_events
+from ..pipeline.records import decode_measurements, failure_reason
+from ..runtime.events import (
+    Event,
+    Heartbeat,
+    JobEnded,
+    RunStarted,
+    SlowJob,
+    StageEnded,
+    StageStarted,
+)
+from ..runtime.journal import Record
+from ..runtime.run_folder import RunFolder
+from .data import (
+    PairData,
+    Placement,
+    RunData,
+    StageTimes,
+    TileData,
+    job_outcome,
+    job_seconds,
+)
+from .residuals import PairCorrections, pair_residual
+
+CORRECTION = ("gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y")
+KEY = ("tile_i", "tile_j", "channel")
+Residuals = dict[tuple[int, ...], float]  # level difference in ADU by tile i, tile j and channel
+
+
+def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
+    """Return the data of a run.
+
+    Parameters
+    ----------
+    autopsy : Autopsy
+        State of the run.
+    records : sequence of Record
+        Records with results: the record of the run and, after a resume, the earlier ones.
+    """
+    running = autopsy.state == "running"
+    events = autopsy.record.events if running else list(all_events(autopsy))
+    jobs = [event for event in events if isinstance(event, JobEnded)]
+    results = [
+        event
+        for record in records
+        for event in record.events
+        if isinstance(event, JobEnded) and event.key
+    ]
+    tiles = _tiles(autopsy.record, results, jobs)
+    files = RunFolder(autopsy.folder)
+    solved = autopsy.state == "finished" and _is_newer(files.corrections, autopsy.started_ns)
+    residuals: Residuals = {}
+    if solved:
+        _add_corrections(tiles, files.corrections)
+        residuals = _read_residuals(files.pairs)
+    pairs = [
+        _pair(job, tiles[i], tiles[j], residuals)
+        for (i, j), job in sorted(_pair_jobs(results, jobs, tiles).items())
+    ]
+    _add_pair_counts(tiles, pairs)
+    if not solved:
+        _add_components(tiles, pairs)
+    return RunData(
+        autopsy=autopsy,
+        tiles=tiles,
+        pairs=pairs,
+        stages=_stages(autopsy, events),
+        jobs=jobs,
+        alerts=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
+        solved=solved,
+    )
+
+
+def _tiles(record: Record, results: list[JobEnded], jobs: list[JobEnded]) -> list[TileData]:
+    """Return all tiles in input order, including tiles without any job so far."""
+    tiles: dict[int, TileData] = {}
+    for job in jobs:
+        if job.stage not in ("scan", "tiles") or "index" not in job.attributes:
+            continue
+        index, name = job.attributes["index"], str(job.attributes.get("name", ""))
+        tile = tiles.setdefault(index, TileData(index, name))
+        if job.error is not None:
+            tile.failed = failure_reason(job.error, name)
+    for job in results:
+        prepared = tiles.get(job.attributes.get("index", -1)) if job.stage == "tiles" else None
+        # In an earlier run another tile may have had the index.
+        if prepared is not None and prepared.name == job.attributes.get("name"):
+            prepared.placement = Placement.from_journal(job.result)
+    for index in range(_total_tiles(record)):
+        tiles.setdefault(index, TileData(index, f"tile {index}"))
+    return [tiles[index] for index in sorted(tiles)]
+
+
+def _total_tiles(record: Record) -> int:
+    first = record.events[0] if record.events else None
+    return first.attributes.get("tiles.total", 0) if isinstance(first, RunStarted) else 0
+
+
+def _pair_jobs(
+    results: list[JobEnded], jobs: list[JobEnded], tiles: list[TileData]
+) -> dict[tuple[int, int], JobEnded]:
+    """Return the last job of each pair of tiles, by their indices."""
+    names = {tile.index: tile.name for tile in tiles}
+    last: dict[tuple[int, int], JobEnded] = {}
+    for job in (*results, *jobs):
+        if job.stage != "pairs":
+            continue
+        i, j = job.attributes.get("tile_i", -1), job.attributes.get("tile_j", -1)
+        job_names = (job.attributes.get("name_i"), job.attributes.get("name_j"))
+        if (names.get(i), names.get(j)) == job_names:
+            last[i, j] = job
+    return last
+
+
+def _pair(job: JobEnded, first: TileData, second: TileData, residuals: Residuals) -> PairData:
+    measurements = _measurements(job)
+    reason = job.attributes.get("reason", "") if job.error is None else job.error
+    return PairData(
+        index=job.index,
+        i=first.index,
+        j=second.index,
+        outcome=job_outcome(job),
+        reason=str(reason),
+        seconds=job_seconds(job),
+        residuals=tuple(
+            pair_residual(
+                measurement,
+                PairCorrections.of(first, second, channel),
+                residuals.get((first.index, second.index, channel), math.nan),
+            )
+            for channel, measurement in enumerate(measurements)
+        ),
+        gain_measured=all(getattr(entry, "gain_measured", True) for entry in measurements),
+    )
+
+
+def _measurements(job: JobEnded) -> tuple[Any, ...]:
+    """Return the measurements of a pair; none if a version with another layout wrote them."""
+    try:
+        return decode_measurements(job.result) if job.result is not None else ()
+    except ValueError:
+        return ()
+
+
+def _add_corrections(tiles: list[TileData], path: Path) -> None:
+    """Read the table of corrections into the tiles."""
+    names = ("tile", "component", "suspect", *CORRECTION)
+    table = Table.read(path, format="ascii.ecsv", include_names=names)
+    for row in table.as_array().tolist():
+        values = dict(zip(table.colnames, row, strict=True))
+        tile = tiles[values["tile"]]
+        for name in CORRECTION:
+            getattr(tile, name).append(values[name])
+        tile.component = max(tile.component, values["component"])
+        tile.suspect |= values["suspect"]
+
+
+def _read_residuals(path: Path) -> Residuals:
+    """Read the level differences of the table of pairs; return none if there is no table."""
+    if not path.exists():
+        return {}
+    table = Table.read(path, format="ascii.ecsv", include_names=(*KEY, "residual"))
+    keys = zip(*(table[name].tolist() for name in KEY), strict=True)
+    return dict(zip(keys, table["residual"].tolist(), strict=True))
+
+
+def _is_newer(path: Path, time_ns: int) -> bool:
+    """Return whether this run wrote a table: an earlier run may have left its own."""
+    return path.exists() and path.stat().st_mtime_ns >= time_ns
+
+
+def _add_pair_counts(tiles: list[TileData], pairs: list[PairData]) -> None:
+    measured = [pair for pair in pairs if pair.outcome == "measured"]
+    counts = Counter(index for pair in measured for index in (pair.i, pair.j))
+    for tile in tiles:
+        tile.pairs = counts[tile.index]
+
+
+def _add_components(tiles: list[TileData], pairs: list[PairData]) -> None:
+    """Number the groups of prepared tiles connected by measured pairs."""
+    edges = [(pair.i, pair.j) for pair in pairs if pair.outcome == "measured"]
+    i, j = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(tiles), len(tiles)))
+    _, labels = connected_components(graph, directed=False)
+    for tile, label in zip(tiles, labels.tolist(), strict=True):
+        tile.component = label if tile.placement else -1
+
+
+def _stages(autopsy: Autopsy, events: Iterable[Event]) -> list[StageTimes]:
+    """Return the times of the stages; an open stage lasts until the last sign of life."""
+    started: dict[str, int] = {}
+    spans = []
+    for event in events:
+        if isinstance(event, StageStarted):
+            started[event.stage] = event.time_ns
+        elif isinstance(event, StageEnded) and event.stage in started:
+            spans.append((event.stage, started.pop(event.stage), event.time_ns))
+    spans += [(stage, start, autopsy.last_ns) for stage, start in started.items()]
+    spans.sort(key=lambda span: span[1])
+    origin = autopsy.started_ns
+    return [
+        StageTimes(stage, (start - origin) / 1e9, (end - origin) / 1e9)
+        for stage, start, end in spans
+    ]

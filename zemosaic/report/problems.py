@@ -1,0 +1,110 @@
+"""Problems of a run, as its report lists them: each rule yields those of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from ..observe.autopsy_text import describe_job, resume_command
+from ..observe.progress import FAILED_OUTCOMES, job_name
+from .data import RunData
+
+MAX_LISTED = 50  # problems in the list; the tables have all tiles and pairs
+MAX_CHI = 5  # standard errors beyond which two tiles disagree; red in the map
+DISAGREEING = 0.1  # fraction of pairs beyond which the model is doubtful
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One line about a failure, or about a result to inspect if it is a mere warning."""
+
+    text: str
+    warning: bool = False
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if it is not 1."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def find_problems(run: RunData) -> list[Problem]:
+    """Return the problems of a run, failures first, at most `MAX_LISTED` of them."""
+    problems = list(chain.from_iterable(rule(run) for rule in RULES))
+    omitted = len(problems) - MAX_LISTED
+    if omitted > 0:
+        problems[MAX_LISTED:] = [Problem(f"and {omitted} more", warning=True)]
+    return problems
+
+
+def _failed_tiles(run: RunData) -> Iterator[Problem]:
+    for tile in run.tiles:
+        if tile.failed:
+            yield Problem(tile.failed)
+
+
+def _failed_pairs(run: RunData) -> Iterator[Problem]:
+    for pair in run.pairs:
+        if pair.outcome in FAILED_OUTCOMES:
+            names = {"name_i": run.tiles[pair.i].name, "name_j": run.tiles[pair.j].name}
+            yield Problem(f"{job_name('pairs', pair.index, names)}: {pair.reason}")
+
+
+def _unfinished_jobs(run: RunData) -> Iterator[Problem]:
+    for job in run.autopsy.running_jobs:
+        yield Problem(f"in progress at the end: {describe_job(job)}")
+
+
+def _suspect_tiles(run: RunData) -> Iterator[Problem]:
+    for tile in run.tiles:
+        if tile.suspect:
+            yield Problem(
+                f"{tile.name}: its pairs contradict the others, or its WCS is wrong; inspect it"
+            )
+
+
+def _resume(run: RunData) -> Iterator[Problem]:
+    if run.autopsy.state in ("died", "failed", "interrupted"):
+        yield Problem(f"To resume the run: {resume_command(run.autopsy)}", warning=True)
+
+
+def _disagreeing_pairs(run: RunData) -> Iterator[Problem]:
+    suspects = {tile.index for tile in run.tiles if tile.suspect}
+    disagreeing = sum(
+        pair.max_chi > MAX_CHI and not {pair.i, pair.j} & suspects for pair in run.pairs
+    )
+    if disagreeing > DISAGREEING * len(run.pairs):
+        yield Problem(
+            f"{count(disagreeing, 'pair')} of {len(run.pairs)} still disagree by more than "
+            f"{MAX_CHI} standard errors: seams may be visible there, and another --model may "
+            "work better",
+            warning=True,
+        )
+
+
+def _isolated_tiles(run: RunData) -> Iterator[Problem]:
+    for tile in run.tiles:
+        if run.solved and not tile.failed and not tile.pairs:
+            yield Problem(f"{tile.name}: isolated, matched to no other tile", warning=True)
+
+
+def _separate_groups(run: RunData) -> Iterator[Problem]:
+    groups = sum(len(group) > 1 for group in run.groups)
+    if run.solved and groups > 1:
+        yield Problem(
+            f"The tiles form {groups} separate groups, whose relative levels are unknown",
+            warning=True,
+        )
+
+
+#: In the order of the list.
+RULES: tuple[Callable[[RunData], Iterator[Problem]], ...] = (
+    _failed_tiles,
+    _failed_pairs,
+    _unfinished_jobs,
+    _suspect_tiles,
+    _resume,
+    _disagreeing_pairs,
+    _isolated_tiles,
+    _separate_groups,
+)

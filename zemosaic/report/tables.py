@@ -1,0 +1,120 @@
+"""Tables of the report: stages, slowest pairs, stacks, corrections, settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from ..observe.autopsy_text import describe_job
+from ..observe.progress import stage_title
+from ..runtime.events import JobEnded
+from .alerts import alert_job
+from .data import PairData, RunData, job_outcome, job_seconds
+from .markup import escape, folded, table
+from .problems import MAX_LISTED, count
+
+MAX_SLOWEST = 10
+MAX_STACKS = 10
+
+
+def time_tables(run: RunData) -> Iterator[str]:
+    """Yield the seconds of each stage, and the slowest pairs."""
+    if run.stages:
+        names = {times.stage for times in run.stages}
+        rows = [
+            (stage_title(times.stage), times.end - times.start)
+            for times in run.stages
+            if times.stage != "prepare" or "scan" not in names  # which is a part of it
+        ]
+        yield "<h3>Stages</h3>" + table(("stage", "seconds"), rows, {1: ".2f"})
+    pairs = [job for job in run.jobs if job.stage == "pairs"]
+    if pairs:
+        slowest = sorted(pairs, key=job_seconds, reverse=True)[:MAX_SLOWEST]
+        yield f"<h3>The {len(slowest)} slowest pairs</h3>" + table(
+            ("pair", "tile", "and tile", "seconds", "longest step", "outcome"),
+            [_job_row(job) for job in slowest],
+            {0: "d", 3: ".3f"},
+        )
+
+
+def _job_row(job: JobEnded) -> tuple[object, ...]:
+    names = [job.attributes.get(name, "") for name in ("name_i", "name_j")]
+    return job.index, *names, job_seconds(job), _longest_step(job), job_outcome(job)
+
+
+def _longest_step(job: JobEnded) -> str:
+    if not job.step_times:
+        return ""
+    name, seconds = max(job.step_times.items(), key=lambda item: item[1])
+    return f"{name}, {seconds:.3f} s"
+
+
+def stack_dumps(run: RunData) -> Iterator[str]:
+    """Yield the stacks of alerts, each once, and of the jobs in progress at the end."""
+    seen: set[str] = set()
+    for alert in run.alerts:
+        if alert.stack and alert.stack not in seen and len(seen) < MAX_STACKS:
+            seen.add(alert.stack)
+            _, name = alert_job(alert)
+            yield _stack(f"{name}, after {run.elapsed(alert.time_ns):.0f} s", alert.stack)
+    for job in run.autopsy.running_jobs:
+        if job.stack and job.stack not in seen:
+            yield _stack(describe_job(job), job.stack)
+
+
+def _stack(title: str, stack: str) -> str:
+    return folded(f"Stack of {title}", f"<pre>{escape(stack)}</pre>")
+
+
+def corrections_table(run: RunData) -> str:
+    """Return the gains and offsets of all tiles, folded away."""
+    rows = [
+        (tile.index, tile.name, *correction, tile.pairs)
+        for tile in run.tiles
+        for correction in zip(
+            run.channel_names, tile.gain, tile.gain_err, tile.offset, tile.offset_err, strict=False
+        )
+    ]
+    head = ("tile", "file", "channel", "gain", "±", "offset, ADU", "±", "pairs")
+    formats = {0: "d", 3: ".5f", 4: ".5f", 5: ".3f", 6: ".3f", 7: "d"}
+    return folded("Table of all gains and offsets", table(head, rows, formats))
+
+
+def unmeasured_tables(run: RunData) -> Iterator[str]:
+    """Yield the pairs without a measured gain and the rejected pairs, folded away."""
+    no_gain = [pair for pair in run.pairs if pair.outcome == "measured" and not pair.gain_measured]
+    if no_gain:
+        yield _pairs_table(
+            run,
+            no_gain,
+            "without a measurable gain: too little contrast in the overlap, which yields only a "
+            "level",
+            "gain not measurable",
+        )
+    rejected = [pair for pair in run.pairs if pair.outcome == "rejected"]
+    if rejected:
+        yield _pairs_table(run, rejected, "that could not be measured at all", "")
+
+
+def _pairs_table(run: RunData, pairs: list[PairData], title: str, reason: str) -> str:
+    rows = [
+        (pair.index, run.tiles[pair.i].name, run.tiles[pair.j].name, pair.reason or reason)
+        for pair in pairs[:MAX_LISTED]
+    ]
+    body = table(("pair", "tile", "and tile", "reason"), rows, {0: "d"})
+    if len(pairs) > MAX_LISTED:
+        body += f"<p>and {len(pairs) - MAX_LISTED} more, in pairs.ecsv</p>"
+    return folded(f"{count(len(pairs), 'pair')} {title}", body)
+
+
+def settings_table(run: RunData) -> str:
+    """Return the settings and versions of the run."""
+    about, started = run.autopsy.record.about, time.localtime(run.autopsy.started_ns / 1e9)
+    rows: list[tuple[str, object]] = [
+        ("started", time.strftime("%Y-%m-%d %H:%M:%S %z", started)),
+        ("folder", about.get("cwd", "")),
+        *((name, about.get(name, "")) for name in ("host", "version", "python", "pool")),
+    ]
+    for name, value in about.get("settings", {}).items():
+        rows.append((name.replace("_", " "), "none" if value is None else value))
+    return table(("setting", "value"), rows, {})
