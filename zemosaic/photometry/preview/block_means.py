@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._kernels.block_sums import block_sum
 from ..tiles.tile import Tile
 
 STRIP_PIXELS = 1 << 18  # read at once: 1 MiB
@@ -94,29 +95,6 @@ def block_mean(planes: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray |
     counts = block_sum(valid.astype(np.float32), block)
     sums = block_sum(np.where(valid, planes, np.float32(0)), block)
     return sums / np.maximum(counts, 1), counts / np.float32(block**2)
-
-
-def block_sum(planes: np.ndarray, block: int) -> np.ndarray:
-    """Sums over the whole blocks of ``(C, H, W)``."""
-    c, h, w = planes.shape
-    planes = planes[:, : h - h % block, : w - w % block]
-    rows = planes.reshape(c, h // block, block, w - w % block).sum(axis=2)
-    if block == 1:
-        return rows
-    total = rows[..., ::block] + rows[..., 1::block]
-    for k in range(2, block):
-        total += rows[..., k::block]
-    return total
-
-
-def block_highest(planes: np.ndarray, side: int) -> np.ndarray:
-    """Largest values of the blocks of ``(C, H, W)``; NaN where a cell is NaN."""
-    c, h, w = planes.shape
-    rows = planes.reshape(c, h // side, side, w).max(axis=2)
-    highest = rows[..., ::side]
-    for k in range(1, side):
-        highest = np.maximum(highest, rows[..., k::side])
-    return highest
 
 
 def block_noise(means: np.ndarray) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .block_means import block_highest, block_sum
+from .._kernels.block_sums import block_highest, block_sum
 
 # Registration and seeing move this part of the steps across its border into a block or a cell, or
 # out of it, beyond what the terms for both in the fit of a pair take up: of a cell more, since the

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.wcs import WCS, NoConvergence
 
+from .._kernels.nodes import NODE_STEP, interpolate_nodes
 from ..tiles.fits_files import TileError
 from ..tiles.sky import edge_points, pixel_to_sky, unit_vectors
 from ..tiles.tile import Tile
-from .resampling import NODE_STEP, between
 
 BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washes out
 MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
@@ -114,7 +114,8 @@ def cell_positions(
     tile: Tile, grid: Grid, box: tuple[int, int, int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the centres of the cells of a box lie in a tile: pixel x and y, ``(h, w)``."""
-    x, y = between(between(_nodes(tile, grid, box), 0, box[2], 2), 0, box[3], 1)
+    columns = interpolate_nodes(_nodes(tile, grid, box), 0, box[2], 2)
+    x, y = interpolate_nodes(columns, 0, box[3], 1)
     return x, y
 
 
