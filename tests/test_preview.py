@@ -12,12 +12,13 @@ from astropy.wcs import WCS
 from scipy.ndimage import convolve1d, map_coordinates
 
 from tests.helpers.tiles import simulated
+from zemosaic.photometry._kernels.nodes import NODE_STEP
 from zemosaic.photometry.preview import block_means as means_module
 from zemosaic.photometry.preview import resampling as sampling
 from zemosaic.photometry.preview.block_means import block_means, block_noise, drop_saturated
 from zemosaic.photometry.preview.grid import Grid, cell_positions, make_grid
 from zemosaic.photometry.preview.preview import SIDE, Preview, make_preview
-from zemosaic.photometry.preview.resampling import NODE_STEP, local_contrast, sample
+from zemosaic.photometry.preview.resampling import local_contrast, sample
 from zemosaic.photometry.tiles.tile import Tile, TileError, tile_from_array
 
 SCALE = 1e-3

@@ -109,7 +109,8 @@ def _make_samples(
     )
     cells, cell_position, cell_block = _gather_star_cells(pair, frame, block_index, prominence)
     corner = np.array([[frame.left * frame.side - frame.x0], [frame.top * frame.side - frame.y0]])
-    (u, v), cell_position = position + corner, cell_position + corner
+    u, v = position + corner
+    cell_position = np.ascontiguousarray(cell_position + corner)
     return PairSamples(
         x=means[Kind.VALUE, 0],
         y=means[Kind.VALUE, 1],
