@@ -25,7 +25,7 @@ from noise_limit import noise_limit
 from seams import Seams, as_tile
 
 from zemosaic import Settings, calibrate
-from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
+from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth, simulate
 from zemosaic.pipeline.solution import PhaseSolution
 
 WRONG = {"gradient": True, "trail": True, "border": True, "bad": True, "sip": True}
@@ -80,7 +80,7 @@ def errors(
 ) -> dict[str, float]:
     """Compute the rms errors of gains and offsets, and their χ², of tiles with known gains."""
     gain, offset = solution.gain[known], solution.offset[known]
-    true_gain, true_offset = compare(
+    true_gain, true_offset = align_truth(
         replace(solution, gain=gain, offset=offset, component=solution.component[known]),
         np.array([tile.gain for tile in simulated])[known],
         np.array([tile.offset for tile in simulated])[known],

@@ -18,7 +18,7 @@ import pytest
 
 from zemosaic.photometry import _kernels
 from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
-from zemosaic.photometry.preview.block_means import block_mean
+from zemosaic.photometry.preview.binning import bin_strip
 from zemosaic.photometry.preview.grid import make_grid
 from zemosaic.photometry.preview.preview import Preview, make_preview
 from zemosaic.photometry.solver.solve import solve
@@ -72,15 +72,15 @@ def test_pair_fit(benchmark: Any, shape: tuple[int, int], channels: int) -> None
     assert all(isinstance(m, PairMeasurement) and m.gain_measured for m in measurements)
 
 
-def test_block_mean(benchmark: Any) -> None:
-    """Average a tile of 1080 x 1920 over blocks of 2 pixels."""
+def test_bin_strip(benchmark: Any) -> None:
+    """Average a tile of 1080 x 1920 over bins of 2 pixels."""
     channels = np.random.default_rng(1).normal(1000, 10, (1, 1080, 1920)).astype(np.float32)
-    means, _ = benchmark(block_mean, channels, 2)
+    means, _ = benchmark(bin_strip, channels, 2)
     assert means.shape == (1, 540, 960)
 
 
 def test_preview(benchmark: Any) -> None:
-    """Resample the same tile to the grid: block mean, positions and sampling."""
+    """Resample the same tile to the grid: binning, positions and sampling."""
     from astropy.wcs import WCS
 
     wcs = WCS(naxis=2)

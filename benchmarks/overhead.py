@@ -103,15 +103,15 @@ def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, Kept]:
 
     It has a run folder as well, where the thumbnails for the report are kept: no part of telling.
     """
-    kept, made = Kept(), zemosaic.pipeline.calibrate._inflight
-    zemosaic.pipeline.calibrate._inflight = lambda *_: None
+    kept, made = Kept(), zemosaic.pipeline.calibrate._make_inflight
+    zemosaic.pipeline.calibrate._make_inflight = lambda *_: None
     try:
         with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
             start = time.perf_counter()
             calibrate(tiles.files, settings, pool, [kept], folder=name)
             return time.perf_counter() - start, kept
     finally:
-        zemosaic.pipeline.calibrate._inflight = made
+        zemosaic.pipeline.calibrate._make_inflight = made
 
 
 @contextmanager

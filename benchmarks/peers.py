@@ -260,9 +260,9 @@ class Judge:
         """Gain, offset and seam, as accuracy.py has them."""
         import numpy as np
 
-        from zemosaic.photometry.simulate import compare
+        from zemosaic.photometry.simulate import align_truth
 
-        gain, offset = compare(found, self.gain, self.offset)
+        gain, offset = align_truth(found, self.gain, self.offset)
         relative = found.gain / gain - 1
         level = (found.gain - gain) * self.sky + found.offset - offset
         level -= level.mean()

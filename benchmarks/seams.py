@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from zemosaic import tile_from_array
-from zemosaic.photometry.preview.grid import cell_positions, make_grid
+from zemosaic.photometry._kernels.nodes import interpolate_nodes
+from zemosaic.photometry.preview.grid import Box, make_grid, pixel_nodes
 from zemosaic.photometry.preview.preview import make_preview
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 from zemosaic.photometry.tiles.tile import Tile
@@ -101,7 +102,8 @@ class Seams:
             full, sky = (make_preview(as_tile(t), grid) for t in (tile, sky_tile))
             light = (full.values[0] - sky.values[0]) * np.float32(tile.gain[0])
             h, w = light.shape
-            x, y = cell_positions(as_tile(tile), grid, (full.x0, full.y0, w, h))
+            nodes = pixel_nodes(as_tile(tile), grid, Box(full.x0, full.y0, w, h))
+            x, y = interpolate_nodes(interpolate_nodes(nodes, 0, w, 2), 0, h, 1)
             centre = [(n - 1) / 2 for n in scene.shape]
             x, y = (x - centre[1]).astype(np.float32), (y - centre[0]).astype(np.float32)
             image = CellImage(full.x0, full.y0, sky.values[0])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from astropy.io import fits
 
@@ -15,6 +16,10 @@ from tests.helpers.kernels import use_kernels
 from tests.helpers.tiles import simulated
 from zemosaic.cli import run
 from zemosaic.photometry import _kernels
+
+# A loaded machine must not fail a test by the clock.
+hypothesis.settings.register_profile("zemosaic", deadline=None)
+hypothesis.settings.load_profile("zemosaic")
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from rich.console import Console as Terminal
 from tests.helpers.cli import Run
 from tests.helpers.fakes import FakeClock, ManualPool
 from zemosaic.observe.console import Console
-from zemosaic.observe.progress import ProgressRate, duration
+from zemosaic.observe.progress import ProgressRate, format_duration
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -127,11 +127,11 @@ def test_a_long_stage_in_a_file_tells_how_far_it_is(screen: Screen) -> None:
         bad = {"outcome": "failed", "error": error} if done == 3 else {}
         screen.show(replace(PAIR_ENDED, done=done, total=100, **bad))
     screen.show(StageEnded(stage="pairs", time_ns=33_000_000_000))
-    assert [line for line in screen.lines if line.startswith("pairs:")] == [
-        "pairs: 10 of 100 (1 failed), 1.0/s, 90 s left",
-        "pairs: 20 of 100 (1 failed), 1.0/s, 80 s left",
-        "pairs: 30 of 100 (1 failed), 1.0/s, 70 s left",
-        "pairs: 30 of 100 (1 failed) in 33.0 s",
+    assert [line for line in screen.lines if line.startswith("measuring pairs:")] == [
+        "measuring pairs: 10 of 100 (1 failed), 1.0/s, 90 s left",
+        "measuring pairs: 20 of 100 (1 failed), 1.0/s, 80 s left",
+        "measuring pairs: 30 of 100 (1 failed), 1.0/s, 70 s left",
+        "measuring pairs: 30 of 100 (1 failed) in 33.0 s",
     ]
 
 
@@ -167,12 +167,12 @@ def test_a_heartbeat_says_what_a_person_wants_to_know(screen: Screen) -> None:
     """Pair, files, seconds, part, place in the code, what will happen, and what one can do."""
     screen.show(HEARTBEAT)
     assert screen.lines == [
-        "nothing has ended for 10 s: 340 of 4342 pairs done, 2 running",
-        "  pair 348 (a [red].fits, b[/bold].fits): for 73 s, at 'fit', in regression.py:88 in "
-        "solve, given up in 227 s",
-        "  pair 351 (c.fits, d.fits): for 12 s, given up in 288 s",
-        '  wait (what hangs is given up, and the others go on); see more with "zemosaic status '
-        "'a run'\" in another terminal; or stop with Ctrl-C, and go on later with --resume",
+        "no job has finished for 10 s: measuring pairs, 340 of 4342 done, 2 running",
+        "  pair 348 (a [red].fits, b[/bold].fits): for 73 s, step fit, in regression.py:88 in "
+        "solve, times out in 227 s",
+        "  pair 351 (c.fits, d.fits): for 12 s, times out in 288 s",
+        "  wait (stuck jobs time out and the rest continue); run \"zemosaic status 'a run'\" in "
+        "another terminal for more; or press Ctrl-C and resume with --resume",
     ]
 
 
@@ -185,7 +185,7 @@ def test_advice_is_not_repeated_at_every_beat(screen: Screen) -> None:
 def test_a_heartbeat_without_time_out_promises_none(screen: Screen) -> None:
     """Where jobs are never given up it says so."""
     screen.show(replace(HEARTBEAT, timeout=0.0))
-    assert "never given up (no time-out is set)" in screen.lines[1]
+    assert "never times out (no time-out is set)" in screen.lines[1]
     assert "may never end" in screen.lines[-1]
 
 
@@ -202,7 +202,7 @@ def test_a_heartbeat_of_nothing_says_none(screen: Screen) -> None:
             last_completed_index=0,
         )
     )
-    assert screen.lines[0].endswith("0 of 4342 pairs done, 0 running")
+    assert screen.lines[0].endswith("measuring pairs, 0 of 4342 done, 0 running")
 
 
 def test_a_stuck_pair_of_a_real_loop_is_named(screen: Screen) -> None:
@@ -216,8 +216,11 @@ def test_a_stuck_pair_of_a_real_loop_is_named(screen: Screen) -> None:
     jobs = [Job(1, abs, (-1,), FILES)]
     clock = FakeClock(end_after_a_while)
     run(jobs, 1, pool, FanOut([screen.console]), stage="pairs", clock=clock)
-    place = next(k for k, line in enumerate(screen.lines) if line.startswith("nothing has ended"))
-    assert screen.lines[place] == "nothing has ended for 10 s: 0 of 1 pairs done, 1 running"
+    place = next(k for k, line in enumerate(screen.lines) if line.startswith("no job has finished"))
+    assert (
+        screen.lines[place]
+        == "no job has finished for 10 s: measuring pairs, 0 of 1 done, 1 running"
+    )
     stuck = screen.lines[place + 1]
     assert re.search(r"pair 1 \(a \[red\]\.fits, b\[/bold\]\.fits\): for \d+ s", stuck)
 
@@ -252,7 +255,7 @@ def test_a_slow_pair_is_named(screen: Screen) -> None:
     slow = SlowJob(stage="pairs", time_ns=0, index=348, running_time=100.4, attributes=FILES)
     screen.show(slow, replace(slow, step="load", stack=HEARTBEAT.stack))
     line = "pair 348 (a [red].fits, b[/bold].fits) has been running for 100 s"
-    assert screen.lines == [line, f"{line}, at 'load', in regression.py:88 in solve"]
+    assert screen.lines == [line, f"{line}, step load, in regression.py:88 in solve"]
 
 
 def test_notes_are_printed_as_they_are(screen: Screen) -> None:
@@ -272,7 +275,7 @@ def test_a_terminal_has_a_bar_that_goes_away() -> None:
         StageEnded(stage="scan", time_ns=0),
     )
     shown = screen.stream.getvalue()
-    assert "headers" in shown
+    assert "reading headers" in shown
     assert "2/2" in shown
     hide, show = "\x1b[?25l", "\x1b[?25h"
     assert shown.count(hide) == shown.count(show) == 1
@@ -318,10 +321,10 @@ def test_a_bar_slows_down_while_nothing_ends() -> None:
     """The rate counts the silence since the last end: a stall never looks like progress."""
     rate = ProgressRate(100, 0.0)
     for done in range(1, 11):
-        rate.ended(done, float(done))
+        rate.job_ended(done, float(done))
     assert rate.rate(10.0) == pytest.approx(1.0)
     assert rate.rate(40.0) == pytest.approx(0.25)
-    fast, slow = rate.left(10.0), rate.left(40.0)
+    fast, slow = rate.time_left(10.0), rate.time_left(40.0)
     assert fast is not None
     assert slow is not None
     assert slow[1] > 3 * fast[1]
@@ -336,8 +339,8 @@ def test_the_time_left_holds_the_truth() -> None:
         rate, now = ProgressRate(200, 0.0), 0.0
         for done, gap in enumerate(gaps[:50], 1):
             now += gap
-            rate.ended(done, now)
-        left = rate.left(now)
+            rate.job_ended(done, now)
+        left = rate.time_left(now)
         assert left is not None
         held += left[0] <= sum(gaps[50:]) <= left[1]
     assert 0.9 <= held / 400 <= 0.99
@@ -347,10 +350,10 @@ def test_the_time_left_follows_a_change_of_pace() -> None:
     """What was fast or slow more than half a minute ago does not count."""
     rate = ProgressRate(1000, 0.0)
     for done in range(1, 501):
-        rate.ended(done, done / 100)
+        rate.job_ended(done, done / 100)
     for done in range(501, 541):
-        rate.ended(done, 5.0 + (done - 500))
-    left = rate.left(45.0)
+        rate.job_ended(done, 5.0 + (done - 500))
+    left = rate.time_left(45.0)
     assert left is not None
     assert left == pytest.approx((460, 460), rel=0.01)
 
@@ -360,14 +363,14 @@ def test_little_is_not_made_into_much(ends: int) -> None:
     """After few ends the time left is said not to be known."""
     rate = ProgressRate(100, 0.0)
     for done in range(1, ends + 1):
-        rate.ended(done, float(done))
-    assert rate.left(10.0) is None
-    assert "left" not in rate.words(10.0) or "not known" in rate.words(10.0)
+        rate.job_ended(done, float(done))
+    assert rate.time_left(10.0) is None
+    assert "left" not in rate.describe(10.0) or "left unknown" in rate.describe(10.0)
 
 
 def test_lengths_of_time_are_said_as_people_say_them() -> None:
     """Seconds, minutes, hours."""
-    assert [duration(s) for s in (8, 119, 200, 9000)] == ["8 s", "119 s", "3 min", "2.5 h"]
+    assert [format_duration(s) for s in (8, 119, 200, 9000)] == ["8 s", "119 s", "3 min", "2.5 h"]
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a user can do wrong: one line that names it and the remedy, and the right exit code."""
+"""Mistakes of the user: one line with the problem and the remedy, and the exit code."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WriteTiles = Callable[..., list[Path]]
 
 
 def refused(result: Run, code: int = 2) -> str:
-    """The one line that a refusal consists of."""
+    """Return the only line of an error."""
     assert result.code == code, result
     assert "Traceback" not in result.out + result.err
     lines = result.err.splitlines()
@@ -47,7 +47,7 @@ Spoil = Callable[[Path, np.ndarray, fits.Header], None]
 
 
 def rewrite(change: Callable[[np.ndarray, fits.Header], np.ndarray | None]) -> Spoil:
-    """Write the tile anew after a change of its image (returned) or header (in place)."""
+    """Rewrite a tile after a change of its image (returned) or header (in place)."""
 
     def spoil(path: Path, data: np.ndarray, header: fits.Header) -> None:
         changed = change(data, header)
@@ -61,7 +61,7 @@ def cards(**changes: Any) -> Spoil:
 
 
 def cut(part: float) -> Spoil:
-    """Keep the header and a part of the data."""
+    """Keep the header and a fraction of the data."""
 
     def spoil(path: Path, data: np.ndarray, header: fits.Header) -> None:
         whole = path.read_bytes()
@@ -88,7 +88,7 @@ def as_damaged_gzip(path: Path, data: np.ndarray, header: fits.Header) -> None:
     path.write_bytes(packed)
 
 
-CANNOT_READ = r"cannot be read as FITS \(.+\); copy or make it anew"
+CANNOT_READ = r"cannot be read as FITS \(.+\); copy it again or recreate it"
 SPOILED = {
     "missing": (lambda path, *_: path.unlink(), "no such file; check the name"),
     "folder": (as_folder, "is a folder; name the FITS files in it"),
@@ -103,7 +103,7 @@ SPOILED = {
     "no WCS": (rewrite(lambda data, header: header.clear()), "no celestial WCS; solve the plate"),
     "projection": (cards(CTYPE1="RA---FOO"), "its WCS cannot be read .*; solve the plate again"),
     "singular": (cards(PC1_1=0.0, PC1_2=0.0), "its WCS cannot be read .*; solve the plate again"),
-    "text for a number": (cards(CRVAL1="twelve"), "CRVAL1 is no number; solve the plate again"),
+    "text for a number": (cards(CRVAL1="twelve"), "CRVAL1 is not a number; solve the plate again"),
     "all NaN": (rewrite(lambda data, header: data * np.nan), "has no valid pixel .*; leave it out"),
     "colours": (
         rewrite(lambda data, header: np.stack([data] * 3)),
@@ -112,46 +112,46 @@ SPOILED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", SPOILED)
-def test_a_bad_tile_costs_itself_alone(
-    what: str, write_tiles: WriteTiles, intertile: Command, tmp_path: Path
+@pytest.mark.parametrize("fault", SPOILED)
+def test_a_bad_tile_affects_no_other(
+    fault: str, write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """One line names the file and the remedy, exit code 1, its row is NaN, the rest is solved."""
+    """One line names file and remedy, the exit code is 1, its row is NaN, the rest is solved."""
     files = write_tiles()
     intertile(*files[:1], *files[2:], "--apply", tmp_path / "without")
     expected = corrections(tmp_path)
-    spoil, says = SPOILED[what]
+    spoil, message = SPOILED[fault]
     spoil(files[1], *fits.getdata(files[1], header=True))
     result = intertile(*files, "--apply", tmp_path / "out", "--mosaic", tmp_path / "m.fits")
     assert result.code == 1
     assert "Traceback" not in result.out + result.err
-    (told,) = result.err.splitlines()
-    (summed_up,) = [line for line in result.out.splitlines() if line.startswith("failed ")]
-    for line in (told, summed_up):
+    (error,) = result.err.splitlines()
+    (summary,) = [line for line in result.out.splitlines() if line.startswith("failed ")]
+    for line in (error, summary):
         assert files[1].name in line
-        assert re.search(says, line), line
+        assert re.search(message, line), line
     assert "tiles        3 of 4, in 1 group\n" in result.out
-    found = corrections(tmp_path)
-    bad, good = found[found["tile"] == 1], found[found["tile"] != 1]
+    solved = corrections(tmp_path)
+    bad, good = solved[solved["tile"] == 1], solved[solved["tile"] != 1]
     assert bad["file"][0] == files[1].name
     assert all(np.isnan(bad[name][0]) for name in ("gain", "gain_err", "offset", "offset_err"))
     assert (bad["component"][0], bad["pairs"][0]) == (-1, 0)
     assert good["component"].tolist() == expected["component"].tolist()
     assert good["pairs"].tolist() == expected["pairs"].tolist()
-    # The grid is laid over all tiles whose header is good, so the last digits may move, and the
-    # median sky level that is kept by a little more.
+    # The grid covers all tiles with a good header, so the last digits may differ, and the kept
+    # median sky level by a little more.
     np.testing.assert_allclose(good["gain"], expected["gain"], rtol=1e-4)
-    moved = good["offset"] - expected["offset"]
-    np.testing.assert_allclose(moved, moved[0], atol=0.05)
+    difference = good["offset"] - expected["offset"]
+    np.testing.assert_allclose(difference, difference[0], atol=0.05)
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [path.name for path in files if path != files[1]]
     assert np.isfinite(fits.getdata(tmp_path / "m.fits")).any()
 
 
-def test_a_bad_tile_has_no_row_among_the_pairs(
+def test_a_bad_tile_is_in_no_pair(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """A tile that could not be read is in no pair."""
+    """pairs.ecsv has no row with a tile that could not be read."""
     files = write_tiles()
     files[1].unlink()
     intertile(*files)
@@ -159,10 +159,10 @@ def test_a_bad_tile_has_no_row_among_the_pairs(
     assert set(pairs["tile_i"]) | set(pairs["tile_j"]) == {0, 2, 3}
 
 
-def test_a_tile_that_stands_alone_is_said_to_and_is_no_failure(
+def test_a_tile_without_overlaps_is_a_warning_and_no_failure(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """Without any overlap a tile keeps gain 1 and offset 0, in a group of its own; exit 0."""
+    """It keeps gain 1 and offset 0 in a group of its own, and the exit code is 0."""
     files = write_tiles()
     header = fits.getheader(files[1])
     header["CRVAL1"] = 10.0
@@ -173,22 +173,22 @@ def test_a_tile_that_stands_alone_is_said_to_and_is_no_failure(
     assert "tile_0001.fits: no overlap with another tile could be measured" in line
     assert "keeps gain 1 and offset 0" in line
     assert "4 of 4, in 2 groups" in result.out
-    alone = corrections(tmp_path)[1]
-    assert (alone["gain"], alone["offset"], alone["pairs"]) == (1.0, 0.0, 0)
-    assert np.isnan([alone["gain_err"], alone["offset_err"]]).all()
+    unmatched = corrections(tmp_path)[1]
+    assert (unmatched["gain"], unmatched["offset"], unmatched["pairs"]) == (1.0, 0.0, 0)
+    assert np.isnan([unmatched["gain_err"], unmatched["offset_err"]]).all()
     assert corrections(tmp_path)["component"].tolist() == [0, 1, 0, 0]
 
 
-def test_a_constant_tile_is_matched_in_level_and_harms_no_other(
+def test_a_constant_tile_is_matched_in_level_and_affects_no_other(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """No gain can be measured of it, which pairs.ecsv says; the others are found as they were."""
+    """Its gain cannot be measured, as pairs.ecsv reports; the others are accurate."""
     files = write_tiles()
     fits.update(files[3], np.full((96, 128), 1234.0, np.float32), fits.getheader(files[3]))
     result = intertile(*files)
     assert result.code == 0
-    found = corrections(tmp_path)
-    gain, offset = np.asarray(found["gain"]), np.asarray(found["offset"])
+    solved = corrections(tmp_path)
+    gain, offset = np.asarray(solved["gain"]), np.asarray(solved["offset"])
     assert gain[3] == 1.0
     assert np.isfinite(offset).all()
     true = np.array([tile.gain[0] for tile in simulated()])
@@ -197,7 +197,7 @@ def test_a_constant_tile_is_matched_in_level_and_harms_no_other(
     sky = [gain[t] * np.median(simulated()[t].data) + offset[t] for t in range(3)]
     assert min(sky) - 20 < level < max(sky) + 20
     pairs = Table.read(tmp_path / "run" / "pairs.ecsv", format="ascii.ecsv")
-    reasons = pairs["reason"].filled("")  # astropy reads an empty text as a missing one
+    reasons = pairs["reason"].filled("")  # astropy reads empty text as missing
     assert set(reasons[pairs["tile_j"] == 3]) == {"gain not measurable here"}
     assert set(reasons[pairs["tile_j"] != 3]) == {""}
 
@@ -206,7 +206,7 @@ def test_a_constant_tile_is_matched_in_level_and_harms_no_other(
 
 
 def test_one_tile_is_refused(write_tiles: WriteTiles, intertile: Command) -> None:
-    """One tile cannot be matched; the line asks for two."""
+    """One tile cannot be matched to others; the line asks for two."""
     line = refused(intertile(write_tiles()[0]))
     assert line.endswith("1 tile cannot be matched to others; give at least two")
 
@@ -214,7 +214,7 @@ def test_one_tile_is_refused(write_tiles: WriteTiles, intertile: Command) -> Non
 def test_no_good_tile_is_refused(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """Each bad tile has its line, and the last line says that nothing is left, and why; exit 2."""
+    """Each bad tile has a line; the last line gives the number left and a reason; exit 2."""
     files = write_tiles()
     for path in files:
         fits.update(path, np.full((96, 128), np.nan, np.float32), fits.getheader(path))
@@ -233,7 +233,7 @@ def test_no_good_tile_is_refused(
 def test_one_good_tile_is_not_enough(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """With one tile of two left there is nothing to match: bad input, exit 2."""
+    """One usable tile of two is bad input: exit 2."""
     result = intertile(write_tiles()[0], tmp_path / "missing.fits")
     assert result.code == 2
     assert result.err.splitlines()[-1].startswith("zemosaic: 1 of 2 tiles can be used")
@@ -242,7 +242,7 @@ def test_one_good_tile_is_not_enough(
 def test_tiles_without_any_overlap_have_no_solution(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """Exit 3, the reason, and tables that hold gain 1 and offset 0 with unknown errors."""
+    """Exit 3, with the reason, and tables with gain 1, offset 0 and unknown errors."""
     files = write_tiles(islands=2)
     result = intertile(files[0], files[2])
     assert result.code == 3
@@ -251,19 +251,19 @@ def test_tiles_without_any_overlap_have_no_solution(
         "zemosaic: no solution: no two tiles overlap; every tile keeps gain 1, offset 0"
     )
     assert "Traceback" not in result.out + result.err
-    found = corrections(tmp_path)
-    assert found["gain"].tolist() == [1, 1]
-    assert found["offset"].tolist() == [0, 0]
-    assert np.isnan(found["gain_err"]).all()
+    solved = corrections(tmp_path)
+    assert solved["gain"].tolist() == [1, 1]
+    assert solved["offset"].tolist() == [0, 0]
+    assert np.isnan(solved["gain_err"]).all()
     pairs = Table.read(tmp_path / "run" / "pairs.ecsv", format="ascii.ecsv")
     assert len(pairs) == 0
     assert pairs["area"].unit == "deg2"
 
 
-def test_overlaps_that_hold_no_common_cell_are_no_solution(
+def test_overlaps_without_common_cells_have_no_solution(
     write_tiles: WriteTiles, intertile: Command
 ) -> None:
-    """Where footprints overlap but pixels do not, the reason is that no pair was measured."""
+    """If footprints overlap but pixels do not, the reason is that no pair was measured."""
     files = write_tiles()[:2]
     for path, part in zip(files, (np.s_[:, 20:], np.s_[:, :-20]), strict=True):
         data = fits.getdata(path)
@@ -278,7 +278,7 @@ def test_overlaps_that_hold_no_common_cell_are_no_solution(
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "message"),
     [
         ("--workers", "-1", "workers is -1; give 0 or a positive number"),
         ("--workers", "many", "'many' is not a valid integer"),
@@ -296,14 +296,19 @@ def test_overlaps_that_hold_no_common_cell_are_no_solution(
         ("--nonsense", "1", "No such option '--nonsense'"),
     ],
 )
-def test_a_nonsense_option_is_refused_before_any_work(
-    option: str, value: str, says: str, write_tiles: WriteTiles, zemosaic: Command, tmp_path: Path
+def test_an_invalid_option_is_refused_before_any_work(
+    option: str,
+    value: str,
+    message: str,
+    write_tiles: WriteTiles,
+    zemosaic: Command,
+    tmp_path: Path,
 ) -> None:
-    """One line names the option and says what would do; no run folder is made."""
+    """One line names the option and the valid values; no run folder is created."""
     run = tmp_path / "run"
     result = zemosaic("intertile", *write_tiles(), "-o", run, "--pool", "serial", option, value)
     line = refused(result).replace("_", "-") if "tile_" not in value else refused(result)
-    assert says in line
+    assert message in line
     assert option.strip("-") in line.lower()
     assert result.out == ""
     assert not run.exists()
@@ -312,7 +317,7 @@ def test_a_nonsense_option_is_refused_before_any_work(
 def test_an_anchor_must_name_one_tile(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """A base name that two tiles have is refused; the path as it was given is not."""
+    """The base name of two tiles is refused; the path of one is not."""
     files = write_tiles()
     (tmp_path / "more").mkdir()
     twin = shutil.copy(files[0], tmp_path / "more" / files[0].name)
@@ -323,7 +328,7 @@ def test_an_anchor_must_name_one_tile(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--hdu", "99"], "has no HDU 99; it has 0 PRIMARY"),
         (["--hdu", "²"], "has no HDU ²; it has 0 PRIMARY"),
@@ -331,18 +336,18 @@ def test_an_anchor_must_name_one_tile(
     ],
 )
 def test_an_hdu_that_no_tile_has_is_refused(
-    arguments: list[str], says: str, write_tiles: WriteTiles, intertile: Command
+    arguments: list[str], message: str, write_tiles: WriteTiles, intertile: Command
 ) -> None:
-    """The last line names a file, the HDU and those that there are; exit 2."""
+    """The last line names a file, the HDU and the existing ones; exit 2."""
     result = intertile(*write_tiles(), *arguments)
     assert result.code == 2
     last = result.err.splitlines()[-1]
     assert last.startswith("zemosaic: 0 of 4 tiles can be used (")
-    assert "tile_0000.fits: " + says in last
+    assert "tile_0000.fits: " + message in last
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--size", "banana"], "'--size': 'banana' is not like 480x360"),
         (["--size", "12x"], "'--size': '12x' is not like 480x360"),
@@ -356,16 +361,16 @@ def test_an_hdu_that_no_tile_has_is_refused(
         (["--seed", "-1"], "'--seed': -1 is not in the range x>=0"),
     ],
 )
-def test_a_scene_that_cannot_be_is_refused(
-    arguments: list[str], says: str, zemosaic: Command, tmp_path: Path
+def test_an_impossible_scene_is_refused(
+    arguments: list[str], message: str, zemosaic: Command, tmp_path: Path
 ) -> None:
-    """`simulate` says which option makes no sense, and writes nothing."""
-    assert says in refused(zemosaic("simulate", tmp_path / "sim", *arguments))
+    """`simulate` names the invalid option, and writes nothing."""
+    assert message in refused(zemosaic("simulate", tmp_path / "sim", *arguments))
     assert not (tmp_path / "sim").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "Missing command"),
         (["calibrate"], "No such command 'calibrate'"),
@@ -374,14 +379,16 @@ def test_a_scene_that_cannot_be_is_refused(
         (["simulate"], "Missing argument 'FOLDER'"),
     ],
 )
-def test_wrong_usage_points_to_the_help(arguments: list[str], says: str, zemosaic: Command) -> None:
-    """What is missing or unknown is named, in one line that ends with the way to the help."""
+def test_wrong_usage_points_to_the_help(
+    arguments: list[str], message: str, zemosaic: Command
+) -> None:
+    """One line names the missing or unknown part, and ends with the command for help."""
     line = refused(zemosaic(*arguments))
-    assert says in line
+    assert message in line
     assert line.endswith("; see zemosaic --help")
 
 
-# ---- places -----------------------------------------------------------------------------------
+# ---- output files -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -396,10 +403,10 @@ def test_wrong_usage_points_to_the_help(arguments: list[str], says: str, zemosai
     ],
     ids=" ".join,
 )
-def test_a_place_that_cannot_be_written_is_refused_before_any_work(
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
     arguments: list[str], write_tiles: WriteTiles, zemosaic: Command, tmp_path: Path
 ) -> None:
-    """The line names the place; root and all users alike cannot write below a file."""
+    """The line names the path. Nobody, not even root, can write below a file."""
     file, folder = tmp_path / "plain.txt", tmp_path / "folder"
     file.write_text("a file")
     folder.mkdir()
@@ -418,7 +425,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
 def test_a_scene_is_not_written_over_or_below_a_file(
     command: str, below: bool, zemosaic: Command, tmp_path: Path
 ) -> None:
-    """`simulate` and `demo` name the place that will not do."""
+    """`simulate` and `demo` name the path that cannot be a folder."""
     file = tmp_path / "plain.txt"
     file.write_text("a file")
     assert str(file) in refused(zemosaic(command, file / "x" if below else file))
@@ -428,7 +435,7 @@ def test_a_scene_is_not_written_over_or_below_a_file(
 def test_apply_into_the_tiles_own_folder_is_refused(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """Never over the input: the tile is named, before any work, and all stay as they were."""
+    """Inputs are never overwritten: the line names the tile, before any work."""
     files = write_tiles()
     before = [path.read_bytes() for path in files]
     for folder in (files[0].parent, files[0].parent / ".." / "tiles"):
@@ -441,19 +448,19 @@ def test_apply_into_the_tiles_own_folder_is_refused(
 def test_two_tiles_of_one_name_are_not_written_over_each_other(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """Of a/x.fits and b/x.fits only one could be kept in the folder for corrected tiles."""
+    """The folder for corrected tiles cannot have both a/x.fits and b/x.fits."""
     files = write_tiles()
     (tmp_path / "more").mkdir()
     twin = shutil.copy(files[2], tmp_path / "more" / files[0].name)
     line = refused(intertile(*files, twin, "--apply", tmp_path / "out"))
     assert f"{tmp_path / 'out' / files[0].name}: would be written twice; rename" in line
-    assert intertile(*files, twin).code == 0, "without --apply they are two tiles like any"
+    assert intertile(*files, twin).code == 0, "without --apply the names may be equal"
 
 
 def test_the_mosaic_is_not_written_over_a_tile(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """Neither over an input nor over a tile that the same run writes."""
+    """Neither an input nor a corrected tile of the same run is overwritten."""
     files = write_tiles()
     before = files[1].read_bytes()
     line = refused(intertile(*files, "--mosaic", files[1]))
@@ -476,7 +483,7 @@ with claim(pathlib.Path(sys.argv[1])):
 def test_a_folder_that_another_run_uses_is_refused_until_that_ends(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """The line names the process that holds it; when that dies, however, the folder is free."""
+    """The line names the process that holds it; when that process is killed, the folder is free."""
     files, run = write_tiles(), tmp_path / "run"
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -494,10 +501,8 @@ def test_a_folder_that_another_run_uses_is_refused_until_that_ends(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
-def test_a_drive_without_locks_is_no_folder_in_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Only a lock that another holds is a refusal; a drive that knows no locks is used without."""
+def test_a_drive_without_locks_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a lock held by another process is an error; a drive may not support locks."""
     import fcntl
 
     def without_locks(*_: Any) -> None:
@@ -520,7 +525,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_old_tables(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Exit 1, one line with the system's reason, no half table, and the earlier one untouched."""
+    """Exit 1, one line with the reason of the system, and the earlier tables unchanged."""
     files = write_tiles()
     intertile(*files[:3])
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.ecsv")}
@@ -539,40 +544,40 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_old_tables(
 # ---- names ------------------------------------------------------------------------------------
 
 ODD = ["a b.fits", "[bold]x.fits", "[red]y[bold][].fits", "M 31 – été 星.fits", "100%s{0}.fits"]
-if sys.platform != "win32":  # which does not allow these
+if sys.platform != "win32":  # Windows does not allow these
     ODD += ["<img src=x>.fits", ":smile:.fits", 'quote".fits', "star*?.fits"]
 
 
-def test_odd_names_are_printed_and_kept_as_they_are(
+def test_special_characters_in_names_are_kept(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """Nothing in a file's name is taken for markup, a pattern or a format, wherever it is shown."""
+    """No part of a file name is interpreted as markup, a pattern or a format."""
     files = write_tiles(tiles=len(ODD))
     odd = [path.rename(path.with_name(name)) for path, name in zip(files, ODD, strict=True)]
     missing = [tmp_path / f"no {name}" for name in ODD]
     result = intertile(*odd, *missing, "--apply", tmp_path / "out" / "[red]")
     assert result.code == 1
     for path in missing:
-        what = f"{path}: no such file; check the name"
-        assert len([line for line in result.err.splitlines() if line.endswith(what)]) == 1
-        assert f"failed       {what}\n" in result.out
+        message = f"{path}: no such file; check the name"
+        assert len([line for line in result.err.splitlines() if line.endswith(message)]) == 1
+        assert f"failed       {message}\n" in result.out
     assert corrections(tmp_path)["file"].tolist() == [path.name for path in odd + missing]
     assert sorted(path.name for path in (tmp_path / "out" / "[red]").iterdir()) == sorted(ODD)
     assert f"corrected    {tmp_path / 'out' / '[red]'}\n" in result.out
 
 
 def test_long_names_stay_on_one_line(intertile: Command, write_tiles: WriteTiles) -> None:
-    """A line is not broken where a terminal of 80 columns would end."""
+    """Lines are not wrapped at 80 columns."""
     missing = Path("/no/such/folder") / ("x" * 200 + " y" * 20 + ".fits")
     (line,) = intertile(*write_tiles(), missing).err.splitlines()
     assert line.endswith(f"{missing}: no such file; check the name")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names that are no UTF-8")
-def test_a_name_that_is_no_utf8_does_not_cost_the_results(
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names that are not UTF-8")
+def test_a_name_that_is_not_utf8_does_not_lose_the_results(
     write_tiles: WriteTiles, tmp_path: Path
 ) -> None:
-    """It is spelled out with backslashes, as is what the encoding of the output lacks."""
+    """Its bytes, and characters that the output encoding lacks, are printed as escapes."""
     files = [bytes(path) for path in write_tiles()]
     odd = files[0].replace(b"tile_0000", b"caf\xe9")
     Path(files[0].decode()).rename(odd.decode(errors="surrogateescape"))

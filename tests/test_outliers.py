@@ -23,7 +23,7 @@ from astropy.wcs import WCS
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.overlap.graph import component_labels
 from zemosaic.photometry.pairfit.measure import PairMeasurement
-from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
+from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth, simulate
 from zemosaic.photometry.solver.suspects import SUSPECT_CHI
 from zemosaic.pipeline.solution import PhaseSolution
 
@@ -56,7 +56,7 @@ def lines(solution: PhaseSolution) -> list[PairMeasurement]:
 
 def truth(tiles: Sequence[SimulatedTile], solution: PhaseSolution) -> tuple[np.ndarray, np.ndarray]:
     """Return the true gains and offsets in the gauge of a solution."""
-    return compare(
+    return align_truth(
         solution, np.array([tile.gain for tile in tiles]), np.array([tile.offset for tile in tiles])
     )
 

@@ -12,13 +12,18 @@ from astropy.wcs import WCS
 from scipy.ndimage import convolve1d, map_coordinates
 
 from tests.helpers.tiles import simulated
-from zemosaic.photometry._kernels.nodes import NODE_STEP
-from zemosaic.photometry.preview import block_means as means_module
-from zemosaic.photometry.preview import resampling as sampling
-from zemosaic.photometry.preview.block_means import block_means, block_noise, drop_saturated
-from zemosaic.photometry.preview.grid import Grid, cell_positions, make_grid
+from zemosaic.photometry._kernels.nodes import NODE_STEP, interpolate_nodes
+from zemosaic.photometry._kernels.reference import resampling as spline
+from zemosaic.photometry.preview import binning, resampling
+from zemosaic.photometry.preview.binning import bin_tile
+from zemosaic.photometry.preview.grid import Box, Grid, make_grid, pixel_nodes
+from zemosaic.photometry.preview.noise import estimate_noise
 from zemosaic.photometry.preview.preview import SIDE, Preview, make_preview
-from zemosaic.photometry.preview.resampling import local_contrast, sample
+from zemosaic.photometry.preview.resampling import (
+    local_contrast,
+    sample,
+)
+from zemosaic.photometry.preview.saturation import drop_saturated
 from zemosaic.photometry.tiles.tile import Tile, TileError, tile_from_array
 
 SCALE = 1e-3
@@ -51,12 +56,12 @@ def test_blocks_hold_the_mean_of_their_valid_pixels(
     block: int, strip: int, torn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is read at once, with NaN, infinities and rows that fill no block."""
-    monkeypatch.setattr(means_module, "STRIP_PIXELS", strip)
+    monkeypatch.setattr(binning, "STRIP_PIXELS", strip)
     data = np.random.default_rng(1).normal(1000, 30, (3, 50, 71)).astype(np.float32)
     if torn:
         data[:, :9, 3:20] = np.nan
         data[1, 30, 30], data[1, 30, 31] = np.inf, -np.inf
-    means, fraction = block_means(tile_from_array(data, plane((50, 71))), block)
+    means, fraction = bin_tile(tile_from_array(data, plane((50, 71))), block)
     h, w = 50 // block, 71 // block
     blocks = data[:, : h * block, : w * block].reshape(3, h, block, w, block).astype(float)
     valid = np.isfinite(blocks)
@@ -73,7 +78,7 @@ def test_weights_come_as_one_more_plane() -> None:
     data, weight = np.full((40, 60), 7.0, dtype=np.float32), np.full((40, 60), 3.0)
     weight[:, 30:] = 6.0
     weight[:4] = 0.0
-    means, fraction = block_means(tile_from_array(data, plane((40, 60)), weight=weight), 4)
+    means, fraction = bin_tile(tile_from_array(data, plane((40, 60)), weight=weight), 4)
     assert means.shape == (2, 10, 15)
     assert fraction is not None
     np.testing.assert_array_equal(fraction[0, 0], 0)
@@ -139,16 +144,16 @@ def test_the_noise_of_blocks_is_told_among_stars_and_slopes(shape: tuple[int, in
     h, w = shape
     means = rng.normal(0, 5, shape) + 3 * np.arange(w) + 2 * np.arange(h)[:, None]
     means[rng.uniform(size=shape) < 0.003] += 500
-    told = block_noise(means.astype(np.float32))
+    told = estimate_noise(means.astype(np.float32))
     assert told == pytest.approx(5, rel=0.015 + 3 * 1.3 / np.sqrt(min(h * w, 1 << 16)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 50), (50, 1)])
 def test_a_few_blocks_have_some_noise_or_none(shape: tuple[int, int]) -> None:
     """Too few for a difference, or all alike: 0; a line of blocks is enough."""
-    assert block_noise(np.full(shape, 9.0, dtype=np.float32)) == 0
+    assert estimate_noise(np.full(shape, 9.0, dtype=np.float32)) == 0
     noisy = np.random.default_rng(3).normal(size=shape).astype(np.float32)
-    assert (block_noise(noisy) > 0.5) == (max(shape) > 2)
+    assert (estimate_noise(noisy) > 0.5) == (max(shape) > 2)
 
 
 # ---- the kernel -------------------------------------------------------------------------------
@@ -203,23 +208,25 @@ def test_a_part_of_the_kernel_is_made_up_for() -> None:
     known = np.isfinite(values)
     np.testing.assert_allclose(values[known], 500, rtol=1e-6)
     assert 0 < (~known).sum() < 30
-    assert 0 < missing[known].max() <= 1 - sampling.MIN_FRACTION
+    assert 0 < missing[known].max() <= 1 - resampling.MIN_FRACTION
     whole = sample(means, None, nodes, (55, 55))[1]
     assert (factor[known] >= whole[known] * 0.999).all()
 
 
+@pytest.mark.usefixtures("either_way")
 def test_strips_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """How much is sampled or smoothed at once is a matter of speed alone."""
     means = np.random.default_rng(5).normal(size=(2, 110, 120)).astype(np.float32)
     whole = sample(means, None, nodes_of(*turned_cells()), (100, 90))
-    monkeypatch.setattr(sampling, "STRIP_CELLS", 200)
-    monkeypatch.setattr(sampling, "STRIP_ROWS", 5)
+    monkeypatch.setattr(spline, "STRIP_CELLS", 200)
+    monkeypatch.setattr(resampling, "STRIP_ROWS", 5)
     for one, other in zip(
         whole, sample(means, None, nodes_of(*turned_cells()), (100, 90)), strict=True
     ):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_places_off_the_sky_and_tiny_tiles_give_no_datum() -> None:
     """NaN places, as far from a tile's tangent point, and less than five blocks, without a word."""
     x, y = turned_cells()
@@ -283,7 +290,8 @@ def test_a_preview_is_where_the_tile_is() -> None:
     grid = make_grid([tile])
     preview = make_preview(tile, grid)
     h, w = preview.values.shape[1:]
-    x, y = cell_positions(tile, grid, (preview.x0, preview.y0, w, h))
+    nodes = pixel_nodes(tile, grid, Box(preview.x0, preview.y0, w, h))
+    x, y = interpolate_nodes(interpolate_nodes(nodes, 0, w, 2), 0, h, 1)
     row, column = np.mgrid[:h, :w]
     cells = np.stack([column.ravel() + preview.x0, row.ravel() + preview.y0], axis=1)
     xy = tile.wcs.all_world2pix(grid.wcs.wcs_pix2world(cells.astype(float), 0), 0)

@@ -1,4 +1,4 @@
-"""The compose stack, read as files: no engine, no network."""
+"""The files of the compose stack, checked without an engine or a network."""
 
 import json
 import re
@@ -16,7 +16,7 @@ JAEGER = SERVICES["jaeger"]
 
 
 def jaeger_config() -> dict:
-    """otel/jaeger.yaml as the container reads it: its environment in place of `${env:…}`."""
+    """Return otel/jaeger.yaml with `${env:…}` replaced by the environment of the container."""
     text = (ROOT / "otel/jaeger.yaml").read_text(encoding="utf-8")
     environment = JAEGER["environment"]
     return yaml.safe_load(
@@ -25,25 +25,25 @@ def jaeger_config() -> dict:
 
 
 def mounts(service: dict) -> list[list[str]]:
-    """A service's mounts, each split into source, target and mode."""
+    """Return the mounts of a service, each split into source, target and mode."""
     return [mount.split(":") for mount in service.get("volumes", [])]
 
 
 def port_of(section: dict) -> int:
-    """The port at the end of a section's endpoint."""
+    """Return the port of a section's endpoint."""
     return int(section["endpoint"].rsplit(":", 1)[1])
 
 
 def test_ports_are_published_on_loopback_only():
-    """Nothing of the stack can be reached from another machine."""
+    """No service can be reached from another machine."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports
     assert [port for port in ports if not str(port).startswith("127.0.0.1:")] == []
     assert all("network_mode" not in service for service in SERVICES.values())
 
 
-def test_jaeger_listens_where_the_ports_lead():
-    """UI and API on 16686, OTLP on 4317 and 4318, health on 13133: published and served."""
+def test_jaeger_listens_on_the_published_ports():
+    """UI and API on 16686, OTLP on 4317 and 4318, and health on 13133 are published and served."""
     config = jaeger_config()
     otlp = config["receivers"]["otlp"]["protocols"]
     served = {
@@ -58,7 +58,7 @@ def test_jaeger_listens_where_the_ports_lead():
 
 
 def test_traces_are_kept_on_a_named_volume():
-    """Traces outlive the container: Badger keeps them, and all its folders are on a volume."""
+    """Traces survive the container: all folders of Badger are on a volume."""
     config = jaeger_config()
     exporter = config["exporters"]["jaeger_storage_exporter"]["trace_storage"]
     badger = config["extensions"]["jaeger_storage"]["backends"][exporter]["badger"]
@@ -69,20 +69,20 @@ def test_traces_are_kept_on_a_named_volume():
         assert any(Path(folder).is_relative_to(volume) for volume in volumes), folder
 
 
-def test_what_is_acknowledged_is_stored():
-    """Nothing between receiver and Badger holds spans in memory, so none is lost or overtaken."""
+def test_acknowledged_spans_are_stored():
+    """Nothing between receiver and Badger buffers spans, so none is lost or reordered."""
     config = jaeger_config()
     assert "processors" not in config["service"]["pipelines"]["traces"]
     assert "queue" not in config["exporters"]["jaeger_storage_exporter"]
 
 
 def test_only_our_traces_are_listed():
-    """Jaeger does not trace itself into the list of services that the user picks from."""
+    """Jaeger does not add itself to the list of services."""
     assert jaeger_config()["extensions"]["jaeger_query"]["enable_tracing"] is False
 
 
 def test_mounted_files_exist_and_are_read_only():
-    """Every file that a service mounts is in the repository, where Jaeger looks, and read-only."""
+    """Every mounted file is in the repository, read-only, and at the path that Jaeger reads."""
     files = [mount for mount in mounts(JAEGER) if mount[0].startswith(".")]
     assert all((ROOT / source).is_file() and mode == "ro" for source, _, mode in files)
     targets = {target for _, target, _ in files}
@@ -91,7 +91,7 @@ def test_mounted_files_exist_and_are_read_only():
 
 
 def test_health_check_asks_jaeger_itself():
-    """A service that waits for a healthy Jaeger waits for Jaeger's own status."""
+    """The health check of the container is Jaeger's own status."""
     test = JAEGER["healthcheck"]["test"]
     health = jaeger_config()["extensions"]["healthcheckv2"]
     assert "healthcheckv2" in jaeger_config()["service"]["extensions"]
@@ -99,8 +99,8 @@ def test_health_check_asks_jaeger_itself():
     assert test[-1] == f"http://127.0.0.1:{port_of(health['http'])}/status"
 
 
-def test_ui_search_reaches_as_far_back_as_traces_are_kept():
-    """No kept trace is too old to be found in the UI."""
+def test_the_search_covers_all_kept_traces():
+    """The longest lookback of the UI equals the time for which traces are kept."""
     ui = json.loads((ROOT / "otel/jaeger-ui.json").read_text(encoding="utf-8"))
     weeks = int(ui["search"]["maxLookback"]["value"].removesuffix("w"))
     config = jaeger_config()["extensions"]["jaeger_storage"]["backends"]["traces"]
@@ -108,14 +108,14 @@ def test_ui_search_reaches_as_far_back_as_traces_are_kept():
 
 
 def test_images_are_pinned():
-    """The same stack comes up tomorrow: a full version, or an image built here."""
+    """Every image has a full version, or is built from this repository."""
     assert re.fullmatch(r"jaegertracing/jaeger:2\.\d+\.\d+", JAEGER["image"])
     for service in SERVICES.values():
         assert re.search(r":\d+\.\d+\.\d+$", service.get("image", "")) or "build" in service
 
 
-def test_services_run_with_the_least_they_need():
-    """A flaw in a service stays inside it: no capability, no writable root, bounded memory."""
+def test_services_have_least_privilege():
+    """Services have no capabilities, no writable root, and bounded memory."""
     for service in SERVICES.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -124,8 +124,8 @@ def test_services_run_with_the_least_they_need():
         assert not {"privileged", "cap_add"} & set(service)
 
 
-def test_demo_runs_only_when_asked_and_reports_to_jaeger():
-    """`docker compose up` starts Jaeger alone; the demo waits for it and sends its trace there."""
+def test_demo_runs_only_in_its_profile_and_reports_to_jaeger():
+    """`docker compose up` starts Jaeger only; the demo waits for it and sends its trace to it."""
     demo = SERVICES["demo"]
     dockerfile = (ROOT / demo["build"]["context"] / demo["build"]["dockerfile"]).read_text()
     assert "profiles" not in JAEGER
@@ -138,16 +138,16 @@ def test_demo_runs_only_when_asked_and_reports_to_jaeger():
 
 @pytest.mark.parametrize("profile", [[], ["--profile", "demo"]], ids=["default", "demo"])
 def test_compose_accepts_the_file(profile):
-    """A compose client, v1.29 or later, reads docker-compose.yml without a complaint."""
+    """A compose client, v1.29 or later, accepts docker-compose.yml."""
     client = compose_client()
     if client is None:
         pytest.skip("no compose client on PATH (docker compose or docker-compose)")
-    answer = run(*client, "-f", str(ROOT / "docker-compose.yml"), *profile, "config", "-q")
-    assert answer.returncode == 0, answer.stderr
+    result = run(*client, "-f", str(ROOT / "docker-compose.yml"), *profile, "config", "-q")
+    assert result.returncode == 0, result.stderr
 
 
-def test_links_of_the_ui_name_what_a_trace_has():
-    """Menu, link patterns and order of attributes speak of attributes and spans that exist."""
+def test_links_of_the_ui_name_existing_attributes():
+    """Menu, link patterns and order of attributes use existing attributes and spans."""
     text = (ROOT / "otel/jaeger-ui.json").read_text(encoding="utf-8")
     ui = json.loads(text)
     names = set(re.findall(r"(?:zemosaic|process|error)\.[a-z_.]+[a-z_]", unquote(text)))
@@ -159,6 +159,6 @@ def test_links_of_the_ui_name_what_a_trace_has():
 
 
 def test_the_search_link_finds_a_state_that_is_final():
-    """Badger's index keeps what a live snapshot said, so a search for "running" finds all runs."""
+    """Badger's index keeps the state of live spans, so a search for "running" finds all runs."""
     text = unquote((ROOT / "otel/jaeger-ui.json").read_text(encoding="utf-8"))
     assert set(re.findall(r'"zemosaic\.run\.state":"(\w+)"', text)) == {"died"}

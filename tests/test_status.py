@@ -1,4 +1,4 @@
-"""Status: how far, how fast, and who does what, without a word more than is known."""
+"""Status: progress, rate and the job of each worker, as far as they are known."""
 
 from __future__ import annotations
 
@@ -10,50 +10,68 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.journals import BEGUN, SECOND, ended, write
-from zemosaic.observe.autopsy import Autopsy, Stuck, examine
-from zemosaic.observe.status import rate, status, watch
+from zemosaic.observe.autopsy import Autopsy, StuckJob, examine
+from zemosaic.observe.status import describe_rate, status, watch
 from zemosaic.runtime.events import RunEnded
 from zemosaic.runtime.inflight import Row
+from zemosaic.runtime.run_folder import claim
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Autopsy:
-    found = examine(write(tmp_path, BEGUN), 4711)
+    with claim(tmp_path):
+        autopsy = examine(write(tmp_path, BEGUN))
     row = Row("pairs", 2, "fit", 77, 1, 104 * SECOND, 105 * SECOND)
-    known = {"name_i": "a.fits", "name_j": "2.fits"}
+    attributes = {"name_i": "a.fits", "name_j": "2.fits"}
     stack = 'Thread 0x1 (most recent call first):\n  File "/x/fit.py", line 9 in solve\n'
-    stuck = Stuck(row, known, 6.0, stack)
-    return replace(found, pid=4711, last_ns=110 * SECOND, under_way=(stuck,))
+    job = StuckJob(row, attributes, 6.0, stack)
+    return replace(autopsy, pid=4711, last_ns=110 * SECOND, running_jobs=(job,))
 
 
-def shown(found: Autopsy) -> str:
+def printed(autopsy: Autopsy) -> str:
     terminal = Console(file=io.StringIO(), width=200)
-    terminal.print(status(found))
+    terminal.print(status(autopsy))
     return terminal.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_a_run_is_told_in_full(running: Autopsy) -> None:
-    """The process, the stage, its jobs, and of each worker the pair, files, part and line."""
-    text = shown(running)
+def test_status_shows_the_whole_run(running: Autopsy) -> None:
+    """The process, the stage and its jobs; for each worker its pair, files, step and line."""
+    text = printed(running)
     for words in ("process 4711", "for 10 s", "pairs: 1 of 4 done", "pair 2 (a.fits, 2.fits)",
                   "fit", "77", "6.0", "fit.py:9 in solve"):  # fmt: skip
         assert words in text
 
 
-def test_the_time_left_is_that_of_the_last_half_minute(running: Autopsy) -> None:
-    """One pair in six seconds, three to go: eighteen; of none lately it says so."""
-    assert "about 18 s left" in rate(running, 1, 4)
-    late = replace(running, last_ns=200 * SECOND)
-    assert "not known" in rate(late, 1, 4)
+def steady(running: Autopsy, first: int, total: int) -> Autopsy:
+    """Return a run whose last six jobs of a stage each took a second, the last one at 110 s."""
+    start = replace(running.record.events[1], time_ns=104 * SECOND, total=total)
+    jobs = [replace(ended(k, 104 + k), done=first + k, total=total) for k in range(6)]
+    events = [running.record.events[0], start, *jobs]
+    return replace(running, record=replace(running.record, events=events))
+
+
+def test_time_left_is_that_of_the_last_half_minute(running: Autopsy) -> None:
+    """At a job a second, fourteen jobs take fourteen seconds."""
+    assert describe_rate(steady(running, 1, 20)) == "1.0/s, 14 s left"
+
+
+def test_few_jobs_give_a_rate_without_a_time_left(running: Autopsy) -> None:
+    """One pair in nine seconds is a rate, but no estimate."""
+    assert describe_rate(running) == "6.7/min, time left unknown"
+
+
+def test_silence_makes_the_time_left_unknown(running: Autopsy) -> None:
+    """Ten seconds after the last job the rate says nothing."""
+    late = replace(steady(running, 1, 20), last_ns=200 * SECOND)
+    assert describe_rate(late) == "no job has finished for 90 s; time left unknown"
 
 
 def test_results_of_an_earlier_run_do_not_count_for_the_rate(running: Autopsy) -> None:
-    """What a resumed run found done has taken it no time."""
-    running.record.events.append(replace(ended(3, 105), done=90, total=100))
-    assert "about 30 s left" in rate(running, 90, 100)
+    """Results taken over by --resume took this run no time."""
+    assert describe_rate(steady(running, 85, 100)) == "1.0/s, 10 s left"
 
 
-def test_without_a_terminal_it_is_shown_once(running: Autopsy) -> None:
+def test_without_a_terminal_status_is_printed_once(running: Autopsy) -> None:
     """A program that reads it gets one table and an end."""
     terminal, looks = Console(file=io.StringIO(), width=200), []
     watch(lambda: looks.append(1) or running, terminal)  # type: ignore[func-returns-value]
@@ -61,12 +79,10 @@ def test_without_a_terminal_it_is_shown_once(running: Autopsy) -> None:
     assert "pairs: 1 of 4 done" in terminal.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_on_a_terminal_it_is_shown_until_the_end(running: Autopsy, tmp_path: Path) -> None:
-    """And then what became of the run."""
-    over = examine(
-        write(tmp_path, [*BEGUN, RunEnded(state="finished", time_ns=120 * SECOND)]), None
-    )
+def test_on_a_terminal_status_is_shown_until_the_end(running: Autopsy, tmp_path: Path) -> None:
+    """The last picture is the summary of the run."""
+    over = examine(write(tmp_path, [*BEGUN, RunEnded(state="finished", time_ns=120 * SECOND)]))
     terminal = Console(file=io.StringIO(), width=200, force_terminal=True)
     states = iter([running, running, over])
-    watch(lambda: next(states), terminal, every=0.0)
+    watch(lambda: next(states), terminal, interval=0.0)
     assert "finished" in terminal.file.getvalue()  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from zemosaic import Settings, calibrate, tile_from_array
-from zemosaic.photometry.simulate import Scene, SimulatedTile, compare, simulate
+from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth, simulate
 
 #: Without noise and with equal seeing, because different seeing makes the skies differ.
 EXACT = Scene(tiles=9, shape=(192, 256), electrons=0, seeing=0, stars=4e-3, overlap=0.3)
@@ -22,7 +22,7 @@ def solve(tiles: list[SimulatedTile], **options: Any) -> Any:
 
 def errors(tiles: list[SimulatedTile], solution: Any) -> tuple[float, float]:
     """Return the largest relative gain error and offset error in ADU, up to the gauge."""
-    gain, offset = compare(
+    gain, offset = align_truth(
         solution, np.array([tile.gain for tile in tiles]), np.array([tile.offset for tile in tiles])
     )
     return np.abs(solution.gain / gain - 1).max(), np.abs(solution.offset - offset).max()
@@ -91,7 +91,7 @@ def test_gain_errors_are_honest() -> None:
     """With noise, gains are within a few errors of the truth."""
     tiles = list(simulate(dataclasses.replace(EXACT, electrons=1.0, shape=(360, 480), nebula=600)))
     solution = solve(tiles)
-    gain, _ = compare(
+    gain, _ = align_truth(
         solution, np.array([t.gain for t in tiles]), np.array([t.offset for t in tiles])
     )
     pull = (solution.gain / gain - 1) / (solution.gain_err / solution.gain)

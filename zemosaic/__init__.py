@@ -1,4 +1,4 @@
-"""Zemosaic: the intertile calibration phase of astronomical mosaics, traced."""
+"""Zemosaic: intertile calibration of astronomical mosaics, traced with OpenTelemetry."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when they are used: `import zemosaic` alone stays light.
+    # Public names are imported on first use, so that `import zemosaic` stays light.
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

@@ -1,14 +1,14 @@
-"""What a user can mend."""
+"""Errors that the user can correct."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Bad input or usage; the message is one line: which file or option, what is wrong, what to do.
+    """Invalid input or usage, reported as one line that names the file or option and the remedy.
 
-    Everything else that is raised is a fault of the program, and keeps its traceback.
+    Any other exception is a bug and keeps its traceback.
     """
 
 
-class NoSolution(UserError):  # noqa: N818 - it names the result, not a fault
-    """There is nothing to solve; the message says why in one line."""
+class NoSolution(UserError):  # noqa: N818 - names an outcome rather than a fault
+    """The tiles cannot be calibrated; the message gives the reason in one line."""

@@ -1,4 +1,4 @@
-"""The settings of a run: frozen, and validated once, at the door."""
+"""The settings of a run: immutable, and validated when they are created."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run is asked to do.
+    """Options of the calibration.
 
     Parameters
     ----------
     model : {"auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain"}
-        What is solved for each tile and channel; "auto" takes planes where the overlaps show
-        that tiles have gradients of their own, and gain and offset elsewhere.
+        Terms solved for each tile and channel. "auto" fits planes where the overlaps
+        show a separate sky gradient in each tile, and gain and offset elsewhere.
     anchor : int or None
-        Index of the tile that keeps gain 1 and offset 0; every other tile of its
-        component is brought to it. None keeps the geometric mean of the gains
-        and the median sky level of each component.
+        Index of the tile that keeps gain 1 and offset 0; all other tiles of its
+        component are matched to it. None keeps the geometric mean of the gains and
+        the median sky level of each component.
     neighbours : int
-        Pairs kept for each tile, strongest first; 0 keeps all.
+        Pairs measured per tile, strongest first; 0 measures all.
     min_overlap : float
-        Smallest overlap worth measuring, as a fraction of the smaller footprint.
+        Smallest overlap to measure, as a fraction of the smaller footprint.
     block : int
-        Side of a preview cell in pixels of the median tile; 0 chooses.
+        Side of a preview cell in pixels of the median tile; 0 chooses automatically.
     workers : int
-        Jobs that run at once; 0 takes the processors this process may use.
+        Jobs that run at the same time; 0 uses every processor available to this process.
     pair_timeout, tile_timeout : float
-        Seconds after which a job is given up; 0 waits for ever.
+        Seconds after which a stuck job is abandoned; 0 waits for ever.
     heartbeat : float
-        Seconds of silence before a heartbeat, and between two of them.
+        Seconds without a finished job before a heartbeat, and between heartbeats.
     hdu, mask_hdu : int, str or None
         HDU of the image (None: the first image) and of a mask whose nonzero
         pixels are bad (None: no mask).
@@ -42,7 +42,7 @@ class Settings:
     Raises
     ------
     UserError
-        A value makes no sense; the message names it in one line.
+        A value is invalid; the message names it in one line.
     """
 
     model: str = "auto"
@@ -58,9 +58,9 @@ class Settings:
     mask_hdu: int | str | None = None
 
     def __post_init__(self) -> None:
-        _one_of("model", self.model, MODELS)
+        _check_choice("model", self.model, MODELS)
         for name in ("neighbours", "block", "workers", "pair_timeout", "tile_timeout"):
-            _not_negative(name, getattr(self, name))
+            _check_not_negative(name, getattr(self, name))
         if not 0.0 <= self.min_overlap < 1.0:
             raise UserError(
                 f"min_overlap is {self.min_overlap}; give a fraction from 0 up to, not including, 1"
@@ -69,11 +69,11 @@ class Settings:
             raise UserError(f"heartbeat is {self.heartbeat}; give a number of seconds above 0")
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
 
 
-def _not_negative(name: str, value: float) -> None:
+def _check_not_negative(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise UserError(f"{name} is {value}; give 0 or a positive number")

@@ -1,8 +1,8 @@
-"""The drop-in, under the module and function name that ZeMosaic imports.
+"""Drop-in replacement for ZeMosaic's module of the same name.
 
-`compute_intertile_affine_calibration` takes what ZeMosaic passes, reports through the callbacks
-that its window listens to, and returns ``{tile index: (gain, offset)}``. Progress is the number
-of pairs that ended, so it only rises and always arrives; a stall is told by a heartbeat.
+`compute_intertile_affine_calibration` accepts the arguments of ZeMosaic, reports progress through
+its callback and returns ``{tile index: (gain, offset)}``. Progress is the number of pairs that
+have ended, so it only increases and always reaches its total; a heartbeat reports a stall.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ from .runtime.pool import Pool
 from .runtime.scheduler import Clock
 from .settings import Settings
 
+#: Prefix of all log lines.
 PREFIX = "[Intertile] "
-SAMPLE = 5  # indices in a heartbeat's line
-EVERY = 5  # pairs between two reports of the phase as a whole
+#: Indices of pending pairs in the log line of a heartbeat.
+HEARTBEAT_INDICES = 5
+#: Pairs between two progress reports of the phase.
+PHASE_INTERVAL = 5
+#: Smallest preview in cells that ZeMosaic may request.
+MIN_PREVIEW_SIZE = 128
+#: Smallest overlap with `use_auto_intertile`, as a fraction of the smaller tile.
+AUTO_MIN_OVERLAP = 0.01
 
 
 def compute_intertile_affine_calibration(
@@ -42,113 +49,115 @@ def compute_intertile_affine_calibration(
     pool: str | Executor | Pool = "threads",
     clock: Clock | None = None,
     observers: Sequence[Observer] = (),
-    **more: Any,
+    **ignored: Any,
 ) -> dict[int, tuple[float, float]]:
-    """Gain and offset of each tile, so that ``gain * data + offset`` agrees in overlaps.
+    """Compute gain and offset of each tile, so that ``gain * data + offset`` agrees in overlaps.
 
     Parameters
     ----------
     tile_data_with_wcs : sequence
         ``(data, wcs)`` or ``(data, wcs, mask)`` tuples: ``(H, W)``, ``(H, W, C)`` or
-        ``(C, H, W)`` in ADU, which are never written to; a mask is a coverage, 0 (bad) to 1.
-        Of a colour tile the mean of its channels is matched, since one pair is returned.
+        ``(C, H, W)`` in ADU, which are never changed. A mask is a coverage from 0 (bad) to 1. Of
+        a colour tile the mean of its channels is matched, since one pair of numbers is returned.
     preview_size : int
-        Longer side of a preview in cells, about; from 128 on.
+        Approximate longer side of a preview in cells, at least 128.
     min_overlap_fraction : float
-        Smallest overlap worth measuring, of the smaller tile.
+        Smallest overlap to measure, as a fraction of the smaller tile.
     use_auto_intertile : bool
-        Take overlaps down to 1 % of a tile.
+        Measure overlaps down to 1 % of a tile.
     logger : logging.Logger, optional
-        Takes the log lines, each with the prefix ``[Intertile] ``.
+        Receives the log lines, each with the prefix ``[Intertile] ``.
     progress_callback : callable, optional
         Called with ``("phase5_intertile_pairs", done, total)`` for each pair that ended, with
         ``("phase5_intertile", done, total)`` for every fifth, and with
-        ``(message, None, level)`` for each log line. What it raises changes nothing.
+        ``(message, None, level)`` for each log line. Its exceptions are ignored.
     tile_weights : sequence of float, optional
-        The heaviest tile becomes the anchor, with gain 1 and offset 0.
+        The tile with the highest weight becomes the anchor, with gain 1 and offset 0.
     cpu_workers : int, optional
-        Jobs at once; by default one per processor.
+        Number of jobs at once; one per processor by default.
     max_neighbors_per_tile : int
         Pairs kept for each tile; 0 keeps all.
     pool : {"threads", "processes", "serial"}, Executor or Pool
-        Where pairs run. A thread that hangs is left behind, a process is replaced.
+        Where pairs are measured. A thread that hangs is abandoned, a process is replaced.
     clock : Clock, optional
-        Where the scheduler's time comes from.
+        Clock of the scheduler.
     observers : sequence of Observer
-        Told of everything, besides the spans that go to the application's tracer provider.
-    final_output_wcs, final_output_shape_hw, sky_percentile, robust_clip_sigma, more
-        Taken for compatibility. Previews have a grid of their own, the sky level is a median,
-        and outliers lose their weight by Tukey's function, so none of these has a use.
+        Receive all events, in addition to the application's tracer provider.
+    final_output_wcs, final_output_shape_hw, sky_percentile, robust_clip_sigma, ignored
+        Accepted for compatibility. They are not needed: previews have their own grid, the sky
+        level is a median, and Tukey's biweight rejects outliers.
 
     Returns
     -------
     dict
-        ``{index in the list: (gain, offset in ADU)}`` of every tile that could be used; empty
-        where nothing could be matched, which the log explains.
+        ``{index in the list: (gain, offset in ADU)}`` of all usable tiles; empty if nothing could
+        be matched, for which the log has the reason.
     """
     from .errors import NoSolution
     from .observe.telemetry import Telemetry
     from .pipeline.calibrate import calibrate
 
-    legacy = _Legacy(logger, progress_callback)
-    if more:
-        legacy.say(logging.DEBUG, f"ignored: {', '.join(sorted(more))}")
-    tiles = [_tile(entry) for entry in tile_data_with_wcs or ()]
-    smallest = min(min_overlap_fraction, 0.01) if use_auto_intertile else min_overlap_fraction
+    reporter = _ZeMosaicReporter(logger, progress_callback)
+    if ignored:
+        reporter.log(logging.DEBUG, f"ignored: {', '.join(sorted(ignored))}")
+    tiles = [_convert_tile(entry) for entry in tile_data_with_wcs or ()]
+    if use_auto_intertile:
+        min_overlap_fraction = min(min_overlap_fraction, AUTO_MIN_OVERLAP)
     settings = Settings(
-        anchor=_heaviest(tile_weights, len(tiles), legacy),
+        anchor=_heaviest_tile(tile_weights, len(tiles), reporter),
         neighbours=max_neighbors_per_tile,
-        min_overlap=smallest,
-        block=_block(tiles, max(128, preview_size)),
+        min_overlap=min_overlap_fraction,
+        block=_cell_pixels(tiles, max(MIN_PREVIEW_SIZE, preview_size)),
         workers=cpu_workers or 0,
     )
     try:
-        solution = calibrate(tiles, settings, pool, [legacy, Telemetry(), *observers], clock=clock)
+        solution = calibrate(
+            tiles, settings, pool, [reporter, Telemetry(), *observers], clock=clock
+        )
     except NoSolution as error:
-        legacy.say(logging.ERROR, str(error))
+        reporter.log(logging.ERROR, str(error))
         return {}
     if not (solution.pairs > 0).any():
-        legacy.say(logging.WARNING, "no overlap could be measured; the tiles stay as they are")
+        reporter.log(logging.WARNING, "no overlap could be measured; the tiles stay as they are")
         return {}
+    corrections = zip(solution.gain[:, 0], solution.offset[:, 0], strict=True)
     return {
         index: (float(gain), float(offset))
-        for index, (gain, offset) in enumerate(
-            zip(solution.gain[:, 0], solution.offset[:, 0], strict=True)
-        )
+        for index, (gain, offset) in enumerate(corrections)
         if np.isfinite(gain)
     }
 
 
-class _Legacy(Observer):
-    """Speaks to ZeMosaic's logger and window."""
+class _ZeMosaicReporter(Observer):
+    """Reports events to ZeMosaic's logger and progress callback, in the format it expects."""
 
     def __init__(self, logger: logging.Logger | None, callback: Callable[..., Any] | None) -> None:
         self._logger = logger
         self._callback = callback
-        self._complained = False
+        self._callback_failed = False
 
-    def say(self, level: int, message: str) -> None:
+    def log(self, level: int, message: str) -> None:
         line = message if message.startswith(PREFIX) else PREFIX + message
         if self._logger is not None:
             self._logger.log(level, line)
-        self._report(line, None, logging.getLevelName(level))
+        self._call_back(line, None, logging.getLevelName(level))
 
     def stage_started(self, event: StageStarted) -> None:
         if event.stage == "pairs":
-            self.say(logging.INFO, f"Measuring {event.total} pairs")
+            self.log(logging.INFO, f"Measuring {event.total} pairs")
 
     def job_ended(self, event: JobEnded) -> None:
         if event.error is not None:
             kind = "Pair" if event.stage == "pairs" else "Tile"
-            self.say(logging.ERROR, f"{kind} future failed idx={event.index}: {event.error}")
+            self.log(logging.ERROR, f"{kind} future failed idx={event.index}: {event.error}")
         if event.stage == "pairs":
-            self._report("phase5_intertile_pairs", event.done, event.total)
-            if event.done % EVERY == 0:
-                self._report("phase5_intertile", event.done, event.total)
+            self._call_back("phase5_intertile_pairs", event.done, event.total)
+            if event.done % PHASE_INTERVAL == 0:
+                self._call_back("phase5_intertile", event.done, event.total)
 
     def heartbeat(self, event: Heartbeat) -> None:
-        sample = list(event.pending_indices[:SAMPLE])
-        self.say(
+        sample = list(event.pending_indices[:HEARTBEAT_INDICES])
+        self.log(
             logging.WARNING,
             f"Heartbeat: done={event.done}/{event.total} pending={event.pending} "
             f"last_completed_idx={event.last_completed_index} sample_pending_idx={sample}",
@@ -156,61 +165,69 @@ class _Legacy(Observer):
 
     def slow_job(self, event: SlowJob) -> None:
         seconds = round(event.running_time)
-        self.say(logging.WARNING, f"Slow: idx={event.index} has run for {seconds} s")
+        self.log(logging.WARNING, f"Slow: idx={event.index} has run for {seconds} s")
 
     def note(self, event: Note) -> None:
-        self.say(event.level, event.message)
+        self.log(event.level, event.message)
 
-    def _report(self, *what: Any) -> None:
-        """Call the window; it may be gone, so whatever it raises is told once and no more."""
+    def _call_back(self, *arguments: Any) -> None:
+        """Call the callback; log its first exception, as when its window has been closed."""
         if self._callback is None:
             return
         try:
-            self._callback(*what)
+            self._callback(*arguments)
         except Exception as error:  # noqa: BLE001
-            if not self._complained and self._logger is not None:
-                self._complained = True
+            if not self._callback_failed and self._logger is not None:
+                self._callback_failed = True
                 name = type(error).__name__
                 self._logger.warning("%sprogress_callback raised %s: %s", PREFIX, name, error)
 
 
-def _tile(entry: Any) -> Any:
-    """ZeMosaic's tuple as ours: luminance, and a mask that is true where a pixel is bad."""
+def _convert_tile(entry: Any) -> Any:
+    """Return ``(luminance, wcs)`` or ``(luminance, wcs, bad)``; `bad` is true for bad pixels.
+
+    An invalid entry is returned as it is, so that it is reported by name with the other tiles.
+    """
     if not isinstance(entry, (tuple, list)) or not 2 <= len(entry) <= 3:
         return entry
     data = np.asarray(entry[0])
     if data.ndim == 3 and min(data.shape) > 0:
-        from .photometry.tiles.axes import to_planes
+        from .photometry.tiles.axes import to_channels_first
 
         try:
-            data = np.asarray(to_planes(data).mean(axis=0, dtype=np.float32))
+            data = np.asarray(to_channels_first(data).mean(axis=0, dtype=np.float32))
         except ValueError:
-            return entry  # said by name when the tile is looked at
+            return entry
     if len(entry) == 2 or entry[2] is None:
         return data, entry[1]
     coverage = np.asarray(entry[2], dtype=np.float32)
     if coverage.ndim == 3:
         coverage = coverage[..., 0]
-    # Half covered is covered; a map that never reaches one half counts from its first light.
+    # Pixels covered by less than one half are bad, unless all are; then any coverage is good.
     limit = 0.5 if np.nanmax(coverage, initial=0.0) > 0.5 else 0.0
     return data, entry[1], ~(coverage > limit)
 
 
-def _block(tiles: Sequence[Any], preview_size: int) -> int:
-    """Pixels per cell so that the longer side of the median tile is `preview_size` cells."""
+def _cell_pixels(tiles: Sequence[Any], preview_size: int) -> int:
+    """Return the side of a cell in pixels, so that the median tile has `preview_size` cells.
+
+    0, the automatic choice, if cells would be smaller than that, which is about a star's FWHM.
+    """
     sides = [max(t[0].shape) for t in tiles if isinstance(t, tuple) and t[0].ndim >= 2]
     if not sides or min(sides) == 0:
         return 0
-    # Never finer than the automatic choice, which is about a star's FWHM.
-    long = float(np.median(sides))
-    return 0 if long <= 4 * preview_size else round(long / preview_size)
+    longer_side = float(np.median(sides))
+    return 0 if longer_side <= 4 * preview_size else round(longer_side / preview_size)
 
 
-def _heaviest(weights: Sequence[float] | None, tiles: int, legacy: _Legacy) -> int | None:
+def _heaviest_tile(
+    weights: Sequence[float] | None, tiles: int, reporter: _ZeMosaicReporter
+) -> int | None:
+    """Return the index of the tile with the highest weight; None without usable weights."""
     if weights is None:
         return None
     if len(weights) != tiles:
-        legacy.say(logging.WARNING, f"{len(weights)} tile weights for {tiles} tiles: ignored")
+        reporter.log(logging.WARNING, f"{len(weights)} tile weights for {tiles} tiles: ignored")
         return None
-    known = np.nan_to_num(np.asarray(weights, dtype=np.float64), nan=0.0)
-    return int(np.argmax(known)) if tiles else None
+    finite = np.nan_to_num(np.asarray(weights, dtype=np.float64), nan=0.0)
+    return int(np.argmax(finite)) if tiles else None

@@ -72,7 +72,7 @@ def test_a_frozen_run_is_seen_killed_sent_and_resumed(start: Start, tell: Any) -
         before = len(received.spans)
         told = tell("autopsy", run.folder, "--otlp")
         assert told.code == 0, told.err
-        for words in ("died without a word", "kill -9", "in stage pairs", "tile_0003.fits, tile_",
+        for words in ("died after", "kill -9", "in stage pairs", "tile_0003.fits, tile_",
                       "hold_the_lock", "6 of 6 tiles and 10 of 11 pairs", "--resume"):  # fmt: skip
             assert words in told.out
         one_whole_trace(received, before, pairs=11)
@@ -148,7 +148,7 @@ def test_a_parent_that_segfaults_says_where(start: Start, tell: Any) -> None:
     run = start(fault="segfault@solve", pool="serial")
     assert run.end().code == -11
     told = tell("autopsy", run.folder)
-    assert "why          Segmentation fault" in told.out
+    assert "cause        Segmentation fault" in told.out
     assert "in stage solve" in told.out
     assert "string_at" in told.out
     assert "11 of 11 pairs" in told.out
@@ -192,7 +192,7 @@ def test_the_autopsy_of_a_healthy_run_and_of_no_run(
     told = tell("autopsy", run.folder)
     assert (told.code, told.err) == (0, "")
     assert "finished" in told.out
-    assert "go on" not in told.out
+    assert "resume  " not in told.out
     assert "finished" in tell("status", run.folder).out
     with http_receiver() as (url, received):
         assert "sent         21 spans" in tell("autopsy", run.folder, "--otlp", url).out

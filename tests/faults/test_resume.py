@@ -182,7 +182,7 @@ def test_without_resume_a_dead_run_is_told_and_kept(dead: list[str], intertile: 
     folder = Path(dead[0]).parents[1] / "run"
     known = journal.results(journal.read(folder))
     done = intertile(*dead)
-    (line,) = [line for line in done.err.splitlines() if "the run before died" in line]
+    (line,) = [line for line in done.err.splitlines() if "the previous run died" in line]
     assert "zemosaic autopsy" in line
     assert "17 results" in line
     assert done.code == 0
@@ -190,7 +190,7 @@ def test_without_resume_a_dead_run_is_told_and_kept(dead: list[str], intertile: 
     assert known.keys() <= journal.results(journal.read(folder)).keys()
     # Of a finished run the tables tell, so the next one begins a new journal, in silence.
     again = intertile(*dead)
-    assert "run before" not in again.err
+    assert "previous run" not in again.err
     assert len(journal.read(folder)) == 1
 
 

@@ -1,6 +1,6 @@
-"""The door: arguments -> settings, pool and observers; exit codes.
+"""The command line: entry point and exit codes.
 
-0 solved; 1 solved, but tiles or pairs failed (each named); 2 bad input or usage; 3 no solution;
+Exit codes: 0 solved; 1 solved, but tiles or pairs failed; 2 bad input or usage; 3 no solution;
 130 interrupted. Results go to standard output, everything else to standard error.
 """
 
@@ -16,53 +16,58 @@ import click
 
 from ..errors import UserError
 from ..runtime import stacks
-from .output import Says
+from .output import Output
 
 SOLVED, INCOMPLETE, BAD_INPUT, NO_SOLUTION, INTERRUPTED = 0, 1, 2, 3, 130
+
+_PACKAGE = __name__.rpartition(".")[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     if isinstance(sys.stdout, TextIOWrapper):
-        # A name that the terminal's encoding lacks must not cost the results.
+        # A file name that the terminal's encoding lacks must not lose the results.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # What is logged is told by notes, in a line; without a handler it would come twice.
-    logging.getLogger("zemosaic").addHandler(logging.NullHandler())
-    for name in ("SIGTERM", "SIGBREAK"):  # the second is what closing a console on Windows sends
+    # Log records also arrive as notes; without a handler they would be printed twice.
+    logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())
+    for name in ("SIGTERM", "SIGBREAK"):  # Windows sends SIGBREAK when a console is closed
         if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _stop)
+            signal.signal(getattr(signal, name), _interrupt)
     stacks.use_alarm()
     sys.exit(run(arguments))
 
 
-def _stop(number: int, frame: object) -> None:
-    """End as after Ctrl-C: spans sent, journal whole, exit code 130."""
+def _interrupt(signal_number: int, frame: object) -> None:
+    """End as after Ctrl-C: send the spans, complete the journal, exit with 130."""
     raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code. A user's mistake is one line on standard error."""
-    says = Says()
-    code = _run(arguments, says)
-    says.end(code)
+    """Run the command line and return the exit code.
+
+    A mistake of the user is reported as one line on standard error.
+    """
+    output = Output()
+    code = _run(arguments, output)
+    output.finish(code)
     return code
 
 
-def _run(arguments: Sequence[str] | None, says: Says) -> int:
+def _run(arguments: Sequence[str] | None, output: Output) -> int:
     from .commands import cli
 
     try:
-        result = cli.main(arguments, prog_name="zemosaic", standalone_mode=False, obj=says)
+        result = cli.main(arguments, prog_name="zemosaic", standalone_mode=False, obj=output)
         return result if isinstance(result, int) else SOLVED
     except (click.Abort, KeyboardInterrupt):
-        return says.complain("interrupted", INTERRUPTED)
+        return output.error("interrupted", INTERRUPTED)
     except click.ClickException as error:
         usage = isinstance(error, click.UsageError)
         hint = "; see zemosaic --help" if usage and "help" not in error.format_message() else ""
         message = error.format_message().replace("\n", " ").rstrip(".") + hint
-        return says.complain(message, BAD_INPUT)
+        return output.error(message, BAD_INPUT)
     except UserError as error:
-        return says.complain(str(error), BAD_INPUT)
-    except OSError as error:  # a full disk, most likely
-        what = error.filename or "the run folder"
-        return says.complain(f"{what}: {error.strerror}", INCOMPLETE)
+        return output.error(str(error), BAD_INPUT)
+    except OSError as error:  # most likely a full disk
+        path = error.filename or "the run folder"
+        return output.error(f"{path}: {error.strerror}", INCOMPLETE)

@@ -1,4 +1,4 @@
-"""What a command says: lines for people, or one JSON object for machines."""
+"""The output of a command: lines for people, or one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import click
 
 
 @dataclass
-class Says:
-    """Where the words of a command go.
+class Output:
+    """Prints the results and errors of a command.
 
     Parameters
     ----------
-    quiet, verbose : bool
-        Only what is wrong; also every job.
+    quiet : bool
+        Print errors only.
+    verbose : bool
+        Print every job.
     as_json : bool
-        One object on standard output at the end, and all else on standard error.
+        Print one JSON object to standard output at the end, and all lines to standard error.
     facts : dict
-        What that object holds besides the exit code.
+        Contents of the JSON object besides the exit code.
     """
 
     quiet: bool = False
@@ -29,36 +31,36 @@ class Says:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def line(self, text: str) -> None:
-        """A line of the results."""
+        """Print a line of the results."""
         if not self.quiet:
             click.echo(text, err=self.as_json)
 
-    def complain(self, message: str, code: int) -> int:
-        """What is wrong, in one line; gives the exit code back."""
+    def error(self, message: str, code: int) -> int:
+        """Print an error in one line, and return the exit code."""
         click.echo(f"zemosaic: {message}", err=True)
         self.facts["error"] = message
         return code
 
-    def end(self, code: int) -> None:
-        """The last word."""
+    def finish(self, code: int) -> None:
+        """Print the JSON object if it was asked for."""
         if self.as_json:
             click.echo(json.dumps({"exit_code": code, **self.facts}))
 
 
-def _remember(context: click.Context, option: click.Parameter, value: bool) -> None:
-    says = context.ensure_object(Says)
+def _store(context: click.Context, option: click.Parameter, value: bool) -> None:
+    output = context.ensure_object(Output)
     if value:
-        setattr(says, str(option.name), value)
-    if says.quiet and says.verbose:
+        setattr(output, str(option.name), value)
+    if output.quiet and output.verbose:
         raise click.UsageError("-q and -v contradict each other; give one of them")
 
 
-#: Options of every command that runs for a while; they end in the `Says` of the context.
-OPTIONS = [
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_remember,
-                 help="Say only what is wrong."),
-    click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_remember,
-                 help="Tell of every tile and pair, and whole stacks."),
-    click.option("--json", "as_json", is_flag=True, expose_value=False, callback=_remember,
-                 is_eager=True, help="End with one JSON object on standard output."),
+#: Options of every command that runs a calibration, stored in the `Output` of the context.
+OUTPUT_OPTIONS = [
+    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_store,
+                 help="Print errors only."),
+    click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_store,
+                 help="Print every tile and pair, and complete stacks."),
+    click.option("--json", "as_json", is_flag=True, expose_value=False, callback=_store,
+                 is_eager=True, help="Print one JSON object to standard output at the end."),
 ]  # fmt: skip

@@ -1,9 +1,8 @@
-"""A run that goes on, seen from another terminal: how far, how fast, and who does what."""
+"""The state of a running run in another terminal: progress, rate, and the job of each worker."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from rich.console import Console as Terminal
@@ -12,73 +11,82 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..runtime.events import JobEnded
+from ..runtime.events import JobEnded, StageStarted
 from ..runtime.stacks import innermost
-from .autopsy import Autopsy, describe, summary_lines
+from .autopsy import Autopsy
+from .autopsy_text import summary_lines
+from .progress import FAILED_OUTCOMES, ProgressRate, job_name
 
-RECENT = 30.0  # seconds whose rate gives the time left
-SILENT = 10.0  # seconds without an end after which that rate means nothing
+IDLE_LIMIT = 10.0  # seconds without a finished job after which the rate says nothing
+# The longest share of the time spent on reading the journal, which may be long.
+READING_SHARE = 0.1
 
 
-def watch(look: Callable[[], Autopsy], terminal: Terminal, every: float = 1.0) -> None:
-    """Show a run until it is over; once only where there is no terminal.
+def watch(look: Callable[[], Autopsy], terminal: Terminal, interval: float = 1.0) -> None:
+    """Show a run until it ends, or once if the output is not a terminal.
 
     Parameters
     ----------
     look : callable
-        Finds out what the run folder tells now.
+        Return the present state of the run.
     terminal : rich.console.Console
-        Where to show it.
-    every : float
-        Seconds between two looks.
+        Where it is shown.
+    interval : float
+        Shortest time between two looks, in seconds.
     """
-    found = look()
-    if not terminal.is_terminal or found.state != "running":
-        terminal.print(status(found))
+    autopsy = look()
+    if not terminal.is_terminal or autopsy.state != "running":
+        terminal.print(status(autopsy))
         return
-    with Live(status(found), console=terminal, auto_refresh=False) as shown:
-        while found.state == "running":
+    with Live(status(autopsy), console=terminal, auto_refresh=False) as display:
+        while autopsy.state == "running":
             started = time.monotonic()
-            found = look()
-            shown.update(status(found), refresh=True)
-            # A long journal takes its time to read: never more than a tenth of ours.
-            time.sleep(max(every, 9 * (time.monotonic() - started)))
+            autopsy = look()
+            display.update(status(autopsy), refresh=True)
+            reading = time.monotonic() - started
+            time.sleep(max(interval, reading * (1 / READING_SHARE - 1)))
 
 
-def status(found: Autopsy) -> Group:
-    """What a run does now, as a table; what became of it, if it is over."""
-    if found.state != "running":
-        return Group(*(Text(line) for line in summary_lines(found)))
-    done, total = found.ended(found.stage)
-    seconds = (found.last_ns - found.started_ns) / 1e9
+def status(autopsy: Autopsy) -> Group:
+    """Return the state of a run: a table of its jobs, or a summary if it is over."""
+    if autopsy.state != "running":
+        return Group(*(Text(line) for line in summary_lines(autopsy)))
+    done, total = autopsy.job_counts(autopsy.stage)
+    seconds = (autopsy.last_ns - autopsy.started_ns) / 1e9
+    progress = f": {done} of {total} done" if total else ""
     lines = [
-        f"run          {found.folder}, process {found.pid}, for {seconds:.0f} s",
-        f"stage        {found.stage or 'none'}" + (f": {done} of {total} done" if total else ""),
+        f"run          {autopsy.folder}, process {autopsy.pid}, for {seconds:.0f} s",
+        f"stage        {autopsy.stage or 'none'}{progress}",
     ]
     if total:
-        lines.append(f"rate         {rate(found, done, total)}")
-    table = Table("worker", "job", "at", "seconds", "where", box=None, pad_edge=False)
-    for stuck in found.under_way:
-        row = stuck.row
-        name = describe(stuck).partition(":")[0]
-        where = innermost(stuck.stack)
-        table.add_row(*map(Text, (str(row.pid), name, row.step, f"{stuck.seconds:.1f}", where)))
+        lines.append(f"rate         {describe_rate(autopsy)}")
+    table = Table("worker", "job", "step", "seconds", "location", box=None, pad_edge=False)
+    for job in autopsy.running_jobs:
+        row = job.row
+        name = job_name(row.stage, row.index, job.attributes)
+        cells = (str(row.pid), name, row.step, f"{job.seconds:.1f}", innermost(job.stack))
+        table.add_row(*map(Text, cells))
     return Group(*map(Text, lines), table)
 
 
-def rate(found: Autopsy, done: int, total: int) -> str:
-    """How many jobs ended lately, and how long the others will take at that rate."""
-    ends: deque[int] = deque()
-    for event in reversed(found.record.events):
-        if not isinstance(event, JobEnded) or event.stage != found.stage:
-            continue
-        if found.last_ns - event.ended_ns > RECENT * 1e9:
-            break
-        ends.appendleft(event.ended_ns)
-    idle = (found.last_ns - ends[-1]) / 1e9 if ends else RECENT
-    if idle >= SILENT:
-        return f"none has ended for {idle:.0f} s or more; the time left is not known"
-    span = max((found.last_ns - ends[0]) / 1e9, 1.0)
-    per_second = len(ends) / span
-    left = (total - done) / per_second
-    return f"{per_second:.1f} a second over the last {span:.0f} s; about {left:.0f} s left"
+def describe_rate(autopsy: Autopsy) -> str:
+    """Return the rate of the open stage and the time left in words."""
+    now = autopsy.last_ns / 1e9
+    rate = _stage_rate(autopsy)
+    if rate.idle_time(now) >= IDLE_LIMIT:
+        return f"no job has finished for {rate.idle_time(now):.0f} s; time left unknown"
+    return rate.describe(now)
+
+
+def _stage_rate(autopsy: Autopsy) -> ProgressRate:
+    """Return the rate of the open stage, from the workers' clocks."""
+    rate, ended = ProgressRate(0, autopsy.started_ns / 1e9), []
+    for event in autopsy.record.events:
+        if isinstance(event, StageStarted) and event.stage == autopsy.stage:
+            rate = ProgressRate(event.total, event.time_ns / 1e9)
+        elif isinstance(event, JobEnded) and event.stage == autopsy.stage:
+            ended.append(event)
+    for event in sorted(ended, key=lambda job: job.ended_ns):
+        done = max(rate.done, event.done)
+        rate.job_ended(done, event.ended_ns / 1e9, event.outcome in FAILED_OUTCOMES)
+    return rate

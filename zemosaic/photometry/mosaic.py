@@ -1,4 +1,4 @@
-"""Corrected tiles -> one coadd, by reproject."""
+"""Coaddition of corrected tiles with reproject."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
 
-from .apply import correct, write_whole
+from .apply import correct, write_fits
 from .solver.solve import Correction
 from .tiles.fits_files import HduKey
-from .tiles.tile import open_tile
+from .tiles.tile import Tile, open_tile
 
 
 def write_mosaic(
@@ -20,39 +21,48 @@ def write_mosaic(
     hdu: HduKey = None,
     mask_hdu: HduKey = None,
 ) -> None:
-    """Coadd corrected tiles onto the tangent plane that fits them, and write the result.
+    """Coadd corrected tiles on a tangent plane that fits them, and write the result.
 
     Parameters
     ----------
     tiles : sequence
         File and correction of each tile.
     output : pathlib.Path
-        FITS file: float32 ``(H, W)`` or ``(C, H, W)`` in ADU, NaN where no tile is. It appears
-        whole or not at all.
+        FITS file, written atomically: float32 ``(H, W)`` or ``(C, H, W)`` in ADU, NaN where there
+        is no tile.
     hdu, mask_hdu : int, str or None
-        As for `open_tile`.
+        As in `open_tile`.
     """
-    from reproject import reproject_interp
-    from reproject.mosaicking import find_optimal_celestial_wcs, reproject_and_coadd
+    from reproject.mosaicking import find_optimal_celestial_wcs
 
-    opened = [open_tile(path, hdu, mask_hdu) for path, _ in tiles]
-    wcs, shape = find_optimal_celestial_wcs([(tile.shape, tile.wcs) for tile in opened])
-    planes = []
-    for channel in range(opened[0].channels):
-        inputs, weights = [], []
-        for tile, (_, correction) in zip(opened, tiles, strict=True):
-            pixels = tile.pixels()
-            corrected = correct(pixels, correction)[channel]
-            valid = np.isfinite(corrected)
-            inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
-            weights.append(valid.astype(np.float32))
-        coadd, footprint = reproject_and_coadd(
-            inputs,
-            wcs,
-            shape_out=shape,
-            input_weights=weights,
-            reproject_function=reproject_interp,
-        )
-        planes.append(np.where(footprint > 0, coadd, np.nan).astype(np.float32))
-    data = planes[0] if len(planes) == 1 else np.stack(planes)
-    write_whole(fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())]), output)
+    corrections = [(open_tile(path, hdu, mask_hdu), correction) for path, correction in tiles]
+    wcs, shape = find_optimal_celestial_wcs([(tile.shape, tile.wcs) for tile, _ in corrections])
+    images = [
+        _coadd_channel(corrections, channel, wcs, shape)
+        for channel in range(corrections[0][0].channels)
+    ]
+    data = images[0] if len(images) == 1 else np.stack(images)
+    write_fits(fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())]), output)
+
+
+def _coadd_channel(
+    tiles: Sequence[tuple[Tile, Correction]], channel: int, wcs: WCS, shape: tuple[int, int]
+) -> np.ndarray:
+    """Return the mean of one channel of the corrected tiles, ``(H, W)`` float32."""
+    from reproject import reproject_interp
+    from reproject.mosaicking import reproject_and_coadd
+
+    inputs, weights = [], []
+    for tile, correction in tiles:
+        corrected = correct(tile.pixels(), correction)[channel]
+        valid = np.isfinite(corrected)
+        inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
+        weights.append(valid.astype(np.float32))
+    coadd, footprint = reproject_and_coadd(
+        inputs,
+        wcs,
+        shape_out=shape,
+        input_weights=weights,
+        reproject_function=reproject_interp,
+    )
+    return np.where(footprint > 0, coadd, np.nan).astype(np.float32)

@@ -1,7 +1,4 @@
-"""The intertile calibration phase: the wings composed, top to bottom.
-
-tiles -> prepare (scan, then one preview per tile) -> overlap -> pairs -> solve -> apply
-"""
+"""The calibration as one function: prepares the run, runs the stages, reports the end."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +25,9 @@ from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Clock
 from ..settings import Settings
 from . import PRELOAD
+from .run_context import RunContext
 from .solution import PhaseSolution
-from .stages import Phase
+from .stages import run_stages
 from .tasks import TileLike
 
 
@@ -44,35 +43,36 @@ def calibrate(
     clock: Clock | None = None,
     on_solution: Callable[[PhaseSolution], None] = lambda solution: None,
 ) -> PhaseSolution:
-    """Find one gain and one offset per tile and channel, so that overlaps agree.
+    """Compute one gain and one offset per tile and channel that make the overlaps agree.
 
     Parameters
     ----------
     tiles : iterable
-        FITS files, ``(array, wcs)`` or ``(array, wcs, mask)`` tuples (true in the mask: bad),
-        or `Tile` objects; at least two. Arrays are ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``
-        in ADU; NaN is "no datum".
+        At least two FITS files, `Tile` objects, ``(array, wcs)`` or ``(array, wcs, mask)``
+        tuples (mask true: bad pixel). Arrays are ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``
+        in ADU; NaN marks missing data.
     settings : Settings, optional
-        What to do.
+        Settings of the run.
     pool : {"processes", "threads", "serial"}, Executor or Pool
-        Where to do it. With processes a job that hangs or crashes costs itself alone; a script
-        then needs the usual ``if __name__ == "__main__":``. What is given is left open.
+        Workers of the run. With processes, a job that hangs or crashes affects no other;
+        a script then needs the usual ``if __name__ == "__main__":``. An executor or pool
+        is left open.
     observers : iterable of Observer, optional
-        Told of everything that happens. By default spans are made with the tracer provider
-        that the application has set.
+        Observers of the run. By default spans go to the tracer provider that the
+        application has set.
     apply_to : path-like, optional
-        Folder for the corrected tiles; those given as arrays are not written.
+        Folder for the corrected tiles; tiles given as arrays are not written.
     folder : path-like, optional
-        Run folder: the table of jobs under way, stacks and previews are kept there, the last
-        until the run has finished; by default a temporary one. Claim it first if another run
-        may use it (`zemosaic.runtime.run_folder.claim`).
+        Run folder for the table of running jobs, the stacks and, until the run has finished,
+        the previews; temporary by default. If another run may use it, claim it first
+        (`zemosaic.runtime.run_folder.claim`).
     cached_results : Mapping, optional
-        Results of an earlier run on these tiles (`zemosaic.runtime.journal.results`), taken where
-        nothing that they depend on has changed.
+        Results of earlier runs on these tiles (`zemosaic.runtime.journal.results`), used
+        where nothing they depend on has changed.
     clock : Clock, optional
-        Where the scheduler's time comes from.
-    on_solution : callable
-        Takes the solution before the run is said to have finished.
+        Clock of the scheduler.
+    on_solution : callable, optional
+        Called with the solution before observers see the run as finished.
 
     Returns
     -------
@@ -84,87 +84,96 @@ def calibrate(
     NoSolution
         Fewer than two tiles were given or could be read.
     UserError
-        A setting makes no sense.
+        A setting is invalid.
     """
     if observers is None:
         from ..observe.telemetry import Telemetry
 
         observers = [Telemetry()]
     settings = settings or Settings()
-    given = list(tiles)
-    if settings.anchor is not None and not 0 <= settings.anchor < len(given):
-        raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(given) - 1}")
-    fan_out = FanOut(observers)
+    tiles = list(tiles)
+    if settings.anchor is not None and not 0 <= settings.anchor < len(tiles):
+        raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(tiles) - 1}")
     workers = make_pool(pool, settings.workers, PRELOAD)
-    attributes = {
-        "tiles.total": len(given),
-        "pool.kind": workers.kind,
-        "pool.workers": workers.workers,
-    }
-    fan_out.dispatch(
-        RunStarted(run_id=uuid.uuid4().hex, time_ns=time.time_ns(), attributes=attributes)
-    )
-    state: str = "failed"
-    failure: BaseException | None = None
-    inflight = None
-    try:
-        with _run_folder(folder) as place:
-            inflight = _inflight(place, workers, settings, fan_out, folder is not None)
-            phase = Phase(
-                settings,
-                workers,
-                fan_out,
-                clock or Clock(),
-                inflight,
-                RunFolder(place).previews,
-                cached_results or {},
-                place if folder is not None else None,
-            )
-            solution = phase.run(given, apply_to)
-            on_solution(solution)
-            shutil.rmtree(RunFolder(place).previews, ignore_errors=True)
-        state = "finished"
-        return solution
-    except (KeyboardInterrupt, SystemExit) as error:
-        state, failure = "interrupted", error
-        raise
-    except BaseException as error:
-        failure = error
-        raise
-    finally:
-        if workers is not pool:
-            workers.close()
-        stacks.disarm()
-        if inflight is not None:
-            inflight.close(state)
-        told = JobError.of(failure) if failure is not None else None
-        fan_out.dispatch(RunEnded(state=state, time_ns=time.time_ns(), error=told))
+    fan_out = FanOut(observers)
+    with (
+        _report_run(fan_out, workers, workers is not pool, len(tiles)) as run,
+        _run_folder(folder) as path,
+    ):
+        run.inflight = _make_inflight(path, workers, settings, fan_out, folder is not None)
+        previews = RunFolder(path).previews
+        context = RunContext(
+            settings=settings,
+            pool=workers,
+            observers=fan_out,
+            clock=clock or Clock(),
+            inflight=run.inflight,
+            previews=previews,
+            cached_results=cached_results or {},
+            run_folder=path if folder is not None else None,
+        )
+        solution = run_stages(context, tiles, apply_to)
+        on_solution(solution)
+        shutil.rmtree(previews, ignore_errors=True)
+    return solution
+
+
+@dataclass
+class _Run:
+    inflight: Inflight | None = None
 
 
 @contextmanager
-def _run_folder(given: str | os.PathLike[str] | None) -> Iterator[Path]:
-    if given is None:
-        with tempfile.TemporaryDirectory(prefix="zemosaic-", ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
-    else:
-        Path(given).mkdir(parents=True, exist_ok=True)
-        yield Path(given)
-
-
-def _inflight(
-    folder: Path, pool: Pool, settings: Settings, observers: FanOut, ours: bool
-) -> Inflight | None:
-    """The table of jobs under way; None where there is no room for it."""
-    # Of timers for stacks a process has but one: in somebody else's process it is not ours to
-    # set, and its stacks can be had without.
-    patience = settings.heartbeat if ours or pool.kind == "processes" else 0.0
+def _report_run(observers: FanOut, pool: Pool, owns_pool: bool, tiles: int) -> Iterator[_Run]:
+    """Report the start and the end of a run, and release its pool and table at the end."""
+    attributes = {"tiles.total": tiles, "pool.kind": pool.kind, "pool.workers": pool.workers}
+    started = RunStarted(run_id=uuid.uuid4().hex, time_ns=time.time_ns(), attributes=attributes)
+    observers.dispatch(started)
+    run, state = _Run(), "failed"
+    failure: BaseException | None = None
     try:
-        inside = ours and pool.kind != "processes"
-        table = Inflight(folder, pool.window, patience, inside)
-        if ours:
+        yield run
+        state = "finished"
+    except BaseException as error:
+        failure = error
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            state = "interrupted"
+        raise
+    finally:
+        if owns_pool:
+            pool.close()
+        stacks.disarm()
+        if run.inflight is not None:
+            run.inflight.close(state)
+        error_record = JobError.of(failure) if failure is not None else None
+        observers.dispatch(RunEnded(state=state, time_ns=time.time_ns(), error=error_record))
+
+
+@contextmanager
+def _run_folder(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+    """Yield the run folder, or a temporary one if none is given."""
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="zemosaic-", ignore_cleanup_errors=True) as name:
+            yield Path(name)
+    else:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        yield Path(folder)
+
+
+def _make_inflight(
+    folder: Path, pool: Pool, settings: Settings, observers: FanOut, keeps_folder: bool
+) -> Inflight | None:
+    """Create the table of running jobs; return None where the disk has no space for it."""
+    # A process has one timer for stack dumps. Without a run folder this process may belong to
+    # an application that uses the timer, so its own stacks are not dumped.
+    own_process = pool.kind != "processes"
+    patience = settings.heartbeat if keeps_folder or not own_process else 0.0
+    try:
+        table = Inflight(folder, pool.window, patience, keeps_folder and own_process)
+        if keeps_folder:
             stacks.enable(folder)
         return table
     except OSError as error:
-        message = f"{folder}: no table of the jobs under way ({error.strerror}); the run goes on"
+        message = f"{folder}: no table of running jobs ({error.strerror}); the run goes on"
         observers.dispatch(Note(level=logging.WARNING, message=message))
         return None

@@ -1,12 +1,10 @@
-"""What is kept of tiles and pairs: records, their form in the journal, and thumbnails."""
+"""Results of tiles and pairs, and the form in which the journal keeps them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from operator import attrgetter
 from pathlib import Path
-from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -18,23 +16,53 @@ from ..photometry.tiles.fits_files import TileError
 from ..runtime.events import JobError
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Outcome
-from .tasks import PreparedTile
+from .field_packer import FieldPacker
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedTile:
+    """The result of preparing a tile; the arrays of its preview stay on disk.
+
+    Parameters
+    ----------
+    preview : Preview
+        Position and sky levels, without `values` and `variance`.
+    checksum : int
+        Checksum of the preview's file; 0 where the run is not kept.
+    shape : tuple of int
+        Height and width of the tile in pixels.
+    scale : float
+        Side of a preview cell in degrees.
+    thumb : int
+        Side of a thumbnail cell in preview cells; 0 without a thumbnail.
+    thumbnail : ndarray or None
+        ``(C, h, w)`` float32 in ADU.
+    """
+
+    preview: Preview
+    checksum: int
+    shape: tuple[int, int]
+    scale: float
+    thumb: int
+    thumbnail: np.ndarray | None
 
 
 @dataclass(frozen=True, eq=False)
 class PairRecord:
-    """What became of one pair: `measurements` has one entry per channel.
+    """The outcome of one pair, with one measurement per channel.
 
     Parameters
     ----------
     index : int
-        Counts from 1, in the order of (i, j).
+        Number of the pair, from 1, in the order of (i, j).
     i, j : int
-        Indices of the tiles, in the order given.
+        Indices of the tiles in the input.
     outcome : str
         "measured", "rejected", "failed", "timeout" or "crashed".
     area : float
-        Overlap on the sky in square degrees.
+        Area of the overlap on the sky in square degrees.
+    measurements : tuple of PairMeasurement or Rejected
+        One per channel.
     """
 
     index: int
@@ -45,105 +73,118 @@ class PairRecord:
     measurements: tuple[Measurement, ...]
 
 
-def save_thumbnails(folder: Path, thumbnails: Mapping[int, np.ndarray]) -> None:
-    """Keep the thumbnails of some tiles, by their indices, in a run folder."""
-    with RunFolder(folder).thumbnails.open("wb") as file:
-        np.save(file, np.array(list(thumbnails), dtype=np.int64))
-        for small in thumbnails.values():
-            np.save(file, small)
+#: Dataclasses whose fields the journal keeps: results of another layout are not resumed.
+JOURNALLED = (PairMeasurement, PreparedTile, Preview)
 
-
-def load_thumbnails(folder: Path) -> dict[int, np.ndarray]:
-    """The thumbnails that are kept in a run folder; none where they cannot be read."""
-    try:
-        with RunFolder(folder).thumbnails.open("rb") as file:
-            return {int(index): np.load(file) for index in np.load(file)}
-    except (OSError, ValueError, EOFError):  # never written, or torn
-        return {}
-
-
-def encode_tile(prepared: PreparedTile) -> dict[str, Any]:
-    """A prepared tile in plain lists and numbers, for the journal."""
-    preview = prepared.preview
-    plain = {name: getattr(preview, name).tolist() for name in ("sky", "centre", "jacobian")}
-    others = {name: getattr(prepared, name) for name in ("checksum", "shape", "scale", "thumb")}
-    return {"x0": preview.x0, "y0": preview.y0, **others, **plain}
-
-
-def restore_tile(plain: dict[str, Any] | None, path: Path) -> PreparedTile | None:
-    """The prepared tile of an earlier run; None where it is not known or its file is not whole."""
-    if plain is None:
-        return None
-    try:
-        whole = Preview.load(path)
-    except (OSError, ValueError):  # it is not there, or cut short
-        return None
-    if whole.checksum() != plain["checksum"]:
-        return None
-    none = np.empty((0, 0, 0), dtype=np.float32)
-    arrays = (np.array(plain[name]) for name in ("sky", "centre", "jacobian"))
-    bare = Preview(plain["x0"], plain["y0"], none, none, *arrays)
-    factor = plain["thumb"]
-    shape, small = (plain["shape"][0], plain["shape"][1]), thumbnail(whole, factor)
-    return PreparedTile(bare, plain["checksum"], shape, plain["scale"], factor, small)
-
-
-# All numbers of a measurement, in the order of its fields: in decimals they take ten times as long
-# to write, and most of the time that a pair's line in the journal takes.
-_NUMBERS = Struct("<25d")
-_fields = attrgetter(*(f.name for f in fields(PairMeasurement)))
+_measurement_packer = FieldPacker(PairMeasurement)
+_ARRAYS_ON_DISK = ("values", "variance")
+_PREVIEW_FIELDS = [f.name for f in fields(Preview) if f.name not in _ARRAYS_ON_DISK]
+_TILE_FIELDS = [f.name for f in fields(PreparedTile) if f.name not in ("preview", "thumbnail")]
 
 
 def encode_measurements(measurements: tuple[Measurement, ...]) -> list[Any]:
-    """A pair's measurements for the journal: the reason, or a list of the numbers' bytes in hex."""
+    """Return the journal's form of a pair: per channel a reason, or the packed numbers in a list.
+
+    See Also
+    --------
+    decode_measurements : The inverse, to the last bit.
+    """
     return [
-        m.reason if isinstance(m, Rejected) else [_NUMBERS.pack(*_flat(_fields(m))).hex()]
-        for m in measurements
+        measurement.reason
+        if isinstance(measurement, Rejected)
+        else [_measurement_packer.pack(measurement)]
+        for measurement in measurements
     ]
 
 
-def _flat(values: Sequence[Any]) -> list[float]:
-    return [n for value in values for n in (value if isinstance(value, tuple) else (value,))]
+def decode_measurements(entries: list[Any]) -> tuple[Measurement, ...]:
+    """Return the measurements that `encode_measurements` encoded."""
+    return tuple(
+        Rejected(entry) if isinstance(entry, str) else _measurement_packer.unpack(entry[0])
+        for entry in entries
+    )
 
 
-def decode_measurements(plain: list[Any]) -> tuple[Measurement, ...]:
-    """The measurements that `encode_measurements` made plain, to the last bit."""
+def encode_tile(prepared: PreparedTile) -> dict[str, Any]:
+    """Return the journal's form of a prepared tile: numbers and lists by field name."""
+    preview = {name: getattr(prepared.preview, name) for name in _PREVIEW_FIELDS}
+    entry = preview | {name: getattr(prepared, name) for name in _TILE_FIELDS}
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in entry.items()
+    }
 
-    def of(found: Any) -> Measurement:
-        if isinstance(found, str):
-            return Rejected(found)
-        n = _NUMBERS.unpack(bytes.fromhex(found[0]))
-        line: list[Any] = [*n[:10], n[10:12], n[12:14], n[14:17], int(n[17]), n[18], n[19]]
-        line += [bool(n[20]), n[21:23], n[23:25]]
-        return PairMeasurement(*line)
 
-    return tuple(map(of, plain))
+def restore_tile(entry: dict[str, Any] | None, path: Path) -> PreparedTile | None:
+    """Return the prepared tile of an earlier run, with its preview at `path`.
+
+    Returns
+    -------
+    PreparedTile or None
+        None without an entry, or where the preview's file is missing, truncated or altered.
+    """
+    if entry is None:
+        return None
+    try:
+        preview = Preview.load(path)
+    except (OSError, ValueError):
+        return None
+    if preview.checksum() != entry["checksum"]:
+        return None
+    empty = np.empty((0, 0, 0), dtype=np.float32)
+    # Not the arrays of the loaded preview, which would keep its file mapped.
+    arrays: dict[str, Any] = dict.fromkeys(_ARRAYS_ON_DISK, empty)
+    arrays |= {name: _from_list(entry[name], np.array) for name in _PREVIEW_FIELDS}
+    bare = Preview(**arrays)
+    image = thumbnail(preview, entry["thumb"]) if entry["thumb"] else None
+    plain = {name: _from_list(entry[name], tuple) for name in _TILE_FIELDS}
+    return PreparedTile(preview=bare, thumbnail=image, **plain)
+
+
+def _from_list(value: Any, convert: Callable[[list[Any]], Any]) -> Any:
+    return convert(value) if isinstance(value, list) else value
+
+
+def save_thumbnails(folder: Path, thumbnails: Mapping[int, np.ndarray]) -> None:
+    """Write thumbnails, by tile index, to the run folder."""
+    with RunFolder(folder).thumbnails.open("wb") as file:
+        np.save(file, np.array(list(thumbnails), dtype=np.int64))
+        for image in thumbnails.values():
+            np.save(file, image)
+
+
+def load_thumbnails(folder: Path) -> dict[int, np.ndarray]:
+    """Return the thumbnails of a run folder by tile index; empty if missing or truncated."""
+    try:
+        with RunFolder(folder).thumbnails.open("rb") as file:
+            return {int(index): np.load(file) for index in np.load(file)}
+    except (OSError, ValueError, EOFError):
+        return {}
 
 
 def summarize_pair(measurements: tuple[Measurement, ...]) -> tuple[str, dict[str, Any]]:
-    """Outcome and span attributes of a pair; a value per measured channel."""
-    lines = [m for m in measurements if isinstance(m, PairMeasurement)]
+    """Return the outcome of a pair and its span attributes, with one value per measured channel."""
+    measured = [m for m in measurements if isinstance(m, PairMeasurement)]
     reasons = sorted({m.reason for m in measurements if isinstance(m, Rejected)})
     attributes: dict[str, Any] = {"reason": "; ".join(reasons)} if reasons else {}
-    if not lines:
+    if not measured:
         return "rejected", attributes
-    attributes["cells"] = max(line.cells for line in lines)
+    attributes["cells"] = max(measurement.cells for measurement in measured)
     for name in ("gain", "offset", "rms"):
-        values = [float(getattr(line, name)) for line in lines]
+        values = [float(getattr(measurement, name)) for measurement in measured]
         attributes[name] = values if len(measurements) > 1 else values[0]
     return "measured", attributes
 
 
 def make_record(outcome: Outcome, i: int, j: int, area: float, channels: int) -> PairRecord:
-    """What is kept of a pair, however its job ended."""
+    """Return the record of a pair, whether its job succeeded or not."""
     if outcome.error is not None:
         lost = (Rejected(str(outcome.error)),) * channels
         return PairRecord(outcome.job.index, i, j, outcome.state, area, lost)
-    measured = any(isinstance(m, PairMeasurement) for m in outcome.value)
-    state = "measured" if measured else "rejected"
+    state, _ = summarize_pair(outcome.value)
     return PairRecord(outcome.job.index, i, j, state, area, outcome.value)
 
 
 def failure_reason(error: JobError, name: str) -> str:
-    """Why a tile failed, in one line that names it."""
+    """Return the reason why a tile failed as one line that names the tile."""
     return error.message if error.type == TileError.__name__ else f"{name}: {error}"

@@ -1,7 +1,8 @@
-"""What the phase gives back."""
+"""The result of a calibration."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,23 +12,25 @@ from ..photometry.solver.solve import Solution
 from ..settings import Settings
 from .records import PairRecord
 
+NOISE_CHI2 = 1.4  # median chi² of the planes of pairs that see noise alone: 2 ln 2
+
 
 @dataclass(frozen=True, eq=False)
 class PhaseSolution(Solution):
-    """A `Solution`, and what became of every tile and pair.
+    """A `Solution` with the outcome of every tile and pair.
 
     Parameters
     ----------
     settings : Settings
-        As asked for.
+        Settings of the run.
     names : tuple of str
         Base name of each tile.
     failed : dict
-        Why a tile could not be used (or not be written corrected), by its index.
+        Reason why a tile could not be used, or not be written corrected, by its index.
     records : tuple of PairRecord
         All pairs, in order.
     candidates : int
-        Overlapping pairs before pruning.
+        Number of overlapping pairs before pruning.
     """
 
     settings: Settings
@@ -38,51 +41,73 @@ class PhaseSolution(Solution):
 
     @property
     def groups(self) -> int:
-        """Connected components, tiles that stand alone included."""
+        """Number of connected components, including tiles without any measured pair."""
         return len(np.unique(self.component[self.component[:, 0] >= 0, 0]))
 
     @property
-    def loose_gains(self) -> int:
-        """Tiles in a component whose gain, in any channel, is not tied to most of it."""
-        loose = np.isnan(self.gain_err) & (self.pairs > 0)
-        return int(loose.any(axis=1).sum())
+    def untied_gains(self) -> int:
+        """Number of tiles whose gain, in any channel, is not tied to most of their component."""
+        untied = np.isnan(self.gain_err) & (self.pairs > 0)
+        return int(untied.any(axis=1).sum())
 
     @property
     def suspects(self) -> list[int]:
-        """Tiles most of whose pairs contradict the others, in any channel."""
+        """Indices of the tiles that most of their pairs contradict, in any channel."""
         return [int(index) for index in np.flatnonzero(self.suspect.any(axis=1))]
 
+    @property
+    def rms(self) -> float:
+        """Root mean square of the level residuals of all pairs in ADU; 0 without pairs."""
+        residual = self.residual[np.isfinite(self.residual)]
+        return float(np.sqrt(np.mean(residual**2))) if len(residual) else 0.0
+
     def why_suspect(self, tile: int) -> str:
-        """What is wrong with a suspect, in a few words."""
-        shift = np.nan_to_num(self.shift[tile]).max()
+        """Return the reason why a tile is suspect, in a few words."""
         if self.misplaced[tile].any():
-            # What is beyond half a cell is told too small.
+            # The measured shift is too small beyond half a cell.
+            shift = np.nan_to_num(self.shift[tile]).max()
             return f"lies at least {int(shift)} pixels from where its WCS says"
         return "most of its pairs contradict the others"
 
+    def warnings(self) -> Iterator[str]:
+        """Yield a line for each kind of tile that could not be matched to the others."""
+        unmatched = (self.pairs == 0).all(axis=1) & ~np.isnan(self.gain).any(axis=1)
+        for index in np.flatnonzero(unmatched):
+            yield (
+                f"{self.names[index]}: no overlap with another tile could be measured; "
+                "it keeps gain 1 and offset 0"
+            )
+        groups = self.groups - int(unmatched.sum())
+        if groups > 1:
+            yield f"the tiles form {groups} separate groups, whose relative levels are unknown"
+        if untied := self.untied_gains:
+            yield (
+                f"no pair ties the gains of {untied} tiles to those of most others (too little "
+                "contrast in their overlaps); their levels are matched, and their mean gain is 1"
+            )
+
     def model_line(self) -> str:
-        """Which model the groups of tiles got, and why, in a few words."""
+        """Return the model of each group of tiles and the reason for it, in one line."""
         if self.settings.model != "auto":
             return self.settings.model
         lines = []
         for name, planes in (("gain+offset", False), ("gain+plane", True)):
             chosen = (self.planes == planes) & (self.pairs > 0)
             if chosen.any():
-                chi2 = self.plane_chi2[chosen]
-                known = chi2[np.isfinite(chi2)]
-                why = "too few pairs to tell"
-                if len(known):
-                    why = f"the pairs' planes have chi² {np.median(known):.1f}, 1.4 is chance"
-                    ratio = np.nan_to_num(self.plane_ratio[chosen]).max()
-                    if planes and np.median(known) <= PLANE_CHI2 and ratio > PLANE_RATIO:
-                        why += f", but agree among each other {ratio:.0f} times better than that"
                 groups = len(np.unique(self.component[chosen]))
-                where = f" in {groups} group{'s' if groups != 1 else ''}"
-                lines.append(f"{name}{where} ({why})")
+                plural = "s" if groups != 1 else ""
+                lines.append(f"{name} in {groups} group{plural} ({self._model_reason(chosen)})")
         return "; ".join(lines) or "none"
 
-    @property
-    def rms(self) -> float:
-        """Root mean square of the level residuals of all pairs in ADU; 0 without pairs."""
-        known = self.residual[np.isfinite(self.residual)]
-        return float(np.sqrt(np.mean(known**2))) if len(known) else 0.0
+    def _model_reason(self, chosen: np.ndarray) -> str:
+        """Return why these (tile, channel) entries have a model with or without planes."""
+        chi2 = self.plane_chi2[chosen]
+        chi2 = chi2[np.isfinite(chi2)]
+        if not len(chi2):
+            return "too few pairs to tell"
+        reason = f"median plane chi² of the pairs {np.median(chi2):.1f}, {NOISE_CHI2} for noise"
+        ratio = np.nan_to_num(self.plane_ratio[chosen]).max()
+        planes = self.planes[chosen].all()
+        if planes and np.median(chi2) <= PLANE_CHI2 and ratio > PLANE_RATIO:
+            reason += f", but slopes of the tiles explain {ratio:.0f} times more than they leave"
+        return reason

@@ -1,7 +1,6 @@
-"""What workers do in each stage, and how it is told and kept.
+"""The tasks of the workers, and the keys under which their results are cached.
 
-Everything here is called in a worker or with what a worker sent back: plain functions that a
-process can import by name.
+Tasks are plain functions of picklable arguments, which a worker process imports by name.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .._version import __version__
 from ..photometry._kernels import COMPILED
 from ..photometry.pairfit.measure import Measurement, measure_pair
@@ -26,82 +23,92 @@ from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.tile import Tile, open_tile, tile_from_array
 from ..runtime.worker import timed_step
+from .field_packer import layout_digest
+from .records import JOURNALLED, PreparedTile
 
-MAPPED = 64  # previews that a worker keeps mapped; each holds a file open
-HEAD = 1 << 16  # bytes of a file that hold its header and tell it from another
+MAPPED_PREVIEWS = 64  # previews that a worker keeps mapped; each holds a file open
+CHECKED_BYTES = 1 << 16  # start of a file that is checksummed: holds the header of most
 
 TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
 class ScannedTile:
-    """A tile, and what tells its file from any other: path, size, time and checksum."""
+    """A tile whose header has been read; `file_key` is empty for a tile given as an array."""
 
     tile: Tile
-    mark: str
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedTile:
-    """The place and levels of a preview, and its checksum.
-
-    `shape` is the tile's height and width in pixels, `scale` the side of a cell in degrees,
-    `thumb` the side of a cell of the thumbnail in cells; 0 without a thumbnail.
-    """
-
-    preview: Preview
-    checksum: int
-    shape: tuple[int, int]
-    scale: float
-    thumb: int
-    thumbnail: np.ndarray | None
+    file_key: str
 
 
 def tile_name(tile: TileLike, index: int) -> str:
-    """Base name of a tile's file, or a name by its place in the list."""
+    """Return the base name of a tile's file, or a name made of its index in the input."""
     if isinstance(tile, Tile):
         return tile.name
     return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
 
 
-def scan(tile: TileLike, name: str, hdu: int | str | None, mask: int | str | None) -> ScannedTile:
-    """Make a tile of whatever was given; of a file only the header is read."""
-    if isinstance(tile, Tile):
-        return ScannedTile(tile, "" if tile.path is None else _mark(tile.path, hdu, mask))
-    if isinstance(tile, (str, os.PathLike)):
-        return ScannedTile(open_tile(tile, hdu, mask), _mark(tile, hdu, mask))
-    if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
-        raise TileError(f"{name}: is no file, Tile, (array, wcs) or (array, wcs, mask)")
-    found = tile_from_array(tile[0], tile[1], tile[2] if len(tile) == 3 else None, name=name)
-    return ScannedTile(found, "")
+def cache_key(*dependencies: object) -> str:
+    """Return the key of a result that depends on these values.
 
-
-def _mark(path: str | os.PathLike[str], hdu: int | str | None, mask: int | str | None) -> str:
-    found = os.stat(path)
-    with open(path, "rb") as file:
-        checksum = zlib.crc32(file.read(HEAD))
-    place = os.fsencode(os.path.abspath(path)).hex()
-    return cache_key(place, found.st_size, found.st_mtime_ns, checksum, hdu, mask)
-
-
-def cache_key(*parts: object) -> str:
-    """A short text that differs wherever one of the parts does, or the program's version.
-
-    With compiled kernels the last bits are others.
+    The key also depends on the version, because the numerics may change; on the presence of
+    compiled kernels, because the last bits differ; and on the fields that the journal keeps.
     """
-    program = __version__, COMPILED
-    return hashlib.sha256(repr((program, *parts)).encode()).hexdigest()[:24]
+    program = __version__, COMPILED, layout_digest(*JOURNALLED)
+    return hashlib.sha256(repr((program, *dependencies)).encode()).hexdigest()[:24]
 
 
-def preview_path(scratch: Path, index: int) -> Path:
-    """Where the preview of a tile is kept during the run."""
-    return scratch / f"{index}.npy"
+def preview_path(folder: Path, index: int) -> Path:
+    """Return the path of a tile's preview during the run."""
+    return folder / f"{index}.npy"
+
+
+def scan(tile: TileLike, name: str, hdu: int | str | None, mask: int | str | None) -> ScannedTile:
+    """Make a `Tile` of one item of the input; only the header of a file is read.
+
+    Raises
+    ------
+    TileError
+        The item is no tile, or its file cannot be used.
+    """
+    if isinstance(tile, Tile):
+        return ScannedTile(tile, "" if tile.path is None else _file_key(tile.path, hdu, mask))
+    if isinstance(tile, (str, os.PathLike)):
+        return ScannedTile(open_tile(tile, hdu, mask), _file_key(tile, hdu, mask))
+    if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
+        raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
+    bad_pixels = tile[2] if len(tile) == 3 else None
+    return ScannedTile(tile_from_array(tile[0], tile[1], bad_pixels, name=name), "")
+
+
+def _file_key(path: str | os.PathLike[str], hdu: int | str | None, mask: int | str | None) -> str:
+    status = os.stat(path)
+    with open(path, "rb") as file:
+        checksum = zlib.crc32(file.read(CHECKED_BYTES))
+    location = os.fsencode(os.path.abspath(path)).hex()
+    return cache_key(location, status.st_size, status.st_mtime_ns, checksum, hdu, mask)
 
 
 def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -> PreparedTile:
-    """Make the preview of a tile and keep it at `path`; of its arrays comes back a thumbnail.
+    """Make the preview of a tile and save it.
 
-    `thumb` is the side of a cell of that, in cells; 0 for none.
+    Parameters
+    ----------
+    tile : Tile
+        A scanned tile.
+    channels : int
+        The number of channels of the mosaic.
+    grid : Grid
+        The grid that all previews share.
+    path : pathlib.Path
+        File of the preview.
+    thumb : int
+        Side of a thumbnail cell in preview cells; 0 makes neither thumbnail nor checksum.
+
+    Raises
+    ------
+    TileError
+        The tile has another number of channels or no valid pixel, or there is no space for
+        its preview.
     """
     if tile.channels != channels:
         raise TileError(
@@ -113,31 +120,45 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
     with timed_step("save"):
         try:
             preview.save(path)
-        except OSError as bad:
+        except OSError as error:
             raise TileError(
                 f"{tile.path or tile.name}: its preview cannot be written to {path.parent} "
-                f"({bad.strerror or bad}); make room there"
+                f"({error.strerror or error}); make room there"
             ) from None
         bare = preview.without_arrays()
         if not thumb:
             return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None)
-        # The disk may lose what was written last, though not if the run alone is killed; without
-        # a run folder nobody comes back to it.
-        checksum, small = preview.checksum(), thumbnail(preview, thumb)
-        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, small)
+        # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
+        image = thumbnail(preview, thumb)
+        return PreparedTile(bare, preview.checksum(), tile.shape, grid.scale, thumb, image)
 
 
-@lru_cache(MAPPED)
-def _mapped(path: str, began: int) -> Preview:
-    """A preview of a run, which a worker keeps mapped for the next pairs of the tile."""
-    return Preview.load(path)
+def measure(first: str, second: str, model: str, run_ns: int) -> tuple[Measurement, ...]:
+    """Measure a pair.
 
+    Parameters
+    ----------
+    first, second : str
+        Files of the previews.
+    model : str
+        One of `zemosaic.settings.MODELS`.
+    run_ns : int
+        Start of the run: a later run in the same process may reuse the paths.
 
-def measure(first: str, second: str, model: str, began: int) -> tuple[Measurement, ...]:
-    """Measure a pair from the previews that were kept at two paths by the run that began then."""
-    # Windows removes no file that is mapped.
-    load = _mapped.__wrapped__ if sys.platform == "win32" else _mapped
+    Returns
+    -------
+    tuple of PairMeasurement or Rejected
+        One per channel.
+    """
+    # Windows cannot remove a file that is mapped.
+    load = _load_preview.__wrapped__ if sys.platform == "win32" else _load_preview
     with timed_step("load"):
-        a, b = load(first, began), load(second, began)
+        first_preview, second_preview = load(first, run_ns), load(second, run_ns)
     with timed_step("fit"):
-        return measure_pair(a, b, model)
+        return measure_pair(first_preview, second_preview, model)
+
+
+@lru_cache(MAPPED_PREVIEWS)
+def _load_preview(path: str, run_ns: int) -> Preview:
+    """Return a preview, which stays mapped for the next pairs of its tile."""
+    return Preview.load(path)

@@ -8,7 +8,7 @@ from ..observe.autopsy import examine
 from ..observe.endpoint import trace_url
 from ..pipeline.records import decode_measurements
 from ..runtime import journal
-from ..runtime.run_folder import RunFolder, holder
+from ..runtime.run_folder import RunFolder
 from .data import Story, gather
 from .images import Pictures, draw, mosaic_pngs, seam_pngs
 from .page import Images, write_report
@@ -22,7 +22,7 @@ def tell(folder: Path) -> tuple[Story, Pictures | None]:
     UserError
         No run has ever been there.
     """
-    found = examine(folder, holder(folder))
+    found = examine(folder)
     resumed = found.record.about.get("resume")
     story = gather(found, journal.read(folder) if resumed else [found.record], decode_measurements)
     return story, draw(folder, story)

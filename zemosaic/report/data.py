@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ..observe.autopsy import LOST, Autopsy, all_events
+from ..observe.autopsy import RUN_DIED, Autopsy, all_events
 from ..runtime import journal
 from ..runtime.events import Heartbeat, JobEnded, SlowJob, StageEnded, StageStarted
 from ..runtime.run_folder import RunFolder
@@ -340,7 +340,7 @@ def _stages(found: Autopsy, events: Iterable[Any]) -> list[tuple[str, float, flo
 
 def outcome(job: JobEnded) -> str:
     """How a job ended; "under way" for one that the end of the run cut short."""
-    return UNDER_WAY if job.error is not None and job.error.type == LOST else job.outcome
+    return UNDER_WAY if job.error is not None and job.error.type == RUN_DIED else job.outcome
 
 
 def typical(values: Iterable[float]) -> float:

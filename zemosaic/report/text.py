@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import islice
 
-from ..observe.autopsy import command_to_go_on, describe
+from ..observe.autopsy_text import describe_job, resume_command
 from ..runtime.events import JobEnded
 from .charts import TITLES, channel_names, culprit, job_name
 from .data import UNDER_WAY, Story, outcome, typical
@@ -30,7 +30,7 @@ def headline(story: Story) -> str:
     seconds = _seconds((found.last_ns - found.started_ns) / 1e9)
     at = f" while {TITLES.get(found.stage, found.stage)}" if found.stage else ""
     if found.state == "running":
-        done, total = found.ended(found.stage)
+        done, total = found.job_counts(found.stage)
         return f"The run goes on{at}" + (f": {done} of {total} done, {seconds}" if total else "")
     if found.state != "finished":
         how = {"died": "The run died", "interrupted": "The run was interrupted"}
@@ -65,7 +65,7 @@ def outcome_class(story: Story) -> str:
 def cards(story: Story) -> list[tuple[str, str]]:
     """Numbers in large, and what they are."""
     outcomes = Counter(pair.outcome for pair in story.pairs)
-    total = max(story.found.ended("pairs")[1], len(story.pairs))
+    total = max(story.found.job_counts("pairs")[1], len(story.pairs))
     used = sum(not tile.failed for tile in story.tiles)
     before = typical(x for pair in story.pairs for x in pair.before)
     after = typical(x for pair in story.pairs for x in pair.after)
@@ -103,7 +103,9 @@ def troubles(story: Story) -> list[tuple[str, str]]:
         if pair.outcome in LOST:
             known = {"name_i": names[pair.i], "name_j": names[pair.j]}
             lines.append(("", f"{job_name('pairs', pair.index, known)}: {pair.reason}"))
-    lines += [("", f"under way at the end: {describe(stuck)}") for stuck in story.found.under_way]
+    lines += [
+        ("", f"under way at the end: {describe_job(stuck)}") for stuck in story.found.running_jobs
+    ]
     lines += [
         (
             "",
@@ -114,7 +116,7 @@ def troubles(story: Story) -> list[tuple[str, str]]:
         if tile.suspect
     ]
     if story.found.state in ("died", "failed", "interrupted"):
-        lines.append(("meh", f"To go on where it ended: {command_to_go_on(story.found)}"))
+        lines.append(("meh", f"To go on where it ended: {resume_command(story.found)}"))
     bad = {tile.index for tile in story.tiles if tile.suspect}
     apart = sum(p.worst > APART and not {p.i, p.j} & bad for p in story.pairs)
     if apart > MANY_OFF * len(story.pairs):
@@ -162,9 +164,9 @@ def stacks_seen(story: Story) -> Iterable[tuple[str, str]]:
         seen.add(event.stack)
         name = job_name(event.stage, *culprit(event))
         yield f"Stack of {name}, after {story.since(event.time_ns):.0f} s", event.stack
-    for stuck in story.found.under_way:
+    for stuck in story.found.running_jobs:
         if stuck.stack and stuck.stack not in seen:
-            yield f"Stack of {describe(stuck)}", stuck.stack
+            yield f"Stack of {describe_job(stuck)}", stuck.stack
 
 
 def tiles_table(story: Story, table: Table) -> Iterable[str]:

@@ -1,7 +1,7 @@
-"""What happens in a run, as records, and whom to tell.
+"""The events of a run as records, and the observers that receive them.
 
-Times named ``*_ns`` are nanoseconds since the epoch, on the clock of the process that saw it.
-Indices of jobs count from 1, as people count.
+Times named ``*_ns`` are nanoseconds since the epoch, on the clock of the process that recorded
+them. Indices of jobs count from 1.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: How a job can end. "rejected" is said by the job itself, through its value.
+#: Outcomes of a job. "rejected" is a value that the job returned itself.
 OUTCOMES = ("measured", "rejected", "failed", "timeout", "crashed")
 
 
 @dataclass(frozen=True)
 class JobError:
-    """An exception that a job raised or a death that it died, safe to send anywhere.
+    """An exception that a job raised, or the death of its worker, in a form that can be pickled.
 
     Parameters
     ----------
     type : str
         Name of the exception's class, of a signal, or "TimeoutError".
     message : str
-        What it said, in one line.
+        Its message, in one line.
     traceback : str
-        As Python prints it; empty where there is none.
+        As Python prints it; empty if there is none.
     """
 
     type: str
@@ -38,7 +38,7 @@ class JobError:
 
     @classmethod
     def of(cls, raised: BaseException) -> JobError:
-        """What is kept of an exception."""
+        """Return the record of an exception."""
         text = "".join(traceback.format_exception(raised))
         return cls(type(raised).__name__, " ".join(str(raised).split()), text)
 
@@ -48,7 +48,7 @@ class JobError:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
-    """A run begins; `attributes` are its settings and totals, by plain names."""
+    """A run begins; `attributes` are its settings and totals, by short names."""
 
     run_id: str
     time_ns: int
@@ -57,7 +57,7 @@ class RunStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StageStarted:
-    """A stage begins; `total` is its number of jobs, 0 for one without jobs."""
+    """A stage begins; `total` is its number of jobs, 0 for a stage without jobs."""
 
     stage: str
     time_ns: int
@@ -66,7 +66,7 @@ class StageStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StageEnded:
-    """A stage ends; `attributes` belong to the run from now on."""
+    """A stage ends; its `attributes` are added to those of the run."""
 
     stage: str
     time_ns: int
@@ -75,7 +75,7 @@ class StageEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSubmitted:
-    """A job is about to run; `attributes` name it."""
+    """A job is about to run; `attributes` identify it."""
 
     stage: str
     index: int
@@ -85,26 +85,26 @@ class JobSubmitted:
 
 @dataclass(frozen=True, kw_only=True)
 class JobEnded:
-    """A job ended, however it ended.
+    """A job ended, with whatever outcome.
 
     Parameters
     ----------
     done, total : int
-        Jobs of this stage that ended, this one included, and all jobs.
+        Jobs of this stage that have ended, including this one, and all jobs.
     outcome : str
         One of `OUTCOMES`.
     attributes : Mapping
-        What is known of the job and its result, by plain names.
+        Attributes of the job and of its result, by short names.
     submitted_ns, started_ns, ended_ns : int
         Start and end by the worker's own clock.
     pid : int
-        Process of the worker, 0 where it is not known.
+        Process of the worker; 0 if unknown.
     step_times : Mapping
-        Seconds spent in the named parts of the job.
+        Seconds spent in each step of the job.
     key : str
-        What the result depends on, so that another run can take it; empty where none can.
+        Digest of all inputs of the result, by which another run can reuse it; empty if none can.
     result : object
-        The result in plain lists, numbers and texts; None without a key.
+        The result as lists, numbers and strings; None without a key.
     """
 
     stage: str
@@ -125,28 +125,28 @@ class JobEnded:
 
 @dataclass(frozen=True, kw_only=True)
 class Heartbeat:
-    """Nothing has ended for a while.
+    """No job has ended for a while.
 
     Parameters
     ----------
     pending : int
-        Jobs that have not ended.
+        Number of jobs that have not ended.
     pending_indices : sequence of int
-        The first of them: running ones, oldest first, then those that wait.
+        The first of them: running jobs, oldest first, then waiting ones.
     running_indices : sequence of int
-        Those that run, oldest first.
+        Running jobs, oldest first.
     running_time : sequence of float
-        How long each of those has run, in seconds.
+        Seconds for which each of these has run.
     running_attributes : sequence of Mapping
-        What is known of each of those.
+        Attributes of each of these.
     running_steps : sequence of str
-        The part of the work that each is at, empty where that is not known.
+        The current step of each of these; empty if unknown.
     stack : str
-        Where the oldest of them is, as Python prints it; empty where that is not known.
+        Stack of the oldest, as Python prints it; empty if unknown.
     timeout : float
-        Seconds after which a job is given up; 0 means never.
+        Seconds after which a job times out; 0 means never.
     last_completed_index : int
-        0 where none has ended yet.
+        0 if none has ended yet.
     idle_time : float
         Seconds since the last job ended.
     """
@@ -169,7 +169,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, kw_only=True)
 class SlowJob:
-    """A job takes much longer than its like, while others may go on; `stack` is where it is."""
+    """A job has run much longer than the others; `stack` is its current stack."""
 
     stage: str
     time_ns: int
@@ -182,7 +182,7 @@ class SlowJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """A line for people; `level` is that of the logging module."""
+    """A message for users; `level` is a level of the logging module."""
 
     level: int
     message: str
@@ -205,14 +205,14 @@ Event = (
 
 
 class Observer:
-    """Base of observers: every method does nothing; override those you need.
+    """Base class of observers: every method does nothing; override the ones you need.
 
-    Called from the thread that runs the phase, between two looks at the pool, so a method
-    should be quick. One that raises is taken off, and the run goes on.
+    The thread that runs the phase calls them, so they should return quickly. An observer that
+    raises is removed, and the run continues.
     """
 
     def handle_batch(self, events: Sequence[Event]) -> None:
-        """Called with what happened at once; by default each goes to its method, in order."""
+        """Receive events that happened together; by default, pass each to its method in order."""
         for event in events:
             getattr(self, _METHODS[type(event)])(event)
 
@@ -226,19 +226,19 @@ class Observer:
         """Called after the last job of a stage."""
 
     def job_submitted(self, event: JobSubmitted) -> None:
-        """Called when a job is given to the pool, soon to run."""
+        """Called when a job is submitted to the pool, shortly before it runs."""
 
     def job_ended(self, event: JobEnded) -> None:
-        """Called once for every job, in the order in which they end."""
+        """Called once for every job, in the order in which jobs end."""
 
     def heartbeat(self, event: Heartbeat) -> None:
-        """Called when nothing has ended for a while, and again while that lasts."""
+        """Called when no job has ended for a while, and repeatedly while that lasts."""
 
     def slow_job(self, event: SlowJob) -> None:
-        """Called once for a job that takes too long."""
+        """Called once for each slow job."""
 
     def note(self, event: Note) -> None:
-        """Called with a line for people."""
+        """Called with a message for users."""
 
     def run_ended(self, event: RunEnded) -> None:
         """Called last, also after a failure."""
@@ -258,21 +258,21 @@ _METHODS = {
 
 
 class FanOut:
-    """Tells every observer; one that raises is taken off and reported once."""
+    """Passes events to all observers; one that raises is removed and reported once."""
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
 
     def dispatch(self, *events: Event) -> None:
-        """Tell all observers of what happened at once."""
+        """Pass events that happened together to all observers."""
         for observer in tuple(self._observers):
-            if observer not in self._observers:  # taken off while another was reported
+            if observer not in self._observers:  # removed while another one was reported
                 continue
             try:
                 observer.handle_batch(events)
             except Exception as error:
                 self._observers.remove(observer)
-                name, what = type(observer).__name__, _METHODS[type(events[0])]
-                logger.exception("observer %s raised in %s and was taken off", name, what)
+                name, method = type(observer).__name__, _METHODS[type(events[0])]
+                logger.exception("observer %s raised in %s and was taken off", name, method)
                 message = f"{name} failed ({type(error).__name__}: {error}) and was taken off"
                 self.dispatch(Note(level=logging.WARNING, message=message))

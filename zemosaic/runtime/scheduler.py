@@ -260,7 +260,7 @@ class _Loop:
                 continue
             at = batch.at if len(batch.jobs) == 1 else batch.place(self._row(batch))
             if batch.running_since is None or at not in (None, batch.at):
-                batch.at, batch.told_slow = at or 0, False
+                batch.at, batch.slow_reported = at or 0, False
                 batch.running_since, batch.running_since_ns = now, self.clock.time_ns()
 
     def _end(self, future: Future[TaskResult], now: float) -> None:
@@ -354,21 +354,23 @@ class _Loop:
         if not self.timeout:
             return
         for future, batch in list(self.window.items()):
-            if batch.ran(now) < self.timeout or future.done():
+            if batch.running_time(now) < self.timeout or future.done():
                 continue
             if not self.pool.abandon(future):
                 self.workers_left -= 1
             _, row = self._take_off(future)
             stack = self._stack(row)
-            error = JobError("TimeoutError", f"given up after {batch.ran(now):.0f} s", stack)
+            error = JobError(
+                "TimeoutError", f"given up after {batch.running_time(now):.0f} s", stack
+            )
             self._charge(batch, row, "timeout", error, now)
 
     def _take_back(self, now: float) -> None:
         """A job that takes long keeps no others waiting behind it."""
         for batch in self.window.values():
-            if len(batch.own) > 1 and batch.ran(now) >= self.tick:
+            if len(batch.own) > 1 and batch.running_time(now) >= self.tick:
                 self.alone.extend(batch.jobs[place] for place in batch.own if place != batch.at)
-                batch.taken_back = True
+                batch.recalled = True
 
     def _fail_the_rest(self, error: JobError) -> None:
         """What waits would wait for ever, or kill the next worker."""
@@ -403,7 +405,7 @@ class _Loop:
         late = [
             (batch, ran)
             for batch in self.window.values()
-            if not batch.told_slow and (ran := batch.ran(now)) >= self.heartbeat
+            if not batch.slow_reported and (ran := batch.running_time(now)) >= self.heartbeat
         ]
         if not late:
             return
@@ -411,7 +413,7 @@ class _Loop:
         for batch, ran in late:
             if ran < SLOW_FACTOR * median:
                 continue
-            batch.told_slow = True
+            batch.slow_reported = True
             row = self._row(batch)
             self.news.append(
                 SlowJob(
@@ -429,7 +431,7 @@ class _Loop:
         self.last_beat = now
         batches = self.window.values()
         running = [f for f in batches if f.running_since is not None]
-        running.sort(key=lambda f: (-f.ran(now), f.job.index))
+        running.sort(key=lambda f: (-f.running_time(now), f.job.index))
         del running[PENDING_NAMED:]
         at = {f.job.index for f in running}
         waiting = [i for f in batches for p in f.own if (i := f.jobs[p].index) not in at]
@@ -446,7 +448,7 @@ class _Loop:
                 pending=self.total - self.done_count,
                 pending_indices=[*(f.job.index for f in running), *waiting, *later][:PENDING_NAMED],
                 running_indices=[f.job.index for f in running],
-                running_time=[f.ran(now) for f in running],
+                running_time=[f.running_time(now) for f in running],
                 running_attributes=[f.job.attributes for f in running],
                 last_completed_index=self.last_completed_index,
                 idle_time=now - self.last_progress,

@@ -1,4 +1,4 @@
-"""Jobs on their way through a pool, alone or several together, and how a worker's death reads."""
+"""Batches of jobs that are submitted to a pool, and the error of a job whose worker died."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .worker import TaskResult, run_batch, run_in_slot
 
 @dataclass(frozen=True)
 class Job:
-    """One call of `function` with `args`; `attributes` name it for observers.
+    """One call of `function` with `args`; `attributes` identify it for observers.
 
-    What its result depends on is in `key`, if the result is to be kept for another run.
+    `key` is a digest of all inputs of the result; it is empty if no other run can reuse it.
     """
 
     index: int
@@ -29,24 +29,25 @@ class Job:
 
 @dataclass
 class Batch:
-    """Jobs that were submitted together, most often one.
+    """Jobs that are submitted as one task, usually one.
 
     Parameters
     ----------
     jobs : list of Job
-        In the order in which their worker does them.
+        In the order in which their worker runs them.
     submitted_ns : int
-        When, in nanoseconds since the epoch.
+        Time of submission, in nanoseconds since the epoch.
     slot : Slot, optional
-        Their row in the table of jobs under way.
+        Their row in the table of running jobs.
     at : int
-        Which of them the worker is at, as far as known.
+        Position of the current job, as far as known.
     running_since, running_since_ns : float, int
-        Since when, on the loop's clock and in nanoseconds since the epoch; None where it waits.
-    told_slow : bool
-        That job has been told of as slow.
-    taken_back : bool
-        All but that one are for others to do.
+        Start of the current job, on the loop's clock and in nanoseconds since the epoch; None if
+        the batch still waits.
+    slow_reported : bool
+        Whether that job has been reported as slow.
+    recalled : bool
+        Whether all other jobs of the batch have been assigned elsewhere.
     """
 
     jobs: list[Job]
@@ -55,22 +56,22 @@ class Batch:
     at: int = 0
     running_since: float | None = None
     running_since_ns: int = 0
-    told_slow: bool = False
-    taken_back: bool = False
+    slow_reported: bool = False
+    recalled: bool = False
 
     @property
     def own(self) -> list[int]:
-        """Places of the jobs whose outcome is to come from here."""
-        return [self.at] if self.taken_back else list(range(len(self.jobs)))
+        """Positions of the jobs whose outcome this batch still owes."""
+        return [self.at] if self.recalled else list(range(len(self.jobs)))
 
     @property
     def job(self) -> Job:
-        """The one that its worker is at."""
+        """The current job."""
         return self.jobs[self.at]
 
     @property
     def call(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """What the worker is to call, and with what."""
+        """The function that the worker calls, and its arguments."""
         if len(self.jobs) > 1:
             calls = [(job.index, job.function, job.args) for job in self.jobs]
             return run_batch, (self.slot, calls)
@@ -79,23 +80,23 @@ class Batch:
             return job.function, job.args
         return run_in_slot, (self.slot, job.index, job.function, job.args)
 
-    def ran(self, now: float) -> float:
-        """Seconds that the job has run; 0 where it waits."""
+    def running_time(self, now: float) -> float:
+        """Return the seconds for which the current job has run; 0 if it waits."""
         return 0.0 if self.running_since is None else now - self.running_since
 
     def place(self, row: Row | None) -> int | None:
-        """Which of the jobs a row tells of; None where it tells of none."""
+        """Return the position of the job that a row of the table names; None if it names none."""
         indices = [job.index for job in self.jobs]
         return indices.index(row.index) if row is not None and row.index in indices else None
 
     def reports(self, report: TaskResult) -> list[tuple[Job, TaskResult]]:
-        """The jobs and what the worker says of each."""
+        """Return the jobs and the result of each."""
         reports = report.value if len(self.jobs) > 1 else [report]
         return [(self.jobs[place], reports[place]) for place in self.own]
 
 
 def death(error: Exception, stack: str) -> tuple[str, JobError]:
-    """State and error of a job whose worker did not report."""
+    """Return the state and error of a job whose worker returned no result."""
     code = getattr(error, "exitcode", None)  # WorkerLostError has one
     if code is not None:
         if code < 0:

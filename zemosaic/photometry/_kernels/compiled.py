@@ -37,7 +37,7 @@ def overlap_areas(
 def sample_spline(
     smoothed: np.ndarray, nodes: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample smoothed blocks with a quadratic B-spline."""
+    """Sample smoothed bins with a quadratic B-spline."""
     width = shape[1]
     values = np.empty((len(smoothed), *shape), dtype=np.float32)
     variance_factor = np.empty(shape, dtype=np.float32)

@@ -31,6 +31,18 @@ class Column(IntEnum):
     VV = 11
 
 
+class BlockStatistic(IntEnum):
+    """First axis of a `block_summary`. Only `COUNT` is known of blocks with an invalid cell."""
+
+    MEAN = 0  # value
+    VARIANCE = 1  # mean variance of a cell, including BORDER_ERROR
+    HIGHEST = 2  # value
+    GRADIENT_U = 3  # mean change per cell along u, the column; 0 beside a missing block
+    GRADIENT_V = 4  # the same along v, the row
+    LAPLACIAN = 5  # mean; the part of an axis is 0 beside a missing block
+    COUNT = 6  # valid cells
+
+
 class Kind(IntEnum):
     """Numbers of a block or a cell."""
 

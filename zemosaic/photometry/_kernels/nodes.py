@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-NODE_STEP = 16  # cells between nodes; SIP bends by < 0.01 pixel over this distance
+#: Cells between nodes; over this distance SIP bends by less than 0.01 pixel.
+NODE_STEP = 16
 
 
 def interpolate_nodes(nodes: np.ndarray, first: int, last: int, axis: int) -> np.ndarray:

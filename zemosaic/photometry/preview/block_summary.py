@@ -1,26 +1,29 @@
-"""Summaries of blocks of cells: means, derivatives, and the light that may cross their borders."""
+"""Summaries of blocks of cells: means, derivatives, and the light that may cross their borders.
+
+Errors of registration and differences of seeing move light between cells. Light that stays within
+a block does not change its mean. The steps between the cells on both sides of a border tell how
+much may have crossed it: their sum over a block is that of the Laplacian, as for any flow out of
+a volume, and the sum of their squares is proportional to the variance that they cause.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .._kernels.block_sums import block_highest, block_sum
+from .._kernels.block_sums import block_highest, block_sum, sum_columns, sum_rows
+from .._kernels.layout import BlockStatistic
 
-# Registration and seeing move this part of the steps across its border into a block or a cell, or
-# out of it, beyond what the terms for both in the fit of a pair take up: of a cell more, since the
-# kernel lies between the pixels of each tile in its own way. Measured on simulated tiles whose
-# seeing differs by 10 %: gains scatter least so, and errors are honest.
+#: Fraction of the step across a border by which registration and seeing change the light on
+#: either side, beyond the terms for both in the fit of a pair. It is larger for a single cell than
+#: for a block, because the kernel lies differently between the pixels of each tile. Measured on
+#: simulated tiles whose seeing differs by 10 %: gains scatter least and errors are honest.
 BORDER_ERROR, CELL_ERROR = 0.005, 0.022
 
 
 def block_summary(
     values: np.ndarray, variance: np.ndarray, corner: tuple[int, int], side: int
 ) -> np.ndarray:
-    """What blocks of cells hold: means, and what may have crossed their borders.
-
-    Light that registration or seeing moves within a block stays in it. What crosses the border
-    is told by the steps there: their sum is that of the Laplacian over the block, as of any flow
-    out of it, and their squares are those of the error that they leave.
+    """Summarize square blocks of cells.
 
     Parameters
     ----------
@@ -29,63 +32,87 @@ def block_summary(
     corner : tuple of int
         Row and column of the first cell within the first block.
     side : int
-        Cells along a block.
+        Cells along a block, at least 2.
 
     Returns
     -------
     ndarray
-        ``(7, C, H, W)`` float32: mean value, mean variance (with BORDER_ERROR), largest value,
-        mean gradient along u and v, mean Laplacian and number of valid cells. Of blocks with a
-        cell that is not valid only the number, else 0; derivatives are 0 along an axis where a
-        neighbour is missing.
+        ``(7, C, H, W)`` float32, in the order of `BlockStatistic`; all but the count is 0 for a
+        block with an invalid cell.
     """
-    c, h, w = values.shape
-    height, width = (-(-(n + k) // side) for n, k in zip((h, w), corner, strict=True))
-    cells = np.full((2, c, height * side, width * side), np.nan, dtype=np.float32)
-    for plane, out in zip((values, variance), cells, strict=True):
-        out[:, corner[0] : corner[0] + h, corner[1] : corner[1] + w] = plane
-    valid = np.isfinite(cells[0]).astype(np.float32)
-    found = np.zeros((7, c, height, width), dtype=np.float32)
-    for k in range(2):
-        found[k] = block_sum(cells[k], side)
-    found[2] = block_highest(cells[0], side)
-    found[6] = block_sum(valid, side)
-    # The cells on both sides of the lines between blocks: those that meet along u, and along v.
-    for kind, axis, group in ((3, 2, (side, 1)), (4, 1, (1, side))):
-        before = cells[0][_every(axis, side - 1, -1, side)]
-        after = cells[0][_every(axis, side, None, side)]
-        first, last, inner = (_every(axis, *k) for k in ((None, -1), (1, None), (1, -1)))
-        step = after - before
-        flow, square, middle = (
-            _grouped(z, group) for z in (step, step * step, (before + after) / 2)
-        )
-        missing = np.isnan(flow)
-        square[missing] = 0
-        square *= np.float32(BORDER_ERROR**2)
-        found[1][first] += square
-        found[1][last] += square
-        missing = missing[first] | missing[last]
-        for sums, out in ((middle, found[kind]), (flow, found[5])):
-            change = sums[last] - sums[first]
-            change[missing] = 0
-            out[inner] += change
-    found[[0, 1, 3, 4, 5]] *= np.float32(1 / side**2)
-    np.copyto(found[:6], 0, where=found[6] < side**2)
-    return found
+    cells, cell_variance = (_pad_to_blocks(image, corner, side) for image in (values, variance))
+    means = block_sum(cells, side)
+    summary = np.zeros((len(BlockStatistic), *means.shape), dtype=np.float32)
+    summary[BlockStatistic.MEAN] = means
+    summary[BlockStatistic.VARIANCE] = block_sum(cell_variance, side)
+    summary[BlockStatistic.HIGHEST] = block_highest(cells, side)
+    summary[BlockStatistic.COUNT] = block_sum(np.isfinite(cells).astype(np.float32), side)
+    _add_borders(summary, cells, side, 2)
+    _add_borders(summary, cells, side, 1)
+    totals = [
+        BlockStatistic.MEAN, BlockStatistic.VARIANCE, BlockStatistic.GRADIENT_U,
+        BlockStatistic.GRADIENT_V, BlockStatistic.LAPLACIAN,
+    ]  # fmt: skip
+    summary[totals] *= np.float32(1 / side**2)
+    incomplete = summary[BlockStatistic.COUNT] < side**2
+    np.copyto(summary[: BlockStatistic.COUNT], 0, where=incomplete)
+    return summary
 
 
-def _every(axis: int, *limits: int | None) -> tuple[slice, ...]:
-    """Some of the elements along an axis."""
-    return (*(slice(None) for _ in range(axis)), slice(*limits))
+def _pad_to_blocks(image: np.ndarray, corner: tuple[int, int], side: int) -> np.ndarray:
+    """Return ``(C, h, w)`` surrounded by NaN, so that whole blocks cover it."""
+    channels, height, width = image.shape
+    top, left = corner
+    padded_shape = (
+        -(-(n + k) // side) * side for n, k in zip((height, width), corner, strict=True)
+    )
+    padded = np.full((channels, *padded_shape), np.nan, dtype=np.float32)
+    padded[:, top : top + height, left : left + width] = image
+    return padded
 
 
-def _grouped(planes: np.ndarray, group: tuple[int, int]) -> np.ndarray:
-    """Sums of so many rows and columns of ``(C, H, W)``."""
-    rows, columns = group
-    c, h, w = planes.shape
-    if rows > 1:
-        return planes.reshape(c, h // rows, rows, w).sum(axis=2)
-    total = planes[..., ::columns].copy()
-    for k in range(1, columns):
-        total += planes[..., k::columns]
-    return total
+def _add_borders(summary: np.ndarray, cells: np.ndarray, side: int, axis: int) -> None:
+    """Add the variance and the derivatives that follow from the borders across an axis.
+
+    Sums over blocks are added: the squares of the steps to the blocks on both sides of a border,
+    the difference of the values at the borders of a block to its gradient, and that of the steps
+    to its Laplacian.
+
+    Parameters
+    ----------
+    summary : ndarray
+        ``(7, C, H, W)``, changed.
+    cells : ndarray
+        ``(C, H * side, W * side)`` values of the cells.
+    side : int
+        Cells along a block.
+    axis : int
+        Axis of `cells`: 1 for gradients along v, 2 for u.
+    """
+    before, after = cells[_along(axis, side - 1, -1, side)], cells[_along(axis, side, None, side)]
+    step = after - before
+    middle = _sum_border((before + after) / 2, side, axis)
+    squares = _sum_border(step * step, side, axis)
+    flow = _sum_border(step, side, axis)
+    missing = np.isnan(flow)
+    squares[missing] = 0
+    squares *= np.float32(BORDER_ERROR**2)
+    low, high = _along(axis, None, -1), _along(axis, 1, None)
+    summary[BlockStatistic.VARIANCE][low] += squares
+    summary[BlockStatistic.VARIANCE][high] += squares
+    missing = missing[low] | missing[high]
+    gradient = BlockStatistic.GRADIENT_U if axis == 2 else BlockStatistic.GRADIENT_V
+    for border_sums, statistic in ((middle, gradient), (flow, BlockStatistic.LAPLACIAN)):
+        change = border_sums[high] - border_sums[low]
+        change[missing] = 0
+        summary[statistic][_along(axis, 1, -1)] += change
+
+
+def _along(axis: int, *limits: int | None) -> tuple[slice, ...]:
+    """Return the index of a slice along an axis."""
+    return (*(slice(None),) * axis, slice(*limits))
+
+
+def _sum_border(cells: np.ndarray, side: int, axis: int) -> np.ndarray:
+    """Return the sums along the borders of blocks, of the cells at borders across an axis."""
+    return sum_rows(cells, side) if axis == 2 else sum_columns(cells, side)

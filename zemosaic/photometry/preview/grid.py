@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from astropy.wcs import WCS, NoConvergence
 
-from .._kernels.nodes import NODE_STEP, interpolate_nodes
+from .._kernels.nodes import NODE_STEP
 from ..tiles.fits_files import TileError
 from ..tiles.sky import edge_points, pixel_to_sky, unit_vectors
 from ..tiles.tile import Tile
 
-BLOCK = 4  # about a star's FWHM in pixels, so that a difference in seeing washes out
-MIN_CELLS = 32  # a tile's shorter side in cells, below which the blocks shrink
-MAX_CELLS = 1024  # a tile's longer side in cells, above which the blocks grow
+#: Default side of a cell in pixels, about the FWHM of a star: differences in seeing average out.
+CELL_PIXELS = 4
+#: Cells along the shorter side of a tile, below which cells become smaller.
+MIN_CELLS = 32
+#: Cells along the longer side of a tile, above which cells become larger.
+MAX_CELLS = 1024
+#: Radius of a mosaic in degrees, up to which a tangent plane is used.
+MAX_TANGENT_RADIUS = 30.0
+#: Points along each side of a tile that determine its extent on the grid.
+POINTS_PER_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -28,27 +36,27 @@ class Grid:
         Right ascension and declination in degrees of the centre of cell (0, 0).
     scale : float
         Side of a cell in degrees.
-    step : float
-        Side of the blocks that cells are sampled from, in degrees; half a cell, about.
+    bin_scale : float
+        Side of the bins that cells are sampled from, in degrees; about half a cell.
     projection : {"TAN", "ZEA"}
-        A tangent plane stretches far from its centre and ends at 90° from it; the equal-area
-        projection does not.
+        A tangent plane is stretched far from its centre and ends at 90° from it; the zenithal
+        equal-area projection covers the whole sky.
     """
 
     centre: tuple[float, float]
     scale: float
-    step: float
+    bin_scale: float
     projection: str
 
     @property
     def wcs(self) -> WCS:
-        """Celestial, in cells; one for each thread, since a WCS changes while it computes."""
-        made = getattr(_of_thread, "made", None)
-        if made is None or made[0] != self:
-            made = _of_thread.made = self, self._wcs()
-        return made[1]
+        """Celestial WCS in cells; each thread has its own, because a WCS changes while in use."""
+        cached = getattr(_THREAD, "grid_and_wcs", None)
+        if cached is None or cached[0] != self:
+            cached = _THREAD.grid_and_wcs = self, self._make_wcs()
+        return cached[1]
 
-    def _wcs(self) -> WCS:
+    def _make_wcs(self) -> WCS:
         wcs = WCS(naxis=2)
         wcs.wcs.ctype = [f"RA---{self.projection}", f"DEC--{self.projection}"]
         wcs.wcs.crval = self.centre
@@ -58,76 +66,89 @@ class Grid:
         return wcs
 
 
-_of_thread = threading.local()
+#: The last grid that each thread used, and its WCS.
+_THREAD = threading.local()
 
 
-def make_grid(tiles: list[Tile], block: int = 0) -> Grid:
-    """Choose the grid for some tiles: centred on them, as coarse as `block` pixels.
+class Box(NamedTuple):
+    """A rectangle of cells: the cell at its corner, its width and its height."""
+
+    x0: int
+    y0: int
+    width: int
+    height: int
+
+
+def make_grid(tiles: list[Tile], cell_pixels: int = 0) -> Grid:
+    """Choose the grid for a mosaic, centred on its tiles.
 
     Parameters
     ----------
     tiles : list of Tile
         At least one.
-    block : int
-        Side of a cell in pixels of the median tile; 0 takes 4, fewer where tiles are small,
-        more where they are large.
+    cell_pixels : int
+        Side of a cell in pixels of the median tile. 0 selects 4, fewer if tiles are small and
+        more if they are large.
     """
-    scales = np.array([tile.scale for tile in tiles])
-    if block == 0:
-        short = float(np.median([min(t.shape) for t in tiles]))
-        long = float(np.median([max(t.shape) for t in tiles]))
-        block = max(1, min(BLOCK, int(short // MIN_CELLS)), int(long // MAX_CELLS))
-    pixel = float(np.median(scales))
-    units = unit_vectors(np.deg2rad(np.concatenate([tile.corners for tile in tiles])))
-    centre = units.sum(axis=0)
-    if np.linalg.norm(centre) < 1e-6 * len(units):  # all around the sky: any centre will do
-        centre = units[0]
+    cell_pixels = cell_pixels or _choose_cell_pixels(tiles)
+    pixel = float(np.median(np.array([tile.scale for tile in tiles])))
+    corners = unit_vectors(np.deg2rad(np.concatenate([tile.corners for tile in tiles])))
+    centre = corners.sum(axis=0)
+    if np.linalg.norm(centre) < 1e-6 * len(corners):  # all around the sky: any centre will do
+        centre = corners[0]
     centre /= np.linalg.norm(centre)
-    radius = np.rad2deg(np.arccos(np.clip((units @ centre).min(), -1.0, 1.0)))
+    radius = np.rad2deg(np.arccos(np.clip((corners @ centre).min(), -1.0, 1.0)))
     ra = float(np.rad2deg(np.arctan2(centre[1], centre[0]))) % 360.0
     dec = float(np.rad2deg(np.arcsin(centre[2])))
-    # A whole number of pixels, so that tiles of one kind all take the same step.
-    step = max(1, block // 2) * pixel
-    return Grid((ra, dec), block * pixel, step, "TAN" if radius < 30.0 else "ZEA")
+    # A whole number of pixels, so that all tiles of one scale have equal bins.
+    bin_scale = max(1, cell_pixels // 2) * pixel
+    projection = "TAN" if radius < MAX_TANGENT_RADIUS else "ZEA"
+    return Grid((ra, dec), cell_pixels * pixel, bin_scale, projection)
 
 
-def _box(tile: Tile, grid: Grid) -> tuple[int, int, int, int]:
-    """The grid cells that a tile touches: x0, y0, width, height."""
-    sky = pixel_to_sky(tile.wcs, edge_points(tile.shape, 16))
+def _choose_cell_pixels(tiles: list[Tile]) -> int:
+    shorter_side = float(np.median([min(tile.shape) for tile in tiles]))
+    longer_side = float(np.median([max(tile.shape) for tile in tiles]))
+    return max(1, min(CELL_PIXELS, int(shorter_side // MIN_CELLS)), int(longer_side // MAX_CELLS))
+
+
+def tile_box(tile: Tile, grid: Grid) -> Box:
+    """Return the cells that a tile touches.
+
+    Raises
+    ------
+    TileError
+        Part of the tile has no position on the grid.
+    """
+    sky = pixel_to_sky(tile.wcs, edge_points(tile.shape, POINTS_PER_SIDE))
     cells = grid.wcs.wcs_world2pix(sky, 0)
     if not np.isfinite(cells).all():
         raise TileError(f"{tile.name}: part of it lies off the sky; crop it")
-    low = np.floor(cells.min(axis=0)).astype(int)
-    high = np.ceil(cells.max(axis=0)).astype(int)
-    return int(low[0]), int(low[1]), int(high[0] - low[0] + 1), int(high[1] - low[1] + 1)
+    x0, y0 = np.floor(cells.min(axis=0)).astype(int)
+    x1, y1 = np.ceil(cells.max(axis=0)).astype(int)
+    return Box(int(x0), int(y0), int(x1 - x0 + 1), int(y1 - y0 + 1))
 
 
-def _place(tile: Tile, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
-    """The tile's centre on the grid, and the Jacobian there."""
-    middle = np.array([tile.shape[1] - 1, tile.shape[0] - 1]) / 2
-    around = middle + np.array([[0, 0], [0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
-    cells = grid.wcs.wcs_world2pix(pixel_to_sky(tile.wcs, around), 0)
+def tile_centre(tile: Tile, grid: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Return the centre ``(2,)`` of a tile in cells, and the Jacobian ``(2, 2)`` there.
+
+    The Jacobian is the derivative of the position in cells with respect to the tile's pixel x
+    and y.
+    """
+    centre = np.array([tile.shape[1] - 1, tile.shape[0] - 1]) / 2
+    pixels = centre + np.array([[0, 0], [0.5, 0], [-0.5, 0], [0, 0.5], [0, -0.5]])
+    cells = grid.wcs.wcs_world2pix(pixel_to_sky(tile.wcs, pixels), 0)
     return cells[0], np.stack([cells[1] - cells[2], cells[3] - cells[4]], axis=1)
 
 
-def cell_positions(
-    tile: Tile, grid: Grid, box: tuple[int, int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Where the centres of the cells of a box lie in a tile: pixel x and y, ``(h, w)``."""
-    columns = interpolate_nodes(_nodes(tile, grid, box), 0, box[2], 2)
-    x, y = interpolate_nodes(columns, 0, box[3], 1)
-    return x, y
-
-
-def _nodes(tile: Tile, grid: Grid, box: tuple[int, int, int, int]) -> np.ndarray:
-    """Pixel x and y ``(2, rows, columns)`` of every sixteenth cell of a box: x0, y0, w, h."""
-    x0, y0, w, h = box
-    nodes_x = np.arange(0, w + NODE_STEP, NODE_STEP)
-    nodes_y = np.arange(0, h + NODE_STEP, NODE_STEP)
-    cells = np.stack(np.meshgrid(nodes_x + x0, nodes_y + y0), axis=-1).reshape(-1, 2)
-    sky = grid.wcs.wcs_pix2world(cells.astype(np.float64), 0)
+def pixel_nodes(tile: Tile, grid: Grid, box: Box) -> np.ndarray:
+    """Return pixel x and y of a tile at every sixteenth cell of a box, ``(2, rows, columns)``."""
+    node_columns = np.arange(0, box.width + NODE_STEP, NODE_STEP)
+    node_rows = np.arange(0, box.height + NODE_STEP, NODE_STEP)
+    cells = np.stack(np.meshgrid(node_columns + box.x0, node_rows + box.y0), axis=-1)
+    sky = grid.wcs.wcs_pix2world(cells.reshape(-1, 2).astype(np.float64), 0)
     try:
         xy = tile.wcs.all_world2pix(sky, 0, quiet=True, maxiter=40)
-    except NoConvergence as error:  # quiet still raises where nothing converged
+    except NoConvergence as error:  # raised in spite of `quiet` if no position converged
         xy = error.best_solution
-    return np.ascontiguousarray(xy.T).reshape(2, len(nodes_y), len(nodes_x))
+    return np.ascontiguousarray(xy.T).reshape(2, len(node_rows), len(node_columns))

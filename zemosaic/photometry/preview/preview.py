@@ -1,7 +1,7 @@
-"""One tile -> one preview on the mosaic's shared coarse grid.
+"""The preview of a tile: its values on the mosaic's shared coarse grid.
 
-Every tile is read once and resampled once, here; a pair is then a slice of two previews.
-Where the centres lie in the tile is computed through both WCSs on every sixteenth cell and
+Each tile is read once and resampled once, here; the fit of a pair uses slices of two previews. The
+positions of the cells in the tile are computed with both WCSs at every sixteenth cell and
 interpolated in between, as SWarp does.
 """
 
@@ -15,14 +15,20 @@ import numpy as np
 
 from ..tiles.fits_files import TileError
 from ..tiles.tile import Tile
-from .block_means import block_means, block_noise
+from .binning import bin_tile
 from .block_summary import block_summary
-from .grid import Grid, _box, _nodes, _place
-from .resampling import local_contrast, sample
+from .grid import Grid, pixel_nodes, tile_box, tile_centre
+from .noise import estimate_noise
+from .resampling import Samples, local_contrast, sample
 
-SIDE = 4  # cells of a block of `Preview.blocks`
-SPARSE = 128  # words from one to the next that the checksum takes: one in a sector of 512 bytes
-ARRAYS = ("values", "variance", "sky", "centre", "jacobian")  # that are kept on disk
+#: Cells along a block of `Preview.blocks`.
+SIDE = 4
+#: Arrays in the file of a preview, besides `corner` and `blocks`.
+ARRAYS = ("values", "variance", "sky", "centre", "jacobian")
+#: 32-bit words between two words in the checksum: one in each disk sector of 512 bytes.
+CHECKSUM_STRIDE = 128
+#: Rows between two rows in the median of a large preview, and the values that must be left.
+MEDIAN_STRIDE, MEDIAN_VALUES = 4, 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,16 +40,17 @@ class Preview:
     x0, y0 : int
         The grid cell of ``values[:, 0, 0]``.
     values : ndarray
-        ``(C, h, w)`` float32 in ADU; NaN where the tile has no datum.
+        ``(C, h, w)`` float32 in ADU; NaN where the tile has no data.
     variance : ndarray
-        ``(C, h, w)`` float32 in ADU²: noise of a cell, and what a kernel that lacks a part of
-        itself may have seen of its neighbours; NaN where `values` is.
+        ``(C, h, w)`` float32 in ADU²: the noise of a cell, and the error due to the missing part
+        of its kernel; NaN where `values` is.
     sky : ndarray
         ``(C,)`` float64 in ADU: the median of the values, the tile's sky level.
     centre : ndarray
         ``(2,)`` float64: the tile's centre on the grid, in cells.
     jacobian : ndarray
-        ``(2, 2)`` float64: change of the place on the grid with the tile's pixel x and y.
+        ``(2, 2)`` float64: derivative of the position in cells with respect to the tile's pixel x
+        and y.
     """
 
     x0: int
@@ -56,27 +63,33 @@ class Preview:
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """What blocks of SIDE x SIDE cells hold, on a lattice that all previews share.
+        """Summaries of blocks of SIDE x SIDE cells, on a lattice that all previews share.
 
         Returns
         -------
         ndarray
-            ``(7, C, H, W)`` float32, see `block_summary`. Block ``[0, 0]`` begins at the grid
-            cell ``(x0 // SIDE * SIDE, y0 // SIDE * SIDE)``.
+            ``(7, C, H, W)`` float32 in the order of `BlockStatistic`. Block ``[0, 0]`` begins at
+            the grid cell ``(x0 // SIDE * SIDE, y0 // SIDE * SIDE)``.
         """
         return block_summary(self.values, self.variance, (self.y0 % SIDE, self.x0 % SIDE), SIDE)
 
     def channel(self, index: int) -> Preview:
-        """One channel alone."""
-        one = slice(index, index + 1)
-        found = replace(
-            self, values=self.values[one], variance=self.variance[one], sky=self.sky[one]
+        """Return a preview of a single channel."""
+        only = slice(index, index + 1)
+        preview = replace(
+            self, values=self.values[only], variance=self.variance[only], sky=self.sky[only]
         )
-        vars(found)["blocks"] = self.blocks[:, one]
-        return found
+        vars(preview)["blocks"] = self.blocks[:, only]
+        return preview
 
     def save(self, path: Path) -> None:
-        """Write the preview where `load` finds it."""
+        """Write the preview to a file for `load`.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written as a whole.
+        """
         arrays = {name: getattr(self, name) for name in (*ARRAYS, "blocks")}
         arrays["corner"] = np.array([self.x0, self.y0])
         record = np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
@@ -86,29 +99,31 @@ class Preview:
         with path.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for array in arrays.values():
-                # Not by `tofile`, which keeps silent of a disk that takes no more.
+                # ndarray.tofile ignores the error of a full disk.
                 file.write(np.ascontiguousarray(array).data)
-
-    def checksum(self) -> int:
-        """Sum over words of all that is kept of it, one in each sector of a disk.
-
-        It tells a file that a disk lost some of, which then holds zeros or something else there.
-        """
-        arrays = (np.ascontiguousarray(getattr(self, name)).ravel() for name in (*ARRAYS, "blocks"))
-        return sum(int(array.view(np.uint32)[::SPARSE].sum(dtype=np.uint64)) for array in arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Preview:
-        """The preview that was saved there; its arrays are read from disk as they are touched."""
-        record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap cost more
-        found = cls(*record["corner"].tolist(), *(record[name] for name in ARRAYS))
-        vars(found)["blocks"] = record["blocks"]
-        return found
+        """Return the preview in a file; its arrays are memory-mapped and read on demand."""
+        record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap are slower
+        preview = cls(*record["corner"].tolist(), *(record[name] for name in ARRAYS))
+        vars(preview)["blocks"] = record["blocks"]
+        return preview
+
+    def checksum(self) -> int:
+        """Return the sum over one 32-bit word in each disk sector of the arrays.
+
+        It detects sectors that the disk lost, which then contain zeros or older data.
+        """
+        arrays = (np.ascontiguousarray(getattr(self, name)).ravel() for name in (*ARRAYS, "blocks"))
+        return sum(
+            int(array.view(np.uint32)[::CHECKSUM_STRIDE].sum(dtype=np.uint64)) for array in arrays
+        )
 
     def without_arrays(self) -> Preview:
-        """The place and levels alone: small enough to be sent between processes."""
-        none = np.empty((0, 0, 0), dtype=np.float32)
-        return replace(self, values=none, variance=none)
+        """Return the position and the sky levels alone, for sending between processes."""
+        empty = np.empty((0, 0, 0), dtype=np.float32)
+        return replace(self, values=empty, variance=empty)
 
 
 def make_preview(tile: Tile, grid: Grid) -> Preview:
@@ -119,31 +134,52 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     TileError
         The tile cannot be read or has no valid pixel.
     """
-    step = max(1, min(round(grid.step / tile.scale), *tile.shape))
-    means, fraction = block_means(tile, step)
-    noise = np.array([block_noise(plane) for plane in means[: tile.channels]], dtype=np.float32)
-    x0, y0, w, h = box = _box(tile, grid)
-    nodes = (_nodes(tile, grid, box) + 0.5) / step - 0.5
-    values, factor, missing = sample(means, fraction, nodes, (h, w))
-    if tile.weight is not None:
-        factor, values = factor[: tile.channels] / values[-1], values[:-1]
+    bin_side = max(1, min(round(grid.bin_scale / tile.scale), *tile.shape))
+    means, valid_fraction = bin_tile(tile, bin_side)
+    channels = means[: tile.channels]
+    noise = np.array([estimate_noise(channel) for channel in channels], dtype=np.float32)
+    box = tile_box(tile, grid)
+    nodes = (pixel_nodes(tile, grid, box) + 0.5) / bin_side - 0.5
+    samples = sample(means, valid_fraction, nodes, (box.height, box.width))
+    values = samples.values[: tile.channels]
     if not np.isfinite(values).any(axis=(1, 2)).all():
         raise TileError(f"{tile.name}: has no valid pixel in at least one channel; leave it out")
+    variance = _cell_variance(samples, noise, weighted=tile.weight is not None)
+    sky = np.array([_median(channel) for channel in values])
+    centre, jacobian = tile_centre(tile, grid)
+    return Preview(box.x0, box.y0, values, variance, sky, centre, jacobian)
+
+
+def _cell_variance(samples: Samples, noise: np.ndarray, weighted: bool) -> np.ndarray:
+    """Return the variances ``(C, h, w)`` of cells.
+
+    Parameters
+    ----------
+    samples : Samples
+        Samples of C channels, and of the weights if there are any.
+    noise : ndarray
+        ``(C,)`` noise of a bin.
+    weighted : bool
+        Whether the last layer of the samples holds relative weights.
+    """
+    channels = slice(len(noise))
+    factor = samples.variance_factor
+    if weighted:
+        factor = factor[channels] / samples.values[-1]
     variance = noise[:, None, None] ** 2 * factor
-    if fraction is not None:
-        # Without a part of it the kernel leans to the other side, by as much.
-        moved = local_contrast(values)
-        moved *= missing[: tile.channels]
-        variance += np.square(moved, out=moved)
-    sky = np.array([_median(plane) for plane in values])
-    return Preview(x0, y0, values, variance, sky, *_place(tile, grid))
+    if samples.missing.any():
+        # A kernel that lacks a part is displaced to the other side in proportion.
+        displacement = local_contrast(samples.values[channels])
+        displacement *= samples.missing[channels]
+        variance += np.square(displacement, out=displacement)
+    return variance
 
 
-def _median(plane: np.ndarray) -> float:
-    """Median of the finite values; of every fourth row where there are many."""
-    for thin in (4, 1):
-        rows = plane[::thin]
-        known = rows[np.isfinite(rows)]
-        if len(known) > 1000 or thin == 1:
+def _median(channel: np.ndarray) -> float:
+    """Return the median of the finite values; of every fourth row if these are many."""
+    for stride in (MEDIAN_STRIDE, 1):
+        rows = channel[::stride]
+        finite = rows[np.isfinite(rows)]
+        if len(finite) > MEDIAN_VALUES:
             break
-    return float(np.median(known))
+    return float(np.median(finite))

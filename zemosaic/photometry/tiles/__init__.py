@@ -1,1 +1,1 @@
-"""Tiles: images with a WCS, from FITS files or arrays."""
+"""Tiles: images with a celestial WCS, read from FITS files or given as arrays."""

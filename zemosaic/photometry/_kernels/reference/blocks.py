@@ -9,6 +9,7 @@ import numpy as np
 from ..algebra import median, thin
 from ..block_sums import block_highest, block_sum
 from ..layout import (
+    BlockStatistic,
     BlockWeights,
     Kind,
     OverlapBlocks,
@@ -17,9 +18,11 @@ from ..layout import (
     PreviewPair,
 )
 
-# Rows of `Preview.blocks`.
-KIND_ROWS = [0, 1, 3, 4, 5]  # in the order of Kind
-HIGHEST, CELL_COUNT = 2, 6
+#: The statistics of preview blocks that correspond to each `Kind`, in its order.
+KIND_STATISTICS = [
+    BlockStatistic.MEAN, BlockStatistic.VARIANCE, BlockStatistic.GRADIENT_U,
+    BlockStatistic.GRADIENT_V, BlockStatistic.LAPLACIAN,
+]  # fmt: skip
 
 
 def gather_blocks(
@@ -57,7 +60,7 @@ def gather_blocks(
         same = sums.add_cells(pair, everywhere, border_error)
         return sums.means(sums.cell_count.sum()) if same else None
     blocks = _framed_blocks(pair, frame, preview_side)
-    counts = blocks[CELL_COUNT]
+    counts = blocks[BlockStatistic.COUNT]
     if (counts != counts[:, :1]).any():
         return None
     fewest = counts[:, 0].min(axis=0)
@@ -110,12 +113,14 @@ class _BlockSums:
         cells = np.where(whole, fewest, 0.0)
         centres = np.indices(fewest.shape)[::-1] * side + (side - 1) / 2
         for sums, added in (
-            (self.sums, blocks[KIND_ROWS] * cells),
+            (self.sums, blocks[KIND_STATISTICS] * cells),
             (self.position, centres * cells),
             (self.cell_count, cells),
         ):
             sums[:] += block_sum(added.reshape(-1, *fewest.shape), along).reshape(sums.shape)
-        highest = np.where(whole, blocks[HIGHEST], -np.inf).reshape(-1, *fewest.shape)
+        highest = np.where(whole, blocks[BlockStatistic.HIGHEST], -np.inf).reshape(
+            -1, *fewest.shape
+        )
         self.highest[:] = block_highest(highest, along).reshape(self.highest.shape)
 
     def add_cells(self, pair: PreviewPair, chosen: np.ndarray, border_error: float) -> bool:
@@ -150,7 +155,7 @@ def _framed_blocks(pair: PreviewPair, frame: OverlapFrame, side: int) -> np.ndar
     """Return the preview blocks ``(7, 2, C, h, w)`` that cover a frame; 0 outside a preview."""
     along = frame.side // side
     shape = frame.height * along, frame.width * along
-    blocks = np.zeros((7, 2, len(pair[0].values), *shape))
+    blocks = np.zeros((len(BlockStatistic), 2, len(pair[0].values), *shape))
     corners = [
         (preview.y0 // side - frame.top * along, preview.x0 // side - frame.left * along)
         for preview in pair

@@ -1,4 +1,4 @@
-"""Sampling of a tile's smoothed blocks at the cells of the grid.
+"""Sampling of a tile's smoothed bins at the cells of the grid.
 
 It proceeds strip by strip, so that the arrays of a strip stay in the processor's cache.
 """
@@ -17,33 +17,30 @@ STRIP_CELLS = 1 << 14  # sampled at once: about ten arrays of 64 KiB
 def sample_spline(
     smoothed: np.ndarray, nodes: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sample smoothed blocks with a quadratic B-spline.
+    """Sample smoothed bins with a quadratic B-spline.
 
     Parameters
     ----------
     smoothed : ndarray
-        ``(P, h, w)`` float32: blocks convolved with [1, 2, 1] along both axes, which drops the
-        outermost blocks and multiplies by 16. The result is divided by 16.
+        ``(P, h, w)`` float32, at least 3 x 3: bins convolved with [1, 2, 1] along both axes,
+        which drops the outermost bins and multiplies by 16. The result is divided by 16.
     nodes : ndarray
-        ``(2, rows, columns)`` float64 x and y of the nodes, in blocks before smoothing.
+        ``(2, rows, columns)`` float64 x and y of the nodes, in bins before smoothing.
     shape : tuple of int
         Height and width of the samples in cells.
 
     Returns
     -------
     values : ndarray
-        ``(P, *shape)`` float32; NaN where the spline reaches beyond the blocks.
+        ``(P, *shape)`` float32; NaN where the spline reaches beyond the bins.
     variance_factor : ndarray
-        ``shape`` float32: variance of a sample in units of the variance of a block.
+        ``shape`` float32: variance of a sample in units of the variance of a bin.
     """
     layers, rows, columns = smoothed.shape
     height, width = shape
     values = np.empty((layers, *shape), dtype=np.float32)
     variance_factor = np.empty(shape, dtype=np.float32)
-    if min(rows, columns) < 3:
-        values[:], variance_factor[:] = np.nan, np.nan
-        return values, variance_factor
-    nodes = interpolate_nodes(nodes - 1, 0, width, 2)  # smoothing took the outermost blocks
+    nodes = interpolate_nodes(nodes - 1, 0, width, 2)  # smoothing took the outermost bins
     step = max(1, STRIP_CELLS // width)
     for top in range(0, height, step):
         strip = slice(top, min(top + step, height))
@@ -55,21 +52,21 @@ def sample_spline(
 
 
 class _Spline(NamedTuple):
-    """Middle block of each sample, weights of the three blocks, and the variance factor."""
+    """Middle bin of each sample, weights of three bins, and the variance factor."""
 
     middle: np.ndarray
     weights: tuple[np.ndarray, np.ndarray, np.ndarray]
     variance: np.ndarray
 
 
-def _spline(x: np.ndarray, blocks: int) -> _Spline:
+def _spline(x: np.ndarray, bins: int) -> _Spline:
     """Compute the quadratic B-spline at positions along one axis.
 
-    Its width does not depend on the position between the blocks, in contrast to that of linear
+    Its width does not depend on the position between the bins, in contrast to that of linear
     interpolation, so that a star has the same shape everywhere. Weights and variance are NaN where
-    the spline reaches beyond the blocks, and include the factor 1/4 of the smoothing.
+    the spline reaches beyond the bins, and include the factor 1/4 of the smoothing.
     """
-    middle = np.fmax(np.fmin(np.rint(x), blocks - 2), 1)
+    middle = np.fmax(np.fmin(np.rint(x), bins - 2), 1)
     t = (x - middle).astype(np.float32)
     t[~(np.abs(t) <= 0.5)] = np.nan
     square = t * t

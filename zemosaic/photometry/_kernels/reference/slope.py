@@ -129,14 +129,13 @@ def _converge(
 
 def _weighted_fit(lines: _Lines, blocks: _Blocks, huber: float) -> _Lines:
     """Fit lines with York's adjusted points and Huber's weights."""
-    x, y, x_variance, y_variance = blocks
-    scaled = lines.slope[..., None] * x_variance
-    variance = lines.slope[..., None] * scaled + y_variance
+    scaled = lines.slope[..., None] * blocks.x_variance
+    variance = lines.slope[..., None] * scaled + blocks.y_variance
     weights = _huber_weights(lines, blocks, variance, huber)
     total = weights.sum(axis=-1)
-    mean_x, mean_y = dot(weights, x) / total, dot(weights, y) / total
-    dx, dy = x - mean_x[..., None], y - mean_y[..., None]
-    adjusted = (scaled * dy + dx * y_variance) * weights / variance
+    mean_x, mean_y = dot(weights, blocks.x) / total, dot(weights, blocks.y) / total
+    dx, dy = blocks.x - mean_x[..., None], blocks.y - mean_y[..., None]
+    adjusted = (scaled * dy + dx * blocks.y_variance) * weights / variance
     product = dot(adjusted, dx)
     slope = dot(adjusted, dy) / np.where(product > 0, product, np.inf)
     lost = lines.lost | ~(slope > 0)

@@ -1,0 +1,115 @@
+"""Options that several commands share, and the checks of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..settings import MODELS, Settings
+from .output import OUTPUT_OPTIONS
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of every command that runs a calibration."""
+    options = [
+        click.option("--model", type=click.Choice(MODELS), default=Settings.model,
+                     help="Terms to solve for each tile and channel."),
+        click.option("--neighbours", type=int, default=Settings.neighbours, metavar="K",
+                     help="Pairs to measure per tile, strongest first; 0 measures all."),
+        click.option("--workers", type=int, default=0, metavar="N",
+                     help="Jobs to run at the same time; 0 uses all processors."),
+        click.option("--pool", type=click.Choice(("processes", "threads", "serial")),
+                     default="processes", help="Kind of workers that run the jobs."),
+        click.option("--pair-timeout", type=float, default=Settings.pair_timeout, metavar="S",
+                     help="Seconds after which a pair is abandoned; 0 never."),
+        click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",
+                     help="Seconds after which a tile is abandoned; 0 never."),
+        click.option("--heartbeat", type=float, default=Settings.heartbeat, metavar="S",
+                     help="Seconds without a finished job before the pending jobs are listed."),
+        click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
+                     help="Send the trace to a collector; http://127.0.0.1:4318 without URL."),
+        click.option("--live", type=click.Choice(("snapshot", "marker", "off")),
+                     default="snapshot", help="How to show an unfinished run in the collector."),
+        click.option("--report/--no-report", default=True,
+                     help="Write the page of the run, report.html, at the end."),
+        *OUTPUT_OPTIONS,
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def parse_hdu(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> int | str | None:
+    """Return the HDU as a number or a name."""
+    return int(value) if value is not None and value.isdecimal() else value
+
+
+def parse_size(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, int]:
+    """Return a size like 480x360 as (height, width)."""
+    width, _, height = value.lower().partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise click.BadParameter(f"{value!r} is not like 480x360")
+    return int(height), int(width)
+
+
+def print_version(context: click.Context, _option: click.Parameter, value: bool) -> None:
+    """Print the version, and whether the kernels are compiled, and exit."""
+    if not value or context.resilient_parsing:
+        return
+    from .._version import __version__
+    from ..photometry._kernels import COMPILED
+
+    kernels = "compiled kernels" if COMPILED else "no compiled kernels"
+    click.echo(f"zemosaic, version {__version__} ({kernels})")
+    context.exit()
+
+
+def anchor_index(anchor: str | None, tiles: Sequence[str]) -> int | None:
+    """Return the index of the tile that has this path or base name."""
+    if anchor is None:
+        return None
+    matches = [index for index, tile in enumerate(tiles) if anchor in (tile, Path(tile).name)]
+    if len(matches) != 1:
+        problem = "is none of the tiles" if not matches else "names more than one tile"
+        raise click.UsageError(f"--anchor {anchor} {problem}; give one as it stands in the list")
+    return matches[0]
+
+
+def refuse_to_overwrite_inputs(
+    tiles: Sequence[str], apply_to: Path | None, mosaic: Path | None
+) -> None:
+    """Raise a usage error if an output would replace a tile or another output."""
+    inputs = {Path(tile).resolve(): tile for tile in tiles}
+    outputs = [apply_to / Path(tile).name for tile in tiles] if apply_to else []
+    seen = set()
+    for output in [*outputs, mosaic] if mosaic else outputs:
+        path = output.resolve()
+        if path in inputs:
+            option = "--mosaic" if output is mosaic else "--apply"
+            raise click.UsageError(
+                f"{inputs[path]}: would be overwritten; choose another place for {option}"
+            )
+        if path in seen:
+            raise click.UsageError(f"{output}: would be written twice; rename one of those tiles")
+        seen.add(path)
+
+
+def check_writable(folder: Path) -> None:
+    """Create a folder; raise a usage error before any work if it cannot be written."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise click.UsageError(
+            f"{folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from None

@@ -1,0 +1,65 @@
+"""Send the spans that a collector did not receive from a run that has ended."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import atomic_write
+from ..observe.autopsy import Autopsy, replay
+from ..observe.endpoint import DEFAULT_ENDPOINT, check_endpoint, trace_url
+from ..observe.exporters import Ids, Tracing
+from ..observe.telemetry import Telemetry
+from ..runtime import journal
+from ..runtime.run_folder import RunFolder, claim
+
+
+def send_missing_spans(autopsy: Autopsy, otlp: str) -> list[str]:
+    """Send the missing spans, complete the trace file, and return the result as lines.
+
+    Parameters
+    ----------
+    autopsy : Autopsy
+        The run.
+    otlp : str
+        Endpoint of the collector; empty for that of the run.
+
+    Raises
+    ------
+    UserError
+        The run is still in progress.
+    """
+    if autopsy.state == "running":
+        raise UserError(f"{autopsy.folder}: the run is still in progress and sends its own spans")
+    about = autopsy.record.about
+    trace = about["trace"]
+    endpoint = check_endpoint(otlp or trace["endpoint"] or DEFAULT_ENDPOINT)
+    same_collector = endpoint == trace["endpoint"]
+    with claim(autopsy.folder):
+        # Another collector may have none of the spans, so it gets all of them.
+        delivered = autopsy.record.delivered if same_collector else set()
+        ids = Ids(trace["id"], trace["first"])
+        with atomic_write(RunFolder(autopsy.folder).trace) as trace_file:
+            tracing = Tracing(trace_file, endpoint, ids, delivered)
+            with _record_delivered(autopsy.folder, tracing, same_collector) as sent:
+                telemetry = Telemetry(
+                    tracing.tracer, markers=trace["live"] == "marker", host=about["host"]
+                )
+                replay(autopsy, telemetry)
+                lines = [f"zemosaic: {problem}" for problem in tracing.close()]
+    lines.append(f"sent         {len(sent)} spans that {endpoint} did not have")
+    lines.append(f"trace        {trace_url(endpoint, telemetry.trace_id, telemetry.find)}")
+    return lines
+
+
+@contextlib.contextmanager
+def _record_delivered(folder: Path, tracing: Tracing, in_journal: bool) -> Iterator[list[int]]:
+    """Yield the numbers of the delivered spans, and add them to the journal at the end."""
+    sent: list[int] = []
+    tracing.on_delivered = sent.extend
+    yield sent
+    tracing.on_delivered = lambda numbers: None
+    if in_journal and sent:
+        journal.append(folder, {"kind": "delivered", "spans": journal.ranges(sent)})

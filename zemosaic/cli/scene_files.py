@@ -1,0 +1,47 @@
+"""Simulated scenes as files: the tiles, their truth, and the comparison with a solution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from astropy import units as u
+from astropy.io import fits
+from astropy.table import Table
+
+from ..photometry.simulate import Scene, align_truth, simulate
+from ..photometry.solver.solve import Solution
+from ..pipeline.tables import write_table
+from .options import check_writable
+
+
+def write_scene(scene: Scene, folder: Path) -> list[str]:
+    """Write the tiles of a scene and truth.ecsv, and return the paths of the tiles."""
+    check_writable(folder)
+    rows, paths = [], []
+    for index, tile in enumerate(simulate(scene)):
+        header = tile.wcs.to_header(relax=True)
+        header["BUNIT"] = "adu"
+        path = folder / tile.name
+        fits.PrimaryHDU(tile.data, header).writeto(path, overwrite=True)
+        paths.append(str(path))
+        for channel, (gain, offset) in enumerate(zip(tile.gain, tile.offset, strict=True)):
+            rows.append((index, tile.name, channel, gain, offset, tile.fwhm))
+    truth = Table(rows=rows, names=("tile", "file", "channel", "gain", "offset", "fwhm"))
+    truth["offset"].unit, truth["fwhm"].unit = u.adu, u.pix
+    truth.meta["formula"] = "scene = gain * data + offset"
+    write_table(truth, folder / "truth.ecsv")
+    return paths
+
+
+def comparison_lines(solution: Solution, folder: Path) -> Iterator[str]:
+    """Yield a table of the true and the solved corrections of a scene with one channel."""
+    truth = Table.read(folder / "truth.ecsv", format="ascii.ecsv")
+    true_gain, true_offset = truth["gain"].data[:, None], truth["offset"].data[:, None]
+    gain, offset = align_truth(solution, true_gain, true_offset)
+    yield "\ntile  true gain  solved   ± error      true offset  solved    ± error (ADU)"
+    columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
+    for tile, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):
+        yield "{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(tile, *row)
+    error = (solution.gain / gain - 1).std() * 100
+    yield f"rms gain error {error:.3f} %; the true gains vary by {100 * gain.std():.1f} %"

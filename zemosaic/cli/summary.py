@@ -1,0 +1,52 @@
+"""The summary of a run: lines for people and facts for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from ..pipeline.solution import PhaseSolution
+
+STAGES = ("prepare", "overlap", "pairs", "solve", "apply")
+
+
+def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the summary as an object for JSON."""
+    outcomes = Counter(record.outcome for record in solution.records)
+    return {
+        "tiles": {
+            "total": len(solution.names),
+            "used": len(solution.names) - len(solution.failed),
+            "failed": {
+                solution.names[index]: reason for index, reason in sorted(solution.failed.items())
+            },
+            "suspect": [solution.names[index] for index in solution.suspects],
+        },
+        "groups": solution.groups,
+        "pairs": {"overlaps": solution.candidates, "total": len(solution.records), **outcomes},
+        "model": solution.settings.model,
+        "rms": solution.rms,
+        "seconds": {name: round(value, 3) for name, value in stage_seconds.items()},
+    }
+
+
+def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -> list[str]:
+    """Return the summary as lines of text."""
+    outcomes = Counter(record.outcome for record in solution.records)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    groups, tiles = solution.groups, len(solution.names)
+    times = [f"{name} {stage_seconds[name]:.2f} s" for name in STAGES if name in stage_seconds]
+    return [
+        f"tiles        {tiles - len(solution.failed)} of {tiles}, in {groups} "
+        f"group{'s' if groups != 1 else ''}",
+        f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
+        + (f": {counts}" if counts else ""),
+        f"model        {solution.model_line()}",
+        *(
+            f"suspect      {solution.names[index]}: {solution.why_suspect(index)}"
+            for index in solution.suspects
+        ),
+        *(f"failed       {reason}" for _, reason in sorted(solution.failed.items())),
+        "time         " + ", ".join(times),
+    ]

@@ -1,0 +1,86 @@
+"""The state of the last run in a folder, in lines for people."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from ..runtime.events import JobEnded
+from ..runtime.run_folder import RunFolder
+from .autopsy import Autopsy, StuckJob
+from .progress import job_name, stage_title
+
+
+def summary_lines(autopsy: Autopsy) -> list[str]:
+    """Return the state of the run in lines for people."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(autopsy.started_ns / 1e9))
+    seconds = (autopsy.last_ns - autopsy.started_ns) / 1e9
+    stage = f", in stage {autopsy.stage}" if autopsy.stage and autopsy.state != "finished" else ""
+    lines = [
+        f"run          {autopsy.folder}, started {started}, process {autopsy.pid or 'unknown'}"
+    ]
+    if autopsy.state == "running":
+        lines.append(f"state        running for {seconds:.1f} s{stage}")
+    else:
+        lines.append(f"ended        {autopsy.state} after {seconds:.1f} s{stage}")
+    if autopsy.cause:
+        lines.append(f"cause        {autopsy.cause}")
+    lines += [f"             {line}" for line in autopsy.stack.splitlines()[1:]]
+    for number, job in enumerate(autopsy.running_jobs):
+        label = "in progress  " if number == 0 else "             "
+        lines.append(label + describe_job(job))
+        lines += [f"               {line.strip()}" for line in job.stack.splitlines()[1:6]]
+    lines.append(f"saved        {_saved_results(autopsy)}")
+    if autopsy.state in ("died", "failed", "interrupted"):
+        lines.append(f"resume       {resume_command(autopsy)}")
+    return lines
+
+
+def describe_job(job: StuckJob) -> str:
+    """Return a line about a job: its name, stage, step, seconds and worker."""
+    row = job.row
+    step = f", step {row.step}," if row.step else ""
+    alive = ", still running" if _is_alive(row.pid) else ""
+    return (
+        f"{job_name(row.stage, row.index, job.attributes)}: {stage_title(row.stage)}{step} "
+        f"for {job.seconds:.1f} s, worker {row.pid}{alive}"
+    )
+
+
+def resume_command(autopsy: Autopsy) -> str:
+    """Return the shell command that resumes the run."""
+    about = autopsy.record.about
+    command = str(about.get("command", "zemosaic intertile"))
+    if " --resume" not in command and not command.startswith("zemosaic demo"):
+        command += " --resume"
+    folder = str(about.get("cwd", ""))
+    return f"cd {shlex.quote(folder)} && {command}" if folder not in ("", os.getcwd()) else command
+
+
+def _saved_results(autopsy: Autopsy) -> str:
+    counts = []
+    for stage in ("tiles", "pairs"):
+        total = autopsy.job_counts(stage)[1]
+        saved = sum(
+            isinstance(event, JobEnded) and event.stage == stage and bool(event.key)
+            for event in autopsy.record.events
+        )
+        counts.append(f"{saved} of {total} {stage}" if total else f"no {stage}")
+    return f"{' and '.join(counts)} measured by this run, in {RunFolder(autopsy.folder).journal}"
+
+
+def _is_alive(pid: int) -> bool:
+    """Return whether a worker outlived its run; False on Windows, where `os.kill` would end it."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user, or a system without /proc
+        return True
+    return status.rpartition(")")[2].split()[0] != "Z"  # a zombie is dead

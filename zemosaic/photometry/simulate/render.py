@@ -1,0 +1,106 @@
+"""Rendering of the tiles of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.wcs import WCS
+
+from .defects import add_cloud, add_gradient, add_trail, tear_border
+from .layout import layout_tiles
+from .light import add_stars, render_nebula
+from .scene import RandomStream, Scene
+from .sky import Clouds, Stars, make_sky
+
+#: Sky level in R, G and B, relative to `Scene.sky`.
+SKY_COLOUR = (1.0, 0.8, 0.6)
+#: One tile in so many has a satellite trail.
+TRAIL_INTERVAL = 3
+#: The tile with the cloud.
+CLOUDY_TILE = 1
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatedTile:
+    """One tile and its truth.
+
+    Parameters
+    ----------
+    name : str
+        A file name.
+    data : ndarray
+        ``(H, W)`` or ``(3, H, W)`` float32 in ADU.
+    wcs : astropy.wcs.WCS
+        Celestial, perhaps with SIP.
+    gain, offset : ndarray
+        ``(C,)`` true correction: ``gain * data + offset`` is the scene.
+    fwhm : float
+        FWHM of its stars in pixels.
+    """
+
+    name: str
+    data: np.ndarray
+    wcs: WCS
+    gain: np.ndarray
+    offset: np.ndarray
+    fwhm: float
+
+
+def simulate(scene: Scene) -> Iterator[SimulatedTile]:
+    """Yield the tiles of a scene, one after the other."""
+    frames = list(layout_tiles(scene))
+    stars, clouds = make_sky(scene, frames)
+    for index, wcs in enumerate(frames):
+        yield _render_tile(scene, index, wcs, stars, clouds)
+
+
+def _render_tile(scene: Scene, index: int, wcs: WCS, stars: Stars, clouds: Clouds) -> SimulatedTile:
+    # Each tile has its own random numbers: the first ten of 100 tiles are those of 10.
+    rng = scene.random(RandomStream.TILE, index)
+    fwhm = scene.fwhm * (1 + scene.seeing * rng.uniform(-1, 1))
+    image = _sky_image(scene)
+    image += render_nebula(scene.shape, wcs, clouds)
+    add_stars(image, wcs, stars, fwhm)
+    if scene.gradient:
+        add_gradient(image, rng)
+    if scene.trail and index % TRAIL_INTERVAL == 0:
+        add_trail(image, scene.random(RandomStream.TRAIL, index))
+    if scene.bad and index == CLOUDY_TILE:
+        add_cloud(image)
+    factor = rng.uniform(*scene.gains, size=scene.channels)
+    bias = rng.uniform(-scene.offset, scene.offset, size=scene.channels)
+    image *= factor[:, None, None]
+    if scene.electrons > 0:
+        _add_noise(image, scene, scene.random(RandomStream.NOISE, index))
+    image += bias[:, None, None]
+    data = image.astype(np.float32)
+    if scene.border:
+        tear_border(data, rng)
+    return SimulatedTile(
+        name=f"tile_{index:04d}.fits",
+        data=data if scene.rgb else data[0],
+        wcs=wcs,
+        # data = factor * scene + bias
+        gain=1 / factor,
+        offset=-bias / factor,
+        fwhm=fwhm,
+    )
+
+
+def _sky_image(scene: Scene) -> np.ndarray:
+    """Return an image ``(C, H, W)`` of constant sky."""
+    height, width = scene.shape
+    sky = scene.sky * (np.array(SKY_COLOUR) if scene.rgb else np.ones(1))
+    return np.repeat(sky[:, None], height * width, axis=1).reshape(-1, height, width)
+
+
+def _add_noise(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> None:
+    """Add Poisson noise, in the Gaussian approximation, and read noise to an image."""
+    noise = np.maximum(image, 0)
+    noise /= scene.electrons
+    noise += scene.read_noise**2
+    np.sqrt(noise, out=noise)
+    noise *= rng.standard_normal(image.shape, dtype=np.float32)
+    image += noise

@@ -1,0 +1,111 @@
+"""The WCS of a tile: read from a header, checked, and passed on to other processes.
+
+Pickling a WCS rounds its numbers and takes longer than reading a small tile. A tile therefore
+carries the parameters of its WCS, wherever they reproduce it exactly.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY, Sip, WcsError
+
+from .fits_files import TileError, ignore_astropy_warnings
+
+#: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
+PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
+
+
+def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
+    """Return the celestial WCS of an image HDU.
+
+    Raises
+    ------
+    TileError
+        The header has no usable celestial WCS.
+    """
+    # wcslib reads text as the reference value 0, which is a valid position on the sky.
+    for key in ("CRVAL1", "CRVAL2"):
+        if isinstance(image.header.get(key), str):
+            raise TileError(f"{path}: its {key} is not a number; solve the plate again")
+    try:
+        with ignore_astropy_warnings():
+            wcs = _parse_celestial(image.header, hdus)
+    except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
+        reason = " ".join(str(error).split())
+        raise TileError(
+            f"{path}: its WCS cannot be read ({reason}); solve the plate again"
+        ) from None
+    return require_celestial(str(path), wcs)
+
+
+def _parse_celestial(header: fits.Header, hdus: fits.HDUList) -> WCS:
+    """Return the WCS of the celestial axes; not celestial if the header has none."""
+    # WCS() rejects SIP in a cube, unless it is limited to two axes. This fails in turn if the
+    # celestial axes of a cube are not the first two.
+    wcs = None
+    with suppress(WcsError):
+        wcs = WCS(header, fobj=hdus, naxis=2)
+    if wcs is not None and wcs.has_celestial:
+        return wcs
+    return WCS(header, fobj=hdus).celestial
+
+
+def require_celestial(name: str, wcs: Any) -> WCS:
+    """Return the two celestial axes of a WCS; raise `TileError` if it cannot serve a tile."""
+    if not isinstance(wcs, WCS):
+        raise TileError(f"{name}: its WCS is a {type(wcs).__name__}; give an astropy.wcs.WCS")
+    if not wcs.has_celestial:
+        raise TileError(f"{name}: has no celestial WCS; solve the plate first")
+    wcs = wcs if wcs.naxis == 2 else wcs.celestial
+    if wcs.wcs.lng != 0:
+        raise TileError(f"{name}: its WCS has the declination first; swap the axes of the image")
+    return wcs
+
+
+def wcs_parameters(wcs: WCS, xy: np.ndarray) -> dict[str, Any] | None:
+    """Return the parameters of a celestial WCS at full precision, if they describe it exactly.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        Celestial, with two axes.
+    xy : ndarray
+        ``(N, 2)`` pixel x, y at which the reconstructed WCS has to give the same sky positions,
+        bit by bit.
+
+    Returns
+    -------
+    dict or None
+        Arguments of `wcs_from_parameters`. None if these lose something: lookup tables, the
+        polynomials of TPV and CROTA are not among them.
+    """
+    if wcs.wcs.has_crota():  # replaces the matrix
+        return None
+    matrix = ("cd",) if wcs.wcs.has_cd() else ("pc", "cdelt")
+    parameters = {name: getattr(wcs.wcs, name) for name in (*PROJECTION, *matrix)}
+    for name in ("ctype", "cunit"):
+        parameters[name] = [str(text) for text in parameters[name]]
+    parameters["pv"] = wcs.wcs.get_pv()
+    sip = wcs.sip
+    parameters["sip"] = sip and (sip.a, sip.b, sip.ap, sip.bp, sip.crpix)
+    rebuilt = wcs_from_parameters(parameters)
+    identical = wcs.wcs.compare(rebuilt.wcs, WCSCOMPARE_ANCILLARY)
+    identical &= np.array_equal(wcs.all_pix2world(xy, 0), rebuilt.all_pix2world(xy, 0))
+    return parameters if identical else None
+
+
+def wcs_from_parameters(parameters: dict[str, Any]) -> WCS:
+    """Construct the WCS with the parameters that `wcs_parameters` returned."""
+    wcs = WCS(naxis=2)
+    for name, value in parameters.items():
+        if name not in ("pv", "sip"):
+            setattr(wcs.wcs, name, value)
+    wcs.wcs.set_pv(parameters["pv"])
+    wcs.sip = parameters["sip"] and Sip(*parameters["sip"])
+    wcs.wcs.set()
+    return wcs

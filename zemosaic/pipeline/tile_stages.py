@@ -1,0 +1,171 @@
+"""The stages with one job per tile: scan the headers, make the previews, write the corrections."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..photometry.apply import write_corrected
+from ..photometry.preview.grid import make_grid
+from ..photometry.preview.preview import Preview
+from ..photometry.preview.thumbnails import thumb_factor
+from ..photometry.tiles.tile import Tile
+from ..runtime.make_pool import SerialPool
+from ..runtime.run_folder import RunFolder
+from ..runtime.scheduler import Job, Outcome
+from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
+from .run_context import RunContext
+from .solution import PhaseSolution
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, scan
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedTiles:
+    """Previews without arrays and their cache keys, and the reasons of failures, by tile index."""
+
+    previews: dict[int, Preview]
+    keys: dict[int, str]
+    failed: dict[int, str]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, which all previews share."""
+        return len(next(iter(self.previews.values())).sky)
+
+
+def scan_tiles(
+    context: RunContext, tiles: Sequence[TileLike], names: Sequence[str]
+) -> tuple[dict[int, ScannedTile], dict[int, str]]:
+    """Read all headers, as jobs because a drive that hangs will hang here first.
+
+    Returns
+    -------
+    scanned : dict
+        The usable tiles by index.
+    failed : dict
+        The reasons of the others by index.
+    """
+    options = (context.settings.hdu, context.settings.mask_hdu)
+    jobs = [
+        Job(index + 1, scan, (tile, name, *options), _tile_attributes(index, name))
+        for index, (tile, name) in enumerate(zip(tiles, names, strict=True))
+    ]
+    # Arrays are checked in this process: sending them to a worker and back takes longer.
+    has_files = any(isinstance(tile, (str, os.PathLike)) for tile in tiles)
+    pool = context.pool if has_files else SerialPool()
+    timeout = context.settings.tile_timeout
+    return _by_tile(context.run_jobs("scan", jobs, len(jobs), timeout, pool=pool))
+
+
+def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> PreparedTiles:
+    """Make the preview of every tile, or restore it from an earlier run."""
+    if not scanned:
+        return PreparedTiles({}, {}, {})
+    tiles = {index: entry.tile for index, entry in scanned.items()}
+    grid = make_grid(list(tiles.values()), context.settings.block)
+    channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
+    keys = {
+        index: cache_key(entry.file_key, grid, channels) if entry.file_key else ""
+        for index, entry in scanned.items()
+    }
+    context.previews.mkdir(parents=True, exist_ok=True)
+    thumb = 0
+    if context.run_folder is not None:
+        thumb = thumb_factor(np.array([tile.corners for tile in tiles.values()]), grid)
+    restored = _restore(context, keys)
+
+    def job(number: int, index: int) -> Job:
+        tile, path = tiles[index], preview_path(context.previews, index)
+        attributes = _tile_attributes(index, tile.name)
+        return Job(number, prepare, (tile, channels, grid, path, thumb), attributes, keys[index])
+
+    jobs = (job(number, k) for number, k in enumerate(tiles, 1) if k not in restored)
+    outcomes = context.run_jobs(
+        "tiles", jobs, len(tiles), context.settings.tile_timeout, done=len(restored),
+        serialize=encode_tile,
+    )  # fmt: skip
+    prepared, failed = _by_tile(outcomes)
+    prepared |= restored
+    _save_thumbnails(context, prepared)
+    previews = {index: prepared[index].preview for index in sorted(prepared)}
+    return PreparedTiles(previews, keys, failed)
+
+
+def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, PreparedTile]:
+    """Return the tiles whose previews an earlier run left intact, by index."""
+    restored = {}
+    for index, key in keys.items():
+        entry = context.cached_results.get(key)
+        prepared = restore_tile(entry, preview_path(context.previews, index))
+        if prepared is not None:
+            restored[index] = prepared
+    return restored
+
+
+def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:
+    if context.run_folder is None:
+        return
+    images = {index: tile.thumbnail for index, tile in prepared.items()}
+    try:
+        save_thumbnails(
+            context.run_folder,
+            {index: image for index, image in images.items() if image is not None},
+        )
+    except OSError as error:
+        context.note(
+            logging.WARNING,
+            f"{RunFolder(context.run_folder).thumbnails}: cannot be written "
+            f"({error.strerror or error}); the report will have no pictures",
+        )
+
+
+def write_corrected_tiles(
+    context: RunContext,
+    scanned: Mapping[int, ScannedTile],
+    solution: PhaseSolution,
+    folder: Path,
+) -> dict[int, str]:
+    """Write the corrected tiles of all files.
+
+    Returns
+    -------
+    dict
+        The reasons of the tiles that could not be written, by index.
+    """
+    tiles = {
+        index: entry.tile
+        for index, entry in scanned.items()
+        if entry.tile.path is not None and index not in solution.failed
+    }
+
+    def job(number: int, index: int, tile: Tile) -> Job:
+        args = (tile, solution.correction(index), folder)
+        return Job(number, write_corrected, args, _tile_attributes(index, tile.name))
+
+    jobs = [job(number, *item) for number, item in enumerate(tiles.items(), 1)]
+    _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
+    return failed
+
+
+def _tile_attributes(index: int, name: str) -> dict[str, Any]:
+    """Return the attributes of a tile's job; tile indices count from 0, as in the input."""
+    return {"index": index, "name": name}
+
+
+def _by_tile(outcomes: Iterable[Outcome]) -> tuple[dict[int, Any], dict[int, str]]:
+    """Return the values of the jobs that succeeded, and the reasons of failures, by tile index."""
+    values, failed = {}, {}
+    for outcome in outcomes:
+        index, name = outcome.job.attributes["index"], outcome.job.attributes["name"]
+        if outcome.error is None:
+            values[index] = outcome.value
+        else:
+            failed[index] = failure_reason(outcome.error, name)
+    return values, failed
