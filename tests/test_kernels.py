@@ -21,10 +21,12 @@ from tests.helpers.previews import in_colours, pair, preview
 from zemosaic.photometry import _kernels
 from zemosaic.photometry._kernels import reference
 from zemosaic.photometry._kernels.algebra import median, thin
+from zemosaic.photometry._kernels.fit_summary import FIT_SUMMARY
 from zemosaic.photometry._kernels.layout import has_scene
 from zemosaic.photometry._kernels.nodes import NODE_STEP
 from zemosaic.photometry.overlap.graph import find_overlaps, repetition
 from zemosaic.photometry.pairfit.design import design_matrix
+from zemosaic.photometry.pairfit.estimates import FitSummary
 from zemosaic.photometry.pairfit.initial_slope import initial_slope
 from zemosaic.photometry.pairfit.irls import fit_irls, summarize_fit
 from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected, measure_pair
@@ -119,6 +121,11 @@ def test_both_implementations_have_the_same_signature(name: str) -> None:
     implementations = _kernels.DEFAULT, reference
     first, second = (inspect.signature(getattr(module, name)) for module in implementations)
     assert first == second
+
+
+def test_a_summary_has_the_fields_of_its_record() -> None:
+    """They are in the same order, so that a record unpacks into it."""
+    assert FitSummary._fields == FIT_SUMMARY.names
 
 
 def test_selected_kernels_are_called() -> None:
@@ -265,12 +272,12 @@ def test_medians_have_the_same_bits(levels: int) -> None:
     rng = np.random.default_rng(levels)
     for n in [*range(1, 30), 599, 600, 601, 1200, 1999]:
         means = rng.integers(0, levels, (5, 2, 1, n)) / 3.0
-        weights = _kernels.block_weights(
-            means, means[0], np.ones(n), shared_noise=1.0, block_cells=1
-        )
         of_values, of_variances = median(means[:2, ..., thin(n)])
+        noise = _kernels.block_weights(
+            means, means[0].copy(), np.ones(n), shared_noise=1.0, block_cells=1
+        )
         expected = of_variances + (1e-12 + (1e-6 * of_values) ** 2)
-        assert np.array_equal(weights.typical_variance[..., 0], expected)
+        assert np.array_equal(noise.typical_variance[..., 0], expected)
 
 
 def test_threads_and_processes_give_the_same_bits() -> None:

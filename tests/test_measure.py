@@ -42,6 +42,13 @@ def pair(seed: int, gain: float = 1.1, offset: float = -50.0, noise: tuple[float
     return preview(x, noise[0]), preview(y, noise[1])
 
 
+def test_a_measurement_holds_python_numbers() -> None:
+    """The journal and the tables need not convert types of numpy."""
+    for name, value in vars(only(measure_pair(*pair(1)))).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            assert type(number) in (float, int, bool), name
+
+
 def test_a_line_without_noise_is_exact() -> None:
     """Slope, intercept and pivot are those of the line."""
     line = only(measure_pair(*pair(1, 0.9, 123.0, (1e-4, 1e-4))))

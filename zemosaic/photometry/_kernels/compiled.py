@@ -13,7 +13,7 @@ import numpy as np
 from . import _fused  # type: ignore[attr-defined]
 from .fit_summary import FIT_SUMMARY
 from .layout import (
-    BlockWeights,
+    BlockNoise,
     Column,
     Kind,
     LineFit,
@@ -117,10 +117,9 @@ def _pair_arguments(pair: PreviewPair, frame: OverlapFrame, side: int) -> dict[s
 def block_weights(
     means: np.ndarray, highest: np.ndarray, cell_count: np.ndarray, *,
     shared_noise: float, block_cells: int,
-) -> BlockWeights:  # fmt: skip
-    """Compute the variances of block means, and how far stars stand out of them."""
+) -> BlockNoise:  # fmt: skip
+    """Turn the variances of cells in `means` into those of block means, in place."""
     channels, blocks = highest.shape[1:]
-    means = means.copy()  # the kernel overwrites the variances
     typical_variance, prominence = np.empty((2, channels, 1)), np.empty(blocks)
     _fused.block_weights(
         means=means,
@@ -132,7 +131,7 @@ def block_weights(
         shared_noise=shared_noise,
         block_cells=block_cells,
     )
-    return BlockWeights(means[Kind.VARIANCE], typical_variance, prominence)
+    return BlockNoise(typical_variance, prominence)
 
 
 def sky_planes(samples: SampleArrays) -> np.ndarray:

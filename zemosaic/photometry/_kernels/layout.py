@@ -134,13 +134,11 @@ class OverlapBlocks(NamedTuple):
     few: bool
 
 
-class BlockWeights(NamedTuple):
-    """Noise of fit blocks, and how far stars stand out of it.
+class BlockNoise(NamedTuple):
+    """Typical noise of fit blocks, and how far stars stand out of it.
 
     Parameters
     ----------
-    variance : ndarray
-        ``(2, C, N)`` of the block means, in ADU².
     typical_variance : ndarray
         ``(2, C, 1)`` median variance of the means of complete blocks, in ADU².
     prominence : ndarray
@@ -148,7 +146,6 @@ class BlockWeights(NamedTuple):
         summed over both tiles; that of the best channel.
     """
 
-    variance: np.ndarray
     typical_variance: np.ndarray
     prominence: np.ndarray
 

@@ -8,31 +8,66 @@ never smaller than that of independent samples.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 MAX_GAIN_ERROR = 0.2  # relative; above, the overlap has too little contrast to measure a gain
 LEAST_TILT = 0.02  # of the scatter of cells: the tilt that registration alone may cause
-LEVEL, TILT_U, TILT_V = 2, 3, 4  # in `patch_squares`
+LEVEL = 2  # in `patch_squares`
 
 
-class ChannelSummary(NamedTuple):
+class FitSummary(NamedTuple):
+    """A record of `FIT_SUMMARY`, with the same fields in the same order."""
+
+    slope: list[float]
+    instrument_norm: list[float]
+    information: list[float]
+    patch_squares: list[float]
+    tilt_patch_product: float
+    weight: float
+    pivot: list[float]
+    moments: list[float]
+    rms: float
+    shift: list[float]
+    shift_variance: list[float]
+
+    @classmethod
+    def from_tuple(cls, values: tuple[Any, ...]) -> FitSummary:
+        """Convert a record as returned by `ndarray.tolist`, which leaves fields as arrays."""
+        return cls._make(v if isinstance(v, float) else v.tolist() for v in values)
+
+
+class ChannelFit(NamedTuple):
     """The fit of one channel in numbers.
 
     Parameters
     ----------
-    record : numpy.void
-        A record of `FIT_SUMMARY`.
+    summary : FitSummary
+        Sums over the samples.
     scale : float
         Robust standard deviation of the residuals in units of the expected one.
     bread : float
         Factor of the errors for the biweight (Huber 1981, Robust Statistics, section 7.6).
     """
 
-    record: np.void
+    summary: FitSummary
     scale: float
     bread: float
+
+    def standard_error(self, information: float, norm: float, square: float) -> float:
+        """Return the standard error of a coefficient; inf without information.
+
+        Parameters
+        ----------
+        information, norm : float
+            Weighted products of the regressor with the variable that it is the instrument for,
+            and with itself. Features that the variable lacks (a hot pixel of the other tile)
+            carry no information.
+        square : float
+            Sum of the squares of its sums over patches.
+        """
+        if not min(information, norm) > 0:
+            return math.inf
+        return self.bread * math.sqrt(max(square, self.scale**2 * norm)) / information
 
 
 class Estimate(NamedTuple):
@@ -57,96 +92,67 @@ NO_ESTIMATE = Estimate(math.nan, math.nan)
 NO_TILTS = Tilts((0.0, 0.0), (0.0, 0.0), (math.inf, 0.0, math.inf))
 
 
-def gain_estimates(summary: ChannelSummary) -> list[Estimate]:
+def gain_estimates(fit: ChannelFit) -> tuple[Estimate, Estimate]:
     """Return the gains without and with a plane; NaN with too large an error."""
-    record, scale, bread = summary
-    estimates = []
-    for slope, information, norm, square in zip(
-        record["slope"].tolist(),
-        record["information"].tolist(),
-        record["instrument_norm"].tolist(),
-        record["patch_squares"].tolist(),
-        strict=False,
-    ):
-        error = _standard_error(information, norm, square, scale, bread)
-        measured = slope > 0 and 0 < error <= MAX_GAIN_ERROR * slope
-        estimates.append(Estimate(slope, error) if measured else NO_ESTIMATE)
-    return estimates
+    return _gain_estimate(fit, 0), _gain_estimate(fit, 1)
 
 
-def level_error(summary: ChannelSummary) -> float:
+def _gain_estimate(fit: ChannelFit, index: int) -> Estimate:
+    summary = fit.summary
+    slope, information = summary.slope[index], summary.information[index]
+    error = fit.standard_error(
+        information, summary.instrument_norm[index], summary.patch_squares[index]
+    )
+    measured = slope > 0 and 0 < error <= MAX_GAIN_ERROR * slope
+    return Estimate(slope, error) if measured else NO_ESTIMATE
+
+
+def level_error(fit: ChannelFit) -> float:
     """Return the standard error of the level at the pivot, in ADU."""
-    weight, square = float(summary.record["weight"]), float(summary.record["patch_squares"][LEVEL])
-    return _standard_error(weight, weight, square, summary.scale, summary.bread)
+    weight = fit.summary.weight
+    return fit.standard_error(weight, weight, fit.summary.patch_squares[LEVEL])
 
 
-def shift_estimates(summary: ChannelSummary) -> list[Estimate]:
-    """Return the shift of the scene along u and v in cells; NaN if the overlap is too small."""
-    record = summary.record
-    return [
-        Estimate(shift, summary.scale * math.sqrt(variance))
-        for shift, variance in zip(
-            record["shift"].tolist(), record["shift_variance"].tolist(), strict=True
-        )
-    ]
+def shift_errors(fit: ChannelFit) -> tuple[float, float]:
+    """Return the standard errors of the shift in cells; NaN if the overlap is too small."""
+    variance_u, variance_v = fit.summary.shift_variance
+    return fit.scale * math.sqrt(variance_u), fit.scale * math.sqrt(variance_v)
 
 
-def tilt_estimates(summary: ChannelSummary) -> Tilts:
+def tilt_estimates(fit: ChannelFit) -> Tilts:
     """Return the tilts of plain planes through x and y.
 
     Terms of the scene take no part: a shift of the scene cannot be distinguished from a level by
     its mean gradient.
     """
-    record = summary.record
-    uu, uv, ux, uy, vv, vx, vy, *_ = record["moments"].tolist()
+    summary = fit.summary
+    uu, uv, ux, uy, vv, vx, vy, *_ = summary.moments
     determinant = uu * vv - uv * uv
-    tilts = NO_TILTS
+    x_tilt, y_tilt, (var_u, covariance, var_v) = NO_TILTS
     if determinant > 1e-12 * uu * vv:
-        tilts = Tilts(
-            ((vv * ux - uv * vx) / determinant, (uu * vx - uv * ux) / determinant),
-            ((vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant),
-            _tilt_covariance(summary, uu, uv, vv),
-        )
-    floor = (LEAST_TILT * float(record["rms"])) ** 2 * float(record["weight"])
-    var_u, covariance, var_v = tilts.covariance
+        x_tilt = (vv * ux - uv * vx) / determinant, (uu * vx - uv * ux) / determinant
+        y_tilt = (vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant
+        var_u, covariance, var_v = _tilt_covariance(fit, uu, uv, vv)
+    floor = (LEAST_TILT * summary.rms) ** 2 * summary.weight
     var_u, var_v = var_u + floor / max(uu, 1e-300), var_v + floor / max(vv, 1e-300)
-    return tilts._replace(covariance=(var_u, covariance, var_v))
+    return Tilts(x_tilt, y_tilt, (var_u, covariance, var_v))
 
 
-def correlation(summary: ChannelSummary) -> float:
+def correlation(summary: FitSummary) -> float:
     """Return the weighted correlation of x and y; 0 for constant tiles."""
-    xx, xy, yy = summary.record["moments"][7:].tolist()
-    _, _, x, y = summary.record["pivot"].tolist()
-    rounding = (1e-12 * x * y * float(summary.record["weight"])) ** 2
-    return float(xy / math.sqrt(xx * yy)) if xx * yy > rounding else 0.0
-
-
-def _standard_error(
-    information: float, norm: float, square: float, scale: float, bread: float
-) -> float:
-    """Return the standard error of a coefficient; inf without information.
-
-    Parameters
-    ----------
-    information, norm : float
-        Weighted products of the regressor with the variable that it is the instrument for, and
-        with itself. Features that the variable lacks (a hot pixel of the other tile) carry no
-        information.
-    square : float
-        Sum of the squares of its sums over patches.
-    """
-    if not min(information, norm) > 0:
-        return math.inf
-    return bread * math.sqrt(max(square, scale**2 * norm)) / information
+    *_, xx, xy, yy = summary.moments
+    _, _, x, y = summary.pivot
+    rounding = (1e-12 * x * y * summary.weight) ** 2
+    return xy / math.sqrt(xx * yy) if xx * yy > rounding else 0.0
 
 
 def _tilt_covariance(
-    summary: ChannelSummary, uu: float, uv: float, vv: float
+    fit: ChannelFit, uu: float, uv: float, vv: float
 ) -> tuple[float, float, float]:
     """Return the covariance (uu, uv, vv) of the tilt, from moments and sums over patches."""
-    record, scale, bread = summary
-    square_u, square_v = record["patch_squares"][TILT_U:].tolist()
-    product = float(record["tilt_patch_product"])
+    summary, scale, bread = fit
+    *_, square_u, square_v = summary.patch_squares
+    product = summary.tilt_patch_product
     determinant = uu * vv - uv**2
     uu, uv, vv = vv / determinant, -uv / determinant, uu / determinant
     # The inverse of the information, on both sides of the sums.

@@ -51,7 +51,6 @@ Exchanging the tiles turns a into 1 / a and changes nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,11 +62,12 @@ from .design import design_matrix
 from .estimates import (
     NO_ESTIMATE,
     NO_TILTS,
-    ChannelSummary,
+    ChannelFit,
+    FitSummary,
     correlation,
     gain_estimates,
     level_error,
-    shift_estimates,
+    shift_errors,
     tilt_estimates,
 )
 from .initial_slope import initial_slope
@@ -185,12 +185,13 @@ def _measure_channels(
     if model == "gain":
         fits = _fit_channels(samples, _ratio_of_medians(samples), "gain", corner)
         return [fit or Rejected("no signal to measure a gain by") for fit in fits]
-    slope = np.full(len(samples.x), np.nan)
+    fits: list[PairMeasurement | None] = [None] * len(samples.x)
     if not model.startswith("offset"):
-        slope = initial_slope(samples)
-    fits = _fit_channels(samples, slope, "free", corner)
-    unit_slope = np.where([fit is None for fit in fits], 1.0, np.nan)
-    levels = _fit_channels(samples, unit_slope, "offset", corner)
+        fits = _fit_channels(samples, initial_slope(samples), "free", corner)
+    levels = fits
+    if not all(fits):
+        unit_slope = np.where([fit is None for fit in fits], 1.0, np.nan)
+        levels = _fit_channels(samples, unit_slope, "offset", corner)
     return [
         fit or level or Rejected("no signal in common")
         for fit, level in zip(fits, levels, strict=True)
@@ -218,11 +219,13 @@ def _fit_channels(
     if len(finite) < len(slope):
         samples = samples.select_channels(finite)
     samples, fit = _fit_without_streaks(samples, slope[finite], model)
-    summary = summarize_fit(samples, fit, model == "offset")
-    has_terms = fit.design.shape[1]
-    for k, channel in enumerate(_channel_summaries(fit, summary)):
-        if channel is not None:
-            fits[finite[k]] = _measurement(samples.cells, model, corner, has_terms, channel)
+    summaries = summarize_fit(samples, fit, fixed_slope=model == "offset").tolist()
+    failed, scale, bread = (a.tolist() for a in (np.isnan(fit.slope), fit.scale, fit.bread))
+    for k, channel in enumerate(finite.tolist()):
+        if not failed[k]:
+            channel_fit = ChannelFit(FitSummary.from_tuple(summaries[k]), scale[k], bread[k])
+            columns = fit.design.shape[1]
+            fits[channel] = _measurement(samples.cells, model, corner, columns, channel_fit)
     return fits
 
 
@@ -248,15 +251,8 @@ def _fit_without_streaks(
     return (clean, clean_fit) if np.isfinite(clean_fit.slope).all() else (samples, fit)
 
 
-def _channel_summaries(fit: LineFit, summary: np.ndarray) -> Iterator[ChannelSummary | None]:
-    """Yield the summary of each channel; None if its fit failed."""
-    failed, scale, bread = (a.tolist() for a in (np.isnan(fit.slope), fit.scale, fit.bread))
-    for k, record in enumerate(summary):
-        yield None if failed[k] else ChannelSummary(record, scale[k], bread[k])
-
-
 def _measurement(
-    cells: int, model: str, corner: tuple[int, int], columns: int, summary: ChannelSummary
+    cells: int, model: str, corner: tuple[int, int], columns: int, fit: ChannelFit
 ) -> PairMeasurement | None:
     """Assemble the measurement of a channel; None if its gain should be free but is not measured.
 
@@ -264,16 +260,16 @@ def _measurement(
     """
     gain = plane_gain = NO_ESTIMATE
     if model != "offset":
-        gain, plane_gain = gain_estimates(summary)
+        gain, plane_gain = gain_estimates(fit)
         if columns == FEW_COLUMNS:
             plane_gain = NO_ESTIMATE
         if math.isnan(gain.value) and math.isnan(plane_gain.value):
             return None
     gain_measured = not math.isnan(gain.value)
     slope = gain.value if gain_measured else 1.0
-    tilts = tilt_estimates(summary) if columns > FEW_COLUMNS else NO_TILTS
-    shift_u, shift_v = shift_estimates(summary)
-    u, v, x, y = summary.record["pivot"].tolist()
+    tilts = tilt_estimates(fit) if columns > FEW_COLUMNS else NO_TILTS
+    summary = fit.summary
+    u, v, x, y = summary.pivot
     return PairMeasurement(
         gain=slope,
         gain_err=gain.error,
@@ -282,16 +278,16 @@ def _measurement(
         offset=y - slope * x if model != "gain" else 0.0,
         x=x,
         y=y,
-        level_err=level_error(summary),
+        level_err=level_error(fit),
         u=u + corner[0],
         v=v + corner[1],
         x_tilt=tilts.x,
         y_tilt=tilts.y,
         tilt_cov=tilts.covariance,
         cells=cells,
-        rms=float(summary.record["rms"]),
+        rms=summary.rms,
         correlation=correlation(summary),
         gain_measured=gain_measured,
-        shift=(shift_u.value, shift_v.value),
-        shift_err=(shift_u.error, shift_v.error),
+        shift=(summary.shift[0], summary.shift[1]),
+        shift_err=shift_errors(fit),
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _kernels
-from .._kernels.layout import BlockWeights, Kind, OverlapBlocks, OverlapFrame
+from .._kernels.layout import BlockNoise, Kind, OverlapBlocks, OverlapFrame
 from ..preview.block_summary import BORDER_ERROR, CELL_ERROR
 from ..preview.preview import SIDE, Preview
 from .samples import PairSamples
@@ -77,14 +77,15 @@ def _gather_samples(pair: Pair, frame: OverlapFrame) -> PairSamples | None:
         blocks = _gather_blocks(pair, frame)
     if blocks is None:
         return None
-    weights = _kernels.block_weights(
+    # In `blocks`, it turns the variances of cells into those of means.
+    noise = _kernels.block_weights(
         blocks.means,
         blocks.highest,
         blocks.cell_count,
         shared_noise=(1 + 2 * SHARED_NOISE * (1 - 1 / frame.side)) ** 2,
         block_cells=frame.side**2,
     )
-    return _make_samples(pair, frame, blocks, weights)
+    return _make_samples(pair, frame, blocks, noise)
 
 
 def _gather_blocks(pair: Pair, frame: OverlapFrame) -> OverlapBlocks | None:
@@ -99,13 +100,13 @@ def _gather_blocks(pair: Pair, frame: OverlapFrame) -> OverlapBlocks | None:
 
 
 def _make_samples(
-    pair: Pair, frame: OverlapFrame, blocks: OverlapBlocks, weights: BlockWeights
+    pair: Pair, frame: OverlapFrame, blocks: OverlapBlocks, noise: BlockNoise
 ) -> PairSamples:
     """Collect the blocks that are not empty, and the cells around the brightest stars."""
     block_index = np.flatnonzero(blocks.cell_count)
-    means, variance, prominence, position = (
+    means, position, prominence = (
         array.take(block_index, axis=-1)
-        for array in (blocks.means, weights.variance, weights.prominence, blocks.position)
+        for array in (blocks.means, blocks.position, noise.prominence)
     )
     cells, cell_position, cell_block = _gather_star_cells(pair, frame, block_index, prominence)
     corner = np.array([[frame.left * frame.side - frame.x0], [frame.top * frame.side - frame.y0]])
@@ -115,7 +116,7 @@ def _make_samples(
         x=means[Kind.VALUE, 0],
         y=means[Kind.VALUE, 1],
         derivatives=means[Kind.GRADIENT_U :],
-        variance=np.concatenate([variance, cells[Kind.VARIANCE]], axis=-1),
+        variance=np.concatenate([means[Kind.VARIANCE], cells[Kind.VARIANCE]], axis=-1),
         u=u,
         v=v,
         bright=(prominence > PROMINENCE).astype(np.intp),
@@ -126,7 +127,7 @@ def _make_samples(
         cell_block=cell_block,
         patch=_patches(frame, np.concatenate([[u, v], cell_position], axis=1)),
         frame_shape=(frame.height, frame.width),
-        typical_variance=weights.typical_variance,
+        typical_variance=noise.typical_variance,
         side=frame.side,
         cells=blocks.cells,
     )

@@ -9,8 +9,8 @@ import numpy as np
 from ..algebra import median, thin
 from ..block_sums import block_highest, block_sum
 from ..layout import (
+    BlockNoise,
     BlockStatistic,
-    BlockWeights,
     Kind,
     OverlapBlocks,
     OverlapFrame,
@@ -247,13 +247,13 @@ def _read_tile(
 def block_weights(
     means: np.ndarray, highest: np.ndarray, cell_count: np.ndarray, *,
     shared_noise: float, block_cells: int,
-) -> BlockWeights:  # fmt: skip
-    """Compute the variances of block means, and how far stars stand out of them.
+) -> BlockNoise:  # fmt: skip
+    """Turn the variances of cells in `means` into those of block means, in place.
 
     Parameters
     ----------
     means, highest, cell_count : ndarray
-        As in `OverlapBlocks`; the variances in `means` are those of single cells.
+        As in `OverlapBlocks`.
     shared_noise : float
         Factor of the variance of a mean for the noise that neighbouring cells share.
     block_cells : int
@@ -268,6 +268,6 @@ def block_weights(
     floor = 1e-12 + (1e-6 * typical[Kind.VALUE]) ** 2
     noise = typical[Kind.VARIANCE] + floor
     prominence = ((highest - means[Kind.VALUE]) * noise**-0.5).sum(axis=0).max(axis=0)
-    variance = means[Kind.VARIANCE] + floor
-    variance *= np.minimum(shared_noise / np.maximum(cell_count, 1), 1)
-    return BlockWeights(variance, noise * (shared_noise / block_cells), prominence)
+    means[Kind.VARIANCE] += floor
+    means[Kind.VARIANCE] *= np.minimum(shared_noise / np.maximum(cell_count, 1), 1)
+    return BlockNoise(noise * (shared_noise / block_cells), prominence)
