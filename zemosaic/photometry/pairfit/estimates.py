@@ -15,6 +15,10 @@ LEAST_TILT = 0.02  # of the scatter of cells: the tilt that registration alone m
 LEVEL = 2  # in `patch_squares`
 
 
+#: Elements uu, uv and vv of a symmetric matrix.
+Covariance = tuple[float, float, float]
+
+
 class FitSummary(NamedTuple):
     """A record of `FIT_SUMMARY`, with the same fields in the same order."""
 
@@ -80,12 +84,12 @@ class Estimate(NamedTuple):
 class Tilts(NamedTuple):
     """Tilts of both tiles along u and v in ADU per cell.
 
-    `covariance` is (uu, uv, vv) of ``y - gain * x`` in (ADU per cell)².
+    `covariance` is that of ``y - gain * x`` in (ADU per cell)².
     """
 
     x: tuple[float, float]
     y: tuple[float, float]
-    covariance: tuple[float, float, float]
+    covariance: Covariance
 
 
 NO_ESTIMATE = Estimate(math.nan, math.nan)
@@ -125,17 +129,15 @@ def tilt_estimates(fit: ChannelFit) -> Tilts:
     Terms of the scene take no part: a shift of the scene cannot be distinguished from a level by
     its mean gradient.
     """
-    summary = fit.summary
-    uu, uv, ux, uy, vv, vx, vy, *_ = summary.moments
+    uu, uv, ux, uy, vv, vx, vy, *_ = fit.summary.moments
     determinant = uu * vv - uv * uv
-    x_tilt, y_tilt, (var_u, covariance, var_v) = NO_TILTS
-    if determinant > 1e-12 * uu * vv:
-        x_tilt = (vv * ux - uv * vx) / determinant, (uu * vx - uv * ux) / determinant
-        y_tilt = (vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant
-        var_u, covariance, var_v = _tilt_covariance(fit, uu, uv, vv)
-    floor = (LEAST_TILT * summary.rms) ** 2 * summary.weight
-    var_u, var_v = var_u + floor / max(uu, 1e-300), var_v + floor / max(vv, 1e-300)
-    return Tilts(x_tilt, y_tilt, (var_u, covariance, var_v))
+    if not determinant > 1e-12 * uu * vv:
+        return NO_TILTS
+    return Tilts(
+        ((vv * ux - uv * vx) / determinant, (uu * vx - uv * ux) / determinant),
+        ((vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant),
+        _tilt_covariance(fit, uu, uv, vv),
+    )
 
 
 def correlation(summary: FitSummary) -> float:
@@ -146,20 +148,25 @@ def correlation(summary: FitSummary) -> float:
     return xy / math.sqrt(xx * yy) if xx * yy > rounding else 0.0
 
 
-def _tilt_covariance(
-    fit: ChannelFit, uu: float, uv: float, vv: float
-) -> tuple[float, float, float]:
-    """Return the covariance (uu, uv, vv) of the tilt, from moments and sums over patches."""
-    summary, scale, bread = fit
+def _tilt_covariance(fit: ChannelFit, uu: float, uv: float, vv: float) -> Covariance:
+    """Return the covariance of the tilt, from moments and sums over patches."""
+    summary = fit.summary
     *_, square_u, square_v = summary.patch_squares
-    product = summary.tilt_patch_product
     determinant = uu * vv - uv**2
-    uu, uv, vv = vv / determinant, -uv / determinant, uu / determinant
-    # The inverse of the information, on both sides of the sums.
-    u_u, u_v = uu * square_u + uv * product, uu * product + uv * square_v
-    v_u, v_v = uv * square_u + vv * product, uv * product + vv * square_v
-    return (
-        bread**2 * (u_u * uu + u_v * uv) + scale**2 * uu,
-        bread**2 * (u_u * uv + u_v * vv) + scale**2 * uv,
-        bread**2 * (v_u * uv + v_v * vv) + scale**2 * vv,
+    inverse = vv / determinant, -uv / determinant, uu / determinant
+    sandwich = _sandwich(inverse, (square_u, summary.tilt_patch_product, square_v))
+    var_u, covariance, var_v = (
+        fit.bread**2 * patches + fit.scale**2 * independent
+        for patches, independent in zip(sandwich, inverse, strict=True)
     )
+    floor = (LEAST_TILT * summary.rms) ** 2 * summary.weight
+    return var_u + floor / max(uu, 1e-300), covariance, var_v + floor / max(vv, 1e-300)
+
+
+def _sandwich(bread: Covariance, filling: Covariance) -> Covariance:
+    """Return the matrix product bread · filling · bread of symmetric matrices."""
+    uu, uv, vv = bread
+    a, b, c = filling
+    u_u, u_v = uu * a + uv * b, uu * b + uv * c
+    v_u, v_v = uv * a + vv * b, uv * b + vv * c
+    return u_u * uu + u_v * uv, u_u * uv + u_v * vv, v_u * uv + v_v * vv

@@ -183,8 +183,8 @@ def _measure_channels(
     if samples.cells < MIN_OVERLAP_CELLS:
         return [Rejected(f"only {samples.cells} common cells")] * len(samples.x)
     if model == "gain":
-        fits = _fit_channels(samples, _ratio_of_medians(samples), "gain", corner)
-        return [fit or Rejected("no signal to measure a gain by") for fit in fits]
+        lines = _fit_channels(samples, _ratio_of_medians(samples), "gain", corner)
+        return [line or Rejected("no signal to measure a gain by") for line in lines]
     fits: list[PairMeasurement | None] = [None] * len(samples.x)
     if not model.startswith("offset"):
         fits = _fit_channels(samples, initial_slope(samples), "free", corner)
