@@ -159,7 +159,8 @@ class SampleArrays:
     x, y : ndarray
         ``(C, B)`` float64 mean values of tile i and tile j, in ADU.
     derivatives : ndarray
-        ``(3, 2, C, B)`` float64 gradient along u and v, and Laplacian, in ADU per cell (cell²).
+        ``(3, 2, C, B)`` float64 gradient along u and v, and Laplacian, in ADU per cell and
+        per cell².
     variance : ndarray
         ``(2, C, R)`` float64 of the values of blocks and cells, in ADU².
     u, v : ndarray

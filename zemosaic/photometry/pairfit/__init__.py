@@ -3,7 +3,7 @@
 ========== =======================================================================================
 cell       an element of the grid that all previews share
 block      4 x 4 cells; a preview holds the means of its blocks
-fit block  1, 2 x 2 or 4 x 4 blocks, or a single cell in a small overlap
+fit block  1, 2 x 2, 4 x 4, ... blocks, or a single cell in a small overlap
 star cell  a cell of a fit block with a bright star, which enters the fit individually as well
 sample     a fit block or a star cell: a row of the least-squares problem
 patch      12 x 12 cells; the errors of different patches are independent

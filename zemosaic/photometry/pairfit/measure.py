@@ -19,28 +19,29 @@ of one sky:
 
 Noise in both tiles
 -------------------
-Ordinary regression on the noisy x underestimates the slope. The slope of York solves ::
+Ordinary regression on the noisy x underestimates the slope. York's slope solves ::
 
-    Σ w z (y - a x - b - Σ c_k t_k) = 0,    w = ρ / (σy² + a² σx²),
+    Σ w z r = 0,    r = y - a x - b - Σ c_k t_k,    w = ρ / (σy² + a² σx²),
 
-with the instrument z, a variable whose noise is uncorrelated with the residual
-r = y - a x - b - Σ c_k t_k, and robust weights ρ (York 1966, Can. J. Phys. 44, 1079; unified in
-York et al. 2004, Am. J. Phys. 72, 367). York's instrument is the adjusted point, the point of the
-line that is closest to the cell in units of both errors::
+with the residual r, robust weights ρ, and an instrument z for x (York 1966, Can. J. Phys. 44, 1079;
+unified in York et al. 2004, Am. J. Phys. 72, 367). The instrument is the adjusted point, the point
+of the line that is closest to the cell in units of both errors::
 
     z = x + a σx² r / (σy² + a² σx²).
 
-Where nuisance terms are fitted, z is the scene s / a instead. The scene is the mean of both tiles
-with just the weights that make its noise uncorrelated with the residual, ::
+Its noise is uncorrelated with that of the residual, so noise causes no bias. Multiplied by a, it is
+a mean of both tiles, ::
 
-    s = (σy² a x + a² σx² (y - b)) / (σy² + a² σx²),
+    s = a z = (σy² a x + a² σx² (y - b)) / (σy² + a² σx²),
 
-minus details that may be noise. The terms t_k are made of it too, so that noise causes no bias.
+the best estimate of the scene. In overlaps large enough for the nuisance terms, s is computed once
+from an approximate line, details that may be noise are shrunk, and both the instrument s / a and
+the terms of the scene are derived from it.
 
 Robustness
 ----------
-Tukey's biweight (Beaton and Tukey 1974, Technometrics 16, 147) rejects cells far from the line:
-trails, saturated stars, variable stars. If rejected blocks form a streak, the line is fitted again
+The weights ρ are Tukey's biweight (Beaton and Tukey 1974, Technometrics 16, 147). They reject cells
+far from the line: trails, saturated stars, variable stars. If rejected blocks form a streak, the line is fitted again
 without the streak and its surroundings, because faint edges of a trail and its share of the scene
 cause a bias as well. Apart from this, cells are selected by position and validity only, never by
 their noisy values.
@@ -221,10 +222,10 @@ def _fit_channels(
     samples, fit = _fit_without_streaks(samples, slope[finite], model)
     summaries = summarize_fit(samples, fit, fixed_slope=model == "offset").tolist()
     failed, scale, bread = (a.tolist() for a in (np.isnan(fit.slope), fit.scale, fit.bread))
+    columns = fit.design.shape[1]
     for k, channel in enumerate(finite.tolist()):
         if not failed[k]:
             channel_fit = ChannelFit(FitSummary.from_tuple(summaries[k]), scale[k], bread[k])
-            columns = fit.design.shape[1]
             fits[channel] = _measurement(samples.cells, model, corner, columns, channel_fit)
     return fits
 

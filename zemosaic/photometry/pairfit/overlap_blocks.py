@@ -22,7 +22,7 @@ from ..preview.preview import SIDE, Preview
 from .samples import PairSamples
 
 FEW_CELLS = 2_500  # overlaps of up to so many cells are fitted cell by cell
-MANY_BLOCKS = 2_000  # above this number, fit blocks are 2 x 2 or 4 x 4 blocks
+MANY_BLOCKS = 2_000  # in larger overlaps, fit blocks are 2 x 2 blocks, 4 x 4 blocks, ...
 WHOLE_SHARE = 0.99  # of the cells in complete blocks: incomplete blocks are not looked up
 SHARED_NOISE = 0.3  # of neighbouring cells, correlated: the sampling kernel is wider than a cell
 STAR_CELLS = 128  # largest number of cells around stars, unless single blocks hold more
@@ -77,7 +77,7 @@ def _gather_samples(pair: Pair, frame: OverlapFrame) -> PairSamples | None:
         blocks = _gather_blocks(pair, frame)
     if blocks is None:
         return None
-    # In `blocks`, it turns the variances of cells into those of means.
+    # Turns the variances of cells in `blocks.means` into those of means.
     noise = _kernels.block_weights(
         blocks.means,
         blocks.highest,

@@ -55,8 +55,8 @@ def gather_blocks(
         None if channels are not valid in the same cells.
     """
     sums = _BlockSums.zeros(len(pair[0].values), frame)
-    everywhere = np.ones((frame.height, frame.width), dtype=bool)
     if frame.side == 1:
+        everywhere = np.ones((frame.height, frame.width), dtype=bool)
         same = sums.add_cells(pair, everywhere, border_error)
         return sums.means(sums.cell_count.sum()) if same else None
     blocks = _framed_blocks(pair, frame, preview_side)
