@@ -41,10 +41,10 @@ the terms of the scene are derived from it.
 Robustness
 ----------
 The weights ρ are Tukey's biweight (Beaton and Tukey 1974, Technometrics 16, 147). They reject cells
-far from the line: trails, saturated stars, variable stars. If rejected blocks form a streak, the line is fitted again
-without the streak and its surroundings, because faint edges of a trail and its share of the scene
-cause a bias as well. Apart from this, cells are selected by position and validity only, never by
-their noisy values.
+far from the line: trails, saturated stars, variable stars. If rejected blocks form a streak, the
+line is fitted again without the streak and its surroundings, because faint edges of a trail and its
+share of the scene cause a bias as well. Apart from this, cells are selected by position and
+validity only, never by their noisy values.
 
 Exchanging the tiles turns a into 1 / a and changes nothing else.
 """
