@@ -6,8 +6,6 @@ documents the functions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from . import _fused  # type: ignore[attr-defined]
@@ -61,7 +59,7 @@ def gather_blocks(
     means, highest = np.empty((len(Kind), 2, channels, blocks)), np.empty((2, channels, blocks))
     position, cell_count, outcome = np.empty((2, blocks)), np.empty(blocks), np.empty(2)
     _fused.gather_blocks(
-        **_pair_arguments(pair, frame, preview_side),
+        *_pair_arguments(pair, frame, preview_side),
         means=means,
         position=position,
         highest=highest,
@@ -73,7 +71,7 @@ def gather_blocks(
         whole_share=whole_share,
         border_error=border_error,
     )
-    cells, few = outcome
+    cells, few = outcome.tolist()
     if cells < 0:
         return None
     return OverlapBlocks(means, position, highest, cell_count, int(cells), bool(few))
@@ -87,7 +85,7 @@ def gather_cells(
     cells, position = np.empty((len(Kind), 2, channels, most)), np.empty((2, most))
     chosen_index, found_cells = np.empty(most, dtype=np.intp), np.empty(1, dtype=np.intp)
     _fused.gather_cells(
-        **_pair_arguments(pair, frame, frame.side),  # blocks of previews are not read
+        *_pair_arguments(pair, frame, frame.side),  # blocks of previews are not read
         chosen_blocks=chosen_blocks,
         cells=cells,
         position=position,
@@ -99,19 +97,25 @@ def gather_cells(
     return cells[..., :count], position[:, :count], chosen_index[:count]
 
 
-def _pair_arguments(pair: PreviewPair, frame: OverlapFrame, side: int) -> dict[str, Any]:
-    """Return the arguments for two previews, with the places of their blocks in the frame."""
+def _pair_arguments(pair: PreviewPair, frame: OverlapFrame, side: int) -> list[np.ndarray]:
+    """Return the arguments for two previews, from `first_blocks` to `frame`.
+
+    They contain the places of the blocks of both previews in the frame.
+    """
     left, top = frame.left * frame.side // side, frame.top * frame.side // side
-    arguments: dict[str, Any] = {}
-    origins: list[int] = []
-    for name, preview in zip(("first", "second"), pair, strict=True):
-        for kind in ("blocks", "values", "variance"):
-            array = np.ascontiguousarray(getattr(preview, kind), dtype=np.float32)
-            arguments[f"{name}_{kind}"] = array
-        origins += preview.x0, preview.y0, preview.x0 // side - left, preview.y0 // side - top
-    arguments["origins"] = np.array(origins, dtype=np.intp)
-    arguments["frame"] = np.array(frame, dtype=np.intp)
-    return arguments
+    origins = [
+        (preview.x0, preview.y0, preview.x0 // side - left, preview.y0 // side - top)
+        for preview in pair
+    ]
+    return [
+        *(
+            np.ascontiguousarray(array, dtype=np.float32)
+            for preview in pair
+            for array in (preview.blocks, preview.values, preview.variance)
+        ),
+        np.array(origins, dtype=np.intp).ravel(),
+        np.array(frame, dtype=np.intp),
+    ]
 
 
 def block_weights(

@@ -155,12 +155,13 @@ def _tilt_covariance(fit: ChannelFit, uu: float, uv: float, vv: float) -> Covari
     determinant = uu * vv - uv**2
     inverse = vv / determinant, -uv / determinant, uu / determinant
     sandwich = _sandwich(inverse, (square_u, summary.tilt_patch_product, square_v))
-    var_u, covariance, var_v = (
-        fit.bread**2 * patches + fit.scale**2 * independent
-        for patches, independent in zip(sandwich, inverse, strict=True)
-    )
+    bread, variance = fit.bread**2, fit.scale**2
     floor = (LEAST_TILT * summary.rms) ** 2 * summary.weight
-    return var_u + floor / max(uu, 1e-300), covariance, var_v + floor / max(vv, 1e-300)
+    return (
+        bread * sandwich[0] + variance * inverse[0] + floor / max(uu, 1e-300),
+        bread * sandwich[1] + variance * inverse[1],
+        bread * sandwich[2] + variance * inverse[2] + floor / max(vv, 1e-300),
+    )
 
 
 def _sandwich(bread: Covariance, filling: Covariance) -> Covariance:

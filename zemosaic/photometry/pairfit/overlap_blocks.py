@@ -110,8 +110,8 @@ def _make_samples(
     )
     cells, cell_position, cell_block = _gather_star_cells(pair, frame, block_index, prominence)
     corner = np.array([[frame.left * frame.side - frame.x0], [frame.top * frame.side - frame.y0]])
-    u, v = position + corner
-    cell_position = np.ascontiguousarray(cell_position + corner)
+    position = np.concatenate([position, cell_position], axis=1) + corner
+    u, v = position[:, : len(block_index)]
     return PairSamples(
         x=means[Kind.VALUE, 0],
         y=means[Kind.VALUE, 1],
@@ -123,9 +123,9 @@ def _make_samples(
         cell_count=blocks.cell_count[block_index],
         block_index=block_index,
         star_cells=np.ascontiguousarray(cells[STAR_KINDS]),
-        cell_position=cell_position,
+        cell_position=np.ascontiguousarray(position[:, len(block_index) :]),
         cell_block=cell_block,
-        patch=_patches(frame, np.concatenate([[u, v], cell_position], axis=1)),
+        patch=_patches(frame, position),
         frame_shape=(frame.height, frame.width),
         typical_variance=noise.typical_variance,
         side=frame.side,
