@@ -10,12 +10,13 @@ programs lengthen everything else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from zemosaic.photometry._kernels import compiled
+from zemosaic.photometry import _kernels
 from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
 from zemosaic.photometry.preview.binning import bin_strip
 from zemosaic.photometry.preview.grid import make_grid
@@ -50,17 +51,21 @@ def preview(scene: np.ndarray, channels: int, gain: float, seed: int) -> Preview
     return Preview(0, 0, values, variance, unused, np.zeros(2), np.eye(2))
 
 
-@pytest.mark.parametrize("way", ["compiled", "numpy"])
+@pytest.fixture(params=["compiled", "reference"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Use the compiled kernels, then those in numpy."""
+    if request.param == "compiled" and not _kernels.COMPILED:
+        pytest.skip("the kernels were not compiled")
+    _kernels.select(getattr(_kernels, request.param))
+    yield
+    _kernels.select(_kernels.DEFAULT)
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(50, 100), (120, 250), (200, 350)], ids=["5k", "30k", "70k"])
-def test_pair_fit(
-    benchmark: Any, shape: tuple[int, int], channels: int, way: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pair_fit(benchmark: Any, shape: tuple[int, int], channels: int) -> None:
     """Fit one pair in all channels, with the compiled kernels and without."""
-    if way == "numpy":
-        monkeypatch.setattr(compiled, "fused", None)
-    elif compiled.fused is None:
-        pytest.skip("the kernels were not compiled")
     scene = sky(*shape)
     pair = preview(scene, channels, 1.0, 1), preview(scene, channels, 1.1, 2)
     measurements = benchmark(measure_pair, *pair)

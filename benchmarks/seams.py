@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from zemosaic import tile_from_array
+from zemosaic.photometry._kernels.nodes import interpolate_nodes
 from zemosaic.photometry.preview.grid import Box, make_grid, pixel_nodes
 from zemosaic.photometry.preview.preview import make_preview
-from zemosaic.photometry.preview.resampling import interpolate_nodes
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 from zemosaic.photometry.tiles.tile import Tile
 

@@ -42,8 +42,8 @@ from harness import (
 from scipy.ndimage import map_coordinates
 
 from zemosaic import Settings, calibrate
+from zemosaic.photometry._kernels.nodes import NODE_STEP
 from zemosaic.photometry.preview.grid import make_grid
-from zemosaic.photometry.preview.resampling import NODE_STEP
 from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
 from zemosaic.photometry.tiles.tile import open_tile

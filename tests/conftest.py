@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from astropy.io import fits
 
 from tests.helpers.cli import Run
+from tests.helpers.kernels import use_kernels
 from tests.helpers.tiles import simulated
 from zemosaic.cli import run
-from zemosaic.photometry._kernels import compiled
+from zemosaic.photometry import _kernels
 
 # A loaded machine must not fail a test by the clock.
 hypothesis.settings.register_profile("zemosaic", deadline=None)
@@ -28,13 +29,13 @@ def _no_collector(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.fixture(params=["compiled", "numpy"])
-def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The pair fit with its kernels, where they are, and without."""
-    if request.param == "numpy":
-        monkeypatch.setattr(compiled, "fused", None)
-    elif compiled.fused is None:
+@pytest.fixture(params=["compiled", "reference"])
+def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run a test with the compiled kernels, if there are any, and with those in numpy."""
+    if request.param == "compiled" and not _kernels.COMPILED:
         pytest.skip("the kernels were not compiled")
+    with use_kernels(getattr(_kernels, request.param)):
+        yield
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from astropy.wcs import WCS
 from scipy.ndimage import convolve1d, map_coordinates
 
 from tests.helpers.tiles import simulated
+from zemosaic.photometry._kernels.nodes import NODE_STEP, interpolate_nodes
+from zemosaic.photometry._kernels.reference import resampling as spline
 from zemosaic.photometry.preview import binning, resampling
 from zemosaic.photometry.preview.binning import bin_tile
 from zemosaic.photometry.preview.block_summary import BlockStatistic
@@ -19,8 +21,6 @@ from zemosaic.photometry.preview.grid import Box, Grid, make_grid, pixel_nodes
 from zemosaic.photometry.preview.noise import estimate_noise
 from zemosaic.photometry.preview.preview import SIDE, Preview, make_preview
 from zemosaic.photometry.preview.resampling import (
-    NODE_STEP,
-    interpolate_nodes,
     local_contrast,
     sample,
 )
@@ -217,11 +217,12 @@ def test_missing_bins_are_compensated() -> None:
     assert (factor[valid] >= complete[valid] * 0.999).all()
 
 
+@pytest.mark.usefixtures("either_way")
 def test_the_size_of_strips_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     """The number of cells sampled or rows smoothed at once only affects the speed."""
     means = np.random.default_rng(5).normal(size=(2, 110, 120)).astype(np.float32)
     whole = sample(means, None, nodes_of(*rotated_cells()), (100, 90))
-    monkeypatch.setattr(resampling, "STRIP_CELLS", 200)
+    monkeypatch.setattr(spline, "STRIP_CELLS", 200)
     monkeypatch.setattr(resampling, "STRIP_ROWS", 5)
     for expected, samples in zip(
         whole, sample(means, None, nodes_of(*rotated_cells()), (100, 90)), strict=True
@@ -229,6 +230,7 @@ def test_the_size_of_strips_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> N
         np.testing.assert_array_equal(samples, expected)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_positions_off_the_sky_and_tiny_tiles_give_nan() -> None:
     """Without a warning, for NaN positions and for tiles of less than five bins."""
     x, y = rotated_cells()

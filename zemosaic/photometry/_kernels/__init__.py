@@ -1,6 +1,62 @@
-"""The inner loops, compiled or in numpy."""
+"""The inner loops of the photometry: compiled, or in numpy if the package has no compiled kernels.
 
-from .compiled import fused
+Each kernel has two implementations with the same signature. `reference`, in numpy, defines what it
+computes and runs everywhere; `compiled` calls C. Their results differ in the last bits only. Call a
+kernel as ``_kernels.name(...)``, so that `select` has an effect.
+"""
 
-#: Whether the kernels were compiled when the package was built.
-COMPILED = fused is not None
+from __future__ import annotations
+
+from types import ModuleType
+
+from . import reference
+from .reference import (
+    block_weights,
+    design_matrix,
+    fit_irls,
+    gather_blocks,
+    gather_cells,
+    initial_slope,
+    overlap_areas,
+    sample_spline,
+    sky_planes,
+    summarize_fit,
+)
+
+__all__ = [
+    "COMPILED",
+    "DEFAULT",
+    "block_weights",
+    "design_matrix",
+    "fit_irls",
+    "gather_blocks",
+    "gather_cells",
+    "initial_slope",
+    "overlap_areas",
+    "reference",
+    "sample_spline",
+    "select",
+    "sky_planes",
+    "summarize_fit",
+]
+
+#: The implementation in use unless another is selected.
+DEFAULT: ModuleType
+try:
+    from . import compiled
+except ImportError:  # built without a compiler
+    DEFAULT = reference
+else:
+    DEFAULT = compiled
+
+#: Whether the package has compiled kernels.
+COMPILED = DEFAULT is not reference
+
+
+def select(implementation: ModuleType) -> None:
+    """Use the kernels of `compiled` or `reference` from now on, in all threads of this process."""
+    for name in reference.__all__:
+        globals()[name] = getattr(implementation, name)
+
+
+select(DEFAULT)

@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-enum { NODE_STEP = 16 }; /* cells between nodes, as in resampling.py */
+enum { NODE_STEP = 16 }; /* cells between nodes, as in nodes.py */
 
 /* Compute the positions of a row of cells, linear between nodes. `nodes` is the row of nodes above
 the cells; the row below follows it, and `fraction` is the distance from the one above. */

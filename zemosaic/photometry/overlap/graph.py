@@ -15,8 +15,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
+from .. import _kernels
+from .._kernels.polygons import clip_polygons, inward_normals, polygon_areas
 from ..tiles.sky import unit_vectors
-from .spherical import _areas, _clipped, _inward_normals, _shared
 
 CANDIDATES = 1 << 16  # pairs or triples processed at a time: bounds the memory
 
@@ -79,10 +80,10 @@ def find_overlaps(corners: np.ndarray, min_fraction: float = 0.0) -> OverlapGrap
     OverlapGraph
     """
     footprints = _Footprints.of(corners)
-    own = _areas(footprints.units)
+    own = polygon_areas(footprints.units)
     batches = [np.empty((4, 0))]
     for i, j in _candidates(footprints):
-        shared = _shared(footprints.units, i, footprints.inward, j)
+        shared = _kernels.overlap_areas(footprints.units, footprints.inward, i, j)
         smaller = np.minimum(own[i], own[j])
         fraction = np.divide(shared, smaller, out=np.zeros_like(shared), where=smaller > 0)
         overlap = (shared > 0) & (fraction >= min_fraction)
@@ -123,7 +124,7 @@ class _Footprints:
         centre = units.sum(axis=1)
         centre /= np.maximum(np.linalg.norm(centre, axis=1), 1e-300)[:, None]
         radius = np.linalg.norm(units - centre[:, None], axis=2).max(axis=1)
-        return cls(units, _inward_normals(units, centre), centre, radius, usable)
+        return cls(units, inward_normals(units, centre), centre, radius, usable)
 
     def touching(self, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the pairs whose circles meet, up to `CANDIDATES` at a time."""
@@ -219,12 +220,12 @@ def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:
     """
     factor = np.ones(len(graph.i))
     units = np.nan_to_num(unit_vectors(np.deg2rad(corners)))
-    inward = _inward_normals(units, units.sum(axis=1))
+    inward = inward_normals(units, units.sum(axis=1))
     area = np.maximum(np.deg2rad(np.deg2rad(graph.area)), 1e-300)
-    overlaps = _clipped(units[graph.i], inward[graph.j])
+    overlaps = clip_polygons(units[graph.i], inward[graph.j])
     for triangle in _triangles(graph):
         ij, jk, _ = triangle
-        shared = _shared(overlaps, ij, inward, graph.j[jk])
+        shared = _kernels.overlap_areas(overlaps, inward, ij, graph.j[jk])
         for pair in triangle:
             np.add.at(factor, pair, shared / area[pair] / 2)
     return factor

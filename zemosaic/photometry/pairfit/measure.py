@@ -1,42 +1,84 @@
-"""Two previews -> the straight line between them, channel by channel.
+"""Measure the straight line between the previews of two tiles, channel by channel.
 
-The model is y = a·x + b + nuisance between the cells x of tile i and y of tile j. Both are
-noisy, so the slope is York's (1966, Can. J. Phys. 44, 1079; unified in York et al. 2004, Am. J.
-Phys. 72, 367): the true point of each cell lies where the line comes nearest in units of both
-errors. The nuisance terms are what two exposures of one sky differ by besides gain and offset:
+The model
+---------
+A common cell has the value x in tile i and y in tile j, with the variances σx² and σy². The true
+values obey ::
 
-- the Laplacian and the gradient of the common scene: another seeing and a small shift, to first
-  order (they move light between neighbouring cells and would bend the line at every star);
-- a smooth difference across the overlap, up to the second order: another sky gradient. The slope
-  is given without and with it, and the solver chooses, since it costs precision where there is
+    y = a x + b + Σ c_k t_k,
+
+with the gain a, the offset b, and nuisance terms t_k for other differences between two exposures
+of one sky:
+
+- gradient and Laplacian of the scene that both tiles share: a small shift and a different seeing,
+  to first order. They move light between neighbouring cells, which would bend the line at every
+  star.
+- a surface of first or second order: a different gradient of the sky. The gain is measured both
+  without and with it, and the solver chooses, because the surface costs precision where there is
   no gradient.
 
-The scene that these terms are made of is the weighted mean of both tiles whose noise is
-uncorrelated with the residual, and it serves as the instrument for the noisy x, so that noise bends
-nothing. Cells far from the line lose their weight (Tukey's biweight): trails, saturated stars,
-variable ones. Where they make a streak, the line is drawn anew without it and what lies next to it,
-since a trail's faint edges and its share of the scene bend as well. But for these, cells are chosen
-by where they are and whether they are valid, never by their noisy values. Swapping the tiles turns
-a into 1/a and changes nothing else.
+Noise in both tiles
+-------------------
+Ordinary regression on the noisy x underestimates the slope. York's slope solves ::
+
+    Σ w z r = 0,    r = y - a x - b - Σ c_k t_k,    w = ρ / (σy² + a² σx²),
+
+with the residual r, robust weights ρ, and an instrument z for x (York 1966, Can. J. Phys. 44, 1079;
+unified in York et al. 2004, Am. J. Phys. 72, 367). The instrument is the adjusted point, the point
+of the line that is closest to the cell in units of both errors::
+
+    z = x + a σx² r / (σy² + a² σx²).
+
+Its noise is uncorrelated with that of the residual, so noise causes no bias. Multiplied by a, it is
+a mean of both tiles, ::
+
+    s = a z = (σy² a x + a² σx² (y - b)) / (σy² + a² σx²),
+
+the best estimate of the scene. In overlaps large enough for the nuisance terms, s is computed once
+from an approximate line, details that may be noise are shrunk, and both the instrument s / a and
+the terms of the scene are derived from it.
+
+Robustness
+----------
+The weights ρ are Tukey's biweight (Beaton and Tukey 1974, Technometrics 16, 147). They reject cells
+far from the line: trails, saturated stars, variable stars. If rejected blocks form a streak, the
+line is fitted again without the streak and its surroundings, because faint edges of a trail and its
+share of the scene cause a bias as well. Apart from this, cells are selected by position and
+validity only, never by their noisy values.
+
+Exchanging the tiles turns a into 1 / a and changes nothing else.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
+from .._kernels.algebra import median, thin
+from .._kernels.layout import LineFit
 from ..preview.preview import Preview
-from .algebra import median, standard_covariance, standard_error
+from .design import design_matrix
+from .estimates import (
+    NO_ESTIMATE,
+    NO_TILTS,
+    ChannelFit,
+    FitSummary,
+    correlation,
+    gain_estimates,
+    level_error,
+    shift_errors,
+    tilt_estimates,
+)
 from .initial_slope import initial_slope
-from .irls import design_matrix, fit_irls, summarize_fit
-from .samples import PairSamples, common_samples
+from .irls import fit_irls, summarize_fit
+from .overlap_blocks import common_samples
+from .samples import PairSamples
+from .streaks import without_streaks
 
-MIN_OVERLAP_CELLS = 25  # below this a robust scale means nothing
-LEAST_PLANE = 0.02  # of the cells' scatter: what registration alone may tilt by
-MAX_GAIN_ERROR = 0.2  # relative; above it the overlap holds no contrast to measure a gain by
+MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
+FEW_COLUMNS = 4  # of the design of a small overlap: no plane
 
 
 @dataclass(frozen=True)
@@ -46,9 +88,9 @@ class PairMeasurement:
     Parameters
     ----------
     gain, gain_err : float
-        Slope without a plane and its standard error; 1 and NaN where `gain_measured` is false.
+        Slope without a plane and its standard error; 1 and NaN if `gain_measured` is false.
     plane_gain, plane_gain_err : float
-        The same with a plane taken out of the overlap; NaN where that was not measurable.
+        The same with a plane subtracted from the overlap; NaN if not measured.
     offset : float
         Intercept in ADU of the line without a plane.
     x, y : float
@@ -56,7 +98,7 @@ class PairMeasurement:
     level_err : float
         Standard error in ADU of ``y - gain * x`` at the pivot.
     u, v : float
-        The pivot's place on the shared grid, in cells.
+        Position of the pivot on the shared grid, in cells.
     x_tilt, y_tilt : tuple of float
         Slopes of both tiles along the grid's two axes, in ADU per cell.
     tilt_cov : tuple of float
@@ -68,11 +110,11 @@ class PairMeasurement:
     correlation : float
         Weighted correlation of the cells.
     gain_measured : bool
-        False where the overlap holds too little contrast, or the model has no free gain.
+        False if the overlap has too little contrast, or the model has no free gain.
     shift, shift_err : tuple of float
-        How far the scene of tile j lies beyond that of tile i along the grid's two axes, in cells,
-        to first order (another tenth at a third of a cell, too little beyond half of one), and the
-        standard errors that noise alone gives it; NaN where the overlap is too small to tell.
+        Position of the scene of tile j minus that of tile i along the grid's two axes, in cells, to
+        first order (a tenth too large at a third of a cell, too small beyond half a cell), and the
+        standard errors due to noise alone; NaN in small overlaps.
     """
 
     gain: float
@@ -98,28 +140,12 @@ class PairMeasurement:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why a pair could not be measured in a channel, in words."""
+    """The reason why a pair could not be measured in a channel."""
 
     reason: str
 
 
 Measurement = PairMeasurement | Rejected
-
-
-class FitSummary(NamedTuple):
-    """A record of `FIT_SUMMARY`, whose fields it has in the same order."""
-
-    slope: list[float]
-    instrument_norm: list[float]
-    information: list[float]
-    patch_squares: list[float]
-    tilt_patch_product: float
-    weight: float
-    pivot: list[float]
-    moments: list[float]
-    rms: float
-    shift: list[float]
-    shift_variance: list[float]
 
 
 def measure_pair(
@@ -144,133 +170,125 @@ def measure_pair(
     if channels is None:
         return (Rejected("no common cells"),) * len(first.values)
     corner = max(first.x0, second.x0), max(first.y0, second.y0)
-    return tuple(found for rows in channels for found in _measured(rows, model, corner))
+    return tuple(
+        measurement
+        for samples in channels
+        for measurement in _measure_channels(samples, model, corner)
+    )
 
 
-def _measured(rows: PairSamples, model: str, corner: tuple[int, int]) -> list[Measurement]:
-    """Measure the channels of some rows."""
-    if rows.cells < MIN_OVERLAP_CELLS:
-        return [Rejected(f"only {rows.cells} common cells")] * len(rows.x)
+def _measure_channels(
+    samples: PairSamples, model: str, corner: tuple[int, int]
+) -> list[Measurement]:
+    """Measure channels that are valid in the same cells; `corner` is that of the overlap."""
+    if samples.cells < MIN_OVERLAP_CELLS:
+        return [Rejected(f"only {samples.cells} common cells")] * len(samples.x)
     if model == "gain":
-        x, y = median(rows.x[:, rows.sample]), median(rows.y[:, rows.sample])
-        slope = np.where(np.minimum(x, y) > 0, y / np.where(x > 0, x, 1.0), np.nan)
-        fits = _fits(rows, slope, model, corner)
-        return [fit or Rejected("no signal to measure a gain by") for fit in fits]
-    slope = np.full(len(rows.x), np.nan)
+        lines = _fit_channels(samples, _ratio_of_medians(samples), "gain", corner)
+        return [line or Rejected("no signal to measure a gain by") for line in lines]
+    fits: list[PairMeasurement | None] = [None] * len(samples.x)
     if not model.startswith("offset"):
-        slope = initial_slope(rows)
-    fits = _fits(rows, slope, "free", corner)
-    held = np.where([fit is None for fit in fits], 1.0, np.nan)
-    levels = _fits(rows, held, "offset", corner)
+        fits = _fit_channels(samples, initial_slope(samples), "free", corner)
+    levels = fits
+    if not all(fits):
+        unit_slope = np.where([fit is None for fit in fits], 1.0, np.nan)
+        levels = _fit_channels(samples, unit_slope, "offset", corner)
     return [
         fit or level or Rejected("no signal in common")
         for fit, level in zip(fits, levels, strict=True)
     ]
 
 
-def _fits(
-    rows: PairSamples, slope: np.ndarray, model: str, corner: tuple[int, int]
+def _ratio_of_medians(samples: PairSamples) -> np.ndarray:
+    """Return slopes ``(C,)`` through the origin; NaN without a positive signal."""
+    thinned = thin(len(samples.u))
+    x, y = median(samples.x[:, thinned]), median(samples.y[:, thinned])
+    return np.where(np.minimum(x, y) > 0, y / np.where(x > 0, x, 1.0), np.nan)
+
+
+def _fit_channels(
+    samples: PairSamples, slope: np.ndarray, model: str, corner: tuple[int, int]
 ) -> list[PairMeasurement | None]:
-    """Fit the channels whose first slope is finite; None for the others, and where it is lost."""
+    """Fit the channels with a finite initial slope; None for others and for failed fits.
+
+    The models are "free", "offset" for a fixed slope, and "gain" for a fixed intercept of 0.
+    """
     fits: list[PairMeasurement | None] = [None] * len(slope)
-    some = np.flatnonzero(np.isfinite(slope))
-    if len(some):
-        part = rows if len(some) == len(slope) else rows.of(some)
-        for k, fit in zip(some, _fit(part, slope[some], model, corner), strict=True):
-            fits[k] = fit
+    finite = np.flatnonzero(np.isfinite(slope))
+    if not len(finite):
+        return fits
+    if len(finite) < len(slope):
+        samples = samples.select_channels(finite)
+    samples, fit = _fit_without_streaks(samples, slope[finite], model)
+    summaries = summarize_fit(samples, fit, fixed_slope=model == "offset").tolist()
+    failed, scale, bread = (a.tolist() for a in (np.isnan(fit.slope), fit.scale, fit.bread))
+    columns = fit.design.shape[1]
+    for k, channel in enumerate(finite.tolist()):
+        if not failed[k]:
+            channel_fit = ChannelFit(FitSummary.from_tuple(summaries[k]), scale[k], bread[k])
+            fits[channel] = _measurement(samples.cells, model, corner, columns, channel_fit)
     return fits
 
 
-def _fit(
-    rows: PairSamples, slope: np.ndarray, model: str, corner: tuple[int, int]
-) -> list[PairMeasurement | None]:
-    """Robust errors-in-variables fit; None where a free slope turns out not to be determined."""
-    free = model != "offset"
-    columns = design_matrix(rows, slope, model)
-    state = fit_irls(rows, columns, slope, free)
-    far = (state.w[:, : len(rows.u)] == 0).any(axis=0)
-    left = rows.without(far) if model == "free" and np.isfinite(state.slope).all() else None
-    if left is not None:
-        # Light that one tile alone holds reaches beyond the rows that lose their weight, and the
-        # scene that the terms are made of holds it, too.
-        again = initial_slope(left)
-        again = np.where(np.isfinite(again), again, slope)
-        clean = design_matrix(left, again, model)
-        anew = fit_irls(left, clean, again, free)
-        if np.isfinite(anew.slope).all():
-            rows, columns, state = left, clean, anew
-    summaries = map(_fit_summary, summarize_fit(rows, columns, state, free))
-    lost, scale, bread = (z.tolist() for z in (np.isnan(state.slope), state.scale, state.bread))
-    return [
-        None if gone else _measurement(rows.cells, model, corner, columns.shape[1], *summary)
-        for gone, *summary in zip(lost, summaries, scale, bread, strict=True)
-    ]
+def _fit_without_streaks(
+    samples: PairSamples, slope: np.ndarray, model: str
+) -> tuple[PairSamples, LineFit]:
+    """Fit robust lines; if outliers form a streak, remove it and fit again.
 
-
-def _fit_summary(record: np.void) -> FitSummary:
-    """Return a record as Python numbers; `numpy.void.tolist` would leave its arrays as they are."""
-    return FitSummary(*(record[name].tolist() for name in FitSummary._fields))
+    Light of one tile alone extends beyond the samples that lose their weight, and it is part of
+    the scene that the nuisance terms are made of.
+    """
+    fixed_slope = model == "offset"
+    fit = fit_irls(samples, design_matrix(samples, slope, model), slope, fixed_slope)
+    if model != "free" or not np.isfinite(fit.slope).all():
+        return samples, fit
+    outliers = (fit.weights[:, : len(samples.u)] == 0).any(axis=0)
+    clean = without_streaks(samples, outliers)
+    if clean is None:
+        return samples, fit
+    start = initial_slope(clean)
+    start = np.where(np.isfinite(start), start, slope)
+    clean_fit = fit_irls(clean, design_matrix(clean, start, model), start, fixed_slope)
+    return (clean, clean_fit) if np.isfinite(clean_fit.slope).all() else (samples, fit)
 
 
 def _measurement(
-    cells: int, model: str, corner: tuple[int, int], terms: int,
-    summary: FitSummary, scale: float, bread: float,
-) -> PairMeasurement | None:  # fmt: skip
-    """Compute the gains, level and tilts of a channel with their errors."""
-    slopes, squares = summary.slope, summary.patch_squares
-    size, seen = summary.instrument_norm, summary.information
-    mixed, total, rms = summary.tilt_patch_product, summary.weight, summary.rms
-    u, v, x, y = summary.pivot
-    uu, uv, ux, uy, vv, vx, vy, xx, xy, yy = summary.moments
-    gains = [(math.nan, math.nan)] * 2
+    cells: int, model: str, corner: tuple[int, int], columns: int, fit: ChannelFit
+) -> PairMeasurement | None:
+    """Assemble the measurement of a channel; None if its gain should be free but is not measured.
+
+    `columns` is the number of columns of the design.
+    """
+    gain = plane_gain = NO_ESTIMATE
     if model != "offset":
-        # With a level alone there is no plane to be taken out.
-        for k in range(1 if terms == 4 else 2):
-            error = standard_error(seen[k], size[k], squares[k], scale, bread)
-            if slopes[k] > 0 and 0 < error <= MAX_GAIN_ERROR * slopes[k]:
-                gains[k] = slopes[k], error
-        if math.isnan(gains[0][0]) and math.isnan(gains[1][0]):
+        gain, plane_gain = gain_estimates(fit)
+        if columns == FEW_COLUMNS:
+            plane_gain = NO_ESTIMATE
+        if math.isnan(gain.value) and math.isnan(plane_gain.value):
             return None
-    (a, gain_err), (plane_gain, plane_err) = gains
-    known = not math.isnan(a)
-    a = a if known else 1.0
-    x_tilt, y_tilt, tilt_cov = (0.0, 0.0), (0.0, 0.0), (math.inf, 0.0, math.inf)
-    determinant = uu * vv - uv * uv
-    if terms > 4:
-        # Of plain planes: a shift of the scene is not told from a level by its mean gradient.
-        if determinant > 1e-12 * uu * vv:
-            x_tilt = (vv * ux - uv * vx) / determinant, (uu * vx - uv * ux) / determinant
-            y_tilt = (vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant
-            tilt_cov = standard_covariance(
-                (uu, uv, vv), squares[3], mixed, squares[4], scale, bread
-            )
-        floor = (LEAST_PLANE * rms) ** 2 * total
-        tilt_cov = (
-            tilt_cov[0] + floor / max(uu, 1e-300), tilt_cov[1],
-            tilt_cov[2] + floor / max(vv, 1e-300),
-        )  # fmt: skip
-    rounding = (1e-12 * x * y * total) ** 2  # all that constant tiles spread by
+    gain_measured = not math.isnan(gain.value)
+    slope = gain.value if gain_measured else 1.0
+    tilts = tilt_estimates(fit) if columns > FEW_COLUMNS else NO_TILTS
+    summary = fit.summary
+    u, v, x, y = summary.pivot
     return PairMeasurement(
-        gain=a,
-        gain_err=gain_err,
-        plane_gain=plane_gain,
-        plane_gain_err=plane_err,
-        offset=y - a * x if model != "gain" else 0.0,
+        gain=slope,
+        gain_err=gain.error,
+        plane_gain=plane_gain.value,
+        plane_gain_err=plane_gain.error,
+        offset=y - slope * x if model != "gain" else 0.0,
         x=x,
         y=y,
-        level_err=standard_error(total, total, squares[2], scale, bread),
+        level_err=level_error(fit),
         u=u + corner[0],
         v=v + corner[1],
-        x_tilt=x_tilt,
-        y_tilt=y_tilt,
-        tilt_cov=tilt_cov,
+        x_tilt=tilts.x,
+        y_tilt=tilts.y,
+        tilt_cov=tilts.covariance,
         cells=cells,
-        rms=rms,
-        correlation=xy / math.sqrt(xx * yy) if xx * yy > rounding else 0.0,
-        gain_measured=known,
+        rms=summary.rms,
+        correlation=correlation(summary),
+        gain_measured=gain_measured,
         shift=(summary.shift[0], summary.shift[1]),
-        shift_err=(
-            scale * math.sqrt(summary.shift_variance[0]),
-            scale * math.sqrt(summary.shift_variance[1]),
-        ),
+        shift_err=shift_errors(fit),
     )

@@ -1,249 +1,172 @@
-"""What two previews hold in common: block by block, or cell by cell where there is little.
+"""Gather the common cells of two previews into about a thousand samples.
 
-Blocks lie on the lattice of the grid, and previews know the means of theirs. Those that an edge or
-a hole cuts are looked up cell by cell, unless they hold next to nothing. A small overlap is taken
-cell by cell: blocks of one cell.
+The fit uses means of blocks: sky and clouds are smooth and the light of a star stays together, so
+that little information is lost, and previews hold the means of their 4 x 4 cells. Cells are kept
+individually only around the brightest stars, which stand far above the noise in both tiles and
+which no sky imitates, and in small overlaps. Light that seeing and registration move across the
+border of a block or a cell is known to first order from its mean gradient and Laplacian in both
+tiles.
+
+The choice of samples causes no bias: fit blocks lie on the lattice of the grid, and stars are
+detected in both tiles together, far above their noise.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .._kernels import compiled
+from .. import _kernels
+from .._kernels.layout import BlockNoise, Kind, OverlapBlocks, OverlapFrame
 from ..preview.block_summary import BORDER_ERROR, CELL_ERROR
-from ..preview.block_sums import block_highest, block_sum
 from ..preview.preview import SIDE, Preview
-from .algebra import median, thin
+from .samples import PairSamples
 
-FEW_CELLS = 2_500  # up to which all are taken one by one
-SHARED_NOISE = 0.3  # of a cell's, with its neighbour: the sampling kernel is wider than a cell
-WHOLE_ENOUGH = 0.99  # of the cells in blocks that are whole: the others are not looked up
-KINDS = 5  # of numbers: value, variance, gradient along u and v, Laplacian
-IN_BLOCKS = [0, 1, 3, 4, 5]  # where `Preview.blocks` has them
+FEW_CELLS = 2_500  # overlaps of up to so many cells are fitted cell by cell
+MANY_BLOCKS = 2_000  # in larger overlaps, fit blocks are 2 x 2 blocks, 4 x 4 blocks, ...
+WHOLE_SHARE = 0.99  # of the cells in complete blocks: incomplete blocks are not looked up
+SHARED_NOISE = 0.3  # of neighbouring cells, correlated: the sampling kernel is wider than a cell
+STAR_CELLS = 128  # largest number of cells around stars, unless single blocks hold more
+PROMINENCE = 12.0  # of stars in a block, in standard deviations summed over both tiles
+PATCH_CELLS = 12  # along a patch; errors of different patches are taken to be independent
+STAR_KINDS = [0, 2, 3, 4]  # all of Kind but the variance
 
-
-class Frame(NamedTuple):
-    """The overlap of two previews, and the blocks that cover it, with a frame of one block."""
-
-    x0: int
-    y0: int
-    x1: int
-    y1: int
-    side: int
-    left: int
-    top: int
-    width: int
-    height: int
+Pair = tuple[Preview, Preview]
 
 
-class Blocks(NamedTuple):
-    """What is in common in the blocks of a frame, all channels alike."""
+def common_samples(first: Preview, second: Preview) -> list[PairSamples] | None:
+    """Gather the samples of two previews on one grid.
 
-    z: np.ndarray  # (5, 2, C, N) means of each kind in both tiles; 0 where nothing is in common
-    place: np.ndarray  # (2, N) mean u and v of the cells, from the corner of the frame
-    highest: np.ndarray  # (2, C, N) -inf where nothing is in common
-    number: np.ndarray  # (N,) cells that these are made of
-    cells: int  # in common
-    few: bool  # so that they are to be taken one by one; nothing else is told then
-
-
-def gather_blocks(pair: tuple[Preview, Preview], frame: Frame) -> Blocks | None:
-    """What the blocks hold; None where channels are not valid in the same cells."""
-    side, c, n = frame.side, len(pair[0].values), frame.width * frame.height
-    error = CELL_ERROR if side == 1 else BORDER_ERROR
-    if compiled.fused:
-        z, place, highest = np.empty((KINDS, 2, c, n)), np.empty((2, n)), np.empty((2, c, n))
-        number, least, told = np.empty(n), np.empty(n), np.empty(2)
-        compiled.fused.gather_blocks(
-            *arrays(pair, frame), z, place, highest, number, least, told,
-            SIDE, FEW_CELLS, WHOLE_ENOUGH, error,
-        )  # fmt: skip
-        if told[0] < 0:
-            return None
-        return Blocks(z, place, highest, number, int(told[0]), bool(told[1]))
-    found = Blocks(
-        np.zeros((KINDS, 2, c, n)), np.zeros((2, n)), np.full((2, c, n), -np.inf), np.zeros(n), 0,
-        False,
-    )  # fmt: skip
-    bound, looked_up = np.inf, np.ones((frame.height, frame.width), dtype=bool)
-    if side > 1:
-        blocks = _blocks(pair, frame)
-        if c > 1 and (blocks[6] != blocks[6, :, :1]).any():
-            return None
-        least = blocks[6, :, 0].min(axis=0)
-        bound = least.sum()
-        if bound <= FEW_CELLS:
-            return found._replace(cells=int(bound), few=True)
-        _take_whole(blocks, least, side // SIDE, found)
-        looked_up = ((least > 0) & (least < SIDE**2)).repeat(SIDE, axis=0).repeat(SIDE, axis=1)
-    if found.number.sum() < WHOLE_ENOUGH * bound:
-        if not _look_up(pair, frame, looked_up, error, found):
-            return None
-        bound = found.number.sum()
-    share = 1 / np.maximum(found.number, 1)
-    return found._replace(z=found.z * share, place=found.place * share, cells=int(bound))
+    Returns
+    -------
+    list of PairSamples or None
+        One element if all channels are valid in the same cells, otherwise one for each channel;
+        None if the boxes of the previews do not overlap.
+    """
+    frame = _overlap_frame(first, second)
+    if frame is None:
+        return None
+    samples = _gather_samples((first, second), frame)
+    if samples is not None:
+        return [samples]
+    channels = range(len(first.values))
+    separate = (_gather_samples((first.channel(k), second.channel(k)), frame) for k in channels)
+    return [samples for samples in separate if samples is not None]
 
 
-def _take_whole(blocks: np.ndarray, least: np.ndarray, k: int, to: Blocks) -> None:
-    """Sums over those of `blocks` (as `_blocks`) that are whole, k by k to one of this overlap."""
-    whole = least == SIDE**2
-    share = np.where(whole, least, 0.0)
-    for sums, added in (
-        (to.z, blocks[IN_BLOCKS] * share),
-        (to.place, (np.indices(least.shape)[::-1] * SIDE + (SIDE - 1) / 2) * share),
-        (to.number, share),
-    ):
-        sums[:] = block_sum(added.reshape(-1, *least.shape), k).reshape(sums.shape)
-    highest = np.where(whole, blocks[2], -np.inf).reshape(-1, *least.shape)
-    to.highest[:] = block_highest(highest, k).reshape(to.highest.shape)
+def _overlap_frame(first: Preview, second: Preview) -> OverlapFrame | None:
+    """Return the frame of fit blocks over an overlap, at most about MANY_BLOCKS; None if empty."""
+    x0, y0 = max(first.x0, second.x0), max(first.y0, second.y0)
+    x1 = min(preview.x0 + preview.values.shape[2] for preview in (first, second))
+    y1 = min(preview.y0 + preview.values.shape[1] for preview in (first, second))
+    if x1 <= x0 or y1 <= y0:
+        return None
+    side = SIDE
+    while (y1 - y0) * (x1 - x0) > MANY_BLOCKS * side**2:
+        side *= 2
+    left, top = x0 // side - 1, y0 // side - 1
+    width, height = 1 - left - (-x1 // side), 1 - top - (-y1 // side)
+    return OverlapFrame(x0, y0, x1, y1, side, left, top, width, height)
 
 
-def _look_up(
-    pair: tuple[Preview, Preview], frame: Frame, where: np.ndarray, error: float, to: Blocks
-) -> bool:
-    """Add single cells of the frame to their blocks; whether channels are valid in the same."""
-    side, (_, _, c, n) = frame.side, to.z.shape
-    top, left = frame.y0 - frame.top * side, frame.x0 - frame.left * side
-    row, column = np.nonzero(
-        where[top : top + frame.y1 - frame.y0, left : left + frame.x1 - frame.x0]
+def _gather_samples(pair: Pair, frame: OverlapFrame) -> PairSamples | None:
+    """Return the samples of all channels; None if these are not valid in the same cells."""
+    blocks = _gather_blocks(pair, frame)
+    if blocks is not None and blocks.few:
+        x0, y0, x1, y1, *_ = frame
+        frame = OverlapFrame(x0, y0, x1, y1, 1, x0, y0, x1 - x0, y1 - y0)
+        blocks = _gather_blocks(pair, frame)
+    if blocks is None:
+        return None
+    # Turns the variances of cells in `blocks.means` into those of means.
+    noise = _kernels.block_weights(
+        blocks.means,
+        blocks.highest,
+        blocks.cell_count,
+        shared_noise=(1 + 2 * SHARED_NOISE * (1 - 1 / frame.side)) ** 2,
+        block_cells=frame.side**2,
     )
-    cells, known = _cells(pair, row + frame.y0, column + frame.x0, error)
-    if (known != known[:1]).any():
-        return False
-    row, column = row[known[0]], column[known[0]]
-    b = (row + top) // side * frame.width + (column + left) // side
-    some = cells[..., known[0]].reshape(2 * KINDS * c, -1)
-    added = np.concatenate([some, [column + left, row + top, np.ones(len(b))]])
-    sums = np.array([np.bincount(b, one, n) for one in added])
-    to.z[:] += sums[:-3].reshape(to.z.shape)
-    to.place[:] += sums[-3:-1]
-    to.number[:] += sums[-1]
-    for highest, one in zip(to.highest.reshape(-1, n), some, strict=False):  # values come first
-        np.maximum.at(highest, b, one)
-    return True
+    return _make_samples(pair, frame, blocks, noise)
 
 
-def gather_cells(
-    pair: tuple[Preview, Preview], frame: Frame, blocks: np.ndarray
+def _gather_blocks(pair: Pair, frame: OverlapFrame) -> OverlapBlocks | None:
+    return _kernels.gather_blocks(
+        pair,
+        frame,
+        preview_side=SIDE,
+        few_cells=FEW_CELLS,
+        whole_share=WHOLE_SHARE,
+        border_error=CELL_ERROR if frame.side == 1 else BORDER_ERROR,
+    )
+
+
+def _make_samples(
+    pair: Pair, frame: OverlapFrame, blocks: OverlapBlocks, noise: BlockNoise
+) -> PairSamples:
+    """Collect the blocks that are not empty, and the cells around the brightest stars."""
+    block_index = np.flatnonzero(blocks.cell_count)
+    means, position, prominence = (
+        array.take(block_index, axis=-1)
+        for array in (blocks.means, blocks.position, noise.prominence)
+    )
+    cells, cell_position, cell_block = _gather_star_cells(pair, frame, block_index, prominence)
+    corner = np.array([[frame.left * frame.side - frame.x0], [frame.top * frame.side - frame.y0]])
+    position = np.concatenate([position, cell_position], axis=1) + corner
+    u, v = position[:, : len(block_index)]
+    return PairSamples(
+        x=means[Kind.VALUE, 0],
+        y=means[Kind.VALUE, 1],
+        derivatives=means[Kind.GRADIENT_U :],
+        variance=np.concatenate([means[Kind.VARIANCE], cells[Kind.VARIANCE]], axis=-1),
+        u=u,
+        v=v,
+        bright=(prominence > PROMINENCE).astype(np.intp),
+        cell_count=blocks.cell_count[block_index],
+        block_index=block_index,
+        star_cells=np.ascontiguousarray(cells[STAR_KINDS]),
+        cell_position=np.ascontiguousarray(position[:, len(block_index) :]),
+        cell_block=cell_block,
+        patch=_patches(frame, position),
+        frame_shape=(frame.height, frame.width),
+        typical_variance=noise.typical_variance,
+        side=frame.side,
+        cells=blocks.cells,
+    )
+
+
+def _gather_star_cells(
+    pair: Pair, frame: OverlapFrame, block_index: np.ndarray, prominence: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The common cells of some blocks, by their flat indices.
+    """Return the cells around stars, their positions in the frame, and the blocks of each.
 
-    Returns
-    -------
-    z : ndarray
-        ``(5, 2, C, R)`` of each kind (see `Blocks`).
-    place : ndarray
-        ``(2, R)`` u and v, from the corner of the frame.
-    which : ndarray
-        ``(R,)`` int: the one of `blocks` that each lies in.
+    Blocks that are single cells need no others.
     """
-    side, c = frame.side, len(pair[0].values)
-    if compiled.fused:
-        n = len(blocks) * side**2
-        z, place = np.empty((KINDS, 2, c, n)), np.empty((2, n))
-        which, told = np.empty(n, dtype=np.intp), np.empty(1, dtype=np.intp)
-        compiled.fused.gather_cells(*arrays(pair, frame), blocks, z, place, which, told, CELL_ERROR)
-        k = int(told[0])
-        return z[..., :k], place[:, :k], which[:k]
-    v, u = (z[:, np.newaxis] * side for z in np.divmod(blocks, frame.width))
-    down, right = np.divmod(np.arange(side**2), side)
-    v, u, which = (v + down).ravel(), (u + right).ravel(), np.arange(len(blocks)).repeat(side**2)
-    row, column = v + frame.top * side, u + frame.left * side
-    inside = (row >= frame.y0) & (row < frame.y1) & (column >= frame.x0) & (column < frame.x1)
-    cells, known = _cells(pair, row[inside], column[inside], CELL_ERROR)
-    valid = known.all(axis=0)
-    inside[inside] = valid
-    return cells[..., valid], np.array([u, v], dtype=float)[:, inside], which[inside]
+    if frame.side == 1:
+        channels = len(pair[0].values)
+        empty = np.empty((len(Kind), 2, channels, 0)), np.empty((2, 0))
+        return *empty, np.empty(0, dtype=np.intp)
+    most = STAR_CELLS // frame.side**2
+    stars = np.flatnonzero(prominence > _least_prominence(prominence, most))
+    cells, position, star_index = _kernels.gather_cells(
+        pair, frame, block_index[stars], border_error=CELL_ERROR
+    )
+    return cells, position, stars[star_index]
 
 
-def arrays(pair: tuple[Preview, Preview], frame: Frame) -> list[np.ndarray]:
-    """Two previews and their frame, as kernels take them."""
-    origins = [
-        (p.x0, p.y0, p.x0 // SIDE - frame.left * frame.side // SIDE,
-         p.y0 // SIDE - frame.top * frame.side // SIDE)
-        for p in pair
-    ]  # fmt: skip
-    given = [z for p in pair for z in (p.blocks, p.values, p.variance)]
-    return [
-        *(np.ascontiguousarray(z, dtype=np.float32) for z in given),
-        np.array(origins, dtype=np.intp).ravel(), np.array(frame, dtype=np.intp),
-    ]  # fmt: skip
+def _least_prominence(prominence: np.ndarray, most: int) -> float:
+    """Return the threshold that at most `most` blocks exceed, at least PROMINENCE."""
+    if len(prominence) <= most:
+        return PROMINENCE
+    return max(PROMINENCE, float(np.partition(prominence, -most - 1)[-most - 1]))
 
 
-def _blocks(pair: tuple[Preview, Preview], frame: Frame) -> np.ndarray:
-    """The blocks of both previews ``(7, 2, C, h, w)`` in a frame, 0 beyond their own."""
-    k = frame.side // SIDE
-    blocks = np.zeros((7, 2, len(pair[0].values), frame.height * k, frame.width * k))
-    places = [(p.y0 // SIDE - frame.top * k, p.x0 // SIDE - frame.left * k) for p in pair]
-    low, left = (max(0, *place) for place in zip(*places, strict=True))
-    for t, (p, (y, x)) in enumerate(zip(pair, places, strict=True)):
-        found = p.blocks[..., low - y :, left - x :]
-        blocks[:, t, :, low : y + p.blocks.shape[2], left : x + p.blocks.shape[3]] = found[
-            ..., : blocks.shape[3] - low, : blocks.shape[4] - left
-        ]
-    return blocks
+def _patches(frame: OverlapFrame, position: np.ndarray) -> np.ndarray:
+    """Return the patch ``(N,)`` of each position ``(2, N)`` in the overlap.
 
-
-def _cells(
-    pair: tuple[Preview, Preview], row: np.ndarray, column: np.ndarray, error: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """What `block_summary` says of blocks, of some cells of the grid that lie in both tiles.
-
-    Returns
-    -------
-    cells, known : ndarray
-        ``(5, 2, C, R)`` float64, and ``(C, R)`` bool: valid in both.
+    Patches lie on the lattice of the grid, too.
     """
-    cells = np.zeros((KINDS, 2, len(pair[0].values), len(row)))
-    for t, p in enumerate(pair):
-        c, h, w = p.values.shape
-        y, x, values = row - p.y0, column - p.x0, p.values.reshape(c, -1)
-        at = y * w + x
-        cells[0, t] = values.take(at, axis=1)
-        cells[1, t] = p.variance.reshape(c, -1).take(at, axis=1)
-        for kind, place, end, step in ((2, x, w, 1), (3, y, h, w)):
-            there = np.array([place > 0, place + 1 < end])
-            near = np.where(there, at + np.array([[-step], [step]]), at)
-            steps = values.take(near, axis=1) - cells[0, t][:, np.newaxis]
-            low, high = np.where(there, steps, np.nan).swapaxes(0, 1)
-            both = np.isfinite(low + high)
-            cells[kind, t] = np.where(both, (high - low) / 2, 0)
-            cells[4, t] += np.where(both, low + high, 0)
-            cells[1, t] += error**2 * (np.nan_to_num(low) ** 2 + np.nan_to_num(high) ** 2)
-    return cells, np.isfinite(cells[0]).all(axis=0)
-
-
-def block_weights(
-    blocks: np.ndarray, highest: np.ndarray, number: np.ndarray, side: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Make the variances in `blocks` (as `Blocks.z`), those of cells, the variances of means.
-
-    Returns
-    -------
-    typical : ndarray
-        ``(2, C, 1)`` median of the variances of the means of whole blocks.
-    above : ndarray
-        ``(N,)`` how far the brightest cells of each block are above its mean, in both tiles
-        together, in standard deviations.
-    """
-    c, n = blocks.shape[2:]
-    shared = (1 + 2 * SHARED_NOISE * (1 - 1 / side)) ** 2
-    if compiled.fused:
-        typical, above = np.empty((2, c, 1)), np.empty(n)
-        compiled.fused.block_weights(
-            blocks, highest, number, typical, above, np.empty(n), shared, side**2
-        )
-        return typical, above
-    there = np.flatnonzero(number)
-    # Sky without noise (simulated, or clipped to a constant) would have weights without bound.
-    typical = np.ones((2, 2, c, 1))
-    if len(there):
-        typical = median(np.abs(blocks[:2, ..., there[thin(len(there))]]))[..., None]
-    tiny = 1e-12 + (1e-6 * typical[0]) ** 2
-    noise = typical[1] + tiny
-    above = ((highest - blocks[0]) * noise**-0.5).sum(axis=0).max(axis=0)
-    blocks[1] += tiny
-    blocks[1] *= np.minimum(shared / np.maximum(number, 1), 1)
-    return noise * (shared / side**2), above
+    columns = frame.x1 // PATCH_CELLS + 1 - frame.x0 // PATCH_CELLS
+    column, row = (
+        ((place + origin % PATCH_CELLS) / PATCH_CELLS).astype(np.intp)
+        for place, origin in zip(position, (frame.x0, frame.y0), strict=True)
+    )
+    return np.asarray(row * columns + column)

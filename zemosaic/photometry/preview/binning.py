@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from .._kernels.block_sums import block_sum
 from ..tiles.tile import Tile
-from .block_sums import block_sum
 from .saturation import drop_saturated
 
 #: Pixels of a strip, 1 MiB.

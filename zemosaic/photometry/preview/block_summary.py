@@ -9,29 +9,16 @@ the variance due to the light.
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 import numpy as np
 
-from .block_sums import block_highest, block_sum, sum_columns, sum_rows
+from .._kernels.block_sums import block_highest, block_sum, sum_columns, sum_rows
+from .._kernels.layout import BlockStatistic
 
 #: Fraction of the step across a border by which registration and seeing change the light on
 #: either side, beyond the terms for both in the fit of a pair. It is larger for a single cell than
 #: for a block, because the kernel lies differently between the pixels of each tile. Measured on
 #: simulated tiles whose seeing differs by 10 %: gains scatter least and errors are honest.
 BORDER_ERROR, CELL_ERROR = 0.005, 0.022
-
-
-class BlockStatistic(IntEnum):
-    """First axis of a `block_summary`. Only `COUNT` is known of blocks with an invalid cell."""
-
-    MEAN = 0  # value
-    VARIANCE = 1  # mean variance of a cell, including BORDER_ERROR
-    HIGHEST = 2  # value
-    GRADIENT_U = 3  # mean change per cell along u, the column; 0 beside a missing block
-    GRADIENT_V = 4  # the same along v, the row
-    LAPLACIAN = 5  # mean; the part of an axis is 0 beside a missing block
-    COUNT = 6  # valid cells
 
 
 def block_summary(

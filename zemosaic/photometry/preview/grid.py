@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from astropy.wcs import WCS, NoConvergence
 
+from .._kernels.nodes import NODE_STEP
 from ..tiles.fits_files import TileError
 from ..tiles.sky import edge_points, pixel_to_sky, unit_vectors
 from ..tiles.tile import Tile
-from .resampling import NODE_STEP
 
 #: Default side of a cell in pixels, about the FWHM of a star: differences in seeing average out.
 CELL_PIXELS = 4

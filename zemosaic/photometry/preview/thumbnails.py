@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .block_sums import block_sum
+from .._kernels.block_sums import block_sum
 from .grid import Grid
 from .preview import Preview
 

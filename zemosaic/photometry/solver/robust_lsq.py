@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csc_array
 
+from ..robust import BIWEIGHT, GAUSSIAN_MEDIAN, HUBER
 from .selected_inverse import factorize
 
 ROUNDS = 32  # largest number of reweighting rounds
-BIWEIGHT = 6.0  # Tukey's constant, in robust standard deviations
 # The first rounds use Huber's weights: in the plain least-squares solution a wrong pair has pulled
 # its tile so far that Tukey's weights would reject the good pairs and never recover them.
-HUBER, MILD_ROUNDS = 1.345, 6
+MILD_ROUNDS = 6
 # The limit of Tukey's weights then narrows from the worst pair down to its final value: if all
 # pairs of a tile contradict the first solution, some that agree shall win instead of none.
 NARROWING = 6  # rounds
@@ -27,7 +27,6 @@ STEPS = 20  # of conjugate gradients at most: beyond that a new factor is cheape
 ERROR_REDUCTION = 0.03  # of the error of a round (energy norm), by conjugate gradients
 # Conjugate gradients reuse a factor while the diagonal changes by less than these factors.
 DIAGONAL_DROP, DIAGONAL_GROWTH = 0.5, 10.0
-GAUSSIAN_MEDIAN = 0.6745  # median of |x| in standard deviations
 MEDIAN_CHI = {1: GAUSSIAN_MEDIAN, 2: 1.1774, 3: 1.5382}  # by degrees of freedom
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..overlap.graph import component_labels
+from ..robust import GAUSSIAN_MEDIAN
 from .channel import Channel
 from .gauge import in_reference_group
 from .groups import group_medians
-from .robust_lsq import GAUSSIAN_MEDIAN
 
 SUSPECT_CHI = 6.0  # robust standard deviations: a pair beyond has the least weight
 FEWEST_PAIRS = 2  # of a tile, to call it a suspect

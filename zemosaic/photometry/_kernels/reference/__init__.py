@@ -1,0 +1,24 @@
+"""The kernels in numpy, a module for each group of source files in C."""
+
+from __future__ import annotations
+
+from .blocks import block_weights, gather_blocks, gather_cells
+from .irls import fit_irls
+from .resampling import sample_spline
+from .scene import design_matrix, sky_planes
+from .slope import initial_slope
+from .spherical import overlap_areas
+from .summary import summarize_fit
+
+__all__ = [
+    "block_weights",
+    "design_matrix",
+    "fit_irls",
+    "gather_blocks",
+    "gather_cells",
+    "initial_slope",
+    "overlap_areas",
+    "sample_spline",
+    "sky_planes",
+    "summarize_fit",
+]
