@@ -151,7 +151,7 @@ def loop(port: Any, pair: JobEnded, url: str) -> None:
         start = time.perf_counter()
         tell(pair, TOLD, [journal, telemetry], Inflight(folder, 1, 10.0))
         port.send((time.perf_counter() - start) / TOLD)
-        zemosaic.pipeline.calibrate.stacks.disarm()
+        zemosaic.pipeline.calibrate.stacks.close()
         tracing.close(timeout=0.1)
         journal.close()
 
@@ -257,7 +257,7 @@ def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, Any]:
 class _Here(Pool):
     """Does jobs when they are submitted, so that nothing but the parent's own work is timed."""
 
-    kind, workers, window, together = "here", 1, 1, TOGETHER
+    kind, workers, window, max_batch = "here", 1, 1, TOGETHER
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Do it."""
@@ -309,7 +309,7 @@ def parts(pair: JobEnded) -> dict[str, float]:
         # The worker's part and the parent's, since both are done here.
         table = Inflight(folder, 1, 10.0)
         found["table and stacks"] = each([], table) - alone
-        zemosaic.pipeline.calibrate.stacks.disarm()
+        zemosaic.pipeline.calibrate.stacks.close()
         found["spans, without an SDK"] = each([telemetry(None)]) - alone
         host = provider.get_tracer("bench")
         found["spans, with the SDK of a host application"] = each([telemetry(host)]) - alone

@@ -64,8 +64,8 @@ from zemosaic.observe.live import SHOWING
 from zemosaic.observe.span_tables import Common, Table
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
-from zemosaic.runtime.make_pool import SerialPool
 from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.serial_pool import SerialPool
 
 PHASE = "phase5_intertile"
 RECEIVERS = {"http": http_receiver, "grpc": grpc_receiver}
@@ -427,7 +427,7 @@ from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.span_tables import Common
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Observer, RunEnded, RunStarted
-from zemosaic.runtime.make_pool import SerialPool
+from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.scheduler import Job, run
 
 file = Path(sys.argv[1])

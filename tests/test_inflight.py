@@ -16,10 +16,10 @@ from tests.helpers.fakes import Gate, Recorder
 from zemosaic.runtime import inflight
 from zemosaic.runtime.events import FanOut
 from zemosaic.runtime.inflight import Inflight, Slot
-from zemosaic.runtime.make_pool import SerialPool
 from zemosaic.runtime.pool import Pool
 from zemosaic.runtime.process_pool import ProcessPool
 from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.thread_pool import ThreadPool
 from zemosaic.runtime.worker import timed_step
 
@@ -32,25 +32,25 @@ def table(tmp_path: Path) -> Iterator[Inflight]:
 
 
 def slot(table: Inflight) -> Slot:
-    found = table.slot("pairs")
+    found = table.allocate("pairs")
     assert found is not None
     return found
 
 
 def test_a_row_tells_the_job_its_part_and_who_does_it(table: Inflight, tmp_path: Path) -> None:
     """A reader of the file sees what the worker wrote, until the job ends."""
-    table.progress("pairs", 3, 9)
+    table.write_progress("pairs", 3, 9)
     mine = slot(table)
     assert inflight.read(tmp_path).rows == ()
-    mine.take(7)
-    mine.at("fit")
+    mine.start(7)
+    mine.enter_step("fit")
     found = inflight.read(tmp_path)
     assert (found.pid, found.stage, found.done, found.total) == (os.getpid(), "pairs", 3, 9)
     (row,) = found.rows
     assert (row.stage, row.index, row.step, row.pid) == ("pairs", 7, "fit", os.getpid())
     assert row.thread == threading.get_ident()
     assert row.started_ns <= row.step_ns
-    mine.leave()
+    mine.finish()
     assert inflight.read(tmp_path).rows == ()
     assert table.release(mine) is None
 
@@ -58,18 +58,18 @@ def test_a_row_tells_the_job_its_part_and_who_does_it(table: Inflight, tmp_path:
 def test_a_thread_that_comes_back_writes_in_no_other_jobs_row(table: Inflight) -> None:
     """Neither its parts nor its end change the row that it had, be it even of the same index."""
     old = slot(table)
-    old.take(1)
-    old.at("load")
+    old.start(1)
+    old.enter_step("load")
     table.release(old)
     seats = [slot(table) for _ in range(4)]
     new = next(s for s in seats if s.row == old.row)
-    old.take(1)
-    assert table.row(new) is None
-    new.take(1)
-    new.at("fit")
-    old.at("load")
-    old.leave()
-    row = table.row(new)
+    old.start(1)
+    assert table.read_row(new) is None
+    new.start(1)
+    new.enter_step("fit")
+    old.enter_step("load")
+    old.finish()
+    row = table.read_row(new)
     assert row is not None
     assert row.step == "fit"
 
@@ -78,17 +78,17 @@ def test_a_thread_of_an_earlier_run_writes_in_no_row_of_the_next(tmp_path: Path)
     """Two runs, one after the other, in one folder and one process."""
     first = Inflight(tmp_path, 2, 0.0)
     old = slot(first)
-    old.take(1)
+    old.start(1)
     first.close("finished")
     second = Inflight(tmp_path, 2, 0.0)
     new = slot(second)
-    new.take(1)
-    old.at("load")
-    old.leave()
-    row = second.row(new)
+    new.start(1)
+    old.enter_step("load")
+    old.finish()
+    row = second.read_row(new)
     assert row is not None
     assert row.step == ""
-    new.at("fit")
+    new.enter_step("fit")
     assert inflight.read(tmp_path).rows[0].step == "fit"
     second.close("finished")
 
@@ -133,15 +133,15 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         inflight.read(tmp_path)
     for junk in (b"", b"x" * 640, b"ZMFLY1\0\0"):
         (tmp_path / "inflight.bin").write_bytes(junk)
-        with pytest.raises(ValueError, match="no table of a run"):
+        with pytest.raises(ValueError, match="not a table of running jobs"):
             inflight.read(tmp_path)
 
 
 def write_for_ever(mine: Slot) -> None:
-    mine.take(9)
+    mine.start(9)
     while True:
-        mine.at("a" * 24)
-        mine.at("b" * 24)
+        mine.enter_step("a" * 24)
+        mine.enter_step("b" * 24)
 
 
 def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_reader_never_sees_half_a_row_also_after_a_kill(table: Inflight, tmp_p
 
 def test_a_reader_needs_no_right_to_write(table: Inflight, tmp_path: Path) -> None:
     """Another user may look, and changes nothing."""
-    slot(table).take(2)
+    slot(table).start(2)
     path = tmp_path / "inflight.bin"
     before = path.read_bytes()
     path.chmod(0o444)
@@ -191,8 +191,8 @@ def test_the_job_left_behind_by_a_thread_pool_does_not_disturb_the_next(tmp_path
                        inflight=table, timeout=0.05)  # fmt: skip
         assert outcomes[0].state == "timeout"
         mine = slot(table)
-        mine.take(2)
-        mine.at("fit")
+        mine.start(2)
+        mine.enter_step("fit")
         gate.open()
         for _ in range(3):
             run([Job(3, pow, (2, 2))], 1, pool, FanOut(), stage="pairs")

@@ -19,10 +19,12 @@ import pytest
 
 from tests.helpers.fakes import HeldClock, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer
+from zemosaic.runtime.executor_pool import ExecutorPool
 from zemosaic.runtime.inflight import Inflight, read
-from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
+from zemosaic.runtime.make_pool import make_pool
 from zemosaic.runtime.process_pool import ProcessPool, WorkerLostError
 from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.thread_pool import ThreadPool
 from zemosaic.runtime.worker import run_task, timed_step
 
@@ -260,7 +262,7 @@ def test_the_death_of_a_worker_that_waits_is_told() -> None:
     notes = [note.message for note in recorder.of(Note)]
     if not lost:  # it may have had the first job by then
         assert len(notes) == 1
-        assert notes[0].startswith("SIGKILL: the worker was killed by SIGKILL, while it waited")
+        assert notes[0].startswith("SIGKILL: the worker was killed by SIGKILL, while it was idle")
     assert len(lost) + len(notes) == 1
 
 

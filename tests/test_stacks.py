@@ -41,12 +41,12 @@ FAULT = "Fatal Python error: Segmentation fault\n\n" + DUMP.partition("\n")[2] +
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    stacks.disarm()
+    stacks.close()
     # A test of the command may have made this process one that is all ours.
     monkeypatch.setattr(stacks._timer, "by_alarm", False)
-    stacks.clear(tmp_path)
+    stacks.create_folder(tmp_path)
     yield tmp_path
-    stacks.disarm()
+    stacks.close()
 
 
 def write(folder: Path, text: str) -> Path:
@@ -58,18 +58,18 @@ def write(folder: Path, text: str) -> Path:
 def test_the_last_stack_of_a_thread_is_read(folder: Path) -> None:
     """Of several dumps the last, of several threads the one that is asked for."""
     path = write(folder, DUMP.format(inner="first") + DUMP.format(inner="second"))
-    found = stacks.last(path, 0x7F01)
+    found = stacks.read_last(path, 0x7F01)
     assert "second" in found
     assert "in first" not in found
     assert "other" not in found
     assert stacks.innermost(found) == "b.py:3 in second"
-    assert stacks.last(path, 0x7F03) == ""
-    assert "other" in stacks.last(path)
+    assert stacks.read_last(path, 0x7F03) == ""
+    assert "other" in stacks.read_last(path)
 
 
 def test_of_a_fault_the_thread_that_had_it_is_told(folder: Path) -> None:
     """With what Python said, and without its list of modules."""
-    found = stacks.last(write(folder, FAULT.format(inner="innocent")))
+    found = stacks.read_last(write(folder, FAULT.format(inner="innocent")))
     assert found.startswith("Fatal Python error: Segmentation fault")
     assert "other" in found
     assert "innocent" not in found
@@ -79,11 +79,11 @@ def test_of_a_fault_the_thread_that_had_it_is_told(folder: Path) -> None:
 def test_a_stack_older_than_the_job_is_none_of_its(folder: Path) -> None:
     """Nor is there one in a missing, empty or torn file; a long file is read from its end."""
     path = write(folder, DUMP.format(inner="old"))
-    assert stacks.last(path, 0x7F01, path.stat().st_mtime_ns + 10**9) == ""
-    assert stacks.last(folder / "none") == ""
-    assert stacks.last(write(folder, "")) == ""
+    assert stacks.read_last(path, 0x7F01, path.stat().st_mtime_ns + 10**9) == ""
+    assert stacks.read_last(folder / "none") == ""
+    assert stacks.read_last(write(folder, "")) == ""
     long = DUMP.format(inner="early") * 5000 + DUMP.format(inner="late")
-    assert "late" in stacks.last(write(folder, long), 0x7F01)
+    assert "late" in stacks.read_last(write(folder, long), 0x7F01)
 
 
 def test_short_jobs_do_not_set_the_timer_again(
@@ -106,15 +106,15 @@ def test_short_jobs_do_not_set_the_timer_again(
 def test_the_hosts_faulthandler_is_left_as_it_was(folder: Path) -> None:
     """A host that has it enabled keeps it; where it is not, it is not afterwards."""
     host = faulthandler.is_enabled()
-    stacks.enable(folder)
+    stacks.dump_on_fault(folder)
     stacks.arm(str(folder), 60.0)
-    stacks.disarm()
+    stacks.close()
     assert faulthandler.is_enabled() == host
     faulthandler.disable()
     try:
-        stacks.enable(folder)
+        stacks.dump_on_fault(folder)
         assert faulthandler.is_enabled()
-        stacks.disarm()
+        stacks.close()
         assert not faulthandler.is_enabled()
     finally:
         if host:
@@ -136,21 +136,21 @@ def test_library_use_leaves_the_hosts_timer_running(
 def test_a_full_disk_costs_the_stack_alone(tmp_path: Path) -> None:
     """Without its folder nothing can be dumped, and nothing is raised."""
     stacks.arm(str(tmp_path / "gone"), 60.0)
-    stacks.enable(tmp_path / "gone")
-    assert stacks.of(tmp_path / "gone", os.getpid(), threading.get_ident(), 0) == ""
-    stacks.disarm()
+    stacks.dump_on_fault(tmp_path / "gone")
+    assert stacks.find(tmp_path / "gone", os.getpid(), threading.get_ident(), 0) == ""
+    stacks.close()
 
 
 def test_a_worker_of_this_process_is_dumped_now(folder: Path) -> None:
     """Without waiting for a timer."""
-    found = stacks.of(folder, os.getpid(), threading.get_ident(), time.time_ns())
+    found = stacks.find(folder, os.getpid(), threading.get_ident(), time.time_ns())
     assert "test_a_worker_of_this_process_is_dumped_now" in found
 
 
 def test_a_file_of_dumps_does_not_grow_for_ever(folder: Path) -> None:
     """A stuck thread is dumped again and again: the file is begun anew, after it was read."""
     path = write(folder, DUMP.format(inner="stuck") * 6000)
-    assert "stuck" in stacks.of(folder, 1, 0x7F01, 0)
+    assert "stuck" in stacks.find(folder, 1, 0x7F01, 0)
     assert path.stat().st_size == 0
 
 
@@ -197,7 +197,7 @@ def in_a_worker(folder: Path, function: Any, *args: Any) -> tuple[Any, Path]:
     table = Inflight(folder, 1, 0.01)
     pool = ProcessPool(1)
     try:
-        slot = table.slot("pairs")
+        slot = table.allocate("pairs")
         report = pool.submit(run_in_slot, (slot, 1, function, args)).result(PATIENT)
         assert report.error is None
         path = folder / "stacks" / f"{report.pid}.txt"
@@ -281,4 +281,4 @@ def test_of_a_worker_that_no_alarm_reaches_the_place_in_the_kernel_is_told(tmp_p
     assert "Waits in the kernel" in alone[-1].stack
     assert stacks.innermost(alone[-1].stack).startswith("kernel:0 in ")
     assert [e.outcome for e in recorder.of(JobEnded)] == ["measured", "measured"]
-    assert stacks.in_kernel(os.getpid()) == stacks.in_kernel(0) == ""
+    assert stacks.kernel_wait(os.getpid()) == stacks.kernel_wait(0) == ""

@@ -8,6 +8,7 @@ executor is lost.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -46,3 +47,10 @@ class Pool:
     def close(self) -> None:
         """Release the workers without waiting for any that is stuck."""
         raise NotImplementedError
+
+
+def usable_processors() -> int:
+    """Return the number of processors that this process may use (see `os.sched_getaffinity`)."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -12,10 +12,13 @@ import pytest
 
 from tests.helpers.fakes import FakeClock, Gate, ManualPool, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer, SlowJob
-from zemosaic.runtime.make_pool import ExecutorPool, SerialPool, make_pool
+from zemosaic.runtime.executor_pool import ExecutorPool
+from zemosaic.runtime.make_pool import make_pool
 from zemosaic.runtime.pool import Pool
-from zemosaic.runtime.scheduler import PENDING_NAMED, TICK, Job, run
+from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.thread_pool import ThreadPool
+from zemosaic.runtime.watch import PENDING_NAMED, TICK
 from zemosaic.runtime.worker import TaskResult, run_task
 
 
@@ -245,7 +248,7 @@ def test_nothing_to_do_ends_at_once() -> None:
 class Instant(Pool):
     """Does its jobs at once, several at a time, and its clock does not move meanwhile."""
 
-    kind, workers, together = "instant", 1, 8
+    kind, workers, max_batch = "instant", 1, 8
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         report = run_task(function, args)
