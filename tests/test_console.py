@@ -103,7 +103,7 @@ def any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def nobody_taken_off(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """The console raised at nothing: what raises is taken off, and logged."""
     yield
-    assert [r.getMessage() for r in caplog.records if "taken off" in r.getMessage()] == []
+    assert [r.getMessage() for r in caplog.records if "was removed" in r.getMessage()] == []
 
 
 def test_a_good_run_in_a_file_says_nothing(screen: Screen) -> None:

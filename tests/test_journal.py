@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zemosaic.runtime import journal
+from zemosaic.runtime import journal, journal_lines
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -147,7 +147,7 @@ def test_the_line_of_a_usual_pair_is_orjsons(
     """There are thousands, and the slow way is not for them."""
     submitted = replace(EVENTS[2], attributes={"name_i": "ä.fits"})
     usual = [submitted, replace(EVENTS[3], result=[[0.5]]), replace(EVENTS[5], error=None)]
-    monkeypatch.setattr(journal, "_encode_json", full)
+    monkeypatch.setattr(journal_lines, "_encode_json", full)
     write(tmp_path, usual)
     assert journal.read(tmp_path)[0].events == usual
 

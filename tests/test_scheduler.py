@@ -215,7 +215,7 @@ def test_an_observer_that_raises_is_taken_off_and_told_once() -> None:
     assert [outcome.value for outcome in outcomes] == [2, 4, 6, 8, 10]
     assert len(recorder.of(JobEnded)) == 5
     assert [note.message for note in recorder.of(Note)] == [
-        "Bad failed (RuntimeError: window closed) and was taken off"
+        "Bad failed (RuntimeError: window closed) and was removed"
     ]
 
 

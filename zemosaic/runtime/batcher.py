@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from .submission import Job
 
 BATCH_SECONDS = 0.06  # work in a batch: messages cost little beside it, and it ends soon
-SHORTEST = 1e-6  # seconds assumed for a job that the clock is too coarse to measure
+SHORTEST = 1e-6  # seconds assumed for a job below the resolution of the clock
 
 
 class Batcher:
     """Chooses the jobs of the next batch.
 
-    Jobs that take less than `BATCH_SECONDS` are submitted several at a time. Their typical
+    Jobs shorter than `BATCH_SECONDS` are submitted several at a time. Their typical
     duration is a running mean over the last two full batches. Jobs whose batch failed without
     them go first, each alone.
 
@@ -26,7 +26,7 @@ class Batcher:
     jobs : iterable of Job
         Consumed only as batches or indices are asked for.
     max_batch : int
-        Largest batch that the pool accepts.
+        Largest batch accepted by the pool.
     """
 
     def __init__(self, jobs: Iterable[Job], max_batch: int) -> None:
@@ -57,7 +57,7 @@ class Batcher:
         self._alone.extend(jobs)
 
     def add_duration(self, seconds: float) -> None:
-        """Update the typical duration with that of a job that succeeded."""
+        """Update the typical duration with the one of a successful job."""
         self._durations.append(seconds)
         recent = min(len(self._durations), 2 * self._max_batch)
         if recent == 1:
@@ -66,7 +66,7 @@ class Batcher:
             self._typical_duration += (seconds - self._typical_duration) / recent
 
     def median_duration(self) -> float:
-        """Return the median duration of all jobs that succeeded, in seconds; 0 if none did."""
+        """Return the median duration of all successful jobs in seconds; 0 without any."""
         return statistics.median(self._durations) if self._durations else 0.0
 
     def first_indices(self, count: int) -> list[int]:
@@ -75,7 +75,7 @@ class Batcher:
         return [job.index for job in (*self._alone, *self._ahead)]
 
     def take_all(self) -> Iterator[Job]:
-        """Yield and remove all jobs that have not been submitted."""
+        """Yield and remove all jobs not submitted yet."""
         for queue in (self._alone, self._ahead):
             while queue:
                 yield queue.popleft()

@@ -12,7 +12,7 @@ class Clock:
     """The system's clocks, and waiting for futures."""
 
     def monotonic(self) -> float:
-        """Return seconds on a clock that is never set back."""
+        """Return the seconds of a monotonic clock."""
         return time.monotonic()
 
     def time_ns(self) -> int:

@@ -23,7 +23,7 @@ class ExecutorPool(Pool):
         return self._executor.submit(run_task, function, args)
 
     def abandon(self, future: Future[TaskResult]) -> bool:
-        """Cancel the task; one that is running cannot be taken from a foreign executor."""
+        """Cancel the task; a running task of a foreign executor cannot be ended."""
         return future.cancel()
 
     def close(self) -> None:

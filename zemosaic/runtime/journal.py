@@ -1,17 +1,15 @@
 """The append-only record of a run, which ``--resume`` and ``zemosaic autopsy`` read.
 
 One line of JSON per event, passed to the kernel as it happens, so a killed run loses nothing;
-events that happen together share a write. A thread forces the file to the disk at heartbeats, at
-the ends of stages and at the end of the run, because a disk may take seconds for that and the
-scheduler must not wait. A resumed run appends to the same file. Readers skip torn lines and every
-line that they cannot decode, so the file needs no version.
+simultaneous events share a write. A thread forces the file to the disk at heartbeats, at the ends
+of stages and at the end of the run, because the scheduler must not wait for a slow disk. A resumed
+run appends to the same file. Readers skip torn lines and unknown events, so the file needs no
+version.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,31 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from .events import (
     Event,
     Heartbeat,
     JobEnded,
-    JobError,
     JobSubmitted,
-    Note,
     Observer,
     RunEnded,
     RunStarted,
-    SlowJob,
     StageEnded,
-    StageStarted,
 )
+from .journal_lines import decode_event, decode_line, decode_spans, encode_line
 from .run_folder import RunFolder
 
-_KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (RunStarted, StageStarted, StageEnded, JobSubmitted, JobEnded, Heartbeat, SlowJob,
-                 Note, RunEnded)
-}  # fmt: skip
-# First bytes of lines that `json` wrote and must read; earlier versions wrote all of them so.
-_JSON_PREFIXES = (b" ", b'{"kind":"about"')
 _SYNCED = {RunStarted, StageEnded, Heartbeat}
 CLOSE_TIMEOUT = 2.0  # seconds for a sync under way, and again for the last one
 
@@ -77,7 +63,7 @@ class Journal(Observer):
         self._sync_thread: threading.Thread | None = None
         self._path = RunFolder(folder).journal
         self._descriptor = _open(folder)
-        self._ends_with_newline = False  # the last line of a run that died may be torn
+        self._ends_with_newline = False  # the last line of a dead run may be torn
         self.write({"kind": "about", **about})
 
     def write(self, *entries: Mapping[str, Any]) -> None:
@@ -88,7 +74,7 @@ class Journal(Observer):
         OSError
             Not all of them could be written.
         """
-        lines = b"".join(map(_encode_line, entries))
+        lines = b"".join(map(encode_line, entries))
         if not self._ends_with_newline:
             lines = b"\n" + lines
         try:
@@ -158,7 +144,7 @@ class Record:
     events : list
         In the order in which they happened.
     delivered : set of int
-        Numbers of the spans that a collector has accepted.
+        Numbers of the spans accepted by a collector.
     """
 
     about: dict[str, Any] = field(default_factory=dict)
@@ -171,7 +157,7 @@ class Record:
         return next((e for e in reversed(self.events) if isinstance(e, RunEnded)), None)
 
     def unfinished(self) -> list[JobSubmitted]:
-        """Return the jobs that were submitted and did not end."""
+        """Return the submitted jobs without an end."""
         jobs: dict[tuple[str, int], JobSubmitted] = {}
         for event in self.events:
             if isinstance(event, JobSubmitted):
@@ -191,23 +177,23 @@ def read(folder: Path) -> list[Record]:
         elif not records:
             continue
         elif kind == "delivered":
-            records[-1].delivered |= _decode_spans(entry)
-        elif (event := _decode_event(kind, entry)) is not None:
+            records[-1].delivered |= decode_spans(entry)
+        elif (event := decode_event(kind, entry)) is not None:
             records[-1].events.append(event)
     return records
 
 
 def append(folder: Path, entry: Mapping[str, Any]) -> None:
-    """Append a line to the journal of a run that has ended."""
+    """Append a line to the journal of an ended run."""
     descriptor = _open(folder)
     try:
-        os.write(descriptor, b"\n" + _encode_line(entry))
+        os.write(descriptor, b"\n" + encode_line(entry))
     finally:
         os.close(descriptor)
 
 
 def results(records: Iterable[Record]) -> dict[str, Any]:
-    """Return the results of all these runs by their keys."""
+    """Return the results of several runs by their keys."""
     return {
         event.key: event.result
         for record in records
@@ -232,74 +218,14 @@ def _open(folder: Path) -> int:
     return os.open(RunFolder(folder).journal, flags, 0o644)
 
 
-def _encode_line(entry: Mapping[str, Any]) -> bytes:
-    """Serialize with orjson (5 × faster); fall back to json where orjson cannot.
-
-    That is for surrogates, by which Python represents bytes of file names that are not UTF-8, for
-    integers over 64 bits, such as the trace's id, and for floats that are not finite.
-    """
-    try:
-        line = orjson.dumps(entry, _to_plain, orjson.OPT_APPEND_NEWLINE)
-    except TypeError:
-        return _encode_json_line(entry)
-    # orjson writes null for a float that is not finite. Most events hold one None, their error.
-    nulls = line.count(b"null")
-    if nulls > (entry.get("error", "") is None):
-        own_nulls = sum(value is None for value in entry.values())
-        if nulls > own_nulls:
-            return _encode_json_line(entry)
-    return line
-
-
-def _encode_json_line(entry: Mapping[str, Any]) -> bytes:
-    return b" " + _encode_json(entry).encode() + b"\n"
-
-
-def _to_plain(value: Any) -> Any:
-    """Return an error, a NumPy scalar or an array in a form that JSON can hold."""
-    if isinstance(value, JobError):
-        return vars(value)
-    return value.tolist()
-
-
-_encode_json = json.JSONEncoder(separators=(",", ":"), default=_to_plain).encode
-
-
 def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with path.open("rb") as lines:
         for line in lines:
             try:
-                entry = _decode_line(line)
+                entry = decode_line(line)
             except ValueError:  # empty, or torn when a run died
                 continue
             if isinstance(entry, dict):
                 yield entry
-
-
-def _decode_line(line: bytes) -> Any:
-    # orjson would read an integer over 64 bits as a float, so it must not read lines of json.
-    if not line.startswith(_JSON_PREFIXES):
-        with contextlib.suppress(ValueError):  # NaN, as earlier versions wrote it, or torn
-            return orjson.loads(line)
-    return json.loads(line)
-
-
-def _decode_event(kind: str | None, entry: dict[str, Any]) -> Event | None:
-    """Return the event of a line; None if its kind or its fields are not known."""
-    try:
-        if entry.get("error") is not None:
-            entry["error"] = JobError(**entry["error"])
-        event: Event = _KINDS[kind or ""](**entry)
-    except (KeyError, TypeError):
-        return None
-    return event
-
-
-def _decode_spans(entry: dict[str, Any]) -> set[int]:
-    """Return the numbers of delivered spans; none if the line is not as `ranges` makes it."""
-    try:
-        return {number for first, last in entry["spans"] for number in range(first, last + 1)}
-    except (KeyError, TypeError, ValueError):
-        return set()

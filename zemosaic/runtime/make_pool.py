@@ -21,9 +21,9 @@ def make_pool(kind: str | Executor | Pool, workers: int = 0, preload: Sequence[s
     kind : {"processes", "threads", "serial"}, Executor or Pool
         A pool is returned as it is.
     workers : int
-        Workers to start; 0 starts one per processor that this process may use.
+        Workers to start; 0 starts one per usable processor.
     preload : sequence of str
-        Modules that worker processes import before their first task, where the platform allows it.
+        Modules that worker processes import before their first task, if the platform allows it.
 
     Raises
     ------

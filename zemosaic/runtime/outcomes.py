@@ -34,9 +34,9 @@ class OutcomeLog:
     stage : str
         Name of the stage.
     total, done : int
-        All jobs of the stage, and the ones that earlier runs have done.
+        All jobs of the stage, and the ones done by earlier runs.
     clock : Clock
-        Source of the end of jobs whose worker sent no result.
+        Source of the end of jobs without a result of a worker.
     summarize : callable
         Maps a job's value to its outcome and attributes for observers.
     serialize : callable
@@ -60,7 +60,7 @@ class OutcomeLog:
 
     @property
     def pending(self) -> int:
-        """Number of jobs that have not ended."""
+        """Number of unfinished jobs."""
         return self.total - self.done
 
     def record(self, batch: Batch, outcome: Outcome, source: TaskResult | Row | None) -> JobEnded:
@@ -73,7 +73,7 @@ class OutcomeLog:
         outcome : Outcome
             The outcome.
         source : TaskResult, Row or None
-            The worker's result, or the last row of a worker that died or was abandoned.
+            The worker's result, or the last row of a dead or abandoned worker.
         """
         job = outcome.job
         self._outcomes[job.index] = outcome

@@ -1,4 +1,4 @@
-"""A pool of processes in which the death of a worker costs at most the task that it ran.
+"""A pool of processes in which the death of a worker costs at most its current task.
 
 A worker may be killed at any moment: in a task, between two tasks, while it reads or writes. Each
 worker therefore has a pipe of its own and shares no lock with the others; a dead one can leave
@@ -26,7 +26,7 @@ from .pool import Pool
 from .worker import TaskResult
 from .worker_process import serve
 
-EXIT_TIMEOUT = 5.0  # seconds that the kernel may take to end a killed worker
+EXIT_TIMEOUT = 5.0  # seconds until the kernel has ended a killed worker
 
 
 class WorkerLostError(Exception):
@@ -44,11 +44,11 @@ class _Task:
     pickled: bytes = b""
 
     def pickle(self) -> None:
-        """Pickle the call, unless that is done."""
+        """Pickle the call, if it is not yet pickled."""
         self.pickled = self.pickled or bytes(ForkingPickler.dumps(self.call))
 
     def set_pickled_result(self, pickled: bytes) -> None:
-        """Set the result of the future, or the exception that unpickling it raises."""
+        """Set the result of the future, or the exception raised by unpickling it."""
         try:
             result = pickle.loads(pickled)
         except Exception as error:  # noqa: BLE001 - unpickling may raise anything
@@ -87,7 +87,7 @@ class ProcessPool(Pool):
         self._wakeups, self._wakeup_writer = self._context.Pipe(duplex=False)
         # The lock protects all fields below, which both threads change.
         self._lock = threading.Lock()
-        self._queue: deque[_Task] = deque()  # tasks that no worker has
+        self._queue: deque[_Task] = deque()  # not yet assigned
         self._live_workers: list[_Worker] = []
         self._idle_deaths: list[Exception] = []
         self._is_woken = self._closed = False
@@ -110,7 +110,7 @@ class ProcessPool(Pool):
         return task.future
 
     def abandon(self, future: Future[TaskResult]) -> bool:
-        """Kill the worker that runs a task; another one replaces it."""
+        """Kill and replace the worker of a task."""
         future.cancel()
         with self._lock:
             for worker in self._live_workers:
@@ -186,7 +186,7 @@ class ProcessPool(Pool):
                 self._send(worker, task)
 
     def _send(self, worker: _Worker, task: _Task) -> None:
-        """Send a task to its worker, who stays free if it was cancelled or cannot be pickled."""
+        """Send a task to its worker; free the worker if it is cancelled or unpicklable."""
         if not task.future.set_running_or_notify_cancel():
             worker.task = None
             return
@@ -247,7 +247,7 @@ class ProcessPool(Pool):
         death = WorkerLostError(255 if exitcode is None else exitcode)
         with self._lock:
             self._live_workers.remove(worker)
-            # A worker that cannot start costs a task, or it would be replaced for ever.
+            # A worker unable to start costs a task; otherwise it would be replaced for ever.
             if not worker.ready and self._queue:
                 worker.task = self._queue.popleft()
             if worker.task is None and not worker.killed:
@@ -257,7 +257,7 @@ class ProcessPool(Pool):
 
 
 def start_server(preload: Sequence[str]) -> None:
-    """Start the process that forks workers, if there is one, so that it imports `preload` now."""
+    """Start the forkserver, where there is one, so that it imports `preload` in the meantime."""
     if _start_context(preload).get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
@@ -265,10 +265,10 @@ def start_server(preload: Sequence[str]) -> None:
 
 
 def _start_context(preload: Sequence[str]) -> Any:
-    """Return how workers start: never by a plain fork, which copies locks that threads hold."""
+    """Return a start method other than a plain fork, which copies the locks held by threads."""
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        # The server imports these modules once, for all workers that it forks.
+        # The forkserver imports these modules once, for all workers.
         context.set_forkserver_preload([*preload, serve.__module__])
         return context
     return multiprocessing.get_context("spawn")

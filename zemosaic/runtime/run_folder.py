@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and the lock that one run at a time holds."""
+"""The folder of a run: its files, and its lock, held by one run at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """The file that a run locks while it uses the folder."""
+        """The file locked by the run in this folder."""
         return self.path / ".lock"
 
     @property
@@ -41,7 +41,7 @@ class RunFolder:
 
     @property
     def inflight(self) -> Path:
-        """The table of jobs that are running."""
+        """The table of running jobs."""
         return self.path / "inflight.bin"
 
     @property
@@ -123,7 +123,7 @@ def claim(folder: Path) -> Iterator[Path]:
 
 
 def holder(folder: Path) -> int | None:
-    """Return the process that has locked a folder, 0 if it is unknown; None if there is none."""
+    """Return the process of the run in a folder, 0 if unknown; None if no run uses it."""
     try:
         descriptor = os.open(RunFolder(folder).lock, os.O_RDWR)
     except OSError:

@@ -1,4 +1,4 @@
-"""The loop that runs the jobs of a stage on a pool and can report its state at any time.
+"""The loop of a stage: it runs jobs on a pool and reports its state at any time.
 
 Guarantees:
 
@@ -13,8 +13,8 @@ Design:
 
 - `wait` instead of `as_completed`, which blocks until a future is done: a stuck job would silence
   the loop. `wait` returns after a tick.
-- A window of submissions: `wait` registers with every future that it is given, so waiting for all
-  of them takes quadratic time. Also, a submitted job should be one that is about to run.
+- A window of submissions: `wait` registers with each of its futures, so waiting for all jobs takes
+  quadratic time. Also, a submitted job should be about to run.
 - Progress is the count of ended jobs, which never falls. Jobs end in any order, so the index of
   the last one does not measure progress.
 - Jobs of a millisecond are submitted in batches. The batch's row in the table of running jobs
@@ -67,9 +67,9 @@ def run(
     jobs : iterable of Job
         With increasing indices from 1; consumed as the window has space.
     total : int
-        Number of jobs, including those that earlier runs have done.
+        Number of jobs, including the ones done by earlier runs.
     pool : Pool
-        Pool that runs the jobs; it is left open.
+        Pool to run the jobs; it is left open.
     observers : FanOut
         Receivers of all events.
     stage : str
@@ -87,7 +87,7 @@ def run(
     inflight : Inflight, optional
         Table in which workers record their current job and step.
     done : int
-        Number of jobs that earlier runs have done.
+        Number of jobs done by earlier runs.
 
     Returns
     -------
@@ -184,7 +184,7 @@ class _Loop:
             self.observers.dispatch(*events)
 
     def _finish(self, future: Future[TaskResult], now: float) -> None:
-        """Record the outcomes of a batch that has ended."""
+        """Record the outcomes of an ended batch."""
         batch, row = self.window.remove(future)
         try:
             result = future.result()
@@ -194,7 +194,7 @@ class _Loop:
             self._count_death(failure)
             return
         self.deaths = 0
-        if result.error is not None and len(batch.jobs) > 1:  # a value that cannot be pickled
+        if result.error is not None and len(batch.jobs) > 1:  # an unpicklable value
             self._fail_current(batch, None, Failure("failed", result.error), now)
         else:
             self._record_results(batch, result, now)
@@ -211,7 +211,7 @@ class _Loop:
         self._report_ended(ended, now)
 
     def _fail_current(self, batch: Batch, row: Row | None, failure: Failure, now: float) -> None:
-        """Record the failure of the job that a row names; submit the others of the batch again."""
+        """Record the failure of the job named by a row; submit the others of the batch again."""
         position = 0 if len(batch.jobs) == 1 else batch.position(row)
         self.batcher.add_alone(batch.pending_except(position))
         if position is None:
@@ -239,7 +239,7 @@ class _Loop:
             self._fail_current(batch, row, Failure("timeout", error), now)
 
     def _fail_pending(self, error: JobError) -> None:
-        """Fail all jobs that have not ended: they would wait for ever or kill the next worker."""
+        """Fail all unfinished jobs, which would wait for ever or kill the next worker."""
         now, ended = self.clock.monotonic(), []
         for batch, row in self.window.abandon_all():
             for job in batch.pending_except(None):

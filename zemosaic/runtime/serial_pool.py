@@ -18,12 +18,12 @@ class SerialPool(Pool):
     window = 1
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Run the task and return a future that is done."""
+        """Run the task and return its future, which is done."""
         future: Future[TaskResult] = Future()
         future.set_running_or_notify_cancel()
         result = run_task(function, args)
         if result.error is not None and result.error.type == KeyboardInterrupt.__name__:
-            raise KeyboardInterrupt  # Ctrl-C is meant for the run, not for the job that received it
+            raise KeyboardInterrupt  # Ctrl-C is meant for the run, not for the current job
         future.set_result(result)
         return future
 

@@ -1,10 +1,10 @@
-"""Stack dumps of busy processes, in files that any process can read.
+"""Stack dumps of busy processes, in files readable by any process.
 
 Uses `faulthandler`, which works even while the GIL is held. On POSIX each worker process arms
 SIGALRM and dumps its own stack: nothing moves meanwhile, so a long job is dumped again and again,
-each time shortly before the heartbeat that reports it. Elsewhere, and in the process of the run, a
-watchdog thread in C dumps once, because it reads frames that may be changing. That is safe for a
-job that hangs or waits; of a job that was busy in Python, one dump in 100 to 2,000 ended the
+each time shortly before the heartbeat reporting it. Elsewhere, and in the process of the run, a
+watchdog thread in C dumps once, because it reads frames that may be changing. This is safe for a
+job that hangs or waits; for jobs busy in Python, one dump in 100 to 2,000 ended the
 process with a segmentation fault (CPython 3.11).
 
 A worker arms the timer when it starts a job, at most four times per interval, and cancels it after
@@ -56,7 +56,7 @@ def create_folder(folder: Path) -> None:
 
 
 def use_alarm() -> None:
-    """Dump on SIGALRM, where it exists: for a process that belongs to the run alone.
+    """Dump on SIGALRM, where it exists: only in a process of the run's own.
 
     The main thread must call this, and must run the jobs.
     """
@@ -129,7 +129,7 @@ def _open(path: str) -> None:
         faulthandler.enable(_timer.descriptor)
         _timer.enabled = True
     if _timer.by_alarm:
-        # Not chained, so that the kernel restarts a read that the signal interrupts.
+        # Not chained, so that the kernel restarts an interrupted read.
         faulthandler.register(signal.SIGALRM, _timer.descriptor, all_threads=True, chain=False)
 
 
@@ -158,7 +158,7 @@ def find(folder: Path, pid: int, thread: int, since_ns: int) -> str:
         except OSError:  # a full disk must not end the run
             return ""
     stack = read_last(path, thread, since_ns) or kernel_wait(pid)
-    with contextlib.suppress(OSError):  # a thread that hangs for a day adds one per heartbeat
+    with contextlib.suppress(OSError):  # a stuck thread adds a dump per heartbeat
         if path.stat().st_size > MAX_FILE:
             os.truncate(path, 0)
     return stack
@@ -172,9 +172,9 @@ def read_last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
     path : pathlib.Path
         File of dumps; it may be missing or torn.
     thread : int
-        Identifier of the thread; 0 selects the thread that a fatal signal ended, or the last one.
+        Identifier of the thread; 0 selects the current one, which a fatal signal ended.
     since_ns : int
-        A file that has not been written since, in nanoseconds since the epoch, has no stack.
+        Ignore a file last written before, in nanoseconds since the epoch.
 
     Returns
     -------

@@ -29,7 +29,7 @@ class Job:
 
 @dataclass
 class Batch:
-    """Jobs that are submitted as one task, usually one.
+    """Jobs submitted as one task, usually one.
 
     Parameters
     ----------
@@ -61,17 +61,17 @@ class Batch:
 
     @property
     def pending_positions(self) -> list[int]:
-        """Positions of the jobs whose outcome is still expected from this batch."""
+        """Positions of the jobs still owed an outcome by this batch."""
         return [self.current] if self.recalled else list(range(len(self.jobs)))
 
     @property
     def current_job(self) -> Job:
-        """The job that the worker runs now, as far as known."""
+        """The job run by the worker now, as far as known."""
         return self.jobs[self.current]
 
     @property
     def call(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The function that the worker calls, and its arguments."""
+        """The function called by the worker, and its arguments."""
         if len(self.jobs) > 1:
             calls = [(job.index, job.function, job.args) for job in self.jobs]
             return run_batch, (self.slot, calls)
@@ -100,19 +100,19 @@ class Batch:
         return 0.0 if self.running_since is None else now - self.running_since
 
     def position(self, row: Row | None) -> int | None:
-        """Return the position of the job that a row of the table names; None if it names none."""
+        """Return the position of the job named by a row of the table; None if it names none."""
         indices = [job.index for job in self.jobs]
         return indices.index(row.index) if row is not None and row.index in indices else None
 
     def results(self, result: TaskResult) -> list[tuple[Job, TaskResult]]:
-        """Return each pending job with its own result, given that of the whole batch."""
+        """Split the result of the batch: return each pending job with its own."""
         results = result.value if len(self.jobs) > 1 else [result]
         return [(self.jobs[position], results[position]) for position in self.pending_positions]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The outcome `state` of a job that did not succeed, and its error."""
+    """The outcome `state` of an unsuccessful job, and its error."""
 
     state: str
     error: JobError

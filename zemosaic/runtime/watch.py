@@ -45,7 +45,7 @@ class Watch:
 
     @property
     def tick(self) -> float:
-        """Longest wait in seconds: a fifth of the heartbeat at most, so that it comes on time."""
+        """Longest wait in seconds: a fifth of the heartbeat at most, to send it on time."""
         return min(TICK, self.heartbeat / 5)
 
     def wait_time(self) -> float:
@@ -62,7 +62,7 @@ class Watch:
         self._last_end = now
 
     def slow_jobs(self, now: float) -> list[SlowJob]:
-        """Return an event for each job that has become slow, once for each.
+        """Return an event for each job when it becomes slow.
 
         A job is slow if it has run for a heartbeat and for `SLOW_FACTOR` median durations.
         """
@@ -120,13 +120,13 @@ class Watch:
         )
 
     def _running(self, now: float) -> list[Batch]:
-        """Return the batches that run, oldest current job first."""
+        """Return the running batches, oldest current job first."""
         running = [batch for batch in self.window.batches if batch.running_since is not None]
         running.sort(key=lambda batch: (-batch.running_time(now), batch.current_job.index))
         return running[:PENDING_NAMED]
 
     def _pending_indices(self, running: list[int]) -> list[int]:
-        """Return running jobs, submitted ones that wait, and the next to be submitted."""
+        """Return running jobs, other submitted jobs, and the next to be submitted."""
         submitted = (job for batch in self.window.batches for job in batch.pending_except(None))
         named = set(running)
         waiting = [job.index for job in submitted if job.index not in named]

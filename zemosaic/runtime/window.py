@@ -1,4 +1,4 @@
-"""The batches that have been submitted to a pool and have not ended."""
+"""The submitted, unfinished batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Window:
     Parameters
     ----------
     pool : Pool
-        Pool that runs the batches.
+        Pool to run the batches.
     stage : str
         Name of the stage, written to the table.
     clock : Clock
@@ -44,12 +44,12 @@ class Window:
         return self._batches.values()
 
     def prepare(self, jobs: Sequence[Job]) -> Batch:
-        """Return a batch of these jobs, with a row of the table if one is free."""
+        """Return a batch of jobs, with a row of the table if one is free."""
         slot = self._inflight.allocate(self._stage) if self._inflight else None
         return Batch(list(jobs), self._clock.time_ns(), slot)
 
     def submit(self, batch: Batch) -> None:
-        """Submit a batch; if the pool raises, the batch fails with that exception."""
+        """Submit a batch; if the pool raises, the batch fails with the exception."""
         try:
             future = self._pool.submit(*batch.call)
         except Exception as error:  # noqa: BLE001 - a broken pool must not end the loop
@@ -58,7 +58,7 @@ class Window:
         self._batches[future] = batch
 
     def wait(self, timeout: float) -> list[Future[TaskResult]]:
-        """Wait until a batch ends, for at most `timeout` seconds; return all that have ended."""
+        """Wait until a batch ends, for at most `timeout` seconds; return all ended ones."""
         ended = self._clock.wait(self._batches, timeout)
         return sorted(ended, key=lambda future: self._batches[future].jobs[0].index)
 
@@ -80,7 +80,7 @@ class Window:
                 yield future
 
     def recall(self, now: float, limit: float) -> list[Job]:
-        """Remove and return the jobs that wait behind one that has run for `limit` seconds."""
+        """Remove and return the jobs waiting behind one that has run for `limit` seconds."""
         jobs: list[Job] = []
         for batch in self._batches.values():
             if len(batch.pending_positions) > 1 and batch.running_time(now) >= limit:
@@ -88,7 +88,7 @@ class Window:
         return jobs
 
     def abandon(self, future: Future[TaskResult]) -> tuple[Batch, Row | None]:
-        """End a batch that is stuck and remove it."""
+        """End and remove a stuck batch."""
         if not self._pool.abandon(future):
             self.workers_left -= 1
         return self.remove(future)

@@ -25,7 +25,7 @@ class TaskResult:
     value : object
         Return value; None if the task raised.
     error : JobError or None
-        The exception that the task raised.
+        The exception raised by the task.
     started_ns, ended_ns : int
         Nanoseconds since the epoch.
     pid : int
@@ -53,7 +53,7 @@ def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
         value = function(*args)
     except BaseException as raised:  # noqa: BLE001 - SystemExit must not end a worker either
         error = JobError.of(raised)
-    # The duration comes from a clock that is never set back, so no span ends before it starts.
+    # The duration comes from a monotonic clock, so no span ends before it starts.
     ended_ns = started_ns + time.perf_counter_ns() - clock_ns
     return TaskResult(value, error, started_ns, ended_ns, os.getpid(), step_times)
 

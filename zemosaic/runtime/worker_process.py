@@ -20,14 +20,14 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 
 
 def serve(pipe: Connection, lifeline: Connection) -> None:
-    """Run the tasks that come through a pipe, and send their results back.
+    """Run tasks received through a pipe, and send their results back.
 
     Parameters
     ----------
     pipe : Connection
         Receives pickled pairs (function, args); b"ready" and then pickled results are sent.
     lifeline : Connection
-        Reading end of a pipe whose other end only the run holds.
+        Reading end of a pipe; only the run holds the other one.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the run
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -52,7 +52,7 @@ def _run_pickled(task: bytes) -> bytes:
 
 
 def _keep_freed_memory() -> None:
-    """Make glibc keep the memory that one task frees for the next one.
+    """Make glibc keep freed memory for the next task.
 
     By default it returns large arrays to the kernel, which clears their pages again for the next
     ones: up to a quarter of the time of previews. Does nothing on other systems.
@@ -67,7 +67,7 @@ def _keep_freed_memory() -> None:
 def _end_with_run(lifeline: Connection) -> None:
     """Make the kernel end this process when the run ends, even if the run is killed.
 
-    An idle worker sees the end of its pipe. A worker that holds the GIL for ever does not, and
+    An idle worker sees the end of its pipe. A worker stuck with the GIL does not, and
     would outlive its run; so the kernel sends a signal, which ends a process by default, when the
     run's end of the lifeline closes. Linux only: elsewhere such a worker stays, and
     ``zemosaic autopsy`` names it.
