@@ -210,8 +210,8 @@ def test_a_stuck_pair_of_a_real_loop_is_named(screen: Screen) -> None:
     pool = ManualPool(workers=1)
 
     def end_after_a_while(now: float) -> None:
-        if now >= 1012.0 and pool.flying:
-            pool.end(min(pool.flying))
+        if now >= 1012.0 and pool.submitted:
+            pool.end(min(pool.submitted))
 
     jobs = [Job(1, abs, (-1,), FILES)]
     clock = FakeClock(end_after_a_while)

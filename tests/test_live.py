@@ -126,8 +126,8 @@ class Day(FakeClock):
         hour = int((self.now - self.begun) // 3600)
         if hour not in self.memory:
             self.memory[hour] = tracemalloc.get_traced_memory()[0]
-        if self.now - self.begun >= DAY and self.pool.flying:
-            self.pool.end(next(iter(self.pool.flying)))
+        if self.now - self.begun >= DAY and self.pool.submitted:
+            self.pool.end(next(iter(self.pool.submitted)))
         return {future for future in futures if future.done()}
 
 
@@ -135,7 +135,7 @@ def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scheduler, telemetry and journal for 24 hours: the first and newest beats are kept."""
-    monkeypatch.setattr(Journal, "force", lambda book: None)  # no disk is tried here
+    monkeypatch.setattr(Journal, "sync", lambda book: None)  # no disk is tried here
     tracing, pool = Tracing(tmp_path / "trace.jsonl"), ManualPool(2)
     clock = Day(pool)
     table, book = Inflight(tmp_path, pool.window, 0.0), Journal(tmp_path, {})
@@ -166,8 +166,8 @@ def test_a_heartbeat_names_64_jobs_at_most() -> None:
     pool, recorder = ManualPool(80), Recorder()
 
     def let_go(now: float) -> None:
-        if recorder.of(Heartbeat) and pool.flying:
-            pool.end(next(iter(pool.flying)))
+        if recorder.of(Heartbeat) and pool.submitted:
+            pool.end(next(iter(pool.submitted)))
 
     jobs = [Job(k, abs, (k,)) for k in range(1, 201)]
     run(jobs, 200, pool, FanOut([recorder]), stage="pairs", clock=FakeClock(let_go))
