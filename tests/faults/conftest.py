@@ -1,4 +1,4 @@
-"""Commands in processes of their own, with faults put into them and signals sent to them."""
+"""Commands in processes of their own, with injected faults and signals."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from zemosaic.runtime.events import Event
 
 INJECT = Path(__file__).parent / "inject"
 PROGRAM = "from zemosaic.cli import main; main()"
+PATIENCE = 180.0  # seconds that a loaded machine may take; only failures last as long
 
 
 class Command:
-    """A command that runs, with its run folder."""
+    """A running command with its run folder."""
 
     def __init__(self, arguments: list[str], folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
@@ -35,36 +36,36 @@ class Command:
             start_new_session=True,
         )  # fmt: skip
 
-    def wait_for(self, condition: Callable[[], object], seconds: float = 60.0) -> None:
-        """Wait until something is so, while the command runs."""
+    def wait_for(self, condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+        """Wait for a condition while the command runs."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline, "it never came to that"
+            assert time.monotonic() < deadline, "the condition was never true"
             time.sleep(0.005)
 
     def events(self, kind: type, stage: str = "") -> list[Any]:
-        """Events of the run as its journal tells them now."""
-        return of(self.folder, kind, stage)
+        """Return the events of the run that its journal holds now."""
+        return events_of(self.folder, kind, stage)
 
     def kill(self, number: int = signal.SIGKILL if os.name != "nt" else signal.SIGTERM) -> None:
-        """Send a signal to the run alone."""
+        """Send a signal to the run, but not to its workers."""
         os.kill(self.process.pid, number)
 
-    def end(self, seconds: float = 60.0) -> Run:
-        """Wait for the end."""
+    def end(self, seconds: float = PATIENCE) -> Run:
+        """Wait for the end of the command."""
         out, err = self.process.communicate(timeout=seconds)
         return Run(self.process.returncode, out, err)
 
     def clean_up(self) -> None:
-        """End what is left: all that it started is in its session."""
+        """Kill all processes that the command started: they share its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
 
 
-def of(folder: Path, kind: type, stage: str = "") -> list[Any]:
-    """Events of one kind in the last run of a folder."""
+def events_of(folder: Path, kind: type, stage: str = "") -> list[Any]:
+    """Return the events of one kind in the last run of a folder."""
     records = journal.read(folder)
     events: list[Event] = records[-1].events if records else []
     return [e for e in events if isinstance(e, kind) and (not stage or e.stage == stage)]
@@ -72,7 +73,7 @@ def of(folder: Path, kind: type, stage: str = "") -> list[Any]:
 
 @pytest.fixture(scope="session")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Six small tiles; 0-1, 1-2, 3-4 and 4-5 are among their pairs."""
+    """Write six small tiles; 0-1, 1-2, 3-4 and 4-5 are among their pairs."""
     folder = tmp_path_factory.mktemp("tiles")
     for tile in simulated(tiles=6):
         fits.PrimaryHDU(tile.data, tile.wcs.to_header(relax=True)).writeto(folder / tile.name)
@@ -84,7 +85,7 @@ Start = Callable[..., Command]
 
 @pytest.fixture
 def start(tmp_path: Path, tiles: list[str]) -> Iterator[Start]:
-    """Starts ``zemosaic intertile`` on the tiles, ``run`` being its run folder."""
+    """Start ``zemosaic intertile`` on the tiles, with the run folder ``run``."""
     started: list[Command] = []
 
     def command(
@@ -99,11 +100,11 @@ def start(tmp_path: Path, tiles: list[str]) -> Iterator[Start]:
         return started[-1]
 
     yield command
-    for one in started:
-        one.clean_up()
+    for running in started:
+        running.clean_up()
 
 
 @pytest.fixture
-def tell(start: Start, zemosaic: Callable[..., Run]) -> Callable[..., Run]:
-    """Runs ``zemosaic status`` or ``zemosaic autopsy``, as from another terminal."""
+def examine(start: Start, zemosaic: Callable[..., Run]) -> Callable[..., Run]:
+    """Run ``zemosaic status`` or ``zemosaic autopsy``, as from another terminal."""
     return zemosaic

@@ -165,7 +165,7 @@ class Inflight:
         )
 
     def arm_loop_dump(self) -> None:
-        """Restart the timer after which the stacks of this process are dumped, if they are."""
+        """Restart the timer of the stacks of this process, if `runs_jobs`."""
         if self._dumps_loop:
             stacks.arm(str(self._path.parent), self._dump_after)
 
@@ -206,7 +206,8 @@ class Inflight:
     def close(self, state: str) -> None:
         """Record how the run has ended, by one of `ENDINGS`, and unmap the file."""
         global _last_table  # noqa: PLW0603 - the workers of a thread pool use it
-        if _last_table.path == str(self._path) and _last_table.created_ns == self._created_ns:
+        last = _last_table
+        if (last.path, last.created_ns) == (str(self._path), self._created_ns):
             _last_table = _LastTable()
         self.write_progress(state, 0, 0)
         del self._table
@@ -248,7 +249,7 @@ def read(folder: Path) -> Snapshot:
 
 @dataclass(frozen=True)
 class _LastTable:
-    """The last table used by this process; a worker never uses a second one."""
+    """The table used last in this process: in a worker process, the only one."""
 
     path: str = ""
     created_ns: int = 0
@@ -261,9 +262,10 @@ _last_table = _LastTable()
 def _open_table(path: str, created_ns: int) -> Table | None:
     """Return the table of a path, mapped once; None if it cannot be, as on another machine."""
     global _last_table  # noqa: PLW0603
-    if _last_table.path != path or _last_table.created_ns != created_ns:
-        _last_table = _LastTable(path, created_ns, _map_table(path, created_ns))
-    return _last_table.table
+    last = _last_table  # read once, because an abandoned thread may replace it
+    if (last.path, last.created_ns) != (path, created_ns):
+        last = _last_table = _LastTable(path, created_ns, _map_table(path, created_ns))
+    return last.table
 
 
 def _map_table(path: str, created_ns: int) -> Table | None:
