@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from tests.faults.conftest import Start, events_of
+from tests.faults.command import Start, events_of
 from tests.helpers.otlp_receiver import dead_port, http_receiver, mute_port, plain
 from tests.helpers.spans import spans
 from zemosaic.runtime import journal

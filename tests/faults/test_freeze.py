@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import PATIENCE, Start
+from tests.faults.command import PATIENCE, Start
 from tests.helpers.otlp_receiver import Received, http_receiver, plain
 from zemosaic.runtime.events import Heartbeat, JobEnded, JobSubmitted
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.conftest import Command, Start
+from tests.faults.command import Command, Start
 from tests.helpers.cli import Run
 from zemosaic.pipeline.records import load_thumbnails
 from zemosaic.runtime import journal

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.faults.conftest import Start
+from tests.faults.command import Start
 from tests.helpers.spans import spans
 from zemosaic.runtime.events import JobEnded, JobSubmitted, SlowJob
 

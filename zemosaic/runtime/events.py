@@ -1,7 +1,11 @@
 """The events of a run as records, and the observers receiving them.
 
-Times named ``*_ns`` are nanoseconds since the epoch, on the clock of the recording
-process. Indices of jobs count from 1.
+A run sends `RunStarted`; for each stage `StageStarted`, a `JobSubmitted` and a `JobEnded` for each
+job, and `StageEnded`; finally `RunEnded`. `Heartbeat`, `SlowJob` and `Note` may come at any time in
+between. Jobs end in any order.
+
+Times named ``*_ns`` are nanoseconds since the epoch, on the clock of the recording process. Indices
+of jobs count from 1.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: Outcomes of a job. A job itself reports "rejected", through its value.
+#: Outcomes of a job: a usable or an unusable value, an exception, a time-out, a dead worker.
 OUTCOMES = ("measured", "rejected", "failed", "timeout", "crashed")
 
 
@@ -38,7 +42,7 @@ class JobError:
 
     @classmethod
     def of(cls, raised: BaseException) -> JobError:
-        """Return the record of an exception."""
+        """Return the class, the message in one line and the traceback of an exception."""
         text = "".join(traceback.format_exception(raised))
         return cls(type(raised).__name__, " ".join(str(raised).split()), text)
 
@@ -66,7 +70,7 @@ class StageStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StageEnded:
-    """A stage ends; the run adopts its `attributes`."""
+    """A stage ends; its `attributes` become attributes of the run."""
 
     stage: str
     time_ns: int
