@@ -13,12 +13,12 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8
 
 
 def run(*command: str) -> subprocess.CompletedProcess:
-    """Run a command and return its outcome, success or not."""
+    """What a command answered, whatever it was."""
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def compose_client() -> list[str] | None:
-    """Return the compose client of this machine; None if there is none that runs."""
+    """The compose client of this machine, if it has one that runs."""
     for client in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(client[0]) and run(*client, "version").returncode == 0:
             return client
