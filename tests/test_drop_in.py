@@ -55,8 +55,8 @@ class ShuffledPool(ManualPool):
         return super().submit(function, args)
 
     def end_one(self, now: float) -> None:
-        if self.submitted:  # tiles given as arrays are looked at without this pool
-            self.end(self.rng.choice(list(self.submitted)))
+        if self.flying:  # tiles given as arrays are looked at without this pool
+            self.end(self.rng.choice(list(self.flying)))
 
 
 def _broken(index: int) -> None:
@@ -106,17 +106,17 @@ def test_the_heartbeat_has_the_agreed_text_and_rate(tiles: Any) -> None:
     stalled_at: list[float] = []
 
     def work(now: float) -> None:
-        if not pool.submitted:  # tiles given as arrays are looked at without this pool
+        if not pool.flying:  # tiles given as arrays are looked at without this pool
             return
-        waiting = [k for k, (_, f, _a) in pool.submitted.items() if f.__name__ == "measure"]
+        waiting = [k for k, (_, f, _a) in pool.flying.items() if f.__name__ == "measure"]
         if not waiting or (not stalled_at and min(waiting) < done_before_stall):
             clock.now += 4.0  # slower than a tick, quicker than a heartbeat
-            pool.end(min(pool.submitted))
+            pool.end(min(pool.flying))
             return
         if not stalled_at:
             stalled_at.append(now)
         if now >= stalled_at[0] + 25:
-            for index in list(pool.submitted):
+            for index in list(pool.flying):
                 pool.end(index)
 
     done_before_stall = 9 + 6  # the tiles, and five pairs

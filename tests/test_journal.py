@@ -275,3 +275,28 @@ def test_a_failed_sync_is_reported_once(tmp_path: Path, monkeypatch: pytest.Monk
     recorder.close()
     assert failures == [os.strerror(errno.EIO)]
     assert recorder.failed
+
+
+def test_a_journal_of_version_0_2_1_can_be_read(tmp_path: Path) -> None:
+    """Renamed fields keep their values, so no ended job is lost."""
+    common = {"stage": "pairs", "index": 3, "attributes": {}}
+    lines: list[dict[str, object]] = [
+        {"kind": "about"},
+        {"kind": "JobEnded", **common, "done": 1, "total": 2, "outcome": "measured",
+         "submitted_ns": 1, "started_ns": 2, "ended_ns": 3, "pid": 4, "stages": {"fit": 0.5}},
+        {"kind": "SlowJob", **common, "time_ns": 5, "running_time": 11.0, "part": "fit"},
+        {"kind": "Heartbeat", "stage": "pairs", "time_ns": 6, "done": 1, "total": 2, "pending": 1,
+         "pending_indices": [3], "running_indices": [3], "running_time": [1.0],
+         "running_attributes": [{}], "last_completed_index": 1, "idle_time": 1.0,
+         "running_parts": ["fit"]},
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "journal.jsonl").write_text(text)
+    (record,) = journal.read(tmp_path)
+    ended, slow, heartbeat = record.events
+    assert isinstance(ended, JobEnded)
+    assert ended.step_times == {"fit": 0.5}
+    assert isinstance(slow, SlowJob)
+    assert slow.step == "fit"
+    assert isinstance(heartbeat, Heartbeat)
+    assert heartbeat.running_steps == ["fit"]

@@ -126,8 +126,8 @@ class Day(FakeClock):
         hour = int((self.now - self.begun) // 3600)
         if hour not in self.memory:
             self.memory[hour] = tracemalloc.get_traced_memory()[0]
-        if self.now - self.begun >= DAY and self.pool.submitted:
-            self.pool.end(next(iter(self.pool.submitted)))
+        if self.now - self.begun >= DAY and self.pool.flying:
+            self.pool.end(next(iter(self.pool.flying)))
         return {future for future in futures if future.done()}
 
 
@@ -166,8 +166,8 @@ def test_a_heartbeat_names_64_jobs_at_most() -> None:
     pool, recorder = ManualPool(80), Recorder()
 
     def let_go(now: float) -> None:
-        if recorder.of(Heartbeat) and pool.submitted:
-            pool.end(next(iter(pool.submitted)))
+        if recorder.of(Heartbeat) and pool.flying:
+            pool.end(next(iter(pool.flying)))
 
     jobs = [Job(k, abs, (k,)) for k in range(1, 201)]
     run(jobs, 200, pool, FanOut([recorder]), stage="pairs", clock=FakeClock(let_go))

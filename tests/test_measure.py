@@ -183,3 +183,12 @@ def test_scaling_a_tile_scales_the_line() -> None:
     assert three.gain == pytest.approx(3 * one.gain, rel=1e-5)
     assert three.offset == pytest.approx(3 * one.offset + 40, abs=0.05)
     assert three.gain_err == pytest.approx(3 * one.gain_err, rel=1e-3)
+
+
+def test_a_measurement_holds_python_numbers() -> None:
+    """Numbers of numpy would warn where Python raises, and cost more to send and to write."""
+    scene = np.random.default_rng(5).normal(1000, 50, (60, 60))
+    measured = only(measure_pair(preview(scene, 1.0), preview(1.1 * scene + 7, 1.0)))
+    for value in vars(measured).values():
+        for number in value if isinstance(value, tuple) else (value,):
+            assert type(number) in (float, int, bool)

@@ -199,3 +199,9 @@ def test_results_of_another_layout_are_not_reused(
     calibrate(paths, Settings(), observers=[changed], **options)
     assert changed.jobs["pairs"] == earlier.jobs["pairs"] == 6
     assert not changed.results.keys() & earlier.results.keys()
+
+
+def test_a_measurement_of_another_layout_is_refused() -> None:
+    """A text of another length raises a ValueError, which readers of old journals handle."""
+    with pytest.raises(ValueError, match="200 bytes where"):
+        decode_measurements([[bytes(200).hex()]])

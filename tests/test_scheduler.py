@@ -40,7 +40,7 @@ def run_in_random_order(n: int, seed: int, bad: set[int]) -> tuple[list[Any], Re
     pool, recorder = ManualPool(workers=4), Recorder()
 
     def end_one(now: float) -> None:
-        pool.end(rng.choice(list(pool.submitted)))
+        pool.end(rng.choice(list(pool.flying)))
 
     jobs = [Job(k, fail if k in bad else double, (k,)) for k in range(1, n + 1)]
     clock = FakeClock(end_one)
@@ -77,8 +77,8 @@ def test_the_window_limits_the_submitted_jobs() -> None:
 
     def end_one(now: float) -> None:
         nonlocal largest
-        largest = max(largest, len(pool.submitted))
-        pool.end(min(pool.submitted))
+        largest = max(largest, len(pool.flying))
+        pool.end(min(pool.flying))
 
     run(jobs_of(double, 50), 50, pool, FanOut(), stage="pairs", clock=FakeClock(end_one))
     assert largest == pool.window == 12
@@ -91,7 +91,7 @@ def test_no_heartbeat_while_jobs_end() -> None:
 
     def end_one_every_nine_seconds(now: float) -> None:
         clock.now += 9.0
-        pool.end(min(pool.submitted))
+        pool.end(min(pool.flying))
 
     clock.on_wait = end_one_every_nine_seconds
     run(jobs_of(double, 30), 30, pool, FanOut([recorder]), stage="pairs", clock=clock)
@@ -106,10 +106,10 @@ def test_silence_is_reported_every_ten_seconds() -> None:
     started = clock.now
 
     def stall(now: float) -> None:
-        if 2 in pool.submitted:
+        if 2 in pool.flying:
             pool.end(2)  # the only job to end at once
         if now >= started + 47:
-            for index in list(pool.submitted):
+            for index in list(pool.flying):
                 pool.end(index)
 
     clock.on_wait = stall
@@ -134,7 +134,7 @@ def test_a_slow_job_is_reported_once_while_others_end() -> None:
 
     def end_all_but_the_first(now: float) -> None:
         clock.now += 1.0
-        others = [index for index in pool.submitted if index != 1]
+        others = [index for index in pool.flying if index != 1]
         pool.end(min(others) if others else 1)
 
     clock.on_wait = end_all_but_the_first
@@ -215,7 +215,7 @@ def test_an_observer_that_raises_is_removed_and_reported_once() -> None:
     assert [outcome.value for outcome in outcomes] == [2, 4, 6, 8, 10]
     assert len(recorder.of(JobEnded)) == 5
     assert [note.message for note in recorder.of(Note)] == [
-        "Bad failed (RuntimeError: window closed) and was removed"
+        "Bad failed (RuntimeError: window closed) and was taken off"
     ]
 
 

@@ -1084,9 +1084,9 @@ def test_an_observer_that_raises_is_taken_off_and_the_run_goes_on(
     with caplog.at_level(logging.ERROR):
         solution = calibrate(arrays, SETTINGS, "serial", [*broken, recorder])
     assert same_bits(solution, undisturbed)
-    complaints = [note.message for note in recorder.of(Note) if "was removed" in note.message]
+    complaints = [note.message for note in recorder.of(Note) if "taken off" in note.message]
     assert len(complaints) == 2
-    assert len([r for r in caplog.records if "was removed" in r.getMessage()]) == 2
+    assert len([r for r in caplog.records if "was taken off" in r.getMessage()]) == 2
     pairs = [event for event in recorder.of(JobEnded) if event.stage == "pairs"]
     assert len(pairs) == len(solution.records)
     assert recorder.of(RunEnded)[0].state == "finished"
@@ -1097,7 +1097,7 @@ def test_observers_that_raise_at_everything_do_not_end_the_run() -> None:
     recorder = Recorder()
     fan_out = FanOut([Wrecked(), Wrecked(), recorder])
     fan_out.dispatch(PAIR_ENDED)
-    assert len([note for note in recorder.of(Note) if "was removed" in note.message]) == 2
+    assert len([note for note in recorder.of(Note) if "taken off" in note.message]) == 2
     assert recorder.of(JobEnded) == [PAIR_ENDED]
 
 

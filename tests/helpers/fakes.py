@@ -69,9 +69,7 @@ class ManualPool(Pool):
 
     def __init__(self, workers: int = 2) -> None:
         self.workers = workers
-        self.submitted: dict[
-            int, tuple[Future[TaskResult], Callable[..., Any], tuple[Any, ...]]
-        ] = {}
+        self.flying: dict[int, tuple[Future[TaskResult], Callable[..., Any], tuple[Any, ...]]] = {}
         self.abandoned: list[Future[TaskResult]] = []
         self._count = 0
 
@@ -79,11 +77,11 @@ class ManualPool(Pool):
         future: Future[TaskResult] = Future()
         future.set_running_or_notify_cancel()
         self._count += 1
-        self.submitted[self._count] = (future, *without_slot(function, args))
+        self.flying[self._count] = (future, *without_slot(function, args))
         return future
 
     def end(self, index: int) -> None:
-        future, function, args = self.submitted.pop(index)
+        future, function, args = self.flying.pop(index)
         future.set_result(run_task(function, args))
 
     def abandon(self, future: Future[TaskResult]) -> bool:

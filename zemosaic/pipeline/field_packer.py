@@ -52,8 +52,17 @@ class FieldPacker(Generic[Record]):
         return self._struct.pack(*flat).hex()
 
     def unpack(self, text: str) -> Record:
-        """Return the record from which `pack` made the text."""
-        flat = self._struct.unpack(bytes.fromhex(text))
+        """Return the record from which `pack` made the text.
+
+        Raises
+        ------
+        ValueError
+            The text has another length: another layout wrote it.
+        """
+        packed = bytes.fromhex(text)
+        if len(packed) != self._struct.size:
+            raise ValueError(f"{len(packed)} bytes where {self._struct.size} are expected")
+        flat = self._struct.unpack(packed)
         return self._record_type(*self._in_field_order(flat))
 
 

@@ -243,11 +243,19 @@ def _pairs(
         why = str(job.error) if job.error is not None else str(job.attributes.get("reason", ""))
         seconds = (job.ended_ns - job.started_ns) / 1e9
         pairs.append(PairStory(job.index, i, j, outcome(job), why, seconds))
-        lines.append(decode(job.result) if job.result is not None else ())
+        lines.append(_decoded(job, decode))
         if job.outcome == "measured":
             tiles[i].pairs += 1
             tiles[j].pairs += 1
     return pairs, lines
+
+
+def _decoded(job: JobEnded, decode: Callable[[list[Any]], Sequence[Any]]) -> Sequence[Any]:
+    """Return the measurements of a pair; none if an earlier version wrote them in another form."""
+    try:
+        return decode(job.result) if job.result is not None else ()
+    except ValueError:
+        return ()
 
 
 def _judge(

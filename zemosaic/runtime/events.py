@@ -277,6 +277,6 @@ class FanOut:
             except Exception as error:
                 self._observers.remove(observer)
                 name, method = type(observer).__name__, _METHODS[type(events[0])]
-                logger.exception("observer %s raised in %s and was removed", name, method)
-                message = f"{name} failed ({type(error).__name__}: {error}) and was removed"
+                logger.exception("observer %s raised in %s and was taken off", name, method)
+                message = f"{name} failed ({type(error).__name__}: {error}) and was taken off"
                 self.dispatch(Note(level=logging.WARNING, message=message))

@@ -14,6 +14,8 @@ from .events import Event, JobError
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 # First bytes of lines written by `json`, which must read them; earlier versions used only `json`.
 _JSON_PREFIXES = (b" ", b'{"kind":"about"')
+# Names of fields in journals of version 0.2.1 and earlier.
+_RENAMED = {"stages": "step_times", "part": "step", "running_parts": "running_steps"}
 
 
 def encode_line(entry: Mapping[str, Any]) -> bytes:
@@ -63,7 +65,8 @@ def decode_event(kind: str | None, entry: dict[str, Any]) -> Event | None:
     try:
         if entry.get("error") is not None:
             entry["error"] = JobError(**entry["error"])
-        event: Event = _KINDS[kind or ""](**entry)
+        fields = {_RENAMED.get(name, name): value for name, value in entry.items()}
+        event: Event = _KINDS[kind or ""](**fields)
     except (KeyError, TypeError):
         return None
     return event

@@ -199,12 +199,17 @@ def _fit(
         anew = fit_irls(left, clean, again, free)
         if np.isfinite(anew.slope).all():
             rows, columns, state = left, clean, anew
-    summaries = map(FitSummary._make, summarize_fit(rows, columns, state, free).tolist())
+    summaries = map(_fit_summary, summarize_fit(rows, columns, state, free))
     lost, scale, bread = (z.tolist() for z in (np.isnan(state.slope), state.scale, state.bread))
     return [
         None if gone else _measurement(rows.cells, model, corner, columns.shape[1], *summary)
         for gone, *summary in zip(lost, summaries, scale, bread, strict=True)
     ]
+
+
+def _fit_summary(record: np.void) -> FitSummary:
+    """Return a record as Python numbers; `numpy.void.tolist` would leave its arrays as they are."""
+    return FitSummary(*(record[name].tolist() for name in FitSummary._fields))
 
 
 def _measurement(
