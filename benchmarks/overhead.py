@@ -150,7 +150,7 @@ def time_reports(port: Any, pair: JobEnded, url: str) -> None:
         start = time.perf_counter()
         report_pairs(pair, COLLECTOR_PAIRS, [journal, telemetry], Inflight(folder, 1, 10.0))
         port.send((time.perf_counter() - start) / COLLECTOR_PAIRS)
-        zemosaic.pipeline.calibrate.stacks.disarm()
+        zemosaic.pipeline.calibrate.stacks.close()
         tracing.close(timeout=0.1)
         journal.close()
 
@@ -265,7 +265,7 @@ def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, Any]:
 class _ImmediatePool(Pool):
     """Runs jobs at their submission, so that only the work of the parent is timed."""
 
-    kind, workers, window, together = "here", 1, 1, BATCH
+    kind, workers, window, max_batch = "here", 1, 1, BATCH
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Run the job."""
@@ -317,7 +317,7 @@ def parts(pair: JobEnded) -> dict[str, float]:
         # The parts of worker and parent, because both run here.
         table = Inflight(folder, 1, 10.0)
         costs["table and stacks"] = cost([], table) - loop
-        zemosaic.pipeline.calibrate.stacks.disarm()
+        zemosaic.pipeline.calibrate.stacks.close()
         costs["spans, without an SDK"] = cost([telemetry(None)]) - loop
         host = provider.get_tracer("bench")
         costs["spans, with the SDK of a host application"] = cost([telemetry(host)]) - loop

@@ -49,7 +49,7 @@ from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
 from zemosaic.photometry.tiles.tile import open_tile
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.runtime.events import JobEnded, Observer, StageEnded, StageStarted
-from zemosaic.runtime.make_pool import usable_processors
+from zemosaic.runtime.pool import usable_processors
 from zemosaic.runtime.process_pool import ProcessPool
 
 BLOCK = 4

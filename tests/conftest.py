@@ -1,4 +1,4 @@
-"""What tests of several modules share: small tiles with known truth, and the command line."""
+"""Fixtures of several test modules: small tiles with known truth, and the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("zemosaic")
 
 @pytest.fixture(autouse=True)
 def _no_collector(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of whoever runs the tests sends no trace anywhere."""
+    """Remove all variables that would send traces of the tests to a collector."""
     for name in [name for name in os.environ if name.startswith(("OTEL_", "JAEGER_"))]:
         monkeypatch.delenv(name)
 
@@ -40,7 +40,7 @@ def either_way(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def write_tiles(tmp_path: Path) -> Callable[..., list[Path]]:
-    """Writes the tiles of `simulated` into the folder ``tiles`` and gives their paths."""
+    """Write the tiles of `simulated` into the folder ``tiles`` and return their paths."""
 
     def write(**changes: Any) -> list[Path]:
         folder = tmp_path / "tiles"
@@ -55,7 +55,7 @@ def write_tiles(tmp_path: Path) -> Callable[..., list[Path]]:
 
 @pytest.fixture
 def zemosaic(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """Runs the command line in this process."""
+    """Run the command line in this process."""
 
     def command(*arguments: Any) -> Run:
         capsys.readouterr()
@@ -67,7 +67,7 @@ def zemosaic(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
 
 @pytest.fixture
 def intertile(zemosaic: Callable[..., Run], tmp_path: Path) -> Callable[..., Run]:
-    """Runs ``zemosaic intertile`` in this process, with ``run`` as its run folder."""
+    """Run ``zemosaic intertile`` in this process, with the run folder ``run``."""
 
     def command(*arguments: Any, pool: str = "serial") -> Run:
         return zemosaic("intertile", "-o", tmp_path / "run", "--pool", pool, *arguments)

@@ -32,10 +32,10 @@ def replayed(autopsy: Autopsy) -> Recorder:
 
 def running_pair(folder: Path, index: int) -> None:
     """Make a table of running jobs with one pair in it."""
-    slot = Inflight(folder, 4, 0.0).slot("pairs")
+    slot = Inflight(folder, 4, 0.0).allocate("pairs")
     assert slot is not None
-    slot.take(index)
-    slot.at("fit")
+    slot.start(index)
+    slot.enter_step("fit")
 
 
 def test_a_dead_run_shows_when_it_died_and_which_jobs_it_lost(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, junk: bytes | None) -
 
 def test_a_run_that_died_at_once_has_a_summary(tmp_path: Path) -> None:
     """Its journal has the first line only."""
-    stacks.clear(tmp_path)
+    stacks.create_folder(tmp_path)
     autopsy = examine(write(tmp_path, []))
     assert autopsy.state == "died"
     assert "no tiles and no pairs" in summary(autopsy)

@@ -40,8 +40,8 @@ from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
 from zemosaic.observe.live import SNAPSHOT_TIMEOUT
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
-from zemosaic.runtime.make_pool import SerialPool
 from zemosaic.runtime.scheduler import Job, run
+from zemosaic.runtime.serial_pool import SerialPool
 
 PHASE = "phase5_intertile"
 RECEIVERS = {"http": http_receiver, "grpc": grpc_receiver}
@@ -399,7 +399,7 @@ from pathlib import Path
 from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Observer, RunEnded, RunStarted
-from zemosaic.runtime.make_pool import SerialPool
+from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.scheduler import Job, run
 
 file = Path(sys.argv[1])

@@ -1,4 +1,4 @@
-"""The journal: all that happened comes back, whatever became of the file."""
+"""The journal: all events can be read back, whatever happened to the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zemosaic.runtime import journal
+from zemosaic.runtime import journal, journal_lines
 from zemosaic.runtime.events import (
     FanOut,
     Heartbeat,
@@ -62,17 +62,17 @@ EVENTS: list[Any] = [
 
 
 def write(folder: Path, events: list[Any], **about: Any) -> Path:
-    book = Journal(folder, about)
-    fan_out = FanOut([book])
+    recorder = Journal(folder, about)
+    fan_out = FanOut([recorder])
     for event in events:
         fan_out.dispatch(event)
-    assert not book.failed
-    book.close()
+    assert not recorder.failed
+    recorder.close()
     return folder / "journal.jsonl"
 
 
-def test_every_event_comes_back_as_it_was(tmp_path: Path) -> None:
-    """To the last bit of every number and the oddest byte of a name."""
+def test_all_events_are_read_back_unchanged(tmp_path: Path) -> None:
+    """Including the last bit of each number and file names outside UTF-8."""
     write(tmp_path, EVENTS, version="1")
     (record,) = journal.read(tmp_path)
     assert record.events == EVENTS
@@ -82,20 +82,20 @@ def test_every_event_comes_back_as_it_was(tmp_path: Path) -> None:
     assert journal.results([record]) == {"k": [[1.0000000000000002, None, "why"]]}
 
 
-def test_numbers_and_arrays_of_numpy_are_plain(tmp_path: Path) -> None:
-    """Observers may be told numpy's; the journal holds numbers, not finite ones too."""
-    book = Journal(tmp_path, {})
-    book.write({"kind": "x", "a": np.float64(0.1), "b": np.arange(2), "c": [np.nan]})
-    book.close()
+def test_numpy_scalars_and_arrays_are_written_as_numbers(tmp_path: Path) -> None:
+    """Events may hold NumPy scalars and arrays; the journal holds JSON numbers, also NaN."""
+    recorder = Journal(tmp_path, {})
+    recorder.write({"kind": "x", "a": np.float64(0.1), "b": np.arange(2), "c": [np.nan]})
+    recorder.close()
     line = json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])
     assert (line["a"], line["b"]) == (0.1, [0, 1])
 
 
-def test_what_orjson_has_no_form_for_comes_back_as_well(tmp_path: Path) -> None:
-    """Numbers that are not finite, those beyond 64 bits, halves of characters, and None as None."""
-    known = {"none": None, "gain": [math.nan, None, -math.inf], "id": 2**127 + 1, "null": "null"}
+def test_values_beyond_orjson_are_read_back_unchanged(tmp_path: Path) -> None:
+    """Non-finite floats, integers over 64 bits, surrogates, and None as None."""
+    plain = {"none": None, "gain": [math.nan, None, -math.inf], "id": 2**127 + 1, "null": "null"}
     odd = {"name": "\udcff.fits", "\ud800": "é\u2028\n"}
-    pair = replace(EVENTS[3], attributes={**known, **odd}, result=[math.nan, None])
+    pair = replace(EVENTS[3], attributes={**plain, **odd}, result=[math.nan, None])
     write(tmp_path, [RunStarted(run_id="null", time_ns=1), pair], id=2**128 - 1)
     (record,) = journal.read(tmp_path)
     assert record.about == {"id": 2**128 - 1}
@@ -103,31 +103,37 @@ def test_what_orjson_has_no_form_for_comes_back_as_well(tmp_path: Path) -> None:
 
 
 @given(st.floats(), st.integers(), st.text(), st.none() | st.booleans())
-def test_every_value_comes_back(
+def test_any_value_is_read_back_unchanged(
     tmp_path_factory: pytest.TempPathFactory, a: float, b: int, c: str, d: bool | None
 ) -> None:
-    """Whichever of the two ways it is written; the parts of what is nested as well."""
+    """By either serializer, and inside nested values too."""
     folder = tmp_path_factory.mktemp("value")
     attributes = {"a": a, "b": b, "c": c, "d": d, c: {"e": [a, b, c, d]}}
     event = SlowJob(stage="pairs", time_ns=8, index=3, running_time=a, attributes=attributes)
     write(folder, [event])
-    (found,) = journal.read(folder)[0].events
-    assert repr(found) == repr(event)
+    (read_event,) = journal.read(folder)[0].events
+    assert repr(read_event) == repr(event)
 
 
-def test_keys_and_tuples_are_as_json_has_them(tmp_path: Path) -> None:
-    """Numbers as keys are texts, tuples lists, and numbers of numpy are those of Python."""
-    single, many = np.float32(0.1), np.array([np.nan, 0.1])
-    about = {"keys": {1: "a"}, "pair": (1, (2.5,)), "single": single, "many": many, "n": np.int8(3)}
+def test_keys_and_tuples_follow_json(tmp_path: Path) -> None:
+    """Numeric keys become strings, tuples become lists, NumPy scalars become Python numbers."""
+    scalar, array = np.float32(0.1), np.array([np.nan, 0.1])
+    about = {
+        "keys": {1: "a"},
+        "pair": (1, (2.5,)),
+        "single": scalar,
+        "many": array,
+        "n": np.int8(3),
+    }
     write(tmp_path, [], **about)
-    found = journal.read(tmp_path)[0].about
-    assert [found["keys"], found["pair"], found["n"]] == [{"1": "a"}, [1, [2.5]], 3]
-    assert found["single"] == float(single)
-    np.testing.assert_array_equal(found["many"], many)
+    entries = journal.read(tmp_path)[0].about
+    assert [entries["keys"], entries["pair"], entries["n"]] == [{"1": "a"}, [1, [2.5]], 3]
+    assert entries["single"] == float(scalar)
+    np.testing.assert_array_equal(entries["many"], array)
 
 
-def test_a_journal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    """Its lines were all by `json`, with NaN, escapes and the long number of the trace."""
+def test_a_journal_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
+    """Its lines were written by `json`, with NaN, escapes and the trace's 128-bit id."""
     lines = [
         b'{"kind":"about","trace":{"id":170141183460469231731687303715884105729}}',
         b'{"kind":"Note","level":20,"message":"\\u00e4\\udcff"}',
@@ -141,42 +147,43 @@ def test_a_journal_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert repr(stage.attributes) == "{'rms': nan, 'n': inf}"
 
 
-def test_the_line_of_a_usual_pair_is_orjsons(
+def test_the_lines_of_an_ordinary_pair_are_written_by_orjson(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There are thousands, and the slow way is not for them."""
+    """There are thousands of them, so they must not take the slow serializer."""
     submitted = replace(EVENTS[2], attributes={"name_i": "ä.fits"})
     usual = [submitted, replace(EVENTS[3], result=[[0.5]]), replace(EVENTS[5], error=None)]
-    monkeypatch.setattr(journal, "_encode", full)
+    monkeypatch.setattr(journal_lines, "_encode_json", full)
     write(tmp_path, usual)
     assert journal.read(tmp_path)[0].events == usual
 
 
 @given(cut=st.integers(min_value=0))
-def test_a_file_cut_anywhere_tells_what_is_whole(
+def test_a_file_cut_anywhere_yields_its_complete_lines(
     tmp_path_factory: pytest.TempPathFactory, cut: int
 ) -> None:
-    """What a death leaves is a beginning; the next run adds to it, and nothing of that is lost."""
+    """A killed run leaves the beginning of a file; the next run loses nothing by the torn line."""
     folder = tmp_path_factory.mktemp("cut")
     path = write(folder, EVENTS)
     raw = path.read_bytes()
     path.write_bytes(raw[: cut % (len(raw) + 1)])
-    whole = journal.read(folder)
-    assert len(whole) <= 1
-    for record in whole:
+    complete = journal.read(folder)
+    assert len(complete) <= 1
+    for record in complete:
         assert record.events == EVENTS[: len(record.events)]
     write(folder, EVENTS)
     assert journal.read(folder)[-1].events == EVENTS
-    assert len(journal.read(folder)) == len(whole) + 1
+    assert len(journal.read(folder)) == len(complete) + 1
 
 
-def test_another_versions_events_are_skipped(tmp_path: Path) -> None:
-    """An unknown kind or field costs its line; so does what is no JSON and no event."""
+def test_lines_of_another_version_are_skipped(tmp_path: Path) -> None:
+    """A line with an unknown kind or field is skipped, as is one without JSON or an event."""
     path = write(tmp_path, EVENTS)
     lines = [
         b'{"kind":"Eclipse","time_ns":1}', b'{"kind":"Note","level":1,"message":"","colour":"red"}',
         b'{"kind":"Note"}', b"[1]", b"{", b"\xff\xfe", b"null",
-        b'{"kind":"delivered","spans":[[1,3]]}',
+        b'{"kind":"delivered","spans":[[1,3]]}', b'{"kind":"delivered","spans":[4]}',
+        b'{"kind":"delivered"}', b'{"kind":["Note"]}',
     ]  # fmt: skip
     with path.open("ab") as file:
         file.write(b"\n".join(lines) + b"\n")
@@ -186,23 +193,23 @@ def test_another_versions_events_are_skipped(tmp_path: Path) -> None:
 
 
 def test_without_a_journal_there_are_no_runs(tmp_path: Path) -> None:
-    """Nor in an empty one."""
+    """An empty journal holds no run either."""
     assert journal.read(tmp_path) == []
     (tmp_path / "journal.jsonl").write_bytes(b"\n\n")
     assert journal.read(tmp_path) == []
 
 
-def test_a_journal_that_stops_says_so_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk: told once, no exception, nothing more is written; what was there can be read."""
-    told: list[str] = []
-    book = Journal(tmp_path, {}, told.append)
-    fan_out = FanOut([book])
+def test_a_full_disk_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is raised or written any more; the earlier lines can be read."""
+    failures: list[str] = []
+    recorder = Journal(tmp_path, {}, failures.append)
+    fan_out = FanOut([recorder])
     fan_out.dispatch(EVENTS[0])
-    monkeypatch.setattr(book, "write", full)
+    monkeypatch.setattr(recorder, "write", full)
     for event in EVENTS[1:]:
         fan_out.dispatch(event)
-    assert told == ["No space left on device"] == [book.failed]
-    book.close()
+    assert failures == ["No space left on device"] == [recorder.failed]
+    recorder.close()
     assert journal.read(tmp_path)[0].events == EVENTS[:1]
 
 
@@ -212,14 +219,14 @@ def full(_: Any) -> None:
 
 @given(st.sets(st.integers(min_value=1, max_value=60)))
 def test_ranges_hold_the_numbers(numbers: set[int]) -> None:
-    """All of them and no other, in as few pairs as there are gaps."""
-    found = journal.ranges(numbers)
-    assert {n for first, last in found for n in range(first, last + 1)} == numbers
-    assert all(b[0] > a[1] + 1 for a, b in itertools.pairwise(found))
+    """They hold all the numbers and no others, in the fewest pairs."""
+    entries = journal.ranges(numbers)
+    assert {n for first, last in entries for n in range(first, last + 1)} == numbers
+    assert all(b[0] > a[1] + 1 for a, b in itertools.pairwise(entries))
 
 
-def test_a_closed_journal_writes_into_no_other_file(tmp_path: Path) -> None:
-    """A thread that still tells of spans may be late, and numbers of files are used again."""
+def test_a_closed_journal_writes_to_no_other_file(tmp_path: Path) -> None:
+    """A late thread may write after the close, and file descriptors are reused."""
     journal = Journal(tmp_path, {})
     journal.close()
     with (tmp_path / "other").open("wb") as other, pytest.raises(OSError, match="descriptor"):
@@ -228,52 +235,50 @@ def test_a_closed_journal_writes_into_no_other_file(tmp_path: Path) -> None:
     assert other.closed
 
 
-def test_a_disk_that_takes_long_holds_up_nobody(
+def test_a_slow_disk_does_not_delay_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The loop writes on while it forces; at the end it is waited for, though not for ever."""
+    """Writes go on during a sync; `close` waits for it, but not for ever."""
     free, forced = threading.Event(), []
 
     def fsync(handle: int) -> None:
-        assert free.wait(30)
+        assert free.wait(120)
         forced.append(os.fstat(handle).st_size)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    book = Journal(tmp_path, {})
+    recorder = Journal(tmp_path, {})
     for index in range(5):
-        book.handle_batch([StageEnded(stage=f"stage {index}", time_ns=index)])
+        recorder.handle_batch([StageEnded(stage=f"stage {index}", time_ns=index)])
     assert len(journal.read(tmp_path)[-1].events) == 5
     assert forced == []
     free.set()
-    book.close()
-    assert forced[-1] == (tmp_path / "journal.jsonl").stat().st_size  # the last of it as well
+    recorder.close()
+    assert forced[-1] == (tmp_path / "journal.jsonl").stat().st_size  # including the last line
 
     free.clear()
-    book = Journal(tmp_path, {})
-    book.handle_batch([StageEnded(stage="dead disk", time_ns=1)])
-    book.close(timeout=0.05)  # comes back
+    recorder = Journal(tmp_path, {})
+    recorder.handle_batch([StageEnded(stage="dead disk", time_ns=1)])
+    recorder.close(timeout=0.05)  # returns
     free.set()
 
 
-def test_a_disk_that_fails_when_forced_says_so_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one that is full when written to."""
+def test_a_failed_sync_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a full disk is."""
 
     def fsync(handle: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    told: list[str] = []
+    failures: list[str] = []
     monkeypatch.setattr(os, "fsync", fsync)
-    book = Journal(tmp_path, {}, told.append)
-    book.handle_batch([StageEnded(stage="s", time_ns=1)])
-    book.close()
-    assert told == [os.strerror(errno.EIO)]
-    assert book.failed
+    recorder = Journal(tmp_path, {}, failures.append)
+    recorder.handle_batch([StageEnded(stage="s", time_ns=1)])
+    recorder.close()
+    assert failures == [os.strerror(errno.EIO)]
+    assert recorder.failed
 
 
-def test_a_journal_of_version_0_2_1_is_read(tmp_path: Path) -> None:
-    """Fields that have another name now keep their values, so no ended job is lost."""
+def test_a_journal_of_version_0_2_1_can_be_read(tmp_path: Path) -> None:
+    """Renamed fields keep their values, so no ended job is lost."""
     common = {"stage": "pairs", "index": 3, "attributes": {}}
     lines: list[dict[str, object]] = [
         {"kind": "about"},
@@ -288,10 +293,10 @@ def test_a_journal_of_version_0_2_1_is_read(tmp_path: Path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "journal.jsonl").write_text(text)
     (record,) = journal.read(tmp_path)
-    ended, slow, beat = record.events
+    ended, slow, heartbeat = record.events
     assert isinstance(ended, JobEnded)
     assert ended.step_times == {"fit": 0.5}
     assert isinstance(slow, SlowJob)
     assert slow.step == "fit"
-    assert isinstance(beat, Heartbeat)
-    assert beat.running_steps == ["fit"]
+    assert isinstance(heartbeat, Heartbeat)
+    assert heartbeat.running_steps == ["fit"]

@@ -134,7 +134,7 @@ def test_a_day_of_silence_is_bounded_in_memory_and_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After 24 hours of heartbeats memory, trace and journal are small."""
-    monkeypatch.setattr(Journal, "force", lambda journal: None)  # the disk is not tested here
+    monkeypatch.setattr(Journal, "sync", lambda journal: None)  # the disk is not tested here
     tracing, pool = Tracing(tmp_path / "trace.jsonl"), ManualPool(2)
     clock = Day(pool)
     table, writer = Inflight(tmp_path, pool.window, 0.0), Journal(tmp_path, {})

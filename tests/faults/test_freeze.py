@@ -1,4 +1,4 @@
-"""A run that freezes is seen: by its heartbeats, by status, by the collector, by the autopsy."""
+"""A frozen run is visible in its heartbeats, by ``status``, in the collector and by ``autopsy``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import Start
+from tests.faults.command import PATIENCE, Start
 from tests.helpers.otlp_receiver import Received, http_receiver, plain
 from zemosaic.runtime.events import Heartbeat, JobEnded, JobSubmitted
 
@@ -31,21 +31,21 @@ def state(span: Any) -> str:
     return plain(span.attributes)["zemosaic.run.state"]
 
 
-def test_a_frozen_run_is_seen_killed_sent_and_resumed(start: Start, tell: Any) -> None:
-    """A worker holds the lock for ever; from outside everything is known, and made whole.
+def test_a_frozen_run_is_seen_killed_delivered_and_resumed(start: Start, examine: Any) -> None:
+    """A worker that holds the GIL for ever can be seen from outside, and its run can be resumed.
 
     The collector holds the running phase with heartbeats, pending indices and the stack; status
-    names the pair; after kill -9 no worker is left, the autopsy sends what is missing under its own
-    ids, once; and the run goes on.
+    names the pair; after kill -9 no worker is left; the autopsy sends the missing spans under their
+    own ids, once.
     """
     with http_receiver() as (url, received):
         run = start("--otlp", url, fault="gil@3-4")
         run.wait_for(lambda: [p for p in phases(received) if len(beats(p)) >= 2])
-        shown = tell("status", run.folder)
+        shown = examine("status", run.folder)
         (row,) = [line for line in shown.out.splitlines() if "tile_0003.fits" in line]
         assert "hold_the_lock" in row
         assert "10 of 11 done" in shown.out
-        refused = tell("autopsy", run.folder, "--otlp", url)
+        refused = examine("autopsy", run.folder, "--otlp", url)
         assert refused.code == 2
         assert refused.err.count("\n") == 1
         index = run.events(Heartbeat)[-1].running_indices[0]
@@ -57,39 +57,39 @@ def test_a_frozen_run_is_seen_killed_sent_and_resumed(start: Start, tell: Any) -
         assert {state(p) for p in pictures} == {"running"}
         assert len({(p.span_id, p.start_time_unix_nano) for p in pictures}) == 1
         newest = pictures[-1]
-        # Told again only when it has changed.
+        # A heartbeat repeats the stack only if it has changed.
         (beat,) = [b for b in beats(newest) if "code.stacktrace" in b]
         assert beat["zemosaic.pairs.pending_indices"] == [index]
         assert beat["zemosaic.pairs.running_indices"] == [index]
         assert "hold_the_lock" in beat["code.stacktrace"]
         assert len(beat["code.stacktrace"]) <= 8192
         if Path("/proc/self").exists():  # on Linux no worker outlives its run
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PATIENCE
             while (at := Path(f"/proc/{worker}/stat")).exists() and ") Z" not in at.read_text():
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
 
         before = len(received.spans)
-        told = tell("autopsy", run.folder, "--otlp")
+        told = examine("autopsy", run.folder, "--otlp")
         assert told.code == 0, told.err
         for words in ("died after", "kill -9", "in stage pairs", "tile_0003.fits, tile_",
                       "hold_the_lock", "6 of 6 tiles and 10 of 11 pairs", "--resume"):  # fmt: skip
             assert words in told.out
-        one_whole_trace(received, before, pairs=11)
+        check_trace_is_complete(received, before, pairs=11)
         again = len(received.spans)
-        assert "sent         0 spans" in tell("autopsy", run.folder, "--otlp").out
+        assert "sent         0 spans" in examine("autopsy", run.folder, "--otlp").out
         assert len(received.spans) == again
         with http_receiver() as (other, fresh):
-            assert tell("autopsy", run.folder, "--otlp", other).code == 0
-            one_whole_trace(fresh, 0, pairs=11)
+            assert examine("autopsy", run.folder, "--otlp", other).code == 0
+            check_trace_is_complete(fresh, 0, pairs=11)
             assert len(fresh.spans) == 1 + 1 + 1 + 6 + 11
     done = start("--resume").end()
     assert done.code == 0
     assert "10 of 11 pairs are known" in done.err
 
 
-def one_whole_trace(received: Received, before: int, pairs: int) -> None:
-    """Every span once (of the phase the last form counts), none without its parent."""
+def check_trace_is_complete(received: Received, before: int, pairs: int) -> None:
+    """Check that each span came once (the phase in its last form) and has a parent."""
     spans = received.spans
     finals = [s for k, s in enumerate(spans) if s.name != PHASE or k >= before]
     ids = [s.span_id for s in finals]
@@ -105,8 +105,10 @@ def one_whole_trace(received: Received, before: int, pairs: int) -> None:
 
 
 @pytest.mark.parametrize("live", ["snapshot", "marker", "off"])
-def test_let_go_on_the_final_span_comes_last(start: Start, tmp_path: Path, live: str) -> None:
-    """No picture after it; with markers and without, the phase is sent but once."""
+def test_the_final_span_of_a_continued_run_comes_last(
+    start: Start, tmp_path: Path, live: str
+) -> None:
+    """No snapshot follows it; without snapshots the span of the phase is sent once."""
     leave = tmp_path / "leave"
     with http_receiver() as (url, received):
         run = start(
@@ -128,26 +130,26 @@ def test_let_go_on_the_final_span_comes_last(start: Start, tmp_path: Path, live:
     assert (run.folder / "trace.jsonl").read_text().count(f'"name":"{PHASE}"') == 1
 
 
-def test_a_thread_that_holds_the_lock_is_seen_from_outside(start: Start, tell: Any) -> None:
-    """The loop of the phase is frozen too: dumps and status tell all the same."""
+def test_a_thread_that_holds_the_gil_is_seen_from_outside(start: Start, examine: Any) -> None:
+    """The scheduler is frozen too, but the stack is dumped and shown by status."""
     run = start(fault="gil@3-4", pool="threads")
     dump = run.folder / "stacks" / f"{run.process.pid}.txt"
     run.wait_for(lambda: dump.exists() and "hold_the_lock" in dump.read_text())
     assert not [e for e in run.events(Heartbeat) if e.stage == "pairs" and e.stack]
-    shown = tell("status", run.folder).out
+    shown = examine("status", run.folder).out
     (row,) = [line for line in shown.splitlines() if "tile_0003.fits" in line]
     assert "hold_the_lock" in row
     run.kill()
     run.end()
-    assert "hold_the_lock" in tell("autopsy", run.folder).out
+    assert "hold_the_lock" in examine("autopsy", run.folder).out
     assert start("--resume", pool="threads").end().code == 0
 
 
-def test_a_parent_that_segfaults_says_where(start: Start, tell: Any) -> None:
-    """The autopsy tells the signal's cause, the stage and the stack of the run itself."""
+def test_a_segfault_of_the_run_is_explained(start: Start, examine: Any) -> None:
+    """The autopsy shows the error, the stage and the stack of the run."""
     run = start(fault="segfault@solve", pool="serial")
     assert run.end().code == -11
-    told = tell("autopsy", run.folder)
+    told = examine("autopsy", run.folder)
     assert "cause        Segmentation fault" in told.out
     assert "in stage solve" in told.out
     assert "string_at" in told.out
@@ -164,14 +166,14 @@ def test_a_parent_that_segfaults_says_where(start: Start, tell: Any) -> None:
         ("kill@pairs.ecsv", "11 of 11 pairs"),
     ],
 )
-def test_dead_in_any_stage_the_trace_is_made_whole(
-    start: Start, tell: Any, fault: str, words: str
+def test_the_trace_of_a_run_killed_in_any_stage_is_completed(
+    start: Start, examine: Any, fault: str, words: str
 ) -> None:
-    """The autopsy says what is safe, and the file's trace has no orphan and one phase."""
+    """The autopsy lists the saved results; the trace has one phase, and each span a parent."""
     run = start(fault=fault, pool="serial")
     assert run.end().code == -9
     with http_receiver() as (url, received):
-        told = tell("autopsy", run.folder, "--otlp", url)
+        told = examine("autopsy", run.folder, "--otlp", url)
         assert told.code == 0
         assert words in told.out
         spans = received.spans
@@ -183,23 +185,23 @@ def test_dead_in_any_stage_the_trace_is_made_whole(
         assert sum(plain(s.attributes).get("error.type") == "RunDied" for s in spans) >= open_jobs
 
 
-def test_the_autopsy_of_a_healthy_run_and_of_no_run(
-    start: Start, tell: Any, tmp_path: Path
+def test_the_autopsy_of_a_finished_run_and_of_no_run(
+    start: Start, examine: Any, tmp_path: Path
 ) -> None:
-    """Healthy: one word. No run: one line, exit 2."""
+    """A finished run is reported as such; without a run there is one line and exit 2."""
     run = start(pool="serial")
     assert run.end().code == 0
-    told = tell("autopsy", run.folder)
+    told = examine("autopsy", run.folder)
     assert (told.code, told.err) == (0, "")
     assert "finished" in told.out
     assert "resume  " not in told.out
-    assert "finished" in tell("status", run.folder).out
+    assert "finished" in examine("status", run.folder).out
     with http_receiver() as (url, received):
-        assert "sent         21 spans" in tell("autopsy", run.folder, "--otlp", url).out
+        assert "sent         21 spans" in examine("autopsy", run.folder, "--otlp", url).out
         assert [state(s) for s in phases(received)] == ["finished"]
     for folder in (tmp_path / "none", tmp_path):
         for command in ("autopsy", "status"):
-            nothing = tell(command, folder)
+            nothing = examine(command, folder)
             assert nothing.code == 2
             assert nothing.err.count("\n") == 1
             assert "holds no run" in nothing.err

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on where it was, to the same bits."""
+"""A run killed at any moment can be resumed, and its results have the same bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.faults.conftest import Command, Start
+from tests.faults.command import Command, Start
 from tests.helpers.cli import Run
 from zemosaic.pipeline.records import load_thumbnails
 from zemosaic.runtime import journal
@@ -20,7 +20,7 @@ from zemosaic.runtime.events import JobEnded, JobSubmitted, RunEnded, StageStart
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="kills as POSIX does")
 
 TABLES = ("corrections.ecsv", "pairs.ecsv")
-# Moments of which no event tells.
+# Moments without an event.
 LATE = ("kill@solve", "kill@corrections.ecsv", "kill@pairs.ecsv")
 
 
@@ -28,8 +28,8 @@ def tables(folder: Path) -> list[bytes]:
     return [(folder / name).read_bytes() for name in TABLES]
 
 
-def nothing_twice(folder: Path) -> int:
-    """Check that no result of a run was made again by a later one; how many there are."""
+def count_unique_results(folder: Path) -> int:
+    """Check that no run repeated a result of an earlier one; return their number."""
     ended: set[tuple[str, int]] = set()
     keys: set[str] = set()
     for record in journal.read(folder):
@@ -44,11 +44,11 @@ def nothing_twice(folder: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, tiles: list[str]) -> Path:
-    """The folder of a run that nobody interrupted."""
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, tiles: list[str]) -> Path:
+    """Return the folder of an uninterrupted run."""
     from zemosaic.cli import run
 
-    folder = tmp_path_factory.mktemp("whole") / "run"
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert run(["intertile", "-o", str(folder), "--pool", "serial", *tiles]) == 0
     return folder
 
@@ -56,12 +56,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiles: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("seed", "pool"), [(1, "processes"), (2, "threads"), (3, "serial"), (4, "serial")]
 )
-def test_killed_at_random_moments_it_ends_in_the_same_bits(
-    start: Start, whole: Path, seed: int, pool: str
+def test_a_run_killed_at_random_moments_has_the_same_bits(
+    start: Start, uninterrupted: Path, seed: int, pool: str
 ) -> None:
-    """Five kills of one run and the next, twenty in all: same tables, nothing measured twice.
+    """After five kills, the tables are the same and nothing was measured twice.
 
-    Four of the five come from outside, after so many jobs of a stage that the run has done itself.
+    Four of the kills come from outside, after a random number of jobs of a stage.
     """
     chance = random.Random(seed)
     moments = [("scan", chance.randrange(6)), ("tiles", chance.randrange(1, 5))]
@@ -83,9 +83,9 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(
     assert start("--resume", pool=pool, fault=LATE[seed % 3]).end().code == -9
     done = start("--resume", pool=pool).end()
     assert done.code == 0, done.err
-    assert tables(run.folder) == tables(whole)
-    assert nothing_twice(run.folder) == 6 + 11
-    small, expected = load_thumbnails(run.folder), load_thumbnails(whole)
+    assert tables(run.folder) == tables(uninterrupted)
+    assert count_unique_results(run.folder) == 6 + 11
+    small, expected = load_thumbnails(run.folder), load_thumbnails(uninterrupted)
     assert small.keys() == expected.keys() == set(range(6))
     for index, picture in expected.items():
         assert np.array_equal(small[index], picture, equal_nan=True)
@@ -97,15 +97,15 @@ def tile_folder(tiles: list[str], folder: Path) -> list[str]:
     return [shutil.copy2(tile, folder) for tile in tiles]
 
 
-def made(folder: Path) -> dict[str, set[int]]:
-    """Indices of the tiles and pairs that the last run in a folder had done."""
+def jobs_done(folder: Path) -> dict[str, set[int]]:
+    """Return the indices of the tiles and pairs that the last run in a folder has done."""
     events = [e for e in journal.read(folder)[-1].events if isinstance(e, JobEnded)]
     return {stage: {e.index for e in events if e.stage == stage} for stage in ("tiles", "pairs")}
 
 
 @pytest.fixture
 def dead(start: Start, tiles: list[str], tmp_path: Path) -> list[str]:
-    """The words for a run that died when it had measured all; its tiles may be changed."""
+    """Return the tiles of a run that died after all measurements; tests may change them."""
     words = tile_folder(tiles, tmp_path / "tiles")
     assert start(tiles=words, pool="serial", fault="kill@solve").end().code == -9
     return words
@@ -115,26 +115,26 @@ Intertile = Callable[..., Run]
 ALL = set(range(1, 12))
 
 
-def test_nothing_is_done_again_without_need(dead: list[str], intertile: Intertile) -> None:
-    """Resumed unchanged, all is known; a second time, of the finished run, the pairs are."""
+def test_unchanged_results_are_reused(dead: list[str], intertile: Intertile) -> None:
+    """A resumed run reuses all results; after a finished run, those of the pairs."""
     assert intertile("--resume", *dead).code == 0
     folder = Path(dead[0]).parents[1] / "run"
-    assert made(folder) == {"tiles": set(), "pairs": set()}
+    assert jobs_done(folder) == {"tiles": set(), "pairs": set()}
     again = intertile("--resume", *dead)
     assert again.code == 0
-    assert made(folder)["pairs"] == set()
+    assert jobs_done(folder)["pairs"] == set()
 
 
 @pytest.mark.parametrize("change", ["time", "content", "preview", "lost preview"])
-def test_a_changed_tile_is_measured_anew(
+def test_a_changed_tile_is_measured_again(
     dead: list[str], intertile: Intertile, change: str
 ) -> None:
-    """Its preview and, where its file is another, its pairs; of the others nothing."""
+    """Its preview is made again, and its pairs are measured if its file has changed; no others."""
     folder = Path(dead[0]).parents[1] / "run"
     tile, preview = Path(dead[2]), folder / "previews" / "2.npy"
     if change == "time":
         os.utime(tile, ns=(1, 1))
-    elif change == "content":  # one bit, at the same size and time
+    elif change == "content":  # one bit, with the same size and time
         told = tile.stat()
         raw = bytearray(tile.read_bytes())
         raw[2880 + 8] ^= 1
@@ -153,32 +153,36 @@ def test_a_changed_tile_is_measured_anew(
         for e in record.events
         if isinstance(e, JobSubmitted) and e.stage == "pairs"
     }
-    done = made(folder)
+    done = jobs_done(folder)
     assert done["tiles"] == {3}
     of_tile = {k for k, name in names.items() if "2" in name.split("-")}
     assert done["pairs"] == (set() if "preview" in change else of_tile)
 
 
-def test_other_settings_are_measured_anew(dead: list[str], intertile: Intertile) -> None:
-    """Another model needs other pairs; another anchor needs none."""
+def test_pairs_are_measured_again_only_for_another_model(
+    dead: list[str], intertile: Intertile
+) -> None:
+    """Another model needs other measurements; another anchor does not."""
     folder = Path(dead[0]).parents[1] / "run"
     assert intertile("--resume", "--anchor", "tile_0001.fits", *dead).code == 0
-    assert made(folder) == {"tiles": set(), "pairs": set()}
+    assert jobs_done(folder) == {"tiles": set(), "pairs": set()}
     assert intertile("--resume", "--model", "offset", *dead).code == 0
-    assert made(folder)["pairs"] == ALL
+    assert jobs_done(folder)["pairs"] == ALL
 
 
-def test_another_version_is_measured_anew(
+def test_results_of_another_version_are_measured_again(
     dead: list[str], intertile: Intertile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another version measured is not taken."""
+    """Results of another version are not reused."""
     monkeypatch.setattr("zemosaic.pipeline.tasks.__version__", "0.0.0")
     assert intertile("--resume", *dead).code == 0
-    assert made(Path(dead[0]).parents[1] / "run")["pairs"] == ALL
+    assert jobs_done(Path(dead[0]).parents[1] / "run")["pairs"] == ALL
 
 
-def test_without_resume_a_dead_run_is_told_and_kept(dead: list[str], intertile: Intertile) -> None:
-    """One line names the dead run; what it journalled can be taken even after the next death."""
+def test_without_resume_a_dead_run_is_reported_and_kept(
+    dead: list[str], intertile: Intertile
+) -> None:
+    """One line names the dead run; its results can be reused, even after the next death."""
     folder = Path(dead[0]).parents[1] / "run"
     known = journal.results(journal.read(folder))
     done = intertile(*dead)
@@ -186,23 +190,23 @@ def test_without_resume_a_dead_run_is_told_and_kept(dead: list[str], intertile: 
     assert "zemosaic autopsy" in line
     assert "17 results" in line
     assert done.code == 0
-    assert made(folder)["pairs"] == ALL
+    assert jobs_done(folder)["pairs"] == ALL
     assert known.keys() <= journal.results(journal.read(folder)).keys()
-    # Of a finished run the tables tell, so the next one begins a new journal, in silence.
+    # A finished run has its tables, so the next one silently starts a new journal.
     again = intertile(*dead)
     assert "previous run" not in again.err
     assert len(journal.read(folder)) == 1
 
 
-def test_resume_of_nothing_is_a_run(intertile: Intertile, tiles: list[str]) -> None:
-    """In an empty folder --resume takes nothing and says nothing of it."""
+def test_resume_in_an_empty_folder_is_a_new_run(intertile: Intertile, tiles: list[str]) -> None:
+    """With nothing to resume, --resume prints nothing about it."""
     done = intertile("--resume", *tiles)
     assert done.code == 0
     assert "resumed" not in done.err
 
 
-def test_the_second_run_in_a_folder_is_refused(start: Start, tiles: list[str]) -> None:
-    """With the first one's process, exit 2; the first goes on."""
+def test_a_second_run_in_a_folder_is_refused(start: Start, tiles: list[str]) -> None:
+    """Exit 2 with the process of the first run, which continues."""
     first = start(fault="wait@0-1", pool="threads", ZEMOSAIC_LEAVE=tiles[0] + ".go")
     first.wait_for(lambda: first.events(JobSubmitted, "pairs"))
     second = start("--resume", pool="serial").end()

@@ -1,4 +1,4 @@
-"""Time and pools under a test's command."""
+"""Clocks, pools, observers and jobs under the control of a test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zemosaic.runtime.worker import TaskResult, run_in_slot, run_task
 
 
 class FakeClock(Clock):
-    """Goes on only by waiting: a wait that sees nothing end takes all its time at once."""
+    """Advances only in `wait`: by the whole time-out, at once, if no future is done."""
 
     def __init__(self, on_wait: Callable[[float], None] = lambda now: None) -> None:
         self.now = 1000.0
@@ -28,7 +28,7 @@ class FakeClock(Clock):
 
     def wait(self, futures: Collection[Future[Any]], timeout: float) -> set[Future[Any]]:
         self.on_wait(self.now)
-        # Real threads need a moment to get going, in which no fake time passes.
+        # Real threads need a moment to start, during which no fake time passes.
         done = wait(futures, 0.005, return_when=FIRST_COMPLETED).done
         if not done:
             self.now += timeout
@@ -36,9 +36,9 @@ class FakeClock(Clock):
 
 
 class HeldClock(Clock):
-    """Real waits, but time that passes only while `stuck` holds, a second at each look.
+    """Advances only while `stuck` holds, by a second per wait in which no future is done.
 
-    So a job that hangs times out however slow the machine is, and no other job ever does.
+    So a stuck job times out, and no other job ever does, however slow the machine is.
     """
 
     def __init__(self, stuck: Callable[[], bool]) -> None:
@@ -58,12 +58,12 @@ class HeldClock(Clock):
 def without_slot(
     function: Callable[..., Any], args: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """The job itself, without its row in the table of those under way."""
+    """Return the call of the job itself, without its row in the table of running jobs."""
     return args[2:] if function is run_in_slot else (function, args)
 
 
 class ManualPool(Pool):
-    """Jobs start when they are submitted and end when the test says so, in any order."""
+    """Tasks start when they are submitted, and end when the test calls `end`, in any order."""
 
     kind = "manual"
 
@@ -89,11 +89,11 @@ class ManualPool(Pool):
         return True
 
     def close(self) -> None:
-        """Nothing runs here."""
+        """Do nothing."""
 
 
 class Recorder(Observer):
-    """Keeps every event, in order."""
+    """Keeps all events, in order."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -106,7 +106,7 @@ class Recorder(Observer):
 
 
 class Gate:
-    """A job that blocks until it is opened; closed again by nobody."""
+    """Blocks the job `pass_through` until it is opened."""
 
     def __init__(self) -> None:
         self._event = threading.Event()

@@ -1,4 +1,4 @@
-"""Journals written by hand."""
+"""Journals of invented runs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ABOUT = {"command": "zemosaic intertile a.fits b.fits -o run", "cwd": os.getcwd(
 
 
 def submitted(index: int, at: int) -> JobSubmitted:
-    known = {"name_i": "a.fits", "name_j": f"{index}.fits"}
-    return JobSubmitted(stage="pairs", index=index, time_ns=at * SECOND, attributes=known)
+    attributes = {"name_i": "a.fits", "name_j": f"{index}.fits"}
+    return JobSubmitted(stage="pairs", index=index, time_ns=at * SECOND, attributes=attributes)
 
 
 def ended(index: int, at: int, **more: Any) -> JobEnded:
@@ -42,9 +42,9 @@ BEGUN: list[Any] = [
 
 
 def write(folder: Path, events: list[Any], about: dict[str, Any] = ABOUT) -> Path:
-    book = Journal(folder, about)
-    fan_out = FanOut([book])
+    recorder = Journal(folder, about)
+    fan_out = FanOut([recorder])
     for event in events:
         fan_out.dispatch(event)
-    book.close()
+    recorder.close()
     return folder

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def spans(folder: Path) -> list[dict[str, Any]]:
-    """All spans of a run's trace, attributes as mappings."""
+    """Return all spans of a run's trace file, with their attributes as the mapping "known"."""
     found = []
     for line in (folder / "trace.jsonl").read_text().splitlines():
         for resource in json.loads(line)["resourceSpans"]:

@@ -157,7 +157,7 @@ def _running_table(folder: Path) -> Snapshot:
 
 
 def _fatal_stack(folder: Path, pid: int) -> str:
-    stack = stacks.last(RunFolder(folder).stack(pid))
+    stack = stacks.read_last(RunFolder(folder).stack(pid))
     return stack if stack.startswith(("Fatal", "Windows")) else ""
 
 
@@ -206,9 +206,9 @@ def _running_jobs(
     for row in table.rows:
         if (row.stage, row.index) not in submitted:
             continue
-        stack = stacks.last(RunFolder(folder).stack(row.pid), row.thread, row.started_ns)
+        stack = stacks.read_last(RunFolder(folder).stack(row.pid), row.thread, row.started_ns)
         if not stack and alive:
-            stack = stacks.in_kernel(row.pid)
+            stack = stacks.kernel_wait(row.pid)
         attributes = dict(submitted[row.stage, row.index].attributes)
         jobs.append(StuckJob(row, attributes, max(0.0, (last_ns - row.started_ns) / 1e9), stack))
     return tuple(jobs)

@@ -142,7 +142,7 @@ def _report_run(observers: FanOut, pool: Pool, owns_pool: bool, tiles: int) -> I
     finally:
         if owns_pool:
             pool.close()
-        stacks.disarm()
+        stacks.close()
         if run.inflight is not None:
             run.inflight.close(state)
         error_record = JobError.of(failure) if failure is not None else None
@@ -171,7 +171,7 @@ def _make_inflight(
     try:
         table = Inflight(folder, pool.window, patience, keeps_folder and own_process)
         if keeps_folder:
-            stacks.enable(folder)
+            stacks.dump_on_fault(folder)
         return table
     except OSError as error:
         message = f"{folder}: no table of running jobs ({error.strerror}); the run continues"

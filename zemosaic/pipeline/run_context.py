@@ -60,7 +60,7 @@ class RunContext:
         """
         self.observers.dispatch(StageStarted(stage=name, time_ns=time.time_ns(), total=total))
         if self.inflight is not None:
-            self.inflight.progress(name, 0, total)
+            self.inflight.write_progress(name, 0, total)
         attributes: dict[str, Any] = {}
         yield attributes
         ended = StageEnded(stage=name, time_ns=time.time_ns(), attributes=attributes)

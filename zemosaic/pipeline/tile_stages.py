@@ -17,9 +17,9 @@ from ..photometry.preview.grid import make_grid
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
 from ..photometry.tiles.tile import Tile
-from ..runtime.make_pool import SerialPool
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job, Outcome
+from ..runtime.serial_pool import SerialPool
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution

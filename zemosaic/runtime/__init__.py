@@ -1,1 +1,1 @@
-"""Runs any jobs on any pool, and says what happens. Knows no tile and no span."""
+"""Runs any jobs on any pool and reports all events; independent of tiles and traces."""

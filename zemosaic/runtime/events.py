@@ -1,7 +1,11 @@
-"""The events of a run as records, and the observers that receive them.
+"""The events of a run as records, and the observers receiving them.
 
-Times named ``*_ns`` are nanoseconds since the epoch, on the clock of the process that recorded
-them. Indices of jobs count from 1.
+A run sends `RunStarted`; for each stage `StageStarted`, a `JobSubmitted` and a `JobEnded` for each
+job, and `StageEnded`; finally `RunEnded`. `Heartbeat`, `SlowJob` and `Note` may come at any time in
+between. Jobs end in any order.
+
+Times named ``*_ns`` are nanoseconds since the epoch, on the clock of the recording process. Indices
+of jobs count from 1.
 """
 
 from __future__ import annotations
@@ -14,13 +18,13 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-#: Outcomes of a job. "rejected" is a value that the job returned itself.
+#: Outcomes of a job: a usable or an unusable value, an exception, a time-out, a dead worker.
 OUTCOMES = ("measured", "rejected", "failed", "timeout", "crashed")
 
 
 @dataclass(frozen=True)
 class JobError:
-    """An exception that a job raised, or the death of its worker, in a form that can be pickled.
+    """An exception that a job raised, or the death of its worker, in picklable form.
 
     Parameters
     ----------
@@ -38,7 +42,7 @@ class JobError:
 
     @classmethod
     def of(cls, raised: BaseException) -> JobError:
-        """Return the record of an exception."""
+        """Return the class, the message in one line and the traceback of an exception."""
         text = "".join(traceback.format_exception(raised))
         return cls(type(raised).__name__, " ".join(str(raised).split()), text)
 
@@ -66,7 +70,7 @@ class StageStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StageEnded:
-    """A stage ends; its `attributes` are added to those of the run."""
+    """A stage ends; its `attributes` become attributes of the run."""
 
     stage: str
     time_ns: int
@@ -90,7 +94,7 @@ class JobEnded:
     Parameters
     ----------
     done, total : int
-        Jobs of this stage that have ended, including this one, and all jobs.
+        Ended jobs of this stage, including this one, and all jobs.
     outcome : str
         One of `OUTCOMES`.
     attributes : Mapping
@@ -130,17 +134,17 @@ class Heartbeat:
     Parameters
     ----------
     pending : int
-        Number of jobs that have not ended.
+        Number of unfinished jobs.
     pending_indices : sequence of int
         The first of them: running jobs, oldest first, then waiting ones.
     running_indices : sequence of int
         Running jobs, oldest first.
     running_time : sequence of float
-        Seconds for which each of these has run.
+        Running time of each running job, in seconds.
     running_attributes : sequence of Mapping
-        Attributes of each of these.
+        Attributes of each running job.
     running_steps : sequence of str
-        The current step of each of these; empty if unknown.
+        Current step of each running job; empty if unknown.
     stack : str
         Stack of the oldest, as Python prints it; empty if unknown.
     timeout : float
@@ -207,12 +211,12 @@ Event = (
 class Observer:
     """Base class of observers: every method does nothing; override the ones you need.
 
-    The thread that runs the phase calls them, so they should return quickly. An observer that
-    raises is removed, and the run continues.
+    The thread of the scheduler calls the methods, so they should return quickly. An observer whose
+    method raises is removed, and the run continues.
     """
 
     def handle_batch(self, events: Sequence[Event]) -> None:
-        """Receive events that happened together; by default, pass each to its method in order."""
+        """Receive simultaneous events; by default, pass each to its method in order."""
         for event in events:
             getattr(self, _METHODS[type(event)])(event)
 
@@ -232,7 +236,7 @@ class Observer:
         """Called once for every job, in the order in which jobs end."""
 
     def heartbeat(self, event: Heartbeat) -> None:
-        """Called when no job has ended for a while, and repeatedly while that lasts."""
+        """Called when no job has ended for a while, and repeatedly until one does."""
 
     def slow_job(self, event: SlowJob) -> None:
         """Called once for each slow job."""
@@ -258,13 +262,13 @@ _METHODS = {
 
 
 class FanOut:
-    """Passes events to all observers; one that raises is removed and reported once."""
+    """Passes events to all observers; an observer is removed and reported when it raises."""
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
 
     def dispatch(self, *events: Event) -> None:
-        """Pass events that happened together to all observers."""
+        """Pass simultaneous events to all observers."""
         for observer in tuple(self._observers):
             if observer not in self._observers:  # removed while another one was reported
                 continue

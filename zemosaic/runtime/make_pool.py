@@ -1,69 +1,16 @@
-"""The choice of a pool, and the two pools that start no workers of their own."""
+"""The choice of a pool by its kind."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
-from typing import Any
+from collections.abc import Sequence
+from concurrent.futures import Executor
 
-from .pool import Pool
+from .executor_pool import ExecutorPool
+from .pool import Pool, usable_processors
+from .serial_pool import SerialPool
 from .thread_pool import ThreadPool
-from .worker import TaskResult, run_task
 
 KINDS = ("processes", "threads", "serial")
-
-
-class SerialPool(Pool):
-    """Runs each task in the calling thread, when it is submitted."""
-
-    kind = "serial"
-    workers = 1
-    window = 1
-
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Run the task and return a future that is done."""
-        future: Future[TaskResult] = Future()
-        future.set_running_or_notify_cancel()
-        result = run_task(function, args)
-        if result.error is not None and result.error.type == KeyboardInterrupt.__name__:
-            raise KeyboardInterrupt  # Ctrl-C is meant for the run, not for the job that received it
-        future.set_result(result)
-        return future
-
-    def abandon(self, future: Future[TaskResult]) -> bool:
-        """Return True: every task has ended before its future is returned."""
-        return True
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class ExecutorPool(Pool):
-    """Wraps any `concurrent.futures.Executor`, which its owner shuts down."""
-
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self.kind = type(executor).__name__
-        self.workers = getattr(executor, "_max_workers", None) or usable_processors()
-
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
-        """Submit the task to the executor."""
-        return self._executor.submit(run_task, function, args)
-
-    def abandon(self, future: Future[TaskResult]) -> bool:
-        """Cancel the task; one that is running cannot be taken from a foreign executor."""
-        return future.cancel()
-
-    def close(self) -> None:
-        """Do nothing: the executor belongs to its owner."""
-
-
-def usable_processors() -> int:
-    """Return the number of processors that this process may use (see `os.sched_getaffinity`)."""
-    if hasattr(os, "sched_getaffinity"):  # Linux only
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def make_pool(kind: str | Executor | Pool, workers: int = 0, preload: Sequence[str] = ()) -> Pool:
@@ -74,9 +21,9 @@ def make_pool(kind: str | Executor | Pool, workers: int = 0, preload: Sequence[s
     kind : {"processes", "threads", "serial"}, Executor or Pool
         A pool is returned as it is.
     workers : int
-        Workers to start; 0 starts one per processor that this process may use.
+        Workers to start; 0 starts one per usable processor.
     preload : sequence of str
-        Modules that worker processes import before their first task, where the platform allows it.
+        Modules that worker processes import before their first task, if the platform allows it.
 
     Raises
     ------

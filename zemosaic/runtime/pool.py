@@ -1,13 +1,14 @@
 """The interface of pools: processes, threads, the calling thread, or a foreign executor.
 
 `Pool.submit` returns a future whose result is a `TaskResult`, also when the task raised; its times
-are those of the worker's clock. `Pool.abandon` ends a task that is stuck as far as its pool can: a
+come from the worker's clock. `Pool.abandon` ends a stuck task as far as the pool can: a
 process is killed and replaced, a thread is left behind and replaced, a worker of a foreign
 executor is lost.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -18,7 +19,7 @@ from .worker import TaskResult
 class Pool:
     """Interface of all pools; `kind` and `workers` appear in traces and reports.
 
-    `max_batch` is the number of short jobs that are worth submitting as one task: a batch costs one
+    `max_batch` is the largest number of short jobs to submit as one task: a batch costs one
     message to a worker instead of one per job.
     """
 
@@ -36,7 +37,7 @@ class Pool:
         raise NotImplementedError
 
     def abandon(self, future: Future[TaskResult]) -> bool:
-        """End a task that is stuck; return False if the pool loses its worker by that."""
+        """End a stuck task; return False if its worker is lost to the pool."""
         raise NotImplementedError
 
     def idle_deaths(self) -> list[Exception]:
@@ -44,5 +45,12 @@ class Pool:
         return []
 
     def close(self) -> None:
-        """Release the workers without waiting for any that is stuck."""
+        """Release the workers without waiting for stuck ones."""
         raise NotImplementedError
+
+
+def usable_processors() -> int:
+    """Return the number of processors usable by this process (see `os.sched_getaffinity`)."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The folder of a run: its files, and the lock that one run at a time holds."""
+"""The folder of a run: its files, and its lock, held by one run at a time."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ class RunFolder:
     Parameters
     ----------
     path : pathlib.Path
-        The folder.
+        The run folder itself.
     """
 
     path: Path
 
     @property
     def lock(self) -> Path:
-        """The file whose lock belongs to the run that uses the folder."""
+        """The file locked by the run in this folder."""
         return self.path / ".lock"
 
     @property
     def journal(self) -> Path:
-        """Every event of every run, one line of JSON each."""
+        """All events of all runs, one line of JSON each."""
         return self.path / "journal.jsonl"
 
     @property
@@ -41,7 +41,7 @@ class RunFolder:
 
     @property
     def inflight(self) -> Path:
-        """The table of jobs that are running."""
+        """The table of running jobs."""
         return self.path / "inflight.bin"
 
     @property
@@ -85,80 +85,80 @@ class RunFolder:
 
 
 class FolderError(UserError):
-    """A folder cannot be used; the message is one line: which, why, what to do."""
+    """A folder cannot be used; the message is one line with its name, the reason and a remedy."""
 
 
 @contextmanager
 def claim(folder: Path) -> Iterator[Path]:
-    """Make the folder, and hold it against other runs until the end.
+    """Create the folder and lock it against other runs within the context.
 
-    The lock is the operating system's, so it ends with the process however that dies. The file
-    names the process that holds it.
+    The operating system releases the lock when the process ends, even if it is killed. The lock
+    file names the process.
 
     Raises
     ------
     FolderError
-        It cannot be written, or another run holds it.
+        The folder cannot be written, or another run has locked it.
     """
     lock = RunFolder(folder).lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise FolderError(
             f"{folder}: cannot be written ({error.strerror}); choose another folder"
         ) from None
     try:
-        if not _locked(handle):
-            holder = os.read(handle, 20).decode(errors="replace").strip() or "unknown"
+        if not _try_lock(descriptor):
+            holder = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
             raise FolderError(
                 f"{folder}: is in use by another run (process {holder}); "
                 "wait for it, or choose another folder"
             )
-        os.truncate(handle, 0)
-        os.write(handle, f"{os.getpid()}\n".encode())
+        os.truncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
         yield folder
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 def holder(folder: Path) -> int | None:
-    """The process that holds a folder (0: not known which); None where none does."""
+    """Return the process of the run in a folder, 0 if unknown; None if no run uses it."""
     try:
-        handle = os.open(RunFolder(folder).lock, os.O_RDWR)
+        descriptor = os.open(RunFolder(folder).lock, os.O_RDWR)
     except OSError:
         return None
     try:
-        if _locked(handle):
+        if _try_lock(descriptor):
             return None
-        told = os.read(handle, 20).decode(errors="replace").strip()
-        return int(told) if told.isdecimal() else 0
+        process = os.read(descriptor, 20).decode(errors="replace").strip()
+        return int(process) if process.isdecimal() else 0
     finally:
-        os.close(handle)
+        os.close(descriptor)
 
 
 if sys.platform == "win32":
     import msvcrt
 
-    def _locked(handle: int) -> bool:
-        # Locks a byte far past the end, so that others can still read who holds it.
-        os.lseek(handle, 1 << 20, os.SEEK_SET)
+    def _try_lock(descriptor: int) -> bool:
+        # The locked byte is far past the end, so that others can read the process.
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
         try:
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
             return False
         finally:
-            os.lseek(handle, 0, os.SEEK_SET)
+            os.lseek(descriptor, 0, os.SEEK_SET)
         return True
 
 else:
     import fcntl
 
-    def _locked(handle: int) -> bool:
+    def _try_lock(descriptor: int) -> bool:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         except OSError:
-            return True  # a network drive without locks: better a run unguarded than none
+            return True  # a network drive without locks: an unlocked run is better than none
         return True

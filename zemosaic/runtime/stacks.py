@@ -1,14 +1,14 @@
-"""Where workers are in their code, dumped to files without Python's help.
+"""Stack dumps of busy processes, in files readable by any process.
 
-`faulthandler` does it, also while the work holds the interpreter's lock for ever. A worker process
-of ours has the kernel interrupt it by an alarm, where there are signals, and writes its stack from
-within: nothing moves meanwhile, and a job that lasts is dumped again and again, each time before
-the heartbeat that tells of it. Elsewhere a thread in C does it, once: it reads frames that the job
-changes meanwhile. Of a job that hangs or waits that is safe; of one that is busy in Python, one
-dump in 100 to 2,000 was seen to end the process by a segmentation fault (CPython 3.11).
+Uses `faulthandler`, which works even while the GIL is held. On POSIX each worker process arms
+SIGALRM and dumps its own stack: nothing moves meanwhile, so a long job is dumped again and again,
+each time shortly before the heartbeat reporting it. Elsewhere, and in the process of the run, a
+watchdog thread in C dumps once, because it reads frames that may be changing. This is safe for a
+job that hangs or waits; for jobs busy in Python, one dump in 100 to 2,000 ended the
+process with a segmentation fault (CPython 3.11).
 
-The alarm is set when a worker begins with some jobs, at most four times within its patience while
-it is at them, and off when they have ended: short jobs pay next to nothing.
+A worker arms the timer when it starts a job, at most four times per interval, and cancels it after
+its last one, so short jobs cost almost nothing.
 """
 
 from __future__ import annotations
@@ -27,26 +27,21 @@ from pathlib import Path
 
 from .run_folder import RunFolder
 
-LONGEST = 1 << 16  # characters looked at; a dump of one worker has about 1,000
-LARGEST = 1 << 20  # bytes of a file of dumps, before it is begun anew
-BEFORE = 0.8  # of the patience: after the job's start, and before the heartbeat
-
-
-def clear(folder: Path) -> None:
-    """Make the folder of stacks anew."""
-    shutil.rmtree(RunFolder(folder).stacks, ignore_errors=True)
-    RunFolder(folder).stacks.mkdir(parents=True)
+MAX_READ = 1 << 16  # bytes from the end of a file; a dump of one worker has about 1,000
+MAX_FILE = 1 << 20  # bytes of dumps before a file is truncated
+DUMP_POINT = 0.8  # share of the interval: after the start of the job, before the heartbeat
+FILE_CLOCK_LAG = 50_000_000  # ns by which the time of a file may be behind the clock
 
 
 @dataclass
 class _Timer:
-    """The timer of this process: of `faulthandler` there is but one."""
+    """State of the only timer of this process: `faulthandler` has no second one."""
 
-    file: str = ""
-    handle: int = -1
-    set_at: float = -math.inf
-    place: tuple[str, int] = ("", 0)  # the folder and the process that it was set for
-    enabled: bool = False  # by us, not by the host application
+    path: str = ""
+    descriptor: int = -1
+    armed_at: float = -math.inf
+    armed_for: tuple[str, int] = ("", 0)  # folder and process
+    enabled: bool = False  # whether we, not the host application, enabled `faulthandler`
     by_alarm: bool = False
 
 
@@ -54,160 +49,193 @@ _timer = _Timer()
 _lock = threading.Lock()
 
 
-def use_alarm() -> None:
-    """Have the kernel's alarm tell when to dump, where it can: in a process that is all ours.
+def create_folder(folder: Path) -> None:
+    """Create the folder of stacks in a run folder, empty."""
+    shutil.rmtree(RunFolder(folder).stacks, ignore_errors=True)
+    RunFolder(folder).stacks.mkdir(parents=True)
 
-    It is for the main thread to call, and to do the jobs.
+
+def use_alarm() -> None:
+    """Dump on SIGALRM, where it exists: only in a process of the run's own.
+
+    The main thread must call this, and must run the jobs.
     """
     if hasattr(faulthandler, "register"):
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # whenever there is no file for it
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)  # while no file is open
         _timer.by_alarm = True
 
 
-def arm(folder: str, patience: float) -> None:
-    """Have the stacks of this process dumped unless `arm` or `rest` is called before long."""
-    now, place = time.monotonic(), (folder, os.getpid())
-    if _timer.place == place and now - _timer.set_at < patience / 4:
+def arm(folder: str, interval: float) -> None:
+    """Dump the stacks of this process after most of `interval` seconds, unless armed again."""
+    now, target = time.monotonic(), (folder, os.getpid())
+    if _timer.armed_for == target and now - _timer.armed_at < interval / 4:
         return
-    path = _file(Path(folder))
-    with _lock, contextlib.suppress(OSError):  # no room: the work matters more than its stack
-        _use(path)
+    path = _own_path(Path(folder))
+    with _lock, contextlib.suppress(OSError):  # a full disk must not end the job
+        _open(path)
         os.truncate(path, 0)
         if _timer.by_alarm:
-            signal.setitimer(signal.ITIMER_REAL, BEFORE * patience, patience)
+            signal.setitimer(signal.ITIMER_REAL, DUMP_POINT * interval, interval)
         else:
-            faulthandler.dump_traceback_later(BEFORE * patience, file=_timer.handle)
-        _timer.set_at, _timer.place = now, place
+            faulthandler.dump_traceback_later(DUMP_POINT * interval, file=_timer.descriptor)
+        _timer.armed_at, _timer.armed_for = now, target
 
 
-def rest() -> None:
-    """Have nothing dumped until `arm` is called again."""
-    if _timer.set_at < 0:
+def cancel() -> None:
+    """Dump nothing until `arm` is called again."""
+    if _timer.armed_at < 0:
         return
-    _timer.set_at = -math.inf
+    _timer.armed_at = -math.inf
     if _timer.by_alarm:
         signal.setitimer(signal.ITIMER_REAL, 0)
     else:
         faulthandler.cancel_dump_traceback_later()
 
 
-def enable(folder: Path) -> None:
-    """Have this process say where it is when a segmentation fault ends it."""
+def dump_on_fault(folder: Path) -> None:
+    """Dump the stacks of this process if a fatal signal, such as SIGSEGV, ends it."""
     with _lock, contextlib.suppress(OSError):
-        _use(_file(folder))
+        _open(_own_path(folder))
 
 
-def _file(folder: Path) -> str:
-    return str(RunFolder(folder).stack(os.getpid()))
+def close() -> None:
+    """Cancel the timer, close its file and restore the state of `faulthandler`.
 
-
-def _use(path: str) -> None:
-    if _timer.file == path:
+    Needed at the end of a run, because this process lives on.
+    """
+    if _timer.descriptor < 0:
         return
-    disarm()
-    _timer.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    _timer.file = path
-    if not faulthandler.is_enabled():
-        faulthandler.enable(_timer.handle)
-        _timer.enabled = True
-    if _timer.by_alarm:
-        # Not chained, so that the kernel goes on with a read that it interrupts.
-        faulthandler.register(signal.SIGALRM, _timer.handle, all_threads=True, chain=False)
-
-
-def disarm() -> None:
-    """Stop the timer of this process, which outlives the run where threads did the work."""
-    if _timer.handle < 0:
-        return
-    rest()
+    cancel()
     if _timer.by_alarm:
         faulthandler.unregister(signal.SIGALRM)
     if _timer.enabled:
         faulthandler.disable()
-    os.close(_timer.handle)
-    _timer.file, _timer.handle, _timer.enabled, _timer.place = "", -1, False, ("", 0)
+    os.close(_timer.descriptor)
+    _timer.path, _timer.descriptor, _timer.enabled = "", -1, False
+    _timer.armed_for = ("", 0)
 
 
-def of(folder: Path, pid: int, thread: int, since_ns: int) -> str:
-    """Where a worker was when its stack was last dumped since a time; empty where none was.
+def _own_path(folder: Path) -> str:
+    return str(RunFolder(folder).stack(os.getpid()))
 
-    A worker of this very process is dumped now.
+
+def _open(path: str) -> None:
+    if _timer.path == path:
+        return
+    close()
+    _timer.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _timer.path = path
+    if not faulthandler.is_enabled():
+        faulthandler.enable(_timer.descriptor)
+        _timer.enabled = True
+    if _timer.by_alarm:
+        # Not chained, so that the kernel restarts an interrupted read.
+        faulthandler.register(signal.SIGALRM, _timer.descriptor, all_threads=True, chain=False)
+
+
+def find(folder: Path, pid: int, thread: int, since_ns: int) -> str:
+    """Return the last stack of a worker; dump it first if the worker is in this process.
 
     Parameters
     ----------
     folder : pathlib.Path
-        Of the run.
+        Run folder.
     pid, thread : int
-        The worker.
+        Process and thread of the worker.
     since_ns : int
-        Start of its job, in nanoseconds since the epoch.
+        Start of its job, in nanoseconds since the epoch; earlier dumps are ignored.
+
+    Returns
+    -------
+    str
+        As Python prints it; empty if the worker has not been dumped.
     """
     path = RunFolder(folder).stack(pid)
     if pid == os.getpid():
         try:
             with path.open("a") as file:
                 faulthandler.dump_traceback(file)
-        except OSError:  # a full disk must not end the run for want of a stack
+        except OSError:  # a full disk must not end the run
             return ""
-    found = last(path, thread, since_ns) or in_kernel(pid)
-    with contextlib.suppress(OSError):  # a thread that hangs for a day is dumped at every heartbeat
-        if path.stat().st_size > LARGEST:
+    stack = read_last(path, thread, since_ns) or kernel_wait(pid)
+    with contextlib.suppress(OSError):  # a stuck thread adds a dump per heartbeat
+        if path.stat().st_size > MAX_FILE:
             os.truncate(path, 0)
-    return found
+    return stack
 
 
-def last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
-    """The last stack of a thread (0: the current one) in a file of dumps, if not older."""
+def read_last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
+    """Return the last stack of a thread in a file of dumps.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        File of dumps; it may be missing or torn.
+    thread : int
+        Identifier of the thread; 0 selects the current one, which a fatal signal ended.
+    since_ns : int
+        Ignore a file last written before, in nanoseconds since the epoch.
+
+    Returns
+    -------
+    str
+        The stack, after the line of the fatal error if there was one; empty if there is no stack.
+    """
+    text = _read_end(path, since_ns)
+    errors = list(re.finditer(r"(?m)^(Fatal Python error|Windows fatal)", text))
+    if errors:
+        text = text[errors[-1].start() :]
+    # A blank line or the heading of the next dump ends a stack.
+    heading, *found = (
+        re.split(r"\n\s*\n|\n(?=Timeout \()", part)[0].strip()
+        for part in re.split(r"(?m)^(?=(?:Current thread|Thread) 0x)", text)
+    )
+    if thread:
+        found = [stack for stack in found if _thread_of(stack) == thread]
+    if not found:
+        return ""
+    current = [stack for stack in found if stack.startswith("Current")]
+    stack = found[-1] if thread else "\n".join(current or found)
+    return f"{heading}\n{stack}" if errors else stack
+
+
+def _read_end(path: Path, since_ns: int) -> str:
     try:
-        # The clock of files may be some milliseconds behind.
-        if path.stat().st_mtime_ns + 50_000_000 < since_ns:
-            return ""
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - LONGEST))
-            text = file.read(LONGEST).decode(errors="replace")
+            status = os.fstat(file.fileno())
+            if status.st_mtime_ns + FILE_CLOCK_LAG < since_ns:
+                return ""
+            file.seek(max(0, status.st_size - MAX_READ))
+            return file.read(MAX_READ).decode(errors="replace")
     except OSError:
         return ""
-    fatal = [m.start() for m in re.finditer(r"(?m)^(Fatal Python error|Windows fatal)", text)]
-    if fatal:
-        text = text[fatal[-1] :]
-    # A dump is followed by a blank line, and by the head of the next.
-    blocks = [
-        re.split(r"\n\s*\n|\n(?=Timeout \()", block)[0].strip()
-        for block in re.split(r"(?m)^(?=(?:Current thread|Thread) 0x)", text)
-    ]
-    mine = [block for block in blocks[1:] if not thread or _ident(block) == thread]
-    if not mine:
-        return ""
-    if not thread:  # the one that a fault ended is the current one
-        mine = ["\n".join([b for b in mine if b.startswith("Current")] or mine)]
-    return f"{blocks[0]}\n{mine[-1]}" if fatal else mine[-1]
 
 
-def in_kernel(pid: int) -> str:
-    """Where in the kernel a process waits whom no alarm can reach; empty where it does not.
+def _thread_of(stack: str) -> int:
+    match = re.match(r"(?:Current thread|Thread) 0x([0-9a-fA-F]+)", stack)
+    return int(match[1], 16) if match else 0
 
-    Only Linux tells.
+
+def kernel_wait(pid: int) -> str:
+    """Return the kernel function in which a process waits uninterruptibly, as a stack.
+
+    Empty if the process does not wait so, and everywhere but on Linux.
     """
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
-        place = Path(f"/proc/{pid}/wchan").read_text()
+        function = Path(f"/proc/{pid}/wchan").read_text()
     except OSError:
         return ""
     if state != "D":
         return ""
-    said = "Waits in the kernel, as for a disk that does not answer"
-    return f'{said}:\n  File "kernel", line 0 in {place}'
+    heading = "Waits in the kernel, as for a disk that does not answer"
+    return f'{heading}:\n  File "kernel", line 0 in {function}'
 
 
 def innermost(stack: str) -> str:
-    """The innermost line of a dumped stack, without its folder; empty where there is none."""
+    """Return the innermost line of a stack, without its folder; empty if there is none."""
     match = re.search(r'File "([^"]*)", line (\d+) in (.*)', stack)
     if match is None:
         return ""
     name = re.split(r"[/\\]", match[1])[-1]
     return f"{name}:{match[2]} in {match[3].strip()}"
-
-
-def _ident(block: str) -> int:
-    match = re.match(r"(?:Current thread|Thread) 0x([0-9a-fA-F]+)", block)
-    return int(match[1], 16) if match else 0

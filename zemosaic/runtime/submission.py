@@ -1,4 +1,4 @@
-"""Batches of jobs that are submitted to a pool, and the error of a job whose worker died."""
+"""Jobs, the batches in which they are submitted to a pool, and the failures of their workers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Job:
 
 @dataclass
 class Batch:
-    """Jobs that are submitted as one task, usually one.
+    """Jobs submitted as one task, usually one.
 
     Parameters
     ----------
@@ -39,39 +39,39 @@ class Batch:
         Time of submission, in nanoseconds since the epoch.
     slot : Slot, optional
         Their row in the table of running jobs.
-    at : int
+    current : int
         Position of the current job, as far as known.
     running_since, running_since_ns : float, int
-        Start of the current job, on the loop's clock and in nanoseconds since the epoch; None if
-        the batch still waits.
+        Start of the current job, on the loop's clock and in nanoseconds since the epoch; None and
+        0 if the batch still waits.
     slow_reported : bool
-        Whether that job has been reported as slow.
+        Whether the current job has been reported as slow.
     recalled : bool
-        Whether all other jobs of the batch have been assigned elsewhere.
+        Whether all jobs but the current one have been removed from the batch.
     """
 
     jobs: list[Job]
     submitted_ns: int
     slot: Slot | None = None
-    at: int = 0
+    current: int = 0
     running_since: float | None = None
     running_since_ns: int = 0
     slow_reported: bool = False
     recalled: bool = False
 
     @property
-    def own(self) -> list[int]:
-        """Positions of the jobs whose outcome this batch still owes."""
-        return [self.at] if self.recalled else list(range(len(self.jobs)))
+    def pending_positions(self) -> list[int]:
+        """Positions of the jobs still owed an outcome by this batch."""
+        return [self.current] if self.recalled else list(range(len(self.jobs)))
 
     @property
-    def job(self) -> Job:
-        """The current job."""
-        return self.jobs[self.at]
+    def current_job(self) -> Job:
+        """The job run by the worker now, as far as known."""
+        return self.jobs[self.current]
 
     @property
     def call(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """The function that the worker calls, and its arguments."""
+        """The function called by the worker, and its arguments."""
         if len(self.jobs) > 1:
             calls = [(job.index, job.function, job.args) for job in self.jobs]
             return run_batch, (self.slot, calls)
@@ -80,29 +80,65 @@ class Batch:
             return job.function, job.args
         return run_in_slot, (self.slot, job.index, job.function, job.args)
 
+    def start_job(self, position: int, now: float, now_ns: int) -> None:
+        """Make the job at a position the current one, running since now."""
+        self.current, self.slow_reported = position, False
+        self.running_since, self.running_since_ns = now, now_ns
+
+    def recall_waiting(self) -> list[Job]:
+        """Remove and return all pending jobs but the current one."""
+        waiting = self.pending_except(self.current)
+        self.recalled = True
+        return waiting
+
+    def pending_except(self, position: int | None) -> list[Job]:
+        """Return the pending jobs at all other positions."""
+        return [self.jobs[other] for other in self.pending_positions if other != position]
+
     def running_time(self, now: float) -> float:
-        """Return the seconds for which the current job has run; 0 if it waits."""
+        """Return the seconds for which the current job has run; 0 if the batch waits."""
         return 0.0 if self.running_since is None else now - self.running_since
 
-    def place(self, row: Row | None) -> int | None:
-        """Return the position of the job that a row of the table names; None if it names none."""
+    def position(self, row: Row | None) -> int | None:
+        """Return the position of the job named by a row of the table; None if it names none."""
         indices = [job.index for job in self.jobs]
         return indices.index(row.index) if row is not None and row.index in indices else None
 
-    def reports(self, report: TaskResult) -> list[tuple[Job, TaskResult]]:
-        """Return the jobs and the result of each."""
-        reports = report.value if len(self.jobs) > 1 else [report]
-        return [(self.jobs[place], reports[place]) for place in self.own]
+    def results(self, result: TaskResult) -> list[tuple[Job, TaskResult]]:
+        """Split the result of the batch: return each pending job with its own."""
+        results = result.value if len(self.jobs) > 1 else [result]
+        return [(self.jobs[position], results[position]) for position in self.pending_positions]
 
 
-def death(error: Exception, stack: str) -> tuple[str, JobError]:
-    """Return the state and error of a job whose worker returned no result."""
-    code = getattr(error, "exitcode", None)  # WorkerLostError has one
-    if code is not None:
-        if code < 0:
-            name = signal.Signals(-code).name if -code in signal.valid_signals() else str(-code)
-            return "crashed", JobError(name, f"the worker was killed by {name}", stack)
-        return "crashed", JobError("WorkerExit", f"the worker ended with exit code {code}", stack)
+@dataclass(frozen=True)
+class Failure:
+    """The outcome `state` of an unsuccessful job, and its error."""
+
+    state: str
+    error: JobError
+
+
+def describe_death(error: Exception, stack: str) -> Failure:
+    """Return the failure of a job whose worker sent no result.
+
+    Parameters
+    ----------
+    error : Exception
+        The exception of the future; the `exitcode` of a `WorkerLostError` is negative for a signal.
+    stack : str
+        Last known stack of the worker.
+    """
+    exitcode = getattr(error, "exitcode", None)
+    if exitcode is not None:
+        return Failure("crashed", _describe_exit(exitcode, stack))
     if isinstance(error, CancelledError):
-        return "failed", JobError("CancelledError", "cancelled")
-    return "failed", JobError(type(error).__name__, " ".join(str(error).split()))
+        return Failure("failed", JobError("CancelledError", "cancelled"))
+    return Failure("failed", JobError(type(error).__name__, " ".join(str(error).split())))
+
+
+def _describe_exit(exitcode: int, stack: str) -> JobError:
+    if exitcode >= 0:
+        return JobError("WorkerExit", f"the worker ended with exit code {exitcode}", stack)
+    number = -exitcode
+    name = signal.Signals(number).name if number in signal.valid_signals() else str(number)
+    return JobError(name, f"the worker was killed by {name}", stack)

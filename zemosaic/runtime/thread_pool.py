@@ -14,7 +14,7 @@ from .worker import TaskResult, run_task
 
 
 class ThreadPool(Pool):
-    """Daemon threads that nobody joins.
+    """Daemon threads, never joined.
 
     The standard pool joins its threads at interpreter exit, so a stuck one would keep the program
     from ending. Here a stuck thread is left behind and replaced.

@@ -25,7 +25,7 @@ class TaskResult:
     value : object
         Return value; None if the task raised.
     error : JobError or None
-        The exception that the task raised.
+        The exception raised by the task.
     started_ns, ended_ns : int
         Nanoseconds since the epoch.
     pid : int
@@ -53,7 +53,7 @@ def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
         value = function(*args)
     except BaseException as raised:  # noqa: BLE001 - SystemExit must not end a worker either
         error = JobError.of(raised)
-    # The duration comes from a clock that is never set back, so no span ends before it starts.
+    # The duration comes from a monotonic clock, so no span ends before it starts.
     ended_ns = started_ns + time.perf_counter_ns() - clock_ns
     return TaskResult(value, error, started_ns, ended_ns, os.getpid(), step_times)
 
@@ -61,11 +61,11 @@ def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
 def run_in_slot(slot: Slot, index: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Call a function while its job occupies a row of the table of running jobs."""
     _local.slot = slot
-    slot.take(index)
+    slot.start(index)
     try:
         return function(*args)
     finally:
-        slot.leave()
+        slot.finish()
         _local.slot = None
 
 
@@ -79,14 +79,14 @@ def run_batch(
     try:
         return [_run_next(slot, *call) for call in calls]
     finally:
-        slot.leave()
+        slot.finish()
         _local.slot = None
 
 
 def _run_next(
     slot: Slot, index: int, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> TaskResult:
-    slot.take(index)
+    slot.start(index)
     return run_task(function, args)
 
 
@@ -94,7 +94,7 @@ def _run_next(
 def timed_step(name: str) -> Iterator[None]:
     """Time a step of the running task, and enter its name in the table of running jobs."""
     if (slot := getattr(_local, "slot", None)) is not None:
-        slot.at(name)
+        slot.enter_step(name)
     start = time.perf_counter()
     try:
         yield

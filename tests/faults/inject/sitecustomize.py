@@ -1,8 +1,8 @@
-"""Puts faults into a command and its workers: this folder goes first on PYTHONPATH.
+"""Injects faults into a command and its workers, if this folder is on PYTHONPATH.
 
 ZEMOSAIC_FAULT is like ``gil@2-3`` (the pair of tiles 2 and 3), ``segfault@tile4``, ``kill@*`` or
-``sleep@scan0,exit@solve``: what happens, and where. The faults are real ones; the program under
-test knows nothing.
+``sleep@scan0,exit@solve``: the fault and its place. The faults are real, and the program under test
+is unchanged.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from typing import Any
 
 
 def hold_the_lock() -> None:
-    """A loop in C that never looks up."""
+    """Loop in C without releasing the GIL."""
     collections.deque(itertools.repeat(None), maxlen=0)
 
 
 def wait_for_leave() -> None:
-    """Stand still until a file is there, for a test that lets the run go on."""
+    """Wait until a test creates a file."""
     while not os.path.exists(os.environ["ZEMOSAIC_LEAVE"]):
         time.sleep(0.02)
 
 
 def run_out_of_memory() -> None:
-    """Take all memory that this process may have."""
+    """Allocate memory up to the limit of this process."""
     import resource
 
     now = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (now + (64 << 20), resource.RLIM_INFINITY))
     try:
-        taken = [bytearray(1 << 20)]
+        blocks = [bytearray(1 << 20)]
         while True:
-            taken.append(bytearray(1 << 20))
+            blocks.append(bytearray(1 << 20))
     finally:
-        del taken
+        del blocks
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
 
 
 def kill_the_forkserver() -> None:
-    """A worker's parent is the server that makes workers."""
+    """Kill the parent of this worker, the forkserver, and wait."""
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(3600)
 
@@ -77,10 +77,10 @@ def at_fault(function: Callable[..., Any], where: Callable[..., str]) -> Callabl
     @functools.wraps(function)
     def job(*args: Any) -> Any:
         here = where(*args)
-        for what, place in faults:
+        for fault, place in faults:
             if place in ("*", here):
-                FAULTS[what]()
-        time.sleep(float(os.environ.get("ZEMOSAIC_SLOW", "0")))  # to be caught in the middle
+                FAULTS[fault]()
+        time.sleep(float(os.environ.get("ZEMOSAIC_SLOW", "0")))  # a test may interrupt the job
         return function(*args)
 
     return job
@@ -102,7 +102,7 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
 
 
 class Finder(importlib.abc.MetaPathFinder):
-    """Changes the functions of `PLACES` when their modules are imported."""
+    """Wraps the functions of `PLACES` when their modules are imported."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name not in PLACES:
@@ -123,5 +123,5 @@ class Finder(importlib.abc.MetaPathFinder):
 
 if "ZEMOSAIC_FAULT" in os.environ:
     sys.meta_path.insert(0, Finder())
-    # A shell's background job ignores it, and so would its children.
+    # A background job of a shell ignores SIGINT, and so would its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
