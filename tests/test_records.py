@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,6 @@ from zemosaic.pipeline.records import (
     encode_tile,
     restore_tile,
 )
-from zemosaic.runtime import journal
 from zemosaic.runtime.events import JobEnded, Observer
 from zemosaic.runtime.journal import Journal
 
@@ -124,9 +124,7 @@ def test_a_prepared_tile_is_restored(prepared: PreparedTile, tmp_path: Path) -> 
     recorder = Journal(tmp_path, {})
     recorder.write({"kind": "tile", "tile": encode_tile(prepared)})
     recorder.close()
-    (line,) = [
-        entry for entry in map(journal.orjson.loads, journal_lines(tmp_path)) if "tile" in entry
-    ]
+    (line,) = [entry for entry in map(orjson.loads, journal_lines(tmp_path)) if "tile" in entry]
     restored = restore_tile(line["tile"], tmp_path / "tile.npy")
     assert restored is not None
     for field in fields(PreparedTile):
