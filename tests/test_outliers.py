@@ -40,7 +40,10 @@ def tiles_of(seed: int, **changes: Any) -> tuple[SimulatedTile, ...]:
 
 def solve(tiles: Sequence[SimulatedTile], model: str, **options: Any) -> PhaseSolution:
     given = [tile_from_array(tile.data, tile.wcs, name=tile.name) for tile in tiles]
-    return calibrate(given, Settings(model=model, **options), pool="threads", observers=[])
+    solution = calibrate(given, Settings(model=model, **options), pool="threads", observers=[])
+    failed = [r for r in solution.records if r.outcome not in ("measured", "rejected")]
+    assert not failed, [(r.i, r.j, r.measurements) for r in failed]
+    return solution
 
 
 @cache
