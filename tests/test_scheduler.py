@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ import pytest
 from tests.helpers.fakes import FakeClock, Gate, ManualPool, Recorder
 from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer, SlowJob
 from zemosaic.runtime.executor_pool import ExecutorPool
+from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.make_pool import make_pool
 from zemosaic.runtime.pool import Pool
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.thread_pool import ThreadPool
 from zemosaic.runtime.watch import PENDING_NAMED, TICK
+from zemosaic.runtime.window import Window
 from zemosaic.runtime.worker import TaskResult, run_task
 
 
@@ -266,3 +269,22 @@ def test_jobs_below_the_resolution_of_the_clock_are_measured() -> None:
         [Job(k, pow, (k, 2)) for k in range(1, 101)], 100, Instant(), FanOut(), stage="x"
     )
     assert [o.value for o in outcomes] == [k * k for k in range(1, 101)]
+
+
+def test_jobs_are_not_recalled_behind_one_that_has_ended(tmp_path: Path) -> None:
+    """If the worker has gone on, the new job counts from now, and only it stays with the worker."""
+    clock = FakeClock()
+    table = Inflight(tmp_path, 1, 0.0)
+    window = Window(ManualPool(1), "pairs", clock, table)
+    batch = window.prepare(jobs_of(double, 4))
+    window.submit(batch)
+    assert batch.slot is not None
+    batch.slot.start(2)
+    window.update_running()
+    batch.slot.start(3)
+    clock.now += 5.0
+    assert window.recall(clock.now, 2.0) == []
+    assert batch.current_job.index == 3
+    clock.now += 2.0
+    assert [job.index for job in window.recall(clock.now, 2.0)] == [1, 2, 4]
+    table.close("finished")

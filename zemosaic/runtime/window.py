@@ -81,9 +81,18 @@ class Window:
 
     def recall(self, now: float, limit: float) -> list[Job]:
         """Remove and return the jobs waiting behind one that has run for `limit` seconds."""
+        overdue = [
+            batch
+            for batch in self._batches.values()
+            if len(batch.pending_positions) > 1 and batch.running_time(now) >= limit
+        ]
+        if overdue:
+            # A worker may have gone on meanwhile: the job that it is stuck at would be recalled
+            # as well, and hold up a second worker.
+            self.update_running()
         jobs: list[Job] = []
-        for batch in self._batches.values():
-            if len(batch.pending_positions) > 1 and batch.running_time(now) >= limit:
+        for batch in overdue:
+            if batch.running_time(now) >= limit:
                 jobs += batch.recall_waiting()
         return jobs
 
