@@ -140,7 +140,7 @@ def test_the_first_image_is_the_default(save: Save) -> None:
         image(IMAGE + 1, "OTHER", HEADER),
     )
     for hdu, offset in ((None, 0), (2, 0), ("SCI", 0), ("sci", 0), (3, 1), ("OTHER", 1)):
-        np.testing.assert_array_equal(open_tile(path, hdu).pixels()[0], IMAGE + offset)
+        np.testing.assert_array_equal(open_tile(path, hdu=hdu).pixels()[0], IMAGE + offset)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_an_unusable_hdu_is_named(hdu: int | str, message: str, save: Save) -> N
     column = fits.Column("a", "E", array=np.ones(3))
     path = save(primary(IMAGE), fits.BinTableHDU.from_columns([column], name="STARS"))
     with pytest.raises(TileError, match=r"tile\.fits: " + message):
-        open_tile(path, hdu)
+        open_tile(path, hdu=hdu)
 
 
 # ---- pixels -----------------------------------------------------------------------------------

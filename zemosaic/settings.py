@@ -6,13 +6,14 @@ import math
 from dataclasses import dataclass
 
 from .errors import UserError
+from .photometry.tiles.file_options import FileOptions
 
 MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Options of the calibration.
+class Settings(FileOptions):
+    """Options of the calibration, besides those of `FileOptions`.
 
     Parameters
     ----------
@@ -35,9 +36,6 @@ class Settings:
         Seconds after which a stuck job is abandoned; 0 waits for ever.
     heartbeat : float
         Seconds without a finished job before a heartbeat, and between heartbeats.
-    hdu, mask_hdu : int, str or None
-        HDU of the image (None: the first image) and of a mask whose nonzero
-        pixels are bad (None: no mask).
 
     Raises
     ------
@@ -54,8 +52,6 @@ class Settings:
     pair_timeout: float = 300.0
     tile_timeout: float = 300.0
     heartbeat: float = 10.0
-    hdu: int | str | None = None
-    mask_hdu: int | str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("model", self.model, MODELS)

@@ -98,10 +98,11 @@ def intertile(
     solution, code = _calibrate(output, tiles, settings, folder, apply_to=apply_to, **run)
     if mosaic is not None:
         from ..photometry.mosaic import write_mosaic
+        from ..photometry.tiles.file_options import FileOptions
 
         usable = [index for index in range(len(tiles)) if index not in solution.failed]
         corrections = [(Path(tiles[index]), solution.correction(index)) for index in usable]
-        write_mosaic(corrections, mosaic, settings.hdu, settings.mask_hdu)
+        write_mosaic(corrections, mosaic, FileOptions.of(settings))
         output.line(f"mosaic       {mosaic}")
         output.facts["mosaic"] = str(mosaic)
     return code

@@ -66,7 +66,7 @@ def write_corrected(tile: Tile, correction: Correction, folder: Path) -> Path:
     if target.exists() and target.samefile(tile.path):
         raise TileError(f"{tile.path}: would be overwritten; choose another folder for --apply")
     with open_fits(tile.path) as hdus:
-        image = find_image_hdu(hdus, tile.path, tile.hdu)
+        image = find_image_hdu(hdus, tile.path, tile.options.hdu)
         corrected = correct(np.asarray(image.data), correction)
         _record_correction(image.header, tile.channels, correction)
         _replace_image(hdus, image, corrected)

@@ -11,15 +11,14 @@ from astropy.wcs import WCS
 
 from .apply import correct, write_fits
 from .solver.solve import Correction
-from .tiles.fits_files import HduKey
-from .tiles.tile import Tile, open_tile
+from .tiles.file_options import FileOptions
+from .tiles.tile import Tile, tile_from_file
 
 
 def write_mosaic(
     tiles: Sequence[tuple[Path, Correction]],
     output: Path,
-    hdu: HduKey = None,
-    mask_hdu: HduKey = None,
+    options: FileOptions,
 ) -> None:
     """Coadd corrected tiles on a tangent plane that fits them, and write the result.
 
@@ -30,12 +29,12 @@ def write_mosaic(
     output : pathlib.Path
         FITS file, written atomically: float32 ``(H, W)`` or ``(C, H, W)`` in ADU, NaN where there
         is no tile.
-    hdu, mask_hdu : int, str or None
-        As in `open_tile`.
+    options : FileOptions
+        How the files are read.
     """
     from reproject.mosaicking import find_optimal_celestial_wcs
 
-    corrections = [(open_tile(path, hdu, mask_hdu), correction) for path, correction in tiles]
+    corrections = [(tile_from_file(path, options), correction) for path, correction in tiles]
     wcs, shape = find_optimal_celestial_wcs([(tile.shape, tile.wcs) for tile, _ in corrections])
     images = [
         _coadd_channel(corrections, channel, wcs, shape)

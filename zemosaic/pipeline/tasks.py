@@ -20,8 +20,9 @@ from ..photometry.pairfit.measure import Measurement, measure_pair
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
+from ..photometry.tiles.file_options import FileOptions
 from ..photometry.tiles.fits_files import TileError
-from ..photometry.tiles.tile import Tile, open_tile, tile_from_array
+from ..photometry.tiles.tile import Tile, tile_from_array, tile_from_file
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
 from .records import JOURNALLED, PreparedTile
@@ -62,7 +63,7 @@ def preview_path(folder: Path, index: int) -> Path:
     return folder / f"{index}.npy"
 
 
-def scan(tile: TileLike, name: str, hdu: int | str | None, mask: int | str | None) -> ScannedTile:
+def scan(tile: TileLike, name: str, options: FileOptions) -> ScannedTile:
     """Make a `Tile` of one item of the input; only the header of a file is read.
 
     Raises
@@ -71,21 +72,21 @@ def scan(tile: TileLike, name: str, hdu: int | str | None, mask: int | str | Non
         The item is no tile, or its file cannot be used.
     """
     if isinstance(tile, Tile):
-        return ScannedTile(tile, "" if tile.path is None else _file_key(tile.path, hdu, mask))
+        return ScannedTile(tile, "" if tile.path is None else _file_key(tile.path, tile.options))
     if isinstance(tile, (str, os.PathLike)):
-        return ScannedTile(open_tile(tile, hdu, mask), _file_key(tile, hdu, mask))
+        return ScannedTile(tile_from_file(tile, options), _file_key(tile, options))
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
     bad_pixels = tile[2] if len(tile) == 3 else None
     return ScannedTile(tile_from_array(tile[0], tile[1], bad_pixels, name=name), "")
 
 
-def _file_key(path: str | os.PathLike[str], hdu: int | str | None, mask: int | str | None) -> str:
+def _file_key(path: str | os.PathLike[str], options: FileOptions) -> str:
     status = os.stat(path)
     with open(path, "rb") as file:
         checksum = zlib.crc32(file.read(CHECKED_BYTES))
     location = os.fsencode(os.path.abspath(path)).hex()
-    return cache_key(location, status.st_size, status.st_mtime_ns, checksum, hdu, mask)
+    return cache_key(location, status.st_size, status.st_mtime_ns, checksum, options)
 
 
 def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -> PreparedTile:

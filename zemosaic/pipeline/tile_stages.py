@@ -16,6 +16,7 @@ from ..photometry.apply import write_corrected
 from ..photometry.preview.grid import make_grid
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
+from ..photometry.tiles.file_options import FileOptions
 from ..photometry.tiles.tile import Tile
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job, Outcome
@@ -52,9 +53,9 @@ def scan_tiles(
     failed : dict
         The reasons of the others by index.
     """
-    options = (context.settings.hdu, context.settings.mask_hdu)
+    options = FileOptions.of(context.settings)
     jobs = [
-        Job(index + 1, scan, (tile, name, *options), _tile_attributes(index, name))
+        Job(index + 1, scan, (tile, name, options), _tile_attributes(index, name))
         for index, (tile, name) in enumerate(zip(tiles, names, strict=True))
     ]
     # Arrays are checked in this process: sending them to a worker and back takes longer.

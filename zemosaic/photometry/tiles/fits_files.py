@@ -17,9 +17,8 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from ...errors import UserError
+from .file_options import HduKey
 
-#: Number or name of an HDU; None selects the first image.
-HduKey = int | str | None
 #: Reads a part of an image: ``read_pixels(key)`` equals ``image.data[key]``.
 PixelReader = Callable[[tuple[slice, ...]], np.ndarray]
 
@@ -84,6 +83,12 @@ def find_mask_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
     if not _is_image(hdu):
         raise TileError(f"{path}: HDU {key} holds no mask; choose another with --mask-hdu")
     return hdu
+
+
+def image_unit(header: fits.Header) -> str:
+    """Return the unit of an image as in its BUNIT, empty if there is none."""
+    unit = header.get("BUNIT", "")
+    return unit.strip() if isinstance(unit, str) else ""
 
 
 def _is_image(hdu: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import numpy as np
 from astropy.wcs import WCS
 
 from .axes import channels_first_shape
+from .file_options import FileOptions
 from .fits_files import (
-    HduKey,
     PixelReader,
     TileError,
     find_image_hdu,
     find_mask_hdu,
+    image_unit,
     open_fits,
     pixel_reader,
 )
@@ -58,8 +59,10 @@ class Tile:
         ``(H, W)`` or the shape of `data`; true where a pixel is bad.
     weight : ndarray or None
         ``(H, W)`` relative weights, 0 where a pixel is bad.
-    hdu, mask_hdu : int, str or None
-        HDUs of the image and of the mask in the file, as given to `open_tile`.
+    options : FileOptions
+        How the file is read.
+    unit : str
+        Unit of the pixels (BUNIT), empty if the file does not give it.
     wcs_parameters : dict or None
         The WCS as returned by `wcs_parameters`; None if its parameters do not suffice.
     array_wcs : astropy.wcs.WCS or None
@@ -75,8 +78,8 @@ class Tile:
     data: np.ndarray | None = None
     mask: np.ndarray | None = None
     weight: np.ndarray | None = None
-    hdu: HduKey = None
-    mask_hdu: HduKey = None
+    options: FileOptions = field(default_factory=FileOptions)
+    unit: str = ""
     wcs_parameters: dict[str, Any] | None = None
     array_wcs: WCS | None = None
 
@@ -92,7 +95,7 @@ class Tile:
         if self.path is None:
             return self.array_wcs
         with open_fits(self.path) as hdus:
-            return read_wcs(self.path, find_image_hdu(hdus, self.path, self.hdu), hdus)
+            return read_wcs(self.path, find_image_hdu(hdus, self.path, self.options.hdu), hdus)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -141,9 +144,9 @@ class Tile:
             yield from self._read_strips(data.__getitem__, data.shape, self.mask, rows)
             return
         with open_fits(self.path) as hdus:
-            image, mask = find_image_hdu(hdus, self.path, self.hdu), None
-            if self.mask_hdu is not None:
-                mask = find_mask_hdu(hdus, self.path, self.mask_hdu).data
+            image, mask = find_image_hdu(hdus, self.path, self.options.hdu), None
+            if self.options.mask_hdu is not None:
+                mask = find_mask_hdu(hdus, self.path, self.options.mask_hdu).data
             yield from self._read_strips(pixel_reader(image, self.path), image.shape, mask, rows)
 
     def _read_strips(
@@ -196,17 +199,20 @@ def tile_from_array(
     )
 
 
-def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey = None) -> Tile:
+def open_tile(path: str | os.PathLike[str], **options: Any) -> Tile:
+    """Make a tile from a FITS file like `tile_from_file`, with the fields of `FileOptions`."""
+    return tile_from_file(path, FileOptions(**options))
+
+
+def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
     """Make a tile from a FITS file, of which only the headers are read.
 
     Parameters
     ----------
     path : path-like
         The file, which may hold compressed images or be compressed itself (``.fits.gz``).
-    hdu : int, str or None
-        HDU of the image; None selects the first image.
-    mask_hdu : int, str or None
-        HDU of a mask, whose nonzero pixels are bad.
+    options : FileOptions
+        How the file is read.
 
     Raises
     ------
@@ -219,15 +225,16 @@ def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey
     if not path.exists():
         raise TileError(f"{path}: no such file; check the name")
     with open_fits(path) as hdus:
-        image = find_image_hdu(hdus, path, hdu)
+        image = find_image_hdu(hdus, path, options.hdu)
         try:
             channels_first = channels_first_shape(tuple(int(length) for length in image.shape))
         except ValueError as error:
             raise TileError(f"{path}: {error}; choose another HDU with --hdu") from None
         channels, shape = _require_pixels(str(path), channels_first)
-        if mask_hdu is not None:
-            find_mask_hdu(hdus, path, mask_hdu)
+        if options.mask_hdu is not None:
+            find_mask_hdu(hdus, path, options.mask_hdu)
         wcs = read_wcs(path, image, hdus)
+        unit = image_unit(image.header)
     corners, scale = _footprint(str(path), wcs, shape)
     return Tile(
         name=path.name,
@@ -236,8 +243,8 @@ def open_tile(path: str | os.PathLike[str], hdu: HduKey = None, mask_hdu: HduKey
         corners=corners,
         scale=scale,
         path=path,
-        hdu=hdu,
-        mask_hdu=mask_hdu,
+        options=options,
+        unit=unit,
         wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
     )
 
