@@ -19,6 +19,7 @@ from tests.helpers.tiles import simulated
 from zemosaic.photometry.apply import correct, write_corrected
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.solver.solve import Correction
+from zemosaic.photometry.tiles.file_options import FileOptions
 from zemosaic.photometry.tiles.tile import TileError, open_tile, tile_from_array
 from zemosaic.pipeline.calibrate import calibrate
 from zemosaic.settings import Settings
@@ -348,7 +349,7 @@ def test_masked_pixels_are_excluded_from_the_coadd(tmp_path: Path) -> None:
     bad = write_flat(tmp_path / "a.fits", 100.0, (25, 20), upper_factor=1e6, mask=mask)
     good = write_flat(tmp_path / "b.fits", 100.0, (25, 20), upper_factor=0.5, mask=mask * 0)
     tiles = [(path, Correction(np.ones(1), np.zeros(1))) for path in (bad, good)]
-    write_mosaic(tiles, tmp_path / "m.fits", mask_hdu="MASK")
+    write_mosaic(tiles, tmp_path / "m.fits", FileOptions(mask_hdu="MASK"))
     data = fits.getdata(tmp_path / "m.fits")
     assert np.nanmax(data) == pytest.approx(100.0)
     assert np.nanmin(data) == pytest.approx(50.0)

@@ -18,7 +18,7 @@ from .tiles.tile import Tile, tile_from_file
 def write_mosaic(
     tiles: Sequence[tuple[Path, Correction]],
     output: Path,
-    options: FileOptions,
+    options: FileOptions | None = None,
 ) -> None:
     """Coadd corrected tiles on a tangent plane that fits them, and write the result.
 
@@ -30,11 +30,13 @@ def write_mosaic(
         FITS file, written atomically: float32 ``(H, W)`` or ``(C, H, W)`` in ADU, NaN where there
         is no tile.
     options : FileOptions
-        How the files are read.
+        How the files are read; by default their first images without masks.
     """
     from reproject.mosaicking import find_optimal_celestial_wcs
 
-    corrections = [(tile_from_file(path, options), correction) for path, correction in tiles]
+    corrections = [
+        (tile_from_file(path, options or FileOptions()), correction) for path, correction in tiles
+    ]
     wcs, shape = find_optimal_celestial_wcs([(tile.shape, tile.wcs) for tile, _ in corrections])
     images = [
         _coadd_channel(corrections, channel, wcs, shape)
