@@ -31,6 +31,9 @@ class PhaseSolution(Solution):
         All pairs, in order.
     candidates : int
         Number of overlapping pairs before pruning.
+    unit : str
+        Unit of the levels: the BUNIT that all tiles share, "adu" if they have none, and empty if
+        they have different ones.
     """
 
     settings: Settings
@@ -38,6 +41,7 @@ class PhaseSolution(Solution):
     failed: dict[int, str]
     records: tuple[PairRecord, ...]
     candidates: int
+    unit: str = "adu"
 
     @property
     def groups(self) -> int:
