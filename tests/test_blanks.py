@@ -207,7 +207,7 @@ def test_interpolation_mixes_no_zeros_into_the_data(order: int) -> None:
     assert blanks.rim > 0
     mixed = image < 900
     left = np.count_nonzero(mixed & ~blanks.grown()) / np.count_nonzero(mixed & ~blanks.mask)
-    assert left < (0.02 if order == 1 else 0.1)
+    assert left < (0.02 if order == 1 else 0.2)  # a spline has endless tails
 
 
 def test_the_run_reports_the_fill_value(tmp_path: Path, intertile: Callable[..., Run]) -> None:
