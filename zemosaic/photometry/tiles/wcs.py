@@ -64,6 +64,10 @@ def require_celestial(name: str, wcs: Any) -> WCS:
     wcs = wcs if wcs.naxis == 2 else wcs.celestial
     if wcs.wcs.lng != 0:
         raise TileError(f"{name}: its WCS has the declination first; swap the axes of the image")
+    if wcs.wcs.lngtyp != "RA" and wcs.wcs.radesys:
+        # astropy takes ecliptic coordinates with a RADESYS for right ascension and declination.
+        wcs = wcs.deepcopy()
+        wcs.wcs.radesys = ""
     return wcs
 
 
