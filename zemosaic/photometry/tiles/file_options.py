@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-#: Number or name of an HDU; None selects the first image.
-HduKey = int | str | None
+#: Number of an HDU, or text that selects images (see `zemosaic.photometry.tiles.images`), or name
+#: and version; None selects all images of the kind of the first.
+HduKey = int | str | tuple[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,13 +15,21 @@ class FileOptions:
 
     Parameters
     ----------
-    hdu, mask_hdu : int, str or None
-        HDU of the image (None: the first image) and of a mask whose nonzero
-        pixels are bad (None: no mask).
+    hdu : int, str, tuple or None
+        HDUs of the images: ``1``, ``"SCI,2"`` or ``("SCI", 2)``, ``"SCI"`` (all of this name),
+        ``"1,4"``, ``"all"``, or several joined by ``+``. None selects the first image with a
+        celestial WCS and all others of its kind, as the chips of a camera.
+    mask_hdu : int, str or None
+        HDU of a mask whose nonzero pixels are bad (None: no mask); of a name, the one with the
+        version of the image.
+    wcs : str
+        Path of the file with the WCS of an image whose header has none, relative to the folder
+        of the image; ``{stem}`` stands for its name without ending.
     """
 
     hdu: HduKey = None
-    mask_hdu: HduKey = None
+    mask_hdu: int | str | None = None
+    wcs: str = "{stem}.wcs"
 
     @classmethod
     def of(cls, options: FileOptions) -> FileOptions:

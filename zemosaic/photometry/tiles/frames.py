@@ -83,9 +83,9 @@ def _frame(wcs: WCS) -> Any:
 
 @lru_cache(1)
 def _icrs() -> Any:
-    from astropy.coordinates import ICRS as Frame
+    from astropy import coordinates
 
-    return Frame()
+    return coordinates.ICRS()
 
 
 def _transform(lonlat: np.ndarray, source: Any, target: Any) -> np.ndarray:

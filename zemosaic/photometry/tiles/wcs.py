@@ -20,8 +20,17 @@ from .fits_files import TileError, ignore_astropy_warnings
 PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
 
 
-def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
-    """Return the celestial WCS of an image HDU.
+def read_wcs(path: Path, header: fits.Header, hdus: fits.HDUList | None) -> WCS:
+    """Return the celestial WCS of a header.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file of the header, for errors.
+    header : astropy.io.fits.Header
+        Header of an image.
+    hdus : astropy.io.fits.HDUList or None
+        The file, which may hold lookup tables of the WCS.
 
     Raises
     ------
@@ -30,11 +39,11 @@ def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
     """
     # wcslib reads text as the reference value 0, which is a valid position on the sky.
     for key in ("CRVAL1", "CRVAL2"):
-        if isinstance(image.header.get(key), str):
+        if isinstance(header.get(key), str):
             raise TileError(f"{path}: its {key} is not a number; solve the plate again")
     try:
         with ignore_astropy_warnings():
-            wcs = _parse_celestial(image.header, hdus)
+            wcs = _parse_celestial(header, hdus)
     except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
         reason = " ".join(str(error).split())
         raise TileError(
@@ -43,7 +52,7 @@ def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
     return require_celestial(str(path), wcs)
 
 
-def _parse_celestial(header: fits.Header, hdus: fits.HDUList) -> WCS:
+def _parse_celestial(header: fits.Header, hdus: fits.HDUList | None) -> WCS:
     """Return the WCS of the celestial axes; not celestial if the header has none."""
     # WCS() rejects SIP in a cube, unless it is limited to two axes. This fails in turn if the
     # celestial axes of a cube are not the first two.
