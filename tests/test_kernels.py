@@ -276,7 +276,7 @@ def test_medians_have_the_same_bits(levels: int) -> None:
         noise = _kernels.block_weights(
             means, means[0].copy(), np.ones(n), shared_noise=1.0, block_cells=1
         )
-        expected = of_variances + (1e-12 + (1e-6 * of_values) ** 2)
+        expected = of_variances + (1e-60 + (1e-6 * of_values) ** 2)
         assert np.array_equal(noise.typical_variance[..., 0], expected)
 
 

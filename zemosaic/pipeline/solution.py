@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..photometry.solver.levels import MIN_LEVEL_ERROR
 from ..photometry.solver.plane_test import PLANE_CHI2, PLANE_RATIO
 from ..photometry.solver.solve import Solution
 from ..settings import Settings
@@ -32,6 +31,9 @@ class PhaseSolution(Solution):
         All pairs, in order.
     candidates : int
         Number of overlapping pairs before pruning.
+    unit : str
+        Unit of the levels: the BUNIT that all tiles share, "adu" if they have none, and empty if
+        they have different ones.
     """
 
     settings: Settings
@@ -39,6 +41,7 @@ class PhaseSolution(Solution):
     failed: dict[int, str]
     records: tuple[PairRecord, ...]
     candidates: int
+    unit: str = "adu"
 
     @property
     def groups(self) -> int:
@@ -112,11 +115,3 @@ class PhaseSolution(Solution):
         if planes and np.median(chi2) <= PLANE_CHI2 and ratio > PLANE_RATIO:
             reason += f", but slopes of the tiles explain {ratio:.0f} times more than they leave"
         return reason
-
-
-def level_error(gain: float, level_err: float) -> float:
-    """Return the standard error that the solver gives to a level difference, in corrected ADU.
-
-    `gain` is the correction of tile j, and `level_err` the error of the pair in ADU of that tile.
-    """
-    return max(gain * level_err, MIN_LEVEL_ERROR)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..pipeline.solution import level_error
 from .data import PairResidual, TileData
 
 
@@ -58,9 +57,14 @@ def pair_residual(measurement: Any, corrections: PairCorrections, residual: floa
         after=abs(residual) / (corrections.gain_j * noise),
         residual=residual,
         level_err=measurement.level_err,
-        level_chi=residual / level_error(corrections.gain_j, measurement.level_err),
+        level_chi=_level_chi(residual, corrections.gain_j * measurement.level_err),
         gain_chi=_gain_chi(measurement, corrections),
     )
+
+
+def _level_chi(residual: float, error: float) -> float:
+    """Return the residual level in standard errors; NaN if tiles have no noise."""
+    return residual / error if error > 0 else math.nan
 
 
 def _gain_chi(measurement: Any, corrections: PairCorrections) -> float:

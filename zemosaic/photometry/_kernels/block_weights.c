@@ -25,9 +25,9 @@ int block_weights(const BlockWeights *a)
         if (a->cell_count[b] != 0) nonempty[count++] = (double)b;
     if (count) count = thinned_count(count, &step);
     for (Index k = 0; k < layers; k++) {
-        /* Sky without noise would get infinite weights. */
+        /* Sky without noise would get infinite weights. The constant is far below any noise. */
         const double least = 1e-6 * typical_size(values + k * n, nonempty, count, step);
-        const double floor = 1e-12 + least * least;
+        const double floor = 1e-60 + least * least;
         typical[k] = typical_size(variance + k * n, nonempty, count, step) + floor;
         for (Index b = 0; b < n; b++) variance[k * n + b] += floor;
     }

@@ -52,7 +52,8 @@ Exchanging the tiles turns a into 1 / a and changes nothing else.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,7 @@ from .samples import PairSamples
 from .streaks import without_streaks
 
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
+PRECISION = 2.0**-22  # of levels, relative: previews are float32
 FEW_COLUMNS = 4  # of the design of a small overlap: no plane
 
 
@@ -166,15 +168,29 @@ def measure_pair(
     tuple of PairMeasurement or Rejected
         One for each channel.
     """
+    second = second.in_unit(first.exponent)
     channels = common_samples(first, second)
     if channels is None:
         return (Rejected("no common cells"),) * len(first.values)
     corner = max(first.x0, second.x0), max(first.y0, second.y0)
     return tuple(
-        measurement
+        in_adu(measurement, first.exponent)
         for samples in channels
         for measurement in _measure_channels(samples, model, corner)
     )
+
+
+def in_adu(measurement: Measurement, exponent: int) -> Measurement:
+    """Return a measurement of values in units of ``2**exponent`` ADU, converted to ADU."""
+    if exponent == 0 or isinstance(measurement, Rejected):
+        return measurement
+    unit = math.ldexp(1.0, exponent)
+    converted: dict[str, Any] = {
+        name: unit * getattr(measurement, name) for name in ("offset", "x", "y", "level_err", "rms")
+    }
+    for name, factor in (("x_tilt", unit), ("y_tilt", unit), ("tilt_cov", unit**2)):
+        converted[name] = tuple(factor * value for value in getattr(measurement, name))
+    return replace(measurement, **converted)
 
 
 def _measure_channels(
@@ -279,7 +295,7 @@ def _measurement(
         offset=y - slope * x if model != "gain" else 0.0,
         x=x,
         y=y,
-        level_err=level_error(fit),
+        level_err=max(level_error(fit), PRECISION * max(slope * abs(x), abs(y))),
         u=u + corner[0],
         v=v + corner[1],
         x_tilt=tilts.x,

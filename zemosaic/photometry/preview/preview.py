@@ -15,6 +15,7 @@ import numpy as np
 
 from ..tiles.fits_files import TileError
 from ..tiles.tile import Tile
+from .binary_unit import binary_exponent, scale_exactly
 from .binning import bin_tile
 from .block_summary import block_summary
 from .grid import Grid, pixel_nodes, tile_box, tile_centre
@@ -40,10 +41,10 @@ class Preview:
     x0, y0 : int
         The grid cell of ``values[:, 0, 0]``.
     values : ndarray
-        ``(C, h, w)`` float32 in ADU; NaN where the tile has no data.
+        ``(C, h, w)`` float32 in units of ``2**exponent`` ADU; NaN where the tile has no data.
     variance : ndarray
-        ``(C, h, w)`` float32 in ADU²: the noise of a cell, and the error due to the missing part
-        of its kernel; NaN where `values` is.
+        ``(C, h, w)`` float32 in the square of that unit: the noise of a cell, and the error due to
+        the missing part of its kernel; NaN where `values` is.
     sky : ndarray
         ``(C,)`` float64 in ADU: the median of the values, the tile's sky level.
     centre : ndarray
@@ -51,6 +52,8 @@ class Preview:
     jacobian : ndarray
         ``(2, 2)`` float64: derivative of the position in cells with respect to the tile's pixel x
         and y.
+    exponent : int
+        The unit of `values`, 0 for most tiles; see `binary_exponent`.
     """
 
     x0: int
@@ -60,6 +63,7 @@ class Preview:
     sky: np.ndarray
     centre: np.ndarray
     jacobian: np.ndarray
+    exponent: int = 0
 
     @cached_property
     def blocks(self) -> np.ndarray:
@@ -82,6 +86,18 @@ class Preview:
         vars(preview)["blocks"] = self.blocks[:, only]
         return preview
 
+    def in_unit(self, exponent: int) -> Preview:
+        """Return the preview with its values in units of ``2**exponent`` ADU."""
+        if exponent == self.exponent:
+            return self
+        change = self.exponent - exponent
+        return replace(
+            self,
+            values=scale_exactly(self.values, change),
+            variance=scale_exactly(self.variance, 2 * change),
+            exponent=exponent,
+        )
+
     def save(self, path: Path) -> None:
         """Write the preview to a file for `load`.
 
@@ -91,7 +107,7 @@ class Preview:
             The file cannot be written as a whole.
         """
         arrays = {name: getattr(self, name) for name in (*ARRAYS, "blocks")}
-        arrays["corner"] = np.array([self.x0, self.y0])
+        arrays["corner"] = np.array([self.x0, self.y0, self.exponent])
         record = np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
         header = {
             "descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": ()
@@ -106,7 +122,9 @@ class Preview:
     def load(cls, path: str | Path) -> Preview:
         """Return the preview in a file; its arrays are memory-mapped and read on demand."""
         record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap are slower
-        preview = cls(*record["corner"].tolist(), *(record[name] for name in ARRAYS))
+        x0, y0, exponent = record["corner"].tolist()
+        arrays = {name: record[name] for name in ARRAYS}
+        preview = cls(x0=x0, y0=y0, **arrays, exponent=exponent)
         vars(preview)["blocks"] = record["blocks"]
         return preview
 
@@ -137,6 +155,8 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     bin_side = max(1, min(round(grid.bin_scale / tile.scale), *tile.shape))
     means, valid_fraction = bin_tile(tile, bin_side)
     channels = means[: tile.channels]
+    exponent = binary_exponent(channels)
+    channels[:] = scale_exactly(channels, -exponent)
     noise = np.array([estimate_noise(channel) for channel in channels], dtype=np.float32)
     box = tile_box(tile, grid)
     nodes = (pixel_nodes(tile, grid, box) + 0.5) / bin_side - 0.5
@@ -145,9 +165,9 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     if not np.isfinite(values).any(axis=(1, 2)).all():
         raise TileError(f"{tile.name}: has no valid pixel in at least one channel; leave it out")
     variance = _cell_variance(samples, noise, weighted=tile.weight is not None)
-    sky = np.array([_median(channel) for channel in values])
+    sky = np.array([np.ldexp(_median(channel), exponent) for channel in values])
     centre, jacobian = tile_centre(tile, grid)
-    return Preview(box.x0, box.y0, values, variance, sky, centre, jacobian)
+    return Preview(box.x0, box.y0, values, variance, sky, centre, jacobian, exponent)
 
 
 def _cell_variance(samples: Samples, noise: np.ndarray, weighted: bool) -> np.ndarray:

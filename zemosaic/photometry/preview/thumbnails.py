@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._kernels.block_sums import block_sum
+from .binary_unit import scale_exactly
 from .grid import Grid
 from .preview import Preview
 
@@ -27,6 +28,10 @@ def thumb_factor(corners: np.ndarray, grid: Grid) -> int:
 
 
 def thumbnail(preview: Preview, factor: int) -> np.ndarray:
-    """Return means over squares of `factor` cells, ``(C, h, w)`` float32; NaN if one is invalid."""
+    """Return means over squares of `factor` cells in ADU, ``(C, h, w)`` float32.
+
+    They are NaN where a cell is invalid.
+    """
     x, y = -preview.x0 % factor, -preview.y0 % factor
-    return block_sum(preview.values[:, y:, x:], factor) / np.float32(factor**2)
+    means = block_sum(preview.values[:, y:, x:], factor) / np.float32(factor**2)
+    return scale_exactly(means, preview.exponent)

@@ -46,27 +46,31 @@ class TileFrame:
 class ChannelPairs:
     """The measured pairs of one channel, as arrays over the P pairs.
 
-    The fields are those of `PairMeasurement`, with errors that allow for repeated cells.
+    The fields are those of `PairMeasurement`, with errors that allow for repeated cells. Levels
+    are in units of `unit`.
 
     Parameters
     ----------
+    unit : float
+        A power of two near the smallest `level_err`, in ADU.
     i, j : ndarray
         ``(P,)`` int tiles of each pair.
     gain, gain_err, plane_gain, plane_gain_err : ndarray
         ``(P,)`` slope of the line without and with a plane, and standard errors; a gain is NaN
         if it was not measured, its error also if the gain is not trusted.
     x, y, level_err : ndarray
-        ``(P,)`` pivot, and standard error of the level at the pivot; ADU.
+        ``(P,)`` pivot, and standard error of the level at the pivot.
     pivot : ndarray
         ``(P, 2)`` position of the pivot in cells.
     x_tilt, y_tilt : ndarray
-        ``(P, 2)`` slopes of both tiles in ADU per cell.
+        ``(P, 2)`` slopes of both tiles per cell.
     tilt_cov : ndarray
         ``(P, 2, 2)`` covariance of ``y_tilt - gain * x_tilt``; infinite if not measured.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
     """
 
+    unit: float
     i: np.ndarray
     j: np.ndarray
     gain: np.ndarray
@@ -95,21 +99,23 @@ class ChannelPairs:
         row = attrgetter(*(name for name, *_ in _COLUMNS))
         column = np.fromiter((row(line) for line in lines), np.dtype(_COLUMNS), len(lines))
         widening = np.sqrt(repetition)
+        unit = _level_unit(column["level_err"])
         covariance = column["tilt_cov"][:, [0, 1, 1, 2]].reshape(-1, 2, 2)
         return cls(
+            unit=unit,
             i=i,
             j=j,
             gain=np.where(column["gain_measured"] > 0, column["gain"], np.nan),
             gain_err=column["gain_err"] * widening,
             plane_gain=column["plane_gain"],
             plane_gain_err=column["plane_gain_err"] * widening,
-            x=column["x"],
-            y=column["y"],
-            level_err=column["level_err"] * widening,
+            x=column["x"] / unit,
+            y=column["y"] / unit,
+            level_err=column["level_err"] / unit * widening,
             pivot=np.stack([column["u"], column["v"]], axis=1),
-            x_tilt=column["x_tilt"],
-            y_tilt=column["y_tilt"],
-            tilt_cov=covariance * widening[:, None, None] ** 2,
+            x_tilt=column["x_tilt"] / unit,
+            y_tilt=column["y_tilt"] / unit,
+            tilt_cov=covariance / unit / unit * widening[:, None, None] ** 2,
             shift=column["shift"],
             shift_err=column["shift_err"],
         )
@@ -129,14 +135,26 @@ class ChannelPairs:
         )
 
 
+def _level_unit(level_err: np.ndarray) -> float:
+    """Return the power of two below the smallest error of a pair; 1 if none is above 0.
+
+    Not below the median, since most pairs may be those of tiles in another unit.
+    """
+    positive = level_err[level_err > 0]
+    return float(np.exp2(np.floor(np.log2(positive.min())))) if len(positive) else 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Channel:
     """One channel of a mosaic, ready to be solved.
 
+    Levels are in units of the smallest error of a pair (``pairs.unit``), so that the solution does
+    not depend on the unit of the tiles.
+
     Parameters
     ----------
     sky : ndarray
-        ``(T,)`` sky level of each tile in ADU; NaN for a tile that could not be read.
+        ``(T,)`` sky level of each tile; NaN for a tile that could not be read.
     measured : ndarray
         Bool over all pairs of the mosaic: those with a measurement in this channel.
     pairs : ChannelPairs
@@ -175,7 +193,7 @@ class Channel:
         pairs = ChannelPairs.of(
             np.asarray(i)[measured], np.asarray(j)[measured], lines, repetition[measured]
         )
-        return cls(sky, measured, pairs, model, anchor, frame)
+        return cls(sky / pairs.unit, measured, pairs, model, anchor, frame)
 
     @property
     def tiles(self) -> int:

@@ -58,9 +58,14 @@ class ChannelSolution:
     shift: np.ndarray
     misplaced: np.ndarray
 
+    def in_adu(self, unit: float) -> ChannelSolution:
+        """Convert a solution in units of `unit` ADU."""
+        names = ("offset", "offset_err", "slope_x", "slope_y", "residual")
+        return replace(self, **{name: unit * getattr(self, name) for name in names})
+
 
 def solve_channel(channel: Channel) -> ChannelSolution:
-    """Solve one channel.
+    """Solve one channel, in its own unit.
 
     If the gain of a tile is tied to the others only by suspects, drop these measurements, solve
     again and report its gain as unknown: it would be as wrong as they are.

@@ -13,7 +13,9 @@ from .plane_potentials import PlaneDifferences, plane_potentials
 from .potentials import Differences, potentials
 from .suspects import SUSPECT_CHI
 
-MIN_LEVEL_ERROR = 1e-3  # ADU: the precision of float32 previews
+# Of the difference of a pair, in units of the smallest error (see `Channel`): it is reached only by
+# tiles without noise.
+MIN_LEVEL_ERROR = 1e-3
 
 
 @dataclass(frozen=True, eq=False)

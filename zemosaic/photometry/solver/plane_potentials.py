@@ -11,7 +11,7 @@ from .potentials import Grounding, assemble
 from .robust_lsq import robust_least_squares
 
 MEDIAN_CHI2 = 0.455  # of one degree of freedom
-LEAST_SLOPE_VARIANCE = 1e-12  # (ADU per cell)², of the prior without any measured tilt
+LEAST_SLOPE_VARIANCE = 1e-12  # (level error per cell)², of the prior without any measured tilt
 
 
 @dataclass(frozen=True, eq=False)

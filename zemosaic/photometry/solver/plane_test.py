@@ -20,7 +20,7 @@ FEWEST_PAIRS = 3  # or independent loops, to judge a component by
 # (nine tiles of flat sky); real gradients exceed 39. Slopes must also exceed their own errors.
 PLANE_RATIO = 20.0
 LEAST_SLOPE_CHI2 = 1.5 * MEDIAN_CHI2
-LEAST_VARIANCE = 1e-30  # (ADU per cell)², of the tilts of tiles without noise
+LEAST_VARIANCE = 1e-30  # (level error per cell)², of the tilts of tiles without noise
 
 
 @dataclass(frozen=True, eq=False)

@@ -150,22 +150,21 @@ def solve(
     if repetition is None:
         repetition = np.ones(len(measurements))
     channels = [
-        solve_channel(
-            Channel.of(
-                i,
-                j,
-                [of_pair[c] for of_pair in measurements],
-                repetition,
-                sky=sky[:, c],
-                model=model,
-                anchor=anchor,
-                frame=frame,
-            )
+        Channel.of(
+            i,
+            j,
+            [of_pair[c] for of_pair in measurements],
+            repetition,
+            sky=sky[:, c],
+            model=model,
+            anchor=anchor,
+            frame=frame,
         )
         for c in range(sky.shape[1])
     ]
+    solutions = [solve_channel(channel).in_adu(channel.pairs.unit) for channel in channels]
     names = [field.name for field in fields(ChannelSolution)]
-    stacked = {name: np.stack([getattr(c, name) for c in channels], axis=1) for name in names}
+    stacked = {name: np.stack([getattr(s, name) for s in solutions], axis=1) for name in names}
     unreadable = np.isnan(sky)
     for name in ("gain", "offset", "slope_x", "slope_y"):
         stacked[name][unreadable] = np.nan

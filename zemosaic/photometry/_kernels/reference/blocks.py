@@ -264,8 +264,9 @@ def block_weights(
     if len(nonempty):
         thinned = nonempty[thin(len(nonempty))]
         typical = median(np.abs(means[: Kind.VARIANCE + 1, ..., thinned]))[..., None]
-    # Sky without noise (simulated, or clipped to a constant) would get infinite weights.
-    floor = 1e-12 + (1e-6 * typical[Kind.VALUE]) ** 2
+    # Sky without noise (simulated, or clipped to a constant) would get infinite weights. The
+    # constant is far below any noise.
+    floor = 1e-60 + (1e-6 * typical[Kind.VALUE]) ** 2
     noise = typical[Kind.VARIANCE] + floor
     prominence = ((highest - means[Kind.VALUE]) * noise**-0.5).sum(axis=0).max(axis=0)
     means[Kind.VARIANCE] += floor
