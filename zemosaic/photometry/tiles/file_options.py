@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 #: Number of an HDU, or text that selects images (see `zemosaic.photometry.tiles.images`), or name
 #: and version; None selects all images of the kind of the first.
@@ -35,3 +37,11 @@ class FileOptions:
     def of(cls, options: FileOptions) -> FileOptions:
         """Return the options of files alone, without those that a subclass adds."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+
+def split_input(text: str) -> tuple[str, str | None]:
+    """Split ``file.fits[SCI,2]`` into file and images; a file of that very name has none."""
+    match = re.fullmatch(r"(.+)\[([^\[\]]+)\]", text)
+    if match is None or Path(text).exists():
+        return text, None
+    return match[1], match[2]

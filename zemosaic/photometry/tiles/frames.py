@@ -24,21 +24,28 @@ FK5_ROTATION = 9e-6
 NEGLIGIBLE_SHIFT = 0.02
 
 
-def frame_name(wcs: WCS) -> str:
-    """Return "ICRS" if the frame can be converted, otherwise the name of the frame itself.
+def is_known_frame(wcs: WCS) -> bool:
+    """Return whether the world coordinates of a WCS can be converted to ICRS.
 
-    A frame that is unknown here, such as solar coordinates (HPLN) or apparent places (GAPPT),
-    serves tiles that all share it.
+    An unknown frame, such as solar coordinates (HPLN) or apparent places (GAPPT), still serves
+    tiles that all share it.
     """
     if wcs.wcs.lngtyp == "RA":
-        return ICRS if wcs.wcs.radesys in EQUATORIAL else wcs.wcs.radesys
-    return ICRS if wcs.wcs.lngtyp in LONGITUDES else wcs.wcs.lngtyp
+        return wcs.wcs.radesys in EQUATORIAL
+    return wcs.wcs.lngtyp in LONGITUDES
 
 
-def converted(wcs: WCS) -> bool:
+def frame_name(wcs: WCS) -> str:
+    """Return "ICRS" if the frame can be converted, otherwise the name of the frame itself."""
+    if is_known_frame(wcs):
+        return ICRS
+    return wcs.wcs.radesys if wcs.wcs.lngtyp == "RA" else wcs.wcs.lngtyp
+
+
+def needs_conversion(wcs: WCS) -> bool:
     """Return whether the world coordinates of a WCS need a conversion to ICRS."""
     prm = wcs.wcs
-    if frame_name(wcs) != ICRS or (prm.lngtyp, prm.radesys) == ("RA", ICRS):
+    if not is_known_frame(wcs) or (prm.lngtyp, prm.radesys) == ("RA", ICRS):
         return False
     if (prm.lngtyp, prm.radesys, prm.equinox) == ("RA", "FK5", 2000.0):
         scale = np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix)))
@@ -48,12 +55,12 @@ def converted(wcs: WCS) -> bool:
 
 def to_icrs(wcs: WCS, lonlat: np.ndarray) -> np.ndarray:
     """Convert world coordinates ``(N, 2)`` of a WCS to ICRS; degrees."""
-    return _transform(lonlat, _frame(wcs), _icrs()) if converted(wcs) else lonlat
+    return _transform(lonlat, _frame(wcs), _icrs()) if needs_conversion(wcs) else lonlat
 
 
 def from_icrs(wcs: WCS, radec: np.ndarray) -> np.ndarray:
     """Convert ICRS ``(N, 2)`` to the world coordinates of a WCS; degrees."""
-    return _transform(radec, _icrs(), _frame(wcs)) if converted(wcs) else radec
+    return _transform(radec, _icrs(), _frame(wcs)) if needs_conversion(wcs) else radec
 
 
 def frame_of_longitudes(wcs: WCS) -> Any:

@@ -32,14 +32,6 @@ PLACE = re.compile(r"(CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]")
 LARGEST_RATIO = 1.5
 
 
-def split_input(text: str) -> tuple[str, str | None]:
-    """Split ``file.fits[SCI,2]`` into file and images; a file of that very name has none."""
-    match = re.fullmatch(r"(.+)\[([^\[\]]+)\]", text)
-    if match is None or Path(text).exists():
-        return text, None
-    return match[1], match[2]
-
-
 def select_images(hdus: fits.HDUList, path: Path, key: HduKey) -> list[int]:
     """Return the numbers of the HDUs of all tiles in a file.
 

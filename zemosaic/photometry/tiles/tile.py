@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from .axes import channels_first_shape
-from .file_options import FileOptions
+from .file_options import FileOptions, split_input
 from .fits_files import (
     PixelReader,
     TileError,
@@ -27,7 +27,7 @@ from .fits_files import (
     pixel_reader,
 )
 from .frames import ICRS, frame_name
-from .images import has_celestial, hdu_of_image, image_label, select_images, split_input
+from .images import has_celestial, hdu_of_image, image_label, select_images
 from .sidecars import companion, read_sidecar, require_same_size
 from .sky import edge_points, pixel_scale, pixel_to_sky
 from .strips import bad_pixels, read_strips
@@ -229,7 +229,7 @@ def open_tiles(path: str | os.PathLike[str], **options: Any) -> list[Tile]:
         As `tile_from_file`, for any of the images.
     """
     tiles = []
-    for tile in read_tiles(path, FileOptions(**options)):
+    for _, tile in read_tiles(path, FileOptions(**options)):
         if isinstance(tile, TileError):
             raise tile
         tiles.append(tile)
@@ -252,19 +252,25 @@ def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
     TileError
         There is no such file, no image in it or more than one, or no celestial WCS.
     """
-    tile, *others = read_tiles(path, options)
-    if isinstance(tile, TileError):
-        raise tile
+    (name, tile), *others = read_tiles(path, options)
     if others:
         raise TileError(
-            f"{path}: holds {1 + len(others)} tiles; choose one with hdu, as in {tile.name}, or "
-            "use open_tiles"
+            f"{path}: holds {1 + len(others)} images; choose one, as in {name}, or use open_tiles"
         )
+    if isinstance(tile, TileError):
+        raise tile
     return tile
 
 
-def read_tiles(path: str | os.PathLike[str], options: FileOptions) -> list[Tile | TileError]:
-    """Make tiles from all images of a FITS file, or the reasons why they cannot be used.
+def read_tiles(
+    path: str | os.PathLike[str], options: FileOptions
+) -> list[tuple[str, Tile | TileError]]:
+    """Make tiles from all images of a FITS file.
+
+    Returns
+    -------
+    list of tuple
+        Name of each tile, and the tile or the reason why it cannot be used.
 
     Raises
     ------
@@ -279,28 +285,29 @@ def read_tiles(path: str | os.PathLike[str], options: FileOptions) -> list[Tile 
         raise TileError(f"{path}: is a folder; name the FITS files in it")
     if not path.exists():
         raise TileError(f"{path}: no such file; check the name")
-    tiles: list[Tile | TileError] = []
+    tiles: list[tuple[str, Tile | TileError]] = []
     with open_fits(path) as hdus:
         numbers = select_images(hdus, path, options.hdu)
         for number in numbers:
             label = f"[{image_label(hdus, number)}]" if key or len(numbers) > 1 else ""
+            name = f"{path.name}{label}"
             try:
-                tiles.append(_tile_of_image(hdus, path, label, number, options))
+                tiles.append((name, _tile_of_image(hdus, path, name, number, options)))
             except TileError as error:
-                tiles.append(error)
+                tiles.append((name, error))
     return tiles
 
 
 def _tile_of_image(
-    hdus: fits.HDUList, path: Path, label: str, number: int, options: FileOptions
+    hdus: fits.HDUList, path: Path, name: str, number: int, options: FileOptions
 ) -> Tile:
-    """Make a tile from one image of an open file; `label` tells it from others in the file."""
-    image, name = hdus[number], f"{path}{label}"
+    """Make a tile from one image of an open file."""
+    image, place = hdus[number], path.with_name(name)
     try:
         channels_first = channels_first_shape(tuple(int(length) for length in image.shape))
     except ValueError as error:
-        raise TileError(f"{name}: {error}; choose another HDU with --hdu") from None
-    channels, shape = _require_pixels(name, channels_first)
+        raise TileError(f"{place}: {error}; choose another HDU with --hdu") from None
+    channels, shape = _require_pixels(str(place), channels_first)
     mask_hdu = options.mask_hdu
     if mask_hdu is not None:
         mask_hdu = hdu_of_image(hdus, path, mask_hdu, number)
@@ -314,10 +321,10 @@ def _tile_of_image(
         require_same_size(wcs_path, header, shape)
         wcs = read_wcs(wcs_path, header, None)
     else:
-        wcs_path, wcs = None, read_wcs(Path(name), image.header, hdus)
-    corners, scale = _footprint(name, wcs, shape)
+        wcs_path, wcs = None, read_wcs(place, image.header, hdus)
+    corners, scale = _footprint(str(place), wcs, shape)
     return Tile(
-        name=f"{path.name}{label}",
+        name=name,
         shape=shape,
         channels=channels,
         corners=corners,
