@@ -90,7 +90,11 @@ def get_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
     try:
         return hdus[key]
     except (KeyError, IndexError):
-        available = ", ".join(f"{index} {hdu.name}".strip() for index, hdu in enumerate(hdus))
+        names = [hdu.name for hdu in hdus]
+        available = ", ".join(
+            f"{index} {hdu.name}".strip() + (f",{hdu.ver}" if names.count(hdu.name) > 1 else "")
+            for index, hdu in enumerate(hdus)
+        )
         raise TileError(f"{path}: has no HDU {key}; it has {available}") from None
 
 

@@ -85,7 +85,8 @@ def frame_of_longitudes(wcs: WCS) -> Any:
 def _frame(wcs: WCS) -> Any:
     from astropy.wcs.utils import wcs_to_celestial_frame
 
-    return frame_of_longitudes(wcs) or wcs_to_celestial_frame(wcs)
+    frame = frame_of_longitudes(wcs)
+    return wcs_to_celestial_frame(wcs) if frame is None else frame
 
 
 @lru_cache(1)

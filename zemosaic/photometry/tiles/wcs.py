@@ -16,6 +16,8 @@ from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY, Sip, WcsError
 
 from .fits_files import TileError, ignore_astropy_warnings
 
+#: RADESYS of ecliptic coordinates, which always refer to the mean ecliptic of their equinox.
+ECLIPTIC = "ECLIPTIC"
 #: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
 PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
 
@@ -73,10 +75,10 @@ def require_celestial(name: str, wcs: Any) -> WCS:
     wcs = wcs if wcs.naxis == 2 else wcs.celestial
     if wcs.wcs.lng != 0:
         raise TileError(f"{name}: its WCS has the declination first; swap the axes of the image")
-    if wcs.wcs.lngtyp != "RA" and wcs.wcs.radesys:
-        # astropy takes ecliptic coordinates with a RADESYS for right ascension and declination.
+    if wcs.wcs.lngtyp == "ELON":
+        # Because astropy takes ecliptic coordinates of FK5 for right ascension and declination.
         wcs = wcs.deepcopy()
-        wcs.wcs.radesys = ""
+        wcs.wcs.radesys = ECLIPTIC
     return wcs
 
 
