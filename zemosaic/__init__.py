@@ -9,7 +9,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .photometry.solver.solve import Solution
     from .photometry.tiles.fits_files import TileError
-    from .photometry.tiles.tile import Tile, open_tile, tile_from_array
+    from .photometry.tiles.tile import Tile, open_tile, open_tiles, tile_from_array
     from .pipeline.calibrate import calibrate
     from .settings import Settings
 
@@ -19,6 +19,7 @@ _PUBLIC = {
     "Tile": ".photometry.tiles.tile",
     "TileError": ".photometry.tiles.fits_files",
     "open_tile": ".photometry.tiles.tile",
+    "open_tiles": ".photometry.tiles.tile",
     "tile_from_array": ".photometry.tiles.tile",
     "Settings": ".settings",
 }
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "open_tile",
+    "open_tiles",
     "tile_from_array",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,19 @@ def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
     return from_channels_first(corrected.astype(np.float32), np.shape(data))
 
 
-def write_corrected(tile: Tile, correction: Correction, folder: Path) -> Path:
-    """Write the corrected tile to a folder as a FITS file of the same name.
+def write_corrected(tiles: Sequence[tuple[Tile, Correction]], folder: Path) -> Path:
+    """Write a FITS file with all its tiles corrected to a folder, under the same name.
 
-    All HDUs and headers are kept. The image becomes float32, and its header records the
+    All HDUs and headers are kept. The images become float32, and their headers record the
     correction. A file that is compressed as a whole (``.fits.gz``) stays compressed. The file is
     written atomically.
+
+    Parameters
+    ----------
+    tiles : sequence of (Tile, Correction)
+        All tiles of one file, each with its correction.
+    folder : pathlib.Path
+        Created if necessary.
 
     Returns
     -------
@@ -58,18 +66,21 @@ def write_corrected(tile: Tile, correction: Correction, folder: Path) -> Path:
     Raises
     ------
     TileError
-        The tile is an array, the file would replace the tile, or it cannot be read or written.
+        A tile is an array, the file would replace that of the tiles, or it cannot be read or
+        written.
     """
-    if tile.path is None:
-        raise TileError(f"{tile.name}: is an array, not a file; use correct()")
-    target = folder / tile.path.name
-    if target.exists() and target.samefile(tile.path):
-        raise TileError(f"{tile.path}: would be overwritten; choose another folder for --apply")
-    with open_fits(tile.path) as hdus:
-        image = find_image_hdu(hdus, tile.path, tile.options.hdu)
-        corrected = correct(np.asarray(image.data), correction)
-        _record_correction(image.header, tile.channels, correction)
-        _replace_image(hdus, image, corrected)
+    path = tiles[0][0].path
+    if path is None:
+        raise TileError(f"{tiles[0][0].name}: is an array, not a file; use correct()")
+    target = folder / path.name
+    if target.exists() and target.samefile(path):
+        raise TileError(f"{path}: would be overwritten; choose another folder for --apply")
+    with open_fits(path) as hdus:
+        for tile, correction in tiles:
+            image = find_image_hdu(hdus, path, tile.options.hdu)
+            corrected = correct(np.asarray(image.data), correction)
+            _record_correction(image.header, tile.channels, correction)
+            _replace_image(hdus, image, corrected)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_fits(hdus, target)

@@ -92,7 +92,7 @@ def calibrate(
         observers = [Telemetry()]
     settings = settings or Settings()
     tiles = list(tiles)
-    if settings.anchor is not None and not 0 <= settings.anchor < len(tiles):
+    if isinstance(settings.anchor, int) and not 0 <= settings.anchor < len(tiles):
         raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(tiles) - 1}")
     workers = make_pool(pool, settings.workers, PRELOAD)
     fan_out = FanOut(observers)

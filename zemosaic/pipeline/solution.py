@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..photometry.pairfit.measure import PairMeasurement
 from ..photometry.solver.plane_test import PLANE_CHI2, PLANE_RATIO
 from ..photometry.solver.solve import Solution
+from ..photometry.tiles.tile import Tile
 from ..settings import Settings
 from .records import PairRecord
 
@@ -35,6 +36,8 @@ class PhaseSolution(Solution):
         All pairs, in order.
     candidates : int
         Number of overlapping pairs before pruning.
+    tiles : dict
+        The tiles whose headers could be read, by index.
     unit : str
         Unit of the levels: the BUNIT that all tiles share, "adu" if they have none, and empty if
         they have different ones.
@@ -45,6 +48,7 @@ class PhaseSolution(Solution):
     failed: dict[int, str]
     records: tuple[PairRecord, ...]
     candidates: int
+    tiles: dict[int, Tile] = field(default_factory=dict)
     unit: str = "adu"
 
     @property

@@ -30,9 +30,10 @@ from .records import (
     summarize_pair,
 )
 from .run_context import RunContext
+from .scan_stage import scan_tiles
 from .solution import PhaseSolution
-from .tasks import TileLike, cache_key, measure, preview_path, tile_name
-from .tile_stages import PreparedTiles, prepare_tiles, scan_tiles, write_corrected_tiles
+from .tasks import TileLike, cache_key, measure, preview_path
+from .tile_stages import PreparedTiles, prepare_tiles, write_corrected_tiles
 
 
 def run_stages(
@@ -45,16 +46,20 @@ def run_stages(
     NoSolution
         Fewer than two tiles can be used, or the anchor cannot.
     """
-    if len(tiles) < 2:
-        raise NoSolution(f"{len(tiles)} tile cannot be matched to others; give at least two")
-    names = tuple(tile_name(tile, index) for index, tile in enumerate(tiles))
-    with context.stage("prepare"):
-        scanned, failed = scan_tiles(context, tiles, names)
+    with context.stage("prepare") as attributes:
+        scan = scan_tiles(context, tiles)
+        attributes["tiles.total"] = len(scan.names)
+        if len(scan.names) < 2:
+            raise NoSolution(
+                f"{len(scan.names)} tile cannot be matched to others; give at least two"
+            )
+        anchor = scan.anchor_index(context.settings.anchor)
+        names, scanned = tuple(scan.names), scan.usable
         prepared = prepare_tiles(context, scanned)
-    failed |= prepared.failed
-    _check_usable(len(tiles), context.settings.anchor, failed)
+    failed = scan.failed | prepared.failed
+    _check_usable(len(names), anchor, failed)
     with context.stage("overlap") as attributes:
-        corners = np.full((len(tiles), 4, 2), np.nan)
+        corners = np.full((len(names), 4, 2), np.nan)
         for index in prepared.previews:
             corners[index] = scanned[index].tile.corners
         candidates = find_overlaps(corners, context.settings.min_overlap)
@@ -64,12 +69,13 @@ def run_stages(
     records = _measure_pairs(context, graph, names, prepared)
     with context.stage("solve") as attributes:
         solution = PhaseSolution(
-            **vars(_solve(context, graph, corners, records, prepared)),
+            **vars(_solve(context, graph, corners, records, prepared, anchor)),
             settings=context.settings,
             names=names,
             failed=failed,
             records=records,
             candidates=len(candidates.i),
+            tiles={index: entry.tile for index, entry in scanned.items()},
             unit=_common_unit(context, [scanned[index].tile for index in prepared.previews]),
         )
         attributes["solve.components"] = solution.groups
@@ -159,6 +165,7 @@ def _solve(
     corners: np.ndarray,
     records: Sequence[PairRecord],
     prepared: PreparedTiles,
+    anchor: int | None,
 ) -> Solution:
     tiles = len(corners)
     sky = np.full((tiles, prepared.channels), np.nan)
@@ -167,8 +174,8 @@ def _solve(
         sky[index] = preview.sky
         frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
     measurements = [record.measurements for record in records]
-    settings = context.settings
-    return solve_mosaic(graph, corners, measurements, sky, settings.model, settings.anchor, frame)
+    model = context.settings.model
+    return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame)
 
 
 def _warn_about_unmatched_tiles(context: RunContext, solution: PhaseSolution) -> None:

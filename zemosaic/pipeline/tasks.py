@@ -22,7 +22,7 @@ from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.file_options import FileOptions
 from ..photometry.tiles.fits_files import TileError
-from ..photometry.tiles.tile import Tile, tile_from_array, tile_from_file
+from ..photometry.tiles.tile import Tile, read_tiles, tile_from_array
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
 from .records import JOURNALLED, PreparedTile
@@ -35,10 +35,24 @@ TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class ScannedTile:
-    """A tile whose header has been read; `file_key` is empty for a tile given as an array."""
+    """A tile whose header has been read.
 
-    tile: Tile
-    file_key: str
+    Parameters
+    ----------
+    name : str
+        Name of the tile.
+    tile : Tile
+        Only if the tile is usable.
+    file_key : str
+        Key of the state of its files; empty for a tile given as an array.
+    problem : str
+        The reason why it is not usable, otherwise empty.
+    """
+
+    name: str
+    tile: Tile = None  # type: ignore[assignment]
+    file_key: str = ""
+    problem: str = ""
 
 
 def tile_name(tile: TileLike, index: int) -> str:
@@ -63,8 +77,8 @@ def preview_path(folder: Path, index: int) -> Path:
     return folder / f"{index}.npy"
 
 
-def scan(tile: TileLike, name: str, options: FileOptions) -> ScannedTile:
-    """Make a `Tile` of one item of the input; only the header of a file is read.
+def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
+    """Make tiles of one item of the input; only the headers of a file are read.
 
     Raises
     ------
@@ -72,23 +86,43 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> ScannedTile:
         The item is no tile, or its file cannot be used.
     """
     if isinstance(tile, Tile):
-        return ScannedTile(tile, "" if tile.path is None else _file_key(tile.path, tile.options))
+        return [ScannedTile(tile.name, tile, _file_key(tile))]
     if isinstance(tile, (str, os.PathLike)):
-        return ScannedTile(tile_from_file(tile, options), _file_key(tile, options))
+        return _scan_file(tile, options)
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
     bad_pixels = tile[2] if len(tile) == 3 else None
-    return ScannedTile(
-        tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options), ""
-    )
+    made = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
+    return [ScannedTile(name, made)]
 
 
-def _file_key(path: str | os.PathLike[str], options: FileOptions) -> str:
+def _scan_file(path: str | os.PathLike[str], options: FileOptions) -> list[ScannedTile]:
+    """Make all tiles of a file; a single one that is not usable raises its `TileError`."""
+    tiles = read_tiles(path, options)
+    if len(tiles) == 1 and isinstance(tiles[0][1], TileError):
+        raise tiles[0][1]
+    return [
+        ScannedTile(name, problem=str(tile))
+        if isinstance(tile, TileError)
+        else ScannedTile(name, tile, _file_key(tile))
+        for name, tile in tiles
+    ]
+
+
+def _file_key(tile: Tile) -> str:
+    """Return a key of the state of a tile's files, empty for an array."""
+    if tile.path is None:
+        return ""
+    files = [path for path in (tile.path, tile.wcs_path) if path is not None]
+    return cache_key(*map(_file_state, files), tile.options)
+
+
+def _file_state(path: Path) -> tuple[object, ...]:
     status = os.stat(path)
     with open(path, "rb") as file:
         checksum = zlib.crc32(file.read(CHECKED_BYTES))
     location = os.fsencode(os.path.abspath(path)).hex()
-    return cache_key(location, status.st_size, status.st_mtime_ns, checksum, options)
+    return location, status.st_size, status.st_mtime_ns, checksum
 
 
 def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -> PreparedTile:

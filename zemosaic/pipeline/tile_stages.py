@@ -1,12 +1,11 @@
-"""The stages with one job per tile: scan the headers, make the previews, write the corrections."""
+"""The stages after the scan with one job per tile or file: previews, and corrected files."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,12 @@ from ..photometry.apply import write_corrected
 from ..photometry.preview.grid import make_grid
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
-from ..photometry.tiles.file_options import FileOptions
-from ..photometry.tiles.tile import Tile
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job, Outcome
-from ..runtime.serial_pool import SerialPool
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, scan
+from .tasks import ScannedTile, cache_key, prepare, preview_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,30 +36,6 @@ class PreparedTiles:
     def channels(self) -> int:
         """Number of channels, which all previews share."""
         return len(next(iter(self.previews.values())).sky)
-
-
-def scan_tiles(
-    context: RunContext, tiles: Sequence[TileLike], names: Sequence[str]
-) -> tuple[dict[int, ScannedTile], dict[int, str]]:
-    """Read all headers, as jobs, because a stuck drive gets stuck here first.
-
-    Returns
-    -------
-    scanned : dict
-        The usable tiles by index.
-    failed : dict
-        The reasons of the others by index.
-    """
-    options = FileOptions.of(context.settings)
-    jobs = [
-        Job(index + 1, scan, (tile, name, options), _tile_attributes(index, name))
-        for index, (tile, name) in enumerate(zip(tiles, names, strict=True))
-    ]
-    # Arrays are checked in this process: sending them to a worker and back takes longer.
-    has_files = any(isinstance(tile, (str, os.PathLike)) for tile in tiles)
-    pool = context.pool if has_files else SerialPool()
-    timeout = context.settings.tile_timeout
-    return _by_tile(context.run_jobs("scan", jobs, len(jobs), timeout, pool=pool))
 
 
 def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> PreparedTiles:
@@ -149,26 +121,32 @@ def write_corrected_tiles(
     solution: PhaseSolution,
     folder: Path,
 ) -> dict[int, str]:
-    """Write the corrected tiles of all files.
+    """Write the corrected files, each with all its tiles corrected.
 
     Returns
     -------
     dict
         The reasons of failures by tile index.
     """
-    tiles = {
-        index: entry.tile
-        for index, entry in scanned.items()
-        if entry.tile.path is not None and index not in solution.failed
-    }
+    indices_of: dict[Path, list[int]] = {}
+    for index, entry in scanned.items():
+        if entry.tile.path is not None and index not in solution.failed:
+            indices_of.setdefault(entry.tile.path, []).append(index)
 
-    def job(number: int, index: int, tile: Tile) -> Job:
-        args = (tile, solution.correction(index), folder)
-        return Job(number, write_corrected, args, _tile_attributes(index, tile.name))
+    def job(number: int, path: Path) -> Job:
+        indices = indices_of[path]
+        corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
+        attributes = _tile_attributes(indices[0], path.name)
+        return Job(number, write_corrected, (corrected, folder), attributes)
 
-    jobs = [job(number, *item) for number, item in enumerate(tiles.items(), 1)]
+    jobs = [job(number, path) for number, path in enumerate(indices_of, 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
-    return failed
+    return {
+        index: failed[indices[0]]
+        for indices in indices_of.values()
+        if indices[0] in failed
+        for index in indices
+    }
 
 
 def _tile_attributes(index: int, name: str) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import ClassVar
 
 from ...errors import UserError
 
-#: Number or name of an HDU; None selects the first image.
-HduKey = int | str | None
+#: Number of an HDU, or text that selects images (see `zemosaic.photometry.tiles.images`), or name
+#: and version; None selects all images of the kind of the first.
+HduKey = int | str | tuple[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +20,16 @@ class FileOptions:
 
     Parameters
     ----------
-    hdu, mask_hdu : int, str or None
-        HDU of the image (None: the first image) and of a mask whose nonzero
-        pixels are bad (None: no mask).
+    hdu : int, str, tuple or None
+        HDUs of the images: ``1``, ``"SCI,2"`` or ``("SCI", 2)``, ``"SCI"`` (all of this name),
+        ``"1,4"``, ``"all"``, or several joined by ``+``. None selects the first image with a
+        celestial WCS and all others of its kind, as the chips of a camera.
+    mask_hdu : int, str or None
+        HDU of a mask whose nonzero pixels are bad (None: no mask); of a name, the one with the
+        version of the image.
+    wcs : str
+        Path of the file with the WCS of an image whose header has none, relative to the folder
+        of the image; ``{stem}`` stands for its name without ending.
     blank : {"auto", "none"} or float
         Value of pixels that hold no datum, besides NaN. "auto" finds the fill value
         of registered frames, "none" takes every number as a datum.
@@ -34,7 +44,8 @@ class FileOptions:
     NO_BLANK: ClassVar[str] = "none"
 
     hdu: HduKey = None
-    mask_hdu: HduKey = None
+    mask_hdu: int | str | None = None
+    wcs: str = "{stem}.wcs"
     blank: str | float = AUTO_BLANK
 
     def __post_init__(self) -> None:
@@ -48,3 +59,11 @@ class FileOptions:
     def of(cls, options: FileOptions) -> FileOptions:
         """Return the options of files alone, without those that a subclass adds."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+
+def split_input(text: str) -> tuple[str, str | None]:
+    """Split ``file.fits[SCI,2]`` into file and images; a file of that very name has none."""
+    match = re.fullmatch(r"(.+)\[([^\[\]]+)\]", text)
+    if match is None or Path(text).exists():
+        return text, None
+    return match[1], match[2]

@@ -5,25 +5,30 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from astropy.wcs import WCS
 
 from .axes import channels_first_shape
-from .file_options import FileOptions
+from .file_options import FileOptions, split_input
 from .fits_files import (
     PixelReader,
     TileError,
     find_image_hdu,
     find_mask_hdu,
     image_unit,
+    is_image,
     open_fits,
     pixel_reader,
 )
+from .frames import ICRS, frame_name
+from .images import has_celestial, hdu_of_image, image_label, select_images
+from .sidecars import companion, read_sidecar, require_same_size
 from .sky import edge_points, pixel_scale, pixel_to_sky
 from .strips import bad_pixels, read_strips
 from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameters
@@ -41,7 +46,8 @@ class Tile:
     Parameters
     ----------
     name : str
-        Base name of the file, or a name given to an array.
+        Base name of the file, with the HDU if it holds several tiles (``a.fits[SCI,2]``), or a
+        name given to an array.
     shape : tuple of int
         Height and width in pixels.
     channels : int
@@ -60,13 +66,17 @@ class Tile:
     weight : ndarray or None
         ``(H, W)`` relative weights, 0 where a pixel is bad.
     options : FileOptions
-        How the file is read.
+        How the file is read; its HDUs are numbers.
     unit : str
         Unit of the pixels (BUNIT), empty if the file does not give it.
     wcs_parameters : dict or None
         The WCS as returned by `wcs_parameters`; None if its parameters do not suffice.
     array_wcs : astropy.wcs.WCS or None
         The WCS of an array whose parameters do not suffice.
+    wcs_path : pathlib.Path or None
+        The file of the WCS, if it is not that of the image.
+    frame : str
+        Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
     """
 
     name: str
@@ -82,6 +92,8 @@ class Tile:
     unit: str = ""
     wcs_parameters: dict[str, Any] | None = None
     array_wcs: WCS | None = None
+    wcs_path: Path | None = None
+    frame: str = ICRS
 
     @cached_property
     def wcs(self) -> WCS:
@@ -94,8 +106,11 @@ class Tile:
             return wcs_from_parameters(self.wcs_parameters)
         if self.path is None:
             return self.array_wcs
+        if self.wcs_path is not None:
+            return read_wcs(self.wcs_path, read_sidecar(self.wcs_path), None)
         with open_fits(self.path) as hdus:
-            return read_wcs(self.path, find_image_hdu(hdus, self.path, self.options.hdu), hdus)
+            image = find_image_hdu(hdus, self.path, self.options.hdu)
+            return read_wcs(self.path, image.header, hdus)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -198,6 +213,7 @@ def tile_from_array(
         options=options or FileOptions(),
         wcs_parameters=parameters,
         array_wcs=wcs if parameters is None else None,
+        frame=frame_name(wcs),
     )
 
 
@@ -206,48 +222,121 @@ def open_tile(path: str | os.PathLike[str], **options: Any) -> Tile:
     return tile_from_file(path, FileOptions(**options))
 
 
+def open_tiles(path: str | os.PathLike[str], **options: Any) -> list[Tile]:
+    """Make tiles from all images of a FITS file, with the fields of `FileOptions`.
+
+    Raises
+    ------
+    TileError
+        As `tile_from_file`, for any of the images.
+    """
+    tiles = []
+    for _, tile in read_tiles(path, FileOptions(**options)):
+        if isinstance(tile, TileError):
+            raise tile
+        tiles.append(tile)
+    return tiles
+
+
 def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
     """Make a tile from a FITS file, of which only the headers are read.
 
     Parameters
     ----------
     path : path-like
-        The file, which may hold compressed images or be compressed itself (``.fits.gz``).
+        The file, which may hold compressed images or be compressed itself (``.fits.gz``). The
+        image may be given with it, as in ``file.fits[SCI,2]``.
     options : FileOptions
         How the file is read.
 
     Raises
     ------
     TileError
-        There is no such file, no image in it, or no celestial WCS.
+        There is no such file, no image in it or more than one, or no celestial WCS.
     """
-    path = Path(path)
+    (name, tile), *others = read_tiles(path, options)
+    if others:
+        raise TileError(
+            f"{path}: holds {1 + len(others)} images; choose one, as in {name}, or use open_tiles"
+        )
+    if isinstance(tile, TileError):
+        raise tile
+    return tile
+
+
+def read_tiles(
+    path: str | os.PathLike[str], options: FileOptions
+) -> list[tuple[str, Tile | TileError]]:
+    """Make tiles from all images of a FITS file.
+
+    Returns
+    -------
+    list of tuple
+        Name of each tile, and the tile or the reason why it cannot be used.
+
+    Raises
+    ------
+    TileError
+        The file cannot be used at all.
+    """
+    file, key = split_input(os.fspath(path))
+    path = Path(file)
+    if key is not None:
+        options = replace(options, hdu=key)
     if path.is_dir():
         raise TileError(f"{path}: is a folder; name the FITS files in it")
     if not path.exists():
         raise TileError(f"{path}: no such file; check the name")
+    tiles: list[tuple[str, Tile | TileError]] = []
     with open_fits(path) as hdus:
-        image = find_image_hdu(hdus, path, options.hdu)
-        try:
-            channels_first = channels_first_shape(tuple(int(length) for length in image.shape))
-        except ValueError as error:
-            raise TileError(f"{path}: {error}; choose another HDU with --hdu") from None
-        channels, shape = _require_pixels(str(path), channels_first)
-        if options.mask_hdu is not None:
-            find_mask_hdu(hdus, path, options.mask_hdu)
-        wcs = read_wcs(path, image, hdus)
-        unit = image_unit(image.header)
-    corners, scale = _footprint(str(path), wcs, shape)
+        numbers = select_images(hdus, path, options.hdu)
+        for number in numbers:
+            label = f"[{image_label(hdus, number)}]" if key or len(numbers) > 1 else ""
+            name = f"{path.name}{label}"
+            try:
+                tiles.append((name, _tile_of_image(hdus, path, name, number, options)))
+            except TileError as error:
+                tiles.append((name, error))
+    return tiles
+
+
+def _tile_of_image(
+    hdus: fits.HDUList, path: Path, name: str, number: int, options: FileOptions
+) -> Tile:
+    """Make a tile from one image of an open file."""
+    image, place = hdus[number], path.with_name(name)
+    try:
+        channels_first = channels_first_shape(tuple(int(length) for length in image.shape))
+    except ValueError as error:
+        raise TileError(f"{place}: {error}; choose another HDU with --hdu") from None
+    channels, shape = _require_pixels(str(place), channels_first)
+    mask_hdu = options.mask_hdu
+    if mask_hdu is not None:
+        mask_hdu = hdu_of_image(hdus, path, mask_hdu, number)
+        if not is_image(hdus[mask_hdu]):
+            raise TileError(
+                f"{path}: HDU {options.mask_hdu} holds no mask; choose another with --mask-hdu"
+            )
+    wcs_path = None if has_celestial(image.header) else companion(path, options.wcs)
+    if wcs_path is not None and wcs_path.is_file():
+        header = read_sidecar(wcs_path)
+        require_same_size(wcs_path, header, shape)
+        wcs = read_wcs(wcs_path, header, None)
+    else:
+        wcs_path, wcs = None, read_wcs(place, image.header, hdus)
+    corners, scale = _footprint(str(place), wcs, shape)
     return Tile(
-        name=path.name,
+        name=name,
         shape=shape,
         channels=channels,
         corners=corners,
         scale=scale,
         path=path,
-        options=options,
-        unit=unit,
+        options=replace(options, hdu=number, mask_hdu=mask_hdu),
+        unit=image_unit(image.header),
         wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
+        wcs_path=wcs_path,
+        frame=frame_name(wcs),
     )
 
 

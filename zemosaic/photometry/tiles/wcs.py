@@ -16,12 +16,23 @@ from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY, Sip, WcsError
 
 from .fits_files import TileError, ignore_astropy_warnings
 
+#: RADESYS of ecliptic coordinates, which always refer to the mean ecliptic of their equinox.
+ECLIPTIC = "ECLIPTIC"
 #: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
 PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
 
 
-def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
-    """Return the celestial WCS of an image HDU.
+def read_wcs(path: Path, header: fits.Header, hdus: fits.HDUList | None) -> WCS:
+    """Return the celestial WCS of a header.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file of the header, for errors.
+    header : astropy.io.fits.Header
+        Header of an image.
+    hdus : astropy.io.fits.HDUList or None
+        The file, which may hold lookup tables of the WCS.
 
     Raises
     ------
@@ -30,11 +41,11 @@ def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
     """
     # wcslib reads text as the reference value 0, which is a valid position on the sky.
     for key in ("CRVAL1", "CRVAL2"):
-        if isinstance(image.header.get(key), str):
+        if isinstance(header.get(key), str):
             raise TileError(f"{path}: its {key} is not a number; solve the plate again")
     try:
         with ignore_astropy_warnings():
-            wcs = _parse_celestial(image.header, hdus)
+            wcs = _parse_celestial(header, hdus)
     except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
         reason = " ".join(str(error).split())
         raise TileError(
@@ -43,7 +54,7 @@ def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
     return require_celestial(str(path), wcs)
 
 
-def _parse_celestial(header: fits.Header, hdus: fits.HDUList) -> WCS:
+def _parse_celestial(header: fits.Header, hdus: fits.HDUList | None) -> WCS:
     """Return the WCS of the celestial axes; not celestial if the header has none."""
     # WCS() rejects SIP in a cube, unless it is limited to two axes. This fails in turn if the
     # celestial axes of a cube are not the first two.
@@ -64,6 +75,10 @@ def require_celestial(name: str, wcs: Any) -> WCS:
     wcs = wcs if wcs.naxis == 2 else wcs.celestial
     if wcs.wcs.lng != 0:
         raise TileError(f"{name}: its WCS has the declination first; swap the axes of the image")
+    if wcs.wcs.lngtyp == "ELON":
+        # Because astropy takes ecliptic coordinates of FK5 for right ascension and declination.
+        wcs = wcs.deepcopy()
+        wcs.wcs.radesys = ECLIPTIC
     return wcs
 
 
