@@ -113,7 +113,7 @@ def _file_key(tile: Tile) -> str:
     """Return a key of the state of a tile's files, empty for an array."""
     if tile.path is None:
         return ""
-    files = [path for path in (tile.path, tile.wcs_path) if path is not None]
+    files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
     return cache_key(*map(_file_state, files), tile.options)
 
 

@@ -66,14 +66,6 @@ def find_image_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
     return hdu
 
 
-def find_mask_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
-    """Return the HDU of the mask; raise `TileError` if it is missing or not an image."""
-    hdu = get_hdu(hdus, path, key)
-    if not is_image(hdu):
-        raise TileError(f"{path}: HDU {key} holds no mask; choose another with --mask-hdu")
-    return hdu
-
-
 def image_unit(header: fits.Header) -> str:
     """Return the unit of an image as in its BUNIT, empty if there is none."""
     unit = header.get("BUNIT", "")
