@@ -59,13 +59,17 @@ def _coadd_channel(
 
     inputs, weights = [], []
     for tile, correction in tiles:
-        corrected = correct(tile.pixels(), correction)[channel]
+        (layers,) = tile.strips(tile.shape[0], weights=True)
+        corrected = correct(layers[: tile.channels], correction)[channel]
         valid = np.isfinite(corrected)
         blanks = find_blanks(tile)
         if blanks is not None:
             valid &= ~blanks.grown()
         inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
-        weights.append(valid.astype(np.float32))
+        weight = valid.astype(np.float32)
+        if tile.has_weights and valid.any():
+            weight *= layers[-1] / np.median(layers[-1][valid])
+        weights.append(weight)
     coadd, footprint = reproject_and_coadd(
         inputs,
         wcs,

@@ -22,6 +22,7 @@ from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.file_options import FileOptions
 from ..photometry.tiles.fits_files import TileError
+from ..photometry.tiles.mask_cover import mask_cover
 from ..photometry.tiles.tile import Tile, read_tiles, tile_from_array
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
@@ -154,6 +155,8 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
         )
     with timed_step("preview"):
         preview = make_preview(tile, grid)
+        cover = mask_cover(tile)
+    masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
     with timed_step("save"):
         try:
             preview.save(path)
@@ -164,10 +167,11 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *masked)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
-        return PreparedTile(bare, preview.checksum(), tile.shape, grid.scale, thumb, image)
+        checksum = preview.checksum()
+        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *masked)
 
 
 def measure(first: str, second: str, model: str, run_ns: int) -> tuple[Measurement, ...]:

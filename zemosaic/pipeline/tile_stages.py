@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from .records import PreparedTile, encode_tile, failure_reason, restore_tile, sa
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .tasks import ScannedTile, cache_key, prepare, preview_path
+
+#: Share of a tile from which on its mask is suspicious.
+MOST_MASKED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     prepared |= restored
     _save_thumbnails(context, prepared)
     _report_blanks(context, prepared)
+    _report_masks(context, {tiles[index].name: tile for index, tile in prepared.items()})
     previews = {index: prepared[index].preview for index in sorted(prepared)}
     return PreparedTiles(previews, keys, failed)
 
@@ -96,6 +100,29 @@ def _report_blanks(context: RunContext, prepared: Mapping[int, PreparedTile]) ->
             f"{pixels} pixels of {len(tiles)} tiles (at most {share:.1%} of one) have the value "
             f"{value:g} and count as missing; --blank none keeps them",
         )
+
+
+def _report_masks(context: RunContext, prepared: Mapping[str, PreparedTile]) -> None:
+    """Report masks that leave little of a tile, or hide its sources; `prepared` is by name."""
+    dense = [name for name, tile in prepared.items() if tile.masked > MOST_MASKED]
+    hidden = [name for name, tile in prepared.items() if tile.sources_masked]
+    if dense:
+        share = prepared[dense[0]].masked
+        context.note(
+            logging.WARNING,
+            f"{_listed(dense)}: mask or weights leave only {1 - share:.0%} of the pixels; nonzero "
+            "is bad in a mask (--mask-hdu) and good in weights (--weight-hdu)",
+        )
+    if hidden:
+        context.note(
+            logging.WARNING,
+            f"{_listed(hidden)}: the mask covers most of the bright pixels, which gains are "
+            "measured by; leave out the flags of sources with --mask-bits",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} others"
 
 
 def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:

@@ -206,7 +206,11 @@ class Tile:
             for path, key in places:
                 own = hdus if path is None else files.enter_context(open_fits(path))
                 plane = None if key is None else get_hdu(own, path or self.path, key)
-                planes.append(plane and PixelPlane(pixel_reader(plane, self.path), plane.shape))
+                planes.append(
+                    None
+                    if plane is None
+                    else PixelPlane(pixel_reader(plane, path or self.path), plane.shape)
+                )
             yield image, Quality(planes[0], self.ignored_flags, planes[1], self.alpha)
 
 
