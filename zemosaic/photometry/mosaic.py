@@ -67,8 +67,8 @@ def _coadd_channel(
             valid &= ~blanks.grown()
         inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
         weight = valid.astype(np.float32)
-        if tile.has_weights and valid.any():
-            weight *= layers[-1] / np.median(layers[-1][valid])
+        if tile.has_weights:
+            weight *= layers[-1]
         weights.append(weight)
     coadd, footprint = reproject_and_coadd(
         inputs,

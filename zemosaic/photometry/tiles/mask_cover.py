@@ -11,8 +11,8 @@ from .tile import Tile
 
 #: Rows that are read at once, and the step of the sample along both axes.
 STRIP_ROWS, SAMPLE_STEP = 256, 3
-#: Pixels this far above the median are bright, in robust standard deviations.
-BRIGHT = 3.0
+#: Heights of bright pixels above the median in robust standard deviations; bad ones are higher.
+BRIGHT = 3.0, 30.0
 #: Fewest bright pixels in the sample.
 FEWEST = 50
 
@@ -53,7 +53,8 @@ def mask_cover(tile: Tile) -> MaskCover | None:
     value, is_covered = np.concatenate(values), np.concatenate(covered)
     finite = np.isfinite(value)
     low, middle = np.percentile(value[finite], [15.9, 50]) if finite.any() else (0.0, 0.0)
-    bright = finite & (value > middle + BRIGHT * (middle - low))
+    height = (value - middle) / max(middle - low, np.finfo(np.float32).tiny)
+    bright = finite & (height > BRIGHT[0]) & (height < BRIGHT[1])
     if np.count_nonzero(bright) < FEWEST:
         return MaskCover(float(is_covered.mean()), 0.0, 0.0)
     return MaskCover(*(float(is_covered[k].mean()) for k in (slice(None), bright, ~bright)))
