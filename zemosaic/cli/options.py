@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ..files import output_names
 from ..settings import MODELS, Settings
 from .output import OUTPUT_OPTIONS
 
@@ -87,7 +88,10 @@ def refuse_to_overwrite_inputs(
 ) -> None:
     """Raise a usage error if an output would replace a tile or another output."""
     inputs = {Path(tile).resolve(): tile for tile in tiles}
-    outputs = [apply_to / Path(tile).name for tile in tiles] if apply_to else []
+    outputs = []
+    if apply_to is not None:
+        names = output_names([Path(tile) for tile in tiles])
+        outputs = [apply_to / names[Path(tile)] for tile in tiles]
     seen = set()
     for output in [*outputs, mosaic] if mosaic else outputs:
         path = output.resolve()
@@ -97,7 +101,7 @@ def refuse_to_overwrite_inputs(
                 f"{inputs[path]}: would be overwritten; choose another place for {option}"
             )
         if path in seen:
-            raise click.UsageError(f"{output}: would be written twice; rename one of those tiles")
+            raise click.UsageError(f"{output}: would be written twice; give each tile once")
         seen.add(path)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from .apply import correct, write_fits
+from ..files import atomic_write
+from .apply import correct
 from .solver.solve import Correction
 from .tiles.file_options import FileOptions
 from .tiles.tile import Tile, tile_from_file
@@ -43,7 +44,9 @@ def write_mosaic(
         for channel in range(corrections[0][0].channels)
     ]
     data = images[0] if len(images) == 1 else np.stack(images)
-    write_fits(fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())]), output)
+    with atomic_write(output) as temporary:
+        hdus = fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())])
+        hdus.writeto(temporary, overwrite=True)
 
 
 def _coadd_channel(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,21 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
 def write_table(table: Table, path: Path) -> None:
     """Write a table as ECSV, replacing `path` only when it is complete."""
     with atomic_write(path) as temporary:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
+        temporary.write_bytes(_ecsv(table))
+
+
+def run_name(solution: PhaseSolution, settings: Settings) -> str:
+    """Return a name for a run: 16 digits of the SHA-256 of its corrections.ecsv.
+
+    The same run repeated has the same name.
+    """
+    return hashlib.sha256(_ecsv(corrections_table(solution, settings))).hexdigest()[:16]
+
+
+def _ecsv(table: Table) -> bytes:
+    text = io.StringIO()
+    table.write(text, format="ascii.ecsv")
+    return text.getvalue().encode()
 
 
 def _pair_row(

@@ -48,6 +48,13 @@ def tile_name(tile: TileLike, index: int) -> str:
     return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
 
 
+def tile_path(tile: TileLike) -> Path | None:
+    """Return the path of a tile's file, None for an array."""
+    if isinstance(tile, Tile):
+        return tile.path
+    return Path(tile) if isinstance(tile, (str, os.PathLike)) else None
+
+
 def cache_key(*dependencies: object) -> str:
     """Return the key of a result that depends on these values.
 

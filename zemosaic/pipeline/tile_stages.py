@@ -12,19 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from ..files import output_names
 from ..photometry.apply import write_corrected
 from ..photometry.preview.grid import make_grid
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
 from ..photometry.tiles.file_options import FileOptions
-from ..photometry.tiles.tile import Tile
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job, Outcome
 from ..runtime.serial_pool import SerialPool
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, scan
+from .tables import run_name
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, scan, tile_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,30 +130,42 @@ def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) 
 
 def write_corrected_tiles(
     context: RunContext,
+    tiles: Sequence[TileLike],
     scanned: Mapping[int, ScannedTile],
     solution: PhaseSolution,
     folder: Path,
 ) -> dict[int, str]:
-    """Write the corrected tiles of all files.
+    """Write the corrected files, each with all its tiles corrected.
 
     Returns
     -------
     dict
         The reasons of failures by tile index.
     """
-    tiles = {
-        index: entry.tile
-        for index, entry in scanned.items()
-        if entry.tile.path is not None and index not in solution.failed
-    }
+    # Files that failed count, so that the names of the others do not depend on failures.
+    paths = {index: path for index, tile in enumerate(tiles) if (path := tile_path(tile))}
+    names = output_names(list(paths.values()))
+    indices_of: dict[Path, list[int]] = {}
+    for index in scanned:
+        if index in paths and index not in solution.failed:
+            indices_of.setdefault(Path(os.path.abspath(paths[index])), []).append(index)
+    run = run_name(solution, context.settings)
 
-    def job(number: int, index: int, tile: Tile) -> Job:
-        args = (tile, solution.correction(index), folder)
-        return Job(number, write_corrected, args, _tile_attributes(index, tile.name))
+    def job(number: int, indices: Sequence[int]) -> Job:
+        first = indices[0]
+        corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
+        args = (corrected, folder, names[paths[first]], run)
+        attributes = _tile_attributes(first, scanned[first].tile.name)
+        return Job(number, write_corrected, args, attributes)
 
-    jobs = [job(number, *item) for number, item in enumerate(tiles.items(), 1)]
+    jobs = [job(number, indices) for number, indices in enumerate(indices_of.values(), 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
-    return failed
+    return {
+        index: failed[indices[0]]
+        for indices in indices_of.values()
+        if indices[0] in failed
+        for index in indices
+    }
 
 
 def _tile_attributes(index: int, name: str) -> dict[str, Any]:

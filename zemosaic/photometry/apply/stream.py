@@ -1,0 +1,156 @@
+"""Writing a FITS file of which some HDUs change, strip by strip.
+
+The other HDUs are copied byte by byte, so the memory does not grow with the size of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from astropy.io import fits
+
+from ..tiles.axes import channel_axis, channels_first_shape, row_axis, squeeze_shape
+from ..tiles.fits_files import ignore_astropy_warnings, name_read_errors
+from .arrays import row_strips
+
+#: FITS files consist of blocks of this many bytes.
+BLOCK = 2880
+#: Bytes that are copied at once.
+CHUNK = 1 << 22
+
+#: Gives the new values of some rows: ``(C, rows, W)`` as in the file, and which rows these are.
+StripChange = Callable[[np.ndarray, slice], np.ndarray]
+
+
+@dataclass(frozen=True)
+class HduChange:
+    """The new header of an HDU and, unless its data stays, how its pixels change.
+
+    The pixels become floats of the size that the header states.
+    """
+
+    header: fits.Header
+    change_strip: StripChange | None = None
+
+
+def write_changed(
+    hdus: fits.HDUList, source: Path, changes: Mapping[int, HduChange], target: Path
+) -> None:
+    """Write a file with some HDUs changed; checksums that these have are renewed.
+
+    Parameters
+    ----------
+    hdus : astropy.io.fits.HDUList
+        The open file, not compressed as a whole.
+    source : pathlib.Path
+        The name of that file, for errors.
+    changes : Mapping
+        The changes by HDU number.
+    target : pathlib.Path
+        The file to write, not compressed as a whole.
+
+    Raises
+    ------
+    TileError
+        The file cannot be read to its end.
+    OSError
+        The new one cannot be written.
+    """
+    with target.open("wb") as out:
+        for index, hdu in enumerate(hdus):
+            change = changes.get(index)
+            place = hdu.fileinfo()
+            if change is None:
+                _copy(hdu, source, place["hdrLoc"], place["datLoc"] - place["hdrLoc"], out)
+            else:
+                out.write(_header_bytes(change.header))
+            if change is None or change.change_strip is None:
+                _copy(hdu, source, place["datLoc"], place["datSpan"], out)
+            else:
+                _write_image(hdu, source, change.change_strip, change.header["BITPIX"], out)
+    _renew_checksums(target, changes)
+
+
+def _header_bytes(header: fits.Header) -> bytes:
+    with ignore_astropy_warnings():
+        return header.tostring().encode("ascii")
+
+
+def _copy(hdu: Any, source: Path, start: int, size: int, out: BinaryIO) -> None:
+    """Copy bytes of the file of an HDU, padded to a whole block."""
+    file = hdu.fileinfo()["file"]
+    end = start + size
+    for position in range(start, end, CHUNK):
+        with name_read_errors(source):
+            file.seek(position)
+            chunk = file.read(min(CHUNK, end - position))
+        out.write(chunk)
+    out.write(bytes(-out.tell() % BLOCK))
+
+
+def _write_image(
+    hdu: Any, source: Path, change_strip: StripChange, bitpix: int, out: BinaryIO
+) -> None:
+    """Write the changed pixels of an image, channel by channel of each strip."""
+    shape = tuple(int(length) for length in hdu.shape)
+    dtype = np.dtype(f">f{-bitpix // 8}")
+    axis, start = row_axis(shape), out.tell()
+    row_pixels, height = prod(shape[axis + 1 :]), shape[axis]
+    for rows, strip in _read_strips(hdu, source, shape):
+        changed = change_strip(strip, rows)
+        planes = np.moveaxis(changed, 0, -1)[None] if _channels_last(shape) else changed
+        for number, plane in enumerate(planes):
+            out.seek(start + (number * height + rows.start) * row_pixels * dtype.itemsize)
+            with np.errstate(over="ignore"):
+                out.write(plane.astype(dtype, order="C").data)
+    out.seek(start + prod(shape) * dtype.itemsize)
+    out.write(bytes(-out.tell() % BLOCK))
+
+
+def _read_strips(
+    hdu: Any, source: Path, shape: tuple[int, ...]
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yield the rows and the values of each strip, ``(C, rows, W)`` of any type."""
+    channels, height, width = channels_first_shape(shape)
+    axis = row_axis(shape)
+    # A compressed image is decompressed by tiles, which a strip must not divide.
+    tile_rows = int(hdu.tile_shape[axis]) if isinstance(hdu, fits.CompImageHDU) else 1
+    for rows in row_strips(height, channels * width, tile_rows):
+        with name_read_errors(source):
+            raw = hdu.section[(*(slice(None),) * axis, rows)]
+        if _channels_last(shape):
+            yield rows, np.moveaxis(raw.reshape(-1, width, channels), 2, 0)
+        else:
+            yield rows, raw.reshape(channels, -1, width)
+
+
+def _channels_last(shape: tuple[int, ...]) -> bool:
+    return channel_axis(squeeze_shape(shape)) == 2
+
+
+def _renew_checksums(path: Path, indices: Collection[int]) -> None:
+    """Replace the checksums in the headers of some HDUs, without the time of day."""
+    headers = {}
+    with (
+        ignore_astropy_warnings(),
+        fits.open(path, memmap=False, disable_image_compression=True) as hdus,
+    ):
+        for index in indices:
+            hdu, comment = hdus[index], "updated by zemosaic"
+            if "CHECKSUM" in hdu.header:
+                hdu.add_checksum(comment)
+            elif "DATASUM" in hdu.header:
+                hdu.add_datasum(comment)
+            else:
+                continue
+            headers[hdu.fileinfo()["hdrLoc"]] = hdu.header.tostring().encode("ascii")
+    if headers:
+        with path.open("r+b") as out:
+            for position, header in headers.items():
+                out.seek(position)
+                out.write(header)
