@@ -10,7 +10,7 @@ from ..solver.solve import Correction
 from ..tiles.axes import to_channels_first
 
 #: Pixels of a strip, which bounds the memory for its float64 values.
-STRIP_PIXELS = 1 << 20
+STRIP_PIXELS = 1 << 18
 
 
 def correct(data: np.ndarray, correction: Correction) -> np.ndarray:

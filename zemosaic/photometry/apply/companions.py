@@ -30,7 +30,7 @@ INDEPENDENT = frozenset(
      "EXPTIME", "EXPOSURE", "COVERAGE", "COV", "NEXP", "TIME", "SAMP", "AREA", "ALPHA",
      "FOOTPRINT")
 )  # fmt: skip
-UNCERTAINTY_TYPES = {"std": 1, "var": 2, "ivar": -2}
+UNCERTAINTY_TYPES = {"StdDevUncertainty": 1, "VarianceUncertainty": 2, "InverseVariance": -2}
 
 
 @dataclass(frozen=True)

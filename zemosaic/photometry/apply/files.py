@@ -206,6 +206,8 @@ def _float_header(hdus: fits.HDUList, index: int, kind: type[np.floating]) -> fi
     header = hdus[index].header.copy()
     for keyword in ("BLANK", "BSCALE", "BZERO"):
         header.remove(keyword, ignore_missing=True)
+    if isinstance(hdus[index], fits.CompImageHDU) and "CHECKSUM" in hdus[0].header:
+        header["CHECKSUM"] = header["DATASUM"] = ""  # astropy hides those of the compressed data
     shape = tuple(int(length) for length in hdus[index].shape)
     without_memory = np.broadcast_to(kind(0), shape)
     hdu_type = fits.PrimaryHDU if index == 0 else fits.ImageHDU

@@ -117,16 +117,18 @@ def _read_strips(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield the rows and the values of each strip, ``(C, rows, W)`` of any type."""
     channels, height, width = channels_first_shape(shape)
-    axis = row_axis(shape)
-    # A compressed image is decompressed by tiles, which a strip must not divide.
+    axis, pixels_per_row = row_axis(shape), channels * width
+    # A compressed image is decompressed by tiles, which a section must not divide.
     tile_rows = int(hdu.tile_shape[axis]) if isinstance(hdu, fits.CompImageHDU) else 1
-    for rows in row_strips(height, channels * width, tile_rows):
+    for section in row_strips(height, pixels_per_row, tile_rows):
         with name_read_errors(source):
-            raw = hdu.section[(*(slice(None),) * axis, rows)]
+            raw = hdu.section[(*(slice(None),) * axis, section)]
         if _channels_last(shape):
-            yield rows, np.moveaxis(raw.reshape(-1, width, channels), 2, 0)
+            raw = np.moveaxis(raw.reshape(-1, width, channels), 2, 0)
         else:
-            yield rows, raw.reshape(channels, -1, width)
+            raw = raw.reshape(channels, -1, width)
+        for rows in row_strips(raw.shape[1], pixels_per_row):
+            yield slice(section.start + rows.start, section.start + rows.stop), raw[:, rows]
 
 
 def _channels_last(shape: tuple[int, ...]) -> bool:
