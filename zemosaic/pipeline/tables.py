@@ -78,7 +78,7 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
 def write_table(table: Table, path: Path) -> None:
     """Write a table as ECSV, replacing `path` only when it is complete."""
     with atomic_write(path) as temporary:
-        temporary.write_bytes(_ecsv(table))
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
 
 
 def run_name(solution: PhaseSolution, settings: Settings) -> str:
@@ -86,13 +86,9 @@ def run_name(solution: PhaseSolution, settings: Settings) -> str:
 
     The same run repeated has the same name.
     """
-    return hashlib.sha256(_ecsv(corrections_table(solution, settings))).hexdigest()[:16]
-
-
-def _ecsv(table: Table) -> bytes:
     text = io.StringIO()
-    table.write(text, format="ascii.ecsv")
-    return text.getvalue().encode()
+    corrections_table(solution, settings).write(text, format="ascii.ecsv")
+    return hashlib.sha256(text.getvalue().encode()).hexdigest()[:16]
 
 
 def _pair_row(
