@@ -19,7 +19,7 @@ from ..solver.solve import Correction
 from ..tiles.fits_files import image_unit
 
 #: Begins the comment of a keyword that could not be made to follow the correction.
-MARK = "before correction: "
+MARK = "before correction"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def update_keywords(header: fits.Header, transform: Transform, unit: str = "") -
             changed.append(card.keyword)
         else:
             if not card.comment.startswith(MARK):
-                card.comment = MARK + card.comment
+                card.comment = f"{MARK}: {card.comment}" if card.comment else MARK
             marked.append(card.keyword)
     if changed:
         header.add_history(f"zemosaic: {', '.join(changed)} follow the correction")

@@ -64,13 +64,12 @@ def write_changed(
     with target.open("wb") as out:
         for index, hdu in enumerate(hdus):
             change = changes.get(index)
-            place = hdu.fileinfo()
             if change is None:
-                _copy(hdu, source, place["hdrLoc"], place["datLoc"] - place["hdrLoc"], out)
+                _copy_header(hdu, source, out)
             else:
                 out.write(_header_bytes(change.header))
             if change is None or change.change_strip is None:
-                _copy(hdu, source, place["datLoc"], place["datSpan"], out)
+                _copy_data(hdu, source, out)
             else:
                 _write_image(hdu, source, change.change_strip, change.header["BITPIX"], out)
     _renew_checksums(target, changes)
@@ -81,16 +80,31 @@ def _header_bytes(header: fits.Header) -> bytes:
         return header.tostring().encode("ascii")
 
 
-def _copy(hdu: Any, source: Path, start: int, size: int, out: BinaryIO) -> None:
-    """Copy bytes of the file of an HDU, padded to a whole block."""
-    file = hdu.fileinfo()["file"]
-    end = start + size
-    for position in range(start, end, CHUNK):
+def _copy_header(hdu: Any, source: Path, out: BinaryIO) -> None:
+    place = hdu.fileinfo()
+    size = place["datLoc"] - place["hdrLoc"]
+    _copy(place["file"], source, place["hdrLoc"], size, size, out)
+
+
+def _copy_data(hdu: Any, source: Path, out: BinaryIO) -> None:
+    place = hdu.fileinfo()
+    # Some programs leave out the padding of the last block.
+    required = min(hdu.size, place["datSpan"])
+    _copy(place["file"], source, place["datLoc"], place["datSpan"], required, out)
+
+
+def _copy(file: Any, source: Path, start: int, size: int, required: int, out: BinaryIO) -> None:
+    """Copy bytes of an open file, of which those beyond the required ones may be missing."""
+    copied = 0
+    while copied < size:
         with name_read_errors(source):
-            file.seek(position)
-            chunk = file.read(min(CHUNK, end - position))
+            file.seek(start + copied)
+            chunk = file.read(min(CHUNK, size - copied))
+            if not chunk and copied < required:
+                raise EOFError("it ends too early")
+        chunk = chunk or bytes(size - copied)
         out.write(chunk)
-    out.write(bytes(-out.tell() % BLOCK))
+        copied += len(chunk)
 
 
 def _write_image(
