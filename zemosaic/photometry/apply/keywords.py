@@ -119,9 +119,9 @@ def update_keywords(header: fits.Header, transform: Transform, unit: str = "") -
                 card.comment = f"{MARK}: {card.comment}" if card.comment else MARK
             marked.append(card.keyword)
     if changed:
-        header.add_history(f"zemosaic: {', '.join(changed)} follow the correction")
+        header.add_history(f"zemosaic: changed with the pixels: {', '.join(changed)}")
     if marked:
-        header.add_history(f"zemosaic: {', '.join(marked)} are of the uncorrected data")
+        header.add_history(f"zemosaic: of the uncorrected data: {', '.join(marked)}")
 
 
 def scale_limits(header: fits.Header, factor: float) -> None:

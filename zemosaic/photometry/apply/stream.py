@@ -96,9 +96,10 @@ def _copy_data(hdu: Any, source: Path, out: BinaryIO) -> None:
 def _copy(file: Any, source: Path, start: int, size: int, required: int, out: BinaryIO) -> None:
     """Copy bytes of an open file, of which those beyond the required ones may be missing."""
     copied = 0
+    with name_read_errors(source):
+        file.seek(start)
     while copied < size:
         with name_read_errors(source):
-            file.seek(start + copied)
             chunk = file.read(min(CHUNK, size - copied))
             if not chunk and copied < required:
                 raise EOFError("it ends too early")
