@@ -28,7 +28,7 @@ _READ_ONLY_SUFFIXES = (".zip", ".z")
 
 
 def output_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return a different file name for each path, for outputs in one folder.
+    """Return a different file name for each absolute path, for outputs in one folder.
 
     The name is the base name. Where several paths share it, also on a disk that ignores case, the
     parts of their folders that differ go before it: ``night1_m31.fits``. The names do not depend on
@@ -37,7 +37,7 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     named: dict[str, list[Path]] = {}
     for path in sorted({Path(os.path.abspath(path)) for path in paths}):
         named.setdefault(_writable_name(path).casefold(), []).append(path)
-    names = {paths[0]: _writable_name(paths[0]) for paths in named.values() if len(paths) == 1}
+    names = {group[0]: _writable_name(group[0]) for group in named.values() if len(group) == 1}
     taken = {name.casefold() for name in names.values()}
     for namesakes in named.values():
         if len(namesakes) == 1:
@@ -49,7 +49,7 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
                 name, number = f"{number}_{wanted}", number + 1
             names[path] = name
             taken.add(name.casefold())
-    return {path: names[Path(os.path.abspath(path))] for path in paths}
+    return names
 
 
 def _writable_name(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def refuse_to_overwrite_inputs(
     outputs = []
     if apply_to is not None:
         names = output_names([Path(tile) for tile in tiles])
-        outputs = [apply_to / names[Path(tile)] for tile in tiles]
+        outputs = [apply_to / names[Path(os.path.abspath(tile))] for tile in tiles]
     seen = set()
     for output in [*outputs, mosaic] if mosaic else outputs:
         path = output.resolve()

@@ -143,22 +143,20 @@ def write_corrected_tiles(
         The reasons of failures by tile index.
     """
     # Files that failed count, so that the names of the others do not depend on failures.
-    paths = {index: path for index, tile in enumerate(tiles) if (path := tile_path(tile))}
-    names = output_names(list(paths.values()))
+    paths = [*map(tile_path, tiles), *(entry.tile.path for entry in scanned.values())]
+    names = output_names([path for path in paths if path is not None])
     indices_of: dict[Path, list[int]] = {}
-    for index in scanned:
-        if index in paths and index not in solution.failed:
-            indices_of.setdefault(Path(os.path.abspath(paths[index])), []).append(index)
+    for index, entry in scanned.items():
+        if entry.tile.path is not None and index not in solution.failed:
+            indices_of.setdefault(Path(os.path.abspath(entry.tile.path)), []).append(index)
     run = run_name(solution, context.settings)
 
-    def job(number: int, indices: Sequence[int]) -> Job:
-        first = indices[0]
+    def job(number: int, path: Path, indices: Sequence[int]) -> Job:
         corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
-        args = (corrected, folder, names[paths[first]], run)
-        attributes = _tile_attributes(first, scanned[first].tile.name)
-        return Job(number, write_corrected, args, attributes)
+        attributes = _tile_attributes(indices[0], corrected[0][0].name)
+        return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
 
-    jobs = [job(number, indices) for number, indices in enumerate(indices_of.values(), 1)]
+    jobs = [job(number, *item) for number, item in enumerate(indices_of.items(), 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
     return {
         index: failed[indices[0]]
