@@ -135,8 +135,8 @@ def _change_image(
 
     header = _float_header(hdus, index, np.float32)
     with ignore_astropy_warnings():
-        update_keywords(header, Transform.of(correction))
         _record_correction(header, tile, correction, run)
+        update_keywords(header, Transform.of(correction))
     return HduChange(header, change_strip)
 
 
