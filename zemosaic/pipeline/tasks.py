@@ -20,7 +20,7 @@ from ..photometry.pairfit.measure import Measurement, measure_pair
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
-from ..photometry.tiles.file_options import FileOptions
+from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.mask_cover import mask_cover
 from ..photometry.tiles.tile import Tile, read_tiles, tile_from_array
@@ -61,6 +61,13 @@ def tile_name(tile: TileLike, index: int) -> str:
     if isinstance(tile, Tile):
         return tile.name
     return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
+
+
+def tile_path(tile: TileLike) -> Path | None:
+    """Return the path of a tile's file, None for an array."""
+    if isinstance(tile, Tile):
+        return tile.path
+    return Path(split_input(os.fspath(tile))[0]) if isinstance(tile, (str, os.PathLike)) else None
 
 
 def cache_key(*dependencies: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import output_names
 from ..photometry.apply import write_corrected
 from ..photometry.preview.grid import make_grid
 from ..photometry.preview.preview import Preview
@@ -21,7 +23,8 @@ from ..runtime.scheduler import Job, Outcome
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
-from .tasks import ScannedTile, cache_key, prepare, preview_path
+from .tables import run_name
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, tile_path
 
 #: Share of a tile from which on its mask is suspicious.
 MOST_MASKED = 0.5
@@ -144,6 +147,7 @@ def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) 
 
 def write_corrected_tiles(
     context: RunContext,
+    tiles: Sequence[TileLike],
     scanned: Mapping[int, ScannedTile],
     solution: PhaseSolution,
     folder: Path,
@@ -155,18 +159,21 @@ def write_corrected_tiles(
     dict
         The reasons of failures by tile index.
     """
+    # Files that failed count, so that the names of the others do not depend on failures.
+    paths = [*map(tile_path, tiles), *(entry.tile.path for entry in scanned.values())]
+    names = output_names([path for path in paths if path is not None])
     indices_of: dict[Path, list[int]] = {}
     for index, entry in scanned.items():
         if entry.tile.path is not None and index not in solution.failed:
-            indices_of.setdefault(entry.tile.path, []).append(index)
+            indices_of.setdefault(Path(os.path.abspath(entry.tile.path)), []).append(index)
+    run = run_name(solution, context.settings)
 
-    def job(number: int, path: Path) -> Job:
-        indices = indices_of[path]
+    def job(number: int, path: Path, indices: Sequence[int]) -> Job:
         corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
-        attributes = _tile_attributes(indices[0], path.name)
-        return Job(number, write_corrected, (corrected, folder), attributes)
+        attributes = _tile_attributes(indices[0], corrected[0][0].name)
+        return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
 
-    jobs = [job(number, path) for number, path in enumerate(indices_of, 1)]
+    jobs = [job(number, *item) for number, item in enumerate(indices_of.items(), 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
     return {
         index: failed[indices[0]]
