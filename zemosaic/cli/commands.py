@@ -89,6 +89,12 @@ def cli() -> None:
     metavar="PATTERN",
     help="File with the WCS of an image whose header has none, beside it.",
 )
+@click.option(
+    "--group",
+    metavar="KEY[:gain|:level]",
+    help="Tiles that share gain and level, or one of them: exposure (those of one file) or a "
+    "keyword.",
+)
 @click.option("--resume", is_flag=True, help="Reuse the results of an earlier run in RUN.")
 @run_options
 @click.pass_obj

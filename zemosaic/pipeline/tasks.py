@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def _file_key(tile: Tile) -> str:
     if tile.path is None:
         return ""
     files = [path for path in (tile.path, tile.wcs_path) if path is not None]
-    return cache_key(*map(_file_state, files), tile.options)
+    return cache_key(*map(_file_state, files), replace(tile.options, group=None))
 
 
 def _file_state(path: Path) -> tuple[object, ...]:

@@ -104,18 +104,21 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     chi = np.fmax(levels.chi, gains.chi)
     suspect = find_suspects(channel, chi)
     gains, levels = refine_jointly(channel, gains, levels, planes, suspect)
-    alone = _pairs_of_tiles(channel) == 0
+    own_pairs = _pairs_of_tiles(channel)
+    no_gain = _sums(own_pairs, channel.ties.gain) == 0
+    no_level = _sums(own_pairs, channel.ties.level) == 0
+    alone = no_gain & no_level
     shift, misplaced = _positions(channel)
     return ChannelSolution(
-        gain=np.where(alone, 1.0, gains.gain),
-        gain_err=np.where(alone, np.nan, _gain_errors(channel, gains)),
+        gain=np.where(no_gain, 1.0, gains.gain),
+        gain_err=np.where(no_gain, np.nan, _gain_errors(channel, gains)),
         offset=np.where(alone, 0.0, _offsets(channel, gains, levels)),
-        offset_err=np.where(alone, np.nan, _offset_errors(gains, levels)),
+        offset_err=np.where(no_level, np.nan, _offset_errors(gains, levels)),
         slope_x=np.where(alone, 0.0, levels.slope[:, 0]),
         slope_y=np.where(alone, 0.0, levels.slope[:, 1]),
         component=channel.component,
         gain_group=gains.group if channel.gains_are_free else channel.component,
-        pairs=_pairs_of_tiles(channel),
+        pairs=own_pairs,
         planes=planes & ~alone,
         residual=spread(-levels.residual, channel.measured),
         gain_residual=spread(gains.residual, channel.measured),
@@ -131,6 +134,11 @@ def _solve_once(channel: Channel) -> ChannelSolution:
 def _pairs_of_tiles(channel: Channel) -> np.ndarray:
     """Count the measured pairs ``(T,)`` of each tile."""
     return np.bincount(np.r_[channel.pairs.i, channel.pairs.j], minlength=channel.tiles)
+
+
+def _sums(values: np.ndarray, node: np.ndarray) -> np.ndarray:
+    """Sum values ``(T,)`` over the tiles that share a node."""
+    return np.bincount(node, values, minlength=len(node))[node]
 
 
 def _offsets(channel: Channel, gains: GainSolution, levels: LevelSolution) -> np.ndarray:

@@ -6,6 +6,7 @@ An image is chosen by a text such as ``SCI,2`` (name and version), ``SCI`` (all 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 from astropy.io import fits
 
 from .axes import channels_first_shape
-from .file_options import HduKey
+from .file_options import HduKey, group_rules
 from .fits_files import TileError, get_hdu, is_image
 
 #: The word that selects every image with a celestial WCS.
 ALL = "all"
+#: The key of groups that are the images of one file.
+EXPOSURE = "exposure"
 #: Words in the names of HDUs that do not hold the sky but belong to an image that does.
 AUXILIARY = re.compile(
     "ALPHA|AREA|BACKGROUND|BKG|BPM|CON|CONTEXT|COV|COVERAGE|CTX|DQ|ERR|ERROR|EXP|EXPMAP|EXPOSURE|"
@@ -107,6 +110,29 @@ def hdu_of_image(hdus: fits.HDUList, path: Path, key: int | str, image: int) -> 
             "give one of the same EXTVER"
         )
     return numbers[0]
+
+
+def groups_of_image(
+    hdus: fits.HDUList, path: Path, image: int, group: str | None
+) -> tuple[str, ...]:
+    """Return the group of an image by each rule: its file, or the value of a keyword.
+
+    Keywords are those of the image, or else of the primary header.
+
+    Raises
+    ------
+    TileError
+        There is no such keyword.
+    """
+    groups = []
+    for key, _ in group_rules(group):
+        value = hdus[image].header.get(key, hdus[0].header.get(key))
+        if key == EXPOSURE:
+            value = os.path.abspath(path)
+        if value is None:
+            raise TileError(f"{path}: has no keyword {key} to group it by; choose another")
+        groups.append(str(value))
+    return tuple(groups)
 
 
 def _numbers(hdus: fits.HDUList, path: Path, key: int | str | tuple[str, int]) -> list[int]:

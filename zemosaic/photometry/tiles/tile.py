@@ -27,7 +27,7 @@ from .fits_files import (
     pixel_reader,
 )
 from .frames import ICRS, frame_name
-from .images import has_celestial, hdu_of_image, image_label, select_images
+from .images import groups_of_image, has_celestial, hdu_of_image, image_label, select_images
 from .sidecars import companion, read_sidecar, require_same_size
 from .sky import edge_points, pixel_scale, pixel_to_sky
 from .strips import bad_pixels, read_strips
@@ -75,6 +75,8 @@ class Tile:
         The WCS of an array whose parameters do not suffice.
     wcs_path : pathlib.Path or None
         The file of the WCS, if it is not that of the image.
+    groups : tuple of str
+        Groups of the tile by each rule of `FileOptions.group`.
     frame : str
         Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
     """
@@ -93,6 +95,7 @@ class Tile:
     wcs_parameters: dict[str, Any] | None = None
     array_wcs: WCS | None = None
     wcs_path: Path | None = None
+    groups: tuple[str, ...] = ()
     frame: str = ICRS
 
     @cached_property
@@ -334,6 +337,7 @@ def _tile_of_image(
         unit=image_unit(image.header),
         wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
         wcs_path=wcs_path,
+        groups=groups_of_image(hdus, path, number, options.group),
         frame=frame_name(wcs),
     )
 
