@@ -216,6 +216,11 @@ class Channel:
         return not self.model.startswith("offset")
 
     @property
+    def mixed_gains(self) -> np.ndarray:
+        """Whether each tile ``(T,)`` shares its level with tiles of other gains."""
+        return self.ties.mixed_gains & self.gains_are_free
+
+    @property
     def offsets_are_free(self) -> bool:
         """Whether the model has offsets other than 0."""
         return self.model != "gain"

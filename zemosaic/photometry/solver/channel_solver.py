@@ -100,10 +100,14 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     evidence = plane_evidence(channel)
     planes = choose_planes(channel, evidence)
     gains = solve_gains(channel, planes)
+    channel = _without_loose_levels(channel, gains, planes)
     levels = solve_levels(channel, gains, planes)
     chi = np.fmax(levels.chi, gains.chi)
     suspect = find_suspects(channel, chi)
+    separate = levels
     gains, levels = refine_jointly(channel, gains, levels, planes, suspect)
+    if levels is separate and channel.mixed_gains.any():
+        return _solve_once(replace(channel, ties=channel.ties.untie_levels(channel.mixed_gains)))
     own_pairs = _pairs_of_tiles(channel)
     no_gain = _sums(own_pairs, channel.ties.gain) == 0
     no_level = _sums(own_pairs, channel.ties.level) == 0
@@ -129,6 +133,16 @@ def _solve_once(channel: Channel) -> ChannelSolution:
         shift=shift,
         misplaced=misplaced,
     )
+
+
+def _without_loose_levels(channel: Channel, gains: GainSolution, planes: np.ndarray) -> Channel:
+    """Untie the levels of tiles with different gains unless these are solved with the levels.
+
+    The error of a gain, taken for exact, would move the common level by far more than its error.
+    """
+    tied = in_reference_group(gains.group, channel.component, channel.anchor) & ~planes
+    loose = channel.mixed_gains & ~tied & (_pairs_of_tiles(channel) > 0)
+    return replace(channel, ties=channel.ties.untie_levels(loose)) if loose.any() else channel
 
 
 def _pairs_of_tiles(channel: Channel) -> np.ndarray:

@@ -93,7 +93,7 @@ def _reference_levels(channel: Channel) -> np.ndarray:
     count = np.bincount(ends, minlength=tiles)
     total = np.bincount(ends, weights=pivots, minlength=tiles)
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(channel.sky))
-    return np.where(channel.ties.mixed_gains, 0.0, mean[node])
+    return np.where(channel.mixed_gains, 0.0, mean[node])
 
 
 def _anchor_node(channel: Channel) -> int | None:

@@ -47,9 +47,19 @@ class Ties:
     @property
     def mixed_gains(self) -> np.ndarray:
         """Whether each tile ``(T,)`` shares its level with tiles of other gains."""
-        mixed = np.zeros(len(self.level), dtype=bool)
-        mixed[self.level[self.gain != self.gain[self.level]]] = True
-        return mixed[self.level]
+        return self._of_groups(self.gain != self.gain[self.level])
+
+    def untie_levels(self, tiles: np.ndarray) -> Ties:
+        """Return the ties without the groups of levels that have any of some tiles ``(T,)``."""
+        return Ties(
+            self.gain, np.where(self._of_groups(tiles), np.arange(len(self.level)), self.level)
+        )
+
+    def _of_groups(self, tiles: np.ndarray) -> np.ndarray:
+        """Return whether the level group of each tile ``(T,)`` has any of some tiles ``(T,)``."""
+        chosen = np.zeros(len(self.level), dtype=bool)
+        chosen[self.level[tiles]] = True
+        return chosen[self.level]
 
     def level_components(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Label ``(T,)`` the tiles joined by pairs ``(i, j)`` or by their level."""
