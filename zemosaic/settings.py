@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from .errors import UserError
-from .photometry.tiles.file_options import FileOptions, group_rules
+from .photometry.tiles.file_options import FileOptions
 
 MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
 
@@ -55,8 +55,8 @@ class Settings(FileOptions):
     heartbeat: float = 10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_choice("model", self.model, MODELS)
-        group_rules(self.group)
         for name in ("neighbours", "block", "workers", "pair_timeout", "tile_timeout"):
             _check_not_negative(name, getattr(self, name))
         if not 0.0 <= self.min_overlap < 1.0:

@@ -95,6 +95,12 @@ def cli() -> None:
     help="Tiles that share gain and level, or one of them: exposure (those of one file) or a "
     "keyword.",
 )
+@click.option(
+    "--blank",
+    default=Settings.blank,
+    metavar="VALUE",
+    help="Value of pixels without a datum: a number, none, or auto for the fill value of frames.",
+)
 @click.option("--resume", is_flag=True, help="Reuse the results of an earlier run in RUN.")
 @run_options
 @click.pass_obj

@@ -92,7 +92,8 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
     bad_pixels = tile[2] if len(tile) == 3 else None
-    return [ScannedTile(name, tile_from_array(tile[0], tile[1], bad_pixels, name=name))]
+    tile = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
+    return [ScannedTile(name, tile)]
 
 
 def _scan_file(path: str | os.PathLike[str], options: FileOptions) -> list[ScannedTile]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._kernels.block_sums import block_sum
+from ..tiles.blanks import Survey
 from ..tiles.tile import Tile
 from .saturation import drop_saturated
 
@@ -14,7 +15,9 @@ from .saturation import drop_saturated
 STRIP_PIXELS = 1 << 18
 
 
-def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
+def bin_tile(
+    tile: Tile, side: int, blank: np.ndarray | None = None, survey: Survey | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a tile and average it in bins; saturated pixels are invalid.
 
     Parameters
@@ -23,6 +26,10 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
         A tile of C channels. Its relative weights, if it has any, are binned as one more.
     side : int
         Side of a bin in pixels; rows and columns beyond the last whole bin are ignored.
+    blank : ndarray or None
+        ``(H, W)`` bool: pixels that are invalid as well.
+    survey : Survey or None
+        To be filled with the strips of the tile.
 
     Returns
     -------
@@ -35,7 +42,7 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
     shape = (tile.channels + (tile.weight is not None), height // side, width // side)
     means, valid_fraction = np.empty(shape, dtype=np.float32), None
     strip_bins = max(1, STRIP_PIXELS // (tile.channels * width * side))
-    for number, strip in enumerate(_read_layers(tile, strip_bins * side)):
+    for number, strip in enumerate(_read_layers(tile, strip_bins * side, blank, survey)):
         rows = slice(number * strip_bins, (number + 1) * strip_bins)
         means[:, rows], fraction = bin_strip(strip, side)
         if fraction is not None:
@@ -45,7 +52,9 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
     return means, valid_fraction
 
 
-def _read_layers(tile: Tile, rows: int) -> Iterator[np.ndarray]:
+def _read_layers(
+    tile: Tile, rows: int, blank: np.ndarray | None, survey: Survey | None
+) -> Iterator[np.ndarray]:
     """Yield strips of the channels without saturated pixels and of the relative weights."""
     highest = np.full(tile.channels, -np.inf)
     weight = None
@@ -53,8 +62,12 @@ def _read_layers(tile: Tile, rows: int) -> Iterator[np.ndarray]:
         weight = (tile.weight / np.median(tile.weight[tile.weight > 0])).astype(np.float32)
     top = 0
     for strip in tile.strips(rows):
-        drop_saturated(strip, highest)
         bottom = top + strip.shape[1]
+        if survey is not None:
+            survey.add(strip)
+        if blank is not None:
+            strip[:, blank[top:bottom]] = np.nan
+        drop_saturated(strip, highest)
         if weight is None:
             yield strip
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 from ...errors import UserError
 
@@ -35,12 +36,32 @@ class FileOptions:
         Tiles that share their gain and level: ``exposure`` (those of one file) or a keyword
         (those with the same value). ``exposure:gain`` or ``exposure:level`` share one of both;
         several are joined by ``+``.
+    blank : {"auto", "none"} or float
+        Value of pixels that hold no datum, besides NaN. "auto" finds the fill value
+        of registered frames, "none" takes every number as a datum.
+
+    Raises
+    ------
+    UserError
+        A value is invalid.
     """
+
+    AUTO_BLANK: ClassVar[str] = "auto"
+    NO_BLANK: ClassVar[str] = "none"
 
     hdu: HduKey = None
     mask_hdu: int | str | None = None
     wcs: str = "{stem}.wcs"
     group: str | None = None
+    blank: str | float = AUTO_BLANK
+
+    def __post_init__(self) -> None:
+        group_rules(self.group)
+        if self.blank not in (self.AUTO_BLANK, self.NO_BLANK):
+            try:
+                float(self.blank)
+            except ValueError:
+                raise UserError(f"blank is {self.blank!r}; give a number, auto or none") from None
 
     @classmethod
     def of(cls, options: FileOptions) -> FileOptions:
