@@ -121,7 +121,7 @@ def _leave_out_other_frames(tiles: ScannedTiles) -> None:
         if frame != common:
             del tiles.usable[index]
             tiles.failed[index] = (
-                f"{scanned.tile.path or scanned.name}: its coordinates are {frame}, those of most "
+                f"{scanned.tile.place}: its coordinates are {frame}, those of most "
                 f"tiles {common}, and neither can be converted; leave it out"
             )
 

@@ -149,8 +149,7 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
     """
     if tile.channels != channels:
         raise TileError(
-            f"{tile.path or tile.name}: has {tile.channels} channels, most others have {channels}; "
-            "leave it out"
+            f"{tile.place}: has {tile.channels} channels, most others have {channels}; leave it out"
         )
     with timed_step("preview"):
         preview = make_preview(tile, grid)
@@ -159,7 +158,7 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
             preview.save(path)
         except OSError as error:
             raise TileError(
-                f"{tile.path or tile.name}: its preview cannot be written to {path.parent} "
+                f"{tile.place}: its preview cannot be written to {path.parent} "
                 f"({error.strerror or error}); make room there"
             ) from None
         bare = preview.without_arrays()

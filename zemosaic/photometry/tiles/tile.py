@@ -115,6 +115,11 @@ class Tile:
             image = find_image_hdu(hdus, self.path, self.options.hdu)
             return read_wcs(self.path, image.header, hdus)
 
+    @property
+    def place(self) -> str:
+        """Path of the file and name of the image in it, or the name of an array."""
+        return self.name if self.path is None else str(self.path.with_name(self.name))
+
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         state.pop("wcs", None)
