@@ -126,6 +126,12 @@ def test_chips_with_numbered_names_are_tiles(tmp_path: Path) -> None:
     chips = [image(flat(), name, CRPIX1=40.0 * k) for k, name in enumerate(("S29", "S30", "N1"))]
     planes = [image(flat(), "S29_WHT"), image(flat(), "BPM7", CRPIX1=40.0), image(flat(), "S5")]
     assert names(write(tmp_path / "a.fits", *chips, *planes)) == ["[S29]", "[S30]", "[N1]"]
+    euclid = [
+        image(flat(), f"CCDID {k}-1.{plane}", CRPIX1=40.0 * k)
+        for k in (1, 2)
+        for plane in ("SCI", "RMS", "FLG")
+    ]
+    assert names(write(tmp_path / "c.fits", *euclid)) == ["[CCDID 1-1.SCI]", "[CCDID 2-1.SCI]"]
     packed = [
         fits.CompImageHDU(flat(), image(flat(), CRPIX1=40.0 * k).header, compression_type="RICE_1")
         for k in range(3)
@@ -141,14 +147,16 @@ def test_chips_with_numbered_names_are_tiles(tmp_path: Path) -> None:
         image(flat(), "TEMPLATE", CRPIX1=9.0),
         image(flat(), "SCI_ERR", CRPIX1=9.0),
         image(flat(shape=(5, 7)), "SCI2", CRPIX1=9.0),
+        image(flat(), "SCI2", CD1_1=-1e-3, CD2_2=1e-3, CDELT1=1.0, CDELT2=1.0),
         fits.ImageHDU(flat(), name="SCI", ver=2),
         fits.ImageHDU(flat()),
     ],
-    ids=["weight", "variance", "template", "error", "thumbnail", "no WCS", "unnamed"],
+    ids=["weight", "variance", "template", "error", "thumbnail", "same place", "no WCS", "unnamed"],
 )
 def test_other_images_are_no_tiles(other: Any, tmp_path: Path) -> None:
     """Planes, previews and images without a place on the sky; the file keeps its plain name."""
-    assert names(write(tmp_path / "a.fits", image(flat(), "SCI"), other)) == [""]
+    for name in ("SCI", "SCI1"):
+        assert names(write(tmp_path / "a.fits", image(flat(), name), other)) == [""]
 
 
 def test_an_image_without_wcs_gives_way_to_one_with_it(tmp_path: Path) -> None:
@@ -166,6 +174,8 @@ def test_a_mask_is_that_of_its_chip(tmp_path: Path) -> None:
     first, second = (np.isnan(tile.pixels()[0]) for tile in open_tiles(path, mask_hdu="DQ"))
     assert np.argwhere(first).tolist() == [[0, 0]]
     assert np.argwhere(second).tolist() == [[1, 1]]
+    with pytest.raises(TileError, match="HDU 3 cannot be the mask of 2 images; give the name of"):
+        open_tiles(path, mask_hdu=3)
     with fits.open(path, mode="update") as hdus:
         hdus["DQ", 2].header["EXTVER"] = 3
     with pytest.raises(TileError, match=r"has 0 HDUs DQ for the image SCI,2; give one of the same"):

@@ -47,6 +47,13 @@ def header() -> fits.Header:
     return result
 
 
+def test_a_comment_that_is_not_ascii_is_harmless(files: list[Path], header: fits.Header) -> None:
+    """Programs write degrees and names of places into their comments."""
+    text = astap(header).replace(b"IMAGEW  =                  128", b"IMAGEW  = 128 / 2\xb0 \xe9")
+    files[0].with_suffix(".wcs").write_bytes(text)
+    assert open_tile(files[0]).wcs_path is not None
+
+
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_the_wcs_is_read_from_a_file_beside_the_image(
     write: Callable[[fits.Header], bytes], files: list[Path], header: fits.Header

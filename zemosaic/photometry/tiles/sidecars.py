@@ -41,8 +41,8 @@ def read_sidecar(path: Path) -> fits.Header:
         content = path.read_bytes()[:LARGEST_HEADER]
         with ignore_astropy_warnings():
             if b"\n" in content[:2880]:
-                lines = content.decode("ascii", "replace").splitlines()
-                return fits.Header.fromstring("\n".join(lines), sep="\n")
+                text = content.decode("ascii", "replace").replace("\ufffd", "?")
+                return fits.Header.fromstring("\n".join(text.splitlines()), sep="\n")
             return fits.Header.fromfile(str(path), padding=False)
     except Exception as error:  # noqa: BLE001 - astropy raises several kinds
         reason = " ".join(str(error).split())

@@ -298,6 +298,11 @@ def read_tiles(
     tiles: list[tuple[str, Tile | TileError]] = []
     with open_fits(path) as hdus:
         numbers = select_images(hdus, path, options.hdu)
+        if len(numbers) > 1 and isinstance(options.mask_hdu, int):
+            raise TileError(
+                f"{path}: HDU {options.mask_hdu} cannot be the mask of {len(numbers)} images; "
+                "give the name of the masks with --mask-hdu"
+            )
         for number in numbers:
             label = f"[{image_label(hdus, number)}]" if key or len(numbers) > 1 else ""
             name = f"{path.name}{label}"
