@@ -253,6 +253,22 @@ def test_the_command_corrects_all_chips(
     assert np.isfinite(fits.getdata(mosaic)).mean() > 0.5
 
 
+def test_a_chip_that_stays_raw_is_named(
+    exposures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A corrected file keeps a chip that failed as it was, and a line says which."""
+    fits.setval(exposures[1], "CRVAL1", value="text", extname="SCI", extver=2)
+    arguments = ["intertile", *map(str, exposures), "-o", str(tmp_path / "run"), "--no-report"]
+    arguments += ["--pool", "serial", "--apply", str(tmp_path / "out")]
+    assert run_command(arguments) == 1
+    assert f"e1.fits[SCI,2]: is not corrected in {tmp_path / 'out'}" in capsys.readouterr().err
+    for ver, changed in ((1, True), (2, False)):
+        data = [
+            fits.getdata(path / "e1.fits", ("SCI", ver)) for path in (tmp_path, tmp_path / "out")
+        ]
+        assert np.array_equal(*data) != changed
+
+
 def test_a_chip_is_given_with_its_file(exposures: list[Path], tmp_path: Path) -> None:
     """``file.fits[SCI,2]`` is that chip alone, unless a file has that very name."""
     inputs = [f"{exposures[0]}[SCI,2]", f"{exposures[1]}[1]", f"{exposures[0]}[1]"]

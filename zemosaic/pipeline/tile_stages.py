@@ -139,6 +139,10 @@ def write_corrected_tiles(
         attributes = _tile_attributes(indices[0], path.name)
         return Job(number, write_corrected, (corrected, folder), attributes)
 
+    for index in sorted(solution.failed):
+        name = solution.names[index]
+        if any(name.startswith(f"{path.name}[") for path in indices_of):
+            context.note(logging.WARNING, f"{name}: is not corrected in {folder}")
     jobs = [job(number, path) for number, path in enumerate(indices_of, 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
     return {
