@@ -22,7 +22,8 @@ from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.file_options import FileOptions
 from ..photometry.tiles.fits_files import TileError
-from ..photometry.tiles.tile import Tile, read_tiles, tile_from_array
+from ..photometry.tiles.tile import Tile, tile_from_array
+from ..photometry.tiles.tile_files import read_tiles
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
 from .records import JOURNALLED, PreparedTile
