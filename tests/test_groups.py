@@ -201,6 +201,40 @@ def test_an_invalid_group_is_one_line(group: str) -> None:
         Settings(group=group)
 
 
+@pytest.mark.parametrize("anchor", [None, 3])
+@pytest.mark.parametrize("shared", [("gain", "level"), ("gain",), ("level",)])
+def test_chips_that_never_overlap_are_matched(shared: tuple[str, ...], anchor: int | None) -> None:
+    """Two islands, of the first and the second chips of nine exposures, have one gauge."""
+    first, second = Truth(3, 1), Truth(3, 2)
+    exposures = [*range(9), *range(9)]
+    if "gain" in shared:
+        second.gain = first.gain
+    if "level" in shared:
+        second.offset = first.offset
+    i, j = np.r_[first.i, first.i + 9], np.r_[first.j, first.j + 9]
+    gain, offset = np.r_[first.gain, second.gain], np.r_[first.offset, second.offset]
+    sky = ((1000 - offset) / gain)[:, None]
+    pairs = first.pairs() + second.pairs()
+    ties = Ties.of(*([exposures if kind in shared else [None] * 18] for kind in SHARED))
+    solution = solve(i, j, pairs, sky, anchor=anchor, ties=ties)
+    free = solve(i, j, pairs, sky, anchor=anchor)
+    assert len(np.unique(free.component)) == 2
+    if "gain" not in shared:  # the gains of the islands cannot be compared
+        np.testing.assert_array_equal(solution.gain, free.gain)
+        return
+    ratio = solution.gain[:, 0] / gain
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-6)
+    assert np.isfinite(solution.gain_err).all()
+    assert len(np.unique(solution.gain_group)) == 1
+    level = solution.offset[:, 0] - ratio * offset
+    islands = [slice(None)] if "level" in shared else [slice(9), slice(9, None)]
+    assert len(np.unique(solution.component)) == len(islands)
+    for island in islands:
+        assert np.ptp(level[island]) < 1e-3
+    if anchor is not None:
+        assert (solution.gain[anchor, 0], solution.offset[anchor, 0]) == (1, 0)
+
+
 def test_levels_alone_are_tied_where_gains_are_known() -> None:
     """Without measured gains, or with planes, each tile keeps a level of its own."""
     mosaic = Truth(3, 1)
