@@ -13,6 +13,7 @@ from ..files import atomic_write
 from .solver.solve import Correction
 from .tiles.axes import from_channels_first, to_channels_first
 from .tiles.fits_files import TileError, find_image_hdu, open_fits
+from .tiles.sidecars import add_wcs, read_sidecar
 from .tiles.tile import Tile
 
 
@@ -79,6 +80,8 @@ def write_corrected(tiles: Sequence[tuple[Tile, Correction]], folder: Path) -> P
         for tile, correction in tiles:
             image = find_image_hdu(hdus, path, tile.options.hdu)
             corrected = correct(np.asarray(image.data), correction)
+            if tile.wcs_path is not None:
+                add_wcs(image.header, read_sidecar(tile.wcs_path))
             _record_correction(image.header, tile.channels, correction)
             _replace_image(hdus, image, corrected)
         try:
