@@ -22,7 +22,8 @@ from zemosaic._version import __version__
 from zemosaic.photometry.apply import arrays, write_corrected
 from zemosaic.photometry.apply.keywords import RULES, Transform, update_keywords
 from zemosaic.photometry.solver.solve import Correction
-from zemosaic.photometry.tiles.tile import TileError, open_tile
+from zemosaic.photometry.tiles.fits_files import TileError
+from zemosaic.photometry.tiles.tile_files import open_tile
 
 TILE = simulated()[0]
 IMAGE, HEADER = TILE.data, TILE.wcs.to_header()

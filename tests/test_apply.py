@@ -20,7 +20,8 @@ from zemosaic._version import __version__
 from zemosaic.photometry.apply import correct, files, write_corrected
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.solver.solve import Correction
-from zemosaic.photometry.tiles.tile import TileError, open_tile, tile_from_array
+from zemosaic.photometry.tiles.tile import TileError, tile_from_array
+from zemosaic.photometry.tiles.tile_files import open_tile
 from zemosaic.pipeline.calibrate import calibrate
 from zemosaic.settings import Settings
 

@@ -126,6 +126,12 @@ def test_chips_with_numbered_names_are_tiles(tmp_path: Path) -> None:
     chips = [image(flat(), name, CRPIX1=40.0 * k) for k, name in enumerate(("S29", "S30", "N1"))]
     planes = [image(flat(), "S29_WHT"), image(flat(), "BPM7", CRPIX1=40.0), image(flat(), "S5")]
     assert names(write(tmp_path / "a.fits", *chips, *planes)) == ["[S29]", "[S30]", "[N1]"]
+    euclid = [
+        image(flat(), f"CCDID {k}-1.{plane}", CRPIX1=40.0 * k)
+        for k in (1, 2)
+        for plane in ("SCI", "RMS", "FLG")
+    ]
+    assert names(write(tmp_path / "c.fits", *euclid)) == ["[CCDID 1-1.SCI]", "[CCDID 2-1.SCI]"]
     packed = [
         fits.CompImageHDU(flat(), image(flat(), CRPIX1=40.0 * k).header, compression_type="RICE_1")
         for k in range(3)
@@ -141,14 +147,16 @@ def test_chips_with_numbered_names_are_tiles(tmp_path: Path) -> None:
         image(flat(), "TEMPLATE", CRPIX1=9.0),
         image(flat(), "SCI_ERR", CRPIX1=9.0),
         image(flat(shape=(5, 7)), "SCI2", CRPIX1=9.0),
+        image(flat(), "SCI2", CD1_1=-1e-3, CD2_2=1e-3, CDELT1=1.0, CDELT2=1.0),
         fits.ImageHDU(flat(), name="SCI", ver=2),
         fits.ImageHDU(flat()),
     ],
-    ids=["weight", "variance", "template", "error", "thumbnail", "no WCS", "unnamed"],
+    ids=["weight", "variance", "template", "error", "thumbnail", "same place", "no WCS", "unnamed"],
 )
 def test_other_images_are_no_tiles(other: Any, tmp_path: Path) -> None:
     """Planes, previews and images without a place on the sky; the file keeps its plain name."""
-    assert names(write(tmp_path / "a.fits", image(flat(), "SCI"), other)) == [""]
+    for name in ("SCI", "SCI1"):
+        assert names(write(tmp_path / "a.fits", image(flat(), name), other)) == [""]
 
 
 def test_an_image_without_wcs_gives_way_to_one_with_it(tmp_path: Path) -> None:
@@ -166,6 +174,8 @@ def test_a_mask_is_that_of_its_chip(tmp_path: Path) -> None:
     first, second = (np.isnan(tile.pixels()[0]) for tile in open_tiles(path, mask_hdu="DQ"))
     assert np.argwhere(first).tolist() == [[0, 0]]
     assert np.argwhere(second).tolist() == [[1, 1]]
+    with pytest.raises(TileError, match="HDU 3 cannot be the mask of 2 images; give the name of"):
+        open_tiles(path, mask_hdu=3)
     with fits.open(path, mode="update") as hdus:
         hdus["DQ", 2].header["EXTVER"] = 3
     with pytest.raises(TileError, match=r"has 0 HDUs DQ for the image SCI,2; give one of the same"):
@@ -241,6 +251,38 @@ def test_the_command_corrects_all_chips(
     assert [tile.name for tile in data.tiles] == list(table["file"])
     assert all(tile.placement and not tile.failed for tile in data.tiles)
     assert np.isfinite(fits.getdata(mosaic)).mean() > 0.5
+
+
+def test_the_report_numbers_tiles_by_file_and_chip(exposures: list[Path], tmp_path: Path) -> None:
+    """Also after files that cannot be read, and with chips that cannot."""
+    fits.setval(exposures[0], "CRVAL1", value="text", extname="SCI", extver=2)
+    broken = exposures[0].with_name("broken.fits")
+    broken.write_text("no FITS file")
+    run, inputs = tmp_path / "run", [broken, exposures[0], broken, exposures[1]]
+    arguments = ["intertile", *map(str, inputs), "-o", str(run), "--pool", "serial"]
+    assert run_command(arguments) == 1
+    data = gather_run(examine(run), journal.read(run)[-1:])
+    expected = ["broken.fits", "e0.fits[SCI,1]", "e0.fits[SCI,2]", "broken.fits"]
+    assert [t.name for t in data.tiles] == [*expected, "e1.fits[SCI,1]", "e1.fits[SCI,2]"]
+    assert [bool(tile.failed) for tile in data.tiles] == [True, False, True, True, False, False]
+    assert [len(tile.gain) for tile in data.tiles] == [1] * 6
+    assert (run / "report.html").exists()
+
+
+def test_a_chip_that_stays_raw_is_named(
+    exposures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A corrected file keeps a chip that failed as it was, and a line says which."""
+    fits.setval(exposures[1], "CRVAL1", value="text", extname="SCI", extver=2)
+    arguments = ["intertile", *map(str, exposures), "-o", str(tmp_path / "run"), "--no-report"]
+    arguments += ["--pool", "serial", "--apply", str(tmp_path / "out")]
+    assert run_command(arguments) == 1
+    assert f"e1.fits[SCI,2]: is not corrected in {tmp_path / 'out'}" in capsys.readouterr().err
+    for ver, changed in ((1, True), (2, False)):
+        data = [
+            fits.getdata(path / "e1.fits", ("SCI", ver)) for path in (tmp_path, tmp_path / "out")
+        ]
+        assert np.array_equal(*data) != changed
 
 
 def test_a_chip_is_given_with_its_file(exposures: list[Path], tmp_path: Path) -> None:

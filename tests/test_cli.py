@@ -26,7 +26,7 @@ from zemosaic.photometry._kernels import COMPILED
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.solver.solve import Correction
-from zemosaic.photometry.tiles.tile import open_tile
+from zemosaic.photometry.tiles.tile_files import open_tile
 
 Command = Callable[..., Run]
 WriteTiles = Callable[..., list[Path]]

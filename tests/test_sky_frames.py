@@ -34,6 +34,9 @@ FRAMES: dict[str, tuple[Any, dict[str, Any]]] = {
     "J1975": (FK5(equinox="J1975"), {"RADESYS": "FK5", "EQUINOX": 1975.0}),
     "J2016.5": (FK5(equinox="J2016.5"), {"EQUINOX": 2016.5}),
     "J2000": (FK5(equinox="J2000"), {"RADESYS": "FK5"}),
+    "lower case": ("icrs", {"RADESYS": "icrs"}),
+    "J2000 by its equinox": (FK5(equinox="J2000"), {"RADESYS": "J2000"}),
+    "B1950 by its equinox": (FK4(equinox="B1950"), {"RADESYS": "B1950"}),
 }
 TYPES = {"galactic": "G", "supergalactic": "S", "barycentricmeanecliptic": "E"}
 

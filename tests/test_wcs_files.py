@@ -13,6 +13,8 @@ from astropy.io import fits
 from tests.helpers.tiles import simulated
 from zemosaic import Settings, TileError, calibrate, open_tile
 from zemosaic.cli import run as run_command
+from zemosaic.photometry.apply import write_corrected
+from zemosaic.photometry.solver.solve import Correction
 
 
 def astrometry(header: fits.Header) -> bytes:
@@ -45,6 +47,13 @@ def header() -> fits.Header:
     result = simulated(sip=True)[0].wcs.to_header(relax=True)
     result["IMAGEW"], result["IMAGEH"] = 128, 96
     return result
+
+
+def test_a_comment_that_is_not_ascii_is_harmless(files: list[Path], header: fits.Header) -> None:
+    """Programs write degrees and names of places into their comments."""
+    text = astap(header).replace(b"IMAGEW  =                  128", b"IMAGEW  = 128 / 2\xb0 \xe9")
+    files[0].with_suffix(".wcs").write_bytes(text)
+    assert open_tile(files[0]).wcs_path is not None
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -125,6 +134,19 @@ def test_tiles_with_solutions_beside_them_are_calibrated(
     assert all(path.exists() for path in hidden)
     again = calibrate(files, Settings(wcs="{stem}.hdr"), pool="serial")
     np.testing.assert_array_equal(again.gain, solution.gain)
+
+
+def test_a_corrected_file_has_the_wcs(files: list[Path], header: fits.Header) -> None:
+    """The corrected image needs no file beside it; all else in its header stays."""
+    fits.setval(files[0], "BUNIT", value="electron")
+    files[0].with_suffix(".wcs").write_bytes(astap(header))
+    tile = open_tile(files[0])
+    correction = Correction(np.ones(1), np.zeros(1))
+    corrected = write_corrected([(tile, correction)], files[0].parent / "out")
+    after = open_tile(corrected)
+    assert after.wcs_path is None
+    assert after.unit == "electron"
+    np.testing.assert_array_equal(after.corners, tile.corners)
 
 
 def test_a_new_solution_is_not_resumed_from_the_old(

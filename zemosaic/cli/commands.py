@@ -103,17 +103,23 @@ def cli() -> None:
     "--weight", metavar="PATTERN", help="Weights in a file beside each tile: {stem}.weight.fits."
 )
 @click.option(
-    "--blank",
-    default=Settings.blank,
-    metavar="VALUE",
-    help="Value of pixels without a datum: a number, none, or auto for the fill value of frames.",
-)
-@click.option(
     "--wcs",
     default=Settings.wcs,
     show_default=True,
     metavar="PATTERN",
     help="File with the WCS of an image whose header has none, beside it.",
+)
+@click.option(
+    "--group",
+    metavar="KEY[:gain|:level]",
+    help="Tiles that share gain and level, or one of them: exposure (those of one file) or a "
+    "keyword.",
+)
+@click.option(
+    "--blank",
+    default=Settings.blank,
+    metavar="VALUE",
+    help="Value of pixels without a datum: a number, none, or auto for the fill value of frames.",
 )
 @click.option("--resume", is_flag=True, help="Reuse the results of an earlier run in RUN.")
 @run_options

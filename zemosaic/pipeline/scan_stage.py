@@ -121,7 +121,7 @@ def _leave_out_other_frames(tiles: ScannedTiles) -> None:
         if frame != common:
             del tiles.usable[index]
             tiles.failed[index] = (
-                f"{scanned.tile.path or scanned.name}: its coordinates are {frame}, those of most "
+                f"{scanned.tile.place}: its coordinates are {frame}, those of most "
                 f"tiles {common}, and neither can be converted; leave it out"
             )
 
@@ -129,7 +129,8 @@ def _leave_out_other_frames(tiles: ScannedTiles) -> None:
 def _report_files(context: RunContext, tiles: ScannedTiles) -> None:
     """Note files with several tiles, and plate solutions beside the files."""
     if len(tiles.names) > len(tiles.first):
-        context.note(logging.INFO, f"{len(tiles.names)} tiles in {len(tiles.first)} files")
+        plural = "s" if len(tiles.first) > 1 else ""
+        context.note(logging.INFO, f"{len(tiles.names)} tiles in {len(tiles.first)} file{plural}")
     for index in set(tiles.failed) - set(tiles.first):
         context.note(logging.WARNING, tiles.failed[index])
     beside = [s.tile.wcs_path for s in tiles.usable.values() if s.tile.wcs_path is not None]

@@ -83,7 +83,8 @@ class PhaseSolution(Solution):
 
     def warnings(self) -> Iterator[str]:
         """Yield a line for each kind of tile that could not be matched to the others."""
-        unmatched = (self.pairs == 0).all(axis=1) & ~np.isnan(self.gain).any(axis=1)
+        tied = np.isfinite(self.gain_err) | np.isfinite(self.offset_err)
+        unmatched = ~((self.pairs > 0) | tied).any(axis=1) & ~np.isnan(self.gain).any(axis=1)
         for index in np.flatnonzero(unmatched):
             yield (
                 f"{self.names[index]}: no overlap with another tile could be measured; "

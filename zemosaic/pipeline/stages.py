@@ -20,8 +20,10 @@ from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.solver.solve import Solution
+from ..photometry.solver.ties import Ties
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
+from .groups import tie_tiles
 from .records import (
     PairRecord,
     decode_measurements,
@@ -67,9 +69,10 @@ def run_stages(
         attributes["pairs.candidates"] = len(candidates.i)
         attributes["pairs.total"] = len(graph.i)
     records = _measure_pairs(context, graph, names, prepared)
+    ties = tie_tiles(context, len(names), {k: scanned[k].tile for k in prepared.previews})
     with context.stage("solve") as attributes:
         solution = PhaseSolution(
-            **vars(_solve(context, graph, corners, records, prepared, anchor)),
+            **vars(_solve(context, graph, corners, records, prepared, anchor, ties)),
             settings=context.settings,
             names=names,
             failed=failed,
@@ -166,6 +169,7 @@ def _solve(
     records: Sequence[PairRecord],
     prepared: PreparedTiles,
     anchor: int | None,
+    ties: Ties,
 ) -> Solution:
     tiles = len(corners)
     sky = np.full((tiles, prepared.channels), np.nan)
@@ -175,7 +179,7 @@ def _solve(
         frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
     measurements = [record.measurements for record in records]
     model = context.settings.model
-    return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame)
+    return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties)
 
 
 def _warn_about_unmatched_tiles(context: RunContext, solution: PhaseSolution) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.mask_cover import mask_cover
-from ..photometry.tiles.tile import Tile, read_tiles, tile_from_array
+from ..photometry.tiles.tile import Tile, tile_from_array
+from ..photometry.tiles.tile_files import read_tiles
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
 from .records import JOURNALLED, PreparedTile
@@ -100,8 +101,8 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
     bad_pixels = tile[2] if len(tile) == 3 else None
-    made = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
-    return [ScannedTile(name, made)]
+    tile = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
+    return [ScannedTile(name, tile)]
 
 
 def _scan_file(path: str | os.PathLike[str], options: FileOptions) -> list[ScannedTile]:
@@ -122,7 +123,7 @@ def _file_key(tile: Tile) -> str:
     if tile.path is None:
         return ""
     files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
-    return cache_key(*map(_file_state, files), tile.options)
+    return cache_key(*map(_file_state, files), replace(tile.options, group=None))
 
 
 def _file_state(path: Path) -> tuple[object, ...]:
@@ -157,8 +158,7 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
     """
     if tile.channels != channels:
         raise TileError(
-            f"{tile.path or tile.name}: has {tile.channels} channels, most others have {channels}; "
-            "leave it out"
+            f"{tile.place}: has {tile.channels} channels, most others have {channels}; leave it out"
         )
     with timed_step("preview"):
         preview = make_preview(tile, grid)
@@ -169,7 +169,7 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
             preview.save(path)
         except OSError as error:
             raise TileError(
-                f"{tile.path or tile.name}: its preview cannot be written to {path.parent} "
+                f"{tile.place}: its preview cannot be written to {path.parent} "
                 f"({error.strerror or error}); make room there"
             ) from None
         bare = preview.without_arrays()

@@ -173,6 +173,10 @@ def write_corrected_tiles(
         attributes = _tile_attributes(indices[0], corrected[0][0].name)
         return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
 
+    for index in sorted(solution.failed):
+        name = solution.names[index]
+        if any(name.startswith(f"{path.name}[") for path in indices_of):
+            context.note(logging.WARNING, f"{name}: is not corrected in {folder}")
     jobs = [job(number, *item) for number, item in enumerate(indices_of.items(), 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
     return {

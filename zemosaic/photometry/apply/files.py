@@ -21,6 +21,7 @@ from ..tiles.fits_files import (
     ignore_astropy_warnings,
     open_fits,
 )
+from ..tiles.sidecars import add_wcs, read_sidecar
 from ..tiles.tile import Tile
 from .arrays import correct_rows
 from .companions import Companion, find_companions
@@ -144,7 +145,10 @@ def _change_image(
         return changed
 
     header = _float_header(hdus, index, np.float32)
+    place = None if tile.wcs_path is None else read_sidecar(tile.wcs_path)
     with ignore_astropy_warnings():
+        if place is not None:
+            add_wcs(header, place)
         _record_correction(header, tile, correction, run)
         update_keywords(header, Transform.of(correction))
     return HduChange(header, change_strip)

@@ -9,6 +9,8 @@ from typing import ClassVar
 
 from ...errors import UserError
 
+#: What the tiles of a group can share.
+SHARED = ("gain", "level")
 #: Number of an HDU, or text that selects images (see `zemosaic.photometry.tiles.images`), or name
 #: and version; None selects all images of the kind of the first.
 HduKey = int | str | tuple[str, int] | None
@@ -36,6 +38,10 @@ class FileOptions:
     wcs : str
         Path of the file with the WCS of an image whose header has none, relative to the folder
         of the image; ``{stem}`` stands for its name without ending.
+    group : str or None
+        Tiles that share their gain and level: ``exposure`` (those of one file) or a keyword
+        (those with the same value). ``exposure:gain`` or ``exposure:level`` share one of both;
+        several are joined by ``+``.
     blank : {"auto", "none"} or float
         Value of pixels that hold no datum, besides NaN. "auto" finds the fill value
         of registered frames, "none" takes every number as a datum.
@@ -57,9 +63,11 @@ class FileOptions:
     weight: str | None = None
     mask_bits: int | str | None = None
     wcs: str = "{stem}.wcs"
+    group: str | None = None
     blank: str | float = AUTO_BLANK
 
     def __post_init__(self) -> None:
+        group_rules(self.group)
         if self.blank not in (self.AUTO_BLANK, self.NO_BLANK):
             try:
                 float(self.blank)
@@ -78,3 +86,22 @@ def split_input(text: str) -> tuple[str, str | None]:
     if match is None or Path(text).exists():
         return text, None
     return match[1], match[2]
+
+
+def group_rules(group: str | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the key and what is shared of each rule in `FileOptions.group`.
+
+    Raises
+    ------
+    UserError
+        A rule is invalid.
+    """
+    rules: list[tuple[str, tuple[str, ...]]] = []
+    for rule in group.split("+") if group is not None else ():
+        key, _, shared = rule.partition(":")
+        if not key or shared not in ("", *SHARED):
+            raise UserError(
+                f"group is {group!r}; give exposure or a keyword, alone or with :gain or :level"
+            )
+        rules.append((key, (shared,) if shared else SHARED))
+    return rules

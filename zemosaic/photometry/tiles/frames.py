@@ -17,11 +17,27 @@ ICRS = "ICRS"
 EQUATORIAL = (ICRS, "FK5", "FK4", "FK4-NO-E")
 #: Other types of longitude that can be converted.
 LONGITUDES = ("GLON", "ELON", "SLON")
+#: Names of reference systems that programs write besides the standard ones.
+OTHER_NAMES = {"J2000": "FK5", "J2000.0": "FK5", "B1950": "FK4", "B1950.0": "FK4", "ICRF": ICRS}
+#: RADESYS of ecliptic coordinates, which refer to the mean ecliptic of their equinox in any system.
+ECLIPTIC = "ECLIPTIC"
 #: Largest difference in degrees between FK5 at J2000 and ICRS: 32 mas.
 FK5_ROTATION = 9e-6
 #: FK5 at J2000 counts as ICRS if they differ by less than this fraction of a pixel, a fifth of
 #: the precision to which a shift between tiles can be measured.
 NEGLIGIBLE_SHIFT = 0.02
+
+
+def standard_radesys(wcs: WCS) -> str:
+    """Return the RADESYS of a WCS by its standard name.
+
+    Ecliptic coordinates get one of their own: astropy takes them for right ascension and
+    declination if they have that of such a system.
+    """
+    if wcs.wcs.lngtyp == "ELON":
+        return ECLIPTIC
+    name = wcs.wcs.radesys.strip().upper()
+    return OTHER_NAMES.get(name, name)
 
 
 def is_known_frame(wcs: WCS) -> bool:

@@ -6,28 +6,35 @@ An image is chosen by a text such as ``SCI,2`` (name and version), ``SCI`` (all 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from astropy.io import fits
+from astropy.wcs import WCS
 
 from .axes import channels_first_shape
-from .file_options import HduKey
-from .fits_files import TileError, get_hdu, is_image
+from .file_options import HduKey, group_rules
+from .fits_files import TileError, get_hdu, ignore_astropy_warnings, is_image
+from .sky import unit_vectors
 
 #: The word that selects every image with a celestial WCS.
 ALL = "all"
+#: The key of groups that are the images of one file.
+EXPOSURE = "exposure"
 #: Words in the names of HDUs that do not hold the sky but belong to an image that does.
 AUXILIARY = re.compile(
     "ALPHA|AREA|BACKGROUND|BKG|BPM|CON|CONTEXT|COV|COVERAGE|CTX|DQ|ERR|ERROR|EXP|EXPMAP|EXPOSURE|"
-    "EXPTIME|FLAGS?|HITS|INVVAR|IVAR|MASK|MODEL|NSAMP|PREVIEW|PSF|QUAL|QUALITY|RESIDUAL|RMS|SAMP|"
+    "EXPTIME|FLAGS?|FLG|HITS|INVVAR|IVAR|MASK|MODEL|NSAMP|PREVIEW|PSF|QUAL|QUALITY|RESIDUAL|RMS|SAMP|"
     "SIGMA|STD|STDEV|THUMB|THUMBNAIL|TIME|UNC|UNCERT|UNCERTAINTY|VAR|VARIANCE|WAVELENGTH|WEIGHT|"
     "WHT|WMAP"
 )
-#: Keywords that place an image on the sky.
-PLACE = re.compile(r"(CRVAL|CRPIX|CDELT|CROTA)[12]|(CD|PC)[12]_[12]")
+#: Distance between the centres of two images, in sizes of an image, below which they are planes of
+#: one image.
+SAME_PLACE = 0.05
 #: Largest ratio of the sides of two chips of a camera; a preview is smaller.
 LARGEST_RATIO = 1.5
 
@@ -109,6 +116,29 @@ def hdu_of_image(hdus: fits.HDUList, path: Path, key: int | str, image: int) -> 
     return numbers[0]
 
 
+def groups_of_image(
+    hdus: fits.HDUList, path: Path, image: int, group: str | None
+) -> tuple[str, ...]:
+    """Return the group of an image by each rule: its file, or the value of a keyword.
+
+    Keywords are those of the image, or else of the primary header.
+
+    Raises
+    ------
+    TileError
+        There is no such keyword.
+    """
+    groups = []
+    for key, _ in group_rules(group):
+        value = hdus[image].header.get(key, hdus[0].header.get(key))
+        if key == EXPOSURE:
+            value = os.path.abspath(path)
+        if value is None:
+            raise TileError(f"{path}: has no keyword {key} to group it by; choose another")
+        groups.append(str(value))
+    return tuple(groups)
+
+
 def _numbers(hdus: fits.HDUList, path: Path, key: int | str | tuple[str, int]) -> list[int]:
     """Return the numbers of the HDUs that a key without ``+`` selects."""
     if isinstance(key, tuple):
@@ -143,8 +173,8 @@ def _positioned(hdus: fits.HDUList, images: list[int]) -> list[int]:
 def _chips(hdus: fits.HDUList, images: list[int]) -> list[int]:
     """Return the first image with a celestial WCS and all others of its kind.
 
-    These have the same name; or they have no name or a numbered one, each its own place on the
-    sky, and a similar shape.
+    These have the same name; or they have no name or a numbered one, places of their own on the
+    sky, and similar shapes.
     """
     positioned = _positioned(hdus, images)
     if not positioned:
@@ -153,14 +183,20 @@ def _chips(hdus: fits.HDUList, images: list[int]) -> list[int]:
     names = {number: _name(hdus[number]) for number in positioned}
     if names[first] and Counter(names.values())[names[first]] > 1:
         return [number for number in positioned if names[number] == names[first]]
-    chips = {_place(hdus[first].header): first}
-    if not names[first] or names[first][-1].isdigit():
-        for number in positioned:
-            similar = bool(names[number]) == bool(names[first])
-            similar &= not names[number] or names[number][-1].isdigit()
-            if similar and _similar_shapes(hdus[first].shape, hdus[number].shape):
-                chips.setdefault(_place(hdus[number].header), number)
-    return list(chips.values())
+    chips, centres = [first], [_centre(hdus[first])]
+    if _is_unnamed_or_numbered(names[first]):
+        for number in positioned[1:]:
+            alike = bool(names[number]) == bool(names[first])
+            alike &= _is_unnamed_or_numbered(names[number])
+            centre = _centre(hdus[number])
+            if alike and _similar_shapes(hdus[first], hdus[number]) and _is_new(centre, centres):
+                chips.append(number)
+                centres.append(centre)
+    return chips
+
+
+def _is_unnamed_or_numbered(name: str) -> bool:
+    return not name or any(letter.isdigit() for letter in name)
 
 
 def _name(hdu: Any) -> str:
@@ -169,14 +205,29 @@ def _name(hdu: Any) -> str:
     return "" if name == "COMPRESSED_IMAGE" else name
 
 
-def _place(header: fits.Header) -> tuple[object, ...]:
-    """Return what places an image on the sky; error and mask planes share it."""
-    return tuple(sorted((key, header[key]) for key in header if PLACE.fullmatch(key)))
-
-
-def _similar_shapes(first: tuple[int, ...], second: tuple[int, ...]) -> bool:
+def _centre(image: Any) -> tuple[np.ndarray, float]:
+    """Return the unit vector of an image's centre and its size in radians; NaN if unknown."""
+    height, width = image.shape[-2:]
     try:
-        sides = zip(channels_first_shape(first), channels_first_shape(second), strict=True)
-        return all(max(pair) <= LARGEST_RATIO * min(pair) for pair in sides)
+        with ignore_astropy_warnings():
+            wcs = WCS(image.header, naxis=2)
+        middle = np.array([width, height]) / 2
+        vectors = unit_vectors(np.deg2rad(wcs.wcs_pix2world([middle, [0, 0]], 0)))
+    except Exception:  # noqa: BLE001 - wcslib raises a dozen kinds; the tile reports it
+        return np.full(3, np.nan), np.nan
+    return vectors[0], 2 * float(np.linalg.norm(vectors[1] - vectors[0]))
+
+
+def _is_new(centre: tuple[np.ndarray, float], others: list[tuple[np.ndarray, float]]) -> bool:
+    """Return whether an image lies elsewhere than others; planes of one image lie together."""
+    distances = [np.linalg.norm(centre[0] - other) for other, _ in others]
+    return not any(distance < SAME_PLACE * centre[1] for distance in distances)
+
+
+def _similar_shapes(first: Any, second: Any) -> bool:
+    """Return whether two images can be chips of one camera."""
+    try:
+        shapes = (channels_first_shape(image.shape) for image in (first, second))
+        return all(max(pair) <= LARGEST_RATIO * min(pair) for pair in zip(*shapes, strict=True))
     except ValueError:
         return False

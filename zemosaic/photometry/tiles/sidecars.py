@@ -11,6 +11,11 @@ from .fits_files import TileError, ignore_astropy_warnings
 
 #: Endings of FITS files, removed for the stem of a name.
 ENDINGS = re.compile(r"\.(fits|fit|fts)?(\.(gz|bz2|fz|xz|Z))?$", re.IGNORECASE)
+#: Cards that describe a file, not a WCS.
+OF_FILE = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|[PG]COUNT|B(SCALE|ZERO|UNIT)|BLANK|DATE|"
+    r"CHECKSUM|DATASUM|COMMENT|HISTORY|END|"
+)
 LARGEST_HEADER = 1 << 22  # bytes; a larger file is no header
 
 
@@ -41,8 +46,8 @@ def read_sidecar(path: Path) -> fits.Header:
         content = path.read_bytes()[:LARGEST_HEADER]
         with ignore_astropy_warnings():
             if b"\n" in content[:2880]:
-                lines = content.decode("ascii", "replace").splitlines()
-                return fits.Header.fromstring("\n".join(lines), sep="\n")
+                text = content.decode("ascii", "replace").replace("\ufffd", "?")
+                return fits.Header.fromstring("\n".join(text.splitlines()), sep="\n")
             return fits.Header.fromfile(str(path), padding=False)
     except Exception as error:  # noqa: BLE001 - astropy raises several kinds
         reason = " ".join(str(error).split())
@@ -60,3 +65,11 @@ def require_same_size(path: Path, header: fits.Header, shape: tuple[int, int]) -
                 f"{path}: is the WCS of an image of {size[1]} x {size[0]} pixels, not "
                 f"{shape[1]} x {shape[0]}; solve the plate again"
             )
+
+
+def add_wcs(header: fits.Header, solution: fits.Header) -> None:
+    """Add the cards of a plate solution to the header of its image, in which they replace others.
+
+    Cards that describe the file of the solution are left out.
+    """
+    header.update([card for card in solution.cards if not OF_FILE.fullmatch(card.keyword)])

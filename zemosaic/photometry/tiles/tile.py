@@ -1,34 +1,32 @@
-"""A tile: one image with its position on the sky, from a FITS file or from arrays."""
+"""A tile: one image with its position on the sky; made from arrays here.
+
+`zemosaic.photometry.tiles.tile_files` makes tiles from FITS files.
+"""
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from astropy.wcs import WCS
 
 from .axes import channels_first_shape
-from .file_options import FileOptions, split_input
+from .file_options import FileOptions
 from .fits_files import (
     TileError,
     find_image_hdu,
     get_hdu,
-    image_unit,
     open_fits,
     pixel_reader,
 )
 from .frames import ICRS, frame_name
-from .images import has_celestial, image_label, select_images
-from .quality_planes import find_quality
-from .sidecars import companion, read_sidecar, require_same_size
+from .sidecars import read_sidecar
 from .sky import edge_points, pixel_scale, pixel_to_sky
 from .strips import PixelPlane, Quality, has_alpha, read_strips
 from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameters
@@ -41,7 +39,7 @@ POINTS_PER_SIDE = 8
 class Tile:
     """One image of the mosaic, whose pixels are read on demand.
 
-    Construct it with `open_tile` or `tile_from_array`.
+    Construct it with `zemosaic.open_tile` or `tile_from_array`.
 
     Parameters
     ----------
@@ -75,6 +73,8 @@ class Tile:
         The WCS of an array whose parameters do not suffice.
     wcs_path : pathlib.Path or None
         The file of the WCS, if it is not that of the image.
+    groups : tuple of str
+        Groups of the tile by each rule of `FileOptions.group`.
     frame : str
         Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
     mask_path, weight_path : pathlib.Path or None
@@ -99,6 +99,7 @@ class Tile:
     wcs_parameters: dict[str, Any] | None = None
     array_wcs: WCS | None = None
     wcs_path: Path | None = None
+    groups: tuple[str, ...] = ()
     frame: str = ICRS
     mask_path: Path | None = None
     weight_path: Path | None = None
@@ -121,6 +122,11 @@ class Tile:
         with open_fits(self.path) as hdus:
             image = find_image_hdu(hdus, self.path, self.options.hdu)
             return read_wcs(self.path, image.header, hdus)
+
+    @property
+    def place(self) -> str:
+        """Path of the file and name of the image in it, or the name of an array."""
+        return self.name if self.path is None else str(self.path.with_name(self.name))
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -235,7 +241,7 @@ def tile_from_array(
     except ValueError as error:
         raise TileError(f"{name}: {error}") from None
     alpha = has_alpha(PixelPlane(array.__getitem__, array.shape))
-    channels, shape = _require_pixels(name, channels_first)
+    channels, shape = require_pixels(name, channels_first)
     wcs = require_celestial(name, wcs)
     parameters = wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE))
     if parameters is None:
@@ -244,7 +250,7 @@ def tile_from_array(
     weight = None if weight is None else np.asarray(weight)
     if weight is not None and weight.shape != shape:
         raise TileError(f"{name}: its weights have the shape {weight.shape}, the image {shape}")
-    corners, scale = _footprint(name, wcs, shape)
+    corners, scale = footprint(name, wcs, shape)
     return Tile(
         name=name,
         shape=shape,
@@ -262,129 +268,7 @@ def tile_from_array(
     )
 
 
-def open_tile(path: str | os.PathLike[str], **options: Any) -> Tile:
-    """Make a tile from a FITS file like `tile_from_file`, with the fields of `FileOptions`."""
-    return tile_from_file(path, FileOptions(**options))
-
-
-def open_tiles(path: str | os.PathLike[str], **options: Any) -> list[Tile]:
-    """Make tiles from all images of a FITS file, with the fields of `FileOptions`.
-
-    Raises
-    ------
-    TileError
-        As `tile_from_file`, for any of the images.
-    """
-    tiles = []
-    for _, tile in read_tiles(path, FileOptions(**options)):
-        if isinstance(tile, TileError):
-            raise tile
-        tiles.append(tile)
-    return tiles
-
-
-def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
-    """Make a tile from a FITS file, of which only the headers are read.
-
-    Parameters
-    ----------
-    path : path-like
-        The file, which may hold compressed images or be compressed itself (``.fits.gz``). The
-        image may be given with it, as in ``file.fits[SCI,2]``.
-    options : FileOptions
-        How the file is read.
-
-    Raises
-    ------
-    TileError
-        There is no such file, no image in it or more than one, or no celestial WCS.
-    """
-    (name, tile), *others = read_tiles(path, options)
-    if others:
-        raise TileError(
-            f"{path}: holds {1 + len(others)} images; choose one, as in {name}, or use open_tiles"
-        )
-    if isinstance(tile, TileError):
-        raise tile
-    return tile
-
-
-def read_tiles(
-    path: str | os.PathLike[str], options: FileOptions
-) -> list[tuple[str, Tile | TileError]]:
-    """Make tiles from all images of a FITS file.
-
-    Returns
-    -------
-    list of tuple
-        Name of each tile, and the tile or the reason why it cannot be used.
-
-    Raises
-    ------
-    TileError
-        The file cannot be used at all.
-    """
-    file, key = split_input(os.fspath(path))
-    path = Path(file)
-    if key is not None:
-        options = replace(options, hdu=key)
-    if path.is_dir():
-        raise TileError(f"{path}: is a folder; name the FITS files in it")
-    if not path.exists():
-        raise TileError(f"{path}: no such file; check the name")
-    tiles: list[tuple[str, Tile | TileError]] = []
-    with open_fits(path) as hdus:
-        numbers = select_images(hdus, path, options.hdu)
-        for number in numbers:
-            label = f"[{image_label(hdus, number)}]" if key or len(numbers) > 1 else ""
-            name = f"{path.name}{label}"
-            try:
-                tiles.append((name, _tile_of_image(hdus, path, name, number, options)))
-            except TileError as error:
-                tiles.append((name, error))
-    return tiles
-
-
-def _tile_of_image(
-    hdus: fits.HDUList, path: Path, name: str, number: int, options: FileOptions
-) -> Tile:
-    """Make a tile from one image of an open file."""
-    image, place = hdus[number], path.with_name(name)
-    try:
-        channels_first = channels_first_shape(tuple(int(length) for length in image.shape))
-    except ValueError as error:
-        raise TileError(f"{place}: {error}; choose another HDU with --hdu") from None
-    channels, shape = _require_pixels(str(place), channels_first)
-    alpha = has_alpha(PixelPlane(pixel_reader(image, path), image.shape))
-    mask, weight, flags = find_quality(hdus, path, number, options)
-    wcs_path = None if has_celestial(image.header) else companion(path, options.wcs)
-    if wcs_path is not None and wcs_path.is_file():
-        header = read_sidecar(wcs_path)
-        require_same_size(wcs_path, header, shape)
-        wcs = read_wcs(wcs_path, header, None)
-    else:
-        wcs_path, wcs = None, read_wcs(place, image.header, hdus)
-    corners, scale = _footprint(str(place), wcs, shape)
-    return Tile(
-        name=name,
-        shape=shape,
-        channels=channels - alpha,
-        corners=corners,
-        scale=scale,
-        path=path,
-        options=replace(options, hdu=number, mask_hdu=mask.hdu, weight_hdu=weight.hdu),
-        unit=image_unit(image.header),
-        wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
-        wcs_path=wcs_path,
-        frame=frame_name(wcs),
-        mask_path=mask.path,
-        weight_path=weight.path,
-        ignored_flags=flags,
-        alpha=alpha,
-    )
-
-
-def _require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
+def require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
     """Split ``(C, H, W)`` into channels and shape; raise `TileError` if one of them is 0."""
     channels, height, width = shape
     if min(shape) < 1:
@@ -392,7 +276,7 @@ def _require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[
     return channels, (height, width)
 
 
-def _footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
+def footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Return the corners of a tile and its pixel scale, both in degrees."""
     corners, scale = pixel_to_sky(wcs, edge_points(shape, 1)), pixel_scale(wcs, shape)
     if not (np.isfinite(corners).all() and scale > 0):

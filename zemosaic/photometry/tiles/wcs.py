@@ -15,9 +15,8 @@ from astropy.io import fits
 from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY, Sip, WcsError
 
 from .fits_files import TileError, ignore_astropy_warnings
+from .frames import standard_radesys
 
-#: RADESYS of ecliptic coordinates, which always refer to the mean ecliptic of their equinox.
-ECLIPTIC = "ECLIPTIC"
 #: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
 PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
 
@@ -75,10 +74,11 @@ def require_celestial(name: str, wcs: Any) -> WCS:
     wcs = wcs if wcs.naxis == 2 else wcs.celestial
     if wcs.wcs.lng != 0:
         raise TileError(f"{name}: its WCS has the declination first; swap the axes of the image")
-    if wcs.wcs.lngtyp == "ELON":
-        # Because astropy takes ecliptic coordinates of FK5 for right ascension and declination.
+    radesys = standard_radesys(wcs)
+    if radesys != wcs.wcs.radesys:
         wcs = wcs.deepcopy()
-        wcs.wcs.radesys = ECLIPTIC
+        wcs.wcs.radesys = radesys
+        wcs.wcs.set()
     return wcs
 
 
