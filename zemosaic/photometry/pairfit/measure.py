@@ -81,6 +81,8 @@ from .streaks import without_streaks
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
 FEW_COLUMNS = 4  # of the design of a small overlap: no plane
+# Fields of a measurement that are finite, or NaN if not measured; all others are finite.
+MAY_BE_NAN = ("gain_err", "plane_gain", "plane_gain_err", "shift", "shift_err")
 
 
 @dataclass(frozen=True)
@@ -174,10 +176,27 @@ def measure_pair(
         return (Rejected("no common cells"),) * len(first.values)
     corner = max(first.x0, second.x0), max(first.y0, second.y0)
     return tuple(
-        in_adu(measurement, first.exponent)
+        require_finite(in_adu(measurement, first.exponent))
         for samples in channels
         for measurement in _measure_channels(samples, model, corner)
     )
+
+
+def require_finite(measurement: Measurement) -> Measurement:
+    """Return a measurement, or reject it if a number in it is not finite.
+
+    Values that one tile cannot hold beside the others, as after a broken copy, overflow.
+    """
+    if isinstance(measurement, Rejected):
+        return measurement
+    numbers = vars(measurement).copy()
+    if numbers["tilt_cov"] == NO_TILTS.covariance:
+        del numbers["tilt_cov"]
+    for name, value in numbers.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if not math.isfinite(number) and not (name in MAY_BE_NAN and math.isnan(number)):
+                return Rejected(f"the values overflow (its {name} is {number})")
+    return measurement
 
 
 def in_adu(measurement: Measurement, exponent: int) -> Measurement:

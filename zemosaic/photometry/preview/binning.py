@@ -8,6 +8,7 @@ import numpy as np
 
 from .._kernels.block_sums import block_sum
 from ..tiles.tile import Tile
+from .damage import DamageSearch, drop_absurd_bins
 from .saturation import drop_saturated
 
 #: Pixels of a strip, 1 MiB.
@@ -30,6 +31,11 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
         ``(C, H // side, W // side)`` float32; 0 where no pixel is valid.
     valid_fraction : ndarray or None
         Fraction of valid pixels, of the same shape; None if all pixels are valid.
+
+    Raises
+    ------
+    TileError
+        The tile cannot be read, or its pixels are damaged.
     """
     height, width = tile.shape
     shape = (tile.channels + (tile.weight is not None), height // side, width // side)
@@ -42,7 +48,7 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
             if valid_fraction is None:
                 valid_fraction = np.ones(shape, dtype=np.float32)
             valid_fraction[:, rows] = fraction
-    return means, valid_fraction
+    return means, drop_absurd_bins(means, valid_fraction)
 
 
 def _read_layers(tile: Tile, rows: int) -> Iterator[np.ndarray]:
@@ -51,8 +57,10 @@ def _read_layers(tile: Tile, rows: int) -> Iterator[np.ndarray]:
     weight = None
     if tile.weight is not None:
         weight = (tile.weight / np.median(tile.weight[tile.weight > 0])).astype(np.float32)
+    damage = DamageSearch(str(tile.path or tile.name))
     top = 0
     for strip in tile.strips(rows):
+        damage.check(strip)
         drop_saturated(strip, highest)
         bottom = top + strip.shape[1]
         if weight is None:
