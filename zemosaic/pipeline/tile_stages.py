@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..photometry.apply import write_corrected
-from ..photometry.preview.grid import make_grid
+from ..photometry.preview.grid import make_grid, odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
 from ..photometry.tiles.file_options import FileOptions
@@ -70,11 +70,16 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     if not scanned:
         return PreparedTiles({}, {}, {})
     tiles = {index: entry.tile for index, entry in scanned.items()}
+    odd = odd_scales(tiles)
+    tiles = {index: tile for index, tile in tiles.items() if index not in odd}
+    if not tiles:
+        return PreparedTiles({}, {}, odd)
     grid = make_grid(list(tiles.values()), context.settings.block)
     channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
     keys = {
         index: cache_key(entry.file_key, grid, channels) if entry.file_key else ""
         for index, entry in scanned.items()
+        if index in tiles
     }
     context.previews.mkdir(parents=True, exist_ok=True)
     thumb = 0
@@ -96,7 +101,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     prepared |= restored
     _save_thumbnails(context, prepared)
     previews = {index: prepared[index].preview for index in sorted(prepared)}
-    return PreparedTiles(previews, keys, failed)
+    return PreparedTiles(previews, keys, failed | odd)
 
 
 def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, PreparedTile]:

@@ -30,6 +30,8 @@ from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameter
 
 #: Points along each side of a tile at which a WCS rebuilt from its parameters is compared.
 POINTS_PER_SIDE = 8
+#: Degrees along a side of a tile; its corners do not describe a larger one.
+LARGEST_EXTENT = 120.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -260,6 +262,14 @@ def _require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[
 def _footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Return the corners of a tile and its pixel scale, both in degrees."""
     corners, scale = pixel_to_sky(wcs, edge_points(shape, 1)), pixel_scale(wcs, shape)
-    if not (np.isfinite(corners).all() and scale > 0):
+    if not scale > 0:
+        raise TileError(f"{name}: its pixels have no area on the sky; solve the plate again")
+    extent = scale * max(shape)
+    if extent > LARGEST_EXTENT:
+        raise TileError(
+            f"{name}: spans {extent:.0f} degrees of the sky; give regions cut out of an all-sky "
+            "map, or solve the plate again if its scale is wrong"
+        )
+    if not np.isfinite(corners).all():
         raise TileError(f"{name}: part of it lies off the sky; crop it, or solve the plate again")
     return corners, scale
