@@ -134,6 +134,7 @@ def _exit_code(output: Output, solution: PhaseSolution) -> int:
         return output.error(message, NO_SOLUTION)
     outcomes = {record.outcome for record in solution.records}
     complete = not solution.failed and outcomes <= {"measured", "rejected"}
+    complete &= not solution.sky_check.doubt
     return SOLVED if complete else INCOMPLETE
 
 

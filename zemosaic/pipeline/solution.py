@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from ..photometry.solver.plane_test import PLANE_CHI2, PLANE_RATIO
 from ..photometry.solver.solve import Solution
 from ..settings import Settings
 from .records import PairRecord
+from .same_sky import SkyCheck
 
 NOISE_CHI2 = 1.4  # median chi² of the planes of pairs that see noise alone: 2 ln 2
 
@@ -31,6 +32,8 @@ class PhaseSolution(Solution):
         All pairs, in order.
     candidates : int
         Number of overlapping pairs before pruning.
+    sky_check : SkyCheck
+        Overlaps that do not show the same sky.
     """
 
     settings: Settings
@@ -38,6 +41,7 @@ class PhaseSolution(Solution):
     failed: dict[int, str]
     records: tuple[PairRecord, ...]
     candidates: int
+    sky_check: SkyCheck = field(default_factory=SkyCheck)
 
     @property
     def groups(self) -> int:
@@ -63,6 +67,8 @@ class PhaseSolution(Solution):
 
     def why_suspect(self, tile: int) -> str:
         """Return the reason why a tile is suspect, in a few words."""
+        if tile in self.sky_check.tiles:
+            return self.sky_check.tiles[tile]
         if self.misplaced[tile].any():
             # The measured shift is too small beyond half a cell.
             shift = np.nan_to_num(self.shift[tile]).max()
@@ -71,6 +77,8 @@ class PhaseSolution(Solution):
 
     def warnings(self) -> Iterator[str]:
         """Yield a line for each kind of tile that could not be matched to the others."""
+        if self.sky_check.doubt:
+            yield self.sky_check.doubt
         unmatched = (self.pairs == 0).all(axis=1) & ~np.isnan(self.gain).any(axis=1)
         for index in np.flatnonzero(unmatched):
             yield (

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import NoSolution
 from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
+from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.solver.solve import Solution
@@ -28,6 +29,7 @@ from .records import (
     summarize_pair,
 )
 from .run_context import RunContext
+from .same_sky import check_same_sky
 from .solution import PhaseSolution
 from .tasks import TileLike, cache_key, measure, preview_path, tile_name
 from .tile_stages import PreparedTiles, prepare_tiles, scan_tiles, write_corrected_tiles
@@ -61,13 +63,19 @@ def run_stages(
         attributes["pairs.total"] = len(graph.i)
     records = _measure_pairs(context, graph, names, prepared)
     with context.stage("solve") as attributes:
+        sky_check = check_same_sky(
+            records, lambda index: Preview.load(preview_path(context.previews, index))
+        )
+        solved = _solve(context, graph, corners, records, prepared)
+        solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
-            **vars(_solve(context, graph, corners, records, prepared)),
+            **vars(solved),
             settings=context.settings,
             names=names,
             failed=failed,
             records=records,
             candidates=len(candidates.i),
+            sky_check=sky_check,
         )
         attributes["solve.components"] = solution.groups
         attributes["solve.rms"] = solution.rms

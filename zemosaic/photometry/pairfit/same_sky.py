@@ -1,0 +1,113 @@
+"""Whether two previews show the same sky, judged by their bright features alone.
+
+A WCS may be wrong, or an image mirrored under a WCS that was solved before. The overlap then shows
+two different parts of the sky, through which a line can be fitted nevertheless. Noise, gradients
+and clouds make overlaps differ as well, so only features well above the noise count: where one
+tile is bright, the other has to be brighter than elsewhere, by the ranks of its values. Ranks need
+no gain and no offset.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from scipy.ndimage import map_coordinates, uniform_filter
+from scipy.stats import rankdata
+
+from ..preview.preview import Preview
+
+BACKGROUND_CELLS = 15  # side of the mean that is subtracted: gradients and clouds are wider
+BRIGHT = 8.0  # standard deviations of a cell in a feature
+FEWEST_BRIGHT = 20  # cells of features in an overlap that is judged
+LARGEST_FRACTION = 0.05  # of the cells of an overlap that count as features
+#: Likeness below which an overlap shows different skies: 0.5 by chance, 1 for equal images.
+UNLIKE = 0.65
+
+#: Orientations in which images may lie under their WCS, as maps of pixel offsets (x, y).
+ORIENTATIONS = {
+    "mirrored top to bottom (compare ROWORDER)": ((1, 0), (0, -1)),
+    "mirrored left to right": ((-1, 0), (0, 1)),
+    "rotated by 180 degrees": ((-1, 0), (0, -1)),
+    "rotated by 90 degrees": ((0, -1), (1, 0)),
+    "rotated by 270 degrees": ((0, 1), (-1, 0)),
+    "mirrored about a diagonal": ((0, 1), (1, 0)),
+    "mirrored about the other diagonal": ((0, -1), (-1, 0)),
+}
+
+
+def likeness(first: Preview, second: Preview) -> float:
+    """Return how well the features of an overlap agree.
+
+    Returns
+    -------
+    float
+        Mean rank, from 0 to 1, of the values of one tile where the other is bright; the larger of
+        both ways, because a trail is bright in one tile alone. About 0.5 for different skies,
+        close to 1 for the same. NaN without features in both tiles.
+    """
+    a, b = _contrasts(first, second), _contrasts(second, first)
+    valid = np.isfinite(a) & np.isfinite(b)
+    ranks = [_mean_rank(a[c][valid[c]], b[c][valid[c]]) for c in range(len(a))]
+    ranks = [rank for rank in ranks if not math.isnan(rank)]
+    return float(np.mean(ranks)) if ranks else math.nan
+
+
+def turned(preview: Preview, jacobian: np.ndarray) -> Preview:
+    """Return a preview as if the tile lay about its centre with another Jacobian ``(2, 2)``."""
+    _, height, width = preview.values.shape
+    v, u = np.mgrid[preview.y0 : preview.y0 + height, preview.x0 : preview.x0 + width]
+    offsets = np.stack([u, v]).reshape(2, -1) - preview.centre[:, None]
+    source = preview.jacobian @ np.linalg.inv(jacobian) @ offsets + preview.centre[:, None]
+    rows_columns = (source - [[preview.x0], [preview.y0]])[::-1].reshape(2, height, width)
+
+    def moved(layers: np.ndarray) -> np.ndarray:
+        return np.stack(
+            [map_coordinates(layer, rows_columns, order=1, cval=np.nan) for layer in layers]
+        )
+
+    return replace(preview, values=moved(preview.values), variance=moved(preview.variance))
+
+
+def unrotated(jacobian: np.ndarray) -> np.ndarray:
+    """Return a Jacobian whose rotation has the other sign."""
+    return jacobian * np.array([[1.0, -1.0], [-1.0, 1.0]])
+
+
+def _contrasts(preview: Preview, other: Preview) -> np.ndarray:
+    """Return ``(C, h, w)`` the overlap with another preview without background, in sigmas."""
+    height, width = preview.values.shape[1:]
+    left, top = max(preview.x0, other.x0), max(preview.y0, other.y0)
+    right = min(preview.x0 + width, other.x0 + other.values.shape[2])
+    bottom = min(preview.y0 + height, other.y0 + other.values.shape[1])
+    box = (
+        slice(None),
+        slice(top - preview.y0, max(bottom, top) - preview.y0),
+        slice(left - preview.x0, max(right, left) - preview.x0),
+    )
+    values = preview.values[box].astype(np.float64)
+    valid = np.isfinite(values)
+    size = (1, BACKGROUND_CELLS, BACKGROUND_CELLS)
+    weight = uniform_filter(valid.astype(np.float64), size)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        background = uniform_filter(np.where(valid, values, 0.0), size) / weight
+        return (values - background) / np.sqrt(preview.variance[box])
+
+
+def _mean_rank(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the mean rank of one where the other has features, the better of both ways."""
+    features = [_features(values) for values in (a, b)]
+    if min(np.count_nonzero(bright) for bright in features) < FEWEST_BRIGHT:
+        return math.nan
+    ranks = [
+        (rankdata(other)[bright].mean() - 0.5) / len(other)
+        for other, bright in zip((b, a), features, strict=True)
+    ]
+    return float(max(ranks))
+
+
+def _features(values: np.ndarray) -> np.ndarray:
+    if not len(values):
+        return np.zeros(0, dtype=bool)
+    return values > max(BRIGHT, np.quantile(values, 1 - LARGEST_FRACTION))
