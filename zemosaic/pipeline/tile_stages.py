@@ -24,7 +24,7 @@ from ..runtime.serial_pool import SerialPool
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, scan
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, scan
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +71,12 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
         return PreparedTiles({}, {}, {})
     tiles = {index: entry.tile for index, entry in scanned.items()}
     odd = odd_scales(tiles)
-    tiles = {index: tile for index, tile in tiles.items() if index not in odd}
-    if not tiles:
-        return PreparedTiles({}, {}, odd)
-    grid = make_grid(list(tiles.values()), context.settings.block)
+    comparable = [tile for index, tile in tiles.items() if index not in odd]
+    grid = make_grid(comparable or list(tiles.values()), context.settings.block)
     channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
     keys = {
         index: cache_key(entry.file_key, grid, channels) if entry.file_key else ""
         for index, entry in scanned.items()
-        if index in tiles
     }
     context.previews.mkdir(parents=True, exist_ok=True)
     thumb = 0
@@ -90,6 +87,8 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     def job(number: int, index: int) -> Job:
         tile, path = tiles[index], preview_path(context.previews, index)
         attributes = _tile_attributes(index, tile.name)
+        if index in odd:
+            return Job(number, refuse, (odd[index],), attributes)
         return Job(number, prepare, (tile, channels, grid, path, thumb), attributes, keys[index])
 
     jobs = (job(number, k) for number, k in enumerate(tiles, 1) if k not in restored)
@@ -101,7 +100,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     prepared |= restored
     _save_thumbnails(context, prepared)
     previews = {index: prepared[index].preview for index in sorted(prepared)}
-    return PreparedTiles(previews, keys, failed | odd)
+    return PreparedTiles(previews, keys, failed)
 
 
 def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, PreparedTile]:

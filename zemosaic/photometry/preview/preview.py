@@ -152,13 +152,13 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     TileError
         The tile cannot be read or has no valid pixel.
     """
+    box = tile_box(tile, grid)  # refuses a preview that memory cannot hold
     bin_side = max(1, min(round(grid.bin_scale / tile.scale), *tile.shape))
     means, valid_fraction = bin_tile(tile, bin_side)
     channels = means[: tile.channels]
     exponent = binary_exponent(channels)
     channels[:] = scale_exactly(channels, -exponent)
     noise = np.array([estimate_noise(channel) for channel in channels], dtype=np.float32)
-    box = tile_box(tile, grid)
     nodes = (pixel_nodes(tile, grid, box) + 0.5) / bin_side - 0.5
     samples = sample(means, valid_fraction, nodes, (box.height, box.width))
     values = samples.values[: tile.channels]

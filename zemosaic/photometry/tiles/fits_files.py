@@ -22,6 +22,9 @@ from .file_options import HduKey
 #: Reads a part of an image: ``read_pixels(key)`` equals ``image.data[key]``.
 PixelReader = Callable[[tuple[slice, ...]], np.ndarray]
 
+#: HDUs whose pixels stand in the file as they are.
+PLAIN_HDUS = fits.PrimaryHDU, fits.ImageHDU
+
 # warnings.catch_warnings is not thread-safe before Python 3.14, and threads open tiles.
 _WARNINGS_LOCK = threading.Lock()
 
@@ -103,13 +106,26 @@ def _get_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
         raise TileError(f"{path}: has no HDU {key}; it has {available}") from None
 
 
+def require_complete(image: Any, path: Path) -> None:
+    """Raise `TileError` if an uncompressed file ends before the last pixel of an image HDU."""
+    info = image.fileinfo()
+    if type(image) not in PLAIN_HDUS or info["file"].compression is not None:
+        return
+    end, length = info["datLoc"] + image.size, path.stat().st_size
+    if end > length:
+        raise TileError(
+            f"{path}: cannot be read as FITS (it has {length} of {end} bytes); copy it again or "
+            "recreate it"
+        )
+
+
 def pixel_reader(image: Any, path: Path) -> PixelReader:
     """Return a function that reads parts of an image HDU, scaled by BSCALE and BZERO.
 
     Plain images are read part by part. Compressed data is decompressed once as a whole, because
     each part of a ``.fits.gz`` would have to be decompressed from the start.
     """
-    plain = type(image) in (fits.PrimaryHDU, fits.ImageHDU)
+    plain = type(image) in PLAIN_HDUS
     if plain and image.size and image.fileinfo()["file"].compression is None:
         return image.section.__getitem__
     data = image.data

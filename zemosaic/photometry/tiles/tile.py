@@ -23,6 +23,7 @@ from .fits_files import (
     image_unit,
     open_fits,
     pixel_reader,
+    require_complete,
 )
 from .sky import edge_points, pixel_scale, pixel_to_sky
 from .strips import bad_pixels, read_strips
@@ -31,7 +32,7 @@ from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameter
 #: Points along each side of a tile at which a WCS rebuilt from its parameters is compared.
 POINTS_PER_SIDE = 8
 #: Degrees along a side of a tile; its corners do not describe a larger one.
-LARGEST_EXTENT = 120.0
+LARGEST_EXTENT = 180.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,6 +234,7 @@ def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
         except ValueError as error:
             raise TileError(f"{path}: {error}; choose another HDU with --hdu") from None
         channels, shape = _require_pixels(str(path), channels_first)
+        require_complete(image, path)
         if options.mask_hdu is not None:
             find_mask_hdu(hdus, path, options.mask_hdu)
         wcs = read_wcs(path, image, hdus)
@@ -262,7 +264,7 @@ def _require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[
 def _footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Return the corners of a tile and its pixel scale, both in degrees."""
     corners, scale = pixel_to_sky(wcs, edge_points(shape, 1)), pixel_scale(wcs, shape)
-    if not scale > 0:
+    if scale == 0:
         raise TileError(f"{name}: its pixels have no area on the sky; solve the plate again")
     extent = scale * max(shape)
     if extent > LARGEST_EXTENT:
@@ -270,6 +272,6 @@ def _footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray,
             f"{name}: spans {extent:.0f} degrees of the sky; give regions cut out of an all-sky "
             "map, or solve the plate again if its scale is wrong"
         )
-    if not np.isfinite(corners).all():
+    if not (np.isfinite(corners).all() and scale > 0):
         raise TileError(f"{name}: part of it lies off the sky; crop it, or solve the plate again")
     return corners, scale
