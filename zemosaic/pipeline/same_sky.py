@@ -10,14 +10,23 @@ from functools import cache
 import numpy as np
 
 from ..photometry.pairfit.measure import PairMeasurement
-from ..photometry.pairfit.same_sky import ORIENTATIONS, UNLIKE, likeness, turned, unrotated
+from ..photometry.pairfit.same_sky import (
+    ALIKE,
+    ORIENTATIONS,
+    UNLIKE,
+    likeness,
+    on_one_detector,
+    turned,
+    unrotated,
+)
 from ..photometry.preview.preview import Preview
 from .records import PairRecord
 
-ALIKE = 0.95  # correlation above which a pair is not examined
-MOST_PAIRS = 100  # examined, strongest first
+CORRELATED = 0.95  # of a pair that is not examined at first
+MOST_PAIRS = 100  # of either kind, strongest first
 TRIAL_PAIRS = 6  # on which orientations are tried
 EXPLAINED = 0.85  # likeness under an orientation that explains the disagreement
+FEWEST_UNLIKE = 3  # pairs that need no orientation to explain them
 FEWEST_PAIRS = 2  # of a tile that alone is to blame
 ROTATION = "rotated by the opposite angle (compare CROTA2 or CD1_2)"
 
@@ -54,18 +63,18 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     correlations = {
         (record.i, record.j): _correlation(record) for record in records if _has_result(record)
     }
-    strongest = sorted(records, key=lambda record: -record.area)
-    doubtful = [(r.i, r.j) for r in strongest if correlations.get((r.i, r.j), 1.0) < ALIKE]
-    alike = {pair for pair, value in correlations.items() if value >= ALIKE}
-    unlike = []
-    for pair in doubtful[:MOST_PAIRS]:
-        value = likeness(*map(load, pair))
-        if value >= UNLIKE:
-            alike.add(pair)
-        elif value < UNLIKE:  # not NaN
-            unlike.append(pair)
+    strongest = [(r.i, r.j) for r in sorted(records, key=lambda record: -record.area)]
+    doubtful = [pair for pair in strongest if correlations.get(pair, 1.0) < CORRELATED]
+    judged = {pair: likeness(*map(load, pair)) for pair in doubtful[:MOST_PAIRS]}
+    unlike = [pair for pair, value in judged.items() if value < UNLIKE]
+    if not unlike:
+        return SkyCheck()
+    # Gradients correlate as well, so the features of the other pairs are looked at now.
+    others = [pair for pair in strongest if correlations.get(pair, 0.0) >= CORRELATED]
+    judged |= {pair: likeness(*map(load, pair)) for pair in others[:MOST_PAIRS]}
+    alike = [pair for pair, value in judged.items() if value > ALIKE]
     if len(unlike) > len(alike):
-        return SkyCheck(_doubt(unlike, load))
+        return SkyCheck(_doubt(unlike, load, len(strongest)))
     tiles = _tiles_to_blame(unlike, alike)
     return SkyCheck(tiles={tile: _blame(tile, unlike, load) for tile in tiles})
 
@@ -95,8 +104,11 @@ def _tiles_to_blame(
         blamed.append(max(candidates, key=lambda t: (excess[t], -t)))
 
 
-def _doubt(unlike: Sequence[tuple[int, int]], load: LoadPreview) -> str:
+def _doubt(unlike: Sequence[tuple[int, int]], load: LoadPreview, pairs: int) -> str:
+    """Return the line; empty if trails in a few of many pairs, or a detector, may be the cause."""
     reason = _explanation(unlike, {tile for pair in unlike for tile in pair}, load)
+    if not reason and (len(unlike) < min(FEWEST_UNLIKE, pairs) or _shows_detector(unlike, load)):
+        return ""
     remedy = f"; they would if the images were {reason}" if reason else ""
     return (
         "the overlaps do not show the same sky: the WCS of most tiles, or their orientation, is "
@@ -108,6 +120,12 @@ def _blame(tile: int, unlike: Sequence[tuple[int, int]], load: LoadPreview) -> s
     reason = _explanation([pair for pair in unlike if tile in pair], {tile}, load)
     remedy = f"; they would if it were {reason}" if reason else ""
     return f"its overlaps do not show the same sky: its WCS or its orientation is wrong{remedy}"
+
+
+def _shows_detector(pairs: Sequence[tuple[int, int]], load: LoadPreview) -> bool:
+    """Whether the features are hot pixels, at the same place in both images."""
+    tiles = [(load(i), load(j)) for i, j in pairs[:TRIAL_PAIRS]]
+    return bool(np.median([likeness(i, on_one_detector(i, j)) for i, j in tiles]) > ALIKE)
 
 
 def _explanation(
