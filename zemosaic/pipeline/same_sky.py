@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 
 import numpy as np
 
@@ -23,10 +24,11 @@ from ..photometry.preview.preview import Preview
 from .records import PairRecord
 
 CORRELATED = 0.95  # of a pair that is not examined at first
+UNCORRELATED = 0.5  # median of the pairs of tiles that all may be wrong
 MOST_PAIRS = 100  # of either kind, strongest first
 TRIAL_PAIRS = 6  # on which orientations are tried
 EXPLAINED = 0.85  # likeness under an orientation that explains the disagreement
-FEWEST_UNLIKE = 3  # pairs that need no orientation to explain them
+FEWEST_UNLIKE = 3  # pairs; fewer may be due to trails, unless an orientation explains them
 FEWEST_PAIRS = 2  # of a tile that alone is to blame
 ROTATION = "rotated by the opposite angle (compare CROTA2 or CD1_2)"
 
@@ -73,9 +75,13 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     others = [pair for pair in strongest if correlations.get(pair, 0.0) >= CORRELATED]
     judged |= {pair: likeness(*map(load, pair)) for pair in others[:MOST_PAIRS]}
     alike = [pair for pair, value in judged.items() if value > ALIKE]
-    if len(unlike) > len(alike):
-        return SkyCheck(_doubt(unlike, load, len(strongest)))
     tiles = _tiles_to_blame(unlike, alike)
+    if len(unlike) > len(alike) or np.median(list(correlations.values())) < UNCORRELATED:
+        good = {tile for pair in alike if not set(pair) & set(tiles) for tile in pair}
+        enough = len(tiles) >= len(good) and len(unlike) >= min(FEWEST_UNLIKE, len(strongest))
+        reason = _explanation(unlike, set(chain.from_iterable(unlike)), load)
+        if reason or (enough and not _shows_detector(unlike, load)):
+            return SkyCheck(_doubt(reason))
     return SkyCheck(tiles={tile: _blame(tile, unlike, load) for tile in tiles})
 
 
@@ -92,23 +98,25 @@ def _correlation(record: PairRecord) -> float:
 def _tiles_to_blame(
     unlike: Collection[tuple[int, int]], alike: Collection[tuple[int, int]]
 ) -> list[int]:
-    """Return the tiles with more unlike pairs than others, the worst first."""
+    """Return the tiles with more unlike pairs than others, the worst first.
+
+    Each is judged without its pairs with those before, which make it look bad.
+    """
+    total = Counter(chain.from_iterable(unlike))
     blamed: list[int] = []
     while True:
-        excess = Counter(t for pair in unlike if not set(pair) & set(blamed) for t in pair)
-        number = Counter(excess)
-        excess.subtract(t for pair in alike if not set(pair) & set(blamed) for t in pair)
-        candidates = [t for t in excess if number[t] >= FEWEST_PAIRS and excess[t] > 0]
+        excess: Counter[int] = Counter()
+        for pairs, sign in ((unlike, 1), (alike, -1)):
+            for pair in pairs:
+                if not set(pair) & set(blamed):
+                    excess.update(dict.fromkeys(pair, sign))
+        candidates = [t for t in excess if total[t] >= FEWEST_PAIRS and excess[t] > 0]
         if not candidates:
             return blamed
-        blamed.append(max(candidates, key=lambda t: (excess[t], -t)))
+        blamed.append(max(candidates, key=lambda tile: (excess[tile], total[tile], -tile)))
 
 
-def _doubt(unlike: Sequence[tuple[int, int]], load: LoadPreview, pairs: int) -> str:
-    """Return the line; empty if trails in a few of many pairs, or a detector, may be the cause."""
-    reason = _explanation(unlike, {tile for pair in unlike for tile in pair}, load)
-    if not reason and (len(unlike) < min(FEWEST_UNLIKE, pairs) or _shows_detector(unlike, load)):
-        return ""
+def _doubt(reason: str) -> str:
     remedy = f"; they would if the images were {reason}" if reason else ""
     return (
         "the overlaps do not show the same sky: the WCS of most tiles, or their orientation, is "

@@ -77,8 +77,6 @@ class PhaseSolution(Solution):
 
     def warnings(self) -> Iterator[str]:
         """Yield a line for each kind of tile that could not be matched to the others."""
-        if self.sky_check.doubt:
-            yield self.sky_check.doubt
         unmatched = (self.pairs == 0).all(axis=1) & ~np.isnan(self.gain).any(axis=1)
         for index in np.flatnonzero(unmatched):
             yield (

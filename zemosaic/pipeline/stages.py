@@ -79,6 +79,8 @@ def run_stages(
         )
         attributes["solve.components"] = solution.groups
         attributes["solve.rms"] = solution.rms
+    if sky_check.doubt:
+        context.note(logging.ERROR, sky_check.doubt)
     _warn_about_unmatched_tiles(context, solution)
     if apply_to is None:
         return solution
