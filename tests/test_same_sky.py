@@ -129,6 +129,7 @@ def test_a_sky_of_noise_is_not_doubted(hot: float) -> None:
     tiles = [(random.normal(1000, 10, shape) + hot_pixels, tile.wcs) for tile in simulated(**SCENE)]
     solution = solve(tiles)
     assert not solution.sky_check.doubt
+    assert not solution.sky_check.tiles
 
 
 def test_a_lie_of_all_tiles_ends_with_exit_code_1(

@@ -69,7 +69,8 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     doubtful = [pair for pair in strongest if correlations.get(pair, 1.0) < CORRELATED]
     judged = {pair: likeness(*map(load, pair)) for pair in doubtful[:MOST_PAIRS]}
     unlike = [pair for pair, value in judged.items() if value < UNLIKE]
-    if not unlike:
+    reason = _explanation(unlike, set(chain.from_iterable(unlike)), load) if unlike else ""
+    if not unlike or (not reason and _shows_detector(unlike, load)):
         return SkyCheck()
     # Gradients correlate as well, so the features of the other pairs are looked at now.
     others = [pair for pair in strongest if correlations.get(pair, 0.0) >= CORRELATED]
@@ -79,8 +80,7 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     if len(unlike) > len(alike) or np.median(list(correlations.values())) < UNCORRELATED:
         good = {tile for pair in alike if not set(pair) & set(tiles) for tile in pair}
         enough = len(tiles) >= len(good) and len(unlike) >= min(FEWEST_UNLIKE, len(strongest))
-        reason = _explanation(unlike, set(chain.from_iterable(unlike)), load)
-        if reason or (enough and not _shows_detector(unlike, load)):
+        if reason or enough:
             return SkyCheck(_doubt(reason))
     return SkyCheck(tiles={tile: _blame(tile, unlike, load) for tile in tiles})
 
