@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..pipeline import PRELOAD
+from ..runtime.library_messages import collect_library_messages
 from ..settings import Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
@@ -102,7 +103,9 @@ def intertile(
 
         usable = [index for index in range(len(tiles)) if index not in solution.failed]
         corrections = [(Path(tiles[index]), solution.correction(index)) for index in usable]
-        write_mosaic(corrections, mosaic, FileOptions.of(settings))
+        with collect_library_messages() as messages:
+            write_mosaic(corrections, mosaic, FileOptions.of(settings))
+        output.library_messages(messages)
         output.line(f"mosaic       {mosaic}")
         output.facts["mosaic"] = str(mosaic)
     return code
