@@ -54,6 +54,7 @@ class Settings(FileOptions):
     heartbeat: float = 10.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check_choice("model", self.model, MODELS)
         for name in ("neighbours", "block", "workers", "pair_timeout", "tile_timeout"):
             _check_not_negative(name, getattr(self, name))

@@ -73,6 +73,12 @@ def cli() -> None:
 @click.option(
     "--mask-hdu", callback=parse_hdu, metavar="HDU", help="HDU of a mask; nonzero pixels are bad."
 )
+@click.option(
+    "--blank",
+    default=Settings.blank,
+    metavar="VALUE",
+    help="Value of pixels without a datum: a number, none, or auto for the fill value of frames.",
+)
 @click.option("--resume", is_flag=True, help="Reuse the results of an earlier run in RUN.")
 @run_options
 @click.pass_obj

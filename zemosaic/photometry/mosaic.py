@@ -11,6 +11,7 @@ from astropy.wcs import WCS
 
 from .apply import correct, write_fits
 from .solver.solve import Correction
+from .tiles.blanks import find_blanks
 from .tiles.file_options import FileOptions
 from .tiles.tile import Tile, tile_from_file
 
@@ -57,6 +58,9 @@ def _coadd_channel(
     for tile, correction in tiles:
         corrected = correct(tile.pixels(), correction)[channel]
         valid = np.isfinite(corrected)
+        blanks = find_blanks(tile)
+        if blanks is not None:
+            valid &= ~blanks.grown()
         inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
         weights.append(valid.astype(np.float32))
     coadd, footprint = reproject_and_coadd(

@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..photometry.pairfit.measure import PairMeasurement
 from ..photometry.solver.plane_test import PLANE_CHI2, PLANE_RATIO
 from ..photometry.solver.solve import Solution
 from ..settings import Settings
 from .records import PairRecord
 from .same_sky import SkyCheck
 
+# Typical difference of the gains of a pair, and in standard errors, from which on a model that
+# holds the gains does not fit.
+HELD_GAIN_DIFFERENCE, HELD_GAIN_CHI = 0.02, 5.0
 NOISE_CHI2 = 1.4  # median chi² of the planes of pairs that see noise alone: 2 ln 2
 
 
@@ -34,6 +38,9 @@ class PhaseSolution(Solution):
         Number of overlapping pairs before pruning.
     sky_check : SkyCheck
         Overlaps that do not show the same sky.
+    unit : str
+        Unit of the levels: the BUNIT that all tiles share, "adu" if they have none, and empty if
+        they have different ones.
     """
 
     settings: Settings
@@ -42,6 +49,7 @@ class PhaseSolution(Solution):
     records: tuple[PairRecord, ...]
     candidates: int
     sky_check: SkyCheck = field(default_factory=SkyCheck)
+    unit: str = "adu"
 
     @property
     def groups(self) -> int:
@@ -86,11 +94,35 @@ class PhaseSolution(Solution):
         groups = self.groups - int(unmatched.sum())
         if groups > 1:
             yield f"the tiles form {groups} separate groups, whose relative levels are unknown"
+        if difference := self._held_gain_difference():
+            yield (
+                f"the gains of the tiles differ by a factor of {1 + difference:.3g} (median of the "
+                f"pairs), and the model {self.settings.model} holds them at 1; choose gain+offset"
+            )
         if untied := self.untied_gains:
             yield (
                 f"no pair ties the gains of {untied} tiles to those of most others (too little "
                 "contrast in their overlaps); their levels are matched, and their mean gain is 1"
             )
+
+    def _held_gain_difference(self) -> float:
+        """Return the typical relative difference of gains that the model holds; 0 if it is small.
+
+        It is the median over the pairs that show a gain.
+        """
+        lines = [
+            line
+            for record in self.records
+            for line in record.measurements
+            if isinstance(line, PairMeasurement) and line.free_gain_err > 0
+        ]
+        if not lines:
+            return 0.0
+        log_gain = np.abs(np.log([line.free_gain for line in lines]))
+        chi = log_gain * [line.free_gain / line.free_gain_err for line in lines]
+        typical = float(np.median(log_gain))
+        clear = typical > HELD_GAIN_DIFFERENCE and np.median(chi) > HELD_GAIN_CHI
+        return float(np.expm1(typical)) if clear else 0.0
 
     def model_line(self) -> str:
         """Return the model of each group of tiles and the reason for it, in one line."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.solver.solve import Solution
+from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
 from .records import (
     PairRecord,
@@ -76,6 +78,7 @@ def run_stages(
             records=records,
             candidates=len(candidates.i),
             sky_check=sky_check,
+            unit=_common_unit(context, [scanned[index].tile for index in prepared.previews]),
         )
         attributes["solve.components"] = solution.groups
         attributes["solve.rms"] = solution.rms
@@ -86,6 +89,20 @@ def run_stages(
         return solution
     not_written = write_corrected_tiles(context, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
+
+
+def _common_unit(context: RunContext, tiles: Sequence[Tile]) -> str:
+    """Return the unit of the tiles, see `PhaseSolution`; report tiles of different units."""
+    counts = Counter(tile.unit or "adu" for tile in tiles)
+    if len({unit.lower() for unit in counts}) == 1:
+        return min(counts)
+    listed = ", ".join(f"{unit} ({count})" for unit, count in counts.most_common())
+    context.note(
+        logging.WARNING,
+        f"the tiles have different units: {listed}; their gains convert between these, and the "
+        "levels have no unit; give tiles of one unit",
+    )
+    return ""
 
 
 def _check_usable(tiles: int, anchor: int | None, failed: Mapping[int, str]) -> None:

@@ -24,14 +24,9 @@ SOLUTION_COLUMNS = (
 MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
 )  # fmt: skip
-_ADU_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
-UNITS = {
-    **dict.fromkeys(_ADU_COLUMNS, u.adu),
-    "slope_x": u.adu / u.pix,
-    "slope_y": u.adu / u.pix,
-    "shift": u.pix,
-    "area": u.deg**2,
-}
+LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
+SLOPE_COLUMNS = ("slope_x", "slope_y")
+UNITS = {"shift": u.pix, "area": u.deg**2}
 
 
 def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
@@ -49,7 +44,7 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
         "corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0), "
         "(x0, y0) the tile's centre"
     )
-    return _table(columns, settings, formula)
+    return _table(columns, settings, formula, solution.unit)
 
 
 def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
@@ -70,6 +65,7 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
         {name: [row[name] for row in rows] for name in columns},
         settings,
         "y = gain * x + offset, x of tile_i and y of tile_j",
+        solution.unit,
     )
 
 
@@ -113,10 +109,24 @@ def _printable(names: Sequence[str]) -> list[str]:
     return [name.encode(errors="backslashreplace").decode() for name in names]
 
 
-def _table(columns: dict[str, Any], settings: Settings, formula: str) -> Table:
+def _table(columns: dict[str, Any], settings: Settings, formula: str, unit: str) -> Table:
     meta = {"zemosaic": __version__, "model": settings.model, "neighbours": settings.neighbours}
     table = Table(columns, meta=meta | {"formula": formula})
-    for name, unit in UNITS.items():
-        if name in table.colnames:
-            table[name].unit = unit
+    units = {
+        **UNITS,
+        **dict.fromkeys(LEVEL_COLUMNS, _parse_unit(unit)),
+        **dict.fromkeys(SLOPE_COLUMNS, _parse_unit(unit, "pix")),
+    }
+    for name in units.keys() & set(table.colnames):
+        table[name].unit = units[name]
     return table
+
+
+def _parse_unit(unit: str, divisor: str = "") -> u.UnitBase | None:
+    """Return a unit as astropy knows it, or as its text alone; None for an empty one."""
+    if not unit:
+        return None
+    known = u.Unit(unit, parse_strict="silent")
+    if isinstance(known, u.UnrecognizedUnit):
+        return u.UnrecognizedUnit(f"{unit} / {divisor}" if divisor else unit)
+    return known / u.Unit(divisor)

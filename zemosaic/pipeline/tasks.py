@@ -78,7 +78,9 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> ScannedTile:
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
     bad_pixels = tile[2] if len(tile) == 3 else None
-    return ScannedTile(tile_from_array(tile[0], tile[1], bad_pixels, name=name), "")
+    return ScannedTile(
+        tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options), ""
+    )
 
 
 def _file_key(path: str | os.PathLike[str], options: FileOptions) -> str:

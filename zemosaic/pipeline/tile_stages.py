@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,6 +100,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     prepared, failed = _by_tile(outcomes)
     prepared |= restored
     _save_thumbnails(context, prepared)
+    _report_blanks(context, prepared)
     previews = {index: prepared[index].preview for index in sorted(prepared)}
     return PreparedTiles(previews, keys, failed)
 
@@ -112,6 +114,20 @@ def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, Prepared
         if prepared is not None:
             restored[index] = prepared
     return restored
+
+
+def _report_blanks(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:
+    """Report each fill value once, with the number of its pixels and of the tiles with it."""
+    values = {tile.preview.blank for tile in prepared.values()}
+    for value in sorted(value for value in values if value is not None):
+        tiles = [tile for tile in prepared.values() if tile.preview.blank == value]
+        pixels = sum(tile.preview.blank_pixels for tile in tiles)
+        share = max(tile.preview.blank_pixels / math.prod(tile.shape) for tile in tiles)
+        context.note(
+            logging.INFO,
+            f"{pixels} pixels of {len(tiles)} tiles (at most {share:.1%} of one) have the value "
+            f"{value:g} and count as missing; --blank none keeps them",
+        )
 
 
 def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:

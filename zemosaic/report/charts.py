@@ -31,6 +31,7 @@ def chart_data(run: RunData) -> dict[str, Any]:
     return _to_json(
         {
             "channels": run.channel_names,
+            "unit": run.unit,
             "tiles": [_tile(tile, groups.get(tile.index, -1)) for tile in run.tiles],
             "pairs": [_pair(*pair) for pair in zip(run.pairs, weights, strict=True)],
             "stages": [STAGE_TITLES[stage] for stage in timeline.stages],

@@ -193,6 +193,8 @@ class RunData:
         In the order of their times.
     solved : bool
         Whether there are corrections.
+    unit : str
+        Unit of the levels.
     """
 
     autopsy: Autopsy
@@ -202,10 +204,15 @@ class RunData:
     jobs: list[JobEnded]
     alerts: list[Heartbeat | SlowJob]
     solved: bool
+    unit: str = "ADU"
 
     def elapsed(self, time_ns: int) -> float:
         """Return a time in seconds since the start of the run."""
         return (time_ns - self.autopsy.started_ns) / 1e9
+
+    def in_unit(self, label: str) -> str:
+        """Return the label of an axis or a column with the unit of the levels."""
+        return f"{label}, {self.unit}" if self.unit else label
 
     @property
     def matched(self) -> bool:

@@ -68,7 +68,7 @@ def _figures(run: RunData, mosaic: Mosaic | None) -> Iterator[_Figure]:
     if mosaic is not None:
         yield _Figure("mosaic", (10, 5), lambda figure: _draw_mosaic(figure, mosaic))
         if np.isfinite(mosaic.seam_limit):
-            yield _Figure("seams", (10, 5), lambda figure: _draw_seams(figure, mosaic))
+            yield _Figure("seams", (10, 5), lambda figure: _draw_seams(figure, mosaic, run))
     if any(tile.placement for tile in run.tiles):
         yield _Figure("sky", (7, 7), lambda figure: _draw_map(figure, run))
     if run.jobs:
@@ -85,12 +85,13 @@ def _draw_mosaic(figure: Any, mosaic: Mosaic) -> None:
         axes.set_title(state)
 
 
-def _draw_seams(figure: Any, mosaic: Mosaic) -> None:
+def _draw_seams(figure: Any, mosaic: Mosaic, run: RunData) -> None:
     root = math.sqrt(mosaic.seam_limit)
     for axes, seams, state in _side_by_side(figure, mosaic.seam_maps):
         image = axes.imshow(np.sqrt(seams), origin="lower", cmap="cividis", vmin=0, vmax=root)
         axes.set_title(f"disagreement {state}")
-    bar = figure.colorbar(image, ax=figure.axes, label="spread among tiles (ADU)", shrink=0.8)
+    label = run.in_unit("spread among tiles")
+    bar = figure.colorbar(image, ax=figure.axes, label=label, shrink=0.8)
     ticks = np.linspace(0, root, 5)
     bar.set_ticks(ticks, labels=[f"{tick * tick:.3g}" for tick in ticks])
 
@@ -216,7 +217,7 @@ def _draw_bars(
 def _draw_corrections(figure: Any, run: RunData) -> None:
     tiles = [tile for tile in run.tiles if tile.gain]
     colours = CHANNEL_COLOURS.get(run.n_channels, (BLUE, ORANGE, GREEN, PURPLE, RED))
-    for row, (name, label) in enumerate((("gain", "gain"), ("offset", "offset (ADU)")), 1):
+    for row, (name, label) in enumerate((("gain", "gain"), ("offset", run.in_unit("offset"))), 1):
         axes = figure.add_subplot(2, 1, row)
         for channel, channel_name in enumerate(run.channel_names):
             axes.errorbar(

@@ -69,8 +69,9 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
     files = RunFolder(autopsy.folder)
     solved = autopsy.state == "finished" and _is_newer(files.corrections, autopsy.started_ns)
     residuals: Residuals = {}
+    unit = "ADU"
     if solved:
-        _add_corrections(tiles, files.corrections)
+        unit = _add_corrections(tiles, files.corrections)
         residuals = _read_residuals(files.pairs)
     pairs = [
         _pair(job, tiles[i], tiles[j], residuals)
@@ -87,6 +88,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         jobs=jobs,
         alerts=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
         solved=solved,
+        unit=unit,
     )
 
 
@@ -161,8 +163,8 @@ def _measurements(job: JobEnded) -> tuple[Any, ...]:
         return ()
 
 
-def _add_corrections(tiles: list[TileData], path: Path) -> None:
-    """Read the table of corrections into the tiles."""
+def _add_corrections(tiles: list[TileData], path: Path) -> str:
+    """Read the table of corrections into the tiles; return the unit of the offsets."""
     names = ("tile", "component", "suspect", *CORRECTION)
     table = Table.read(path, format="ascii.ecsv", include_names=names)
     for row in table.as_array().tolist():
@@ -172,6 +174,8 @@ def _add_corrections(tiles: list[TileData], path: Path) -> None:
             getattr(tile, name).append(values[name])
         tile.component = max(tile.component, values["component"])
         tile.suspect |= values["suspect"]
+    unit = str(table["offset"].unit or "")
+    return "ADU" if unit == "adu" else unit
 
 
 def _read_residuals(path: Path) -> Residuals:

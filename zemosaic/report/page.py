@@ -37,7 +37,7 @@ ASSETS = Path(__file__).parent / "page"
 class PageImages:
     """Images of the mosaic as PNG files: before and, with a solution, after correction.
 
-    `seam_limit` is the spread in ADU of the brightest colour in the seam maps.
+    `seam_limit` is the spread, in the unit of the levels, of the brightest colour in the seam maps.
     """
 
     mosaic: Sequence[bytes] = ()
@@ -84,7 +84,7 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
             f"<style>{(ASSETS / 'page.css').read_text(encoding='utf-8')}</style>",
             "</head>\n<body>",
             *_summary(run),
-            *_images(images),
+            *_images(images, run.unit),
             *_map(run),
             *_times(run),
             *_corrections(run),
@@ -122,7 +122,7 @@ def _summary(run: RunData) -> Iterator[str]:
         yield "</ul>"
 
 
-def _images(images: PageImages) -> Iterator[str]:
+def _images(images: PageImages, unit: str) -> Iterator[str]:
     if not images.mosaic:
         return
     yield "<h2>Before and after</h2>"
@@ -141,7 +141,7 @@ def _images(images: PageImages) -> Iterator[str]:
     yield from _image_pair(images.seams, "The disagreement")
     middle = images.seam_limit / 4  # the colour is linear in the square root
     yield (
-        f'<div class="scale">0 <i></i> {images.seam_limit:.3g} ADU or more '
+        f'<div class="scale">0 <i></i> {images.seam_limit:.3g} {escape(unit)} or more '
         f"(middle: {middle:.3g})</div>"
     )
 

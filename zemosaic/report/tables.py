@@ -75,8 +75,8 @@ def corrections_table(run: RunData) -> str:
             run.channel_names, tile.gain, tile.gain_err, tile.offset, tile.offset_err, strict=False
         )
     ]
-    head = ("tile", "file", "channel", "gain", "±", "offset, ADU", "±", "pairs")
-    formats = {0: "d", 3: ".5f", 4: ".5f", 5: ".3f", 6: ".3f", 7: "d"}
+    head = ("tile", "file", "channel", "gain", "±", run.in_unit("offset"), "±", "pairs")
+    formats = {0: "d", 3: ".5f", 4: ".5f", 5: ".6g", 6: ".3g", 7: "d"}
     return folded("Table of all gains and offsets", table(head, rows, formats))
 
 

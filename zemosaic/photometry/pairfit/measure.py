@@ -60,6 +60,7 @@ import numpy as np
 from .._kernels.algebra import median, thin
 from .._kernels.layout import LineFit
 from ..preview.preview import Preview
+from ..robust import GAUSSIAN_MEDIAN
 from .design import design_matrix
 from .estimates import (
     NO_ESTIMATE,
@@ -80,6 +81,7 @@ from .streaks import without_streaks
 
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
+NEAR_ORIGIN = 3.0  # scatters of the cells: a lower sky does not show its gain
 FEW_COLUMNS = 4  # of the design of a small overlap: no plane
 # Fields of a measurement that are finite, or NaN if not measured; all others are finite.
 MAY_BE_NAN = ("gain_err", "plane_gain", "plane_gain_err", "shift", "shift_err")
@@ -119,6 +121,9 @@ class PairMeasurement:
         Position of the scene of tile j minus that of tile i along the grid's two axes, in cells, to
         first order (a tenth too large at a third of a cell, too small beyond half a cell), and the
         standard errors due to noise alone; NaN in small overlaps.
+    free_gain, free_gain_err : float
+        In a model that holds the gains at 1, the gain that the pair shows nevertheless; NaN in
+        other models and without contrast.
     """
 
     gain: float
@@ -140,6 +145,8 @@ class PairMeasurement:
     gain_measured: bool
     shift: tuple[float, float] = (math.nan, math.nan)
     shift_err: tuple[float, float] = (math.nan, math.nan)
+    free_gain: float = math.nan
+    free_gain_err: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -219,26 +226,41 @@ def _measure_channels(
     if samples.cells < MIN_OVERLAP_CELLS:
         return [Rejected(f"only {samples.cells} common cells")] * len(samples.x)
     if model == "gain":
-        lines = _fit_channels(samples, _ratio_of_medians(samples), "gain", corner)
+        lines = _fit_channels(samples, _slope_through_origin(samples), "gain", corner)
         return [line or Rejected("no signal to measure a gain by") for line in lines]
-    fits: list[PairMeasurement | None] = [None] * len(samples.x)
-    if not model.startswith("offset"):
-        fits = _fit_channels(samples, initial_slope(samples), "free", corner)
-    levels = fits
-    if not all(fits):
-        unit_slope = np.where([fit is None for fit in fits], 1.0, np.nan)
+    fits = _fit_channels(samples, initial_slope(samples), "free", corner)
+    held = model.startswith("offset")
+    levels: list[PairMeasurement | None] = fits
+    if held or not all(fits):
+        unit_slope = np.where([held or fit is None for fit in fits], 1.0, np.nan)
         levels = _fit_channels(samples, unit_slope, "offset", corner)
     return [
-        fit or level or Rejected("no signal in common")
+        (_with_free_gain(level, fit) if held else fit or level) or Rejected("no signal in common")
         for fit, level in zip(fits, levels, strict=True)
     ]
 
 
-def _ratio_of_medians(samples: PairSamples) -> np.ndarray:
-    """Return slopes ``(C,)`` through the origin; NaN without a positive signal."""
+def _with_free_gain(
+    level: PairMeasurement | None, fit: PairMeasurement | None
+) -> PairMeasurement | None:
+    """Add the gain of a fit to a measurement that holds it."""
+    if level is None or fit is None or not fit.gain_measured:
+        return level
+    return replace(level, free_gain=fit.gain, free_gain_err=fit.gain_err)
+
+
+def _slope_through_origin(samples: PairSamples) -> np.ndarray:
+    """Return approximate slopes ``(C,)``: ratios of the medians, or, on a sky near 0, of the scene.
+
+    They are NaN where neither is positive.
+    """
     thinned = thin(len(samples.u))
-    x, y = median(samples.x[:, thinned]), median(samples.y[:, thinned])
-    return np.where(np.minimum(x, y) > 0, y / np.where(x > 0, x, 1.0), np.nan)
+    values = np.array([samples.x, samples.y])[..., thinned]
+    sky = median(values)
+    scatter = median(np.abs(values - sky[..., None])) / GAUSSIAN_MEDIAN
+    ratio = sky[1] / np.where(sky[0] == 0, np.inf, sky[0])
+    dark = (np.abs(sky) < NEAR_ORIGIN * scatter).any(axis=0) | ~(ratio > 0)
+    return np.where(dark, initial_slope(samples), ratio)
 
 
 def _fit_channels(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._kernels.block_sums import block_sum
+from ..tiles.blanks import Survey
 from ..tiles.tile import Tile
 from .damage import DamageSearch, drop_absurd_bins
 from .saturation import drop_saturated
@@ -15,7 +16,13 @@ from .saturation import drop_saturated
 STRIP_PIXELS = 1 << 18
 
 
-def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
+def bin_tile(
+    tile: Tile,
+    side: int,
+    blank: np.ndarray | None = None,
+    survey: Survey | None = None,
+    damage: DamageSearch | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a tile and average it in bins; saturated pixels are invalid.
 
     Parameters
@@ -24,6 +31,12 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
         A tile of C channels. Its relative weights, if it has any, are binned as one more.
     side : int
         Side of a bin in pixels; rows and columns beyond the last whole bin are ignored.
+    blank : ndarray or None
+        ``(H, W)`` bool: pixels that are invalid as well.
+    survey : Survey or None
+        To be filled with the strips of the tile.
+    damage : DamageSearch or None
+        Searches the strips without blank pixels.
 
     Returns
     -------
@@ -31,17 +44,13 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
         ``(C, H // side, W // side)`` float32; 0 where no pixel is valid.
     valid_fraction : ndarray or None
         Fraction of valid pixels, of the same shape; None if all pixels are valid.
-
-    Raises
-    ------
-    TileError
-        The tile cannot be read, or its pixels are damaged.
     """
     height, width = tile.shape
     shape = (tile.channels + (tile.weight is not None), height // side, width // side)
     means, valid_fraction = np.empty(shape, dtype=np.float32), None
     strip_bins = max(1, STRIP_PIXELS // (tile.channels * width * side))
-    for number, strip in enumerate(_read_layers(tile, strip_bins * side)):
+    layers = _read_layers(tile, strip_bins * side, blank, survey, damage)
+    for number, strip in enumerate(layers):
         rows = slice(number * strip_bins, (number + 1) * strip_bins)
         means[:, rows], fraction = bin_strip(strip, side)
         if fraction is not None:
@@ -51,18 +60,28 @@ def bin_tile(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None]:
     return means, drop_absurd_bins(means, valid_fraction)
 
 
-def _read_layers(tile: Tile, rows: int) -> Iterator[np.ndarray]:
+def _read_layers(
+    tile: Tile,
+    rows: int,
+    blank: np.ndarray | None,
+    survey: Survey | None,
+    damage: DamageSearch | None,
+) -> Iterator[np.ndarray]:
     """Yield strips of the channels without saturated pixels and of the relative weights."""
     highest = np.full(tile.channels, -np.inf)
     weight = None
     if tile.weight is not None:
         weight = (tile.weight / np.median(tile.weight[tile.weight > 0])).astype(np.float32)
-    damage = DamageSearch(str(tile.path or tile.name))
     top = 0
     for strip in tile.strips(rows):
-        damage.check(strip)
-        drop_saturated(strip, highest)
         bottom = top + strip.shape[1]
+        if survey is not None:
+            survey.add(strip)
+        if blank is not None:
+            strip[:, blank[top:bottom]] = np.nan
+        if damage is not None:
+            damage.add(strip)
+        drop_saturated(strip, highest)
         if weight is None:
             yield strip
         else:

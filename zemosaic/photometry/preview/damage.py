@@ -28,18 +28,12 @@ _EXPONENT = np.uint32(0xFF)
 class DamageSearch:
     """Searches the strips of a tile, from top to bottom, for rows unlike the rows above."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self) -> None:
+        self.found = False
         self._last_row: np.ndarray | None = None
 
-    def check(self, strip: np.ndarray) -> None:
-        """Check the next strip, ``(C, h, W)`` float32.
-
-        Raises
-        ------
-        TileError
-            Two rows differ by more than `JUMP_BITS` in many columns.
-        """
+    def add(self, strip: np.ndarray) -> None:
+        """Search the next strip, ``(C, h, W)`` float32."""
         rows = np.ascontiguousarray(strip[:, :, ::COLUMN_STEP])
         if rows.shape[2] < FEWEST_COLUMNS:
             return
@@ -50,9 +44,14 @@ class DamageSearch:
         exponent[~np.isfinite(rows) | (rows == 0)] = -1
         above, below = exponent[:, :-1], exponent[:, 1:]
         jumps = (np.abs(below - above) > JUMP_BITS) & (np.minimum(above, below) >= 0)
-        if (np.count_nonzero(jumps, axis=2) > JUMPS * rows.shape[2]).any():
+        share = np.count_nonzero(jumps, axis=2) / rows.shape[2]
+        self.found |= bool((share > JUMPS).any())
+
+    def require_none(self, name: str) -> None:
+        """Raise `TileError`, with the name of the tile, if two rows are unlike in many columns."""
+        if self.found:
             raise TileError(
-                f"{self._name}: its pixels are damaged (neighbours differ by factors beyond "
+                f"{name}: its pixels are damaged (neighbours differ by factors beyond "
                 f"1e{JUMP_BITS * 3 // 10}); copy it again or recreate it"
             )
 

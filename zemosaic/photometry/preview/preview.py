@@ -10,14 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..tiles.blanks import Blanks, Survey, find_blanks
 from ..tiles.fits_files import TileError
 from ..tiles.tile import Tile
 from .binary_unit import binary_exponent, scale_exactly
 from .binning import bin_tile
 from .block_summary import block_summary
+from .damage import DamageSearch
 from .grid import Grid, pixel_nodes, tile_box, tile_centre
 from .noise import estimate_noise
 from .resampling import Samples, local_contrast, sample
@@ -54,6 +57,10 @@ class Preview:
         and y.
     exponent : int
         The unit of `values`, 0 for most tiles; see `binary_exponent`.
+    blank : float or None
+        Value of the tile's pixels that hold no datum; None if there are none.
+    blank_pixels : int
+        Number of these pixels.
     """
 
     x0: int
@@ -64,6 +71,8 @@ class Preview:
     centre: np.ndarray
     jacobian: np.ndarray
     exponent: int = 0
+    blank: float | None = None
+    blank_pixels: int = 0
 
     @cached_property
     def blocks(self) -> np.ndarray:
@@ -123,7 +132,7 @@ class Preview:
         """Return the preview in a file; its arrays are memory-mapped and read on demand."""
         record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap are slower
         x0, y0, exponent = record["corner"].tolist()
-        arrays = {name: record[name] for name in ARRAYS}
+        arrays: dict[str, Any] = {name: record[name] for name in ARRAYS}
         preview = cls(x0=x0, y0=y0, **arrays, exponent=exponent)
         vars(preview)["blocks"] = record["blocks"]
         return preview
@@ -154,7 +163,7 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     """
     box = tile_box(tile, grid)  # refuses a preview that memory cannot hold
     bin_side = max(1, min(round(grid.bin_scale / tile.scale), *tile.shape))
-    means, valid_fraction = bin_tile(tile, bin_side)
+    means, valid_fraction, blanks = _bin_data(tile, bin_side)
     channels = means[: tile.channels]
     exponent = binary_exponent(channels)
     channels[:] = scale_exactly(channels, -exponent)
@@ -167,7 +176,22 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     variance = _cell_variance(samples, noise, weighted=tile.weight is not None)
     sky = np.array([np.ldexp(_median(channel), exponent) for channel in values])
     centre, jacobian = tile_centre(tile, grid)
-    return Preview(box.x0, box.y0, values, variance, sky, centre, jacobian, exponent)
+    return Preview(
+        box.x0, box.y0, values, variance, sky, centre, jacobian, exponent,
+        blank=blanks.value if blanks else None, blank_pixels=blanks.count if blanks else 0,
+    )  # fmt: skip
+
+
+def _bin_data(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None, Blanks | None]:
+    """Return means and valid fractions of the bins as of `bin_tile`, and the blanks left out."""
+    survey, damage = Survey(tile.shape[0]), DamageSearch()
+    means, valid_fraction = bin_tile(tile, side, survey=survey, damage=damage)
+    blanks = find_blanks(tile, survey)
+    if blanks is not None:
+        damage = DamageSearch()
+        means, valid_fraction = bin_tile(tile, side, blanks.grown(), damage=damage)
+    damage.require_none(str(tile.path or tile.name))
+    return means, valid_fraction, blanks
 
 
 def _cell_variance(samples: Samples, noise: np.ndarray, weighted: bool) -> np.ndarray:

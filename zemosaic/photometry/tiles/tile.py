@@ -165,6 +165,7 @@ def tile_from_array(
     mask: Any = None,
     weight: Any = None,
     name: str = "array",
+    options: FileOptions | None = None,
 ) -> Tile:
     """Make a tile from an array and its WCS; the parameters are described in `Tile`.
 
@@ -197,6 +198,7 @@ def tile_from_array(
         data=array,
         mask=None if mask is None else np.asarray(mask),
         weight=weight,
+        options=options or FileOptions(),
         wcs_parameters=parameters,
         array_wcs=wcs if parameters is None else None,
     )

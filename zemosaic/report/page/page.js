@@ -24,7 +24,7 @@
       const prefix = data.channels.length > 1 ? channel + ": " : "";
       if (isKnown(tile.gain[c])) {
         lines.push(`${prefix}gain ${withError(tile.gain[c], tile.gain_err[c])}, ` +
-          `offset ${withError(tile.offset[c], tile.offset_err[c])} ADU`);
+          `offset ${withError(tile.offset[c], tile.offset_err[c])} ${data.unit}`);
       }
     });
     lines.push(tile.pairs ? `${tile.pairs} measured pairs` : "no measured pair: isolated");
@@ -41,7 +41,7 @@
         (isKnown(pair.after) ? `, after ${number(pair.after, 2)} × noise` : ""));
     }
     if (isKnown(pair.residual)) {
-      lines.push(`residual: ${number(pair.residual, 2)} ADU` +
+      lines.push(`residual: ${number(pair.residual, 2)} ${data.unit}` +
         (isKnown(pair.chi) ? `, ${number(pair.chi, 2)} standard errors` : ""));
     }
     lines.push(`took ${number(pair.seconds, 2)} s`);
@@ -297,12 +297,13 @@
 
   const charts = {
     sky, lanes, gain: () => corrections("gain", "gain"),
-    offset: () => corrections("offset", "offset, ADU"),
+    offset: () => corrections("offset", data.unit ? "offset, " + data.unit : "offset"),
     levels: () => histogram(data.levelChi, "residual level difference"),
     gains: () => histogram(data.gainChi, "residual relative gain"),
   };
   async function draw(element) {
     const [traces, options] = charts[element.id]();
+    element.style.height = (options.height ?? 300) + "px";  // or the text below moves late
     await Plotly.react(element, traces, { height: 300, ...options },
       { responsive: true, displayModeBar: false });
     if (!element.dataset.drawn) {
