@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..files import require_different
 from ..pipeline import PRELOAD
 from ..runtime.library_messages import collect_library_messages
 from ..settings import Settings
@@ -96,6 +97,7 @@ def intertile(
 
     Solves gain and offset of each tile so that the overlaps agree.
     """
+    require_different(tiles)
     run = {name: options.pop(name) for name in ("pool", "otlp", "live", "resume", "report")}
     settings = Settings(anchor=anchor_index(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)

@@ -58,10 +58,16 @@ def write_corrected(tile: Tile, correction: Correction, folder: Path) -> Path:
     Raises
     ------
     TileError
-        The tile is an array, the file would replace the tile, or it cannot be read or written.
+        The tile is an array or asinh-compressed, the file would replace the tile, or it cannot be
+        read or written.
     """
     if tile.path is None:
         raise TileError(f"{tile.name}: is an array, not a file; use correct()")
+    if tile.asinh:
+        raise TileError(
+            f"{tile.path}: its pixels are asinh-compressed (BSOFTEN), and a correction would not "
+            "keep that; convert it to linear values first"
+        )
     target = folder / tile.path.name
     if target.exists() and target.samefile(tile.path):
         raise TileError(f"{tile.path}: would be overwritten; choose another folder for --apply")

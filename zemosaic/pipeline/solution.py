@@ -142,6 +142,14 @@ class PhaseSolution(Solution):
         chi2 = self.plane_chi2[chosen]
         chi2 = chi2[np.isfinite(chi2)]
         if not len(chi2):
+            measured = [
+                line
+                for record in self.records
+                for line in record.measurements
+                if isinstance(line, PairMeasurement)
+            ]
+            if measured and not any(np.isfinite(line.tilt_cov).all() for line in measured):
+                return "overlaps too small to tell"
             return "too few pairs to tell"
         reason = f"median plane chi² of the pairs {np.median(chi2):.1f}, {NOISE_CHI2} for noise"
         ratio = np.nan_to_num(self.plane_ratio[chosen]).max()

@@ -76,9 +76,12 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     grid = make_grid(comparable or list(tiles.values()), context.settings.block)
     channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
     keys = {
-        index: cache_key(entry.file_key, grid, channels) if entry.file_key else ""
+        index: cache_key(entry.file_key, grid, channels)
+        if entry.file_key and index not in odd
+        else ""
         for index, entry in scanned.items()
     }
+    _note_bayer_frames(context, tiles)
     context.previews.mkdir(parents=True, exist_ok=True)
     thumb = 0
     if context.run_folder is not None:
@@ -103,6 +106,16 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     _report_blanks(context, prepared)
     previews = {index: prepared[index].preview for index in sorted(prepared)}
     return PreparedTiles(previews, keys, failed)
+
+
+def _note_bayer_frames(context: RunContext, tiles: Mapping[int, Tile]) -> None:
+    frames = [tile for tile in tiles.values() if tile.bayer]
+    if frames:
+        context.note(
+            logging.WARNING,
+            f"{len(frames)} of the tiles are undebayered, as {frames[0].path} (pattern "
+            f"{frames[0].bayer}): one gain for a mixture of the colours; debayer them first",
+        )
 
 
 def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, PreparedTile]:

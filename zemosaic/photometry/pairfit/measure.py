@@ -83,8 +83,11 @@ MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
 NEAR_ORIGIN = 3.0  # scatters of the cells: a lower sky does not show its gain
 FEW_COLUMNS = 4  # of the design of a small overlap: no plane
-# Fields of a measurement that are finite, or NaN if not measured; all others are finite.
-MAY_BE_NAN = ("gain_err", "plane_gain", "plane_gain_err", "shift", "shift_err")
+# Fields that every measurement has; the others may be NaN, but not infinite.
+REQUIRED = (
+    "gain", "offset", "x", "y", "level_err", "u", "v", "x_tilt", "y_tilt", "tilt_cov", "rms",
+    "correlation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,7 @@ def require_finite(measurement: Measurement) -> Measurement:
         del numbers["tilt_cov"]
     for name, value in numbers.items():
         for number in value if isinstance(value, tuple) else (value,):
-            if not math.isfinite(number) and not (name in MAY_BE_NAN and math.isnan(number)):
+            if math.isinf(number) or (math.isnan(number) and name in REQUIRED):
                 return Rejected(f"the values overflow (its {name} is {number})")
     return measurement
 

@@ -17,7 +17,9 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from ...errors import UserError
+from .encodings import AsinhScale
 from .file_options import HduKey
+from .foreign_formats import foreign_format
 
 #: Reads a part of an image: ``read_pixels(key)`` equals ``image.data[key]``.
 PixelReader = Callable[[tuple[slice, ...]], np.ndarray]
@@ -47,6 +49,8 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
     except (TileError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - gzip, zip, cfitsio and astropy raise their own
+        if words := foreign_format(path):
+            raise TileError(f"{path}: is {words}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TileError(
             f"{path}: cannot be read as FITS ({reason}); copy it again or recreate it"
@@ -120,11 +124,27 @@ def require_complete(image: Any, path: Path) -> None:
 
 
 def pixel_reader(image: Any, path: Path) -> PixelReader:
-    """Return a function that reads parts of an image HDU, scaled by BSCALE and BZERO.
+    """Return a function that reads parts of an image HDU as linear values.
+
+    They are scaled by BSCALE and BZERO, and freed from asinh compression (`AsinhScale`).
 
     Plain images are read part by part. Compressed data is decompressed once as a whole, because
     each part of a ``.fits.gz`` would have to be decompressed from the start.
     """
+    read = _stored_reader(image, path)
+    scale = asinh_scale(image, path)
+    return read if scale is None else lambda key: scale.linearize(read(key))
+
+
+def asinh_scale(image: Any, path: Path) -> AsinhScale | None:
+    """Return the asinh compression of an image HDU, None for linear pixels."""
+    try:
+        return AsinhScale.of(image.header)
+    except ValueError as error:
+        raise TileError(f"{path}: {error}, so its pixels are unknown; mend its header") from None
+
+
+def _stored_reader(image: Any, path: Path) -> PixelReader:
     plain = type(image) in PLAIN_HDUS
     if plain and image.size and image.fileinfo()["file"].compression is None:
         return image.section.__getitem__

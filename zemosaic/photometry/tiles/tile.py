@@ -14,10 +14,12 @@ import numpy as np
 from astropy.wcs import WCS
 
 from .axes import channels_first_shape
+from .encodings import bayer_pattern
 from .file_options import FileOptions
 from .fits_files import (
     PixelReader,
     TileError,
+    asinh_scale,
     find_image_hdu,
     find_mask_hdu,
     image_unit,
@@ -66,6 +68,10 @@ class Tile:
         How the file is read.
     unit : str
         Unit of the pixels (BUNIT), empty if the file does not give it.
+    bayer : str
+        Colour filter pattern of an undebayered image, else empty.
+    asinh : bool
+        Whether the file holds asinh-compressed pixels, which are linearized on reading.
     wcs_parameters : dict or None
         The WCS as returned by `wcs_parameters`; None if its parameters do not suffice.
     array_wcs : astropy.wcs.WCS or None
@@ -83,6 +89,8 @@ class Tile:
     weight: np.ndarray | None = None
     options: FileOptions = field(default_factory=FileOptions)
     unit: str = ""
+    bayer: str = ""
+    asinh: bool = False
     wcs_parameters: dict[str, Any] | None = None
     array_wcs: WCS | None = None
 
@@ -241,6 +249,8 @@ def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
             find_mask_hdu(hdus, path, options.mask_hdu)
         wcs = read_wcs(path, image, hdus)
         unit = image_unit(image.header)
+        bayer = bayer_pattern(image.header, channels)
+        asinh = asinh_scale(image, path) is not None
     corners, scale = _footprint(str(path), wcs, shape)
     return Tile(
         name=path.name,
@@ -251,6 +261,8 @@ def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
         path=path,
         options=options,
         unit=unit,
+        bayer=bayer,
+        asinh=asinh,
         wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
     )
 
