@@ -14,6 +14,7 @@ import pytest
 from astropy import log
 from astropy.io import fits
 
+from tests.helpers.cli import Run
 from zemosaic.cli import run
 from zemosaic.pipeline.calibrate import calibrate
 from zemosaic.runtime.library_messages import collect_library_messages
@@ -104,3 +105,15 @@ def test_a_kind_has_no_details() -> None:
         log.info("a.fits: card 'BAR' on line 12 of /data/b.fits is odd")
         log.info("a.fits: card 'BAR' is missing")
     assert len({message.kind for message in messages}) == 2
+
+
+def test_warnings_about_headers_are_logged(
+    intertile: Callable[..., Run], write_tiles: WriteTiles, tmp_path: Path
+) -> None:
+    """A header that astropy mends causes a line with --verbose, and none without."""
+    paths = write_tiles()
+    for path in paths:
+        fits.delval(path, "RADESYS")
+        fits.setval(path, "RADECSYS", value="ICRS")  # an old name of the keyword
+    assert intertile(*paths).err == ""
+    assert intertile("-v", *paths).err.count("FITSFixedWarning") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain
 
 import numpy as np
@@ -22,13 +22,15 @@ from ..photometry.pairfit.same_sky import (
 )
 from ..photometry.preview.preview import Preview
 from .records import PairRecord
+from .tasks import MAPPED_PREVIEWS
 
 CORRELATED = 0.95  # of a pair that is not examined at first
 UNCORRELATED = 0.5  # median of the pairs of tiles that all may be wrong
 MOST_PAIRS = 100  # of either kind, strongest first
 TRIAL_PAIRS = 6  # on which orientations are tried
 EXPLAINED = 0.85  # likeness under an orientation that explains the disagreement
-FEWEST_UNLIKE = 3  # pairs; fewer may be due to trails, unless an orientation explains them
+# Unlike pairs, with and without an orientation that explains them; fewer may be due to trails.
+FEWEST_EXPLAINED, FEWEST_UNLIKE = 2, 3
 FEWEST_PAIRS = 2  # of a tile that alone is to blame
 ROTATION = "rotated by the opposite angle (compare CROTA2 or CD1_2)"
 
@@ -61,7 +63,7 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     load : callable
         Returns the preview of a tile.
     """
-    load = cache(load)
+    load = lru_cache(MAPPED_PREVIEWS)(load)
     correlations = {
         (record.i, record.j): _correlation(record) for record in records if _has_result(record)
     }
@@ -79,8 +81,8 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     tiles = _tiles_to_blame(unlike, alike)
     if len(unlike) > len(alike) or np.median(list(correlations.values())) < UNCORRELATED:
         good = {tile for pair in alike if not set(pair) & set(tiles) for tile in pair}
-        enough = len(tiles) >= len(good) and len(unlike) >= min(FEWEST_UNLIKE, len(strongest))
-        if reason or enough:
+        fewest = min(FEWEST_EXPLAINED if reason else FEWEST_UNLIKE, len(strongest))
+        if len(unlike) >= fewest and (reason or len(tiles) >= len(good)):
             return SkyCheck(_doubt(reason))
     return SkyCheck(tiles={tile: _blame(tile, unlike, load) for tile in tiles})
 

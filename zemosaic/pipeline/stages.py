@@ -31,7 +31,7 @@ from .records import (
     summarize_pair,
 )
 from .run_context import RunContext
-from .same_sky import check_same_sky
+from .same_sky import SkyCheck, check_same_sky
 from .solution import PhaseSolution
 from .tasks import TileLike, cache_key, measure, preview_path, tile_name
 from .tile_stages import PreparedTiles, prepare_tiles, scan_tiles, write_corrected_tiles
@@ -65,9 +65,7 @@ def run_stages(
         attributes["pairs.total"] = len(graph.i)
     records = _measure_pairs(context, graph, names, prepared)
     with context.stage("solve") as attributes:
-        sky_check = check_same_sky(
-            records, lambda index: Preview.load(preview_path(context.previews, index))
-        )
+        sky_check = _check_same_sky(context, records)
         solved = _solve(context, graph, corners, records, prepared)
         solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
@@ -89,6 +87,21 @@ def run_stages(
         return solution
     not_written = write_corrected_tiles(context, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
+
+
+def _check_same_sky(context: RunContext, records: Sequence[PairRecord]) -> SkyCheck:
+    def load(index: int) -> Preview:
+        return Preview.load(preview_path(context.previews, index))
+
+    try:
+        return check_same_sky(records, load)
+    except (OSError, ValueError) as error:
+        context.note(
+            logging.WARNING,
+            f"{context.previews}: cannot be read again ({error}); whether the overlaps show the "
+            "same sky was not checked",
+        )
+        return SkyCheck()
 
 
 def _common_unit(context: RunContext, tiles: Sequence[Tile]) -> str:

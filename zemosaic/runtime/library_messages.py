@@ -51,7 +51,12 @@ def collect_library_messages() -> Iterator[list[LibraryMessage]]:
 
 
 class _Diversion(logging.Filter):
-    """Keeps the records and the warnings of collecting threads from their usual destinations."""
+    """Keeps the records and the warnings of collecting threads from their usual destinations.
+
+    It takes the place of `warnings.showwarning`, and is a filter of loggers.
+    """
+
+    collects = True  # read by code that would otherwise ignore a warning
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,9 +68,9 @@ class _Diversion(logging.Filter):
         """Begin, also for what was imported since the last thread did."""
         with self._lock:
             self._collecting += 1
-            if warnings.showwarning != self.show_warning:
+            if warnings.showwarning != self:
                 self._show = warnings.showwarning
-                warnings.showwarning = self.show_warning
+                warnings.showwarning = self
             for logger in _existing_loggers():
                 logger.addFilter(self)
 
@@ -74,7 +79,7 @@ class _Diversion(logging.Filter):
         with self._lock:
             self._collecting -= 1
             if self._collecting == 0:
-                if warnings.showwarning == self.show_warning:
+                if warnings.showwarning == self:
                     warnings.showwarning = self._show
                 for logger in _existing_loggers():
                     logger.removeFilter(self)
@@ -83,7 +88,7 @@ class _Diversion(logging.Filter):
         """Return whether the record may pass to the handlers."""
         return not _keep(record.name, record.getMessage())
 
-    def show_warning(
+    def __call__(
         self, message: Any, category: Any, filename: str, lineno: int, *more: Any, **options: Any
     ) -> None:
         """Show a warning as before, if its thread does not collect."""

@@ -103,7 +103,7 @@ def _contrasts(preview: Preview, other: Preview) -> np.ndarray:
     valid = np.isfinite(values)
     size = (1, BACKGROUND_CELLS, BACKGROUND_CELLS)
     weight = uniform_filter(valid.astype(np.float64), size)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         background = uniform_filter(np.where(valid, values, 0.0), size) / weight
         return (values - background) / np.sqrt(preview.variance[box])
 

@@ -59,9 +59,10 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
 
 @contextmanager
 def ignore_astropy_warnings() -> Iterator[None]:
-    """Suppress astropy's warnings about headers that other programs wrote."""
+    """Suppress astropy's warnings about headers that other programs wrote, or have them logged."""
     with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
+        logged = getattr(warnings.showwarning, "collects", False)
+        warnings.simplefilter("always" if logged else "ignore", AstropyWarning)
         yield
 
 
