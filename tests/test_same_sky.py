@@ -61,6 +61,14 @@ def test_a_wrong_orientation_of_all_tiles_is_named(name: str) -> None:
     assert explanation in solution.sky_check.doubt
 
 
+@pytest.mark.parametrize("changes", [{"stars": 0.0}, {"stars": 5e-5}])
+def test_a_wrong_orientation_is_named_with_few_stars(changes: dict[str, Any]) -> None:
+    """Where there are hardly any stars, the smooth scene shows that images are mirrored."""
+    tiles = simulated(**SCENE | {"shape": (240, 320), "overlap": 0.25} | changes, seed=2)
+    solution = solve([(tile.data[::-1], tile.wcs) for tile in tiles])
+    assert "mirrored top to bottom" in solution.sky_check.doubt
+
+
 def test_turned_square_tiles_are_named() -> None:
     """A quarter of a turn is found as well; its sense is that of the image."""
     tiles = simulated(**SCENE | {"shape": (220, 220)})

@@ -17,6 +17,7 @@ from ..photometry.pairfit.same_sky import (
     UNLIKE,
     likeness,
     on_one_detector,
+    scene_correlation,
     turned,
     unrotated,
 )
@@ -25,10 +26,11 @@ from .records import PairRecord
 from .tasks import MAPPED_PREVIEWS
 
 CORRELATED = 0.95  # of a pair that is not examined at first
-UNCORRELATED = 0.5  # median of the pairs of tiles that all may be wrong
+UNCORRELATED = 0.5  # correlation below which the scene of a pair may be two
+MANY = 0.25  # fraction of such pairs if most tiles may be wrong
 MOST_PAIRS = 100  # of either kind, strongest first
 TRIAL_PAIRS = 6  # on which orientations are tried
-EXPLAINED = 0.85  # likeness under an orientation that explains the disagreement
+EXPLAINED = 0.85  # likeness or correlation under an orientation that explains the disagreement
 # Unlike pairs, with and without an orientation that explains them; fewer may be due to trails.
 FEWEST_EXPLAINED, FEWEST_UNLIKE = 2, 3
 FEWEST_PAIRS = 2  # of a tile that alone is to blame
@@ -72,6 +74,11 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     judged = {pair: likeness(*map(load, pair)) for pair in doubtful[:MOST_PAIRS]}
     unlike = [pair for pair, value in judged.items() if value < UNLIKE]
     reason = _explanation(unlike, set(chain.from_iterable(unlike)), load) if unlike else ""
+    uncorrelated = [pair for pair in doubtful if correlations[pair] < UNCORRELATED]
+    if not reason and len(uncorrelated) >= max(FEWEST_UNLIKE, MANY * len(correlations)):
+        tiles_of_pairs = set(chain.from_iterable(uncorrelated))
+        if smooth_reason := _explanation(uncorrelated, tiles_of_pairs, load, scene_correlation):
+            return SkyCheck(_doubt(smooth_reason))
     if not unlike or (not reason and _shows_detector(unlike, load)):
         return SkyCheck()
     # Gradients correlate as well, so the features of the other pairs are looked at now.
@@ -79,7 +86,7 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     judged |= {pair: likeness(*map(load, pair)) for pair in others[:MOST_PAIRS]}
     alike = [pair for pair, value in judged.items() if value > ALIKE]
     tiles = _tiles_to_blame(unlike, alike)
-    if len(unlike) > len(alike) or np.median(list(correlations.values())) < UNCORRELATED:
+    if len(unlike) > len(alike):
         good = {tile for pair in alike if not set(pair) & set(tiles) for tile in pair}
         fewest = min(FEWEST_EXPLAINED if reason else FEWEST_UNLIKE, len(strongest))
         if len(unlike) >= fewest and (reason or len(tiles) >= len(good)):
@@ -139,7 +146,10 @@ def _shows_detector(pairs: Sequence[tuple[int, int]], load: LoadPreview) -> bool
 
 
 def _explanation(
-    pairs: Sequence[tuple[int, int]], tiles: Collection[int], load: LoadPreview
+    pairs: Sequence[tuple[int, int]],
+    tiles: Collection[int],
+    load: LoadPreview,
+    agreement: Callable[[Preview, Preview], float] = likeness,
 ) -> str:
     """Return the orientation of some tiles under which the pairs agree; empty if there is none."""
     best, reason = EXPLAINED, ""
@@ -154,7 +164,7 @@ def _explanation(
                 return turned(preview, unrotated(preview.jacobian))
             return turned(preview, preview.jacobian @ np.array(orientation))
 
-        agreement = np.median([likeness(turn(i), turn(j)) for i, j in pairs[:TRIAL_PAIRS]])
-        if agreement > best:
-            best, reason = float(agreement), name
+        typical = np.median([agreement(turn(i), turn(j)) for i, j in pairs[:TRIAL_PAIRS]])
+        if typical > best:
+            best, reason = float(typical), name
     return reason

@@ -21,6 +21,7 @@ from ..preview.preview import Preview
 BACKGROUND_CELLS = 15  # side of the mean that is subtracted: gradients and clouds are wider
 BRIGHT = 8.0  # standard deviations of a cell in a feature
 FEWEST_BRIGHT = 10  # cells of features in an overlap that is judged
+FEWEST_CELLS = 100  # common cells of a smooth scene that is judged
 LARGEST_FRACTION = 0.05  # of the cells of an overlap that count as features
 #: Likeness below which an overlap shows different skies, and above which it shows the same: by
 #: chance it is 0.5, in simulated tiles 0.93 to 1, or 0.6 with a trail in both.
@@ -48,11 +49,30 @@ def likeness(first: Preview, second: Preview) -> float:
         both ways, because a trail is bright in one tile alone. About 0.5 for different skies,
         close to 1 for the same. NaN without features in both tiles.
     """
-    a, b = _contrasts(first, second), _contrasts(second, first)
+    a, b = (_contrasts(preview, box) for preview, box in _overlap(first, second))
     valid = np.isfinite(a) & np.isfinite(b)
     ranks = [_mean_rank(a[c][valid[c]], b[c][valid[c]]) for c in range(len(a))]
     ranks = [rank for rank in ranks if not math.isnan(rank)]
     return float(np.mean(ranks)) if ranks else math.nan
+
+
+def scene_correlation(first: Preview, second: Preview) -> float:
+    """Return the correlation of an overlap without planes, the mean of the channels.
+
+    It serves where a scene is smooth. NaN with too few common cells.
+    """
+    x, y = (preview.values[box].astype(np.float64) for preview, box in _overlap(first, second))
+    correlations = []
+    for a, b in zip(x, y, strict=True):
+        valid = np.isfinite(a) & np.isfinite(b)
+        if np.count_nonzero(valid) >= FEWEST_CELLS:
+            v, u = np.nonzero(valid)
+            plane = np.stack([np.ones(len(u)), u, v], axis=1)
+            both = np.stack([a[valid], b[valid]], axis=1)
+            residual = both - plane @ np.linalg.lstsq(plane, both)[0]
+            with np.errstate(all="ignore"):  # of constant tiles
+                correlations.append(np.corrcoef(residual.T)[0, 1])
+    return float(np.mean(correlations)) if correlations else math.nan
 
 
 def turned(preview: Preview, jacobian: np.ndarray) -> Preview:
@@ -88,17 +108,29 @@ def unrotated(jacobian: np.ndarray) -> np.ndarray:
     return jacobian * np.array([[1.0, -1.0], [-1.0, 1.0]])
 
 
-def _contrasts(preview: Preview, other: Preview) -> np.ndarray:
-    """Return ``(C, h, w)`` the overlap with another preview without background, in sigmas."""
-    height, width = preview.values.shape[1:]
-    left, top = max(preview.x0, other.x0), max(preview.y0, other.y0)
-    right = min(preview.x0 + width, other.x0 + other.values.shape[2])
-    bottom = min(preview.y0 + height, other.y0 + other.values.shape[1])
-    box = (
-        slice(None),
-        slice(top - preview.y0, max(bottom, top) - preview.y0),
-        slice(left - preview.x0, max(right, left) - preview.x0),
-    )
+def _overlap(first: Preview, second: Preview) -> list[tuple[Preview, tuple[slice, slice, slice]]]:
+    """Return both previews with the index of their common cells."""
+    corners = [
+        (p.x0, p.y0, p.x0 + p.values.shape[2], p.y0 + p.values.shape[1]) for p in (first, second)
+    ]
+    left, top = np.max(corners, axis=0)[:2]
+    right, bottom = np.min(corners, axis=0)[2:]
+    columns, rows = (int(left), int(max(left, right))), (int(top), int(max(top, bottom)))
+    return [
+        (
+            preview,
+            (
+                slice(None),
+                slice(rows[0] - preview.y0, rows[1] - preview.y0),
+                slice(columns[0] - preview.x0, columns[1] - preview.x0),
+            ),
+        )
+        for preview in (first, second)
+    ]
+
+
+def _contrasts(preview: Preview, box: tuple[slice, slice, slice]) -> np.ndarray:
+    """Return ``(C, h, w)`` a part of a preview without background, in sigmas."""
     values = preview.values[box].astype(np.float64)
     valid = np.isfinite(values)
     size = (1, BACKGROUND_CELLS, BACKGROUND_CELLS)
