@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import chain
@@ -28,7 +29,7 @@ from .tasks import MAPPED_PREVIEWS
 CORRELATED = 0.95  # of a pair that is not examined at first
 UNCORRELATED = 0.5  # correlation below which the scene of a pair may be two
 MANY = 0.25  # fraction of such pairs if most tiles may be wrong
-MOST_PAIRS = 100  # of either kind, strongest first
+MOST_PAIRS = 50  # of one kind
 TRIAL_PAIRS = 6  # on which orientations are tried
 EXPLAINED = 0.85  # likeness or correlation under an orientation that explains the disagreement
 # Unlike pairs, with and without an orientation that explains them; fewer may be due to trails.
@@ -36,6 +37,7 @@ FEWEST_EXPLAINED, FEWEST_UNLIKE = 2, 3
 FEWEST_PAIRS = 2  # of a tile that alone is to blame
 ROTATION = "rotated by the opposite angle (compare CROTA2 or CD1_2)"
 
+Pair = tuple[int, int]
 LoadPreview = Callable[[int], Preview]
 
 
@@ -71,27 +73,52 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     }
     strongest = [(r.i, r.j) for r in sorted(records, key=lambda record: -record.area)]
     doubtful = [pair for pair in strongest if correlations.get(pair, 1.0) < CORRELATED]
-    judged = {pair: likeness(*map(load, pair)) for pair in doubtful[:MOST_PAIRS]}
-    unlike = [pair for pair, value in judged.items() if value < UNLIKE]
-    reason = _explanation(unlike, set(chain.from_iterable(unlike)), load) if unlike else ""
-    uncorrelated = [pair for pair in doubtful if correlations[pair] < UNCORRELATED]
-    if not reason and len(uncorrelated) >= max(FEWEST_UNLIKE, MANY * len(correlations)):
-        tiles_of_pairs = set(chain.from_iterable(uncorrelated))
-        if smooth_reason := _explanation(uncorrelated, tiles_of_pairs, load, scene_correlation):
-            return SkyCheck(_doubt(smooth_reason))
-    if not unlike or (not reason and _shows_detector(unlike, load)):
+
+    @cache
+    def compare(pair: Pair) -> float:
+        return likeness(*map(load, pair))
+
+    many = 2 * len(doubtful) > len(strongest)
+    if many and (doubt := _doubt_all(doubtful, correlations, load, compare)):
+        return SkyCheck(doubt)
+    worst = sorted(doubtful, key=lambda pair: correlations[pair])[:MOST_PAIRS]
+    unlike = [pair for pair in worst if compare(pair) < UNLIKE]
+    if not unlike or _shows_detector(unlike, load):
         return SkyCheck()
-    # Gradients correlate as well, so the features of the other pairs are looked at now.
-    others = [pair for pair in strongest if correlations.get(pair, 0.0) >= CORRELATED]
-    judged |= {pair: likeness(*map(load, pair)) for pair in others[:MOST_PAIRS]}
-    alike = [pair for pair, value in judged.items() if value > ALIKE]
+    near = set(chain.from_iterable(unlike))
+    neighbours = [pair for pair in strongest if near & set(pair) and pair in correlations]
+    alike = [p for p in neighbours if p not in unlike and compare(p) > ALIKE]
     tiles = _tiles_to_blame(unlike, alike)
-    if len(unlike) > len(alike):
-        good = {tile for pair in alike if not set(pair) & set(tiles) for tile in pair}
-        fewest = min(FEWEST_EXPLAINED if reason else FEWEST_UNLIKE, len(strongest))
-        if len(unlike) >= fewest and (reason or len(tiles) >= len(good)):
-            return SkyCheck(_doubt(reason))
     return SkyCheck(tiles={tile: _blame(tile, unlike, load) for tile in tiles})
+
+
+def _doubt_all(
+    doubtful: Sequence[Pair],
+    correlations: Mapping[Pair, float],
+    load: LoadPreview,
+    compare: Callable[[Pair], float],
+) -> str:
+    """Return a line if most tiles are wrong; empty otherwise. The largest overlaps decide."""
+    judged = {pair: compare(pair) for pair in doubtful[:MOST_PAIRS]}
+    unlike = [pair for pair, value in judged.items() if value < UNLIKE]
+    uncorrelated = [pair for pair in doubtful if correlations[pair] < UNCORRELATED]
+    if len(uncorrelated) >= max(FEWEST_UNLIKE, MANY * len(correlations)) and (
+        reason := _explanation(uncorrelated, load, scene_correlation)
+    ):
+        return _doubt(reason)
+    # Gradients correlate as well, so the features of the other pairs are looked at now.
+    others = [pair for pair in correlations if correlations[pair] >= CORRELATED][:MOST_PAIRS]
+    judged |= {pair: compare(pair) for pair in others} if unlike else {}
+    alike = [pair for pair, value in judged.items() if value > ALIKE]
+    if len(unlike) <= len(alike):
+        return ""
+    reason = _explanation(unlike, load)
+    blamed = _tiles_to_blame(unlike, alike)
+    good = {tile for pair in alike if not set(pair) & set(blamed) for tile in pair}
+    fewest = min(FEWEST_EXPLAINED if reason else FEWEST_UNLIKE, len(correlations))
+    if len(unlike) < fewest or not (reason or len(blamed) >= len(good)):
+        return ""
+    return "" if not reason and _shows_detector(unlike, load) else _doubt(reason)
 
 
 def _has_result(record: PairRecord) -> bool:
@@ -104,9 +131,7 @@ def _correlation(record: PairRecord) -> float:
     return max((m.correlation for m in measured), default=0.0)
 
 
-def _tiles_to_blame(
-    unlike: Collection[tuple[int, int]], alike: Collection[tuple[int, int]]
-) -> list[int]:
+def _tiles_to_blame(unlike: Collection[Pair], alike: Collection[Pair]) -> list[int]:
     """Return the tiles with more unlike pairs than others, the worst first.
 
     Each is judged without its pairs with those before, which make it look bad.
@@ -133,38 +158,42 @@ def _doubt(reason: str) -> str:
     )
 
 
-def _blame(tile: int, unlike: Sequence[tuple[int, int]], load: LoadPreview) -> str:
-    reason = _explanation([pair for pair in unlike if tile in pair], {tile}, load)
+def _blame(tile: int, unlike: Sequence[Pair], load: LoadPreview) -> str:
+    reason = _explanation([pair for pair in unlike if tile in pair], load, tiles={tile})
     remedy = f"; they would if it were {reason}" if reason else ""
     return f"its overlaps do not show the same sky: its WCS or its orientation is wrong{remedy}"
 
 
-def _shows_detector(pairs: Sequence[tuple[int, int]], load: LoadPreview) -> bool:
+def _shows_detector(pairs: Sequence[Pair], load: LoadPreview) -> bool:
     """Whether the features are hot pixels, at the same place in both images."""
     tiles = [(load(i), load(j)) for i, j in pairs[:TRIAL_PAIRS]]
     return bool(np.median([likeness(i, on_one_detector(i, j)) for i, j in tiles]) > ALIKE)
 
 
 def _explanation(
-    pairs: Sequence[tuple[int, int]],
-    tiles: Collection[int],
+    pairs: Sequence[Pair],
     load: LoadPreview,
     agreement: Callable[[Preview, Preview], float] = likeness,
+    tiles: Collection[int] | None = None,
 ) -> str:
-    """Return the orientation of some tiles under which the pairs agree; empty if there is none."""
+    """Return the orientation under which pairs agree; empty if there is none.
+
+    `tiles` are turned, by default all.
+    """
     best, reason = EXPLAINED, ""
     for name, orientation in (*ORIENTATIONS.items(), (ROTATION, None)):
 
         @cache
         def turn(tile: int, orientation: object = orientation) -> Preview:
             preview = load(tile)
-            if tile not in tiles:
+            if tiles is not None and tile not in tiles:
                 return preview
             if orientation is None:
                 return turned(preview, unrotated(preview.jacobian))
             return turned(preview, preview.jacobian @ np.array(orientation))
 
-        typical = np.median([agreement(turn(i), turn(j)) for i, j in pairs[:TRIAL_PAIRS]])
-        if typical > best:
-            best, reason = float(typical), name
+        values = [agreement(turn(i), turn(j)) for i, j in pairs[:TRIAL_PAIRS]]
+        values = [value for value in values if not math.isnan(value)]
+        if 2 * len(values) > len(pairs[:TRIAL_PAIRS]) and np.median(values) > best:
+            best, reason = float(np.median(values)), name
     return reason

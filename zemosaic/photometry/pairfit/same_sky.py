@@ -47,13 +47,16 @@ def likeness(first: Preview, second: Preview) -> float:
     float
         Mean rank, from 0 to 1, of the values of one tile where the other is bright; the larger of
         both ways, because a trail is bright in one tile alone. About 0.5 for different skies,
-        close to 1 for the same. NaN without features in both tiles.
+        close to 1 for the same. NaN without features in both tiles. One channel decides: the
+        middle one, unless it has too few features.
     """
-    a, b = (_contrasts(preview, box) for preview, box in _overlap(first, second))
-    valid = np.isfinite(a) & np.isfinite(b)
-    ranks = [_mean_rank(a[c][valid[c]], b[c][valid[c]]) for c in range(len(a))]
-    ranks = [rank for rank in ranks if not math.isnan(rank)]
-    return float(np.mean(ranks)) if ranks else math.nan
+    channels = list(range(len(first.values)))
+    for channel in sorted(channels, key=lambda c: abs(c - len(channels) // 2)):
+        a, b = (_contrast(p, channel, box) for p, box in _overlap(first, second))
+        valid = np.isfinite(a) & np.isfinite(b)
+        if not math.isnan(rank := _mean_rank(a[valid], b[valid])):
+            return rank
+    return math.nan
 
 
 def scene_correlation(first: Preview, second: Preview) -> float:
@@ -61,7 +64,7 @@ def scene_correlation(first: Preview, second: Preview) -> float:
 
     It serves where a scene is smooth. NaN with too few common cells.
     """
-    x, y = (preview.values[box].astype(np.float64) for preview, box in _overlap(first, second))
+    x, y = (p.values[:, *box].astype(np.float64) for p, box in _overlap(first, second))
     correlations = []
     for a, b in zip(x, y, strict=True):
         valid = np.isfinite(a) & np.isfinite(b)
@@ -108,36 +111,33 @@ def unrotated(jacobian: np.ndarray) -> np.ndarray:
     return jacobian * np.array([[1.0, -1.0], [-1.0, 1.0]])
 
 
-def _overlap(first: Preview, second: Preview) -> list[tuple[Preview, tuple[slice, slice, slice]]]:
-    """Return both previews with the index of their common cells."""
+def _overlap(first: Preview, second: Preview) -> list[tuple[Preview, tuple[slice, slice]]]:
+    """Return both previews with the rows and columns of their common cells."""
     corners = [
         (p.x0, p.y0, p.x0 + p.values.shape[2], p.y0 + p.values.shape[1]) for p in (first, second)
     ]
-    left, top = np.max(corners, axis=0)[:2]
-    right, bottom = np.min(corners, axis=0)[2:]
-    columns, rows = (int(left), int(max(left, right))), (int(top), int(max(top, bottom)))
+    left, top = np.max(corners, axis=0)[:2].tolist()
+    right, bottom = np.min(corners, axis=0)[2:].tolist()
     return [
         (
             preview,
             (
-                slice(None),
-                slice(rows[0] - preview.y0, rows[1] - preview.y0),
-                slice(columns[0] - preview.x0, columns[1] - preview.x0),
+                slice(top - preview.y0, max(top, bottom) - preview.y0),
+                slice(left - preview.x0, max(left, right) - preview.x0),
             ),
         )
         for preview in (first, second)
     ]
 
 
-def _contrasts(preview: Preview, box: tuple[slice, slice, slice]) -> np.ndarray:
-    """Return ``(C, h, w)`` a part of a preview without background, in sigmas."""
-    values = preview.values[box].astype(np.float64)
+def _contrast(preview: Preview, channel: int, box: tuple[slice, slice]) -> np.ndarray:
+    """Return ``(h, w)`` a part of a channel without its background, in sigmas."""
+    values = preview.values[channel][box].astype(np.float64)
     valid = np.isfinite(values)
-    size = (1, BACKGROUND_CELLS, BACKGROUND_CELLS)
-    weight = uniform_filter(valid.astype(np.float64), size)
+    weight = uniform_filter(valid.astype(np.float64), BACKGROUND_CELLS)
     with np.errstate(all="ignore"):
-        background = uniform_filter(np.where(valid, values, 0.0), size) / weight
-        return (values - background) / np.sqrt(preview.variance[box])
+        background = uniform_filter(np.where(valid, values, 0.0), BACKGROUND_CELLS) / weight
+        return (values - background) / np.sqrt(preview.variance[channel][box])
 
 
 def _mean_rank(a: np.ndarray, b: np.ndarray) -> float:
