@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -183,16 +184,17 @@ def _explanation(
     best, reason = EXPLAINED, ""
     for name, orientation in (*ORIENTATIONS.items(), (ROTATION, None)):
 
-        @cache
-        def turn(tile: int, orientation: object = orientation) -> Preview:
-            preview = load(tile)
-            if tiles is not None and tile not in tiles:
-                return preview
-            if orientation is None:
-                return turned(preview, unrotated(preview.jacobian))
-            return turned(preview, preview.jacobian @ np.array(orientation))
+        def turn(pair: Pair, orientation: Any = orientation) -> Iterator[Preview]:
+            for tile, other in (pair, pair[::-1]):
+                preview = load(tile)
+                if tiles is not None and tile not in tiles:
+                    yield preview
+                elif orientation is None:
+                    yield turned(preview, unrotated(preview.jacobian), load(other))
+                else:
+                    yield turned(preview, preview.jacobian @ np.array(orientation), load(other))
 
-        values = [agreement(turn(i), turn(j)) for i, j in pairs[:TRIAL_PAIRS]]
+        values = [agreement(*turn(pair)) for pair in pairs[:TRIAL_PAIRS]]
         values = [value for value in values if not math.isnan(value)]
         if 2 * len(values) > len(pairs[:TRIAL_PAIRS]) and np.median(values) > best:
             best, reason = float(np.median(values)), name

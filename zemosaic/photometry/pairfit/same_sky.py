@@ -78,32 +78,36 @@ def scene_correlation(first: Preview, second: Preview) -> float:
     return float(np.mean(correlations)) if correlations else math.nan
 
 
-def turned(preview: Preview, jacobian: np.ndarray) -> Preview:
-    """Return a preview as if the tile lay about its centre with another Jacobian ``(2, 2)``."""
-    return _moved(preview, replace(preview, jacobian=jacobian))
+def turned(preview: Preview, jacobian: np.ndarray, other: Preview) -> Preview:
+    """Return the overlap with another preview as if the tile lay about its centre differently.
+
+    `jacobian` ``(2, 2)`` is that of the tile as it would lie.
+    """
+    return _moved(preview, replace(preview, jacobian=jacobian), other)
 
 
 def on_one_detector(first: Preview, second: Preview) -> Preview:
     """Return the second preview as if its pixels lay where those of the first lie.
 
-    Hot pixels and dust then agree, and the sky does not.
+    Hot pixels and dust then agree, and the sky does not. Only the overlap is returned.
     """
-    return _moved(second, first)
+    return _moved(second, first, second)
 
 
-def _moved(preview: Preview, place: Preview) -> Preview:
-    """Resample a preview so that its pixels lie where another tile has them."""
-    _, height, width = place.values.shape
-    v, u = np.mgrid[place.y0 : place.y0 + height, place.x0 : place.x0 + width]
-    offsets = np.stack([u, v]).reshape(2, -1) - place.centre[:, None]
+def _moved(preview: Preview, place: Preview, other: Preview) -> Preview:
+    """Resample a preview so that its pixels lie where those of `place` do, in an overlap."""
+    rows, columns = _overlap(place, other)[0][1]
+    x0, y0 = place.x0 + columns.start, place.y0 + rows.start
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    v, u = np.indices(shape).reshape(2, -1)
+    offsets = np.stack([u + x0, v + y0]) - place.centre[:, None]
     source = preview.jacobian @ np.linalg.inv(place.jacobian) @ offsets + preview.centre[:, None]
-    rows_columns = (source - [[preview.x0], [preview.y0]])[::-1].reshape(2, height, width)
-    layers = (
+    rows_columns = (source - [[preview.x0], [preview.y0]])[::-1].reshape(2, *shape)
+    values, variance = (
         np.stack([map_coordinates(layer, rows_columns, order=1, cval=np.nan) for layer in array])
         for array in (preview.values, preview.variance)
     )
-    values, variance = layers
-    return replace(preview, x0=place.x0, y0=place.y0, values=values, variance=variance)
+    return replace(preview, x0=x0, y0=y0, values=values, variance=variance)
 
 
 def unrotated(jacobian: np.ndarray) -> np.ndarray:
