@@ -102,7 +102,16 @@ SPOILED = {
     "cube of 7": (rewrite(lambda data, header: np.stack([data] * 7)), "choose another HDU"),
     "no WCS": (rewrite(lambda data, header: header.clear()), "no celestial WCS; solve the plate"),
     "projection": (cards(CTYPE1="RA---FOO"), "its WCS cannot be read .*; solve the plate again"),
-    "singular": (cards(PC1_1=0.0, PC1_2=0.0), "its WCS cannot be read .*; solve the plate again"),
+    "singular": (cards(PC1_1=0.0, PC1_2=0.0), "its WCS .* is singular.*; solve the plate again"),
+    "no scale": (cards(CDELT1=0.0), "matrix of its WCS .* is singular.*; solve the plate again"),
+    "infinite": (cards(PC1_1="inf"), "its PC1_1 is not a number; solve the plate again"),
+    "far away": (cards(CRVAL1=1e19), r"its CRVAL1 is 1e\+19, no position on the sky .*; solve the"),
+    "beyond the pole": (cards(CRVAL2=1e20), "reference value .* no position on the sky; solve the"),
+    "scale": (
+        cards(CDELT1=300.0, CDELT2=300.0),
+        "its pixels are 300 times as large as those of the others by its WCS; solve the plate",
+    ),
+    "all-sky": (cards(CDELT1=9999.0, CDELT2=9999.0), "spans .* cut out of an all-sky map"),
     "text for a number": (cards(CRVAL1="twelve"), "CRVAL1 is not a number; solve the plate again"),
     "all NaN": (rewrite(lambda data, header: data * np.nan), "has no valid pixel .*; leave it out"),
     "colours": (

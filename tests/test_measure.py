@@ -191,3 +191,22 @@ def test_scaling_a_tile_scales_the_line() -> None:
     assert tripled.gain == pytest.approx(3 * original.gain, rel=1e-5)
     assert tripled.offset == pytest.approx(3 * original.offset + 40, abs=0.05)
     assert tripled.gain_err == pytest.approx(3 * original.gain_err, rel=1e-3)
+
+
+@pytest.mark.parametrize("model", ["auto", "offset", "gain"])
+@pytest.mark.parametrize("exponents", [(-44, 38), (30, 38), (-44, -30)])
+def test_a_measurement_is_finite_or_rejected(exponents: tuple[int, int], model: str) -> None:
+    """Absurd values in half of a tile overflow sums, but no infinite number comes out."""
+    first, second = pair(3)
+    random = np.random.default_rng(2)
+    absurd = first.values.copy()
+    sign, exponent = random.choice([-1, 1], SHAPE), random.uniform(*exponents, SHAPE)
+    half = np.arange(SHAPE[0]) > SHAPE[0] // 2
+    with np.errstate(all="ignore"):
+        absurd[0, half] = (sign * 10.0**exponent)[half]
+        (line,) = measure_pair(replace(first, values=absurd), second, model)
+    if isinstance(line, PairMeasurement):
+        numbers = [line.gain, line.offset, line.x, line.y, line.level_err, line.u, line.v, line.rms]
+        assert np.isfinite([*numbers, line.correlation, *line.x_tilt, *line.y_tilt]).all()
+    else:
+        assert line.reason

@@ -17,7 +17,7 @@ from zemosaic.photometry._kernels.reference import resampling as spline
 from zemosaic.photometry.preview import binning, resampling
 from zemosaic.photometry.preview.binning import bin_tile
 from zemosaic.photometry.preview.block_summary import BlockStatistic
-from zemosaic.photometry.preview.grid import Box, Grid, make_grid, pixel_nodes
+from zemosaic.photometry.preview.grid import Box, Grid, make_grid, odd_scales, pixel_nodes
 from zemosaic.photometry.preview.noise import estimate_noise
 from zemosaic.photometry.preview.preview import SIDE, Preview, make_preview
 from zemosaic.photometry.preview.resampling import (
@@ -417,3 +417,23 @@ def test_a_weight_lowers_the_variance() -> None:
     ratio = weighted.variance / plain.variance
     right, left = np.nanmedian(ratio[..., :30]), np.nanmedian(ratio[..., -30:])
     assert max(right, left) / min(right, left) == pytest.approx(2, rel=0.1)
+
+
+def test_a_preview_beyond_memory_is_refused() -> None:
+    """A tile of as many cells as memory cannot hold fails before anything is allocated."""
+    small = tile_from_array(np.zeros((100, 100)), tangent_plane((100, 100)))
+    huge_shape = (100_000, 100_000)
+    pixels = np.broadcast_to(np.float32(0), huge_shape)
+    huge = tile_from_array(pixels, tangent_plane(huge_shape), name="huge.fits")
+    with pytest.raises(TileError, match=r"huge\.fits: is \d+ x \d+ times as large as a cell"):
+        make_preview(huge, make_grid([small, small, small]))
+
+
+@pytest.mark.parametrize(
+    ("factor", "odd"), [(20, False), (1 / 20, False), (60, True), (0.01, True)]
+)
+def test_scales_may_differ_within_reason(factor: float, odd: bool) -> None:
+    """Wide and narrow fields may be mixed; a scale far from all others is a mistake."""
+    tile = tile_from_array(np.zeros((100, 100)), tangent_plane((100, 100)))
+    tiles = dict(enumerate([tile, tile, replace(tile, name="odd", scale=factor * tile.scale)]))
+    assert list(odd_scales(tiles)) == [2] * odd

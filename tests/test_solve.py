@@ -477,3 +477,18 @@ def test_the_common_slope_is_that_of_most_tiles_of_each_component() -> None:
 
     for place in ((0.0, 0.0), (700.0, -300.0)):
         assert differences(solution, *place) == pytest.approx(differences(planes, *place), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gain", "x", "level_err"])
+def test_a_measurement_that_is_not_finite_counts_as_none(name: str) -> None:
+    """The solver takes no NaN and no infinity, as from an earlier version's journal."""
+    truth = Truth(3, 5)
+    pairs = truth.pairs(1.0)
+    good, rejected = pairs[4][0], [*pairs[:4], [Rejected("overflow")], *pairs[5:]]
+    assert isinstance(good, PairMeasurement)
+    expected = solve(truth.i, truth.j, rejected, truth.sky)
+    for value in (float("nan"), float("inf")):
+        pairs[4] = [replace(good, **{name: value})]
+        solution = solve(truth.i, truth.j, pairs, truth.sky)
+        assert np.array_equal(solution.gain, expected.gain)
+        assert np.array_equal(solution.offset, expected.offset)

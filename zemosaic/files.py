@@ -1,11 +1,13 @@
-"""Files that appear whole or not at all, and their names."""
+"""Files that appear whole or not at all, their names, and files given more than once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import UserError
 
 
 @contextmanager
@@ -64,3 +66,13 @@ def _differing_parts(paths: Sequence[Path]) -> list[tuple[str, ...]]:
             folders = [folder[1:] for folder in folders]
         folders = [folder[::-1] for folder in folders]
     return folders
+
+
+def require_different(paths: Iterable[str | os.PathLike[str]]) -> None:
+    """Raise `UserError` if a file is given twice: it would count twice, as its own neighbour."""
+    seen = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise UserError(f"{os.fspath(path)}: is given twice; give each tile once")
+        seen.add(real)

@@ -16,6 +16,7 @@ import click
 
 from ..errors import UserError
 from ..runtime import stacks
+from ..runtime.library_messages import collect_library_messages
 from .output import Output
 
 SOLVED, INCOMPLETE, BAD_INPUT, NO_SOLUTION, INTERRUPTED = 0, 1, 2, 3, 130
@@ -48,7 +49,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     A mistake of the user is reported as one line on standard error.
     """
     output = Output()
-    code = _run(arguments, output)
+    with collect_library_messages() as messages:
+        code = _run(arguments, output)
+    output.library_messages(messages)
     output.finish(code)
     return code
 

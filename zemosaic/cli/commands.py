@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..files import require_different
 from ..pipeline import PRELOAD
+from ..runtime.library_messages import collect_library_messages
 from ..settings import Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
@@ -139,6 +141,7 @@ def intertile(
     Solves gain and offset of each tile so that the overlaps agree. All chips of a file are tiles;
     file.fits[SCI,2] is one of them.
     """
+    require_different(tiles)
     run = {name: options.pop(name) for name in ("pool", "otlp", "live", "resume", "report")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
@@ -150,7 +153,9 @@ def intertile(
         from ..photometry.mosaic import write_mosaic
 
         usable = {k: tile for k, tile in solution.tiles.items() if k not in solution.failed}
-        write_mosaic([(tile, solution.correction(k)) for k, tile in usable.items()], mosaic)
+        with collect_library_messages() as messages:
+            write_mosaic([(tile, solution.correction(k)) for k, tile in usable.items()], mosaic)
+        output.library_messages(messages)
         output.line(f"mosaic       {mosaic}")
         output.facts["mosaic"] = str(mosaic)
     return code
@@ -182,6 +187,7 @@ def _exit_code(output: Output, solution: PhaseSolution) -> int:
         return output.error(message, NO_SOLUTION)
     outcomes = {record.outcome for record in solution.records}
     complete = not solution.failed and outcomes <= {"measured", "rejected"}
+    complete &= not solution.sky_check.doubt
     return SOLVED if complete else INCOMPLETE
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import click
+
+from ..runtime.library_messages import LibraryMessage
 
 
 @dataclass
@@ -34,6 +37,12 @@ class Output:
         """Print a line of the results."""
         if not self.quiet:
             click.echo(text, err=self.as_json)
+
+    def library_messages(self, messages: Iterable[LibraryMessage]) -> None:
+        """Print messages of libraries, one of each kind, if everything is to be printed."""
+        if self.verbose:
+            for message in {message.kind: message for message in messages}.values():
+                click.echo(str(message), err=True)
 
     def error(self, message: str, code: int) -> int:
         """Print an error in one line, and return the exit code."""

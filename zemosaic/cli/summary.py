@@ -25,6 +25,7 @@ def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         },
         "groups": solution.groups,
         "pairs": {"overlaps": solution.candidates, "total": len(solution.records), **outcomes},
+        "doubt": solution.sky_check.doubt,
         "model": solution.settings.model,
         "rms": solution.rms,
         "seconds": {name: round(value, 3) for name, value in stage_seconds.items()},
@@ -43,6 +44,7 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
         + (f": {counts}" if counts else ""),
         f"model        {solution.model_line()}",
+        *([f"doubt        {solution.sky_check.doubt}"] if solution.sky_check.doubt else []),
         *(
             f"suspect      {solution.names[index]}: {solution.why_suspect(index)}"
             for index in solution.suspects

@@ -47,7 +47,7 @@ class Console(Observer):
     quiet : bool
         Print warnings and errors only.
     verbose : bool
-        Print a line for every job, and whole stacks.
+        Print a line for every job, whole stacks, and the messages of libraries.
     clock : callable
         Return a monotonic time in seconds.
     """
@@ -63,6 +63,9 @@ class Console(Observer):
     ) -> None:
         self._terminal, self._folder, self._clock = terminal, folder, clock
         self._quiet, self._verbose = quiet, verbose
+        self._lowest_level = logging.INFO
+        if quiet or verbose:
+            self._lowest_level = logging.WARNING if quiet else logging.DEBUG
         self._bar: Progress | None = None
         self._rate: ProgressRate | None = None
         self._last_line = 0.0  # time of the last line of progress
@@ -167,7 +170,7 @@ class Console(Observer):
             self._bar = None
 
     def _print(self, level: int, message: str) -> None:
-        if level < (logging.WARNING if self._quiet else logging.INFO):
+        if level < self._lowest_level:
             return
         now = time.strftime("%H:%M:%S")
         text = f"{now} " + message.replace("\n", f"\n{now} ")

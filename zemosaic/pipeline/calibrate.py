@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import require_different
 from ..runtime import stacks
 from ..runtime.events import FanOut, JobError, Note, Observer, RunEnded, RunStarted
 from ..runtime.inflight import Inflight
@@ -84,7 +85,7 @@ def calibrate(
     NoSolution
         Fewer than two tiles were given or could be read.
     UserError
-        A setting is invalid.
+        A setting is invalid, or a file is given twice.
     """
     if observers is None:
         from ..observe.telemetry import Telemetry
@@ -92,6 +93,7 @@ def calibrate(
         observers = [Telemetry()]
     settings = settings or Settings()
     tiles = list(tiles)
+    require_different(tile for tile in tiles if isinstance(tile, (str, os.PathLike)))
     if isinstance(settings.anchor, int) and not 0 <= settings.anchor < len(tiles):
         raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(tiles) - 1}")
     workers = make_pool(pool, settings.workers, PRELOAD)

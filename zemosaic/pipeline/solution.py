@@ -13,6 +13,7 @@ from ..photometry.solver.solve import Solution
 from ..photometry.tiles.tile import Tile
 from ..settings import Settings
 from .records import PairRecord
+from .same_sky import SkyCheck
 
 # Typical difference of the gains of a pair, and in standard errors, from which on a model that
 # holds the gains does not fit.
@@ -38,6 +39,8 @@ class PhaseSolution(Solution):
         Number of overlapping pairs before pruning.
     tiles : dict
         The tiles whose headers could be read, by index.
+    sky_check : SkyCheck
+        Overlaps that do not show the same sky.
     unit : str
         Unit of the levels: the BUNIT that all tiles share, "adu" if they have none, and empty if
         they have different ones.
@@ -49,6 +52,7 @@ class PhaseSolution(Solution):
     records: tuple[PairRecord, ...]
     candidates: int
     tiles: dict[int, Tile] = field(default_factory=dict)
+    sky_check: SkyCheck = field(default_factory=SkyCheck)
     unit: str = "adu"
 
     @property
@@ -75,6 +79,8 @@ class PhaseSolution(Solution):
 
     def why_suspect(self, tile: int) -> str:
         """Return the reason why a tile is suspect, in a few words."""
+        if tile in self.sky_check.tiles:
+            return self.sky_check.tiles[tile]
         if self.misplaced[tile].any():
             # The measured shift is too small beyond half a cell.
             shift = np.nan_to_num(self.shift[tile]).max()
@@ -141,6 +147,14 @@ class PhaseSolution(Solution):
         chi2 = self.plane_chi2[chosen]
         chi2 = chi2[np.isfinite(chi2)]
         if not len(chi2):
+            measured = [
+                line
+                for record in self.records
+                for line in record.measurements
+                if isinstance(line, PairMeasurement)
+            ]
+            if measured and not any(np.isfinite(line.tilt_cov).all() for line in measured):
+                return "overlaps too small to tell"
             return "too few pairs to tell"
         reason = f"median plane chi² of the pairs {np.median(chi2):.1f}, {NOISE_CHI2} for noise"
         ratio = np.nan_to_num(self.plane_ratio[chosen]).max()

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import NoSolution
 from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
+from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.solver.solve import Solution
@@ -32,6 +33,7 @@ from .records import (
     summarize_pair,
 )
 from .run_context import RunContext
+from .same_sky import SkyCheck, check_same_sky
 from .scan_stage import scan_tiles
 from .solution import PhaseSolution
 from .tasks import TileLike, cache_key, measure, preview_path
@@ -71,23 +73,44 @@ def run_stages(
     records = _measure_pairs(context, graph, names, prepared)
     ties = tie_tiles(context, len(names), {k: scanned[k].tile for k in prepared.previews})
     with context.stage("solve") as attributes:
+        sky_check = _check_same_sky(context, records)
+        solved = _solve(context, graph, corners, records, prepared, anchor, ties)
+        solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
-            **vars(_solve(context, graph, corners, records, prepared, anchor, ties)),
+            **vars(solved),
             settings=context.settings,
             names=names,
             failed=failed,
             records=records,
             candidates=len(candidates.i),
             tiles={index: entry.tile for index, entry in scanned.items()},
+            sky_check=sky_check,
             unit=_common_unit(context, [scanned[index].tile for index in prepared.previews]),
         )
         attributes["solve.components"] = solution.groups
         attributes["solve.rms"] = solution.rms
+    if sky_check.doubt:
+        context.note(logging.ERROR, sky_check.doubt)
     _warn_about_unmatched_tiles(context, solution)
     if apply_to is None:
         return solution
     not_written = write_corrected_tiles(context, tiles, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
+
+
+def _check_same_sky(context: RunContext, records: Sequence[PairRecord]) -> SkyCheck:
+    def load(index: int) -> Preview:
+        return Preview.load(preview_path(context.previews, index))
+
+    try:
+        return check_same_sky(records, load)
+    except (OSError, ValueError) as error:
+        context.note(
+            logging.WARNING,
+            f"{context.previews}: cannot be read again ({error}); whether the overlaps show the "
+            "same sky was not checked",
+        )
+        return SkyCheck()
 
 
 def _common_unit(context: RunContext, tiles: Sequence[Tile]) -> str:

@@ -181,6 +181,11 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
         return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *masked)
 
 
+def refuse(reason: str) -> None:
+    """Raise the error of a tile that cannot be used beside the others."""
+    raise TileError(reason)
+
+
 def measure(first: str, second: str, model: str, run_ns: int) -> tuple[Measurement, ...]:
     """Measure a pair.
 

@@ -15,16 +15,17 @@ import numpy as np
 
 from ..files import output_names
 from ..photometry.apply import write_corrected
-from ..photometry.preview.grid import make_grid
+from ..photometry.preview.grid import make_grid, odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
+from ..photometry.tiles.tile import Tile
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job, Outcome
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .tables import run_name
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, tile_path
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, tile_path
 
 #: Share of a tile from which on its mask is suspicious.
 MOST_MASKED = 0.5
@@ -49,12 +50,17 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     if not scanned:
         return PreparedTiles({}, {}, {})
     tiles = {index: entry.tile for index, entry in scanned.items()}
-    grid = make_grid(list(tiles.values()), context.settings.block)
+    odd = odd_scales(tiles)
+    comparable = [tile for index, tile in tiles.items() if index not in odd]
+    grid = make_grid(comparable or list(tiles.values()), context.settings.block)
     channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
     keys = {
-        index: cache_key(entry.file_key, grid, channels) if entry.file_key else ""
+        index: cache_key(entry.file_key, grid, channels)
+        if entry.file_key and index not in odd
+        else ""
         for index, entry in scanned.items()
     }
+    _note_bayer_frames(context, tiles)
     context.previews.mkdir(parents=True, exist_ok=True)
     thumb = 0
     if context.run_folder is not None:
@@ -64,6 +70,8 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     def job(number: int, index: int) -> Job:
         tile, path = tiles[index], preview_path(context.previews, index)
         attributes = _tile_attributes(index, tile.name)
+        if index in odd:
+            return Job(number, refuse, (odd[index],), attributes)
         return Job(number, prepare, (tile, channels, grid, path, thumb), attributes, keys[index])
 
     jobs = (job(number, k) for number, k in enumerate(tiles, 1) if k not in restored)
@@ -78,6 +86,16 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     _report_masks(context, {tiles[index].name: tile for index, tile in prepared.items()})
     previews = {index: prepared[index].preview for index in sorted(prepared)}
     return PreparedTiles(previews, keys, failed)
+
+
+def _note_bayer_frames(context: RunContext, tiles: Mapping[int, Tile]) -> None:
+    frames = [tile for tile in tiles.values() if tile.bayer]
+    if frames:
+        context.note(
+            logging.WARNING,
+            f"{len(frames)} of the tiles are undebayered, as {frames[0].path} (pattern "
+            f"{frames[0].bayer}): one gain for a mixture of the colours; debayer them first",
+        )
 
 
 def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, PreparedTile]:

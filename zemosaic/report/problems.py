@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from ..observe.autopsy_text import describe_job, resume_command
 from ..observe.progress import FAILED_OUTCOMES, job_name
+from ..runtime.events import Note
 from .data import RunData
 
 MAX_LISTED = 50  # problems in the list; the tables have all tiles and pairs
@@ -35,6 +37,12 @@ def find_problems(run: RunData) -> list[Problem]:
     if omitted > 0:
         problems[MAX_LISTED:] = [Problem(f"and {omitted} more", warning=True)]
     return problems
+
+
+def _errors(run: RunData) -> Iterator[Problem]:
+    for event in run.autopsy.record.events:
+        if isinstance(event, Note) and event.level >= logging.ERROR:
+            yield Problem(event.message)
 
 
 def _failed_tiles(run: RunData) -> Iterator[Problem]:
@@ -99,6 +107,7 @@ def _separate_groups(run: RunData) -> Iterator[Problem]:
 
 #: In the order of the list.
 RULES: tuple[Callable[[RunData], Iterator[Problem]], ...] = (
+    _errors,
     _failed_tiles,
     _failed_pairs,
     _unfinished_jobs,

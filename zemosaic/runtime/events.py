@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .library_messages import LibraryMessage
+
 logger = logging.getLogger(__name__)
 
 #: Outcomes of a job: a usable or an unusable value, an exception, a time-out, a dead worker.
@@ -266,6 +268,14 @@ class FanOut:
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         self._observers = list(observers)
+        self._noted: set[str] = set()
+
+    def note_once(self, message: LibraryMessage) -> None:
+        """Log a message of a library, and pass it to the observers, once per kind."""
+        if message.kind not in self._noted:
+            self._noted.add(message.kind)
+            logger.info("%s", message)
+            self.dispatch(Note(level=logging.DEBUG, message=str(message)))
 
     def dispatch(self, *events: Event) -> None:
         """Pass simultaneous events to all observers."""

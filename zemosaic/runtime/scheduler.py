@@ -208,6 +208,8 @@ class _Loop:
                 outcome = Outcome(job, "measured", own_result.value)
                 self.batcher.add_duration((own_result.ended_ns - own_result.started_ns) / 1e9)
             ended.append(self.outcomes.record(batch, outcome, own_result))
+            for message in own_result.messages:
+                self.observers.note_once(message)
         self._report_ended(ended, now)
 
     def _fail_current(self, batch: Batch, row: Row | None, failure: Failure, now: float) -> None:

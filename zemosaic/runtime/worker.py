@@ -12,6 +12,7 @@ from typing import Any
 
 from .events import JobError
 from .inflight import Slot
+from .library_messages import LibraryMessage, collect_library_messages
 
 _local = threading.local()
 
@@ -32,6 +33,8 @@ class TaskResult:
         Process of the worker.
     step_times : dict
         Seconds spent in each step (see `timed_step`).
+    messages : tuple of LibraryMessage
+        Warnings and log records of libraries.
     """
 
     value: Any
@@ -40,6 +43,7 @@ class TaskResult:
     ended_ns: int
     pid: int
     step_times: dict[str, float] = field(default_factory=dict)
+    messages: tuple[LibraryMessage, ...] = ()
 
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
@@ -49,13 +53,16 @@ def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
     value, error = None, None
     started_ns = time.time_ns()
     clock_ns = time.perf_counter_ns()
-    try:
-        value = function(*args)
-    except BaseException as raised:  # noqa: BLE001 - SystemExit must not end a worker either
-        error = JobError.of(raised)
+    with collect_library_messages() as messages:
+        try:
+            value = function(*args)
+        except BaseException as raised:  # noqa: BLE001 - SystemExit must not end a worker either
+            error = JobError.of(raised)
     # The duration comes from a monotonic clock, so no span ends before it starts.
     ended_ns = started_ns + time.perf_counter_ns() - clock_ns
-    return TaskResult(value, error, started_ns, ended_ns, os.getpid(), step_times)
+    return TaskResult(
+        value, error, started_ns, ended_ns, os.getpid(), step_times, tuple(dict.fromkeys(messages))
+    )
 
 
 def run_in_slot(slot: Slot, index: int, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -14,6 +14,7 @@ from multiprocessing.reduction import ForkingPickler
 
 from . import stacks
 from .events import JobError
+from .library_messages import collect_library_messages
 from .worker import TaskResult, run_task
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
@@ -44,7 +45,8 @@ def _run_pickled(task: bytes) -> bytes:
     """Run a pickled task; return its pickled result, or the error of pickling or unpickling."""
     result = TaskResult(None, None, 0, 0, os.getpid())
     try:
-        function, args = pickle.loads(task)
+        with collect_library_messages():  # astropy reads a header again; its scan has the messages
+            function, args = pickle.loads(task)
         result = run_task(function, args)
         return bytes(ForkingPickler.dumps(result))
     except Exception as error:  # noqa: BLE001 - pickling may raise anything

@@ -60,12 +60,17 @@ def write_corrected(
     Raises
     ------
     TileError
-        A tile is an array, two tiles are the same image, the file would replace that of the
-        tiles, or it cannot be read or written.
+        A tile is an array or asinh-compressed, two tiles are the same image, the file would
+        replace that of the tiles, or it cannot be read or written.
     """
     path = tiles[0][0].path
     if path is None:
         raise TileError(f"{tiles[0][0].name}: is an array, not a file; use correct()")
+    if any(tile.asinh for tile, _ in tiles):
+        raise TileError(
+            f"{path}: its pixels are asinh-compressed (BSOFTEN), and a correction would not keep "
+            "that; convert it to linear values first"
+        )
     target = folder / (name or path.name)
     if target.exists() and target.samefile(path):
         raise TileError(f"{path}: would be overwritten; choose another folder for --apply")

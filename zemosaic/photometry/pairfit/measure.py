@@ -83,6 +83,11 @@ MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
 NEAR_ORIGIN = 3.0  # scatters of the cells: a lower sky does not show its gain
 FEW_COLUMNS = 4  # of the design of a small overlap: no plane
+# Fields that every measurement has; the others may be NaN, but not infinite.
+REQUIRED = (
+    "gain", "offset", "x", "y", "level_err", "u", "v", "x_tilt", "y_tilt", "tilt_cov", "rms",
+    "correlation",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -181,10 +186,27 @@ def measure_pair(
         return (Rejected("no common cells"),) * len(first.values)
     corner = max(first.x0, second.x0), max(first.y0, second.y0)
     return tuple(
-        in_adu(measurement, first.exponent)
+        require_finite(in_adu(measurement, first.exponent))
         for samples in channels
         for measurement in _measure_channels(samples, model, corner)
     )
+
+
+def require_finite(measurement: Measurement) -> Measurement:
+    """Return a measurement, or reject it if a number in it is not finite.
+
+    Values that one tile cannot hold beside the others, as after a broken copy, overflow.
+    """
+    if isinstance(measurement, Rejected):
+        return measurement
+    numbers = vars(measurement).copy()
+    if numbers["tilt_cov"] == NO_TILTS.covariance:
+        del numbers["tilt_cov"]
+    for name, value in numbers.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if math.isinf(number) or (math.isnan(number) and name in REQUIRED):
+                return Rejected(f"the values overflow (its {name} is {number})")
+    return measurement
 
 
 def in_adu(measurement: Measurement, exponent: int) -> Measurement:

@@ -9,6 +9,7 @@ import numpy as np
 from .._kernels.block_sums import block_sum
 from ..tiles.blanks import Survey
 from ..tiles.tile import Tile
+from .damage import DamageSearch, drop_absurd_bins
 from .saturation import drop_saturated
 
 #: Pixels of a strip, 1 MiB.
@@ -16,7 +17,11 @@ STRIP_PIXELS = 1 << 18
 
 
 def bin_tile(
-    tile: Tile, side: int, blank: np.ndarray | None = None, survey: Survey | None = None
+    tile: Tile,
+    side: int,
+    blank: np.ndarray | None = None,
+    survey: Survey | None = None,
+    damage: DamageSearch | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Read a tile and average it in bins; saturated pixels are invalid.
 
@@ -30,6 +35,8 @@ def bin_tile(
         ``(H, W)`` bool: pixels that are invalid as well.
     survey : Survey or None
         To be filled with the strips of the tile.
+    damage : DamageSearch or None
+        Searches the strips without blank pixels.
 
     Returns
     -------
@@ -42,7 +49,8 @@ def bin_tile(
     shape = (tile.channels + tile.has_weights, height // side, width // side)
     means, valid_fraction = np.empty(shape, dtype=np.float32), None
     strip_bins = max(1, STRIP_PIXELS // (tile.channels * width * side))
-    for number, strip in enumerate(_read_layers(tile, strip_bins * side, blank, survey)):
+    layers = _read_layers(tile, strip_bins * side, blank, survey, damage)
+    for number, strip in enumerate(layers):
         rows = slice(number * strip_bins, (number + 1) * strip_bins)
         means[:, rows], fraction = bin_strip(strip, side)
         if fraction is not None:
@@ -50,12 +58,17 @@ def bin_tile(
                 valid_fraction = np.ones(shape, dtype=np.float32)
             valid_fraction[:, rows] = fraction
     if tile.has_weights:
-        means[-1] /= np.median(means[-1][means[-1] > 0])
-    return means, valid_fraction
+        positive = means[-1][means[-1] > 0]
+        means[-1] /= np.median(positive) if len(positive) else 1.0
+    return means, drop_absurd_bins(means, valid_fraction)
 
 
 def _read_layers(
-    tile: Tile, rows: int, blank: np.ndarray | None, survey: Survey | None
+    tile: Tile,
+    rows: int,
+    blank: np.ndarray | None,
+    survey: Survey | None,
+    damage: DamageSearch | None,
 ) -> Iterator[np.ndarray]:
     """Yield strips of the channels without saturated pixels and of the relative weights."""
     highest = np.full(tile.channels, -np.inf)
@@ -67,6 +80,8 @@ def _read_layers(
             survey.add(strip)
         if blank is not None:
             strip[:, blank[top:bottom]] = np.nan
+        if damage is not None:
+            damage.add(strip)
         drop_saturated(strip, highest)
         yield layers
         top = bottom

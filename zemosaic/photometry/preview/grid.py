@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +25,10 @@ MIN_CELLS = 32
 MAX_CELLS = 1024
 #: Radius of a mosaic in degrees, up to which a tangent plane is used.
 MAX_TANGENT_RADIUS = 30.0
+#: Ratio of the pixel scales of a tile and of the typical one, beyond which its WCS is wrong.
+MAX_SCALE_RATIO = 50.0
+#: Cells of a preview, all channels together: about 2 GB while it is made.
+MAX_PREVIEW_CELLS = 1 << 25
 #: Points along each side of a tile that determine its extent on the grid.
 POINTS_PER_SIDE = 16
 
@@ -79,6 +86,34 @@ class Box(NamedTuple):
     height: int
 
 
+def odd_scales(tiles: Mapping[int, Tile]) -> dict[int, str]:
+    """Find the tiles whose pixels are too large or too small beside those of the others.
+
+    Parameters
+    ----------
+    tiles : Mapping
+        Tiles by index.
+
+    Returns
+    -------
+    dict
+        The reason, in one line, by index.
+    """
+    if not tiles:
+        return {}
+    logs = {index: math.log(tile.scale) for index, tile in tiles.items()}
+    typical = statistics.median(logs.values())
+    reasons = {}
+    for index, log in logs.items():
+        if abs(log - typical) > math.log(MAX_SCALE_RATIO):
+            tile, ratio = tiles[index], math.exp(log - typical)
+            reasons[index] = (
+                f"{tile.path or tile.name}: its pixels are {ratio:.3g} times as large as those of "
+                "the others by its WCS; solve the plate again"
+            )
+    return reasons
+
+
 def make_grid(tiles: list[Tile], cell_pixels: int = 0) -> Grid:
     """Choose the grid for a mosaic, centred on its tiles.
 
@@ -124,9 +159,16 @@ def tile_box(tile: Tile, grid: Grid) -> Box:
     cells = grid.wcs.wcs_world2pix(sky, 0)
     if not np.isfinite(cells).all():
         raise TileError(f"{tile.name}: part of it lies off the sky; crop it")
-    x0, y0 = np.floor(cells.min(axis=0)).astype(int)
-    x1, y1 = np.ceil(cells.max(axis=0)).astype(int)
-    return Box(int(x0), int(y0), int(x1 - x0 + 1), int(y1 - y0 + 1))
+    x0, y0 = (int(corner) for corner in np.floor(cells.min(axis=0)))
+    x1, y1 = (int(corner) for corner in np.ceil(cells.max(axis=0)))
+    box = Box(x0, y0, x1 - x0 + 1, y1 - y0 + 1)
+    if box.width * box.height * tile.channels > MAX_PREVIEW_CELLS:
+        raise TileError(
+            f"{tile.path or tile.name}: is {box.width} x {box.height} times as large as a cell of "
+            "the grid that the others need; leave it out, or solve the plate again if its scale "
+            "is wrong"
+        )
+    return box
 
 
 def tile_centre(tile: Tile, grid: Grid) -> tuple[np.ndarray, np.ndarray]:

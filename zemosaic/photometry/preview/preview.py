@@ -20,6 +20,7 @@ from ..tiles.tile import Tile
 from .binary_unit import binary_exponent, scale_exactly
 from .binning import bin_tile
 from .block_summary import block_summary
+from .damage import DamageSearch
 from .grid import Grid, pixel_nodes, tile_box, tile_centre
 from .noise import estimate_noise
 from .resampling import Samples, local_contrast, sample
@@ -160,13 +161,13 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     TileError
         The tile cannot be read or has no valid pixel.
     """
+    box = tile_box(tile, grid)  # refuses a preview that memory cannot hold
     bin_side = max(1, min(round(grid.bin_scale / tile.scale), *tile.shape))
     means, valid_fraction, blanks = _bin_data(tile, bin_side)
     channels = means[: tile.channels]
     exponent = binary_exponent(channels)
     channels[:] = scale_exactly(channels, -exponent)
     noise = np.array([estimate_noise(channel) for channel in channels], dtype=np.float32)
-    box = tile_box(tile, grid)
     nodes = (pixel_nodes(tile, grid, box) + 0.5) / bin_side - 0.5
     samples = sample(means, valid_fraction, nodes, (box.height, box.width))
     values = samples.values[: tile.channels]
@@ -183,11 +184,13 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
 
 def _bin_data(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None, Blanks | None]:
     """Return means and valid fractions of the bins as of `bin_tile`, and the blanks left out."""
-    survey = Survey(tile.shape[0])
-    means, valid_fraction = bin_tile(tile, side, survey=survey)
+    survey, damage = Survey(tile.shape[0]), DamageSearch()
+    means, valid_fraction = bin_tile(tile, side, survey=survey, damage=damage)
     blanks = find_blanks(tile, survey)
     if blanks is not None:
-        means, valid_fraction = bin_tile(tile, side, blanks.grown())
+        damage = DamageSearch()
+        means, valid_fraction = bin_tile(tile, side, blanks.grown(), damage=damage)
+    damage.require_none(str(tile.path or tile.name))
     return means, valid_fraction, blanks
 
 

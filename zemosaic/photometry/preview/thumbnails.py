@@ -24,7 +24,8 @@ def thumb_factor(corners: np.ndarray, grid: Grid) -> int:
         The grid of the previews.
     """
     cells = grid.wcs.wcs_world2pix(corners.reshape(-1, 2), 0)
-    return max(1, int(np.ceil(np.nanmax(np.ptp(cells, axis=0)) / SCREEN)))
+    cells = cells[np.isfinite(cells).all(axis=1)]  # not all lie on a tangent plane
+    return max(1, int(np.ceil(np.ptp(cells, axis=0).max() / SCREEN))) if len(cells) else 1
 
 
 def thumbnail(preview: Preview, factor: int) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
+from typing import TypeGuard
 
 import numpy as np
 
@@ -192,8 +194,8 @@ class Channel:
         ties: Ties | None = None,
     ) -> Channel:
         """Collect the measurements of all pairs ``(i, j)``; see `solve`."""
-        lines = [line for line in measurements if isinstance(line, PairMeasurement)]
-        measured = np.array([isinstance(m, PairMeasurement) for m in measurements], dtype=bool)
+        lines = [line for line in measurements if _is_measured(line)]
+        measured = np.array([_is_measured(line) for line in measurements], dtype=bool)
         pairs = ChannelPairs.of(
             np.asarray(i)[measured], np.asarray(j)[measured], lines, repetition[measured]
         )
@@ -224,6 +226,13 @@ class Channel:
     def offsets_are_free(self) -> bool:
         """Whether the model has offsets other than 0."""
         return self.model != "gain"
+
+
+def _is_measured(line: Measurement) -> TypeGuard[PairMeasurement]:
+    """Whether a channel of a pair has a measurement, of finite numbers."""
+    return isinstance(line, PairMeasurement) and math.isfinite(
+        line.gain + line.x + line.y + line.level_err
+    )
 
 
 def spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -17,10 +17,15 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from ...errors import UserError
+from .encodings import AsinhScale
 from .file_options import HduKey
+from .foreign_formats import foreign_format
 
 #: Reads a part of an image: ``read_pixels(key)`` equals ``image.data[key]``.
 PixelReader = Callable[[tuple[slice, ...]], np.ndarray]
+
+#: HDUs whose pixels stand in the file as they are.
+PLAIN_HDUS = fits.PrimaryHDU, fits.ImageHDU
 
 # warnings.catch_warnings is not thread-safe before Python 3.14, and threads open tiles.
 _WARNINGS_LOCK = threading.Lock()
@@ -51,6 +56,8 @@ def name_read_errors(path: Path) -> Iterator[None]:
     except (TileError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - gzip, zip, cfitsio and astropy raise their own
+        if words := foreign_format(path):
+            raise TileError(f"{path}: is {words}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TileError(
             f"{path}: cannot be read as FITS ({reason}); copy it again or recreate it"
@@ -59,9 +66,10 @@ def name_read_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def ignore_astropy_warnings() -> Iterator[None]:
-    """Suppress astropy's warnings about headers that other programs wrote."""
+    """Suppress astropy's warnings about headers that other programs wrote, or have them logged."""
     with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", AstropyWarning)
+        logged = getattr(warnings.showwarning, "collects", False)
+        warnings.simplefilter("always" if logged else "ignore", AstropyWarning)
         yield
 
 
@@ -97,13 +105,42 @@ def get_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
         raise TileError(f"{path}: has no HDU {key}; it has {available}") from None
 
 
+def require_complete(image: Any, path: Path) -> None:
+    """Raise `TileError` if an uncompressed file ends before the last pixel of an image HDU."""
+    info = image.fileinfo()
+    if type(image) not in PLAIN_HDUS or info["file"].compression is not None:
+        return
+    end, length = info["datLoc"] + image.size, path.stat().st_size
+    if end > length:
+        raise TileError(
+            f"{path}: cannot be read as FITS (it has {length} of {end} bytes); copy it again or "
+            "recreate it"
+        )
+
+
 def pixel_reader(image: Any, path: Path) -> PixelReader:
-    """Return a function that reads parts of an image HDU, scaled by BSCALE and BZERO.
+    """Return a function that reads parts of an image HDU as linear values.
+
+    They are scaled by BSCALE and BZERO, and freed from asinh compression (`AsinhScale`).
 
     Plain images are read part by part. Compressed data is decompressed once as a whole, because
     each part of a ``.fits.gz`` would have to be decompressed from the start.
     """
-    plain = type(image) in (fits.PrimaryHDU, fits.ImageHDU)
+    read = _stored_reader(image, path)
+    scale = asinh_scale(image, path)
+    return read if scale is None else lambda key: scale.linearize(read(key))
+
+
+def asinh_scale(image: Any, path: Path) -> AsinhScale | None:
+    """Return the asinh compression of an image HDU, None for linear pixels."""
+    try:
+        return AsinhScale.of(image.header)
+    except ValueError as error:
+        raise TileError(f"{path}: {error}, so its pixels are unknown; mend its header") from None
+
+
+def _stored_reader(image: Any, path: Path) -> PixelReader:
+    plain = type(image) in PLAIN_HDUS
     if plain and image.size and image.fileinfo()["file"].compression is None:
         return image.section.__getitem__
     data = image.data

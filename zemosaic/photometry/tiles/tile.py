@@ -33,6 +33,8 @@ from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameter
 
 #: Points along each side of a tile at which a WCS rebuilt from its parameters is compared.
 POINTS_PER_SIDE = 8
+#: Degrees along a side of a tile; its corners do not describe a larger one.
+LARGEST_EXTENT = 180.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,10 @@ class Tile:
         How the file is read; its HDUs are numbers.
     unit : str
         Unit of the pixels (BUNIT), empty if the file does not give it.
+    bayer : str
+        Colour filter pattern of an undebayered image, else empty.
+    asinh : bool
+        Whether the file holds asinh-compressed pixels, which are linearized on reading.
     wcs_parameters : dict or None
         The WCS as returned by `wcs_parameters`; None if its parameters do not suffice.
     array_wcs : astropy.wcs.WCS or None
@@ -96,6 +102,8 @@ class Tile:
     weight: np.ndarray | None = None
     options: FileOptions = field(default_factory=FileOptions)
     unit: str = ""
+    bayer: str = ""
+    asinh: bool = False
     wcs_parameters: dict[str, Any] | None = None
     array_wcs: WCS | None = None
     wcs_path: Path | None = None
@@ -279,6 +287,14 @@ def require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[i
 def footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Return the corners of a tile and its pixel scale, both in degrees."""
     corners, scale = pixel_to_sky(wcs, edge_points(shape, 1)), pixel_scale(wcs, shape)
+    if scale == 0:
+        raise TileError(f"{name}: its pixels have no area on the sky; solve the plate again")
+    extent = scale * max(shape)
+    if extent > LARGEST_EXTENT:
+        raise TileError(
+            f"{name}: spans {extent:.0f} degrees of the sky; give regions cut out of an all-sky "
+            "map, or solve the plate again if its scale is wrong"
+        )
     if not (np.isfinite(corners).all() and scale > 0):
         raise TileError(f"{name}: part of it lies off the sky; crop it, or solve the plate again")
     return corners, scale

@@ -10,8 +10,16 @@ from typing import Any
 from astropy.io import fits
 
 from .axes import channels_first_shape
+from .encodings import bayer_pattern
 from .file_options import FileOptions, split_input
-from .fits_files import TileError, image_unit, open_fits, pixel_reader
+from .fits_files import (
+    TileError,
+    asinh_scale,
+    image_unit,
+    open_fits,
+    pixel_reader,
+    require_complete,
+)
 from .frames import frame_name
 from .images import groups_of_image, has_celestial, image_label, select_images
 from .quality_planes import find_quality
@@ -121,6 +129,7 @@ def _tile_of_image(
     except ValueError as error:
         raise TileError(f"{place}: {error}; choose another HDU with --hdu") from None
     channels, shape = require_pixels(str(place), channels_first)
+    require_complete(image, path)
     alpha = has_alpha(PixelPlane(pixel_reader(image, path), image.shape))
     mask, weight, flags = find_quality(hdus, path, number, options)
     wcs_path = None if has_celestial(image.header) else companion(path, options.wcs)
@@ -140,6 +149,8 @@ def _tile_of_image(
         path=path,
         options=replace(options, hdu=number, mask_hdu=mask.hdu, weight_hdu=weight.hdu),
         unit=image_unit(image.header),
+        bayer=bayer_pattern(image.header, channels),
+        asinh=asinh_scale(image, path) is not None,
         wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
         wcs_path=wcs_path,
         groups=groups_of_image(hdus, path, number, options.group),

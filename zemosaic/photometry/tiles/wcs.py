@@ -12,13 +12,29 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS, WCSCOMPARE_ANCILLARY, Sip, WcsError
+from astropy.io.fits.verify import VerifyError
+from astropy.wcs import (
+    WCS,
+    WCSCOMPARE_ANCILLARY,
+    InvalidTransformError,
+    SingularMatrixError,
+    Sip,
+    WcsError,
+)
 
 from .fits_files import TileError, ignore_astropy_warnings
 from .frames import standard_radesys
 
 #: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
 PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
+
+#: Keywords of a linear WCS, whose values are numbers.
+LINEAR_KEYWORDS = (
+    *(f"{name}{axis}" for name in ("CRVAL", "CRPIX", "CDELT", "CROTA") for axis in (1, 2)),
+    *(f"{name}{i}_{j}" for name in ("CD", "PC") for i in (1, 2) for j in (1, 2)),
+)
+#: Right ascension, which may be counted over several turns, and declination in degrees.
+LARGEST_CRVAL = 1080.0, 90.0
 
 
 def read_wcs(path: Path, header: fits.Header, hdus: fits.HDUList | None) -> WCS:
@@ -38,19 +54,43 @@ def read_wcs(path: Path, header: fits.Header, hdus: fits.HDUList | None) -> WCS:
     TileError
         The header has no usable celestial WCS.
     """
-    # wcslib reads text as the reference value 0, which is a valid position on the sky.
-    for key in ("CRVAL1", "CRVAL2"):
-        if isinstance(header.get(key), str):
-            raise TileError(f"{path}: its {key} is not a number; solve the plate again")
+    _require_numbers(path, header)
     try:
         with ignore_astropy_warnings():
             wcs = _parse_celestial(header, hdus)
     except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
-        reason = " ".join(str(error).split())
-        raise TileError(
-            f"{path}: its WCS cannot be read ({reason}); solve the plate again"
-        ) from None
+        raise _unusable(str(path), error) from None
     return require_celestial(str(path), wcs)
+
+
+def _require_numbers(path: Path, header: fits.Header) -> None:
+    """Raise `TileError` unless all keywords of a linear WCS are finite numbers, where present.
+
+    wcslib reads text as the default of a keyword: CRVAL1 = 0 is a valid position on the sky.
+    """
+    for key in LINEAR_KEYWORDS:
+        try:
+            value = header.get(key, 0.0)
+        except VerifyError:  # NAN or INF without quotes
+            value = "unreadable"
+        if isinstance(value, (bool, str)) or not np.isfinite(value):
+            raise TileError(f"{path}: its {key} is not a number; solve the plate again")
+
+
+def _unusable(name: str, error: Exception) -> TileError:
+    """Return the error of a tile whose WCS wcslib refuses."""
+    if isinstance(error, SingularMatrixError):
+        return TileError(
+            f"{name}: the matrix of its WCS (CD, or PC and CDELT) is singular, so its pixels have "
+            "no area; solve the plate again"
+        )
+    if isinstance(error, InvalidTransformError):
+        return TileError(
+            f"{name}: its WCS has a reference value (CRVAL, LONPOLE, LATPOLE or PV) that is no "
+            "position on the sky; solve the plate again"
+        )
+    reason = " ".join(str(error).split())
+    return TileError(f"{name}: its WCS cannot be read ({reason}); solve the plate again")
 
 
 def _parse_celestial(header: fits.Header, hdus: fits.HDUList | None) -> WCS:
@@ -72,8 +112,18 @@ def require_celestial(name: str, wcs: Any) -> WCS:
     if not wcs.has_celestial:
         raise TileError(f"{name}: has no celestial WCS; solve the plate first")
     wcs = wcs if wcs.naxis == 2 else wcs.celestial
+    try:
+        wcs.wcs.set()
+    except WcsError as error:
+        raise _unusable(name, error) from None
     if wcs.wcs.lng != 0:
         raise TileError(f"{name}: its WCS has the declination first; swap the axes of the image")
+    for axis, (value, largest) in enumerate(zip(wcs.wcs.crval, LARGEST_CRVAL, strict=True), 1):
+        if not abs(value) <= largest:
+            raise TileError(
+                f"{name}: its CRVAL{axis} is {value:g}, no position on the sky in degrees; solve "
+                "the plate again"
+            )
     radesys = standard_radesys(wcs)
     if radesys != wcs.wcs.radesys:
         wcs = wcs.deepcopy()
@@ -97,7 +147,7 @@ def wcs_parameters(wcs: WCS, xy: np.ndarray) -> dict[str, Any] | None:
     -------
     dict or None
         Arguments of `wcs_from_parameters`. None if these lose something: lookup tables, the
-        polynomials of TPV and CROTA are not among them.
+        polynomials of TPV, CROTA, and PC beside CD are not among them.
     """
     if wcs.wcs.has_crota():  # replaces the matrix
         return None
@@ -108,7 +158,10 @@ def wcs_parameters(wcs: WCS, xy: np.ndarray) -> dict[str, Any] | None:
     parameters["pv"] = wcs.wcs.get_pv()
     sip = wcs.sip
     parameters["sip"] = sip and (sip.a, sip.b, sip.ap, sip.bp, sip.crpix)
-    rebuilt = wcs_from_parameters(parameters)
+    try:
+        rebuilt = wcs_from_parameters(parameters)
+    except WcsError:
+        return None
     identical = wcs.wcs.compare(rebuilt.wcs, WCSCOMPARE_ANCILLARY)
     identical &= np.array_equal(wcs.all_pix2world(xy, 0), rebuilt.all_pix2world(xy, 0))
     return parameters if identical else None
