@@ -256,7 +256,7 @@ class Judge:
         from seams import Seams
 
         from zemosaic.photometry.overlap.graph import find_overlaps
-        from zemosaic.photometry.tiles.tile import open_tile
+        from zemosaic.photometry.tiles.tile_files import open_tile
 
         self.gain, self.offset, self.sky = (
             np.array(tiles.truth[name]) for name in ("gain", "offset", "sky")

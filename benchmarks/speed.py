@@ -46,7 +46,7 @@ from zemosaic.photometry._kernels.nodes import NODE_STEP
 from zemosaic.photometry.preview.grid import make_grid
 from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
-from zemosaic.photometry.tiles.tile import open_tile
+from zemosaic.photometry.tiles.tile_files import open_tile
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.runtime.events import JobEnded, Observer, StageEnded, StageStarted
 from zemosaic.runtime.pool import usable_processors

@@ -16,11 +16,12 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from tests.helpers.tiles import simulated
-from zemosaic.photometry.apply import correct, write_corrected
+from zemosaic._version import __version__
+from zemosaic.photometry.apply import correct, files, write_corrected
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.solver.solve import Correction
-from zemosaic.photometry.tiles.file_options import FileOptions
-from zemosaic.photometry.tiles.tile import TileError, open_tile, tile_from_array
+from zemosaic.photometry.tiles.tile import TileError, tile_from_array
+from zemosaic.photometry.tiles.tile_files import open_tile
 from zemosaic.pipeline.calibrate import calibrate
 from zemosaic.settings import Settings
 
@@ -50,7 +51,7 @@ def save(tmp_path: Path) -> Callable[..., Path]:
 
 
 def write_with_gain(path: Path, out: Path, **options: Any) -> Path:
-    return write_corrected(open_tile(path, **options), Correction(GAIN, OFFSET), out)
+    return write_corrected([(open_tile(path, **options), Correction(GAIN, OFFSET))], out)
 
 
 # ---- pixels -----------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def test_the_header_is_kept_and_records_the_correction(
     header["HIERARCH ESO DET TEMP"] = (-10.5, "[C] cold")
     path = save(fits.PrimaryHDU(COLOURS, header))
     gain, offset = np.array([1.1, 0.9, 1 / 3]), np.array([5.0, -7.5, 1e-3])
-    result = write_corrected(open_tile(path), Correction(gain, offset), out)
+    result = write_corrected([(open_tile(path), Correction(gain, offset))], out)
     before, after = fits.getheader(path), fits.getheader(result)
     kept = [card for card in after.cards if not card.keyword.startswith(("ZEGAIN", "ZEOFFS"))]
     kept = [card for card in kept if not str(card.value).startswith("zemosaic: ")]
@@ -108,6 +109,7 @@ def test_the_header_is_kept_and_records_the_correction(
     assert [after[f"ZEOFFS{c}"] for c in range(3)] == offset.tolist()
     assert list(after["HISTORY"]) == [
         "stacked",
+        f"zemosaic: corrected by version {__version__}",
         "zemosaic: channel 0 = 1.1 * data + 5",
         "zemosaic: channel 1 = 0.9 * data + -7.5",
         "zemosaic: channel 2 = 0.33333333 * data + 0.001",
@@ -197,7 +199,7 @@ def test_a_corrected_tile_keeps_its_wcs(save: Callable[..., Path], out: Path) ->
     """The corners of a corrected file with SIP are bitwise equal to those of its input."""
     tile = simulated(rgb=True, sip=True)[0]
     path = save(fits.PrimaryHDU(tile.data, tile.wcs.to_header(relax=True)))
-    result = write_corrected(open_tile(path), Correction(np.ones(3), np.zeros(3)), out)
+    result = write_corrected([(open_tile(path), Correction(np.ones(3), np.zeros(3)))], out)
     np.testing.assert_array_equal(open_tile(result).corners, open_tile(path).corners)
 
 
@@ -206,12 +208,13 @@ def test_a_unit_correction_changes_no_pixel(
 ) -> None:
     """Also if it is applied twice: a corrected file is a valid tile."""
     path = save(fits.PrimaryHDU(IMAGE, HEADER))
-    once = write_corrected(open_tile(path), Correction(np.ones(1), np.zeros(1)), out)
+    once = write_corrected([(open_tile(path), Correction(np.ones(1), np.zeros(1)))], out)
     twice = write_corrected(
-        open_tile(once), Correction(np.ones(1), np.zeros(1)), tmp_path / "new" / "folder"
+        [(open_tile(once), Correction(np.ones(1), np.zeros(1)))], tmp_path / "new" / "folder"
     )
     np.testing.assert_array_equal(fits.getdata(twice), IMAGE)
-    assert len(fits.getheader(twice)["HISTORY"]) == 2
+    history = list(fits.getheader(twice)["HISTORY"])
+    assert history[: len(history) // 2] == history[len(history) // 2 :]
 
 
 # ---- safety of existing files -----------------------------------------------------------------
@@ -238,7 +241,7 @@ def test_an_array_cannot_be_written(out: Path) -> None:
     """A tile given as an array is refused with its name."""
     tile = tile_from_array(IMAGE, simulated()[0].wcs, name="M 31")
     with pytest.raises(TileError, match=r"^M 31: is an array"):
-        write_corrected(tile, Correction(GAIN, OFFSET), out)
+        write_corrected([(tile, Correction(GAIN, OFFSET))], out)
 
 
 def test_a_full_disk_leaves_the_old_file(
@@ -249,11 +252,11 @@ def test_a_full_disk_leaves_the_old_file(
     (out / "tile.fits").write_text("of an earlier run")
     before = path.read_bytes()
 
-    def fail(_: Any, name: Path, **options: Any) -> None:
-        Path(name).write_text("half a file")
+    def fail(_hdus: Any, _source: Path, _changes: Any, target: Path) -> None:
+        target.write_text("half a file")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(fits.HDUList, "writeto", fail)
+    monkeypatch.setattr(files, "write_changed", fail)
     with pytest.raises(TileError, match="cannot be written") as caught:
         write_with_gain(path, out)
     assert str(caught.value).startswith(f"{out / 'tile.fits'}: ")
@@ -324,7 +327,8 @@ def test_the_coadd_is_the_mean_of_the_corrected_tiles(tmp_path: Path) -> None:
     ]
     corrections = [(np.array([1.0]), np.array([1.0])), (np.array([2.0]), np.array([85.0]))]
     output = tmp_path / "m.fits"
-    write_mosaic([(f, Correction(*c)) for f, c in zip(files, corrections, strict=True)], output)
+    tiles = [open_tile(path) for path in files]
+    write_mosaic([(t, Correction(*c)) for t, c in zip(tiles, corrections, strict=True)], output)
     data, header = fits.getdata(output, header=True)
     assert data.dtype == np.dtype(">f4")
     wcs = WCS(header)
@@ -348,8 +352,9 @@ def test_masked_pixels_are_excluded_from_the_coadd(tmp_path: Path) -> None:
     mask[20:] = 1
     bad = write_flat(tmp_path / "a.fits", 100.0, (25, 20), upper_factor=1e6, mask=mask)
     good = write_flat(tmp_path / "b.fits", 100.0, (25, 20), upper_factor=0.5, mask=mask * 0)
-    tiles = [(path, Correction(np.ones(1), np.zeros(1))) for path in (bad, good)]
-    write_mosaic(tiles, tmp_path / "m.fits", FileOptions(mask_hdu="MASK"))
+    tiles = [open_tile(path, mask_hdu="MASK") for path in (bad, good)]
+    unit = Correction(np.ones(1), np.zeros(1))
+    write_mosaic([(tile, unit) for tile in tiles], tmp_path / "m.fits")
     data = fits.getdata(tmp_path / "m.fits")
     assert np.nanmax(data) == pytest.approx(100.0)
     assert np.nanmin(data) == pytest.approx(50.0)
@@ -358,11 +363,11 @@ def test_masked_pixels_are_excluded_from_the_coadd(tmp_path: Path) -> None:
 
 def test_a_colour_coadd_has_three_channels(tmp_path: Path) -> None:
     """Each channel is coadded with its own gains."""
-    path = write_flat(tmp_path / "a.fits", [10.0, 20.0, 30.0], (25, 20))
-    other = write_flat(tmp_path / "b.fits", [10.0, 20.0, 30.0], (20, 20))
+    tile = open_tile(write_flat(tmp_path / "a.fits", [10.0, 20.0, 30.0], (25, 20)))
+    other = open_tile(write_flat(tmp_path / "b.fits", [10.0, 20.0, 30.0], (20, 20)))
     gain, offset = np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 5.0])
     write_mosaic(
-        [(path, Correction(gain, offset)), (other, Correction(gain, offset))], tmp_path / "m.fits"
+        [(tile, Correction(gain, offset)), (other, Correction(gain, offset))], tmp_path / "m.fits"
     )
     data = fits.getdata(tmp_path / "m.fits")
     assert data.shape[0] == 3
@@ -381,7 +386,7 @@ def test_a_full_disk_leaves_the_old_coadd(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(fits.HDUList, "writeto", fail)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        write_mosaic([(path, Correction(np.ones(1), np.zeros(1)))] * 2, output)
+        write_mosaic([(open_tile(path), Correction(np.ones(1), np.zeros(1)))] * 2, output)
     assert output.read_text() == "of an earlier run"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.fits", "m.fits"]
 
@@ -389,5 +394,7 @@ def test_a_full_disk_leaves_the_old_coadd(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_coadd_named_gz_is_compressed(tmp_path: Path) -> None:
     """The suffix of the output selects its compression."""
     path = write_flat(tmp_path / "a.fits", 100.0, (25, 20))
-    write_mosaic([(path, Correction(np.ones(1), np.zeros(1)))] * 2, tmp_path / "m.fits.gz")
+    write_mosaic(
+        [(open_tile(path), Correction(np.ones(1), np.zeros(1)))] * 2, tmp_path / "m.fits.gz"
+    )
     assert gzip.decompress((tmp_path / "m.fits.gz").read_bytes()).startswith(b"SIMPLE  =")

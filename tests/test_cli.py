@@ -26,6 +26,7 @@ from zemosaic.photometry._kernels import COMPILED
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.solver.solve import Correction
+from zemosaic.photometry.tiles.tile_files import open_tile
 
 Command = Callable[..., Run]
 WriteTiles = Callable[..., list[Path]]
@@ -263,7 +264,7 @@ def test_mosaic_coadds_without_seams(
 ) -> None:
     """The coadd is finite where there are tiles, and corrections remove its seams."""
     files = write_tiles()
-    uncorrected = [(path, Correction(np.ones(1), np.zeros(1))) for path in files]
+    uncorrected = [(open_tile(path), Correction(np.ones(1), np.zeros(1))) for path in files]
     write_mosaic(uncorrected, tmp_path / "before.fits")
     result = intertile(*files, "--mosaic", tmp_path / "new" / "after.fits")
     assert result.code == 0

@@ -14,7 +14,7 @@ from tests.helpers.cli import Run
 from tests.helpers.tiles import simulated
 from zemosaic.errors import UserError
 from zemosaic.photometry.tiles.fits_files import TileError
-from zemosaic.photometry.tiles.tile import open_tile
+from zemosaic.photometry.tiles.tile_files import open_tile
 from zemosaic.pipeline.calibrate import calibrate
 from zemosaic.settings import Settings
 

@@ -17,7 +17,8 @@ from astropy.wcs import WCS
 from tests.helpers.tiles import simulated
 from zemosaic.photometry.tiles.axes import channel_axis, from_channels_first, to_channels_first
 from zemosaic.photometry.tiles.sky import pixel_to_sky, unit_vectors
-from zemosaic.photometry.tiles.tile import Tile, TileError, open_tile, tile_from_array
+from zemosaic.photometry.tiles.tile import Tile, TileError, tile_from_array
+from zemosaic.photometry.tiles.tile_files import open_tile
 
 Save = Callable[..., Path]
 IMAGE = simulated()[0].data

@@ -9,7 +9,8 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .photometry.solver.solve import Solution
     from .photometry.tiles.fits_files import TileError
-    from .photometry.tiles.tile import Tile, open_tile, tile_from_array
+    from .photometry.tiles.tile import Tile, tile_from_array
+    from .photometry.tiles.tile_files import open_tile, open_tiles
     from .pipeline.calibrate import calibrate
     from .settings import Settings
 
@@ -18,7 +19,8 @@ _PUBLIC = {
     "Solution": ".photometry.solver.solve",
     "Tile": ".photometry.tiles.tile",
     "TileError": ".photometry.tiles.fits_files",
-    "open_tile": ".photometry.tiles.tile",
+    "open_tile": ".photometry.tiles.tile_files",
+    "open_tiles": ".photometry.tiles.tile_files",
     "tile_from_array": ".photometry.tiles.tile",
     "Settings": ".settings",
 }
@@ -30,6 +32,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "open_tile",
+    "open_tiles",
     "tile_from_array",
 ]
 

@@ -20,10 +20,11 @@ class Settings(FileOptions):
     model : {"auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain"}
         Terms solved for each tile and channel. "auto" fits planes where the overlaps
         show a separate sky gradient in each tile, and gain and offset elsewhere.
-    anchor : int or None
-        Index of the tile that keeps gain 1 and offset 0; all other tiles of its
-        component are matched to it. None keeps the geometric mean of the gains and
-        the median sky level of each component.
+    anchor : int, str or None
+        The tile that keeps gain 1 and offset 0: index of its file in the input, or the
+        file, or one of its images (``"a.fits[SCI,2]"``). It is the first tile of a file
+        with several. All other tiles of its component are matched to it. None keeps the
+        geometric mean of the gains and the median sky level of each component.
     neighbours : int
         Pairs measured per tile, strongest first; 0 measures all.
     min_overlap : float
@@ -44,7 +45,7 @@ class Settings(FileOptions):
     """
 
     model: str = "auto"
-    anchor: int | None = None
+    anchor: int | str | None = None
     neighbours: int = 8
     min_overlap: float = 0.01
     block: int = 0

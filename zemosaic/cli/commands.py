@@ -16,8 +16,8 @@ from ..settings import Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
-    anchor_index,
     check_writable,
+    find_anchor,
     parse_hdu,
     parse_size,
     print_version,
@@ -62,7 +62,11 @@ def cli() -> None:
     metavar="OUT.fits",
     help="Write a coadd of the corrected tiles.",
 )
-@click.option("--anchor", metavar="TILE", help="Tile that keeps gain 1 and offset 0.")
+@click.option(
+    "--anchor",
+    metavar="TILE",
+    help="Tile that keeps gain 1 and offset 0: a file, or an image like a.fits[SCI,2].",
+)
 @click.option(
     "--min-overlap",
     type=float,
@@ -70,9 +74,48 @@ def cli() -> None:
     metavar="FRACTION",
     help="Smallest overlap to measure, as a fraction of the smaller tile.",
 )
-@click.option("--hdu", callback=parse_hdu, metavar="HDU", help="HDU of the image, number or name.")
 @click.option(
-    "--mask-hdu", callback=parse_hdu, metavar="HDU", help="HDU of a mask; nonzero pixels are bad."
+    "--hdu",
+    callback=parse_hdu,
+    metavar="HDUS",
+    help="Images of each file: 1, SCI,2, SCI (all of the name), 1,4, SCI,1+SCI,4 or all. "
+    "By default all chips of a camera.",
+)
+@click.option(
+    "--mask-hdu",
+    callback=parse_hdu,
+    metavar="HDU",
+    help="HDU of a mask, whose flagged pixels are bad; none ignores the DQ of JWST and HST.",
+)
+@click.option(
+    "--mask-bits",
+    metavar="FLAGS",
+    help="Flags of the mask to ignore, numbers or names; after a ~ the only ones not to ignore.",
+)
+@click.option(
+    "--weight-hdu",
+    callback=parse_hdu,
+    metavar="HDU",
+    help="HDU of weights: 0 is bad, more is better (WHT, coverage, ALPHA).",
+)
+@click.option(
+    "--mask", metavar="PATTERN", help="Mask in a file beside each tile: {stem}.mask.fits."
+)
+@click.option(
+    "--weight", metavar="PATTERN", help="Weights in a file beside each tile: {stem}.weight.fits."
+)
+@click.option(
+    "--wcs",
+    default=Settings.wcs,
+    show_default=True,
+    metavar="PATTERN",
+    help="File with the WCS of an image whose header has none, beside it.",
+)
+@click.option(
+    "--group",
+    metavar="KEY[:gain|:level]",
+    help="Tiles that share gain and level, or one of them: exposure (those of one file) or a "
+    "keyword.",
 )
 @click.option(
     "--blank",
@@ -95,11 +138,12 @@ def intertile(
 ) -> int:
     """Calibrate the FITS files TILES.
 
-    Solves gain and offset of each tile so that the overlaps agree.
+    Solves gain and offset of each tile so that the overlaps agree. All chips of a file are tiles;
+    file.fits[SCI,2] is one of them.
     """
     require_different(tiles)
     run = {name: options.pop(name) for name in ("pool", "otlp", "live", "resume", "report")}
-    settings = Settings(anchor=anchor_index(anchor, tiles), **options)
+    settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
@@ -107,12 +151,10 @@ def intertile(
     solution, code = _calibrate(output, tiles, settings, folder, apply_to=apply_to, **run)
     if mosaic is not None:
         from ..photometry.mosaic import write_mosaic
-        from ..photometry.tiles.file_options import FileOptions
 
-        usable = [index for index in range(len(tiles)) if index not in solution.failed]
-        corrections = [(Path(tiles[index]), solution.correction(index)) for index in usable]
+        usable = {k: tile for k, tile in solution.tiles.items() if k not in solution.failed}
         with collect_library_messages() as messages:
-            write_mosaic(corrections, mosaic, FileOptions.of(settings))
+            write_mosaic([(tile, solution.correction(k)) for k, tile in usable.items()], mosaic)
         output.library_messages(messages)
         output.line(f"mosaic       {mosaic}")
         output.facts["mosaic"] = str(mosaic)

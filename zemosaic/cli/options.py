@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..files import output_names
+from ..photometry.tiles.file_options import split_input
 from ..settings import MODELS, Settings
 from .output import OUTPUT_OPTIONS
 
@@ -47,7 +50,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def parse_hdu(
     _context: click.Context, _option: click.Parameter, value: str | None
 ) -> int | str | None:
-    """Return the HDU as a number or a name."""
+    """Return the HDU as a number or a text."""
     return int(value) if value is not None and value.isdecimal() else value
 
 
@@ -71,23 +74,38 @@ def print_version(context: click.Context, _option: click.Parameter, value: bool)
     context.exit()
 
 
-def anchor_index(anchor: str | None, tiles: Sequence[str]) -> int | None:
-    """Return the index of the tile that has this path or base name."""
+def find_anchor(anchor: str | None, tiles: Sequence[str]) -> int | str | None:
+    """Return the index of the input that has this path or base name.
+
+    An image of an input (``a.fits[SCI,2]``) is returned as it is, to be found in its file.
+    """
     if anchor is None:
         return None
-    matches = [index for index, tile in enumerate(tiles) if anchor in (tile, Path(tile).name)]
+    matches = _matches(anchor, tiles)
+    file, key = split_input(anchor)
+    of_image = key is not None and not matches
+    if of_image:
+        matches = _matches(file, tiles)
     if len(matches) != 1:
         problem = "is none of the tiles" if not matches else "names more than one tile"
         raise click.UsageError(f"--anchor {anchor} {problem}; give one as it stands in the list")
-    return matches[0]
+    return anchor if of_image else matches[0]
+
+
+def _matches(text: str, tiles: Sequence[str]) -> list[int]:
+    return [index for index, tile in enumerate(tiles) if text in (tile, Path(tile).name)]
 
 
 def refuse_to_overwrite_inputs(
     tiles: Sequence[str], apply_to: Path | None, mosaic: Path | None
 ) -> None:
     """Raise a usage error if an output would replace a tile or another output."""
-    inputs = {Path(tile).resolve(): tile for tile in tiles}
-    outputs = [apply_to / Path(tile).name for tile in tiles] if apply_to else []
+    files = list(dict.fromkeys(Path(split_input(tile)[0]) for tile in tiles))
+    inputs = {file.resolve(): file for file in files}
+    outputs = []
+    if apply_to is not None:
+        names = output_names(files)
+        outputs = [apply_to / names[Path(os.path.abspath(file))] for file in files]
     seen = set()
     for output in [*outputs, mosaic] if mosaic else outputs:
         path = output.resolve()
@@ -97,7 +115,7 @@ def refuse_to_overwrite_inputs(
                 f"{inputs[path]}: would be overwritten; choose another place for {option}"
             )
         if path in seen:
-            raise click.UsageError(f"{output}: would be written twice; rename one of those tiles")
+            raise click.UsageError(f"{output}: would be written twice; give each tile once")
         seen.add(path)
 
 

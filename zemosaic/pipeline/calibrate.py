@@ -94,7 +94,7 @@ def calibrate(
     settings = settings or Settings()
     tiles = list(tiles)
     require_different(tile for tile in tiles if isinstance(tile, (str, os.PathLike)))
-    if settings.anchor is not None and not 0 <= settings.anchor < len(tiles):
+    if isinstance(settings.anchor, int) and not 0 <= settings.anchor < len(tiles):
         raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(tiles) - 1}")
     workers = make_pool(pool, settings.workers, PRELOAD)
     fan_out = FanOut(observers)

@@ -10,6 +10,7 @@ import numpy as np
 from ..photometry.pairfit.measure import PairMeasurement
 from ..photometry.solver.plane_test import PLANE_CHI2, PLANE_RATIO
 from ..photometry.solver.solve import Solution
+from ..photometry.tiles.tile import Tile
 from ..settings import Settings
 from .records import PairRecord
 from .same_sky import SkyCheck
@@ -38,6 +39,8 @@ class PhaseSolution(Solution):
         Number of overlapping pairs before pruning.
     sky_check : SkyCheck
         Overlaps that do not show the same sky.
+    tiles : dict
+        The tiles whose headers could be read, by index.
     unit : str
         Unit of the levels: the BUNIT that all tiles share, "adu" if they have none, and empty if
         they have different ones.
@@ -49,6 +52,7 @@ class PhaseSolution(Solution):
     records: tuple[PairRecord, ...]
     candidates: int
     sky_check: SkyCheck = field(default_factory=SkyCheck)
+    tiles: dict[int, Tile] = field(default_factory=dict)
     unit: str = "adu"
 
     @property
@@ -85,7 +89,8 @@ class PhaseSolution(Solution):
 
     def warnings(self) -> Iterator[str]:
         """Yield a line for each kind of tile that could not be matched to the others."""
-        unmatched = (self.pairs == 0).all(axis=1) & ~np.isnan(self.gain).any(axis=1)
+        tied = np.isfinite(self.gain_err) | np.isfinite(self.offset_err)
+        unmatched = ~((self.pairs > 0) | tied).any(axis=1) & ~np.isnan(self.gain).any(axis=1)
         for index in np.flatnonzero(unmatched):
             yield (
                 f"{self.names[index]}: no overlap with another tile could be measured; "

@@ -21,8 +21,10 @@ from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.solver.solve import Solution
+from ..photometry.solver.ties import Ties
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
+from .groups import tie_tiles
 from .records import (
     PairRecord,
     decode_measurements,
@@ -32,9 +34,10 @@ from .records import (
 )
 from .run_context import RunContext
 from .same_sky import SkyCheck, check_same_sky
+from .scan_stage import scan_tiles
 from .solution import PhaseSolution
-from .tasks import TileLike, cache_key, measure, preview_path, tile_name
-from .tile_stages import PreparedTiles, prepare_tiles, scan_tiles, write_corrected_tiles
+from .tasks import TileLike, cache_key, measure, preview_path
+from .tile_stages import PreparedTiles, prepare_tiles, write_corrected_tiles
 
 
 def run_stages(
@@ -47,16 +50,20 @@ def run_stages(
     NoSolution
         Fewer than two tiles can be used, or the anchor cannot.
     """
-    if len(tiles) < 2:
-        raise NoSolution(f"{len(tiles)} tile cannot be matched to others; give at least two")
-    names = tuple(tile_name(tile, index) for index, tile in enumerate(tiles))
-    with context.stage("prepare"):
-        scanned, failed = scan_tiles(context, tiles, names)
+    with context.stage("prepare") as attributes:
+        scan = scan_tiles(context, tiles)
+        attributes["tiles.total"] = len(scan.names)
+        if len(scan.names) < 2:
+            raise NoSolution(
+                f"{len(scan.names)} tile cannot be matched to others; give at least two"
+            )
+        anchor = scan.anchor_index(context.settings.anchor)
+        names, scanned = tuple(scan.names), scan.usable
         prepared = prepare_tiles(context, scanned)
-    failed |= prepared.failed
-    _check_usable(len(tiles), context.settings.anchor, failed)
+    failed = scan.failed | prepared.failed
+    _check_usable(len(names), anchor, failed)
     with context.stage("overlap") as attributes:
-        corners = np.full((len(tiles), 4, 2), np.nan)
+        corners = np.full((len(names), 4, 2), np.nan)
         for index in prepared.previews:
             corners[index] = scanned[index].tile.corners
         candidates = find_overlaps(corners, context.settings.min_overlap)
@@ -64,9 +71,10 @@ def run_stages(
         attributes["pairs.candidates"] = len(candidates.i)
         attributes["pairs.total"] = len(graph.i)
     records = _measure_pairs(context, graph, names, prepared)
+    ties = tie_tiles(context, len(names), {k: scanned[k].tile for k in prepared.previews})
     with context.stage("solve") as attributes:
         sky_check = _check_same_sky(context, records)
-        solved = _solve(context, graph, corners, records, prepared)
+        solved = _solve(context, graph, corners, records, prepared, anchor, ties)
         solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
             **vars(solved),
@@ -76,6 +84,7 @@ def run_stages(
             records=records,
             candidates=len(candidates.i),
             sky_check=sky_check,
+            tiles={index: entry.tile for index, entry in scanned.items()},
             unit=_common_unit(context, [scanned[index].tile for index in prepared.previews]),
         )
         attributes["solve.components"] = solution.groups
@@ -85,7 +94,7 @@ def run_stages(
     _warn_about_unmatched_tiles(context, solution)
     if apply_to is None:
         return solution
-    not_written = write_corrected_tiles(context, scanned, solution, Path(apply_to))
+    not_written = write_corrected_tiles(context, tiles, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
 
 
@@ -182,6 +191,8 @@ def _solve(
     corners: np.ndarray,
     records: Sequence[PairRecord],
     prepared: PreparedTiles,
+    anchor: int | None,
+    ties: Ties,
 ) -> Solution:
     tiles = len(corners)
     sky = np.full((tiles, prepared.channels), np.nan)
@@ -190,8 +201,8 @@ def _solve(
         sky[index] = preview.sky
         frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
     measurements = [record.measurements for record in records]
-    settings = context.settings
-    return solve_mosaic(graph, corners, measurements, sky, settings.model, settings.anchor, frame)
+    model = context.settings.model
+    return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties)
 
 
 def _warn_about_unmatched_tiles(context: RunContext, solution: PhaseSolution) -> None:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from ..photometry.pairfit.measure import Measurement, measure_pair
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
-from ..photometry.tiles.file_options import FileOptions
+from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
-from ..photometry.tiles.tile import Tile, tile_from_array, tile_from_file
+from ..photometry.tiles.mask_cover import mask_cover
+from ..photometry.tiles.tile import Tile, tile_from_array
+from ..photometry.tiles.tile_files import read_tiles
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
 from .records import JOURNALLED, PreparedTile
@@ -35,10 +37,24 @@ TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
 
 @dataclass(frozen=True, eq=False)
 class ScannedTile:
-    """A tile whose header has been read; `file_key` is empty for a tile given as an array."""
+    """A tile whose header has been read.
 
-    tile: Tile
-    file_key: str
+    Parameters
+    ----------
+    name : str
+        Name of the tile.
+    tile : Tile
+        Only if the tile is usable.
+    file_key : str
+        Key of the state of its files; empty for a tile given as an array.
+    problem : str
+        The reason why it is not usable, otherwise empty.
+    """
+
+    name: str
+    tile: Tile = None  # type: ignore[assignment]
+    file_key: str = ""
+    problem: str = ""
 
 
 def tile_name(tile: TileLike, index: int) -> str:
@@ -46,6 +62,13 @@ def tile_name(tile: TileLike, index: int) -> str:
     if isinstance(tile, Tile):
         return tile.name
     return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
+
+
+def tile_path(tile: TileLike) -> Path | None:
+    """Return the path of a tile's file, None for an array."""
+    if isinstance(tile, Tile):
+        return tile.path
+    return Path(split_input(os.fspath(tile))[0]) if isinstance(tile, (str, os.PathLike)) else None
 
 
 def cache_key(*dependencies: object) -> str:
@@ -63,8 +86,8 @@ def preview_path(folder: Path, index: int) -> Path:
     return folder / f"{index}.npy"
 
 
-def scan(tile: TileLike, name: str, options: FileOptions) -> ScannedTile:
-    """Make a `Tile` of one item of the input; only the header of a file is read.
+def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
+    """Make tiles of one item of the input; only the headers of a file are read.
 
     Raises
     ------
@@ -72,23 +95,43 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> ScannedTile:
         The item is no tile, or its file cannot be used.
     """
     if isinstance(tile, Tile):
-        return ScannedTile(tile, "" if tile.path is None else _file_key(tile.path, tile.options))
+        return [ScannedTile(tile.name, tile, _file_key(tile))]
     if isinstance(tile, (str, os.PathLike)):
-        return ScannedTile(tile_from_file(tile, options), _file_key(tile, options))
+        return _scan_file(tile, options)
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
     bad_pixels = tile[2] if len(tile) == 3 else None
-    return ScannedTile(
-        tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options), ""
-    )
+    tile = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
+    return [ScannedTile(name, tile)]
 
 
-def _file_key(path: str | os.PathLike[str], options: FileOptions) -> str:
+def _scan_file(path: str | os.PathLike[str], options: FileOptions) -> list[ScannedTile]:
+    """Make all tiles of a file; a single one that is not usable raises its `TileError`."""
+    tiles = read_tiles(path, options)
+    if len(tiles) == 1 and isinstance(tiles[0][1], TileError):
+        raise tiles[0][1]
+    return [
+        ScannedTile(name, problem=str(tile))
+        if isinstance(tile, TileError)
+        else ScannedTile(name, tile, _file_key(tile))
+        for name, tile in tiles
+    ]
+
+
+def _file_key(tile: Tile) -> str:
+    """Return a key of the state of a tile's files, empty for an array."""
+    if tile.path is None:
+        return ""
+    files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
+    return cache_key(*map(_file_state, files), replace(tile.options, group=None))
+
+
+def _file_state(path: Path) -> tuple[object, ...]:
     status = os.stat(path)
     with open(path, "rb") as file:
         checksum = zlib.crc32(file.read(CHECKED_BYTES))
     location = os.fsencode(os.path.abspath(path)).hex()
-    return cache_key(location, status.st_size, status.st_mtime_ns, checksum, options)
+    return location, status.st_size, status.st_mtime_ns, checksum
 
 
 def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -> PreparedTile:
@@ -115,25 +158,27 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
     """
     if tile.channels != channels:
         raise TileError(
-            f"{tile.path or tile.name}: has {tile.channels} channels, most others have {channels}; "
-            "leave it out"
+            f"{tile.place}: has {tile.channels} channels, most others have {channels}; leave it out"
         )
     with timed_step("preview"):
         preview = make_preview(tile, grid)
+        cover = mask_cover(tile)
+    masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
     with timed_step("save"):
         try:
             preview.save(path)
         except OSError as error:
             raise TileError(
-                f"{tile.path or tile.name}: its preview cannot be written to {path.parent} "
+                f"{tile.place}: its preview cannot be written to {path.parent} "
                 f"({error.strerror or error}); make room there"
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *masked)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
-        return PreparedTile(bare, preview.checksum(), tile.shape, grid.scale, thumb, image)
+        checksum = preview.checksum()
+        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *masked)
 
 
 def refuse(reason: str) -> None:

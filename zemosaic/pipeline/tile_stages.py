@@ -1,4 +1,4 @@
-"""The stages with one job per tile: scan the headers, make the previews, write the corrections."""
+"""The stages after the scan with one job per tile or file: previews, and corrected files."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from typing import Any
 
 import numpy as np
 
+from ..files import output_names
 from ..photometry.apply import write_corrected
 from ..photometry.preview.grid import make_grid, odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
-from ..photometry.tiles.file_options import FileOptions
 from ..photometry.tiles.tile import Tile
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job, Outcome
-from ..runtime.serial_pool import SerialPool
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, scan
+from .tables import run_name
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, tile_path
+
+#: Share of a tile from which on its mask is suspicious.
+MOST_MASKED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,30 +43,6 @@ class PreparedTiles:
     def channels(self) -> int:
         """Number of channels, which all previews share."""
         return len(next(iter(self.previews.values())).sky)
-
-
-def scan_tiles(
-    context: RunContext, tiles: Sequence[TileLike], names: Sequence[str]
-) -> tuple[dict[int, ScannedTile], dict[int, str]]:
-    """Read all headers, as jobs, because a stuck drive gets stuck here first.
-
-    Returns
-    -------
-    scanned : dict
-        The usable tiles by index.
-    failed : dict
-        The reasons of the others by index.
-    """
-    options = FileOptions.of(context.settings)
-    jobs = [
-        Job(index + 1, scan, (tile, name, options), _tile_attributes(index, name))
-        for index, (tile, name) in enumerate(zip(tiles, names, strict=True))
-    ]
-    # Arrays are checked in this process: sending them to a worker and back takes longer.
-    has_files = any(isinstance(tile, (str, os.PathLike)) for tile in tiles)
-    pool = context.pool if has_files else SerialPool()
-    timeout = context.settings.tile_timeout
-    return _by_tile(context.run_jobs("scan", jobs, len(jobs), timeout, pool=pool))
 
 
 def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> PreparedTiles:
@@ -104,6 +83,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     prepared |= restored
     _save_thumbnails(context, prepared)
     _report_blanks(context, prepared)
+    _report_masks(context, {tiles[index].name: tile for index, tile in prepared.items()})
     previews = {index: prepared[index].preview for index in sorted(prepared)}
     return PreparedTiles(previews, keys, failed)
 
@@ -143,6 +123,29 @@ def _report_blanks(context: RunContext, prepared: Mapping[int, PreparedTile]) ->
         )
 
 
+def _report_masks(context: RunContext, prepared: Mapping[str, PreparedTile]) -> None:
+    """Report masks that leave little of a tile, or hide its sources; `prepared` is by name."""
+    dense = [name for name, tile in prepared.items() if tile.masked > MOST_MASKED]
+    hidden = [name for name, tile in prepared.items() if tile.sources_masked]
+    if dense:
+        share = prepared[dense[0]].masked
+        context.note(
+            logging.WARNING,
+            f"{_listed(dense)}: mask or weights leave only {1 - share:.0%} of the pixels; nonzero "
+            "is bad in a mask (--mask-hdu) and good in weights (--weight-hdu)",
+        )
+    if hidden:
+        context.note(
+            logging.WARNING,
+            f"{_listed(hidden)}: the mask covers most of the bright pixels, which gains are "
+            "measured by; leave out the flags of sources with --mask-bits",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} others"
+
+
 def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:
     if context.run_folder is None:
         return
@@ -162,30 +165,44 @@ def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) 
 
 def write_corrected_tiles(
     context: RunContext,
+    tiles: Sequence[TileLike],
     scanned: Mapping[int, ScannedTile],
     solution: PhaseSolution,
     folder: Path,
 ) -> dict[int, str]:
-    """Write the corrected tiles of all files.
+    """Write the corrected files, each with all its tiles corrected.
 
     Returns
     -------
     dict
         The reasons of failures by tile index.
     """
-    tiles = {
-        index: entry.tile
-        for index, entry in scanned.items()
-        if entry.tile.path is not None and index not in solution.failed
-    }
+    # Files that failed count, so that the names of the others do not depend on failures.
+    paths = [*map(tile_path, tiles), *(entry.tile.path for entry in scanned.values())]
+    names = output_names([path for path in paths if path is not None])
+    indices_of: dict[Path, list[int]] = {}
+    for index, entry in scanned.items():
+        if entry.tile.path is not None and index not in solution.failed:
+            indices_of.setdefault(Path(os.path.abspath(entry.tile.path)), []).append(index)
+    run = run_name(solution, context.settings)
 
-    def job(number: int, index: int, tile: Tile) -> Job:
-        args = (tile, solution.correction(index), folder)
-        return Job(number, write_corrected, args, _tile_attributes(index, tile.name))
+    def job(number: int, path: Path, indices: Sequence[int]) -> Job:
+        corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
+        attributes = _tile_attributes(indices[0], corrected[0][0].name)
+        return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
 
-    jobs = [job(number, *item) for number, item in enumerate(tiles.items(), 1)]
+    for index in sorted(solution.failed):
+        name = solution.names[index]
+        if any(name.startswith(f"{path.name}[") for path in indices_of):
+            context.note(logging.WARNING, f"{name}: is not corrected in {folder}")
+    jobs = [job(number, *item) for number, item in enumerate(indices_of.items(), 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
-    return failed
+    return {
+        index: failed[indices[0]]
+        for indices in indices_of.values()
+        if indices[0] in failed
+        for index in indices
+    }
 
 
 def _tile_attributes(index: int, name: str) -> dict[str, Any]:

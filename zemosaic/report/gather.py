@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
     """
     running = autopsy.state == "running"
     events = autopsy.record.events if running else list(all_events(autopsy))
-    jobs = [event for event in events if isinstance(event, JobEnded)]
+    jobs = _numbered_by_tile([event for event in events if isinstance(event, JobEnded)])
     results = [
         event
         for record in records
@@ -92,6 +93,25 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
     )
 
 
+def _numbered_by_tile(jobs: list[JobEnded]) -> list[JobEnded]:
+    """Give the scans of files, which are numbered by input, the indices of their first tiles."""
+    scans = {
+        job.attributes["index"]: job.attributes
+        for job in jobs
+        if job.stage == "scan" and "index" in job.attributes
+    }
+    shift, first = 0, {}
+    for number in sorted(scans):
+        first[number] = number + shift
+        shift += len(scans[number].get("tiles", [None])) - 1
+    return [
+        replace(job, attributes={**job.attributes, "index": first[job.attributes["index"]]})
+        if job.stage == "scan" and "index" in job.attributes
+        else job
+        for job in jobs
+    ]
+
+
 def _tiles(record: Record, results: list[JobEnded], jobs: list[JobEnded]) -> list[TileData]:
     """Return all tiles in input order, including tiles without any job so far."""
     tiles: dict[int, TileData] = {}
@@ -99,7 +119,11 @@ def _tiles(record: Record, results: list[JobEnded], jobs: list[JobEnded]) -> lis
         if job.stage not in ("scan", "tiles") or "index" not in job.attributes:
             continue
         index, name = job.attributes["index"], str(job.attributes.get("name", ""))
-        tile = tiles.setdefault(index, TileData(index, name))
+        names = job.attributes.get("tiles", [name])
+        problems = job.attributes.get("problems", [""] * len(names))
+        for number, (own_name, problem) in enumerate(zip(names, problems, strict=True), index):
+            tile = tiles.setdefault(number, TileData(number, own_name))
+            tile.failed = problem or tile.failed
         if job.error is not None:
             tile.failed = failure_reason(job.error, name)
     for job in results:

@@ -46,7 +46,7 @@ def bin_tile(
         Fraction of valid pixels, of the same shape; None if all pixels are valid.
     """
     height, width = tile.shape
-    shape = (tile.channels + (tile.weight is not None), height // side, width // side)
+    shape = (tile.channels + tile.has_weights, height // side, width // side)
     means, valid_fraction = np.empty(shape, dtype=np.float32), None
     strip_bins = max(1, STRIP_PIXELS // (tile.channels * width * side))
     layers = _read_layers(tile, strip_bins * side, blank, survey, damage)
@@ -57,6 +57,8 @@ def bin_tile(
             if valid_fraction is None:
                 valid_fraction = np.ones(shape, dtype=np.float32)
             valid_fraction[:, rows] = fraction
+    if tile.has_weights:
+        means[-1] /= np.median(means[-1][means[-1] > 0])
     return means, drop_absurd_bins(means, valid_fraction)
 
 
@@ -69,11 +71,9 @@ def _read_layers(
 ) -> Iterator[np.ndarray]:
     """Yield strips of the channels without saturated pixels and of the relative weights."""
     highest = np.full(tile.channels, -np.inf)
-    weight = None
-    if tile.weight is not None:
-        weight = (tile.weight / np.median(tile.weight[tile.weight > 0])).astype(np.float32)
     top = 0
-    for strip in tile.strips(rows):
+    for layers in tile.strips(rows, weights=True):
+        strip = layers[: tile.channels]
         bottom = top + strip.shape[1]
         if survey is not None:
             survey.add(strip)
@@ -82,10 +82,7 @@ def _read_layers(
         if damage is not None:
             damage.add(strip)
         drop_saturated(strip, highest)
-        if weight is None:
-            yield strip
-        else:
-            yield np.concatenate([strip, weight[np.newaxis, top:bottom]])
+        yield layers
         top = bottom
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from astropy.wcs import WCS, NoConvergence
+from astropy.wcs import WCS
 
 from .._kernels.nodes import NODE_STEP
 from ..tiles.fits_files import TileError
-from ..tiles.sky import edge_points, pixel_to_sky, unit_vectors
+from ..tiles.sky import edge_points, pixel_to_sky, sky_to_pixel, unit_vectors
 from ..tiles.tile import Tile
 
 #: Default side of a cell in pixels, about the FWHM of a star: differences in seeing average out.
@@ -189,8 +189,5 @@ def pixel_nodes(tile: Tile, grid: Grid, box: Box) -> np.ndarray:
     node_rows = np.arange(0, box.height + NODE_STEP, NODE_STEP)
     cells = np.stack(np.meshgrid(node_columns + box.x0, node_rows + box.y0), axis=-1)
     sky = grid.wcs.wcs_pix2world(cells.reshape(-1, 2).astype(np.float64), 0)
-    try:
-        xy = tile.wcs.all_world2pix(sky, 0, quiet=True, maxiter=40)
-    except NoConvergence as error:  # raised in spite of `quiet` if no position converged
-        xy = error.best_solution
+    xy = sky_to_pixel(tile.wcs, sky)
     return np.ascontiguousarray(xy.T).reshape(2, len(node_rows), len(node_columns))

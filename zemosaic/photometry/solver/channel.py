@@ -11,8 +11,8 @@ from typing import TypeGuard
 
 import numpy as np
 
-from ..overlap.graph import component_labels
 from ..pairfit.measure import Measurement, PairMeasurement
+from .ties import Ties
 
 # Largest mosaic that is solved for gains and levels together, for the positions of its tiles and
 # for slopes in the plane test. Twice the unknowns take several times as long, and a larger mosaic
@@ -167,6 +167,8 @@ class Channel:
         The tile that keeps gain 1 and offset 0 in its component.
     frame : TileFrame or None
         Without it there are no planes.
+    ties : Ties
+        Groups of tiles that share a gain or a level.
     """
 
     sky: np.ndarray
@@ -175,6 +177,7 @@ class Channel:
     model: str
     anchor: int | None
     frame: TileFrame | None
+    ties: Ties
 
     @classmethod
     def of(
@@ -188,6 +191,7 @@ class Channel:
         model: str,
         anchor: int | None,
         frame: TileFrame | None,
+        ties: Ties | None = None,
     ) -> Channel:
         """Collect the measurements of all pairs ``(i, j)``; see `solve`."""
         lines = [line for line in measurements if _is_measured(line)]
@@ -195,7 +199,8 @@ class Channel:
         pairs = ChannelPairs.of(
             np.asarray(i)[measured], np.asarray(j)[measured], lines, repetition[measured]
         )
-        return cls(sky / pairs.unit, measured, pairs, model, anchor, frame)
+        ties = ties or Ties.none(len(sky))
+        return cls(sky / pairs.unit, measured, pairs, model, anchor, frame, ties)
 
     @property
     def tiles(self) -> int:
@@ -204,13 +209,18 @@ class Channel:
 
     @cached_property
     def component(self) -> np.ndarray:
-        """Label ``(T,)`` of the component of each tile, joined by measured pairs."""
-        return component_labels(self.tiles, self.pairs.i, self.pairs.j)
+        """Label ``(T,)`` of the component of each tile, joined by measured pairs or its level."""
+        return self.ties.level_components(self.pairs.i, self.pairs.j)
 
     @property
     def gains_are_free(self) -> bool:
         """Whether the model has gains other than 1."""
         return not self.model.startswith("offset")
+
+    @property
+    def mixed_gains(self) -> np.ndarray:
+        """Whether each tile ``(T,)`` shares its level with tiles of other gains."""
+        return self.ties.mixed_gains & self.gains_are_free
 
     @property
     def offsets_are_free(self) -> bool:

@@ -100,22 +100,29 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     evidence = plane_evidence(channel)
     planes = choose_planes(channel, evidence)
     gains = solve_gains(channel, planes)
+    channel = _without_loose_levels(channel, gains, planes)
     levels = solve_levels(channel, gains, planes)
     chi = np.fmax(levels.chi, gains.chi)
     suspect = find_suspects(channel, chi)
+    separate = levels
     gains, levels = refine_jointly(channel, gains, levels, planes, suspect)
-    alone = _pairs_of_tiles(channel) == 0
+    if levels is separate and channel.mixed_gains.any():
+        return _solve_once(replace(channel, ties=channel.ties.untie_levels(channel.mixed_gains)))
+    own_pairs = _pairs_of_tiles(channel)
+    no_gain = _sums(own_pairs, channel.ties.gain) == 0
+    no_level = _sums(own_pairs, channel.ties.level) == 0
+    alone = no_gain & no_level
     shift, misplaced = _positions(channel)
     return ChannelSolution(
-        gain=np.where(alone, 1.0, gains.gain),
-        gain_err=np.where(alone, np.nan, _gain_errors(channel, gains)),
+        gain=np.where(no_gain, 1.0, gains.gain),
+        gain_err=np.where(no_gain, np.nan, _gain_errors(channel, gains)),
         offset=np.where(alone, 0.0, _offsets(channel, gains, levels)),
-        offset_err=np.where(alone, np.nan, _offset_errors(gains, levels)),
+        offset_err=np.where(no_level, np.nan, _offset_errors(gains, levels)),
         slope_x=np.where(alone, 0.0, levels.slope[:, 0]),
         slope_y=np.where(alone, 0.0, levels.slope[:, 1]),
         component=channel.component,
         gain_group=gains.group if channel.gains_are_free else channel.component,
-        pairs=_pairs_of_tiles(channel),
+        pairs=own_pairs,
         planes=planes & ~alone,
         residual=spread(-levels.residual, channel.measured),
         gain_residual=spread(gains.residual, channel.measured),
@@ -128,9 +135,24 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     )
 
 
+def _without_loose_levels(channel: Channel, gains: GainSolution, planes: np.ndarray) -> Channel:
+    """Untie the levels of tiles with different gains unless these are solved with the levels.
+
+    The error of a gain, taken for exact, would move the common level by far more than its error.
+    """
+    tied = in_reference_group(gains.group, channel.component, channel.anchor) & ~planes
+    loose = channel.mixed_gains & ~tied & (_pairs_of_tiles(channel) > 0)
+    return replace(channel, ties=channel.ties.untie_levels(loose)) if loose.any() else channel
+
+
 def _pairs_of_tiles(channel: Channel) -> np.ndarray:
     """Count the measured pairs ``(T,)`` of each tile."""
     return np.bincount(np.r_[channel.pairs.i, channel.pairs.j], minlength=channel.tiles)
+
+
+def _sums(values: np.ndarray, node: np.ndarray) -> np.ndarray:
+    """Sum values ``(T,)`` over the tiles that share a node."""
+    return np.bincount(node, values, minlength=len(node))[node]
 
 
 def _offsets(channel: Channel, gains: GainSolution, levels: LevelSolution) -> np.ndarray:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..overlap.graph import component_labels
 from .channel import Channel, spread
 from .potentials import Differences, potentials
 
@@ -22,7 +21,7 @@ class GainSolution:
     log_gain, variance : ndarray
         ``(T,)`` logarithms of the gains, and their variances.
     group : ndarray
-        ``(T,)`` int: tiles joined by pairs with a measured gain.
+        ``(T,)`` int: tiles joined by pairs with a measured gain, or tied.
     residual, chi : ndarray
         ``(P,)`` residual of each pair's log-gain, and its absolute value in units of its error;
         NaN if no gain was measured.
@@ -59,12 +58,13 @@ def solve_gains(channel: Channel, planes: np.ndarray) -> GainSolution:
     measured = np.isfinite(gain) & np.isfinite(gain_err)
     i, j, gain = pairs.i[measured], pairs.j[measured], gain[measured]
     relative_err = np.maximum(gain_err[measured] / gain, MIN_RELATIVE_ERROR)
-    differences = Differences(i, j, np.log(gain), relative_err**-2.0)
-    fit = potentials(channel.tiles, differences, channel.anchor)
+    node, anchor = channel.ties.gain, channel.anchor
+    differences = Differences(node[i], node[j], np.log(gain), relative_err**-2.0)
+    fit = potentials(channel.tiles, differences, anchor if anchor is None else node[anchor])
     return GainSolution(
-        log_gain=fit.value,
-        variance=fit.variance,
-        group=component_labels(channel.tiles, i, j),
+        log_gain=fit.value[node],
+        variance=fit.variance[node],
+        group=channel.ties.gain_components(i, j),
         residual=spread(fit.residual, measured),
         chi=spread(np.abs(fit.residual) / relative_err, measured),
     )

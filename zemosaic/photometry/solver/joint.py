@@ -58,7 +58,7 @@ def refine_jointly(
     without_plane = ~planes[channel.pairs.i]
     pairs = _JointPairs.of(channel, without_plane, gains, levels.reference, suspect)
     start = np.stack([gains.log_gain, levels.level], axis=1)
-    fit = _iterate(pairs, start, gain_free, channel.anchor)
+    fit = _iterate(pairs, start, gain_free, channel)
     if fit is None or not _agrees(fit, gains, gain_free):
         return gains, levels
     level = np.where(planes, levels.level, fit.value[:, LEVEL])
@@ -82,7 +82,7 @@ class _JointFit:
 
 
 def _iterate(
-    pairs: _JointPairs, start: np.ndarray, gain_free: np.ndarray, anchor: int | None
+    pairs: _JointPairs, start: np.ndarray, gain_free: np.ndarray, channel: Channel
 ) -> _JointFit | None:
     """Solve and reweight until the gains are steady; None if they diverge.
 
@@ -90,7 +90,8 @@ def _iterate(
     """
     value, steady = start, False
     for _ in range(ROUNDS):
-        fit = joint_potentials(len(value), pairs.differences(value), gain_free, anchor)
+        differences = pairs.differences(value)
+        fit = joint_potentials(len(value), differences, gain_free, channel.anchor, channel.ties)
         change = float(np.abs(fit.value[:, GAIN]).max())
         if not change < DIVERGENCE:
             return None

@@ -63,16 +63,16 @@ def solve_levels(channel: Channel, gains: GainSolution, planes: np.ndarray) -> L
         return _without_offsets(channel, gains.gain)
     reference = _reference_levels(channel)
     differences = _differences(channel, gains, reference)
-    weight = differences.level_err**-2.0
+    weight, node = differences.level_err**-2.0, channel.ties.level
     fit = potentials(
         channel.tiles,
-        Differences(differences.i, differences.j, differences.level, weight),
-        channel.anchor,
+        Differences(node[differences.i], node[differences.j], differences.level, weight),
+        _anchor_node(channel),
     )
     levels = LevelSolution(
         reference=reference,
-        level=fit.value,
-        variance=fit.variance,
+        level=fit.value[node],
+        variance=fit.variance[node],
         slope=np.zeros((channel.tiles, 2)),
         residual=fit.residual,
         chi=np.abs(fit.residual) / differences.level_err,
@@ -83,15 +83,21 @@ def solve_levels(channel: Channel, gains: GainSolution, planes: np.ndarray) -> L
 
 
 def _reference_levels(channel: Channel) -> np.ndarray:
-    """Compute the mean pivot ``(T,)`` of each tile over its pairs in ADU.
+    """Compute the mean pivot ``(T,)`` of each tile, or tied tiles, over its pairs in ADU.
 
-    A tile without pairs has its sky level.
+    A tile without pairs has its sky level. Tiles that share their level but not their gain have
+    0, where the level is the offset.
     """
-    pairs, tiles = channel.pairs, channel.tiles
-    ends, pivots = np.r_[pairs.i, pairs.j], np.r_[pairs.x, pairs.y]
+    pairs, tiles, node = channel.pairs, channel.tiles, channel.ties.level
+    ends, pivots = node[np.r_[pairs.i, pairs.j]], np.r_[pairs.x, pairs.y]
     count = np.bincount(ends, minlength=tiles)
     total = np.bincount(ends, weights=pivots, minlength=tiles)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(channel.sky))
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(channel.sky))
+    return np.where(channel.mixed_gains, 0.0, mean[node])
+
+
+def _anchor_node(channel: Channel) -> int | None:
+    return None if channel.anchor is None else int(channel.ties.level[channel.anchor])
 
 
 def _differences(channel: Channel, gains: GainSolution, reference: np.ndarray) -> PlaneDifferences:
@@ -131,12 +137,15 @@ def _with_planes(
     differences: PlaneDifferences,
 ) -> LevelSolution:
     """Replace the levels of tiles with planes by a fit of planes to their pairs."""
-    with_plane = planes[differences.i]
-    fit = plane_potentials(differences.of(with_plane), frame.centre, channel.anchor)
-    fitted = subtract_common_slope(channel.component, fit.planes, frame.centre)
+    with_plane, node = planes[differences.i], channel.ties.level
+    of_nodes = replace(differences, i=node[differences.i], j=node[differences.j])
+    fit = plane_potentials(of_nodes.of(with_plane), frame.centre, _anchor_node(channel))
+    own = fit.planes[node]
+    own[:, 0] += np.einsum("tg,tg->t", own[:, 1:], frame.centre - frame.centre[node])
+    fitted = subtract_common_slope(channel.component, own, frame.centre)
     if channel.anchor is not None:
         anchored = channel.component == channel.component[channel.anchor]
-        fitted[anchored] = fit.planes[anchored]
+        fitted[anchored] = own[anchored]
     # From ADU per cell of the grid to ADU per pixel of the tile.
     slope = np.einsum("tg,tgp->tp", fitted[:, 1:], frame.jacobian)
     residual, chi = levels.residual.copy(), levels.chi.copy()
@@ -144,7 +153,7 @@ def _with_planes(
     return replace(
         levels,
         level=np.where(planes, fitted[:, 0], levels.level),
-        variance=np.where(planes, fit.level_variance, levels.variance),
+        variance=np.where(planes, fit.level_variance[node], levels.variance),
         slope=np.where(planes[:, None], slope, 0.0),
         residual=residual,
         chi=chi,

@@ -11,6 +11,7 @@ from ..overlap.graph import OverlapGraph, repetition
 from ..pairfit.measure import Measurement
 from .channel import TileFrame
 from .solve import Solution, solve
+from .ties import Ties
 
 CORRECTION = ("gain", "offset", "slope_x", "slope_y")
 OF_TILES = (*CORRECTION, "gain_err", "offset_err", "planes", "plane_chi2", "plane_ratio")
@@ -25,6 +26,7 @@ def solve_mosaic(
     model: str,
     anchor: int | None,
     frame: TileFrame | None,
+    ties: Ties | None = None,
 ) -> Solution:
     """Solve a mosaic, and solve it again without misplaced tiles that have planes.
 
@@ -38,7 +40,7 @@ def solve_mosaic(
         The measured pairs.
     corners : ndarray
         ``(T, 4, 2)`` as for `find_overlaps`.
-    measurements, sky, model, anchor, frame
+    measurements, sky, model, anchor, frame, ties
         As for `solve`.
 
     Returns
@@ -48,7 +50,7 @@ def solve_mosaic(
 
     def solve_graph(pairs: OverlapGraph, lines: Sequence[Sequence[Measurement]]) -> Solution:
         factors = repetition(pairs, corners)
-        return solve(pairs.i, pairs.j, lines, sky, model, anchor, frame, factors)
+        return solve(pairs.i, pairs.j, lines, sky, model, anchor, frame, factors, ties)
 
     solution = solve_graph(graph, measurements)
     misplaced = (solution.misplaced & solution.planes).any(axis=1)

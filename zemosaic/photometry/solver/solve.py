@@ -13,6 +13,7 @@ import numpy as np
 from ..pairfit.measure import Measurement
 from .channel import Channel, TileFrame
 from .channel_solver import ChannelSolution, solve_channel
+from .ties import Ties
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +123,7 @@ def solve(
     anchor: int | None = None,
     frame: TileFrame | None = None,
     repetition: np.ndarray | None = None,
+    ties: Ties | None = None,
 ) -> Solution:
     """Solve for the corrections of all tiles and channels.
 
@@ -142,6 +144,8 @@ def solve(
     repetition : ndarray or None
         ``(P,)`` factors on the variances of the pairs, which share cells; see
         `zemosaic.photometry.overlap.graph.repetition`.
+    ties : Ties or None
+        Groups of tiles that share a gain or a level.
 
     Returns
     -------
@@ -159,6 +163,7 @@ def solve(
             model=model,
             anchor=anchor,
             frame=frame,
+            ties=ties,
         )
         for c in range(sky.shape[1])
     ]

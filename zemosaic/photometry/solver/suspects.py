@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..overlap.graph import component_labels
 from ..robust import GAUSSIAN_MEDIAN
 from .channel import Channel
 from .gauge import in_reference_group
@@ -74,7 +73,7 @@ def tied_by_suspects(
     """
     i, j = channel.pairs.i, channel.pairs.j
     sound = used & ~(suspect[i] | suspect[j])
-    sound_group = component_labels(channel.tiles, i[sound], j[sound])
+    sound_group = channel.ties.gain_components(i[sound], j[sound])
     tied = in_reference_group(group, channel.component, channel.anchor)
     still_tied = in_reference_group(sound_group, channel.component, channel.anchor)
     near_good = np.zeros(channel.tiles, dtype=bool)

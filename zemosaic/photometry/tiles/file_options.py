@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import ClassVar
 
 from ...errors import UserError
 
-#: Number or name of an HDU; None selects the first image.
-HduKey = int | str | None
+#: What the tiles of a group can share.
+SHARED = ("gain", "level")
+#: Number of an HDU, or text that selects images (see `zemosaic.photometry.tiles.images`), or name
+#: and version; None selects all images of the kind of the first.
+HduKey = int | str | tuple[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +22,26 @@ class FileOptions:
 
     Parameters
     ----------
-    hdu, mask_hdu : int, str or None
-        HDU of the image (None: the first image) and of a mask whose nonzero
-        pixels are bad (None: no mask).
+    hdu : int, str, tuple or None
+        HDUs of the images: ``1``, ``"SCI,2"`` or ``("SCI", 2)``, ``"SCI"`` (all of this name),
+        ``"1,4"``, ``"all"``, or several joined by ``+``. None selects the first image with a
+        celestial WCS and all others of its kind, as the chips of a camera.
+    mask_hdu, weight_hdu : int, str or None
+        HDU of a mask, whose flagged pixels are bad, and of weights, which are bad at 0 and better
+        the higher they are; of a name, the one with the version of the image. None takes the data
+        quality (DQ) of JWST and HST and no weights, "none" no mask at all.
+    mask, weight : str or None
+        Path of a file with the mask or the weights beside each image, as `wcs`.
+    mask_bits : int, str or None
+        Flags of the mask to ignore, in the convention of `astropy.nddata.bitmask`; after a ``~``
+        the only flags that are bad. None takes the bad flags of JWST, HST and Rubin, or all.
+    wcs : str
+        Path of the file with the WCS of an image whose header has none, relative to the folder
+        of the image; ``{stem}`` stands for its name without ending.
+    group : str or None
+        Tiles that share their gain and level: ``exposure`` (those of one file) or a keyword
+        (those with the same value). ``exposure:gain`` or ``exposure:level`` share one of both;
+        several are joined by ``+``.
     blank : {"auto", "none"} or float
         Value of pixels that hold no datum, besides NaN. "auto" finds the fill value
         of registered frames, "none" takes every number as a datum.
@@ -32,12 +54,20 @@ class FileOptions:
 
     AUTO_BLANK: ClassVar[str] = "auto"
     NO_BLANK: ClassVar[str] = "none"
+    NO_MASK: ClassVar[str] = "none"
 
     hdu: HduKey = None
-    mask_hdu: HduKey = None
+    mask_hdu: int | str | None = None
+    weight_hdu: int | str | None = None
+    mask: str | None = None
+    weight: str | None = None
+    mask_bits: int | str | None = None
+    wcs: str = "{stem}.wcs"
+    group: str | None = None
     blank: str | float = AUTO_BLANK
 
     def __post_init__(self) -> None:
+        group_rules(self.group)
         if self.blank not in (self.AUTO_BLANK, self.NO_BLANK):
             try:
                 float(self.blank)
@@ -48,3 +78,30 @@ class FileOptions:
     def of(cls, options: FileOptions) -> FileOptions:
         """Return the options of files alone, without those that a subclass adds."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
+
+
+def split_input(text: str) -> tuple[str, str | None]:
+    """Split ``file.fits[SCI,2]`` into file and images; a file of that very name has none."""
+    match = re.fullmatch(r"(.+)\[([^\[\]]+)\]", text)
+    if match is None or Path(text).exists():
+        return text, None
+    return match[1], match[2]
+
+
+def group_rules(group: str | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Return the key and what is shared of each rule in `FileOptions.group`.
+
+    Raises
+    ------
+    UserError
+        A rule is invalid.
+    """
+    rules: list[tuple[str, tuple[str, ...]]] = []
+    for rule in group.split("+") if group is not None else ():
+        key, _, shared = rule.partition(":")
+        if not key or shared not in ("", *SHARED):
+            raise UserError(
+                f"group is {group!r}; give exposure or a keyword, alone or with :gain or :level"
+            )
+        rules.append((key, (shared,) if shared else SHARED))
+    return rules

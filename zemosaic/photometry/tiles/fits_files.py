@@ -38,7 +38,7 @@ class TileError(UserError):
 @contextmanager
 def open_fits(path: Path) -> Iterator[fits.HDUList]:
     """Open a FITS file, and raise errors of the block as a one-line `TileError`."""
-    try:
+    with name_read_errors(path):
         # No memory map: a network drive that disappears would cause a bus error.
         with ignore_astropy_warnings():
             hdus = fits.open(path, memmap=False)
@@ -46,6 +46,13 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
             with ignore_astropy_warnings():
                 len(hdus)  # reads all headers now, while warnings are ignored
             yield hdus
+
+
+@contextmanager
+def name_read_errors(path: Path) -> Iterator[None]:
+    """Raise errors of the block, which reads a FITS file, as a one-line `TileError`."""
+    try:
+        yield
     except (TileError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - gzip, zip, cfitsio and astropy raise their own
@@ -67,29 +74,10 @@ def ignore_astropy_warnings() -> Iterator[None]:
 
 
 def find_image_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
-    """Return the HDU with the given key, or the first image HDU if the key is None.
-
-    Raises
-    ------
-    TileError
-        There is no such HDU, or it is not an image.
-    """
-    if key is not None:
-        hdu = _get_hdu(hdus, path, key)
-        if not _is_image(hdu):
-            raise TileError(f"{path}: HDU {key} holds no image; choose another with --hdu")
-        return hdu
-    for hdu in hdus:
-        if _is_image(hdu):
-            return hdu
-    raise TileError(f"{path}: holds no image; give a FITS file with one")
-
-
-def find_mask_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
-    """Return the HDU of the mask; raise `TileError` if it is missing or not an image."""
-    hdu = _get_hdu(hdus, path, key)
-    if not _is_image(hdu):
-        raise TileError(f"{path}: HDU {key} holds no mask; choose another with --mask-hdu")
+    """Return the HDU of an image; raise `TileError` if it is missing or not an image."""
+    hdu = get_hdu(hdus, path, key)
+    if not is_image(hdu):
+        raise TileError(f"{path}: HDU {key} holds no image; choose another with --hdu")
     return hdu
 
 
@@ -99,15 +87,21 @@ def image_unit(header: fits.Header) -> str:
     return unit.strip() if isinstance(unit, str) else ""
 
 
-def _is_image(hdu: Any) -> bool:
+def is_image(hdu: Any) -> bool:
+    """Return whether an HDU holds an image with at least two axes."""
     return getattr(hdu, "is_image", False) and len(hdu.shape) >= 2
 
 
-def _get_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
+def get_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
+    """Return an HDU; raise `TileError` with the list of all HDUs if there is no such one."""
     try:
         return hdus[key]
     except (KeyError, IndexError):
-        available = ", ".join(f"{index} {hdu.name}".strip() for index, hdu in enumerate(hdus))
+        names = [hdu.name for hdu in hdus]
+        available = ", ".join(
+            f"{index} {hdu.name}".strip() + (f",{hdu.ver}" if names.count(hdu.name) > 1 else "")
+            for index, hdu in enumerate(hdus)
+        )
         raise TileError(f"{path}: has no HDU {key}; it has {available}") from None
 
 

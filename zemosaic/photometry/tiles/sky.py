@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from astropy.wcs import WCS
+from astropy.wcs import WCS, NoConvergence
+
+from .frames import from_icrs, to_icrs
 
 
 def edge_points(shape: tuple[int, int], per_side: int) -> np.ndarray:
@@ -17,8 +19,19 @@ def edge_points(shape: tuple[int, int], per_side: int) -> np.ndarray:
 
 
 def pixel_to_sky(wcs: WCS, xy: np.ndarray) -> np.ndarray:
-    """Return the sky coordinates ``(N, 2)`` in degrees of pixels ``(N, 2)``; NaN off the sky."""
-    return np.asarray(wcs.all_pix2world(xy, 0), dtype=np.float64)
+    """Return the sky coordinates (ICRS) of pixels, both ``(N, 2)``, in degrees.
+
+    They are NaN for pixels off the sky.
+    """
+    return to_icrs(wcs, np.asarray(wcs.all_pix2world(xy, 0), dtype=np.float64))
+
+
+def sky_to_pixel(wcs: WCS, radec: np.ndarray) -> np.ndarray:
+    """Return the pixels ``(N, 2)`` of sky coordinates (ICRS) ``(N, 2)`` in degrees."""
+    try:
+        return wcs.all_world2pix(from_icrs(wcs, radec), 0, quiet=True, maxiter=40)
+    except NoConvergence as error:  # raised in spite of `quiet` if no position converged
+        return error.best_solution
 
 
 def pixel_scale(wcs: WCS, shape: tuple[int, int]) -> float:

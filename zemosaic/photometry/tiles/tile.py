@@ -1,10 +1,13 @@
-"""A tile: one image with its position on the sky, from a FITS file or from arrays."""
+"""A tile: one image with its position on the sky; made from arrays here.
+
+`zemosaic.photometry.tiles.tile_files` makes tiles from FITS files.
+"""
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,21 +17,18 @@ import numpy as np
 from astropy.wcs import WCS
 
 from .axes import channels_first_shape
-from .encodings import bayer_pattern
 from .file_options import FileOptions
 from .fits_files import (
-    PixelReader,
     TileError,
-    asinh_scale,
     find_image_hdu,
-    find_mask_hdu,
-    image_unit,
+    get_hdu,
     open_fits,
     pixel_reader,
-    require_complete,
 )
+from .frames import ICRS, frame_name
+from .sidecars import read_sidecar
 from .sky import edge_points, pixel_scale, pixel_to_sky
-from .strips import bad_pixels, read_strips
+from .strips import PixelPlane, Quality, has_alpha, read_strips
 from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameters
 
 #: Points along each side of a tile at which a WCS rebuilt from its parameters is compared.
@@ -41,12 +41,13 @@ LARGEST_EXTENT = 180.0
 class Tile:
     """One image of the mosaic, whose pixels are read on demand.
 
-    Construct it with `open_tile` or `tile_from_array`.
+    Construct it with `zemosaic.open_tile` or `tile_from_array`.
 
     Parameters
     ----------
     name : str
-        Base name of the file, or a name given to an array.
+        Base name of the file, with the HDU if it holds several tiles (``a.fits[SCI,2]``), or a
+        name given to an array.
     shape : tuple of int
         Height and width in pixels.
     channels : int
@@ -65,7 +66,7 @@ class Tile:
     weight : ndarray or None
         ``(H, W)`` relative weights, 0 where a pixel is bad.
     options : FileOptions
-        How the file is read.
+        How the file is read; its HDUs are numbers.
     unit : str
         Unit of the pixels (BUNIT), empty if the file does not give it.
     bayer : str
@@ -76,6 +77,18 @@ class Tile:
         The WCS as returned by `wcs_parameters`; None if its parameters do not suffice.
     array_wcs : astropy.wcs.WCS or None
         The WCS of an array whose parameters do not suffice.
+    wcs_path : pathlib.Path or None
+        The file of the WCS, if it is not that of the image.
+    groups : tuple of str
+        Groups of the tile by each rule of `FileOptions.group`.
+    frame : str
+        Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
+    mask_path, weight_path : pathlib.Path or None
+        The files of mask and weights, if they are not that of the image.
+    ignored_flags : int
+        Bits of the mask that leave a pixel good.
+    alpha : bool
+        Whether the last plane of the image is no channel but a mask, 0 where pixels are bad.
     """
 
     name: str
@@ -93,6 +106,13 @@ class Tile:
     asinh: bool = False
     wcs_parameters: dict[str, Any] | None = None
     array_wcs: WCS | None = None
+    wcs_path: Path | None = None
+    groups: tuple[str, ...] = ()
+    frame: str = ICRS
+    mask_path: Path | None = None
+    weight_path: Path | None = None
+    ignored_flags: int = 0
+    alpha: bool = False
 
     @cached_property
     def wcs(self) -> WCS:
@@ -105,8 +125,16 @@ class Tile:
             return wcs_from_parameters(self.wcs_parameters)
         if self.path is None:
             return self.array_wcs
+        if self.wcs_path is not None:
+            return read_wcs(self.wcs_path, read_sidecar(self.wcs_path), None)
         with open_fits(self.path) as hdus:
-            return read_wcs(self.path, find_image_hdu(hdus, self.path, self.options.hdu), hdus)
+            image = find_image_hdu(hdus, self.path, self.options.hdu)
+            return read_wcs(self.path, image.header, hdus)
+
+    @property
+    def place(self) -> str:
+        """Path of the file and name of the image in it, or the name of an array."""
+        return self.name if self.path is None else str(self.path.with_name(self.name))
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -131,13 +159,26 @@ class Tile:
         image[~np.isfinite(image)] = np.nan
         return image
 
-    def strips(self, rows: int) -> Iterator[np.ndarray]:
+    @property
+    def has_weights(self) -> bool:
+        """Whether its pixels have weights."""
+        return self.weight is not None or self.options.weight_hdu is not None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask, weights or an alpha channel mark bad pixels."""
+        masked = self.mask is not None or self.options.mask_hdu is not None
+        return masked or self.has_weights or self.alpha
+
+    def strips(self, rows: int, weights: bool = False) -> Iterator[np.ndarray]:
         """Read the tile from top to bottom; an uncompressed file is never in memory as a whole.
 
         Parameters
         ----------
         rows : int
             Height of a strip; the last may be lower.
+        weights : bool
+            Add the weights, if the tile has any, as one more channel.
 
         Yields
         ------
@@ -150,21 +191,41 @@ class Tile:
         TileError
             The file cannot be read to its end, or the mask has another shape.
         """
+        with self.open() as (image, quality):
+            yield from read_strips(image, quality, rows, weights)
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[PixelPlane, Quality]]:
+        """Open the image and the planes of its bad pixels, to be read by rows."""
         if self.path is None:
             data = np.asarray(self.data)
-            yield from self._read_strips(data.__getitem__, data.shape, self.mask, rows)
+            image = PixelPlane(data.__getitem__, data.shape)
+            mask, weight = (
+                None if plane is None else PixelPlane(plane.__getitem__, plane.shape)
+                for plane in (self.mask, self.weight)
+            )
+            quality = Quality(mask, self.ignored_flags, weight, self.alpha)
+            quality.check(self.name, channels_first_shape(data.shape))
+            yield image, quality
             return
-        with open_fits(self.path) as hdus:
-            image, mask = find_image_hdu(hdus, self.path, self.options.hdu), None
-            if self.options.mask_hdu is not None:
-                mask = find_mask_hdu(hdus, self.path, self.options.mask_hdu).data
-            yield from self._read_strips(pixel_reader(image, self.path), image.shape, mask, rows)
+        with ExitStack() as files, open_fits(self.path) as hdus:
+            hdu = find_image_hdu(hdus, self.path, self.options.hdu)
+            image = PixelPlane(pixel_reader(hdu, self.path), hdu.shape)
 
-    def _read_strips(
-        self, read_pixels: PixelReader, shape: tuple[int, ...], mask: np.ndarray | None, rows: int
-    ) -> Iterator[np.ndarray]:
-        bad = None if mask is None else bad_pixels(self.name, np.asarray(mask), shape)
-        return read_strips(read_pixels, shape, rows, bad, self.weight)
+            places = (
+                (self.mask_path, self.options.mask_hdu),
+                (self.weight_path, self.options.weight_hdu),
+            )
+            planes: list[PixelPlane | None] = []
+            for path, key in places:
+                own = hdus if path is None else files.enter_context(open_fits(path))
+                plane = None if key is None else get_hdu(own, path or self.path, key)
+                planes.append(
+                    None
+                    if plane is None
+                    else PixelPlane(pixel_reader(plane, path or self.path), plane.shape)
+                )
+            yield image, Quality(planes[0], self.ignored_flags, planes[1], self.alpha)
 
 
 def tile_from_array(
@@ -187,7 +248,8 @@ def tile_from_array(
         channels_first = channels_first_shape(array.shape)
     except ValueError as error:
         raise TileError(f"{name}: {error}") from None
-    channels, shape = _require_pixels(name, channels_first)
+    alpha = has_alpha(PixelPlane(array.__getitem__, array.shape))
+    channels, shape = require_pixels(name, channels_first)
     wcs = require_celestial(name, wcs)
     parameters = wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE))
     if parameters is None:
@@ -196,11 +258,11 @@ def tile_from_array(
     weight = None if weight is None else np.asarray(weight)
     if weight is not None and weight.shape != shape:
         raise TileError(f"{name}: its weights have the shape {weight.shape}, the image {shape}")
-    corners, scale = _footprint(name, wcs, shape)
+    corners, scale = footprint(name, wcs, shape)
     return Tile(
         name=name,
         shape=shape,
-        channels=channels,
+        channels=channels - alpha,
         corners=corners,
         scale=scale,
         data=array,
@@ -209,65 +271,12 @@ def tile_from_array(
         options=options or FileOptions(),
         wcs_parameters=parameters,
         array_wcs=wcs if parameters is None else None,
+        frame=frame_name(wcs),
+        alpha=alpha,
     )
 
 
-def open_tile(path: str | os.PathLike[str], **options: Any) -> Tile:
-    """Make a tile from a FITS file like `tile_from_file`, with the fields of `FileOptions`."""
-    return tile_from_file(path, FileOptions(**options))
-
-
-def tile_from_file(path: str | os.PathLike[str], options: FileOptions) -> Tile:
-    """Make a tile from a FITS file, of which only the headers are read.
-
-    Parameters
-    ----------
-    path : path-like
-        The file, which may hold compressed images or be compressed itself (``.fits.gz``).
-    options : FileOptions
-        How the file is read.
-
-    Raises
-    ------
-    TileError
-        There is no such file, no image in it, or no celestial WCS.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise TileError(f"{path}: is a folder; name the FITS files in it")
-    if not path.exists():
-        raise TileError(f"{path}: no such file; check the name")
-    with open_fits(path) as hdus:
-        image = find_image_hdu(hdus, path, options.hdu)
-        try:
-            channels_first = channels_first_shape(tuple(int(length) for length in image.shape))
-        except ValueError as error:
-            raise TileError(f"{path}: {error}; choose another HDU with --hdu") from None
-        channels, shape = _require_pixels(str(path), channels_first)
-        require_complete(image, path)
-        if options.mask_hdu is not None:
-            find_mask_hdu(hdus, path, options.mask_hdu)
-        wcs = read_wcs(path, image, hdus)
-        unit = image_unit(image.header)
-        bayer = bayer_pattern(image.header, channels)
-        asinh = asinh_scale(image, path) is not None
-    corners, scale = _footprint(str(path), wcs, shape)
-    return Tile(
-        name=path.name,
-        shape=shape,
-        channels=channels,
-        corners=corners,
-        scale=scale,
-        path=path,
-        options=options,
-        unit=unit,
-        bayer=bayer,
-        asinh=asinh,
-        wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
-    )
-
-
-def _require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
+def require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:
     """Split ``(C, H, W)`` into channels and shape; raise `TileError` if one of them is 0."""
     channels, height, width = shape
     if min(shape) < 1:
@@ -275,7 +284,7 @@ def _require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[
     return channels, (height, width)
 
 
-def _footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
+def footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Return the corners of a tile and its pixel scale, both in degrees."""
     corners, scale = pixel_to_sky(wcs, edge_points(shape, 1)), pixel_scale(wcs, shape)
     if scale == 0:

@@ -23,6 +23,7 @@ from astropy.wcs import (
 )
 
 from .fits_files import TileError, ignore_astropy_warnings
+from .frames import standard_radesys
 
 #: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
 PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
@@ -36,18 +37,27 @@ LINEAR_KEYWORDS = (
 LARGEST_CRVAL = 1080.0, 90.0
 
 
-def read_wcs(path: Path, image: Any, hdus: fits.HDUList) -> WCS:
-    """Return the celestial WCS of an image HDU.
+def read_wcs(path: Path, header: fits.Header, hdus: fits.HDUList | None) -> WCS:
+    """Return the celestial WCS of a header.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file of the header, for errors.
+    header : astropy.io.fits.Header
+        Header of an image.
+    hdus : astropy.io.fits.HDUList or None
+        The file, which may hold lookup tables of the WCS.
 
     Raises
     ------
     TileError
         The header has no usable celestial WCS.
     """
-    _require_numbers(path, image.header)
+    _require_numbers(path, header)
     try:
         with ignore_astropy_warnings():
-            wcs = _parse_celestial(image.header, hdus)
+            wcs = _parse_celestial(header, hdus)
     except Exception as error:  # noqa: BLE001 - wcslib raises a dozen kinds of its own
         raise _unusable(str(path), error) from None
     return require_celestial(str(path), wcs)
@@ -83,7 +93,7 @@ def _unusable(name: str, error: Exception) -> TileError:
     return TileError(f"{name}: its WCS cannot be read ({reason}); solve the plate again")
 
 
-def _parse_celestial(header: fits.Header, hdus: fits.HDUList) -> WCS:
+def _parse_celestial(header: fits.Header, hdus: fits.HDUList | None) -> WCS:
     """Return the WCS of the celestial axes; not celestial if the header has none."""
     # WCS() rejects SIP in a cube, unless it is limited to two axes. This fails in turn if the
     # celestial axes of a cube are not the first two.
@@ -114,6 +124,11 @@ def require_celestial(name: str, wcs: Any) -> WCS:
                 f"{name}: its CRVAL{axis} is {value:g}, no position on the sky in degrees; solve "
                 "the plate again"
             )
+    radesys = standard_radesys(wcs)
+    if radesys != wcs.wcs.radesys:
+        wcs = wcs.deepcopy()
+        wcs.wcs.radesys = radesys
+        wcs.wcs.set()
     return wcs
 
 
