@@ -256,13 +256,14 @@ def test_the_command_corrects_all_chips(
 def test_the_report_numbers_tiles_by_file_and_chip(exposures: list[Path], tmp_path: Path) -> None:
     """Also after files that cannot be read, and with chips that cannot."""
     fits.setval(exposures[0], "CRVAL1", value="text", extname="SCI", extver=2)
-    broken = exposures[0].with_name("broken.fits")
-    broken.write_text("no FITS file")
-    run, inputs = tmp_path / "run", [broken, exposures[0], broken, exposures[1]]
+    broken, other = (exposures[0].with_name(f"broken{k}.fits") for k in (1, 2))
+    for file in (broken, other):
+        file.write_text("no FITS file")
+    run, inputs = tmp_path / "run", [broken, exposures[0], other, exposures[1]]
     arguments = ["intertile", *map(str, inputs), "-o", str(run), "--pool", "serial"]
     assert run_command(arguments) == 1
     data = gather_run(examine(run), journal.read(run)[-1:])
-    expected = ["broken.fits", "e0.fits[SCI,1]", "e0.fits[SCI,2]", "broken.fits"]
+    expected = ["broken1.fits", "e0.fits[SCI,1]", "e0.fits[SCI,2]", "broken2.fits"]
     assert [t.name for t in data.tiles] == [*expected, "e1.fits[SCI,1]", "e1.fits[SCI,2]"]
     assert [bool(tile.failed) for tile in data.tiles] == [True, False, True, True, False, False]
     assert [len(tile.gain) for tile in data.tiles] == [1] * 6
