@@ -188,7 +188,7 @@ def write_corrected_tiles(
 
     def job(number: int, path: Path, indices: Sequence[int]) -> Job:
         corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
-        attributes = _tile_attributes(indices[0], corrected[0][0].name)
+        attributes = _tile_attributes(indices[0], path.name)
         return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
 
     for index in sorted(solution.failed):

@@ -103,12 +103,8 @@ def read_tiles(
     tiles: list[tuple[str, Tile | TileError]] = []
     with open_fits(path) as hdus:
         numbers = select_images(hdus, path, options.hdu)
-        for plane, kind in ((options.mask_hdu, "mask"), (options.weight_hdu, "weight")):
-            if len(numbers) > 1 and isinstance(plane, int):
-                raise TileError(
-                    f"{path}: HDU {plane} cannot be the {kind} of {len(numbers)} images; "
-                    f"give the name of the {kind}s with --{kind}-hdu"
-                )
+        if len(numbers) > 1:
+            _require_names_of_planes(path, options)
         for number in numbers:
             label = f"[{image_label(hdus, number)}]" if key or len(numbers) > 1 else ""
             name = f"{path.name}{label}"
@@ -117,6 +113,17 @@ def read_tiles(
             except TileError as error:
                 tiles.append((name, error))
     return tiles
+
+
+def _require_names_of_planes(path: Path, options: FileOptions) -> None:
+    """Raise `TileError` if a number gives one mask, or one HDU of weights, to several images."""
+    for kind in ("mask", "weight"):
+        number = getattr(options, f"{kind}_hdu")
+        if isinstance(number, int) and getattr(options, kind) is None:
+            raise TileError(
+                f"{path}: HDU {number} cannot be the {kind} of several images; give a name with "
+                f"--{kind}-hdu"
+            )
 
 
 def _tile_of_image(
