@@ -221,3 +221,27 @@ def test_the_run_reports_the_fill_value(tmp_path: Path, intertile: Callable[...,
     assert f"{pixels} pixels of 4 tiles" in result.err
     assert "have the value 0 and count as missing" in result.err
     assert "count as missing" not in intertile(*paths, "-v", "--blank", "none").err
+
+
+@pytest.mark.parametrize("kind", ["f4", "u2", "rgba"])
+def test_corrected_files_keep_their_blanks(
+    kind: str, tmp_path: Path, intertile: Callable[..., Run]
+) -> None:
+    """A canvas of 0 stays 0, never the offset; an alpha plane stays as it is."""
+    paths = []
+    for tile in scene()[:4]:
+        image = np.where(frame(8), 0, tile.data)
+        if kind == "rgba":
+            image = np.stack([image, image, image, np.where(frame(8), 0, 255)])
+        image = np.round(image).astype("u2") if kind == "u2" else image.astype("f4")
+        paths.append(tmp_path / tile.name)
+        fits.writeto(paths[-1], image, tile.wcs.to_header())
+    assert intertile(*paths, "--apply", tmp_path / "corrected").code == 0
+    for path in paths:
+        before, after = fits.getdata(path), fits.getdata(tmp_path / "corrected" / path.name)
+        if kind == "rgba":
+            np.testing.assert_array_equal(after[3], before[3])
+            before, after = before[:3], after[:3]
+        assert (after[..., frame(8)] == 0).all()
+        changed = (after != before)[..., ~frame(8)]
+        assert changed.mean() > 0.9

@@ -174,7 +174,7 @@ def test_a_mask_is_that_of_its_chip(tmp_path: Path) -> None:
     first, second = (np.isnan(tile.pixels()[0]) for tile in open_tiles(path, mask_hdu="DQ"))
     assert np.argwhere(first).tolist() == [[0, 0]]
     assert np.argwhere(second).tolist() == [[1, 1]]
-    with pytest.raises(TileError, match="HDU 3 cannot be the mask of 2 images; give the name of"):
+    with pytest.raises(TileError, match="HDU 3 cannot be the mask of several images; give a name"):
         open_tiles(path, mask_hdu=3)
     with fits.open(path, mode="update") as hdus:
         hdus["DQ", 2].header["EXTVER"] = 3

@@ -445,16 +445,47 @@ def test_apply_into_the_tiles_own_folder_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_two_tiles_of_one_name_are_not_written_over_each_other(
+def test_two_tiles_of_one_name_are_written_under_different_names(
     write_tiles: WriteTiles, intertile: Command, tmp_path: Path
 ) -> None:
-    """The folder for corrected tiles cannot have both a/x.fits and b/x.fits."""
+    """The folders that differ go before the names of tiles/x.fits and more/x.fits."""
+    files = write_tiles()
+    (tmp_path / "more").mkdir()
+    twin = Path(shutil.copy(files[2], tmp_path / "more" / files[0].name))
+    assert intertile(*files, twin, "--apply", tmp_path / "out").code == 0
+    expected = [f"tiles_{files[0].name}", f"more_{twin.name}", *(file.name for file in files[1:])]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(expected)
+    for source, name in ((files[0], expected[0]), (twin, expected[1])):
+        data, header = fits.getdata(tmp_path / "out" / name, header=True)
+        corrected = header["ZEGAIN0"] * fits.getdata(source) + header["ZEOFFS0"]
+        np.testing.assert_allclose(data, corrected, rtol=1e-6)
+
+
+def test_a_tile_given_twice_is_not_written_twice(
+    write_tiles: WriteTiles, intertile: Command, tmp_path: Path
+) -> None:
+    """Under any spelling of its path; the line names the output, before any work."""
+    files = write_tiles()
+    again = files[0].parent / ".." / "tiles" / files[0].name
+    line = refused(intertile(*files, again, "--apply", tmp_path / "out"))
+    assert (
+        f"{tmp_path / 'out' / files[0].name}: would be written twice; give each tile once" in line
+    )
+
+
+def test_a_changed_name_is_not_written_over_a_tile(
+    write_tiles: WriteTiles, intertile: Command, tmp_path: Path
+) -> None:
+    """The names that two tiles of one name get are checked as well."""
     files = write_tiles()
     (tmp_path / "more").mkdir()
     twin = shutil.copy(files[2], tmp_path / "more" / files[0].name)
-    line = refused(intertile(*files, twin, "--apply", tmp_path / "out"))
-    assert f"{tmp_path / 'out' / files[0].name}: would be written twice; rename" in line
-    assert intertile(*files, twin).code == 0, "without --apply the names may be equal"
+    (tmp_path / "out").mkdir()
+    victim = Path(shutil.copy(files[3], tmp_path / "out" / f"more_{files[0].name}"))
+    before = victim.read_bytes()
+    result = intertile(*files, twin, victim, "--apply", tmp_path / "out")
+    assert victim.read_bytes() == before
+    assert f"{victim}: would be overwritten; choose another" in refused(result)
 
 
 def test_the_mosaic_is_not_written_over_a_tile(

@@ -1,9 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and their names."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,3 +21,46 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+#: Compressions that can be read but not written.
+_READ_ONLY_SUFFIXES = (".zip", ".z")
+
+
+def output_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return a different file name for each absolute path, for outputs in one folder.
+
+    The name is the base name. Where several paths share it, also on a disk that ignores case, the
+    parts of their folders that differ go before it: ``night1_m31.fits``. The names do not depend on
+    the order of the paths.
+    """
+    named: dict[str, list[Path]] = {}
+    for path in sorted({Path(os.path.abspath(path)) for path in paths}):
+        named.setdefault(_writable_name(path).casefold(), []).append(path)
+    names = {group[0]: _writable_name(group[0]) for group in named.values() if len(group) == 1}
+    taken = {name.casefold() for name in names.values()}
+    for namesakes in named.values():
+        if len(namesakes) == 1:
+            continue
+        for path, folder in zip(namesakes, _differing_parts(namesakes), strict=True):
+            name = wanted = "_".join([*folder, _writable_name(path)])
+            number = 2
+            while name.casefold() in taken:
+                name, number = f"{number}_{wanted}", number + 1
+            names[path] = name
+            taken.add(name.casefold())
+    return names
+
+
+def _writable_name(path: Path) -> str:
+    return path.stem if path.suffix.lower() in _READ_ONLY_SUFFIXES else path.name
+
+
+def _differing_parts(paths: Sequence[Path]) -> list[tuple[str, ...]]:
+    """Return the folders of each path without those that all share at their start and end."""
+    folders = [tuple(part.strip("/\\:") for part in path.parent.parts) for path in paths]
+    for _ in range(2):
+        while all(folders) and len({folder[0] for folder in folders}) == 1:
+            folders = [folder[1:] for folder in folders]
+        folders = [folder[::-1] for folder in folders]
+    return folders

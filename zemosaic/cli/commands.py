@@ -80,7 +80,33 @@ def cli() -> None:
     "By default all chips of a camera.",
 )
 @click.option(
-    "--mask-hdu", callback=parse_hdu, metavar="HDU", help="HDU of a mask; nonzero pixels are bad."
+    "--mask-hdu",
+    callback=parse_hdu,
+    metavar="HDU",
+    help="HDU of a mask, whose flagged pixels are bad; none ignores the DQ of JWST and HST.",
+)
+@click.option(
+    "--mask-bits",
+    metavar="FLAGS",
+    help="Flags of the mask to ignore, numbers or names; after a ~ the only ones not to ignore.",
+)
+@click.option(
+    "--weight-hdu",
+    callback=parse_hdu,
+    metavar="HDU",
+    help="HDU of weights: 0 is bad, more is better (WHT, coverage, ALPHA).",
+)
+@click.option(
+    "--mask", metavar="PATTERN", help="Mask in a file beside each tile: {stem}.mask.fits."
+)
+@click.option(
+    "--weight", metavar="PATTERN", help="Weights in a file beside each tile: {stem}.weight.fits."
+)
+@click.option(
+    "--blank",
+    default=Settings.blank,
+    metavar="VALUE",
+    help="Value of pixels without a datum: a number, none, or auto for the fill value of frames.",
 )
 @click.option(
     "--wcs",
@@ -94,12 +120,6 @@ def cli() -> None:
     metavar="KEY[:gain|:level]",
     help="Tiles that share gain and level, or one of them: exposure (those of one file) or a "
     "keyword.",
-)
-@click.option(
-    "--blank",
-    default=Settings.blank,
-    metavar="VALUE",
-    help="Value of pixels without a datum: a number, none, or auto for the fill value of frames.",
 )
 @click.option("--resume", is_flag=True, help="Reuse the results of an earlier run in RUN.")
 @run_options

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..files import output_names
 from ..photometry.tiles.file_options import split_input
 from ..settings import MODELS, Settings
 from .output import OUTPUT_OPTIONS
@@ -100,7 +102,10 @@ def refuse_to_overwrite_inputs(
     """Raise a usage error if an output would replace a tile or another output."""
     files = list(dict.fromkeys(Path(split_input(tile)[0]) for tile in tiles))
     inputs = {file.resolve(): file for file in files}
-    outputs = [apply_to / file.name for file in files] if apply_to else []
+    outputs = []
+    if apply_to is not None:
+        names = output_names(files)
+        outputs = [apply_to / names[Path(os.path.abspath(file))] for file in files]
     seen = set()
     for output in [*outputs, mosaic] if mosaic else outputs:
         path = output.resolve()
@@ -110,7 +115,7 @@ def refuse_to_overwrite_inputs(
                 f"{inputs[path]}: would be overwritten; choose another place for {option}"
             )
         if path in seen:
-            raise click.UsageError(f"{output}: would be written twice; rename one of those tiles")
+            raise click.UsageError(f"{output}: would be written twice; give each tile once")
         seen.add(path)
 
 

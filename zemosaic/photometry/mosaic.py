@@ -9,7 +9,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from .apply import correct, write_fits
+from ..files import atomic_write
+from .apply import correct
 from .solver.solve import Correction
 from .tiles.blanks import find_blanks
 from .tiles.fits_files import TileError
@@ -47,7 +48,9 @@ def write_mosaic(tiles: Sequence[tuple[Tile, Correction]], output: Path) -> None
         wcs, shape = find_optimal_celestial_wcs(footprints, frame=frame)
         images = [_coadd_channel(tiles, channel, wcs, shape) for channel in range(first.channels)]
     data = images[0] if len(images) == 1 else np.stack(images)
-    write_fits(fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())]), output)
+    with atomic_write(output) as temporary:
+        hdus = fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())])
+        hdus.writeto(temporary, overwrite=True)
 
 
 def _coadd_channel(
@@ -59,13 +62,17 @@ def _coadd_channel(
 
     inputs, weights = [], []
     for tile, correction in tiles:
-        corrected = correct(tile.pixels(), correction)[channel]
+        (layers,) = tile.strips(tile.shape[0], weights=True)
+        corrected = correct(layers[: tile.channels], correction)[channel]
         valid = np.isfinite(corrected)
         blanks = find_blanks(tile)
         if blanks is not None:
             valid &= ~blanks.grown()
         inputs.append((np.where(valid, corrected, np.float32(0)), tile.wcs))
-        weights.append(valid.astype(np.float32))
+        weight = valid.astype(np.float32)
+        if tile.has_weights:
+            weight *= layers[-1]
+        weights.append(weight)
     coadd, footprint = reproject_and_coadd(
         inputs,
         wcs,

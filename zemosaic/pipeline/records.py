@@ -37,6 +37,10 @@ class PreparedTile:
         Side of a thumbnail cell in preview cells; 0 without a thumbnail.
     thumbnail : ndarray or None
         ``(C, h, w)`` float32 in ADU.
+    masked : float
+        Share of the tile that its mask or weights cover.
+    sources_masked : bool
+        Whether these cover most of its bright pixels, and few others.
     """
 
     preview: Preview
@@ -45,6 +49,8 @@ class PreparedTile:
     scale: float
     thumb: int
     thumbnail: np.ndarray | None
+    masked: float = 0.0
+    sources_masked: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -86,7 +86,7 @@ def run_stages(
     _warn_about_unmatched_tiles(context, solution)
     if apply_to is None:
         return solution
-    not_written = write_corrected_tiles(context, scanned, solution, Path(apply_to))
+    not_written = write_corrected_tiles(context, tiles, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,16 @@ def write_table(table: Table, path: Path) -> None:
     """Write a table as ECSV, replacing `path` only when it is complete."""
     with atomic_write(path) as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
+
+
+def run_name(solution: PhaseSolution, settings: Settings) -> str:
+    """Return a name for a run: 16 digits of the SHA-256 of its corrections.ecsv.
+
+    The same run repeated has the same name.
+    """
+    text = io.StringIO()
+    corrections_table(solution, settings).write(text, format="ascii.ecsv")
+    return hashlib.sha256(text.getvalue().encode()).hexdigest()[:16]
 
 
 def _pair_row(

@@ -20,8 +20,9 @@ from ..photometry.pairfit.measure import Measurement, measure_pair
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
-from ..photometry.tiles.file_options import FileOptions
+from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
+from ..photometry.tiles.mask_cover import mask_cover
 from ..photometry.tiles.tile import Tile, tile_from_array
 from ..photometry.tiles.tile_files import read_tiles
 from ..runtime.worker import timed_step
@@ -63,6 +64,13 @@ def tile_name(tile: TileLike, index: int) -> str:
     return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
 
 
+def tile_path(tile: TileLike) -> Path | None:
+    """Return the path of a tile's file, None for an array."""
+    if isinstance(tile, Tile):
+        return tile.path
+    return Path(split_input(os.fspath(tile))[0]) if isinstance(tile, (str, os.PathLike)) else None
+
+
 def cache_key(*dependencies: object) -> str:
     """Return the key of a result that depends on these values.
 
@@ -93,8 +101,8 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
         raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
     bad_pixels = tile[2] if len(tile) == 3 else None
-    tile = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
-    return [ScannedTile(name, tile)]
+    made = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
+    return [ScannedTile(name, made)]
 
 
 def _scan_file(path: str | os.PathLike[str], options: FileOptions) -> list[ScannedTile]:
@@ -114,7 +122,7 @@ def _file_key(tile: Tile) -> str:
     """Return a key of the state of a tile's files, empty for an array."""
     if tile.path is None:
         return ""
-    files = [path for path in (tile.path, tile.wcs_path) if path is not None]
+    files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
     return cache_key(*map(_file_state, files), replace(tile.options, group=None))
 
 
@@ -154,6 +162,8 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
         )
     with timed_step("preview"):
         preview = make_preview(tile, grid)
+        cover = mask_cover(tile)
+    masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
     with timed_step("save"):
         try:
             preview.save(path)
@@ -164,10 +174,11 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *masked)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
-        return PreparedTile(bare, preview.checksum(), tile.shape, grid.scale, thumb, image)
+        checksum = preview.checksum()
+        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *masked)
 
 
 def measure(first: str, second: str, model: str, run_ns: int) -> tuple[Measurement, ...]:

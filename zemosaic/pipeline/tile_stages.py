@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import output_names
 from ..photometry.apply import write_corrected
 from ..photometry.preview.grid import make_grid
 from ..photometry.preview.preview import Preview
@@ -21,7 +23,11 @@ from ..runtime.scheduler import Job, Outcome
 from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
-from .tasks import ScannedTile, cache_key, prepare, preview_path
+from .tables import run_name
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, tile_path
+
+#: Share of a tile from which on its mask is suspicious.
+MOST_MASKED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +75,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     prepared |= restored
     _save_thumbnails(context, prepared)
     _report_blanks(context, prepared)
+    _report_masks(context, {tiles[index].name: tile for index, tile in prepared.items()})
     previews = {index: prepared[index].preview for index in sorted(prepared)}
     return PreparedTiles(previews, keys, failed)
 
@@ -98,6 +105,29 @@ def _report_blanks(context: RunContext, prepared: Mapping[int, PreparedTile]) ->
         )
 
 
+def _report_masks(context: RunContext, prepared: Mapping[str, PreparedTile]) -> None:
+    """Report masks that leave little of a tile, or hide its sources; `prepared` is by name."""
+    dense = [name for name, tile in prepared.items() if tile.masked > MOST_MASKED]
+    hidden = [name for name, tile in prepared.items() if tile.sources_masked]
+    if dense:
+        share = prepared[dense[0]].masked
+        context.note(
+            logging.WARNING,
+            f"{_listed(dense)}: mask or weights leave only {1 - share:.0%} of the pixels; nonzero "
+            "is bad in a mask (--mask-hdu) and good in weights (--weight-hdu)",
+        )
+    if hidden:
+        context.note(
+            logging.WARNING,
+            f"{_listed(hidden)}: the mask covers most of the bright pixels, which gains are "
+            "measured by; leave out the flags of sources with --mask-bits",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} others"
+
+
 def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:
     if context.run_folder is None:
         return
@@ -117,6 +147,7 @@ def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) 
 
 def write_corrected_tiles(
     context: RunContext,
+    tiles: Sequence[TileLike],
     scanned: Mapping[int, ScannedTile],
     solution: PhaseSolution,
     folder: Path,
@@ -128,22 +159,25 @@ def write_corrected_tiles(
     dict
         The reasons of failures by tile index.
     """
+    # Files that failed count, so that the names of the others do not depend on failures.
+    paths = [*map(tile_path, tiles), *(entry.tile.path for entry in scanned.values())]
+    names = output_names([path for path in paths if path is not None])
     indices_of: dict[Path, list[int]] = {}
     for index, entry in scanned.items():
         if entry.tile.path is not None and index not in solution.failed:
-            indices_of.setdefault(entry.tile.path, []).append(index)
+            indices_of.setdefault(Path(os.path.abspath(entry.tile.path)), []).append(index)
+    run = run_name(solution, context.settings)
 
-    def job(number: int, path: Path) -> Job:
-        indices = indices_of[path]
+    def job(number: int, path: Path, indices: Sequence[int]) -> Job:
         corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
         attributes = _tile_attributes(indices[0], path.name)
-        return Job(number, write_corrected, (corrected, folder), attributes)
+        return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
 
     for index in sorted(solution.failed):
         name = solution.names[index]
         if any(name.startswith(f"{path.name}[") for path in indices_of):
             context.note(logging.WARNING, f"{name}: is not corrected in {folder}")
-    jobs = [job(number, path) for number, path in enumerate(indices_of, 1)]
+    jobs = [job(number, *item) for number, item in enumerate(indices_of.items(), 1)]
     _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
     return {
         index: failed[indices[0]]

@@ -39,7 +39,7 @@ def bin_tile(
         Fraction of valid pixels, of the same shape; None if all pixels are valid.
     """
     height, width = tile.shape
-    shape = (tile.channels + (tile.weight is not None), height // side, width // side)
+    shape = (tile.channels + tile.has_weights, height // side, width // side)
     means, valid_fraction = np.empty(shape, dtype=np.float32), None
     strip_bins = max(1, STRIP_PIXELS // (tile.channels * width * side))
     for number, strip in enumerate(_read_layers(tile, strip_bins * side, blank, survey)):
@@ -49,6 +49,8 @@ def bin_tile(
             if valid_fraction is None:
                 valid_fraction = np.ones(shape, dtype=np.float32)
             valid_fraction[:, rows] = fraction
+    if tile.has_weights:
+        means[-1] /= np.median(means[-1][means[-1] > 0])
     return means, valid_fraction
 
 
@@ -57,21 +59,16 @@ def _read_layers(
 ) -> Iterator[np.ndarray]:
     """Yield strips of the channels without saturated pixels and of the relative weights."""
     highest = np.full(tile.channels, -np.inf)
-    weight = None
-    if tile.weight is not None:
-        weight = (tile.weight / np.median(tile.weight[tile.weight > 0])).astype(np.float32)
     top = 0
-    for strip in tile.strips(rows):
+    for layers in tile.strips(rows, weights=True):
+        strip = layers[: tile.channels]
         bottom = top + strip.shape[1]
         if survey is not None:
             survey.add(strip)
         if blank is not None:
             strip[:, blank[top:bottom]] = np.nan
         drop_saturated(strip, highest)
-        if weight is None:
-            yield strip
-        else:
-            yield np.concatenate([strip, weight[np.newaxis, top:bottom]])
+        yield layers
         top = bottom
 
 

@@ -172,7 +172,7 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     values = samples.values[: tile.channels]
     if not np.isfinite(values).any(axis=(1, 2)).all():
         raise TileError(f"{tile.name}: has no valid pixel in at least one channel; leave it out")
-    variance = _cell_variance(samples, noise, weighted=tile.weight is not None)
+    variance = _cell_variance(samples, noise, weighted=tile.has_weights)
     sky = np.array([np.ldexp(_median(channel), exponent) for channel in values])
     centre, jacobian = tile_centre(tile, grid)
     return Preview(

@@ -19,8 +19,8 @@ from scipy import ndimage
 from .file_options import FileOptions
 from .tile import Tile
 
-#: Rows that are read at once.
-STRIP_ROWS = 256
+#: Pixels that are read at once.
+STRIP_PIXELS = 1 << 16
 #: Every so many pixels along both axes are in the sample of the values.
 SAMPLE_STEP = 7
 #: Shortest run of equal pixels from the edge of the image that is no chance.
@@ -190,8 +190,9 @@ def _commonest(values: np.ndarray) -> tuple[float, int]:
 
 def _strips(tile: Tile) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the first row and the pixels of each strip."""
-    for number, strip in enumerate(tile.strips(STRIP_ROWS)):
-        yield number * STRIP_ROWS, strip
+    rows = max(1, STRIP_PIXELS // (tile.channels * tile.shape[1]))
+    for number, strip in enumerate(tile.strips(rows)):
+        yield number * rows, strip
 
 
 def _common_value(strip: np.ndarray) -> np.ndarray:

@@ -26,9 +26,15 @@ class FileOptions:
         HDUs of the images: ``1``, ``"SCI,2"`` or ``("SCI", 2)``, ``"SCI"`` (all of this name),
         ``"1,4"``, ``"all"``, or several joined by ``+``. None selects the first image with a
         celestial WCS and all others of its kind, as the chips of a camera.
-    mask_hdu : int, str or None
-        HDU of a mask whose nonzero pixels are bad (None: no mask); of a name, the one with the
-        version of the image.
+    mask_hdu, weight_hdu : int, str or None
+        HDU of a mask, whose flagged pixels are bad, and of weights, which are bad at 0 and better
+        the higher they are; of a name, the one with the version of the image. None takes the data
+        quality (DQ) of JWST and HST and no weights, "none" no mask at all.
+    mask, weight : str or None
+        Path of a file with the mask or the weights beside each image, as `wcs`.
+    mask_bits : int, str or None
+        Flags of the mask to ignore, in the convention of `astropy.nddata.bitmask`; after a ``~``
+        the only flags that are bad. None takes the bad flags of JWST, HST and Rubin, or all.
     wcs : str
         Path of the file with the WCS of an image whose header has none, relative to the folder
         of the image; ``{stem}`` stands for its name without ending.
@@ -48,9 +54,14 @@ class FileOptions:
 
     AUTO_BLANK: ClassVar[str] = "auto"
     NO_BLANK: ClassVar[str] = "none"
+    NO_MASK: ClassVar[str] = "none"
 
     hdu: HduKey = None
     mask_hdu: int | str | None = None
+    weight_hdu: int | str | None = None
+    mask: str | None = None
+    weight: str | None = None
+    mask_bits: int | str | None = None
     wcs: str = "{stem}.wcs"
     group: str | None = None
     blank: str | float = AUTO_BLANK

@@ -33,7 +33,7 @@ class TileError(UserError):
 @contextmanager
 def open_fits(path: Path) -> Iterator[fits.HDUList]:
     """Open a FITS file, and raise errors of the block as a one-line `TileError`."""
-    try:
+    with name_read_errors(path):
         # No memory map: a network drive that disappears would cause a bus error.
         with ignore_astropy_warnings():
             hdus = fits.open(path, memmap=False)
@@ -41,6 +41,13 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
             with ignore_astropy_warnings():
                 len(hdus)  # reads all headers now, while warnings are ignored
             yield hdus
+
+
+@contextmanager
+def name_read_errors(path: Path) -> Iterator[None]:
+    """Raise errors of the block, which reads a FITS file, as a one-line `TileError`."""
+    try:
+        yield
     except (TileError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - gzip, zip, cfitsio and astropy raise their own
@@ -63,14 +70,6 @@ def find_image_hdu(hdus: fits.HDUList, path: Path, key: HduKey) -> Any:
     hdu = get_hdu(hdus, path, key)
     if not is_image(hdu):
         raise TileError(f"{path}: HDU {key} holds no image; choose another with --hdu")
-    return hdu
-
-
-def find_mask_hdu(hdus: fits.HDUList, path: Path, key: int | str) -> Any:
-    """Return the HDU of the mask; raise `TileError` if it is missing or not an image."""
-    hdu = get_hdu(hdus, path, key)
-    if not is_image(hdu):
-        raise TileError(f"{path}: HDU {key} holds no mask; choose another with --mask-hdu")
     return hdu
 
 

@@ -3,83 +3,149 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from .axes import channel_axis, channels_first_shape, row_axis, squeeze_shape, to_channels_first
+from .axes import channel_axis, channels_first_shape, row_axis, squeeze_shape
 from .fits_files import PixelReader, TileError
+from .quality_flags import is_bad
+
+#: Planes of a grey or a colour image with an alpha channel.
+ALPHA_PLANES = (2, 4)
+#: Rows of the alpha channel that are read at once.
+ALPHA_ROWS = 256
+
+
+class PixelPlane(NamedTuple):
+    """An image that is read by rows: its reader and its shape, in any layout."""
+
+    read: PixelReader
+    shape: tuple[int, ...]
+
+    def rows(self, rows: slice) -> np.ndarray:
+        """Read some rows as ``(C, h, W)`` of the type of the image."""
+        channels, _, width = channels_first_shape(self.shape)
+        raw = self.read((*(slice(None),) * row_axis(self.shape), rows))
+        # Not by `to_channels_first`, which would take a single row for a degenerate axis.
+        if channel_axis(squeeze_shape(self.shape)) == 2:
+            return np.moveaxis(raw.reshape(-1, width, channels), 2, 0)
+        return raw.reshape(channels, -1, width)
+
+
+class Quality(NamedTuple):
+    """The planes that tell good pixels from bad ones; None where there is none.
+
+    Parameters
+    ----------
+    mask : PixelPlane or None
+        One mask for all channels, or one for each.
+    ignored_flags : int
+        Bits of the mask that leave a pixel good.
+    weight : PixelPlane or None
+        Weights of all channels; bad unless above 0.
+    alpha : bool
+        Whether the last plane of the image is no channel but 0 where pixels are bad.
+    """
+
+    mask: PixelPlane | None = None
+    ignored_flags: int = 0
+    weight: PixelPlane | None = None
+    alpha: bool = False
+
+    def check(self, name: str, shape: tuple[int, int, int]) -> None:
+        """Raise `TileError` if a plane has another shape than the image ``(C, H, W)``."""
+        for plane, kind in ((self.mask, "mask"), (self.weight, "weights")):
+            if plane is None:
+                continue
+            try:
+                own = channels_first_shape(plane.shape)
+            except ValueError:
+                own = (0, 0, 0)
+            if own[1:] != shape[1:] or own[0] not in (1, shape[0], shape[0] - self.alpha):
+                raise TileError(
+                    f"{name}: its {kind} has the shape {plane.shape}, the image {shape[1:]}; give "
+                    f"a {kind.removesuffix('s')} of the image's shape"
+                )
 
 
 def read_strips(
-    read_pixels: PixelReader,
-    shape: tuple[int, ...],
-    rows: int,
-    bad: np.ndarray | None = None,
-    weight: np.ndarray | None = None,
+    image: PixelPlane, quality: Quality, rows: int, weights: bool = False
 ) -> Iterator[np.ndarray]:
     """Read an image from top to bottom.
 
     Parameters
     ----------
-    read_pixels : PixelReader
-        Reads a part of the image.
-    shape : tuple of int
-        Shape of the image, in any layout.
+    image : PixelPlane
+        The image.
+    quality : Quality
+        Its bad pixels, which become NaN.
     rows : int
         Height of a strip; the last may be lower.
-    bad : ndarray or None
-        ``(C, H, W)`` bool: pixels that become NaN.
-    weight : ndarray or None
-        ``(H, W)``: pixels become NaN unless their weight is above 0.
+    weights : bool
+        Add the weights as one more channel, 0 where they are not above 0.
 
     Yields
     ------
     ndarray
         ``(C, rows, W)`` float32, a copy. Values beyond the range of float32 are infinite.
     """
-    channels, height, width = channels_first_shape(shape)
-    channels_last = channel_axis(squeeze_shape(shape)) == 2
-    before_rows = (slice(None),) * row_axis(shape)
+    for number, (strip, bad) in enumerate(read_raw_strips(image, quality, rows)):
+        for part in bad:
+            strip[np.broadcast_to(part, strip.shape)] = np.nan
+        if not weights or quality.weight is None:
+            yield strip
+        else:
+            weight = quality.weight.rows(slice(number * rows, number * rows + strip.shape[1]))
+            usable = np.where(_is_usable(weight), weight, 0).min(axis=0, keepdims=True)
+            yield np.concatenate([strip, usable.astype(np.float32)])
+
+
+def read_raw_strips(
+    image: PixelPlane, quality: Quality, rows: int
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Read an image and its bad pixels.
+
+    Yields
+    ------
+    strip : ndarray
+        ``(C, rows, W)`` float32, a copy, with the bad pixels as they are.
+    bad : list of ndarray
+        ``(C, rows, W)`` or ``(1, rows, W)`` bool: bad pixels by each plane of `quality`.
+    """
+    height = channels_first_shape(image.shape)[1]
     for top in range(0, height, rows):
         strip_rows = slice(top, min(top + rows, height))
-        raw = read_pixels((*before_rows, strip_rows))
-        # Not by `to_channels_first`, which would take a single row for a degenerate axis.
-        if channels_last:
-            raw = np.moveaxis(raw.reshape(-1, width, channels), 2, 0)
-        else:
-            raw = raw.reshape(channels, -1, width)
+        raw, bad = image.rows(strip_rows), []
+        if quality.alpha:
+            bad.append(raw[-1:] == 0)
+            raw = raw[:-1]
+        if quality.mask is not None:
+            bad.append(is_bad(quality.mask.rows(strip_rows), quality.ignored_flags)[: len(raw)])
+        if quality.weight is not None:
+            weight = quality.weight.rows(strip_rows)
+            bad.append(~_is_usable(weight).all(axis=0, keepdims=True))
         with np.errstate(over="ignore"):
             strip = raw.astype(np.float32, order="C")
-        if bad is not None:
-            strip[bad[:, strip_rows]] = np.nan
-        if weight is not None:
-            strip[:, ~(weight[strip_rows] > 0)] = np.nan
-        yield strip
+        yield strip, bad
 
 
-def bad_pixels(name: str, mask: np.ndarray, image_shape: tuple[int, ...]) -> np.ndarray:
-    """Return a mask as ``(C, H, W)`` bool, true where it is not 0.
+def _is_usable(weight: np.ndarray) -> np.ndarray:
+    return np.isfinite(weight) & (weight > 0)
 
-    Parameters
-    ----------
-    name : str
-        Name of the tile, for the error.
-    mask : ndarray
-        One mask for all channels, or one per channel in the layout of the image.
-    image_shape : tuple of int
-        Shape of the image, in any layout.
 
-    Raises
-    ------
-    TileError
-        The mask has another shape than the image.
+def has_alpha(image: PixelPlane) -> bool:
+    """Return whether the last plane of a cube is no channel but a mask, as in RGBA images.
+
+    It is if it has only one value besides 0, which no image of the sky has.
     """
-    shape = channels_first_shape(image_shape)
-    bad = mask != 0
-    bad = to_channels_first(bad) if bad.shape == image_shape else np.squeeze(bad)
-    if bad.shape not in (shape, shape[1:]):
-        raise TileError(
-            f"{name}: its mask has the shape {mask.shape}, the image {shape[1:]}; give a mask of "
-            "the image's shape"
-        )
-    return np.broadcast_to(bad, shape)
+    channels, height, _ = channels_first_shape(image.shape)
+    if channels not in ALPHA_PLANES:
+        return False
+    values: set[float] = set()
+    for top in range(0, height, ALPHA_ROWS):
+        alpha = image.rows(slice(top, min(top + ALPHA_ROWS, height)))[-1]
+        values |= set(np.unique(alpha).tolist()[:3])
+        if len(values - {0}) > 1:
+            return False
+    return max(values) > 0

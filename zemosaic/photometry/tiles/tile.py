@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,17 +19,16 @@ from astropy.wcs import WCS
 from .axes import channels_first_shape
 from .file_options import FileOptions
 from .fits_files import (
-    PixelReader,
     TileError,
     find_image_hdu,
-    find_mask_hdu,
+    get_hdu,
     open_fits,
     pixel_reader,
 )
 from .frames import ICRS, frame_name
 from .sidecars import read_sidecar
 from .sky import edge_points, pixel_scale, pixel_to_sky
-from .strips import bad_pixels, read_strips
+from .strips import PixelPlane, Quality, has_alpha, read_strips
 from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameters
 
 #: Points along each side of a tile at which a WCS rebuilt from its parameters is compared.
@@ -77,6 +77,12 @@ class Tile:
         Groups of the tile by each rule of `FileOptions.group`.
     frame : str
         Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
+    mask_path, weight_path : pathlib.Path or None
+        The files of mask and weights, if they are not that of the image.
+    ignored_flags : int
+        Bits of the mask that leave a pixel good.
+    alpha : bool
+        Whether the last plane of the image is no channel but a mask, 0 where pixels are bad.
     """
 
     name: str
@@ -95,6 +101,10 @@ class Tile:
     wcs_path: Path | None = None
     groups: tuple[str, ...] = ()
     frame: str = ICRS
+    mask_path: Path | None = None
+    weight_path: Path | None = None
+    ignored_flags: int = 0
+    alpha: bool = False
 
     @cached_property
     def wcs(self) -> WCS:
@@ -141,13 +151,26 @@ class Tile:
         image[~np.isfinite(image)] = np.nan
         return image
 
-    def strips(self, rows: int) -> Iterator[np.ndarray]:
+    @property
+    def has_weights(self) -> bool:
+        """Whether its pixels have weights."""
+        return self.weight is not None or self.options.weight_hdu is not None
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether a mask, weights or an alpha channel mark bad pixels."""
+        masked = self.mask is not None or self.options.mask_hdu is not None
+        return masked or self.has_weights or self.alpha
+
+    def strips(self, rows: int, weights: bool = False) -> Iterator[np.ndarray]:
         """Read the tile from top to bottom; an uncompressed file is never in memory as a whole.
 
         Parameters
         ----------
         rows : int
             Height of a strip; the last may be lower.
+        weights : bool
+            Add the weights, if the tile has any, as one more channel.
 
         Yields
         ------
@@ -160,21 +183,41 @@ class Tile:
         TileError
             The file cannot be read to its end, or the mask has another shape.
         """
+        with self.open() as (image, quality):
+            yield from read_strips(image, quality, rows, weights)
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[PixelPlane, Quality]]:
+        """Open the image and the planes of its bad pixels, to be read by rows."""
         if self.path is None:
             data = np.asarray(self.data)
-            yield from self._read_strips(data.__getitem__, data.shape, self.mask, rows)
+            image = PixelPlane(data.__getitem__, data.shape)
+            mask, weight = (
+                None if plane is None else PixelPlane(plane.__getitem__, plane.shape)
+                for plane in (self.mask, self.weight)
+            )
+            quality = Quality(mask, self.ignored_flags, weight, self.alpha)
+            quality.check(self.name, channels_first_shape(data.shape))
+            yield image, quality
             return
-        with open_fits(self.path) as hdus:
-            image, mask = find_image_hdu(hdus, self.path, self.options.hdu), None
-            if self.options.mask_hdu is not None:
-                mask = find_mask_hdu(hdus, self.path, self.options.mask_hdu).data
-            yield from self._read_strips(pixel_reader(image, self.path), image.shape, mask, rows)
+        with ExitStack() as files, open_fits(self.path) as hdus:
+            hdu = find_image_hdu(hdus, self.path, self.options.hdu)
+            image = PixelPlane(pixel_reader(hdu, self.path), hdu.shape)
 
-    def _read_strips(
-        self, read_pixels: PixelReader, shape: tuple[int, ...], mask: np.ndarray | None, rows: int
-    ) -> Iterator[np.ndarray]:
-        bad = None if mask is None else bad_pixels(self.name, np.asarray(mask), shape)
-        return read_strips(read_pixels, shape, rows, bad, self.weight)
+            places = (
+                (self.mask_path, self.options.mask_hdu),
+                (self.weight_path, self.options.weight_hdu),
+            )
+            planes: list[PixelPlane | None] = []
+            for path, key in places:
+                own = hdus if path is None else files.enter_context(open_fits(path))
+                plane = None if key is None else get_hdu(own, path or self.path, key)
+                planes.append(
+                    None
+                    if plane is None
+                    else PixelPlane(pixel_reader(plane, path or self.path), plane.shape)
+                )
+            yield image, Quality(planes[0], self.ignored_flags, planes[1], self.alpha)
 
 
 def tile_from_array(
@@ -197,6 +240,7 @@ def tile_from_array(
         channels_first = channels_first_shape(array.shape)
     except ValueError as error:
         raise TileError(f"{name}: {error}") from None
+    alpha = has_alpha(PixelPlane(array.__getitem__, array.shape))
     channels, shape = require_pixels(name, channels_first)
     wcs = require_celestial(name, wcs)
     parameters = wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE))
@@ -210,7 +254,7 @@ def tile_from_array(
     return Tile(
         name=name,
         shape=shape,
-        channels=channels,
+        channels=channels - alpha,
         corners=corners,
         scale=scale,
         data=array,
@@ -220,6 +264,7 @@ def tile_from_array(
         wcs_parameters=parameters,
         array_wcs=wcs if parameters is None else None,
         frame=frame_name(wcs),
+        alpha=alpha,
     )
 
 

@@ -11,11 +11,13 @@ from astropy.io import fits
 
 from .axes import channels_first_shape
 from .file_options import FileOptions, split_input
-from .fits_files import TileError, image_unit, is_image, open_fits
+from .fits_files import TileError, image_unit, open_fits, pixel_reader
 from .frames import frame_name
-from .images import groups_of_image, has_celestial, hdu_of_image, image_label, select_images
+from .images import groups_of_image, has_celestial, image_label, select_images
+from .quality_planes import find_quality
 from .sidecars import companion, read_sidecar, require_same_size
 from .sky import edge_points
+from .strips import PixelPlane, has_alpha
 from .tile import POINTS_PER_SIDE, Tile, footprint, require_pixels
 from .wcs import read_wcs, wcs_parameters
 
@@ -93,11 +95,8 @@ def read_tiles(
     tiles: list[tuple[str, Tile | TileError]] = []
     with open_fits(path) as hdus:
         numbers = select_images(hdus, path, options.hdu)
-        if len(numbers) > 1 and isinstance(options.mask_hdu, int):
-            raise TileError(
-                f"{path}: HDU {options.mask_hdu} cannot be the mask of {len(numbers)} images; "
-                "give the name of the masks with --mask-hdu"
-            )
+        if len(numbers) > 1:
+            _require_names_of_planes(path, options)
         for number in numbers:
             label = f"[{image_label(hdus, number)}]" if key or len(numbers) > 1 else ""
             name = f"{path.name}{label}"
@@ -106,6 +105,17 @@ def read_tiles(
             except TileError as error:
                 tiles.append((name, error))
     return tiles
+
+
+def _require_names_of_planes(path: Path, options: FileOptions) -> None:
+    """Raise `TileError` if a number gives one mask, or one HDU of weights, to several images."""
+    for kind in ("mask", "weight"):
+        number = getattr(options, f"{kind}_hdu")
+        if isinstance(number, int) and getattr(options, kind) is None:
+            raise TileError(
+                f"{path}: HDU {number} cannot be the {kind} of several images; give a name with "
+                f"--{kind}-hdu"
+            )
 
 
 def _tile_of_image(
@@ -118,13 +128,8 @@ def _tile_of_image(
     except ValueError as error:
         raise TileError(f"{place}: {error}; choose another HDU with --hdu") from None
     channels, shape = require_pixels(str(place), channels_first)
-    mask_hdu = options.mask_hdu
-    if mask_hdu is not None:
-        mask_hdu = hdu_of_image(hdus, path, mask_hdu, number)
-        if not is_image(hdus[mask_hdu]):
-            raise TileError(
-                f"{path}: HDU {options.mask_hdu} holds no mask; choose another with --mask-hdu"
-            )
+    alpha = has_alpha(PixelPlane(pixel_reader(image, path), image.shape))
+    mask, weight, flags = find_quality(hdus, path, number, options)
     wcs_path = None if has_celestial(image.header) else companion(path, options.wcs)
     if wcs_path is not None and wcs_path.is_file():
         header = read_sidecar(wcs_path)
@@ -136,14 +141,18 @@ def _tile_of_image(
     return Tile(
         name=name,
         shape=shape,
-        channels=channels,
+        channels=channels - alpha,
         corners=corners,
         scale=scale,
         path=path,
-        options=replace(options, hdu=number, mask_hdu=mask_hdu),
+        options=replace(options, hdu=number, mask_hdu=mask.hdu, weight_hdu=weight.hdu),
         unit=image_unit(image.header),
         wcs_parameters=wcs_parameters(wcs, edge_points(shape, POINTS_PER_SIDE)),
         wcs_path=wcs_path,
         groups=groups_of_image(hdus, path, number, options.group),
         frame=frame_name(wcs),
+        mask_path=mask.path,
+        weight_path=weight.path,
+        ignored_flags=flags,
+        alpha=alpha,
     )
