@@ -218,8 +218,17 @@ def test_data_quality_can_be_ignored(tmp_path: Path) -> None:
     """--mask-hdu none reads no mask; other observatories have none by default."""
     path = write(tmp_path, jwst, {"TELESCOP": "JWST"})[0]
     assert not open_tile(path, mask_hdu="none").has_mask
-    fits.setval(path, "TELESCOP", value="CELESTRON")
+    quality = mask(0, "i2")
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header["TELESCOP"] = "CELESTRON"
+        hdus["DQ"] = fits.ImageHDU(quality, name="DQ")
     assert not open_tile(path).has_mask
+
+
+def test_data_quality_without_a_telescope_is_known_by_its_type(tmp_path: Path) -> None:
+    """Flags of 32 bits without sign are those of JWST, also in a file without TELESCOP."""
+    tile = open_tile(write(tmp_path, jwst)[0])
+    np.testing.assert_array_equal(np.isnan(tile.pixels()[0]), holes(0))
 
 
 def test_hot_and_warm_pixels_of_hst_are_data(tmp_path: Path) -> None:

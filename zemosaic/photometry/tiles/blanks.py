@@ -31,6 +31,7 @@ CHANCE = 1e-3
 SOLID = 5
 #: Fewest pixels of a value that is no datum anywhere.
 FEWEST = 10
+FEWEST_IN_SAMPLE = 3
 #: Distance of such a value from the median, in standard deviations of the others.
 FAR = 5.0
 #: Share of the edge that the highest value of a tile fills at least to be no saturated star.
@@ -155,11 +156,20 @@ class Survey:
         return sample[np.isfinite(sample)]
 
     def candidates(self) -> list[float]:
-        """Return the values that may be the fill value: 0, and the commonest at the edge."""
+        """Return the values that may be the fill value.
+
+        They are 0, the commonest at the edge, and the lowest.
+        """
         values = [0.0] if self.zeros >= FEWEST else []
+        if len(self.sample):
+            lowest = float(self.sample.min())
+            if lowest != 0 and np.count_nonzero(self.sample == lowest) >= FEWEST_IN_SAMPLE:
+                values.append(lowest)
         value, count = _commonest(self.edge)
         highest = value >= self.sample.max(initial=-np.inf)
-        if value != 0 and count >= (EDGE_SHARE * len(self.edge) if highest else FEWEST):
+        if value not in (0, *values) and count >= (
+            EDGE_SHARE * len(self.edge) if highest else FEWEST
+        ):
             values.append(value)
         return values
 

@@ -20,6 +20,8 @@ JWST_FLAGS = (
     "NO_SAT_CHECK", "UNRELIABLE_BIAS", "UNRELIABLE_DARK", "UNRELIABLE_SLOPE", "UNRELIABLE_FLAT",
     "OPEN", "ADJ_OPEN", "FLUX_ESTIMATED", "MSA_FAILED_OPEN", "OTHER_BAD_PIXEL", "REFERENCE_PIXEL",
 )  # fmt: skip
+#: Masks of this type are those of JWST and Roman, even if a copy has lost the name of the telescope.
+JWST_TYPE = {"EXTNAME": "DQ", "BITPIX": 32, "BZERO": 1 << 31}
 #: Those that are bad; all others inform.
 JWST_BAD = ("DO_NOT_USE", "NON_SCIENCE")
 #: Planes of Rubin masks that are bad; others, such as DETECTED, mark sources.
@@ -89,9 +91,15 @@ def _named_flags(mask: fits.Header, primary: fits.Header) -> dict[str, int]:
     planes = {key[len(PLANE) :]: mask[key] for key in mask if key.startswith(PLANE)}
     if planes:
         return {plane: 1 << int(bit) for plane, bit in planes.items()}
-    if primary.get("TELESCOP") in ("JWST", "ROMAN"):
+    if is_of_jwst(mask, primary):
         return {flag: 1 << bit for bit, flag in enumerate(JWST_FLAGS)}
     return {}
+
+
+def is_of_jwst(mask: fits.Header, primary: fits.Header) -> bool:
+    """Return whether a mask holds the data quality of JWST or Roman."""
+    by_type = all(mask.get(key) == value for key, value in JWST_TYPE.items())
+    return by_type or primary.get("TELESCOP") in ("JWST", "ROMAN")
 
 
 def _default_ignored(flags: dict[str, int], primary: fits.Header, is_dq: bool) -> int:

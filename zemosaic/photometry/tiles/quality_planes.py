@@ -11,11 +11,9 @@ from .axes import channels_first_shape
 from .file_options import FileOptions
 from .fits_files import TileError, is_image, open_fits
 from .images import hdu_of_image
-from .quality_flags import ignored_flags
+from .quality_flags import ignored_flags, is_of_jwst
 from .sidecars import companion
 
-#: Observatories whose files carry data quality for each image.
-WITH_DQ = ("JWST", "ROMAN", "HST")
 DQ = "DQ"
 #: Names of HDUs with weights or coverage, which are 0 where a mask is not.
 WEIGHTS = ("ALPHA", "WHT", "WEIGHT", "WMAP", "COVERAGE", "COV", "IVAR", "INVVAR")
@@ -76,12 +74,13 @@ def find_quality(
 
 
 def _has_dq(hdus: fits.HDUList, image: int) -> bool:
-    """Return whether an image of a known observatory has data quality of its own."""
-    if hdus[0].header.get("TELESCOP") not in WITH_DQ:
-        return False
-    own = hdus[image]
+    """Return whether an image of HST, JWST or Roman has data quality of its own."""
+    own, primary = hdus[image], hdus[0].header
     return any(
-        is_image(hdu) and (hdu.name, hdu.ver, hdu.shape) == (DQ, own.ver, own.shape) for hdu in hdus
+        is_image(hdu)
+        and (hdu.name, hdu.ver, hdu.shape) == (DQ, own.ver, own.shape)
+        and (primary.get("TELESCOP") == "HST" or is_of_jwst(hdu.header, primary))
+        for hdu in hdus
     )
 
 
