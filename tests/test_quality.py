@@ -210,7 +210,9 @@ def test_the_data_quality_of_jwst_leaves_out_bad_pixels_alone(
 ) -> None:
     """By default, by names and by numbers; pixels with a repaired jump are data."""
     paths = write(tmp_path, jwst, {"TELESCOP": "JWST"})
-    assert intertile(*paths, *options).code == 0
+    result = intertile(*paths, *options, "-v")
+    assert result.code == 0
+    assert ("6 tiles have data quality (DQ)" in result.err) == ("--mask-hdu" not in options)
     np.testing.assert_allclose(gains(tmp_path), gains_with_nan(), rtol=1e-6)
 
 

@@ -133,6 +133,13 @@ def _report_files(context: RunContext, tiles: ScannedTiles) -> None:
         context.note(logging.INFO, f"{len(tiles.names)} tiles in {len(tiles.first)} file{plural}")
     for index in set(tiles.failed) - set(tiles.first):
         context.note(logging.WARNING, tiles.failed[index])
+    quality = [s.tile for s in tiles.usable.values() if s.tile.options.mask_hdu is not None]
+    if quality and context.settings.mask_hdu is context.settings.mask is None:
+        context.note(
+            logging.INFO,
+            f"{len(quality)} tiles have data quality (DQ), and its bad pixels count as missing; "
+            "--mask-hdu none keeps them",
+        )
     beside = [s.tile.wcs_path for s in tiles.usable.values() if s.tile.wcs_path is not None]
     if beside:
         context.note(

@@ -167,9 +167,8 @@ class Survey:
                 values.append(lowest)
         value, count = _commonest(self.edge)
         highest = value >= self.sample.max(initial=-np.inf)
-        if value not in (0, *values) and count >= (
-            EDGE_SHARE * len(self.edge) if highest else FEWEST
-        ):
+        enough = EDGE_SHARE * len(self.edge) if highest else FEWEST
+        if value not in {0, *values} and count >= enough:
             values.append(value)
         return values
 
