@@ -197,7 +197,7 @@ def test_a_limit_on_file_sizes_is_handled_as_a_full_disk(start: Start, examine: 
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (17_000, before[1]))  # previews fit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, before[1]))  # previews fit
     try:
         run = start(pool="serial")
     finally:
