@@ -41,7 +41,7 @@ def noise_limit(scene: Scene) -> dict[str, float]:
     tiles = [as_tile(tile) for tile in simulated]
     grid, count = make_grid(tiles), len(tiles)
     light = [
-        _true_light(make_preview(tile, grid), truth)
+        _true_light(make_preview(tile, grid).above_zero(), truth)
         for tile, truth in zip(tiles, simulated, strict=True)
     ]
     information = _information(scene, light, pixels=round(grid.scale / scene.scale) ** 2)

@@ -99,7 +99,7 @@ class Seams:
         grid = make_grid([as_tile(tile) for tile in simulated])
         self.tiles = []
         for tile, sky_tile in zip(simulated, skies, strict=True):
-            full, sky = (make_preview(as_tile(t), grid) for t in (tile, sky_tile))
+            full, sky = (make_preview(as_tile(t), grid).above_zero() for t in (tile, sky_tile))
             light = (full.values[0] - sky.values[0]) * np.float32(tile.gain[0])
             h, w = light.shape
             nodes = pixel_nodes(as_tile(tile), grid, Box(full.x0, full.y0, w, h))

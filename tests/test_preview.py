@@ -280,7 +280,7 @@ def test_cells_do_not_depend_on_the_position_of_the_tile(
     """For any shift and rotation, the cells of a star differ by less than 2 % of its peak."""
     grid = Grid((150.0, 20.0), 4 * SCALE, 2 * SCALE, "TAN")
     tiles = starry_tile((0, 0), 0), starry_tile(shift, rotation)
-    previews = [make_preview(tile, grid) for tile in tiles]
+    previews = [make_preview(tile, grid).above_zero() for tile in tiles]
     cells = []
     for preview in previews:
         column, row = -15 - preview.x0, -15 - preview.y0
@@ -386,7 +386,7 @@ def test_the_variance_is_that_of_the_noise() -> None:
         data = rng.normal(1000, 12, (400, 500)).astype(np.float32)
         tile = tile_from_array(data, tangent_plane(data.shape, rotation=33.0))
         grid = Grid((150.0, 20.0), 4 * SCALE, 2 * SCALE, "TAN")
-        preview = make_preview(tile, grid)
+        preview = make_preview(tile, grid).above_zero()
         valid = np.isfinite(preview.values)
         pulls.append(np.mean((preview.values[valid] - 1000) ** 2 / preview.variance[valid]))
     # The pull of a single tile scatters by 2 %.
@@ -437,3 +437,17 @@ def test_scales_may_differ_within_reason(factor: float, odd: bool) -> None:
     tile = tile_from_array(np.zeros((100, 100)), tangent_plane((100, 100)))
     tiles = dict(enumerate([tile, tile, replace(tile, name="odd", scale=factor * tile.scale)]))
     assert list(odd_scales(tiles)) == [2] * odd
+
+
+def test_a_high_sky_costs_no_precision() -> None:
+    """Values above a sky of 60,000 are those above a sky of 0, to float32 pixels."""
+    data = np.random.default_rng(3).normal(0, 8, (200, 300)).round(2)
+    wcs = tangent_plane(data.shape)
+    grid = Grid((150.0, 20.0), 4 * SCALE, 2 * SCALE, "TAN")
+    low, high = (
+        make_preview(tile_from_array((data + sky).astype(np.float32), wcs), grid)
+        for sky in (0.0, 60_000.0)
+    )
+    difference = high.values + (high.pedestals - low.pedestals)[:, None, None] - low.values - 6e4
+    assert np.nanmax(np.abs(difference)) < 2e-3  # pixels are rounded to 4e-3
+    assert high.sky - low.sky == pytest.approx(60_000, abs=0.01)

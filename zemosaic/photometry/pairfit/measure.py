@@ -53,7 +53,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -180,16 +180,37 @@ def measure_pair(
     tuple of PairMeasurement or Rejected
         One for each channel.
     """
+    if model == "gain":
+        first, second = first.above_zero(), second.above_zero()
     second = second.in_unit(first.exponent)
     channels = common_samples(first, second)
     if channels is None:
         return (Rejected("no common cells"),) * len(first.values)
-    corner = max(first.x0, second.x0), max(first.y0, second.y0)
-    return tuple(
-        require_finite(in_adu(measurement, first.exponent))
-        for samples in channels
-        for measurement in _measure_channels(samples, model, corner)
-    )
+    origin = _Origin.of(first, second)
+    measurements: list[Measurement] = []
+    for samples in channels:
+        measurements += _measure_channels(samples, model, origin.channel(len(measurements)))
+    return tuple(map(require_finite, measurements))
+
+
+class _Origin(NamedTuple):
+    """The corner of an overlap in cells, the unit of its values in ADU, and their pedestals."""
+
+    corner: tuple[int, int]
+    unit: float
+    x: list[float]
+    y: list[float]
+
+    @classmethod
+    def of(cls, first: Preview, second: Preview) -> _Origin:
+        """Return the origin of a pair of previews in one unit."""
+        corner = max(first.x0, second.x0), max(first.y0, second.y0)
+        unit = math.ldexp(1.0, first.exponent)
+        return cls(corner, unit, first.pedestals.tolist(), second.pedestals.tolist())
+
+    def channel(self, first: int) -> _Origin:
+        """Return the origin of the channels from the given one on."""
+        return self._replace(x=self.x[first:], y=self.y[first:])
 
 
 def require_finite(measurement: Measurement) -> Measurement:
@@ -209,34 +230,19 @@ def require_finite(measurement: Measurement) -> Measurement:
     return measurement
 
 
-def in_adu(measurement: Measurement, exponent: int) -> Measurement:
-    """Return a measurement of values in units of ``2**exponent`` ADU, converted to ADU."""
-    if exponent == 0 or isinstance(measurement, Rejected):
-        return measurement
-    unit = math.ldexp(1.0, exponent)
-    converted: dict[str, Any] = {
-        name: unit * getattr(measurement, name) for name in ("offset", "x", "y", "level_err", "rms")
-    }
-    for name, factor in (("x_tilt", unit), ("y_tilt", unit), ("tilt_cov", unit**2)):
-        converted[name] = tuple(factor * value for value in getattr(measurement, name))
-    return replace(measurement, **converted)
-
-
-def _measure_channels(
-    samples: PairSamples, model: str, corner: tuple[int, int]
-) -> list[Measurement]:
-    """Measure channels that are valid in the same cells; `corner` is that of the overlap."""
+def _measure_channels(samples: PairSamples, model: str, origin: _Origin) -> list[Measurement]:
+    """Measure channels that are valid in the same cells."""
     if samples.cells < MIN_OVERLAP_CELLS:
         return [Rejected(f"only {samples.cells} common cells")] * len(samples.x)
     if model == "gain":
-        lines = _fit_channels(samples, _slope_through_origin(samples), "gain", corner)
+        lines = _fit_channels(samples, _slope_through_origin(samples), "gain", origin)
         return [line or Rejected("no signal to measure a gain by") for line in lines]
-    fits = _fit_channels(samples, initial_slope(samples), "free", corner)
+    fits = _fit_channels(samples, initial_slope(samples), "free", origin)
     held = model.startswith("offset")
     levels: list[PairMeasurement | None] = fits
     if held or not all(fits):
         unit_slope = np.where([held or fit is None for fit in fits], 1.0, np.nan)
-        levels = _fit_channels(samples, unit_slope, "offset", corner)
+        levels = _fit_channels(samples, unit_slope, "offset", origin)
     return [
         (_with_free_gain(level, fit) if held else fit or level) or Rejected("no signal in common")
         for fit, level in zip(fits, levels, strict=True)
@@ -267,7 +273,7 @@ def _slope_through_origin(samples: PairSamples) -> np.ndarray:
 
 
 def _fit_channels(
-    samples: PairSamples, slope: np.ndarray, model: str, corner: tuple[int, int]
+    samples: PairSamples, slope: np.ndarray, model: str, origin: _Origin
 ) -> list[PairMeasurement | None]:
     """Fit the channels with a finite initial slope; None for others and for failed fits.
 
@@ -286,7 +292,8 @@ def _fit_channels(
     for k, channel in enumerate(finite.tolist()):
         if not failed[k]:
             channel_fit = ChannelFit(FitSummary.from_tuple(summaries[k]), scale[k], bread[k])
-            fits[channel] = _measurement(samples.cells, model, corner, columns, channel_fit)
+            own = origin.channel(channel)
+            fits[channel] = _measurement(samples.cells, model, own, columns, channel_fit)
     return fits
 
 
@@ -313,11 +320,12 @@ def _fit_without_streaks(
 
 
 def _measurement(
-    cells: int, model: str, corner: tuple[int, int], columns: int, fit: ChannelFit
+    cells: int, model: str, origin: _Origin, columns: int, fit: ChannelFit
 ) -> PairMeasurement | None:
     """Assemble the measurement of a channel; None if its gain should be free but is not measured.
 
-    `columns` is the number of columns of the design.
+    `origin` is that of the channel and those after it, and `columns` is the number of columns of
+    the design.
     """
     gain = plane_gain = NO_ESTIMATE
     if model != "offset":
@@ -329,8 +337,10 @@ def _measurement(
     gain_measured = not math.isnan(gain.value)
     slope = gain.value if gain_measured else 1.0
     tilts = tilt_estimates(fit) if columns > FEW_COLUMNS else NO_TILTS
-    summary = fit.summary
+    uu, uv, vv = tilts.covariance
+    summary, unit = fit.summary, origin.unit
     u, v, x, y = summary.pivot
+    x, y = unit * x + origin.x[0], unit * y + origin.y[0]
     return PairMeasurement(
         gain=slope,
         gain_err=gain.error,
@@ -339,14 +349,14 @@ def _measurement(
         offset=y - slope * x if model != "gain" else 0.0,
         x=x,
         y=y,
-        level_err=max(level_error(fit), PRECISION * max(slope * abs(x), abs(y))),
-        u=u + corner[0],
-        v=v + corner[1],
-        x_tilt=tilts.x,
-        y_tilt=tilts.y,
-        tilt_cov=tilts.covariance,
+        level_err=max(unit * level_error(fit), PRECISION * max(slope * abs(x), abs(y))),
+        u=u + origin.corner[0],
+        v=v + origin.corner[1],
+        x_tilt=(unit * tilts.x[0], unit * tilts.x[1]),
+        y_tilt=(unit * tilts.y[0], unit * tilts.y[1]),
+        tilt_cov=(unit**2 * uu, unit**2 * uv, unit**2 * vv),
         cells=cells,
-        rms=summary.rms,
+        rms=unit * summary.rms,
         correlation=correlation(summary),
         gain_measured=gain_measured,
         shift=(summary.shift[0], summary.shift[1]),

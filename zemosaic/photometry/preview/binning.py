@@ -14,12 +14,44 @@ from .saturation import drop_saturated
 
 #: Pixels of a strip, 1 MiB.
 STRIP_PIXELS = 1 << 18
+#: Values of the median that is the pedestal; more are thinned.
+PEDESTAL_SAMPLE = 1 << 12
+
+
+class Pedestal:
+    """The level near the sky of each channel that is subtracted from the strips of a tile.
+
+    It is the median of the first strip with data. Differences of similar numbers are exact.
+    """
+
+    def __init__(self) -> None:
+        self.level: np.ndarray | None = None
+
+    def subtract(self, strip: np.ndarray) -> None:
+        """Subtract the pedestal from a strip ``(C, h, W)`` float32, in place."""
+        if self.level is None:
+            finite = [channel[np.isfinite(channel)] for channel in strip]
+            if not any(map(len, finite)):
+                return
+            medians = [np.median(_thinned(values)) if len(values) else 0.0 for values in finite]
+            self.level = np.array(medians, dtype=np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):
+            strip -= self.level[:, None, None]
+
+    def of(self, channels: int) -> np.ndarray:
+        """Return the pedestal of each channel, ``(C,)`` float64."""
+        return np.zeros(channels) if self.level is None else self.level.astype(np.float64)
+
+
+def _thinned(values: np.ndarray) -> np.ndarray:
+    return values[:: max(1, len(values) // PEDESTAL_SAMPLE)]
 
 
 def bin_tile(
     tile: Tile,
     side: int,
     blank: np.ndarray | None = None,
+    pedestal: Pedestal | None = None,
     survey: Survey | None = None,
     damage: DamageSearch | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
@@ -33,6 +65,8 @@ def bin_tile(
         Side of a bin in pixels; rows and columns beyond the last whole bin are ignored.
     blank : ndarray or None
         ``(H, W)`` bool: pixels that are invalid as well.
+    pedestal : Pedestal or None
+        Pedestal to subtract from the channels, to be found in their first strip.
     survey : Survey or None
         To be filled with the strips of the tile.
     damage : DamageSearch or None
@@ -49,7 +83,7 @@ def bin_tile(
     shape = (tile.channels + tile.has_weights, height // side, width // side)
     means, valid_fraction = np.empty(shape, dtype=np.float32), None
     strip_bins = max(1, STRIP_PIXELS // (tile.channels * width * side))
-    layers = _read_layers(tile, strip_bins * side, blank, survey, damage)
+    layers = _read_layers(tile, strip_bins * side, blank, pedestal, survey, damage)
     for number, strip in enumerate(layers):
         rows = slice(number * strip_bins, (number + 1) * strip_bins)
         means[:, rows], fraction = bin_strip(strip, side)
@@ -67,6 +101,7 @@ def _read_layers(
     tile: Tile,
     rows: int,
     blank: np.ndarray | None,
+    pedestal: Pedestal | None,
     survey: Survey | None,
     damage: DamageSearch | None,
 ) -> Iterator[np.ndarray]:
@@ -83,6 +118,8 @@ def _read_layers(
         if damage is not None:
             damage.add(strip)
         drop_saturated(strip, highest)
+        if pedestal is not None:
+            pedestal.subtract(strip)
         yield layers
         top = bottom
 

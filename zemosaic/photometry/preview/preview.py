@@ -18,7 +18,7 @@ from ..tiles.blanks import Blanks, Survey, find_blanks
 from ..tiles.fits_files import TileError
 from ..tiles.tile import Tile
 from .binary_unit import binary_exponent, scale_exactly
-from .binning import bin_tile
+from .binning import Pedestal, bin_tile
 from .block_summary import block_summary
 from .damage import DamageSearch
 from .grid import Grid, pixel_nodes, tile_box, tile_centre
@@ -29,6 +29,8 @@ from .resampling import Samples, local_contrast, sample
 SIDE = 4
 #: Arrays in the file of a preview, besides `corner` and `blocks`.
 ARRAYS = ("values", "variance", "sky", "centre", "jacobian")
+#: Error of a cell that float32 pixels cause at least, as a fraction of the pedestal.
+ROUNDING = 1e-6
 #: 32-bit words between two words in the checksum: one in each disk sector of 512 bytes.
 CHECKSUM_STRIDE = 128
 #: Rows between two rows in the median of a large preview, and the values that must be left.
@@ -44,7 +46,8 @@ class Preview:
     x0, y0 : int
         The grid cell of ``values[:, 0, 0]``.
     values : ndarray
-        ``(C, h, w)`` float32 in units of ``2**exponent`` ADU; NaN where the tile has no data.
+        ``(C, h, w)`` float32 above `pedestal`, in units of ``2**exponent`` ADU; NaN where the tile
+        has no data.
     variance : ndarray
         ``(C, h, w)`` float32 in the square of that unit: the noise of a cell, and the error due to
         the missing part of its kernel; NaN where `values` is.
@@ -57,6 +60,9 @@ class Preview:
         and y.
     exponent : int
         The unit of `values`, 0 for most tiles; see `binary_exponent`.
+    pedestal : ndarray or None
+        ``(C,)`` float64 in ADU, near the sky level, so that float32 does not round the noise of a
+        high sky; None is 0.
     blank : float or None
         Value of the tile's pixels that hold no datum; None if there are none.
     blank_pixels : int
@@ -71,6 +77,7 @@ class Preview:
     centre: np.ndarray
     jacobian: np.ndarray
     exponent: int = 0
+    pedestal: np.ndarray | None = None
     blank: float | None = None
     blank_pixels: int = 0
 
@@ -90,10 +97,24 @@ class Preview:
         """Return a preview of a single channel."""
         only = slice(index, index + 1)
         preview = replace(
-            self, values=self.values[only], variance=self.variance[only], sky=self.sky[only]
+            self,
+            values=self.values[only],
+            variance=self.variance[only],
+            sky=self.sky[only],
+            pedestal=self.pedestals[only],
         )
         vars(preview)["blocks"] = self.blocks[:, only]
         return preview
+
+    @property
+    def pedestals(self) -> np.ndarray:
+        """``(C,)`` pedestal of each channel in ADU."""
+        return np.zeros(len(self.values)) if self.pedestal is None else self.pedestal
+
+    def above_zero(self) -> Preview:
+        """Return the preview without a pedestal."""
+        levels = np.ldexp(self.pedestals, -self.exponent).astype(np.float32)
+        return replace(self, values=self.values + levels[:, None, None], pedestal=None)
 
     def in_unit(self, exponent: int) -> Preview:
         """Return the preview with its values in units of ``2**exponent`` ADU."""
@@ -115,7 +136,7 @@ class Preview:
         OSError
             The file cannot be written as a whole.
         """
-        arrays = {name: getattr(self, name) for name in (*ARRAYS, "blocks")}
+        arrays = {name: getattr(self, name) for name in (*ARRAYS, "pedestals", "blocks")}
         arrays["corner"] = np.array([self.x0, self.y0, self.exponent])
         record = np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
         header = {
@@ -133,7 +154,7 @@ class Preview:
         record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap are slower
         x0, y0, exponent = record["corner"].tolist()
         arrays: dict[str, Any] = {name: record[name] for name in ARRAYS}
-        preview = cls(x0=x0, y0=y0, **arrays, exponent=exponent)
+        preview = cls(x0=x0, y0=y0, **arrays, exponent=exponent, pedestal=record["pedestals"])
         vars(preview)["blocks"] = record["blocks"]
         return preview
 
@@ -163,7 +184,7 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     """
     box = tile_box(tile, grid)  # refuses a preview that memory cannot hold
     bin_side = max(1, min(round(grid.bin_scale / tile.scale), *tile.shape))
-    means, valid_fraction, blanks = _bin_data(tile, bin_side)
+    means, valid_fraction, pedestal, blanks = _bin_data(tile, bin_side)
     channels = means[: tile.channels]
     exponent = binary_exponent(channels)
     channels[:] = scale_exactly(channels, -exponent)
@@ -173,28 +194,35 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     values = samples.values[: tile.channels]
     if not np.isfinite(values).any(axis=(1, 2)).all():
         raise TileError(f"{tile.name}: has no valid pixel in at least one channel; leave it out")
-    variance = _cell_variance(samples, noise, weighted=tile.has_weights)
-    sky = np.array([np.ldexp(_median(channel), exponent) for channel in values])
-    centre, jacobian = tile_centre(tile, grid)
+    rounding = np.ldexp(ROUNDING * pedestal, -exponent)
+    variance = _cell_variance(samples, noise, rounding, weighted=tile.has_weights)
+    sky = np.ldexp([_median(channel) for channel in values], exponent) + pedestal
     return Preview(
-        box.x0, box.y0, values, variance, sky, centre, jacobian, exponent,
+        box.x0, box.y0, values, variance, sky, *tile_centre(tile, grid), exponent, pedestal,
         blank=blanks.value if blanks else None, blank_pixels=blanks.count if blanks else 0,
     )  # fmt: skip
 
 
-def _bin_data(tile: Tile, side: int) -> tuple[np.ndarray, np.ndarray | None, Blanks | None]:
-    """Return means and valid fractions of the bins as of `bin_tile`, and the blanks left out."""
-    survey, damage = Survey(tile.shape[0]), DamageSearch()
-    means, valid_fraction = bin_tile(tile, side, survey=survey, damage=damage)
+def _bin_data(
+    tile: Tile, side: int
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, Blanks | None]:
+    """Return means and valid fractions of the bins as of `bin_tile`, without blanks.
+
+    Also return the pedestal ``(C,)`` float64 that is subtracted, and the blanks.
+    """
+    survey, damage, pedestal = Survey(tile.shape[0]), DamageSearch(), Pedestal()
+    means, valid_fraction = bin_tile(tile, side, None, pedestal, survey, damage)
     blanks = find_blanks(tile, survey)
     if blanks is not None:
-        damage = DamageSearch()
-        means, valid_fraction = bin_tile(tile, side, blanks.grown(), damage=damage)
+        damage, pedestal = DamageSearch(), Pedestal()
+        means, valid_fraction = bin_tile(tile, side, blanks.grown(), pedestal, None, damage)
     damage.require_none(str(tile.path or tile.name))
-    return means, valid_fraction, blanks
+    return means, valid_fraction, pedestal.of(tile.channels), blanks
 
 
-def _cell_variance(samples: Samples, noise: np.ndarray, weighted: bool) -> np.ndarray:
+def _cell_variance(
+    samples: Samples, noise: np.ndarray, rounding: np.ndarray, weighted: bool
+) -> np.ndarray:
     """Return the variances ``(C, h, w)`` of cells.
 
     Parameters
@@ -203,6 +231,8 @@ def _cell_variance(samples: Samples, noise: np.ndarray, weighted: bool) -> np.nd
         Samples of C channels, and of the weights if there are any.
     noise : ndarray
         ``(C,)`` noise of a bin.
+    rounding : ndarray
+        ``(C,)`` error of a cell that the precision of the pixels causes.
     weighted : bool
         Whether the last layer of the samples holds relative weights.
     """
@@ -211,6 +241,7 @@ def _cell_variance(samples: Samples, noise: np.ndarray, weighted: bool) -> np.nd
     if weighted:
         factor = factor[channels] / samples.values[-1]
     variance = noise[:, None, None] ** 2 * factor
+    variance = variance + np.square(rounding).astype(np.float32)[:, None, None]
     if samples.missing.any():
         # A kernel that lacks a part is displaced to the other side in proportion.
         displacement = local_contrast(samples.values[channels])

@@ -35,4 +35,5 @@ def thumbnail(preview: Preview, factor: int) -> np.ndarray:
     """
     x, y = -preview.x0 % factor, -preview.y0 % factor
     means = block_sum(preview.values[:, y:, x:], factor) / np.float32(factor**2)
-    return scale_exactly(means, preview.exponent)
+    levels = preview.pedestals.astype(np.float32)[:, None, None]
+    return scale_exactly(means, preview.exponent) + levels
