@@ -13,8 +13,6 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from scipy.ndimage import map_coordinates, uniform_filter
-from scipy.stats import rankdata
 
 from ..preview.preview import Preview
 
@@ -96,6 +94,8 @@ def on_one_detector(first: Preview, second: Preview) -> Preview:
 
 def _moved(preview: Preview, place: Preview, other: Preview) -> Preview:
     """Resample a preview so that its pixels lie where those of `place` do, in an overlap."""
+    from scipy.ndimage import map_coordinates
+
     rows, columns = _overlap(place, other)[0][1]
     x0, y0 = place.x0 + columns.start, place.y0 + rows.start
     shape = rows.stop - rows.start, columns.stop - columns.start
@@ -136,6 +136,8 @@ def _overlap(first: Preview, second: Preview) -> list[tuple[Preview, tuple[slice
 
 def _contrast(preview: Preview, channel: int, box: tuple[slice, slice]) -> np.ndarray:
     """Return ``(h, w)`` a part of a channel without its background, in sigmas."""
+    from scipy.ndimage import uniform_filter
+
     values = preview.values[channel][box].astype(np.float64)
     valid = np.isfinite(values)
     weight = uniform_filter(valid.astype(np.float64), BACKGROUND_CELLS)
@@ -146,6 +148,8 @@ def _contrast(preview: Preview, channel: int, box: tuple[slice, slice]) -> np.nd
 
 def _mean_rank(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean rank of one where the other has features, the better of both ways."""
+    from scipy.stats import rankdata
+
     features = [_features(values) for values in (a, b)]
     if min(np.count_nonzero(bright) for bright in features) < FEWEST_BRIGHT:
         return math.nan

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
 
 from .file_options import FileOptions
 from .tile import Tile
@@ -80,6 +79,8 @@ class Blanks:
 
     def grown(self) -> np.ndarray:
         """Return the mask with its rim."""
+        from scipy import ndimage
+
         if self.rim == 0:
             return self.mask
         return ndimage.binary_dilation(self.mask, SQUARE, iterations=self.rim)
@@ -245,6 +246,8 @@ def _edge_region(equal: np.ndarray, data: np.ndarray) -> np.ndarray:
     equal, data : ndarray
         ``(H, W)`` bool: pixels with the value, and those with another one.
     """
+    from scipy import ndimage
+
     repetition = _repetition(equal)
     region = _edge_runs(~data, _least_run(repetition, data.size)) & equal
     if not _in_pieces(data):
@@ -257,6 +260,8 @@ def _edge_region(equal: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 def _rim(tile: Tile, mask: np.ndarray) -> int:
     """Return the width of the rim whose data does not continue the data farther away."""
+    from scipy import ndimage
+
     distance = ndimage.distance_transform_cdt(~mask, metric="chessboard")
     distances, values = [], []
     for top, strip in _strips(tile):
@@ -280,6 +285,8 @@ def _rim(tile: Tile, mask: np.ndarray) -> int:
 
 def _in_pieces(data: np.ndarray) -> bool:
     """Whether most pixels of a mask are in few large pieces, and not in stars on a sky of 0."""
+    from scipy import ndimage
+
     labels, _ = ndimage.label(data, SQUARE)
     sizes = np.bincount(labels.ravel())[1:]
     return bool(sizes[sizes >= PIECE * data.size].sum() >= IN_PIECES * sizes.sum())
@@ -290,6 +297,8 @@ def _repetition(equal: np.ndarray) -> float:
 
     Solid squares, and runs that reach the edge, are the blanks in question and do not count.
     """
+    from scipy import ndimage
+
     inside = equal & ~_edge_runs(equal, 1)
     if not inside.any():
         return 0.0
