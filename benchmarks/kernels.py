@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from zemosaic.photometry import _kernels
-from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
+from zemosaic.photometry.pairfit.measure import measure_pair
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.preview.binning import bin_strip
 from zemosaic.photometry.preview.grid import make_grid
 from zemosaic.photometry.preview.preview import Preview, make_preview

@@ -34,7 +34,7 @@ from harness import cpu_seconds, memory_of
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.overlap.graph import find_overlaps, prune, repetition
-from zemosaic.photometry.pairfit.measure import PairMeasurement
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.photometry.solver.channel import TileFrame
 from zemosaic.photometry.solver.solve import Solution, solve

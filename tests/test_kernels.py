@@ -29,7 +29,8 @@ from zemosaic.photometry.pairfit.design import design_matrix
 from zemosaic.photometry.pairfit.estimates import FitSummary
 from zemosaic.photometry.pairfit.initial_slope import initial_slope
 from zemosaic.photometry.pairfit.irls import fit_irls, summarize_fit
-from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected, measure_pair
+from zemosaic.photometry.pairfit.measure import measure_pair
+from zemosaic.photometry.pairfit.measurement import PairMeasurement, Rejected
 from zemosaic.photometry.pairfit.overlap_blocks import common_samples
 from zemosaic.photometry.pairfit.samples import PairSamples
 from zemosaic.photometry.preview.preview import Preview

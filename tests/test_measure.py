@@ -9,7 +9,8 @@ import pytest
 from scipy.ndimage import fourier_shift
 
 from tests.helpers.previews import only, preview
-from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected, measure_pair
+from zemosaic.photometry.pairfit.measure import measure_pair
+from zemosaic.photometry.pairfit.measurement import PairMeasurement, Rejected
 from zemosaic.photometry.preview.preview import Preview
 
 pytestmark = pytest.mark.usefixtures("either_way")

@@ -22,7 +22,7 @@ from astropy.wcs import WCS
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.overlap.graph import component_labels
-from zemosaic.photometry.pairfit.measure import PairMeasurement
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth, simulate
 from zemosaic.photometry.solver.suspects import SUSPECT_CHI
 from zemosaic.pipeline.solution import PhaseSolution

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
-from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
+from zemosaic.photometry.pairfit.measure import measure_pair
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.preview.preview import Preview
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 from zemosaic.photometry.solver.solve import Solution, solve

@@ -17,7 +17,7 @@ import pytest
 from astropy.wcs import WCS
 
 from zemosaic import Settings, calibrate
-from zemosaic.photometry.pairfit.measure import PairMeasurement
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve

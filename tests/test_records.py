@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.tiles import simulated
 from zemosaic import Settings, calibrate, open_tile
-from zemosaic.photometry.pairfit.measure import PairMeasurement, Rejected
+from zemosaic.photometry.pairfit.measurement import PairMeasurement, Rejected
 from zemosaic.photometry.preview.grid import make_grid
 from zemosaic.photometry.preview.preview import Preview
 from zemosaic.pipeline import tasks

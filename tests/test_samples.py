@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.previews import NOISE, in_colours, only, pair, preview
-from zemosaic.photometry.pairfit.measure import PairMeasurement, measure_pair
+from zemosaic.photometry.pairfit.measure import measure_pair
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.pairfit.overlap_blocks import (
     FEW_CELLS,
     MANY_BLOCKS,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zemosaic.photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
+from zemosaic.photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solver.channel import Channel, TileFrame
 from zemosaic.photometry.solver.channel_solver import solve_channel
 from zemosaic.photometry.solver.gauge import subtract_common_slope

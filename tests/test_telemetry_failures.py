@@ -20,7 +20,7 @@ from tests.helpers.recorded_traces import (
     check_all,
 )
 from zemosaic.observe.telemetry import PHASE, Telemetry
-from zemosaic.photometry.pairfit.measure import Rejected
+from zemosaic.photometry.pairfit.measurement import Rejected
 from zemosaic.pipeline.records import summarize_pair
 from zemosaic.runtime.events import FanOut, Heartbeat, Observer, RunEnded, RunStarted
 from zemosaic.runtime.process_pool import ProcessPool

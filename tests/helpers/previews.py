@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from zemosaic.photometry.pairfit.measure import PairMeasurement
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.preview.preview import Preview
 
 

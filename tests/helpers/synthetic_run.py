@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from zemosaic.photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
+from zemosaic.photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solver.solve import solve
 from zemosaic.pipeline.records import PairRecord, encode_measurements, save_thumbnails
 from zemosaic.pipeline.solution import PhaseSolution

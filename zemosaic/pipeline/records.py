@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
+from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.fits_files import TileError

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..photometry.pairfit.measure import PairMeasurement
+from ..photometry.pairfit.measurement import PairMeasurement
 from ..photometry.pairfit.same_sky import (
     ALIKE,
     ORIENTATIONS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..photometry.pairfit.measure import PairMeasurement
+from ..photometry.pairfit.measurement import PairMeasurement
 from ..photometry.solver.plane_test import PLANE_CHI2, PLANE_RATIO
 from ..photometry.solver.solve import Solution
 from ..photometry.tiles.tile import Tile

@@ -14,7 +14,7 @@ from astropy.table import Table
 
 from .._version import __version__
 from ..files import atomic_write
-from ..photometry.pairfit.measure import Measurement, PairMeasurement, Rejected
+from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..settings import Settings
 from .records import PairRecord
 from .solution import PhaseSolution

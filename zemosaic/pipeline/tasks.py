@@ -16,7 +16,8 @@ from typing import Any
 
 from .._version import __version__
 from ..photometry._kernels import COMPILED
-from ..photometry.pairfit.measure import Measurement, measure_pair
+from ..photometry.pairfit.measure import measure_pair
+from ..photometry.pairfit.measurement import Measurement
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail

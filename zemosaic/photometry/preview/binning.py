@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .._kernels.block_sums import block_sum
-from ..tiles.blanks import Survey
+from ..tiles.blank_survey import Survey
 from ..tiles.tile import Tile
 from .damage import DamageSearch, drop_absurd_bins
 from .saturation import drop_saturated

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..tiles.blanks import Blanks, Survey, find_blanks
+from ..tiles.blank_survey import Survey
+from ..tiles.blanks import Blanks, find_blanks
 from ..tiles.fits_files import TileError
 from ..tiles.tile import Tile
 from .binary_unit import binary_exponent, scale_exactly

@@ -11,7 +11,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from ..pairfit.measure import Measurement, PairMeasurement
+from ..pairfit.measurement import Measurement, PairMeasurement
 from .ties import Ties
 
 # Largest mosaic that is solved for gains and levels together, for the positions of its tiles and

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..overlap.graph import OverlapGraph, repetition
-from ..pairfit.measure import Measurement
+from ..pairfit.measurement import Measurement
 from .channel import TileFrame
 from .solve import Solution, solve
 from .ties import Ties

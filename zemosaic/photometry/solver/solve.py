@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..pairfit.measure import Measurement
+from ..pairfit.measurement import Measurement
 from .channel import Channel, TileFrame
 from .channel_solver import ChannelSolution, solve_channel
 from .ties import Ties

@@ -11,30 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
+from .blank_survey import FEWEST, Survey, common_value
 from .file_options import FileOptions
 from .tile import Tile
 
 #: Pixels that are read at once.
 STRIP_PIXELS = 1 << 16
-#: Every so many pixels along both axes are in the sample of the values.
-SAMPLE_STEP = 7
 #: Shortest run of equal pixels from the edge of the image that is no chance.
 LEAST_RUN = 3
 #: Expected number of runs by chance in a tile.
 CHANCE = 1e-3
 #: Side of a square of equal pixels that chance hardly makes.
 SOLID = 5
-#: Fewest pixels of a value that is no datum anywhere.
-FEWEST = 10
-FEWEST_IN_SAMPLE = 3
 #: Distance of such a value from the median, in standard deviations of the others.
 FAR = 5.0
-#: Share of the edge that the highest value of a tile fills at least to be no saturated star.
-EDGE_SHARE = 0.25
 #: Fewest pixels next to each other that the chance of a repetition is estimated from.
 FEWEST_NEIGHBOURS = 20
 #: Chance of a repetition up to which a region includes all equal pixels connected to it.
@@ -117,87 +110,6 @@ def find_blanks(tile: Tile, survey: Survey | None = None) -> Blanks | None:
     return max((blanks for blanks in found if blanks), key=lambda b: b.count, default=None)
 
 
-class Survey:
-    """Values of a tile that show whether some of its pixels may be blank, strip by strip.
-
-    Parameters
-    ----------
-    height : int
-        Height of the tile.
-    """
-
-    def __init__(self, height: int) -> None:
-        self.height, self.top, self.zeros = height, 0, 0
-        self.edges: list[np.ndarray] = []
-        self.samples: list[np.ndarray] = []
-
-    def add(self, strip: np.ndarray) -> None:
-        """Add the next strip ``(C, h, W)`` of the tile."""
-        common = _common_value(strip)
-        bottom = self.top + len(common)
-        self.edges += [common[:, 0].copy(), common[:, -1].copy()]
-        if self.top == 0:
-            self.edges.append(common[0].copy())
-        if bottom == self.height:
-            self.edges.append(common[-1].copy())
-        self.samples.append(strip[0, ::SAMPLE_STEP, ::SAMPLE_STEP].ravel())
-        self.zeros += common.size - int(np.count_nonzero(common))
-        self.top = bottom
-
-    @cached_property
-    def edge(self) -> np.ndarray:
-        """``(E,)`` finite values at the edge that all channels share."""
-        edge = np.concatenate(self.edges)
-        return edge[np.isfinite(edge)]
-
-    @cached_property
-    def sample(self) -> np.ndarray:
-        """``(S,)`` finite values of the first channel."""
-        sample = np.concatenate(self.samples)
-        return sample[np.isfinite(sample)]
-
-    def candidates(self) -> list[float]:
-        """Return the values that may be the fill value.
-
-        They are 0, the commonest at the edge, and the lowest.
-        """
-        values = [0.0] if self.zeros >= FEWEST else []
-        if len(self.sample):
-            lowest = float(self.sample.min())
-            if lowest != 0 and np.count_nonzero(self.sample == lowest) >= FEWEST_IN_SAMPLE:
-                values.append(lowest)
-        value, count = _commonest(self.edge)
-        highest = value >= self.sample.max(initial=-np.inf)
-        enough = EDGE_SHARE * len(self.edge) if highest else FEWEST
-        if value not in {0, *values} and count >= enough:
-            values.append(value)
-        return values
-
-    def distance(self, value: float) -> float:
-        """Return the distance of a value from the others, across a gap; 0 without a gap.
-
-        It is in their standard deviations, or steps of their values if these are larger, from
-        their median; negative below them.
-        """
-        others = self.sample[self.sample != value].astype(np.float64)
-        if not len(others):
-            return 0.0
-        low, middle, high = np.percentile(others, [15.9, 50, 84.1])
-        near = np.count_nonzero(np.abs(others - value) < abs(middle - value) / 2)
-        if near > 1e-2 * np.count_nonzero(self.sample == value):
-            return 0.0
-        step = np.diff(np.unique(self.sample)).min()
-        return float((value - middle) / max((high - low) / 2, step))
-
-
-def _commonest(values: np.ndarray) -> tuple[float, int]:
-    """Return the commonest value and its number; 0 and 0 without values."""
-    if not len(values):
-        return 0.0, 0
-    distinct, counts = np.unique(values, return_counts=True)
-    return float(distinct[counts.argmax()]), int(counts.max())
-
-
 def _strips(tile: Tile) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the first row and the pixels of each strip."""
     rows = max(1, STRIP_PIXELS // (tile.channels * tile.shape[1]))
@@ -205,20 +117,12 @@ def _strips(tile: Tile) -> Iterator[tuple[int, np.ndarray]]:
         yield number * rows, strip
 
 
-def _common_value(strip: np.ndarray) -> np.ndarray:
-    """Return the value ``(h, W)`` that all channels share, NaN where they differ."""
-    first = strip[0]
-    if len(strip) == 1:
-        return first
-    return np.where((strip[1:] == first).all(axis=0), first, np.float32(np.nan))
-
-
 def _equal_pixels(tile: Tile, value: float) -> tuple[np.ndarray, np.ndarray]:
     """Return masks ``(H, W)`` of the pixels with a value, and of those without a finite one."""
     equal, missing = np.zeros((2, *tile.shape), dtype=bool)
     for top, strip in _strips(tile):
         rows = slice(top, top + strip.shape[1])
-        equal[rows] = _common_value(strip) == np.float32(value)
+        equal[rows] = common_value(strip) == np.float32(value)
         missing[rows] = ~np.isfinite(strip).any(axis=0)
     return equal, missing
 

@@ -1,0 +1,103 @@
+"""The measurement of one channel of a pair, or the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .estimates import NO_TILTS
+
+# Fields that every measurement has; the others may be NaN, but not infinite.
+REQUIRED = (
+    "gain", "offset", "x", "y", "level_err", "u", "v", "x_tilt", "y_tilt", "tilt_cov", "rms",
+    "correlation",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PairMeasurement:
+    """The line y = gain·x + offset of one channel of one pair.
+
+    Parameters
+    ----------
+    gain, gain_err : float
+        Slope without a plane and its standard error; 1 and NaN if `gain_measured` is false.
+    plane_gain, plane_gain_err : float
+        The same with a plane subtracted from the overlap; NaN if not measured.
+    offset : float
+        Intercept in ADU of the line without a plane.
+    x, y : float
+        The pivot in ADU: weighted means of both tiles, where slope and level are uncorrelated.
+    level_err : float
+        Standard error in ADU of ``y - gain * x`` at the pivot.
+    u, v : float
+        Position of the pivot on the shared grid, in cells.
+    x_tilt, y_tilt : tuple of float
+        Slopes of both tiles along the grid's two axes, in ADU per cell.
+    tilt_cov : tuple of float
+        Covariance (uu, uv, vv) of ``y_tilt - gain * x_tilt`` in (ADU per cell)².
+    cells : int
+        Common valid cells.
+    rms : float
+        Robust scatter about the line in ADU of tile j.
+    correlation : float
+        Weighted correlation of the cells.
+    gain_measured : bool
+        False if the overlap has too little contrast, or the model has no free gain.
+    shift, shift_err : tuple of float
+        Position of the scene of tile j minus that of tile i along the grid's two axes, in cells, to
+        first order (a tenth too large at a third of a cell, too small beyond half a cell), and the
+        standard errors due to noise alone; NaN in small overlaps.
+    free_gain, free_gain_err : float
+        In a model that holds the gains at 1, the gain that the pair shows nevertheless; NaN in
+        other models and without contrast.
+    """
+
+    gain: float
+    gain_err: float
+    plane_gain: float
+    plane_gain_err: float
+    offset: float
+    x: float
+    y: float
+    level_err: float
+    u: float
+    v: float
+    x_tilt: tuple[float, float]
+    y_tilt: tuple[float, float]
+    tilt_cov: tuple[float, float, float]
+    cells: int
+    rms: float
+    correlation: float
+    gain_measured: bool
+    shift: tuple[float, float] = (math.nan, math.nan)
+    shift_err: tuple[float, float] = (math.nan, math.nan)
+    free_gain: float = math.nan
+    free_gain_err: float = math.nan
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """The reason why a pair could not be measured in a channel."""
+
+    reason: str
+
+
+Measurement = PairMeasurement | Rejected
+
+
+def require_finite(measurement: Measurement) -> Measurement:
+    """Return a measurement, or reject it if a number in it is not finite.
+
+    Values that one tile cannot hold beside the others, as after a broken copy, overflow.
+    """
+    if isinstance(measurement, Rejected):
+        return measurement
+    numbers = vars(measurement).copy()
+    if numbers["tilt_cov"] == NO_TILTS.covariance:
+        del numbers["tilt_cov"]
+    for name, value in numbers.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if math.isinf(number) or (math.isnan(number) and name in REQUIRED):
+                return Rejected(f"the values overflow (its {name} is {number})")
+    return measurement
