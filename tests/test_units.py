@@ -110,8 +110,12 @@ def test_the_unit_reaches_tables_and_report(
 
 
 def test_different_units_are_reported(write: Write, tmp_path: Path, zemosaic: Zemosaic) -> None:
-    """Levels have no unit then; spellings of ADU do not differ."""
-    paths = write(["MJy/sr", "", "MJy/sr"])
-    result = zemosaic("intertile", *paths, "-o", tmp_path / "run", "--pool", "serial")
+    """Levels have no unit then, nor has the mosaic; spellings of ADU do not differ."""
+    paths, mosaic = write(["MJy/sr", "", "MJy/sr"]), tmp_path / "m.fits"
+    run = ("-o", tmp_path / "run", "--pool", "serial", "--mosaic", mosaic)
+    result = zemosaic("intertile", *paths, *run)
     assert "the tiles have different units: MJy/sr (2), adu (1)" in result.err
     assert Table.read(tmp_path / "run" / "corrections.ecsv")["offset"].unit is None
+    assert "BUNIT" not in fits.getheader(mosaic)
+    assert zemosaic("intertile", paths[0], paths[2], *run).code == 0
+    assert fits.getheader(mosaic)["BUNIT"] == "MJy/sr"

@@ -48,8 +48,11 @@ def write_mosaic(tiles: Sequence[tuple[Tile, Correction]], output: Path) -> None
         wcs, shape = find_optimal_celestial_wcs(footprints, frame=frame)
         images = [_coadd_channel(tiles, channel, wcs, shape) for channel in range(first.channels)]
     data = images[0] if len(images) == 1 else np.stack(images)
+    header, units = wcs.to_header(), {tile.unit for tile, _ in tiles}
+    if len(units) == 1 and units != {""}:
+        header["BUNIT"] = units.pop()
     with atomic_write(output) as temporary:
-        hdus = fits.HDUList([fits.PrimaryHDU(data, wcs.to_header())])
+        hdus = fits.HDUList([fits.PrimaryHDU(data, header)])
         hdus.writeto(temporary, overwrite=True)
 
 
