@@ -167,7 +167,7 @@ def check_tables_are_complete(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("small_disk", "pool", "lost"),
     # The previews alone take 116 kB.
-    [(40, "serial", True), (132, "processes", False), (148, "serial", False)],
+    [(40, "serial", True), (144, "processes", False), (152, "serial", False)],
     indirect=["small_disk"],
 )
 def test_a_full_disk_leaves_no_torn_table(
