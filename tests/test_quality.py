@@ -144,6 +144,17 @@ def test_a_fourth_channel_with_data_stays_a_channel() -> None:
         assert tile_from_array(np.stack([tile.data] * 3 + [last]), tile.wcs).channels == 4
 
 
+def test_opening_a_monochrome_tile_reads_no_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compressed image is decompressed when it is measured, not when its header is read."""
+    tile = scene()[0]
+    image = fits.CompImageHDU(tile.data, tile.wcs.to_header(), name="SCI")
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / "a.fits")
+    monkeypatch.setattr(fits.CompImageHDU, "data", property(lambda hdu: pytest.fail("read")))
+    assert open_tile(tmp_path / "a.fits").shape == SHAPE
+
+
 def test_an_opaque_alpha_plane_changes_no_result() -> None:
     """RGBA tiles give the solution of their colours alone."""
     alpha = np.full(SHAPE, 65535.0)

@@ -83,7 +83,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     prepared |= restored
     _save_thumbnails(context, prepared)
     _report_blanks(context, prepared)
-    _report_masks(context, {tiles[index].name: tile for index, tile in prepared.items()})
+    _report_masks(context, [(tiles[index].name, tile) for index, tile in prepared.items()])
     previews = {index: prepared[index].preview for index in sorted(prepared)}
     return PreparedTiles(previews, keys, failed)
 
@@ -123,16 +123,16 @@ def _report_blanks(context: RunContext, prepared: Mapping[int, PreparedTile]) ->
         )
 
 
-def _report_masks(context: RunContext, prepared: Mapping[str, PreparedTile]) -> None:
-    """Report masks that leave little of a tile, or hide its sources; `prepared` is by name."""
-    dense = [name for name, tile in prepared.items() if tile.masked > MOST_MASKED]
-    hidden = [name for name, tile in prepared.items() if tile.sources_masked]
+def _report_masks(context: RunContext, prepared: Sequence[tuple[str, PreparedTile]]) -> None:
+    """Report masks that leave little of a tile, or hide its sources; tiles come with names."""
+    dense = [(name, tile.masked) for name, tile in prepared if tile.masked > MOST_MASKED]
+    hidden = [name for name, tile in prepared if tile.sources_masked]
     if dense:
-        share = prepared[dense[0]].masked
+        names, shares = zip(*dense, strict=True)
         context.note(
             logging.WARNING,
-            f"{_listed(dense)}: mask or weights leave only {1 - share:.0%} of the pixels; nonzero "
-            "is bad in a mask (--mask-hdu) and good in weights (--weight-hdu)",
+            f"{_listed(names)}: mask or weights leave only {1 - shares[0]:.0%} of the pixels; "
+            "nonzero is bad in a mask (--mask-hdu) and good in weights (--weight-hdu)",
         )
     if hidden:
         context.note(

@@ -25,7 +25,7 @@ from .images import groups_of_image, has_celestial, image_label, select_images
 from .quality_planes import find_quality
 from .sidecars import companion, read_sidecar, require_same_size
 from .sky import edge_points
-from .strips import PixelPlane, has_alpha
+from .strips import ALPHA_PLANES, PixelPlane, has_alpha
 from .tile import POINTS_PER_SIDE, Tile, footprint, require_pixels
 from .wcs import read_wcs, wcs_parameters
 
@@ -137,7 +137,10 @@ def _tile_of_image(
         raise TileError(f"{place}: {error}; choose another HDU with --hdu") from None
     channels, shape = require_pixels(str(place), channels_first)
     require_complete(image, path)
-    alpha = has_alpha(PixelPlane(pixel_reader(image, path), image.shape))
+    # Other images are not read here: a compressed one would be decompressed for nothing.
+    alpha = channels in ALPHA_PLANES and has_alpha(
+        PixelPlane(pixel_reader(image, path), image.shape)
+    )
     mask, weight, flags = find_quality(hdus, path, number, options)
     wcs_path = None if has_celestial(image.header) else companion(path, options.wcs)
     if wcs_path is not None and wcs_path.is_file():
