@@ -45,6 +45,9 @@ class ChannelSolution:
     offset_err: np.ndarray
     slope_x: np.ndarray
     slope_y: np.ndarray
+    curve_xx: np.ndarray
+    curve_xy: np.ndarray
+    curve_yy: np.ndarray
     component: np.ndarray
     gain_group: np.ndarray
     pairs: np.ndarray
@@ -120,6 +123,9 @@ def _solve_once(channel: Channel) -> ChannelSolution:
         offset_err=np.where(no_level, np.nan, _offset_errors(gains, levels)),
         slope_x=np.where(alone, 0.0, levels.slope[:, 0]),
         slope_y=np.where(alone, 0.0, levels.slope[:, 1]),
+        curve_xx=np.zeros(channel.tiles),
+        curve_xy=np.zeros(channel.tiles),
+        curve_yy=np.zeros(channel.tiles),
         component=channel.component,
         gain_group=gains.group if channel.gains_are_free else channel.component,
         pairs=own_pairs,

@@ -10,11 +10,10 @@ import numpy as np
 from ..overlap.graph import OverlapGraph, repetition
 from ..pairfit.measurement import Measurement
 from .channel import TileFrame
-from .solve import Solution, solve
+from .solve import TERMS, Solution, solve
 from .ties import Ties
 
-CORRECTION = ("gain", "offset", "slope_x", "slope_y")
-OF_TILES = (*CORRECTION, "gain_err", "offset_err", "planes", "plane_chi2", "plane_ratio")
+OF_TILES = (*TERMS, "gain_err", "offset_err", "planes", "plane_chi2", "plane_ratio")
 OF_PAIRS = ("residual", "gain_residual", "chi")
 
 
@@ -86,7 +85,7 @@ def _merge(full: Solution, reduced: Solution, misplaced: np.ndarray, kept: np.nd
         neighbours = ~misplaced & (component == component[tile])
         if neighbours.any():
             factor, level = _gauge_change(full, reduced, neighbours, channel)
-            for name in CORRECTION:
+            for name in TERMS:
                 merged[name][tile, channel] *= factor
             merged["offset"][tile, channel] += level
     for name in OF_PAIRS:

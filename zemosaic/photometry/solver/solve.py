@@ -10,18 +10,24 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from ..illumination import Illumination
 from ..pairfit.measurement import Measurement
 from .channel import Channel, TileFrame
 from .channel_solver import ChannelSolution, solve_channel
 from .ties import Ties
+
+#: Fields of the solution that are terms of a tile's correction.
+TERMS = ("gain", "offset", "slope_x", "slope_y", "curve_xx", "curve_xy", "curve_yy")
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
     """Corrections of T tiles in C channels, and the residuals of P pairs.
 
-    ``corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0)`` with (x0, y0)
-    the centre of the tile.
+    ``corrected = (gain * data + offset - glow) / F + surface`` with the illumination F and the glow
+    of the tile's instrument, 1 and 0 if there are none, and ``surface = slope_x * (x - x0) +
+    slope_y * (y - y0) + curve_xx * (x - x0)**2 + curve_xy * (x - x0) * (y - y0) + curve_yy *
+    (y - y0)**2`` about the centre (x0, y0) of the tile.
 
     Parameters
     ----------
@@ -33,7 +39,9 @@ class Solution:
         unknown: without a measured pair, or for a gain that no pair ties to most of its
         component.
     slope_x, slope_y : ndarray
-        ``(T, C)`` float64 in ADU per pixel of the tile; 0 without a plane.
+        ``(T, C)`` float64 in ADU per pixel of the tile; 0 without a surface.
+    curve_xx, curve_xy, curve_yy : ndarray
+        ``(T, C)`` float64 in ADU per square pixel of the tile; 0 without a second order.
     component : ndarray
         ``(T, C)`` int: tiles of one component are matched to each other. The relation of two
         components is unknown. -1 for a tile that could not be read.
@@ -68,6 +76,8 @@ class Solution:
         stars.
     misplaced : ndarray
         ``(T, C)`` bool: suspects that are shifted by more than three quarters of a cell.
+    illuminations : tuple of Illumination
+        One for each instrument whose tiles share an illumination or a glow.
     """
 
     gain: np.ndarray
@@ -76,6 +86,9 @@ class Solution:
     offset_err: np.ndarray
     slope_x: np.ndarray
     slope_y: np.ndarray
+    curve_xx: np.ndarray
+    curve_xy: np.ndarray
+    curve_yy: np.ndarray
     component: np.ndarray
     gain_group: np.ndarray
     pairs: np.ndarray
@@ -88,12 +101,13 @@ class Solution:
     plane_ratio: np.ndarray
     shift: np.ndarray
     misplaced: np.ndarray
+    illuminations: tuple[Illumination, ...]
 
     def correction(self, tile: int) -> Correction:
         """Return the correction of one tile."""
-        return Correction(
-            self.gain[tile], self.offset[tile], self.slope_x[tile], self.slope_y[tile]
-        )
+        terms = {name: getattr(self, name)[tile] for name in TERMS}
+        shared = (light for light in self.illuminations if tile in light.tiles)
+        return Correction(**terms, illumination=next(shared, None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +118,20 @@ class Correction:
     ----------
     gain, offset : ndarray
         ``(C,)`` float64; offsets in ADU.
-    slope_x, slope_y : ndarray or float
-        ``(C,)`` float64 in ADU per pixel about the centre of the tile.
+    slope_x, slope_y, curve_xx, curve_xy, curve_yy : ndarray or float
+        ``(C,)`` float64 in ADU per pixel and square pixel about the centre of the tile.
+    illumination : Illumination or None
+        Illumination and glow of the tile's instrument.
     """
 
     gain: np.ndarray
     offset: np.ndarray
     slope_x: np.ndarray | float = 0.0
     slope_y: np.ndarray | float = 0.0
+    curve_xx: np.ndarray | float = 0.0
+    curve_xy: np.ndarray | float = 0.0
+    curve_yy: np.ndarray | float = 0.0
+    illumination: Illumination | None = None
 
 
 def solve(
@@ -171,7 +191,7 @@ def solve(
     names = [field.name for field in fields(ChannelSolution)]
     stacked = {name: np.stack([getattr(s, name) for s in solutions], axis=1) for name in names}
     unreadable = np.isnan(sky)
-    for name in ("gain", "offset", "slope_x", "slope_y"):
+    for name in TERMS:
         stacked[name][unreadable] = np.nan
     stacked["component"][unreadable] = stacked["gain_group"][unreadable] = -1
-    return Solution(**stacked)
+    return Solution(**stacked, illuminations=())
