@@ -46,7 +46,8 @@ enum {
     axis(SECOND_BLOCK_COLUMNS, second_block_columns) axis(SECOND_HEIGHT, second_height)         \
     axis(SECOND_WIDTH, second_width) axis(CHANNELS, channels) axis(BLOCKS, blocks)              \
     axis(CHOSEN, chosen) axis(CELLS, cells) axis(ROWS, rows) axis(COLUMNS, columns)             \
-    axis(PATCHES, patches)
+    axis(PATCHES, patches) axis(SMALL_ROWS, small_rows) axis(MIDDLE_ROWS, middle_rows)         \
+    axis(WORK_ROWS, work_rows) axis(BAND_ROWS, band_rows)
 
 #define OVERLAP_AREAS(reads, writes, number)                                                    \
     reads(double, polygons, POLYGONS, VERTICES, 3)                                              \
@@ -200,6 +201,30 @@ the frame (see Frame in preview_pair.h). */
     number(plane_terms)                                                                         \
     number(curvature_chi2)
 
+#define SUMMARIZE_BANDS(reads, writes, number)                                                  \
+    reads(double, x, CHANNELS, BLOCKS)                                                          \
+    reads(double, y, CHANNELS, BLOCKS)                                                          \
+    reads(double, u, BLOCKS)                                                                    \
+    reads(double, v, BLOCKS)                                                                    \
+    reads(Index, block_index, BLOCKS)                                                           \
+    reads(Index, cell_block, CELLS)                                                             \
+    reads(Index, patch, ROWS)                                                                   \
+    reads(Index, lattice, 8)                                                                    \
+    reads(double, columns, CHANNELS, COLUMNS, ROWS)                                             \
+    reads(double, weights, CHANNELS, ROWS)                                                      \
+    reads(double, instrument_noise, CHANNELS)                                                   \
+    reads(double, scene_information, 3)                                                         \
+    writes(double, bands, CHANNELS, 2, 8)                                                       \
+    writes(double, shares, CHANNELS, 2, 16)                                                     \
+    writes(double, levels, CHANNELS, 16, 5)                                                     \
+    writes(Index, row_index, 2, ROWS)                                                           \
+    writes(Index, unit_index, 2, MIDDLE_ROWS)                                                   \
+    writes(double, small_work, BAND_ROWS, SMALL_ROWS)                                           \
+    writes(double, middle_work, BAND_ROWS, MIDDLE_ROWS)                                         \
+    writes(double, product_work, 3, WORK_ROWS)                                                  \
+    writes(double, patch_work, 3, PATCHES)                                                      \
+    writes(double, area_work, BAND_ROWS, 16)
+
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \
     kernel(sample_spline, SampleSpline, SAMPLE_SPLINE)                                          \
@@ -210,7 +235,8 @@ the frame (see Frame in preview_pair.h). */
     kernel(design_matrix, DesignMatrix, DESIGN_MATRIX)                                          \
     kernel(initial_slope, InitialSlope, INITIAL_SLOPE)                                          \
     kernel(fit_irls, FitIrls, FIT_IRLS)                                                         \
-    kernel(summarize_fit, SummarizeFit, SUMMARIZE_FIT)
+    kernel(summarize_fit, SummarizeFit, SUMMARIZE_FIT)                                          \
+    kernel(summarize_bands, SummarizeBands, SUMMARIZE_BANDS)
 
 /* Named axes are numbered from FIRST_AXIS on, so that smaller numbers are lengths. */
 #define AXIS_NUMBER(NAME, name) NAME,

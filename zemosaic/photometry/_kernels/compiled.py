@@ -11,6 +11,8 @@ import numpy as np
 from . import _fused  # type: ignore[attr-defined]
 from .fit_summary import FIT_SUMMARY
 from .layout import (
+    AREAS,
+    BandSums,
     BlockNoise,
     Column,
     Kind,
@@ -283,3 +285,38 @@ def summarize_fit(
         curvature_chi2=curvature_chi2,
     )
     return summary
+
+
+def summarize_bands(
+    samples: SampleArrays, fit: LineFit, *, scene_information: np.ndarray
+) -> BandSums:
+    """Summarize the bands and the areas of each channel."""
+    channels, columns, count = fit.design.shape
+    lattice, patches = samples.lattice, int(samples.patch.max()) + 1
+    small, middle = lattice.band_rows(len(samples.u), count, columns)
+    sums = BandSums.empty(channels)
+    _fused.summarize_bands(
+        x=samples.x,
+        y=samples.y,
+        u=samples.u,
+        v=samples.v,
+        block_index=samples.block_index,
+        cell_block=samples.cell_block,
+        patch=samples.patch,
+        lattice=np.array(lattice.for_columns(columns), dtype=np.intp),
+        columns=fit.design,
+        weights=fit.weights,
+        instrument_noise=fit.instrument_noise,
+        scene_information=scene_information,
+        bands=sums.bands,
+        shares=sums.shares,
+        levels=sums.levels,
+        row_index=np.empty((2, count), dtype=np.intp),
+        unit_index=np.empty((2, middle), dtype=np.intp),
+        small_work=np.empty((columns + 1, small)),
+        middle_work=np.empty((columns + 1, middle)),
+        product_work=np.empty((3, max(small, middle))),
+        patch_work=np.empty((3, patches)),
+        area_work=np.empty((columns + 1, AREAS)),
+    )
+    return sums

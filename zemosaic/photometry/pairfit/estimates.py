@@ -10,8 +10,14 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from .._kernels.layout import AREAS, MIDDLE, SMALL, Band
+
 MAX_GAIN_ERROR = 0.2  # relative; above, the overlap has too little contrast to measure a gain
 LEAST_TILT = 0.02  # of the scatter of cells: the tilt that registration alone may cause
+#: Squared factor of a band's error at most where its residuals are too few to show their scatter.
+MOST_STUDENT = 9.0
+#: Squared difference of the bands, in units of its variance, from which on it enlarges the error.
+DISAGREEMENT = 2.0
 LEVEL = 2  # in `patch_squares`
 
 
@@ -51,11 +57,16 @@ class ChannelFit(NamedTuple):
         Robust standard deviation of the residuals in units of the expected one.
     bread : float
         Factor of the errors for the biweight (Huber 1981, Robust Statistics, section 7.6).
+    bands, shares, levels
+        Those of the channel; see `BandSums`.
     """
 
     summary: FitSummary
     scale: float
     bread: float
+    bands: tuple[Band, Band]
+    shares: list[list[float]]
+    levels: list[list[float]]
 
     def standard_error(self, information: float, norm: float, square: float) -> float:
         """Return the standard error of a coefficient; inf without information.
@@ -79,6 +90,25 @@ class Estimate(NamedTuple):
 
     value: float
     error: float
+
+
+class DetailGain(NamedTuple):
+    """The gain that both bands give together.
+
+    Parameters
+    ----------
+    gain : Estimate
+        NaN if neither band shows it.
+    concentration : float
+        Sum of the squares of the shares that single patches have of the information: 1 if the gain
+        depends on one star, 1 / n if n patches contribute alike.
+    contrast : list of float
+        Share of the information in each area.
+    """
+
+    gain: Estimate
+    concentration: float
+    contrast: list[float]
 
 
 class Tilts(NamedTuple):
@@ -109,6 +139,53 @@ def _gain_estimate(fit: ChannelFit, index: int) -> Estimate:
     )
     measured = slope > 0 and 0 < error <= MAX_GAIN_ERROR * slope
     return Estimate(slope, error) if measured else NO_ESTIMATE
+
+
+def detail_gain(fit: ChannelFit) -> DetailGain:
+    """Combine the gains of both bands, weighted by their inverse variances.
+
+    Logarithms are averaged, so that exchanging the tiles inverts the result. If the bands disagree,
+    the error is enlarged (Birge 1932, Phys. Rev. 40, 207).
+    """
+    variances = [_relative_variance(fit, band) for band in fit.bands]
+    precision = [1 / variance for variance in variances]
+    total = sum(precision)
+    if not total > 0:
+        return DetailGain(NO_ESTIMATE, 1.0, [0.0] * AREAS)
+    small, middle = (part / total for part in precision)
+    logs = [math.log(band.slope) if band.slope > 0 else 0.0 for band in fit.bands]
+    difference = (logs[SMALL] - logs[MIDDLE]) ** 2 / sum(variances)
+    variance = max(1.0, difference / DISAGREEMENT) / total
+    gain = math.exp(small * logs[SMALL] + middle * logs[MIDDLE])
+    concentration = (
+        small**2 * fit.bands[SMALL].concentration
+        + 2 * small * middle * fit.bands[SMALL].common
+        + middle**2 * fit.bands[MIDDLE].concentration
+    )
+    norms = [sum(shares) or 1.0 for shares in fit.shares]
+    contrast = [
+        small * one / norms[SMALL] + middle * other / norms[MIDDLE]
+        for one, other in zip(*fit.shares, strict=True)
+    ]
+    measured = 0 < variance <= MAX_GAIN_ERROR**2
+    estimate = Estimate(gain, gain * math.sqrt(variance)) if measured else NO_ESTIMATE
+    return DetailGain(estimate, concentration, contrast)
+
+
+def _relative_variance(fit: ChannelFit, band: Band) -> float:
+    """Return the variance of the slope of a band in units of its square; inf without contrast.
+
+    Where the band depends on few patches, it is enlarged like the variance of Student's
+    distribution.
+    """
+    if not (min(band.slope, band.information, band.norm) > 0 and band.scale > 0):
+        return math.inf
+    independent = max(fit.scale, band.scale) ** 2 * band.norm
+    square = max(band.square, band.area_square, independent)
+    patches = 1 / band.concentration
+    student = min(MOST_STUDENT, patches / max(patches - 1, 1e-9))
+    variance = student * square * (fit.bread / (band.slope * band.information)) ** 2
+    return variance if variance < 1 else math.inf
 
 
 def level_error(fit: ChannelFit) -> float:

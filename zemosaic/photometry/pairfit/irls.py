@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _kernels
-from .._kernels.layout import LineFit
+from .._kernels.layout import BandSums, LineFit
 from ..robust import BIWEIGHT
 from .samples import PairSamples
 
@@ -60,3 +60,8 @@ def summarize_fit(samples: PairSamples, fit: LineFit, fixed_slope: bool) -> np.n
         plane_terms=PLANE_TERMS,
         curvature_chi2=CURVATURE_CHI2,
     )
+
+
+def summarize_bands(samples: PairSamples, fit: LineFit) -> BandSums:
+    """Return the gain of each channel in bands, and the levels by area."""
+    return _kernels.summarize_bands(samples, fit, scene_information=SCENE_INFORMATION)

@@ -58,7 +58,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._kernels.algebra import median, thin
-from .._kernels.layout import LineFit
+from .._kernels.layout import AREAS, Band, LineFit
 from ..preview.preview import Preview
 from ..robust import GAUSSIAN_MEDIAN
 from .design import design_matrix
@@ -68,13 +68,14 @@ from .estimates import (
     ChannelFit,
     FitSummary,
     correlation,
+    detail_gain,
     gain_estimates,
     level_error,
     shift_errors,
     tilt_estimates,
 )
 from .initial_slope import initial_slope
-from .irls import fit_irls, summarize_fit
+from .irls import fit_irls, summarize_bands, summarize_fit
 from .measurement import Measurement, PairMeasurement, Rejected, require_finite
 from .overlap_blocks import common_samples
 from .samples import PairSamples
@@ -193,15 +194,27 @@ def _fit_channels(
     if len(finite) < len(slope):
         samples = samples.select_channels(finite)
     samples, fit = _fit_without_streaks(samples, slope[finite], model)
-    summaries = summarize_fit(samples, fit, fixed_slope=model == "offset").tolist()
-    failed, scale, bread = (a.tolist() for a in (np.isnan(fit.slope), fit.scale, fit.bread))
-    columns = fit.design.shape[1]
-    for k, channel in enumerate(finite.tolist()):
-        if not failed[k]:
-            channel_fit = ChannelFit(FitSummary.from_tuple(summaries[k]), scale[k], bread[k])
+    columns, failed = fit.design.shape[1], np.isnan(fit.slope).tolist()
+    channel_fits = _channel_fits(samples, fit, fixed_slope=model == "offset")
+    for lost, channel, channel_fit in zip(failed, finite.tolist(), channel_fits, strict=True):
+        if not lost:
             own = origin.channel(channel)
             fits[channel] = _measurement(samples.cells, model, own, columns, channel_fit)
     return fits
+
+
+def _channel_fits(samples: PairSamples, fit: LineFit, fixed_slope: bool) -> list[ChannelFit]:
+    """Return the numbers of each channel of a fit."""
+    summaries = summarize_fit(samples, fit, fixed_slope).tolist()
+    sums = summarize_bands(samples, fit)
+    numbers = (array.tolist() for array in (fit.scale, fit.bread, *sums))
+    return [
+        ChannelFit(
+            FitSummary.from_tuple(summary), scale, bread, (Band(*bands[0]), Band(*bands[1])),
+            shares, levels,
+        )
+        for summary, scale, bread, bands, shares, levels in zip(summaries, *numbers, strict=True)
+    ]  # fmt: skip
 
 
 def _fit_without_streaks(
@@ -245,7 +258,7 @@ def _measurement(
     slope = gain.value if gain_measured else 1.0
     tilts = tilt_estimates(fit) if columns > FEW_COLUMNS else NO_TILTS
     uu, uv, vv = tilts.covariance
-    summary, unit = fit.summary, origin.unit
+    summary, unit, detail = fit.summary, origin.unit, detail_gain(fit)
     u, v, x, y = summary.pivot
     x, y = unit * x + origin.x[0], unit * y + origin.y[0]
     return PairMeasurement(
@@ -268,4 +281,24 @@ def _measurement(
         gain_measured=gain_measured,
         shift=(summary.shift[0], summary.shift[1]),
         shift_err=shift_errors(fit),
+        detail_gain=detail.gain.value,
+        detail_gain_err=detail.gain.error,
+        concentration=detail.concentration,
+        patches=_patches(fit, detail.contrast, slope, origin),
     )
+
+
+def _patches(
+    fit: ChannelFit, contrast: list[float], slope: float, origin: _Origin
+) -> tuple[float, ...]:
+    """Return the levels of both tiles by area; see `PairMeasurement`."""
+    numbers: list[float] = []
+    (left, top), unit, (x_pedestal, *_), (y_pedestal, *_) = origin
+    variance = (unit * fit.scale * fit.bread) ** 2
+    for (u, v, *means, weight), share in zip(fit.levels, contrast, strict=True):
+        if weight > 0:
+            x, y = unit * means[0] + x_pedestal, unit * means[1] + y_pedestal
+            rounding = (PRECISION * max(slope * abs(x), abs(y))) ** 2
+            precision = 1 / max(variance / weight, rounding)
+            numbers += (u + left, v + top, x, y, precision, share)
+    return (*numbers, *(0.0,) * (6 * AREAS - len(numbers)))

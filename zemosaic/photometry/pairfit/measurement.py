@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from .estimates import NO_TILTS
 
 # Fields that every measurement has; the others may be NaN, but not infinite.
 REQUIRED = (
     "gain", "offset", "x", "y", "level_err", "u", "v", "x_tilt", "y_tilt", "tilt_cov", "rms",
-    "correlation",
+    "correlation", "concentration", "patches",
 )  # fmt: skip
 
 
@@ -51,6 +52,16 @@ class PairMeasurement:
     free_gain, free_gain_err : float
         In a model that holds the gains at 1, the gain that the pair shows nevertheless; NaN in
         other models and without contrast.
+    detail_gain, detail_gain_err : float
+        Slope of the contrast within patches; NaN if not measured.
+    concentration : float
+        Sum of the squares of the shares that single patches of 12 cells have of the information on
+        the gain: 1 if it depends on one star, 1 / n if n patches contribute alike.
+    patches : tuple of float
+        u, v, x, y, weight and contrast of up to 16 patches of the overlap, one after the other; 0
+        for those that are not used. u and v (cells on the shared grid), x and y (ADU) are weighted
+        means over the blocks, the weight (ADU⁻²) is the inverse variance of ``y - gain * x``, and
+        the contrast is the share of the patch in the information on the gain.
     """
 
     gain: float
@@ -74,6 +85,10 @@ class PairMeasurement:
     shift_err: tuple[float, float] = (math.nan, math.nan)
     free_gain: float = math.nan
     free_gain_err: float = math.nan
+    detail_gain: float = math.nan
+    detail_gain_err: float = math.nan
+    concentration: float = 1.0
+    patches: Annotated[tuple[float, ...], 96] = (0.0,) * 96
 
 
 @dataclass(frozen=True)
