@@ -74,3 +74,24 @@ def detector_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the terms ``(N, M)`` at detector coordinates x and y ``(N,)``."""
     along_x, along_y = (legendre.legvander(axis, DEGREE) for axis in (x, y))
     return along_x[:, TERMS[:, 0]] * along_y[:, TERMS[:, 1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Instruments:
+    """The instruments of T tiles.
+
+    Parameters
+    ----------
+    labels : ndarray
+        ``(T,)`` int number of each tile's instrument; -1 for a tile without one.
+    names : tuple of str
+        Name of each instrument.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    @classmethod
+    def none(cls, tiles: int) -> Instruments:
+        """Return tiles that share nothing."""
+        return cls(np.full(tiles, -1), ())
