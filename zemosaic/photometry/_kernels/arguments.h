@@ -47,7 +47,7 @@ enum {
     axis(SECOND_WIDTH, second_width) axis(CHANNELS, channels) axis(BLOCKS, blocks)              \
     axis(CHOSEN, chosen) axis(CELLS, cells) axis(ROWS, rows) axis(COLUMNS, columns)             \
     axis(PATCHES, patches) axis(SMALL_ROWS, small_rows) axis(MIDDLE_ROWS, middle_rows)         \
-    axis(WORK_ROWS, work_rows) axis(BAND_ROWS, band_rows)
+    axis(WORK_ROWS, work_rows) axis(BAND_ROWS, band_rows) axis(GROUP_ROWS, group_rows)
 
 #define OVERLAP_AREAS(reads, writes, number)                                                    \
     reads(double, polygons, POLYGONS, VERTICES, 3)                                              \
@@ -212,6 +212,7 @@ the frame (see Frame in preview_pair.h). */
     reads(Index, lattice, 8)                                                                    \
     reads(double, columns, CHANNELS, COLUMNS, ROWS)                                             \
     reads(double, weights, CHANNELS, ROWS)                                                      \
+    reads(double, scale, CHANNELS)                                                              \
     reads(double, instrument_noise, CHANNELS)                                                   \
     reads(double, scene_information, 3)                                                         \
     writes(double, bands, CHANNELS, 2, 8)                                                       \
@@ -223,7 +224,7 @@ the frame (see Frame in preview_pair.h). */
     writes(double, middle_work, BAND_ROWS, MIDDLE_ROWS)                                         \
     writes(double, product_work, 3, WORK_ROWS)                                                  \
     writes(double, patch_work, 3, PATCHES)                                                      \
-    writes(double, area_work, BAND_ROWS, 16)
+    writes(double, group_work, 3, GROUP_ROWS)
 
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \

@@ -306,6 +306,7 @@ def summarize_bands(
         lattice=np.array(lattice.for_columns(columns), dtype=np.intp),
         columns=fit.design,
         weights=fit.weights,
+        scale=fit.scale,
         instrument_noise=fit.instrument_noise,
         scene_information=scene_information,
         bands=sums.bands,
@@ -317,6 +318,6 @@ def summarize_bands(
         middle_work=np.empty((columns + 1, middle)),
         product_work=np.empty((3, max(small, middle))),
         patch_work=np.empty((3, patches)),
-        area_work=np.empty((columns + 1, AREAS)),
+        group_work=np.empty((3, max(AREAS, middle, small))),
     )
     return sums

@@ -16,15 +16,18 @@ enum { MEAN_U, MEAN_V, MEAN_X, MEAN_Y, WEIGHT, LEVELS };
 
 enum { AREAS_MAX = 16, FEWEST_FREE = 3 };
 
+/* Squared spread, in cells, of the positions in a group for which a gradient is fitted. */
+static const double LEAST_SPREAD = 1e-3;
+
 /* The lattice of units over the frame of blocks, and of areas over the units. */
 enum { UNIT_BLOCKS, FRAME_COLUMNS, SHIFT_U, SHIFT_V, UNITS_U, UNITS_V, AREAS_U, AREAS_V };
 
-/* Rows of a band: differences from the means of their unit or area. */
+/* Rows of a band: differences from the means of their area, or from the plane of their unit. */
 typedef struct {
     Index rows;
-    int terms; /* of the line */
-    Index means; /* subtracted from the rows */
-    double *weights, *columns; /* (columns, rows) */
+    int columns, terms; /* of the fit; `terms` are those of the scene and the surface */
+    Index fitted; /* numbers that were subtracted, by group */
+    double *weights, *column; /* (columns, rows) */
     const Index *patch, *area;
 } Band;
 
@@ -34,8 +37,8 @@ static Index area_of(const Index *lattice, Index column, Index row)
            column * lattice[AREAS_U] / lattice[UNITS_U];
 }
 
-/* Find the area of each row, the unit of each block, and the area and patch of each unit; -1 if a
-block lies outside the lattice. */
+/* Find the area of each row, the unit of each row of the small band, and the area and patch of each
+unit; -1 if a block lies outside the lattice. */
 static int locate_rows(const SummarizeBands *a)
 {
     const Index blocks = a->size.blocks, rows = a->size.rows, units = a->size.middle_rows;
@@ -55,68 +58,90 @@ static int locate_rows(const SummarizeBands *a)
         a->unit_index[unit[i]] = a->patch[i];
         a->unit_index[units + unit[i]] = area[i];
     }
-    for (Index i = blocks; i < rows; i++) area[i] = area[a->cell_block[i - blocks]];
+    for (Index i = blocks, block = -1, count = 0; i < rows; i++) {
+        count += a->cell_block[i - blocks] != block;
+        block = a->cell_block[i - blocks];
+        area[i] = area[block];
+        unit[i] = count - 1;
+    }
     return 0;
 }
 
 /* Take rows of the fit from the first one on. */
 static void copy_rows(const SummarizeBands *a, Index channel, Index first, Band *b)
 {
-    const Index rows = a->size.rows, columns = a->size.columns;
-    const double *const from = a->columns + channel * columns * rows + first;
+    const Index rows = a->size.rows;
+    const double *const from = a->columns + channel * a->size.columns * rows + first;
     const size_t bytes = (size_t)b->rows * sizeof(double);
-    for (Index k = 0; k < columns; k++) memcpy(b->columns + k * b->rows, from + k * rows, bytes);
+    for (Index k = 0; k < a->size.columns; k++)
+        memcpy(b->column + k * b->rows, from + k * rows, bytes);
     memcpy(b->weights, a->weights + channel * rows + first, bytes);
     b->patch = a->patch + first;
     b->area = a->row_index + first;
 }
 
-/* Subtract the weighted means of groups, which are stored with their weights; count them. */
-static void subtract_means(Band *b, Index columns, const Index *group, Index groups,
-                           double *total, double *mean)
+/* Subtract the weighted mean of each group from columns, or, with the number of a column, the
+projection on that column, unless it hardly varies. The means (columns, groups) and their weights
+are stored; `stride` is 0 to keep none but the last. */
+static void project_out(Band *b, int columns, int basis_column, const Index *group, Index groups,
+                        double *basis, double *weight, double *total, double *mean, Index stride)
 {
+    const int flat = basis_column < 0;
+    for (Index i = 0; i < b->rows; i++)
+        basis[i] = flat ? 1 : b->column[basis_column * b->rows + i];
     for (Index g = 0; g < groups; g++) total[g] = 0;
-    for (Index i = 0; i < b->rows; i++) total[group[i]] += b->weights[i];
-    for (Index g = 0; g < groups; g++) b->means += total[g] > 0;
-    for (Index k = 0; k < columns; k++) {
-        double *const column = b->columns + k * b->rows, *const middle = mean + k * groups;
-        for (Index g = 0; g < groups; g++) middle[g] = 0;
-        for (Index i = 0; i < b->rows; i++) middle[group[i]] += b->weights[i] * column[i];
-        for (Index g = 0; g < groups; g++) middle[g] /= total[g] > 0 ? total[g] : 1;
-        for (Index i = 0; i < b->rows; i++) column[i] -= middle[group[i]];
+    for (Index i = 0; i < b->rows; i++) total[group[i]] += b->weights[i] * basis[i] * basis[i];
+    for (Index g = 0; g < groups; g++) {
+        if (flat) weight[g] = total[g];
+        b->fitted += weight[g] > 0;
+        if (!(total[g] > LEAST_SPREAD * weight[g])) total[g] = HUGE_VAL;
+    }
+    for (int k = 0; k < columns; k++) {
+        double *const column = b->column + k * b->rows, *const factor = mean + k * stride;
+        for (Index g = 0; g < groups; g++) factor[g] = 0;
+        for (Index i = 0; i < b->rows; i++)
+            factor[group[i]] += b->weights[i] * basis[i] * column[i];
+        for (Index g = 0; g < groups; g++) factor[g] /= total[g];
+        for (Index i = 0; i < b->rows; i++) column[i] -= factor[group[i]] * basis[i];
     }
 }
 
 /* Split the rows of a channel into bands. */
 static void split_bands(const SummarizeBands *a, Index channel, Band band[BANDS])
 {
-    const Index columns = a->size.columns, units = a->size.middle_rows, areas = AREAS_MAX;
-    const Index step = a->lattice[UNIT_BLOCKS];
-    Band *const small = band + SMALL, *const middle = band + MIDDLE;
-    const Band of_small = {a->size.small_rows, COLUMN_V + 1 - COLUMN_LEVEL, 0, a->small_work,
-                           a->small_work + a->size.small_rows, a->patch, a->row_index};
-    const Band of_middle = {units, (int)columns - COLUMN_LEVEL, 0, a->middle_work,
-                            a->middle_work + units, a->unit_index, a->unit_index + units};
-    *small = of_small;
-    *middle = of_middle;
-    if (step <= 1) {
-        copy_rows(a, channel, step == 0 ? 0 : a->size.blocks, small);
-        copy_rows(a, channel, 0, middle);
-    } else {
-        copy_rows(a, channel, 0, small);
-        subtract_means(small, columns, a->row_index + a->size.rows, units, middle->weights,
-                       middle->columns);
+    const int columns = (int)a->size.columns;
+    const Index step = a->lattice[UNIT_BLOCKS], rows = a->size.rows, units = a->size.middle_rows;
+    const Index small_rows = a->size.small_rows, groups = a->size.group_rows;
+    const Index *const unit = a->row_index + rows + (step == 1 ? a->size.blocks : 0);
+    double *const basis = a->product_work, *const weight = a->group_work;
+    double *const total = weight + groups, *const mean = total + groups;
+    Band small = {small_rows, COLUMN_U, COLUMN_U - COLUMN_LEVEL, 0, a->small_work,
+                  a->small_work + small_rows, a->patch, a->row_index};
+    Band middle = {units, columns, columns - COLUMN_LEVEL, 0, a->middle_work,
+                   a->middle_work + units, a->unit_index, a->unit_index + units};
+    if (small_rows > 0) copy_rows(a, channel, step == 1 ? a->size.blocks : 0, &small);
+    if (step <= 1) copy_rows(a, channel, 0, &middle);
+    if (step == 1)
+        project_out(&small, COLUMN_UU, -1, unit, groups, basis, weight, total, mean, 0);
+    if (step > 1) {
+        project_out(&small, columns, -1, unit, units, basis, weight, total, middle.column, units);
+        memcpy(middle.weights, weight, (size_t)units * sizeof(double));
     }
+    for (int k = COLUMN_U; step > 0 && k <= COLUMN_V; k++)
+        project_out(&small, COLUMN_UU, k, unit, step == 1 ? groups : units, basis, weight, total,
+                    mean, 0);
     if (step > 0)
-        subtract_means(middle, columns, middle->area, areas, a->area_work, a->area_work + areas);
+        project_out(&middle, columns, -1, middle.area, AREAS_MAX, basis, weight, total, mean, 0);
+    band[SMALL] = small;
+    band[MIDDLE] = middle;
 }
 
 /* Compute what a line leaves of each row. */
-static void subtract_line(const Band *b, const double *line, Index columns, double *left)
+static void subtract_line(const Band *b, const double *line, double *left)
 {
     for (Index i = 0; i < b->rows; i++) left[i] = 0;
-    for (Index k = 0; k < columns; k++) {
-        const double factor = line[k], *const column = b->columns + k * b->rows;
+    for (int k = 0; k < b->columns; k++) {
+        const double factor = line[k], *const column = b->column + k * b->rows;
         for (Index i = 0; factor != 0 && i < b->rows; i++) left[i] += factor * column[i];
     }
 }
@@ -127,7 +152,7 @@ static double residual_scale(const Band *b, const double *residual, double *squa
     Index n = 0;
     for (Index i = 0; i < b->rows; i++)
         if (b->weights[i] > 0) squares[n++] = b->weights[i] * residual[i] * residual[i];
-    const Index free = n - b->means - b->terms;
+    const Index free = n - b->fitted - b->terms;
     return free < FEWEST_FREE ? 0 : robust_scale(squares, n) * sqrt((double)n / (double)free);
 }
 
@@ -147,18 +172,18 @@ the instrument. */
 static void fit_band(const SummarizeBands *a, const Band *b, double noise, double *numbers,
                      double *area_share, double *patch_share)
 {
-    const Index n = b->rows, columns = a->size.columns, patches = a->size.patches;
+    const Index n = b->rows, columns = b->columns, patches = a->size.patches;
     double gram[COLUMNS_MAX * COLUMNS_MAX], line[2 * COLUMNS_MAX], area_sum[AREAS_MAX] = {0};
     double product_x = 0, product_y = 0, norm = 0;
     double *const residual = a->product_work, *const instrument = residual + n;
     double *const patch_sum = a->patch_work;
-    const double *const x = b->columns + COLUMN_X * n, *const y = b->columns + COLUMN_Y * n;
-    weighted_products(b->columns, b->weights, (int)columns, n, a->product_work, gram);
+    const double *const x = b->column + COLUMN_X * n, *const y = b->column + COLUMN_Y * n;
+    weighted_products(b->column, b->weights, b->columns, n, a->product_work, gram);
     for (Index j = COLUMN_GRADIENT_U; columns > COLUMN_GRADIENT_U && j <= COLUMN_LAPLACIAN; j++)
         gram[j * columns + j] += a->scene_information[j - COLUMN_GRADIENT_U];
-    line_coefficients(gram, (int)columns, b->terms, 0, 0, line);
-    subtract_line(b, line, columns, residual);
-    subtract_line(b, line + columns, columns, instrument);
+    line_coefficients(gram, b->columns, b->terms, 0, 0, line);
+    subtract_line(b, line, residual);
+    subtract_line(b, line + columns, instrument);
     for (Index p = 0; p < patches; p++) patch_sum[p] = 0;
     for (Index i = 0; i < n; i++) {
         const double z = b->weights[i] * instrument[i], share = z * instrument[i];
@@ -223,7 +248,9 @@ static int is_valid(const SummarizeBands *a)
                  : a->size.middle_rows != (step == 0 ? rows : blocks)) return 0;
     if (step <= 1 && a->size.small_rows != (step == 0 ? 0 : a->size.cells)) return 0;
     if (a->size.band_rows != columns + 1 || a->size.work_rows < a->size.small_rows ||
-        a->size.work_rows < a->size.middle_rows) return 0;
+        a->size.work_rows < a->size.middle_rows || a->size.group_rows < AREAS_MAX ||
+        a->size.group_rows < (step == 1 ? a->size.cells : step == 0 ? 0 : a->size.middle_rows))
+        return 0;
     for (Index i = 0; i < rows; i++)
         if (a->patch[i] < 0 || a->patch[i] >= a->size.patches) return 0;
     for (Index i = 0; i < a->size.cells; i++)
@@ -252,6 +279,7 @@ int summarize_bands(const SummarizeBands *a)
             if (band[b].rows > 0)
                 fit_band(a, band + b, a->instrument_noise[m], numbers + b * NUMBERS,
                          a->shares + (m * BANDS + b) * AREAS_MAX, patch_share + b * patches);
+        if (a->lattice[UNIT_BLOCKS] == 0) numbers[MIDDLE * NUMBERS + SCALE] = a->scale[m];
         concentrate(patch_share, patches, numbers);
         average_areas(a, m, a->levels + m * AREAS_MAX * LEVELS);
     }

@@ -16,8 +16,10 @@ MAX_GAIN_ERROR = 0.2  # relative; above, the overlap has too little contrast to 
 LEAST_TILT = 0.02  # of the scatter of cells: the tilt that registration alone may cause
 #: Squared factor of a band's error at most where its residuals are too few to show their scatter.
 MOST_STUDENT = 9.0
-#: Squared difference of the bands, in units of its variance, from which on it enlarges the error.
+#: Difference of the bands in standard deviations from which on one of them is in doubt.
 DISAGREEMENT = 2.0
+#: Number of patches that the scatter of independent samples counts like.
+PRIOR_PATCHES = 4
 LEVEL = 2  # in `patch_squares`
 
 
@@ -104,11 +106,15 @@ class DetailGain(NamedTuple):
         depends on one star, 1 / n if n patches contribute alike.
     contrast : list of float
         Share of the information in each area.
+    bands : tuple of float
+        Gain, standard error and concentration of the small and of the middle band, and the sum of
+        the products of their shares; gain and error are NaN where a band does not show the gain.
     """
 
     gain: Estimate
     concentration: float
     contrast: list[float]
+    bands: tuple[float, float, float, float, float, float, float]
 
 
 class Tilts(NamedTuple):
@@ -145,46 +151,64 @@ def detail_gain(fit: ChannelFit) -> DetailGain:
     """Combine the gains of both bands, weighted by their inverse variances.
 
     Logarithms are averaged, so that exchanging the tiles inverts the result. If the bands disagree,
-    the error is enlarged (Birge 1932, Phys. Rev. 40, 207).
+    the middle band is in doubt, which a flat's residual or a gradient disturbs, or the small band
+    as far as it depends on a single star.
     """
+    small, middle = fit.bands
     variances = [_relative_variance(fit, band) for band in fit.bands]
+    bands = (
+        *_band_gain(small, variances[SMALL]),
+        *_band_gain(middle, variances[MIDDLE]),
+        small.common,
+    )
+    logs = [math.log(band.slope) if band.slope > 0 else 0.0 for band in fit.bands]
+    excess = (logs[SMALL] - logs[MIDDLE]) ** 2 - DISAGREEMENT**2 * sum(variances)
+    if excess > 0:
+        blame = math.sqrt(small.concentration)
+        variances[SMALL] += blame * excess
+        variances[MIDDLE] += (1 - blame) * excess
     precision = [1 / variance for variance in variances]
     total = sum(precision)
-    if not total > 0:
-        return DetailGain(NO_ESTIMATE, 1.0, [0.0] * AREAS)
-    small, middle = (part / total for part in precision)
-    logs = [math.log(band.slope) if band.slope > 0 else 0.0 for band in fit.bands]
-    difference = (logs[SMALL] - logs[MIDDLE]) ** 2 / sum(variances)
-    variance = max(1.0, difference / DISAGREEMENT) / total
-    gain = math.exp(small * logs[SMALL] + middle * logs[MIDDLE])
-    concentration = (
-        small**2 * fit.bands[SMALL].concentration
-        + 2 * small * middle * fit.bands[SMALL].common
-        + middle**2 * fit.bands[MIDDLE].concentration
-    )
+    if not total > MAX_GAIN_ERROR**-2:
+        return DetailGain(NO_ESTIMATE, 1.0, [0.0] * AREAS, bands)
+    share, other = (part / total for part in precision)
+    gain = math.exp(share * logs[SMALL] + other * logs[MIDDLE])
     norms = [sum(shares) or 1.0 for shares in fit.shares]
-    contrast = [
-        small * one / norms[SMALL] + middle * other / norms[MIDDLE]
-        for one, other in zip(*fit.shares, strict=True)
-    ]
-    measured = 0 < variance <= MAX_GAIN_ERROR**2
-    estimate = Estimate(gain, gain * math.sqrt(variance)) if measured else NO_ESTIMATE
-    return DetailGain(estimate, concentration, contrast)
+    return DetailGain(
+        Estimate(gain, gain / math.sqrt(total)),
+        share**2 * small.concentration
+        + 2 * share * other * small.common
+        + other**2 * middle.concentration,
+        [
+            share * of_small / norms[SMALL] + other * of_middle / norms[MIDDLE]
+            for of_small, of_middle in zip(*fit.shares, strict=True)
+        ],
+        bands,
+    )
+
+
+def _band_gain(band: Band, variance: float) -> tuple[float, float, float]:
+    """Return gain, standard error and concentration of a band."""
+    if math.isinf(variance):
+        return math.nan, math.nan, 1.0
+    return band.slope, band.slope * math.sqrt(variance), band.concentration
 
 
 def _relative_variance(fit: ChannelFit, band: Band) -> float:
     """Return the variance of the slope of a band in units of its square; inf without contrast.
 
-    Where the band depends on few patches, it is enlarged like the variance of Student's
-    distribution.
+    The sums over patches show the scatter of the residuals, the better the more patches contribute;
+    that of independent samples counts like `PRIOR_PATCHES`. Where a single patch dominates, the
+    variance is enlarged like that of Student's distribution.
     """
     if not (min(band.slope, band.information, band.norm) > 0 and band.scale > 0):
         return math.inf
-    independent = max(fit.scale, band.scale) ** 2 * band.norm
-    square = max(band.square, band.area_square, independent)
     patches = 1 / band.concentration
+    square = patches * max(band.square, band.area_square)
+    square += PRIOR_PATCHES * band.scale**2 * band.norm
     student = min(MOST_STUDENT, patches / max(patches - 1, 1e-9))
-    variance = student * square * (fit.bread / (band.slope * band.information)) ** 2
+    square *= student / (patches + PRIOR_PATCHES)
+    variance = square * (fit.bread / (band.slope * band.information)) ** 2
     return variance if variance < 1 else math.inf
 
 

@@ -284,6 +284,7 @@ def _measurement(
         detail_gain=detail.gain.value,
         detail_gain_err=detail.gain.error,
         concentration=detail.concentration,
+        bands=detail.bands,
         patches=_patches(fit, detail.contrast, slope, origin),
     )
 

@@ -57,6 +57,10 @@ class PairMeasurement:
     concentration : float
         Sum of the squares of the shares that single patches of 12 cells have of the information on
         the gain: 1 if it depends on one star, 1 / n if n patches contribute alike.
+    bands : tuple of float
+        Gain, standard error and concentration of contrast within 16 px, the same of contrast
+        between these and within the patches, and the sum of the products of the shares that single
+        patches of 12 cells have of both. Gain and error are NaN where a band shows none.
     patches : tuple of float
         u, v, x, y, weight and contrast of up to 16 patches of the overlap, one after the other; 0
         for those that are not used. u and v (cells on the shared grid), x and y (ADU) are weighted
@@ -88,6 +92,7 @@ class PairMeasurement:
     detail_gain: float = math.nan
     detail_gain_err: float = math.nan
     concentration: float = 1.0
+    bands: Annotated[tuple[float, ...], 7] = (math.nan, math.nan, 1.0, math.nan, math.nan, 1.0, 0.0)
     patches: Annotated[tuple[float, ...], 96] = (0.0,) * 96
 
 

@@ -8,10 +8,21 @@ import numpy as np
 
 from ...robust import GAUSSIAN_MEDIAN
 from ..algebra import dot, fit_line, median, row_products, thin
-from ..layout import AREAS, BandSums, Column, Lattice, LineFit, SampleArrays, has_scene
+from ..layout import (
+    AREAS,
+    MIDDLE,
+    Band,
+    BandSums,
+    Column,
+    Lattice,
+    LineFit,
+    SampleArrays,
+    has_scene,
+)
 from .irls import SCENE_COLUMNS
 
 FEWEST_FREE = 3  # residuals beyond the number of fitted terms, for a robust scale
+LEAST_SPREAD = 1e-3  # squared, in cells, of positions in a group for which a gradient is fitted
 
 
 def summarize_bands(
@@ -37,6 +48,8 @@ def summarize_bands(
             shares[k] = _fit_band(sums, k, band, number, fit.instrument_noise, scene_information)
         else:
             sums.bands[:, k] = sums.shares[:, k] = 0
+    if not has_scene(fit.design):
+        sums.bands[:, MIDDLE, Band._fields.index("scale")] = fit.scale
     shares /= np.maximum(shares.sum(axis=-1, keepdims=True), 1e-300)
     sums.bands[..., -2] = dot(shares, shares).T
     sums.bands[..., -1] = dot(shares[0], shares[1])[:, None]
@@ -51,7 +64,10 @@ def summarize_bands(
 
 
 class _Rows(NamedTuple):
-    """Area ``(R,)`` of each row, unit ``(B,)`` of each block, area and patch of each unit."""
+    """Area ``(R,)`` of each row, unit of each row of the small band, area and patch of each unit.
+
+    Units of single cells are numbered for themselves.
+    """
 
     area: np.ndarray
     unit: np.ndarray
@@ -60,16 +76,17 @@ class _Rows(NamedTuple):
 
 
 class _Band(NamedTuple):
-    """Rows of a band: differences from the means of their unit or area.
+    """Rows of a band: differences from the means of their area, or from the plane of their unit.
 
-    `means` ``(C,)`` is the number of means that were subtracted, `terms` that of the line.
+    `fitted` ``(C,)`` is how many numbers were subtracted by group, and `terms` how many terms the
+    line has.
     """
 
     columns: np.ndarray
     weights: np.ndarray
     patch: np.ndarray
     area: np.ndarray
-    means: np.ndarray
+    fitted: np.ndarray
     terms: int
 
 
@@ -84,11 +101,14 @@ def _locate_rows(samples: SampleArrays, design: np.ndarray) -> _Rows:
     every_row, every_column = np.divmod(
         np.arange(lattice.units_u * lattice.units_v), lattice.units_u
     )
+    if lattice.unit_blocks == 1:
+        starts = np.diff(samples.cell_block, prepend=-1) != 0
+        cell_area = np.concatenate([area, area[samples.cell_block]])
+        return _Rows(cell_area, np.cumsum(starts) - 1, none, none)
     unit = row * lattice.units_u + column
     unit_patch = np.zeros(len(every_row), dtype=np.intp)
     unit_patch[unit] = samples.patch[: len(unit)]
-    area_of_rows = np.concatenate([area, area[samples.cell_block]])
-    return _Rows(area_of_rows, unit, _area(lattice, every_column, every_row), unit_patch)
+    return _Rows(area, unit, _area(lattice, every_column, every_row), unit_patch)
 
 
 def _area(lattice: Lattice, column: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -99,41 +119,59 @@ def _area(lattice: Lattice, column: np.ndarray, row: np.ndarray) -> np.ndarray:
 
 def _split_bands(samples: SampleArrays, fit: LineFit, rows: _Rows) -> tuple[_Band, _Band]:
     """Split the rows into the small and the middle band."""
-    blocks, none, terms = len(samples.u), np.zeros(len(fit.slope)), Column.V + 1 - Column.LEVEL
-    every = _Band(
-        fit.design, fit.weights, samples.patch, rows.area, none,
-        fit.design.shape[1] - Column.LEVEL,
-    )  # fmt: skip
+    blocks, terms = len(samples.u), fit.design.shape[1] - Column.LEVEL
+    fitted = np.zeros(len(fit.slope), dtype=np.intp)
+    every = _Band(fit.design, fit.weights, samples.patch, rows.area, fitted, terms)
     if not has_scene(fit.design):
-        return _some_rows(every, slice(0), terms), every
-    of_blocks = _some_rows(every, slice(blocks), every.terms)
+        return _some_rows(every, slice(0)), every
+    of_blocks = _some_rows(every, slice(blocks))
     if samples.lattice.unit_blocks == 1:
-        return _some_rows(every, slice(blocks, None), terms), _differences(of_blocks, rows.area)
+        cells = _some_rows(every, slice(blocks, None))
+        return _without_planes(cells, rows.unit), _without_means(of_blocks, rows.area, AREAS)
     units = len(rows.unit_area)
-    small = _differences(of_blocks._replace(terms=terms), rows.unit, units)
-    mean, total = _group_means(of_blocks, rows.unit, units)
-    middle = every._replace(columns=mean, weights=total, patch=rows.unit_patch, area=rows.unit_area)
-    return small, _differences(middle, rows.unit_area)
+    weights = group_sums(rows.unit, of_blocks.weights, units)
+    sums = group_sums(rows.unit, of_blocks.weights[:, None] * of_blocks.columns, units)
+    middle = _Band(
+        sums / np.where(weights > 0, weights, np.inf)[:, None], weights, rows.unit_patch,
+        rows.unit_area, fitted, terms,
+    )  # fmt: skip
+    return _without_planes(of_blocks, rows.unit), _without_means(middle, rows.unit_area, AREAS)
 
 
-def _some_rows(band: _Band, rows: slice, terms: int) -> _Band:
-    columns, weights, patch, area = (array[..., rows] for array in band[:4])
-    return _Band(columns, weights, patch, area, band.means, terms)
+def _some_rows(band: _Band, rows: slice) -> _Band:
+    return band._replace(
+        columns=band.columns[..., rows],
+        weights=band.weights[:, rows],
+        patch=band.patch[rows],
+        area=band.area[rows],
+    )
 
 
-def _group_means(band: _Band, group: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return weighted means ``(C, K, number)`` and weights ``(C, number)`` of groups."""
-    total = group_sums(group, band.weights, number)
-    sums = group_sums(group, band.weights[:, None] * band.columns, number)
-    return sums / np.where(total > 0, total, 1)[:, None], total
+def _without_planes(band: _Band, unit: np.ndarray) -> _Band:
+    """Subtract a plane from each unit; keep the columns that such planes do not explain."""
+    if not len(unit):
+        return band
+    number = int(unit.max()) + 1
+    band = _without_means(band, unit, number)
+    for column in (Column.U, Column.V):
+        band = _project_out(band, band.columns[:, column], unit, number)
+    return band._replace(columns=band.columns[:, : Column.U], terms=Column.U - Column.LEVEL)
 
 
-def _differences(band: _Band, group: np.ndarray, number: int = AREAS) -> _Band:
-    """Subtract the weighted means of groups."""
-    group = group[: band.columns.shape[-1]]
-    mean, total = _group_means(band, group, number)
-    means = np.count_nonzero(total > 0, axis=-1)
-    return band._replace(columns=band.columns - mean.take(group, axis=-1), means=means)
+def _without_means(band: _Band, group: np.ndarray, number: int) -> _Band:
+    return _project_out(band, np.ones_like(band.weights), group[: band.weights.shape[1]], number)
+
+
+def _project_out(band: _Band, basis: np.ndarray, group: np.ndarray, number: int) -> _Band:
+    """Subtract the projection of each group on a basis ``(C, N)``, unless it hardly varies."""
+    weight = group_sums(group, band.weights, number)
+    total = group_sums(group, band.weights * basis * basis, number)
+    product = group_sums(group, (band.weights * basis)[:, None] * band.columns, number)
+    factor = product / np.where(total > LEAST_SPREAD * weight, total, np.inf)[:, None]
+    return band._replace(
+        columns=band.columns - factor.take(group, axis=-1) * basis[:, None],
+        fitted=band.fitted + np.count_nonzero(weight > 0, axis=-1),
+    )
 
 
 def _fit_band(
@@ -180,7 +218,7 @@ def _residual_scale(band: _Band, residual: np.ndarray) -> np.ndarray:
         weighed = weights > 0
         squares = (weights * residual[k] * residual[k])[weighed]
         count = len(squares)
-        free = count - band.means[k] - band.terms
+        free = count - band.fitted[k] - band.terms
         if free >= FEWEST_FREE:
             half = np.sqrt(median(squares[thin(count)])) / GAUSSIAN_MEDIAN
             scale[k] = (half if half > 0 else 1.0) * np.sqrt(count / free)
