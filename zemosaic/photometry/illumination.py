@@ -21,7 +21,7 @@ TERMS = np.array([(a, n - a) for n in range(1, DEGREE + 1) for a in range(n, -1,
 class Illumination:
     """Illumination and glow of one instrument in C channels.
 
-    A tile records ``F * light + glow``, in units of the corrected tiles.
+    ``gain * data + offset`` is ``F * light + glow + bias`` with F = 1 on average (of ln F).
 
     Parameters
     ----------
@@ -37,6 +37,8 @@ class Illumination:
         ``(C, M)`` float64 coefficients of the glow in ADU.
     log_flat_cov, glow_cov : ndarray
         ``(C, M, M)`` float64 covariances of the coefficients.
+    bias : ndarray
+        ``(C,)`` float64 level in ADU that is no light, and that F does not act on.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Illumination:
     glow: np.ndarray
     log_flat_cov: np.ndarray
     glow_cov: np.ndarray
+    bias: np.ndarray
 
     def factor(self, rows: slice | None = None) -> np.ndarray:
         """Return F ``(C, rows, W)`` for some rows of a tile, or all; 1 is the mean of ln F."""

@@ -235,8 +235,8 @@ class BandSums(NamedTuple):
     shares : ndarray
         ``(C, 2, 16)`` norm of each band in each area.
     levels : ndarray
-        ``(C, 16, 5)`` weighted means of u, v, x and y over the blocks of each area, and their
-        weight; 0 in areas without blocks.
+        ``(C, 16, 8)`` weighted means of u, v, x and y over the blocks of each area, the
+        covariances uu, uv and vv of their positions, and their weight; 0 in areas without blocks.
     """
 
     bands: np.ndarray
@@ -249,7 +249,7 @@ class BandSums(NamedTuple):
         return cls(
             np.empty((channels, 2, len(Band._fields))),
             np.empty((channels, 2, AREAS)),
-            np.empty((channels, AREAS, 5)),
+            np.empty((channels, AREAS, 8)),
         )
 
 

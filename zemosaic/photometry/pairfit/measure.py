@@ -84,6 +84,7 @@ from .streaks import without_streaks
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
 NEAR_ORIGIN = 3.0  # scatters of the cells: a lower sky does not show its gain
+PATCH_NUMBERS = 9  # in `PairMeasurement.patches`
 FEW_COLUMNS = 4  # of the design of a small overlap: no plane
 
 
@@ -199,7 +200,7 @@ def _fit_channels(
     for lost, channel, channel_fit in zip(failed, finite.tolist(), channel_fits, strict=True):
         if not lost:
             own = origin.channel(channel)
-            fits[channel] = _measurement(samples.cells, model, own, columns, channel_fit)
+            fits[channel] = _measurement(samples, model, own, columns, channel_fit)
     return fits
 
 
@@ -240,7 +241,7 @@ def _fit_without_streaks(
 
 
 def _measurement(
-    cells: int, model: str, origin: _Origin, columns: int, fit: ChannelFit
+    samples: PairSamples, model: str, origin: _Origin, columns: int, fit: ChannelFit
 ) -> PairMeasurement | None:
     """Assemble the measurement of a channel; None if its gain should be free but is not measured.
 
@@ -275,7 +276,7 @@ def _measurement(
         x_tilt=(unit * tilts.x[0], unit * tilts.x[1]),
         y_tilt=(unit * tilts.y[0], unit * tilts.y[1]),
         tilt_cov=(unit**2 * uu, unit**2 * uv, unit**2 * vv),
-        cells=cells,
+        cells=samples.cells,
         rms=unit * summary.rms,
         correlation=correlation(summary),
         gain_measured=gain_measured,
@@ -285,21 +286,24 @@ def _measurement(
         detail_gain_err=detail.gain.error,
         concentration=detail.concentration,
         bands=detail.bands,
-        patches=_patches(fit, detail.contrast, slope, origin),
+        patches=_patches(fit, detail.contrast, slope, origin, samples.side),
     )
 
 
 def _patches(
-    fit: ChannelFit, contrast: list[float], slope: float, origin: _Origin
+    fit: ChannelFit, contrast: list[float], slope: float, origin: _Origin, side: int
 ) -> tuple[float, ...]:
     """Return the levels of both tiles by area; see `PairMeasurement`."""
     numbers: list[float] = []
     (left, top), unit, (x_pedestal, *_), (y_pedestal, *_) = origin
     variance = (unit * fit.scale * fit.bread) ** 2
-    for (u, v, *means, weight), share in zip(fit.levels, contrast, strict=True):
+    within = side**2 / 12  # variance of a position within a block
+    for (u, v, x, y, uu, uv, vv, weight), share in zip(fit.levels, contrast, strict=True):
         if weight > 0:
-            x, y = unit * means[0] + x_pedestal, unit * means[1] + y_pedestal
-            rounding = (PRECISION * max(slope * abs(x), abs(y))) ** 2
+            x_level, y_level = unit * x + x_pedestal, unit * y + y_pedestal
+            rounding = (PRECISION * max(slope * abs(x_level), abs(y_level))) ** 2
             precision = 1 / max(variance / weight, rounding)
-            numbers += (u + left, v + top, x, y, precision, share)
-    return (*numbers, *(0.0,) * (6 * AREAS - len(numbers)))
+            numbers += (
+                u + left, v + top, x_level, y_level, uu + within, uv, vv + within, precision, share
+            )  # fmt: skip
+    return (*numbers, *(0.0,) * (PATCH_NUMBERS * AREAS - len(numbers)))
