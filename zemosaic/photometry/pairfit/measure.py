@@ -295,7 +295,7 @@ def _patches(
     """Return the levels of both tiles by area; see `PairMeasurement`."""
     numbers: list[float] = []
     (left, top), unit, (x_pedestal, *_), (y_pedestal, *_) = origin
-    variance = (unit * fit.scale * fit.bread) ** 2
+    variance = (unit * level_error(fit)) ** 2 * fit.summary.weight  # of an area with weight 1
     for (u, v, *means, weight), share in zip(fit.levels, contrast, strict=True):
         if weight > 0:
             x, y = unit * means[0] + x_pedestal, unit * means[1] + y_pedestal
