@@ -255,10 +255,7 @@ def fit_irls(
     return fit
 
 
-def summarize_fit(
-    samples: SampleArrays, fit: LineFit, *,
-    fixed_slope: bool, plain_terms: int, plane_terms: int, curvature_chi2: float,
-) -> np.ndarray:  # fmt: skip
+def summarize_fit(samples: SampleArrays, fit: LineFit) -> np.ndarray:
     """Summarize the fit of each channel in a record of `FIT_SUMMARY`."""
     channels, count = fit.weights.shape
     patches = int(samples.patch.max()) + 1
@@ -273,16 +270,11 @@ def summarize_fit(
         weights=fit.weights,
         gram=fit.gram,
         line=fit.line,
-        slope=fit.slope,
         instrument_noise=fit.instrument_noise,
-        patch_sum_work=np.empty((5, patches)),
-        patch_share_work=np.empty((5, patches)),
-        residual_work=np.empty((4, count)),
+        patch_sum_work=np.empty((2, patches)),
+        patch_share_work=np.empty((2, patches)),
+        residual_work=np.empty((2, count)),
         summary=summary.view(np.float64).reshape(channels, -1),
-        fixed_slope=fixed_slope,
-        plain_terms=plain_terms,
-        plane_terms=plane_terms,
-        curvature_chi2=curvature_chi2,
     )
     return summary
 
