@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.previews import NOISE, only, pair, preview, sky
-from zemosaic.photometry._kernels.layout import AREAS
+from zemosaic.photometry._kernels.lattice import AREAS
 from zemosaic.photometry.pairfit.measure import measure_pair
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.preview.preview import Preview

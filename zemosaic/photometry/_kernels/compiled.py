@@ -10,9 +10,8 @@ import numpy as np
 
 from . import _fused  # type: ignore[attr-defined]
 from .fit_summary import FIT_SUMMARY
+from .lattice import AREAS, BandSums
 from .layout import (
-    AREAS,
-    BandSums,
     BlockNoise,
     Column,
     Kind,
@@ -284,8 +283,11 @@ def summarize_bands(
 ) -> BandSums:
     """Summarize the bands and the areas of each channel."""
     channels, columns, count = fit.design.shape
-    lattice, patches = samples.lattice, int(samples.patch.max()) + 1
-    small, middle = lattice.band_rows(len(samples.u), count, columns)
+    lattice, patches = (
+        samples.lattice.for_design(has_scene(fit.design)),
+        int(samples.patch.max()) + 1,
+    )
+    small, middle = lattice.band_rows(len(samples.u), count)
     sums = BandSums.empty(channels)
     _fused.summarize_bands(
         x=samples.x,
@@ -295,7 +297,7 @@ def summarize_bands(
         block_index=samples.block_index,
         cell_block=samples.cell_block,
         patch=samples.patch,
-        lattice=np.array(lattice.for_columns(columns), dtype=np.intp),
+        lattice=np.array(lattice, dtype=np.intp),
         columns=fit.design,
         weights=fit.weights,
         scale=fit.scale,

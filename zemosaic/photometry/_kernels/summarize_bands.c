@@ -8,7 +8,7 @@
 /* Contrast within units, and between the units of an area. */
 enum { SMALL, MIDDLE, BANDS };
 
-/* Numbers of a band; see BandSums in layout.py. */
+/* Numbers of a band; see Band in lattice.py. */
 enum { SLOPE, INFORMATION, NORM, SQUARE, AREA_SQUARE, SCALE, CONCENTRATION, COMMON, NUMBERS };
 
 /* Means of an area. */

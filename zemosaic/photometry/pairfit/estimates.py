@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from .._kernels.layout import AREAS, MIDDLE, SMALL, Band
+from .._kernels.lattice import AREAS, MIDDLE, SMALL, Band
 
 MAX_GAIN_ERROR = 0.2  # relative; above, the overlap has too little contrast to measure a gain
 #: Squared factor of a band's error at most where its residuals are too few to show their scatter.

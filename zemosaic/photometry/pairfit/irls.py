@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _kernels
-from .._kernels.layout import BandSums, LineFit
+from .._kernels.lattice import BandSums
+from .._kernels.layout import LineFit
 from ..robust import BIWEIGHT
 from .samples import PairSamples
 

@@ -61,7 +61,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .._kernels.algebra import median, thin
-from .._kernels.layout import AREAS, Band, LineFit
+from .._kernels.lattice import AREAS, Band
+from .._kernels.layout import LineFit
 from ..preview.preview import Preview
 from ..robust import GAUSSIAN_MEDIAN
 from .design import design_matrix
