@@ -339,6 +339,16 @@ def test_indices_outside_the_samples_are_refused(name: str) -> None:
         design_matrix(samples, np.ones(1), "free")
 
 
+@pytest.mark.parametrize("change", [{"shift_u": -40}, {"units_v": 2}, {"areas_u": 17}])
+def test_lattices_that_do_not_cover_the_blocks_are_refused(change: dict[str, int]) -> None:
+    """Blocks outside the units, or too many areas, raise ValueError."""
+    samples = only_samples(*pair((60, 80)))
+    fit = fit_irls(samples, design_matrix(samples, np.ones(1), "free"), np.ones(1), False)
+    samples.lattice = samples.lattice._replace(**change)
+    with pytest.raises(ValueError, match="fit together"):
+        summarize_bands(samples, fit)
+
+
 @pytest.mark.parametrize(("polygon", "tile"), [(2, 0), (-1, 0), (0, 3)])
 def test_indices_outside_the_polygons_are_refused(polygon: int, tile: int) -> None:
     """An index of a polygon or a tile that does not exist raises ValueError."""
