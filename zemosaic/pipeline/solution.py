@@ -153,7 +153,7 @@ class PhaseSolution(Solution):
                 for line in record.measurements
                 if isinstance(line, PairMeasurement)
             ]
-            if measured and not any(np.isfinite(line.tilt_cov).all() for line in measured):
+            if measured and not any(np.isfinite(line.shift).all() for line in measured):
                 return "overlaps too small to tell"
             return "too few pairs to tell"
         reason = f"median plane chi² of the pairs {np.median(chi2):.1f}, {NOISE_CHI2} for noise"

@@ -70,8 +70,6 @@ def _level_chi(residual: float, error: float) -> float:
 def _gain_chi(measurement: Any, corrections: PairCorrections) -> float:
     """Return the residual gain in standard errors; NaN if the gain was not measured."""
     gain, error = measurement.gain, measurement.gain_err
-    if corrections.planes:
-        gain, error = measurement.plane_gain, measurement.plane_gain_err
     if not (measurement.gain_measured and gain > 0 and error > 0):
         return math.nan
     log_residual = math.log(gain) - math.log(corrections.gain_i / corrections.gain_j)

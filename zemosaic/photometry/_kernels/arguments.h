@@ -190,16 +190,11 @@ the frame (see Frame in preview_pair.h). */
     reads(double, weights, CHANNELS, ROWS)                                                      \
     reads(double, gram, CHANNELS, COLUMNS, COLUMNS)                                             \
     reads(double, line, CHANNELS, 2, COLUMNS)                                                   \
-    reads(double, slope, CHANNELS)                                                              \
     reads(double, instrument_noise, CHANNELS)                                                   \
-    writes(double, patch_sum_work, 5, PATCHES)                                                  \
-    writes(double, patch_share_work, 5, PATCHES)                                                \
-    writes(double, residual_work, 4, ROWS)                                                      \
-    writes(FitSummary, summary, CHANNELS, FIT_SUMMARY_LENGTH)                                   \
-    number(fixed_slope)                                                                         \
-    number(plain_terms)                                                                         \
-    number(plane_terms)                                                                         \
-    number(curvature_chi2)
+    writes(double, patch_sum_work, 2, PATCHES)                                                  \
+    writes(double, patch_share_work, 2, PATCHES)                                                \
+    writes(double, residual_work, 2, ROWS)                                                      \
+    writes(FitSummary, summary, CHANNELS, FIT_SUMMARY_LENGTH)
 
 #define SUMMARIZE_BANDS(reads, writes, number)                                                  \
     reads(double, x, CHANNELS, BLOCKS)                                                          \

@@ -8,7 +8,7 @@
 /* Contrast within units, and between the units of an area. */
 enum { SMALL, MIDDLE, BANDS };
 
-/* Numbers of a band; see BandSums in layout.py. */
+/* Numbers of a band; see Band in lattice.py. */
 enum { SLOPE, INFORMATION, NORM, SQUARE, AREA_SQUARE, SCALE, CONCENTRATION, COMMON, NUMBERS };
 
 /* Means of an area. */
@@ -243,25 +243,38 @@ static void average_areas(const SummarizeBands *a, Index channel, double *levels
     }
 }
 
-static int is_valid(const SummarizeBands *a)
+/* Return whether the bands have the numbers of rows that the lattice gives them. */
+static int rows_fit(const SummarizeBands *a)
 {
-    const Index columns = a->size.columns, blocks = a->size.blocks, *const lattice = a->lattice;
-    const Index rows = a->size.rows, step = lattice[UNIT_BLOCKS];
-    if (columns < COLUMN_LEVEL || columns > COLUMNS_MAX || blocks < 1 || step < 0) return 0;
-    if (a->size.rows != blocks + a->size.cells || (step > 0 && columns < COLUMNS_MAX)) return 0;
-    if (step > 1 ? a->size.small_rows != blocks
-                 : a->size.middle_rows != (step == 0 ? rows : blocks)) return 0;
-    if (step <= 1 && a->size.small_rows != (step == 0 ? 0 : a->size.cells)) return 0;
-    if (a->size.band_rows != columns + 1 || a->size.work_rows < a->size.small_rows ||
-        a->size.work_rows < a->size.middle_rows || a->size.group_rows < AREAS_MAX ||
-        a->size.group_rows < (step == 1 ? a->size.cells : step == 0 ? 0 : a->size.middle_rows))
-        return 0;
-    for (Index i = 0; i < rows; i++)
+    const Index blocks = a->size.blocks, cells = a->size.cells, step = a->lattice[UNIT_BLOCKS];
+    const Index small = a->size.small_rows, middle = a->size.middle_rows;
+    const Index groups = step == 1 ? cells : step == 0 ? 0 : middle;
+    if (a->size.work_rows < small || a->size.work_rows < middle) return 0;
+    if (a->size.group_rows < AREAS_MAX || a->size.group_rows < groups) return 0;
+    if (step == 0) return small == 0 && middle == a->size.rows;
+    return step == 1 ? small == cells && middle == blocks : small == blocks;
+}
+
+/* Return whether the lattice and the indices are in range. */
+static int indices_fit(const SummarizeBands *a)
+{
+    const Index *const lattice = a->lattice;
+    for (Index i = 0; i < a->size.rows; i++)
         if (a->patch[i] < 0 || a->patch[i] >= a->size.patches) return 0;
     for (Index i = 0; i < a->size.cells; i++)
-        if (a->cell_block[i] < 0 || a->cell_block[i] >= blocks) return 0;
-    return lattice[FRAME_COLUMNS] > 0 && lattice[AREAS_U] > 0 && lattice[AREAS_V] > 0 &&
-           lattice[AREAS_U] * lattice[AREAS_V] <= AREAS_MAX;
+        if (a->cell_block[i] < 0 || a->cell_block[i] >= a->size.blocks) return 0;
+    for (int k = FRAME_COLUMNS; k <= AREAS_V; k++)
+        if (lattice[k] < 1 && k != SHIFT_U && k != SHIFT_V) return 0;
+    return lattice[AREAS_U] * lattice[AREAS_V] <= AREAS_MAX;
+}
+
+static int is_valid(const SummarizeBands *a)
+{
+    const Index columns = a->size.columns, blocks = a->size.blocks, step = a->lattice[UNIT_BLOCKS];
+    if (columns < COLUMN_LEVEL || columns > COLUMNS_MAX) return 0;
+    if (blocks < 1 || a->size.band_rows != columns + 1) return 0;
+    if (a->size.rows != blocks + a->size.cells) return 0;
+    return step >= 0 && (step == 0 || columns == COLUMNS_MAX) && rows_fit(a) && indices_fit(a);
 }
 
 /* Summarize the bands and the areas of each channel. */

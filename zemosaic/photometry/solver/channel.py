@@ -11,7 +11,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from .._kernels.layout import AREAS as PATCHES
+from .._kernels.lattice import AREAS as PATCHES
 from ..illumination import Instruments
 from ..pairfit.measurement import Measurement, PairMeasurement
 from .ties import Ties
@@ -22,7 +22,7 @@ DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
 PATCH_FIELDS = 9  # numbers of a patch in `PairMeasurement.patches`
 # Fields of a `PairMeasurement` that the solver needs: name, type, shape.
 _COLUMNS = [
-    *((name, float, ()) for name in ("gain", "detail_gain", "detail_gain_err", "concentration")),
+    *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "concentration")),
     *((name, float, ()) for name in ("x", "y", "level_err")),
     *(("shift", float, (2,)), ("shift_err", float, (2,))),
     ("patches", float, (PATCHES * PATCH_FIELDS,)),
@@ -131,8 +131,8 @@ class ChannelPairs:
             i=i,
             j=j,
             slope=column["gain"],
-            gain=column["detail_gain"],
-            gain_err=column["detail_gain_err"] * widening,
+            gain=np.where(column["gain_measured"] > 0, column["gain"], np.nan),
+            gain_err=column["gain_err"] * widening,
             concentration=column["concentration"],
             x=column["x"] / unit,
             y=column["y"] / unit,

@@ -8,17 +8,8 @@ import numpy as np
 
 from ...robust import GAUSSIAN_MEDIAN
 from ..algebra import dot, fit_line, median, row_products, thin
-from ..layout import (
-    AREAS,
-    MIDDLE,
-    Band,
-    BandSums,
-    Column,
-    Lattice,
-    LineFit,
-    SampleArrays,
-    has_scene,
-)
+from ..lattice import AREAS, MIDDLE, Band, BandSums, Lattice
+from ..layout import Column, LineFit, SampleArrays, has_scene
 from .irls import SCENE_COLUMNS
 
 FEWEST_FREE = 3  # residuals beyond the number of fitted terms, for a robust scale
