@@ -18,6 +18,8 @@ from ..files import atomic_write
 from ..photometry.illumination import TERMS, Illumination, detector_coordinate
 from .solution import PhaseSolution
 
+__all__ = ["Illumination", "read_illuminations", "write_illuminations"]
+
 #: Longest side of an image, which shows the polynomials; the tables have all of them.
 LONGEST = 128
 

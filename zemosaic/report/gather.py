@@ -204,7 +204,7 @@ def _add_corrections(tiles: list[TileData], path: Path) -> str:
         values = dict(zip(table.colnames, row, strict=True))
         tile = tiles[values["tile"]]
         for name in CORRECTION:
-            getattr(tile, name).append(values[name])
+            getattr(tile, name).append(values.get(name, 0.0))  # a curve, in early versions
         tile.component = max(tile.component, values["component"])
         tile.suspect |= values["suspect"]
     unit = str(table["offset"].unit or "")

@@ -29,7 +29,6 @@ from .compression import WRITERS, compress, decompressed, is_compressed
 from .keywords import Transform, scale_limits, update_keywords
 from .stream import HduChange, write_changed
 
-
 #: Keyword of each term of a correction, its title, what its unit is divided by, and its factor.
 TERM_KEYWORDS = {
     "gain": ("ZEGAIN", "gain", "", "data"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..illumination import Illumination
+from ..illumination import Illumination, Instruments
 from ..pairfit.measurement import Measurement
 from .channel import Channel, TileFrame
 from .channel_solver import ChannelSolution, solve_channel
@@ -144,6 +144,7 @@ def solve(
     frame: TileFrame | None = None,
     repetition: np.ndarray | None = None,
     ties: Ties | None = None,
+    instruments: Instruments | None = None,
 ) -> Solution:
     """Solve for the corrections of all tiles and channels.
 
@@ -166,6 +167,8 @@ def solve(
         `zemosaic.photometry.overlap.graph.repetition`.
     ties : Ties or None
         Groups of tiles that share a gain or a level.
+    instruments : Instruments or None
+        Instruments, whose tiles share an illumination and a glow.
 
     Returns
     -------
