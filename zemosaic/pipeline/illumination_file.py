@@ -40,7 +40,7 @@ def write_illuminations(solution: PhaseSolution, path: Path, run: str) -> None:
         path.unlink(missing_ok=True)
         return
     primary = fits.PrimaryHDU()
-    primary.header["ZERUN"] = (run, "SHA-256 of the run's corrections.ecsv (16 digits)")
+    primary.header["ZERUN"] = (run, "of the SHA-256 of corrections.ecsv")
     primary.header["CREATOR"] = f"zemosaic {__version__}"
     hdus = fits.HDUList([primary])
     for number, light in enumerate(solution.illuminations, 1):
@@ -116,4 +116,4 @@ def _describe(header: fits.Header, light: Illumination) -> None:
     header["INSTRUME"] = "".join(letter if letter.isprintable() else "?" for letter in name)
     header["HEIGHT"], header["WIDTH"] = light.shape
     header["NTILES"] = (len(light.tiles), "tiles that share it")
-    header["ZEILLUM"] = (light.digest, "SHA-256 of the coefficients (16 digits)")
+    header["ZEILLUM"] = (light.digest, "of the SHA-256 of the coefficients")
