@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.wcs import WCS
 
 from tests.helpers.cli import Run
 from tests.helpers.synthetic_run import SyntheticRun, grid_graph
@@ -325,10 +326,12 @@ def test_shape_and_parity_tell_arrays_apart(monkeypatch: pytest.MonkeyPatch) -> 
     tiles = [(tile.data, tile.wcs) for tile in simulated()]
     tiles[2] = tiles[2][0][:80], tiles[2][1]
     data, wcs = tiles[3]
-    mirrored = wcs.deepcopy()
-    mirrored.wcs.cdelt = wcs.wcs.cdelt * (-1, 1)
-    mirrored.wcs.crpix = data.shape[1] + 1 - wcs.wcs.crpix[0], wcs.wcs.crpix[1]
-    tiles[3] = data[:, ::-1], mirrored
+    header = wcs.to_header()
+    header["CRPIX1"] = data.shape[1] + 1 - header["CRPIX1"]
+    header["CDELT1"] = -header["CDELT1"]
+    for cross in ("PC1_2", "PC2_1"):
+        header[cross] = -header.get(cross, 0.0)
+    tiles[3] = data[:, ::-1], WCS(header)
     instruments, _ = labels(monkeypatch, tiles)
     assert instruments.labels.tolist() == [0, 0, 1, 2]
     assert instruments.names == ("128x96", "128x80", "128x96 mirrored")
