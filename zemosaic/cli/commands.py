@@ -118,6 +118,13 @@ def cli() -> None:
     "keyword.",
 )
 @click.option(
+    "--instrument",
+    default=Settings.instrument,
+    metavar="KEYS",
+    help="Keywords that tell instruments apart, whose tiles share an illumination: KEY,KEY, auto "
+    "or none.",
+)
+@click.option(
     "--blank",
     default=Settings.blank,
     metavar="VALUE",

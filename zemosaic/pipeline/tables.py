@@ -20,14 +20,19 @@ from .records import PairRecord
 from .solution import PhaseSolution
 
 SOLUTION_COLUMNS = (
-    "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y", "component", "gain_group",
-    "pairs", "suspect", "shift",
+    "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y", "curve_xx",
+    "curve_xy", "curve_yy", "component", "gain_group", "pairs", "suspect", "shift",
 )  # fmt: skip
 MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
 )  # fmt: skip
 LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
 SLOPE_COLUMNS = ("slope_x", "slope_y")
+CURVE_COLUMNS = ("curve_xx", "curve_xy", "curve_yy")
+SURFACE = (
+    "slope_x * (x - x0) + slope_y * (y - y0) + curve_xx * (x - x0)**2 + "
+    "curve_xy * (x - x0) * (y - y0) + curve_yy * (y - y0)**2, (x0, y0) the tile's centre"
+)
 UNITS = {"shift": u.pix, "area": u.deg**2}
 
 
@@ -42,11 +47,16 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
         "channel": channel,
     }
     columns |= {name: getattr(solution, name).ravel() for name in SOLUTION_COLUMNS}
-    formula = (
-        "corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0), "
-        "(x0, y0) the tile's centre"
-    )
-    return _table(columns, settings, formula, solution.unit)
+    lights, line = solution.illuminations, "gain * data + offset"
+    if len(lights) > 1:
+        instruments = {index: light.name for light in lights for index in light.tiles.tolist()}
+        columns["instrument"] = _printable([instruments.get(index, "") for index in tile.tolist()])
+    if lights:
+        line = f"({line} - glow) / F"
+    table = _table(columns, settings, f"corrected = {line} + {SURFACE}", solution.unit)
+    if lights:
+        table.meta["illumination"] = [light.digest for light in lights]
+    return table
 
 
 def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
@@ -128,6 +138,7 @@ def _table(columns: dict[str, Any], settings: Settings, formula: str, unit: str)
         **UNITS,
         **dict.fromkeys(LEVEL_COLUMNS, _parse_unit(unit)),
         **dict.fromkeys(SLOPE_COLUMNS, _parse_unit(unit, "pix")),
+        **dict.fromkeys(CURVE_COLUMNS, _parse_unit(unit, "pix2")),
     }
     for name in units.keys() & set(table.colnames):
         table[name].unit = units[name]

@@ -124,7 +124,7 @@ def _file_key(tile: Tile) -> str:
     if tile.path is None:
         return ""
     files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
-    return cache_key(*map(_file_state, files), replace(tile.options, group=None))
+    return cache_key(*map(_file_state, files), replace(tile.options, group=None, instrument="auto"))
 
 
 def _file_state(path: Path) -> tuple[object, ...]:

@@ -167,8 +167,16 @@ def _corrected(thumbnail: _Thumbnail) -> np.ndarray:
     if len(tile.gain) != len(values) or not np.isfinite(tile.gain).all():
         return values
     x, y = _tile_pixels(thumbnail)
-    flat = _per_channel(tile.gain) * values + _per_channel(tile.offset)
-    return flat + _per_channel(tile.slope_x) * x + _per_channel(tile.slope_y) * y
+    corrected = _per_channel(tile.gain) * values + _per_channel(tile.offset)
+    if tile.illumination is not None:
+        height, width = thumbnail.placement.shape
+        # Beyond the edges of the tile the polynomials are no good.
+        place = np.clip(2 * x / width, -1, 1), np.clip(2 * y / height, -1, 1)
+        factor, glow = (part.astype(np.float32) for part in tile.illumination.at(*place))
+        corrected = (corrected - glow) / factor
+    corrected += (_per_channel(tile.slope_x) + _per_channel(tile.curve_xx) * x) * x
+    corrected += (_per_channel(tile.slope_y) + _per_channel(tile.curve_yy) * y) * y
+    return corrected + _per_channel(tile.curve_xy) * (x * y)
 
 
 def _per_channel(numbers: list[float]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ STRIP_PIXELS = 1 << 18
 
 
 def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
-    """Apply gain, offset and slopes, channel by channel.
+    """Apply the correction of a tile, channel by channel.
 
     Parameters
     ----------
@@ -26,8 +27,8 @@ def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
     Returns
     -------
     ndarray
-        float32 of the shape of `data`: ``gain * data + offset + slope_x * (x - x0) + slope_y *
-        (y - y0)``, where (x0, y0) is the tile's centre.
+        float32 of the shape of `data`: ``(gain * data + offset - glow) / F + surface``, as in
+        `zemosaic.photometry.solver.solve.Solution`.
     """
     data = np.asarray(data)
     result = np.empty(data.shape, dtype=np.float32)
@@ -47,16 +48,41 @@ def row_strips(height: int, pixels_per_row: int, multiple: int = 1) -> Iterator[
 
 def correct_rows(strip: np.ndarray, correction: Correction, rows: slice, height: int) -> np.ndarray:
     """Correct some rows of a tile of the given height, ``(C, rows, W)``, as float32."""
-    channels, _, width = strip.shape
-    x = np.arange(width) - (width - 1) / 2
-    y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
-    gain, offset, slope_x, slope_y = (
-        np.broadcast_to(values, (channels,))[:, None, None]
-        for values in (correction.gain, correction.offset, correction.slope_x, correction.slope_y)
-    )
     corrected = strip.astype(np.float64)
-    corrected *= gain
-    corrected += offset
-    corrected += slope_x * x + slope_y * y
+    corrected *= per_channel(correction.gain)
+    corrected += per_channel(correction.offset)
+    if correction.illumination is not None:
+        corrected -= correction.illumination.glow_level(rows)
+        corrected /= correction.illumination.factor(rows)
+    x = np.arange(strip.shape[2]) - (strip.shape[2] - 1) / 2
+    y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
+    corrected += surface(correction, x, y)
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
         return corrected.astype(np.float32)
+
+
+def surface(terms: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the surface of a tile at pixels x and y from its centre.
+
+    Parameters
+    ----------
+    terms : Correction or the like
+        The slopes and the second order of the C channels.
+    x, y : ndarray
+        ``(w,)`` and ``(h, 1)``, or both ``(h, w)``.
+
+    Returns
+    -------
+    ndarray
+        ``(C, h, w)`` in ADU.
+    """
+    values = (per_channel(terms.slope_x) + per_channel(terms.curve_xx) * x) * x
+    values = values + (per_channel(terms.slope_y) + per_channel(terms.curve_yy) * y) * y
+    if np.any(terms.curve_xy):
+        values = values + per_channel(terms.curve_xy) * (x * y)
+    return values
+
+
+def per_channel(values: np.ndarray | float) -> np.ndarray:
+    """Return a number, or one of each channel, to be broadcast with ``(C, h, w)``."""
+    return np.reshape(values, (-1, 1, 1))
