@@ -66,9 +66,11 @@ def read_illuminations(path: Path) -> list[Illumination]:
             )
             tiles = np.array(hdus[f"TILES{number}"].data["tile"], dtype=np.int64)
             shape = header["HEIGHT"], header["WIDTH"]
-            name = header["INSTRUME"]
+            bias = np.array([header[f"BIAS{channel}"] for channel in range(len(log_flat))])
             illuminations.append(
-                Illumination(name, tiles, shape, log_flat, glow, log_flat_cov, glow_cov)
+                Illumination(
+                    header["INSTRUME"], tiles, shape, log_flat, glow, log_flat_cov, glow_cov, bias
+                )
             )
     return illuminations
 
@@ -106,6 +108,8 @@ def _tables(light: Illumination, number: int, unit: str) -> list[fits.BinTableHD
     terms = fits.BinTableHDU(Table(columns), name=f"TERMS{number}")
     tiles = fits.BinTableHDU(Table({"tile": light.tiles}), name=f"TILES{number}")
     terms.header["GLOWUNIT"] = unit or "adu"
+    for channel, bias in enumerate(light.bias.tolist()):
+        terms.header[f"BIAS{channel}"] = (bias, "level that is no light, same unit")
     for hdu in (terms, tiles):
         _describe(hdu.header, light)
     return [terms, tiles]

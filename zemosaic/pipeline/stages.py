@@ -76,7 +76,8 @@ def run_stages(
     shared = _find_shared(context, len(names), {k: scanned[k].tile for k in prepared.previews})
     with context.stage("solve") as attributes:
         sky_check = _check_same_sky(context, records)
-        solved = _solve(context, graph, corners, records, prepared, anchor, *shared)
+        shapes = {k: scanned[k].tile.shape for k in prepared.previews}
+        solved = _solve(context, graph, corners, records, prepared, anchor, *shared, shapes)
         solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
             **vars(solved),
@@ -203,13 +204,15 @@ def _solve(
     anchor: int | None,
     ties: Ties,
     instruments: Instruments,
+    shapes: Mapping[int, tuple[int, int]],
 ) -> Solution:
     tiles = len(corners)
     sky = np.full((tiles, prepared.channels), np.nan)
-    frame = TileFrame(np.zeros((tiles, 2)), np.zeros((tiles, 2, 2)))
+    frame = TileFrame(np.zeros((tiles, 2)), np.zeros((tiles, 2, 2)), np.ones((tiles, 2), dtype=int))
     for index, preview in prepared.previews.items():
         sky[index] = preview.sky
         frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
+        frame.shape[index] = shapes[index]
     measurements = [record.measurements for record in records]
     model = context.settings.model
     return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties, instruments)

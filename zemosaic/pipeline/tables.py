@@ -15,24 +15,25 @@ from astropy.table import Table
 from .._version import __version__
 from ..files import atomic_write
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
+from ..photometry.solver.surfaces import SURFACE_POWERS
 from ..settings import Settings
 from .records import PairRecord
 from .solution import PhaseSolution
 
+__all__ = ["SURFACE_POWERS", "corrections_table", "pairs_table", "run_name", "write_table"]
+
 SOLUTION_COLUMNS = (
-    "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y", "curve_xx",
-    "curve_xy", "curve_yy", "component", "gain_group", "pairs", "suspect", "shift",
+    "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS, "component", "gain_group", "pairs", "suspect", "shift",
 )  # fmt: skip
 MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
 )  # fmt: skip
 LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
-SLOPE_COLUMNS = ("slope_x", "slope_y")
-CURVE_COLUMNS = ("curve_xx", "curve_xy", "curve_yy")
-SURFACE = (
-    "slope_x * (x - x0) + slope_y * (y - y0) + curve_xx * (x - x0)**2 + "
-    "curve_xy * (x - x0) * (y - y0) + curve_yy * (y - y0)**2, (x0, y0) the tile's centre"
+SURFACE = " + ".join(
+    f"{name} * " + " * ".join(["dx"] * power_x + ["dy"] * power_y)
+    for name, (power_x, power_y) in SURFACE_POWERS.items()
 )
+CENTRE = "dx, dy in pixels from the tile's centre"
 UNITS = {"shift": u.pix, "area": u.deg**2}
 
 
@@ -52,10 +53,12 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
         instruments = {index: light.name for light in lights for index in light.tiles.tolist()}
         columns["instrument"] = _printable([instruments.get(index, "") for index in tile.tolist()])
     if lights:
-        line = f"({line} - glow) / F"
-    table = _table(columns, settings, f"corrected = {line} + {SURFACE}", solution.unit)
+        line = f"({line} - bias - glow) / F + bias"
+    formula = f"corrected = {line} + {SURFACE}, {CENTRE}"
+    table = _table(columns, settings, formula, solution.unit)
     if lights:
         table.meta["illumination"] = [light.digest for light in lights]
+        table.meta["bias"] = [light.bias.tolist() for light in lights]
     return table
 
 
@@ -137,9 +140,9 @@ def _table(columns: dict[str, Any], settings: Settings, formula: str, unit: str)
     units = {
         **UNITS,
         **dict.fromkeys(LEVEL_COLUMNS, _parse_unit(unit)),
-        **dict.fromkeys(SLOPE_COLUMNS, _parse_unit(unit, "pix")),
-        **dict.fromkeys(CURVE_COLUMNS, _parse_unit(unit, "pix2")),
     }
+    for name, powers in SURFACE_POWERS.items():
+        units[name] = _parse_unit(unit, ("pix", "pix2", "pix3")[sum(powers) - 1])
     for name in units.keys() & set(table.colnames):
         table[name].unit = units[name]
     return table

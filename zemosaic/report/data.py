@@ -10,6 +10,7 @@ from typing import Any
 
 from ..observe.autopsy import RUN_DIED, Autopsy
 from ..pipeline.illumination_file import Illumination
+from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import Heartbeat, JobEnded, SlowJob
 
 IN_PROGRESS = "in progress"
@@ -100,14 +101,18 @@ class TileData:
     curve_xx: list[float] = field(default_factory=list)
     curve_xy: list[float] = field(default_factory=list)
     curve_yy: list[float] = field(default_factory=list)
+    cubic_xxx: list[float] = field(default_factory=list)
+    cubic_xxy: list[float] = field(default_factory=list)
+    cubic_xyy: list[float] = field(default_factory=list)
+    cubic_yyy: list[float] = field(default_factory=list)
     illumination: Illumination | None = None
     component: int = -1
     pairs: int = 0
     suspect: bool = False
 
     def has_surface(self, channel: int) -> bool:
-        """Whether its correction has slopes or a second order in a channel."""
-        terms = (self.slope_x, self.slope_y, self.curve_xx, self.curve_xy, self.curve_yy)
+        """Whether its correction has a surface in a channel."""
+        terms = (getattr(self, name) for name in SURFACE_POWERS)
         return any(term[channel] for term in terms if term)
 
     def corners(self) -> list[list[float]]:

@@ -21,6 +21,7 @@ from scipy.sparse.csgraph import connected_components
 from ..observe.autopsy import Autopsy, all_events
 from ..pipeline.illumination_file import read_illuminations
 from ..pipeline.records import decode_measurements, failure_reason
+from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import (
     Event,
     Heartbeat,
@@ -44,8 +45,7 @@ from .data import (
 from .residuals import PairCorrections, pair_residual
 
 CORRECTION = (
-    "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y", "curve_xx", "curve_xy",
-    "curve_yy",
+    "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS,
 )  # fmt: skip
 KEY = ("tile_i", "tile_j", "channel")
 Residuals = dict[tuple[int, ...], float]  # level difference in ADU by tile i, tile j and channel

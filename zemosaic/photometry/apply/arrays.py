@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..solver.solve import Correction
+from ..solver.surfaces import SURFACE_POWERS
 from ..tiles.axes import to_channels_first
 
 #: Pixels of a strip, which bounds the memory for its float64 values.
@@ -27,8 +28,8 @@ def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
     Returns
     -------
     ndarray
-        float32 of the shape of `data`: ``(gain * data + offset - glow) / F + surface``, as in
-        `zemosaic.photometry.solver.solve.Solution`.
+        float32 of the shape of `data`: ``(gain * data + offset - bias - glow) / F + bias +
+        surface``, as in `zemosaic.photometry.solver.solve.Solution`.
     """
     data = np.asarray(data)
     result = np.empty(data.shape, dtype=np.float32)
@@ -52,8 +53,10 @@ def correct_rows(strip: np.ndarray, correction: Correction, rows: slice, height:
     corrected *= per_channel(correction.gain)
     corrected += per_channel(correction.offset)
     if correction.illumination is not None:
-        corrected -= correction.illumination.glow_level(rows)
+        bias = per_channel(correction.illumination.bias)
+        corrected -= correction.illumination.glow_level(rows) + bias
         corrected /= correction.illumination.factor(rows)
+        corrected += bias
     x = np.arange(strip.shape[2]) - (strip.shape[2] - 1) / 2
     y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
     corrected += surface(correction, x, y)
@@ -67,7 +70,7 @@ def surface(terms: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     terms : Correction or the like
-        The slopes and the second order of the C channels.
+        The terms of the C channels.
     x, y : ndarray
         ``(w,)`` and ``(h, 1)``, or both ``(h, w)``.
 
@@ -76,10 +79,11 @@ def surface(terms: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     ndarray
         ``(C, h, w)`` in ADU.
     """
-    values = (per_channel(terms.slope_x) + per_channel(terms.curve_xx) * x) * x
-    values = values + (per_channel(terms.slope_y) + per_channel(terms.curve_yy) * y) * y
-    if np.any(terms.curve_xy):
-        values = values + per_channel(terms.curve_xy) * (x * y)
+    values = np.zeros((1, 1, 1))
+    for name, (power_x, power_y) in SURFACE_POWERS.items():
+        coefficient = getattr(terms, name)
+        if np.any(coefficient):
+            values = values + per_channel(coefficient) * (x**power_x * y**power_y)
     return values
 
 

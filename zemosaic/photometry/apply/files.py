@@ -38,6 +38,10 @@ TERM_KEYWORDS = {
     "curve_xx": ("ZECUXX", "curvature", "/pix2", "(x - x0)**2"),
     "curve_xy": ("ZECUXY", "curvature", "/pix2", "(x - x0) * (y - y0)"),
     "curve_yy": ("ZECUYY", "curvature", "/pix2", "(y - y0)**2"),
+    "cubic_xxx": ("ZEXXX", "third order", "/pix3", "(x - x0)**3"),
+    "cubic_xxy": ("ZEXXY", "third order", "/pix3", "(x - x0)**2 * (y - y0)"),
+    "cubic_xyy": ("ZEXYY", "third order", "/pix3", "(x - x0) * (y - y0)**2"),
+    "cubic_yyy": ("ZEYYY", "third order", "/pix3", "(y - y0)**3"),
 }
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..pairfit.estimates import DISAGREEMENT
+
 #: Squared difference of two bands, in units of its variance, beyond which it counts no more.
 OUTLIER_SQUARE = 9.0
 #: Mean square of a normal deviate that is limited in this way.
@@ -51,7 +53,13 @@ def combine_bands(bands: np.ndarray) -> BandGains:
     logs = np.log(np.where(measured, gain, 1.0))
     variance = np.where(measured, (error / np.where(measured, gain, 1.0)) ** 2, np.inf)
     factor = _middle_factor(logs, variance)
-    precision = 1 / (variance * [1.0, factor])
+    variance = variance * [1.0, factor]
+    # As in a single pair, the middle band is in doubt where both disagree, or the single star.
+    with np.errstate(invalid="ignore"):
+        excess = (logs[:, 0] - logs[:, 1]) ** 2 - DISAGREEMENT**2 * variance.sum(axis=1)
+    blame = np.sqrt(share[:, :1])
+    variance += np.where(excess > 0, excess, 0.0)[:, None] * np.hstack([blame, 1 - blame])
+    precision = 1 / variance
     total = precision.sum(axis=1)
     any_band = total > 0
     small, middle = (precision / np.where(any_band, total, 1.0)[:, None]).T

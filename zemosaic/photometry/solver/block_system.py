@@ -82,11 +82,11 @@ class BlockSystem:
             boundaries.append(around[place[around] > number])
             parts = [front.nodes, boundaries[-1]]
             own, rest = (
-                np.concatenate([columns[bounds[k] : bounds[k + 1]] for k in part] or [[]])
+                [place for k in part for place in columns[bounds[k] : bounds[k + 1]].tolist()]
                 for part in parts
             )
             front.own = len(own)
-            front.columns = np.concatenate([own, rest]).astype(np.intp)
+            front.columns = np.array([*own, *rest], dtype=np.intp)
             front.cliques = by_front[limits[number] : limits[number + 1]]
 
     def _dissect(self, part: np.ndarray, adjacent: csr_array, position: np.ndarray) -> list[int]:
@@ -126,7 +126,8 @@ class BlockSystem:
             The matrix is not positive definite.
         """
         where = np.empty(self.size + 1, dtype=np.intp)
-        lower, coupling, updates = [], [], {}
+        lower, coupling = [], []
+        updates: dict[int, np.ndarray] = {}
         for number, front in enumerate(self.fronts):
             size, own = len(front.columns), front.own
             where[front.columns], where[-1] = np.arange(size), size

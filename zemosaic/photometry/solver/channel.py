@@ -14,6 +14,7 @@ import numpy as np
 from .._kernels.lattice import AREAS as PATCHES
 from ..illumination import Instruments
 from ..pairfit.measurement import Measurement, PairMeasurement
+from .bands import combine_bands
 from .ties import Ties
 
 # Largest mosaic whose tiles' positions are solved for: a larger one has enough pairs without.
@@ -25,6 +26,7 @@ _COLUMNS = [
     *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "concentration")),
     *((name, float, ()) for name in ("x", "y", "level_err")),
     *(("shift", float, (2,)), ("shift_err", float, (2,))),
+    ("bands", float, (7,)),
     ("patches", float, (PATCHES * PATCH_FIELDS,)),
 ]
 
@@ -125,15 +127,17 @@ class ChannelPairs:
             np.where(used, values, np.take_along_axis(values, fullest, axis=1))
             for values in (u, v, x_level, y_level)
         )
+        gains = combine_bands(column["bands"])
+        measured, banded = column["gain_measured"] > 0, np.isfinite(gains.gain)
         variance = 1 / np.where(used, weight * unit**2, 1.0)
         return cls(
             unit=unit,
             i=i,
             j=j,
             slope=column["gain"],
-            gain=np.where(column["gain_measured"] > 0, column["gain"], np.nan),
-            gain_err=column["gain_err"] * widening,
-            concentration=column["concentration"],
+            gain=np.where(measured, np.where(banded, gains.gain, column["gain"]), np.nan),
+            gain_err=np.where(banded, gains.gain_err, column["gain_err"]) * widening,
+            concentration=np.where(banded, gains.concentration, column["concentration"]),
             x=column["x"] / unit,
             y=column["y"] / unit,
             level_err=column["level_err"] / unit * widening,

@@ -22,12 +22,8 @@ from .initial import reference_levels
 from .shared_terms import SharedTerms
 from .spreads import Spreads
 from .suspects import find_suspects, tied_by_suspects
-from .surfaces import pixel_polynomials
+from .surfaces import SURFACE_POWERS, pixel_polynomials
 from .tile_shifts import MISPLACED, distance_in_pixels, tile_shifts
-
-#: Terms of a surface in `ChannelSolution`, in the order of `PIXEL_POWERS` without the constant.
-SURFACE_TERMS = ("slope_x", "slope_y", "curve_xx", "curve_xy", "curve_yy",
-                 "cubic_xxx", "cubic_xxy", "cubic_xyy", "cubic_yyy")  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +58,7 @@ class ChannelSolution:
 
     def in_adu(self, unit: float) -> ChannelSolution:
         """Convert a solution in units of `unit` ADU."""
-        names = ("offset", "offset_err", *SURFACE_TERMS, "residual")
+        names = ("offset", "offset_err", *SURFACE_POWERS, "residual")
         return replace(
             self,
             **{name: unit * getattr(self, name) for name in names},
@@ -186,7 +182,7 @@ def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
 
 def _surface_terms(channel: Channel, fit: Fit) -> dict[str, np.ndarray]:
     """Return the terms ``(T,)`` of the surfaces in pixels, and their level at the centre."""
-    names = ("level", *SURFACE_TERMS)
+    names = ("level", *SURFACE_POWERS)
     if channel.frame is None or not fit.columns.active.surface.any():
         return dict.fromkeys(names, np.zeros(channel.tiles))
     frame = channel.frame

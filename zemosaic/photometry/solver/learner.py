@@ -116,8 +116,9 @@ class Learner:
                     )
                 )
         results = []
-        for kind, present in zip(numbers, (spreads.level_excess, spreads.gain_excess), strict=True):
-            factor, squares, variance, leverage = np.concatenate(kind, axis=1)
+        presents = spreads.level_excess, spreads.gain_excess
+        for arrays, present in zip(numbers, presents, strict=True):
+            factor, squares, variance, leverage = np.concatenate(arrays, axis=1)
             least = float(np.median(variance - present * factor)) if len(variance) else 0.0
             results.append(scored_excess(present, factor, squares, variance, leverage, least))
         return spreads.replace(level_excess=results[0], gain_excess=results[1])

@@ -13,13 +13,14 @@ import numpy as np
 from ..illumination import Illumination, Instruments
 from ..pairfit.measurement import Measurement
 from .channel import Channel, TileFrame
-from .channel_solver import SURFACE_TERMS, ChannelSolution, solve_channel
+from .channel_solver import ChannelSolution, solve_channel
 from .shared_terms import illuminations
 from .spreads import Spreads
+from .surfaces import SURFACE_POWERS
 from .ties import Ties
 
 #: Fields of the solution that are terms of a tile's correction.
-TERMS = ("gain", "offset", *SURFACE_TERMS)
+TERMS = ("gain", "offset", *SURFACE_POWERS)
 
 #: Fields of a `ChannelSolution` that are no arrays over tiles or pairs.
 OF_CHANNELS = ("spreads", "shared")

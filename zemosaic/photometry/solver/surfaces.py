@@ -12,9 +12,13 @@ import numpy as np
 from .channel import TileFrame
 
 ORDERS = np.array([1, 1, 2, 2, 2, 3, 3, 3, 3])  # of each term
-#: Powers of x and y in a tile's pixels about its centre, of each term of a correction.
-PIXEL_POWERS = np.array([(0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2),
-                         (0, 3)])  # fmt: skip
+#: Powers of x and y, in a tile's pixels from its centre, of each term of a correction's surface.
+SURFACE_POWERS = {
+    "slope_x": (1, 0), "slope_y": (0, 1),
+    "curve_xx": (2, 0), "curve_xy": (1, 1), "curve_yy": (0, 2),
+    "cubic_xxx": (3, 0), "cubic_xxy": (2, 1), "cubic_xyy": (1, 2), "cubic_yyy": (0, 3),
+}  # fmt: skip
+PIXEL_POWERS = np.array([(0, 0), *SURFACE_POWERS.values()])
 SAMPLES = 4  # along each axis: more than enough for the third order
 
 
