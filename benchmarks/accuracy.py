@@ -45,7 +45,7 @@ FLAT = {
     "tiles": 9, "shape": (192, 192), "overlap": 0.3, "gains": (0.9, 1.1), "offset": 40.0,
     "nebula": 150.0, "stars": 2e-3, "read_noise": 0.0,
 }  # fmt: skip
-CLIPPED = {"saturation": 65000.0, "brightest": 1e6}
+CLIPPED = {"saturation": 65000.0, "fluxes": (2000.0, 1.4e6)}
 SETS: dict[str, dict[str, Any]] = {
     "64 large tiles, noise only": LARGE,
     "16 tiles, noise only": SMALL,

@@ -49,7 +49,7 @@ def noise_limit(scene: Scene) -> dict[str, float]:
     grid, count = make_grid([as_tile(tile) for tile in simulated]), len(simulated)
     light, smooth = (
         [_true_light(make_preview(as_tile(tile), grid).above_zero(), tile) for tile in of]
-        for of in (simulated, _good(scene, replace(twin, brightest=0.0)))
+        for of in (simulated, _good(scene, replace(twin, fluxes=(0.0, 0.0))))
     )
     pixels = round(grid.scale / scene.scale) ** 2
     information = _information(scene, light, smooth, pixels)

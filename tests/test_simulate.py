@@ -136,7 +136,7 @@ def test_glow_adds_the_same_counts_to_all_tiles() -> None:
 
 def test_the_detector_clips_all_tiles_at_one_value() -> None:
     """Pixels above the saturation have it exactly, and no other pixel changes."""
-    options = {"brightest": 1e6, "stars": 4e-3, "tiles": 9}
+    options = {"fluxes": (800.0, 1e6), "stars": 4e-3, "tiles": 9}
     clipped, whole = tiles(**options, saturation=3000.0), tiles(**options)
     data, true = (np.array([tile.data for tile in of]) for of in (clipped, whole))
     assert (true > 3000).sum() > 5
@@ -144,8 +144,8 @@ def test_the_detector_clips_all_tiles_at_one_value() -> None:
 
 
 def test_stars_without_light_leave_the_nebula() -> None:
-    """With `brightest` 0 a scene has the same nebula and no stars."""
-    for dark, starry in zip(tiles(brightest=0.0), tiles(), strict=True):
+    """With fluxes of 0 a scene has the same nebula and no stars."""
+    for dark, starry in zip(tiles(fluxes=(0.0, 0.0)), tiles(), strict=True):
         added = starry.data - dark.data
         assert added.min() > -1e-3
         assert np.median(added) < 1

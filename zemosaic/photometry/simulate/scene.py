@@ -44,15 +44,16 @@ class Scene:
     sky : float
         Sky level in ADU.
     stars : float
-        Stars per square pixel of the sky; their fluxes follow a power law.
+        Stars per square pixel of the sky.
+    fluxes : tuple of float
+        Smallest and largest flux of a star in ADU; between them they follow a power law. The
+        default keeps peaks below 3e4 ADU. Stars of flux 0 leave the rest of the sky as it is.
     nebula : float
         Peak of the nebulosity in ADU.
     fwhm, seeing : float
         Mean FWHM of a star in pixels, and the largest relative deviation of a tile from it.
     electrons, read_noise : float
         Electrons per ADU for Poisson noise and read noise in ADU; 0 electrons: no noise at all.
-    brightest : float
-        Largest flux of a star in ADU; 4e5 keeps peaks below 3e4 ADU, and 0 leaves out their light.
     gradient : bool or float
         Largest change of the sky gradient of a tile in ADU, from corner to corner; True is 60.
     quadratic : float
@@ -101,12 +102,12 @@ class Scene:
     offset: float = 200.0
     sky: float = 1000.0
     stars: float = 1.5e-3
+    fluxes: tuple[float, float] = (800.0, 4e5)
     nebula: float = 400.0
     fwhm: float = 3.5
     seeing: float = 0.1
     electrons: float = 10.0
     read_noise: float = 5.0
-    brightest: float = 4e5
     gradient: bool | float = False
     quadratic: float = 0.0
     lamp: float = 0.0
