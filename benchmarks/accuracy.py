@@ -13,19 +13,18 @@ import json
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from errors import errors
 from noise_limit import noise_limit
-from seams import as_tile, good_tiles, pixel_noise, remains, without_plane
+from seams import as_tile, remains
 
 from zemosaic import Settings, calibrate
-from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth, simulate
-from zemosaic.photometry.tiles.sky import unit_vectors
-from zemosaic.pipeline.solution import PhaseSolution
+from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.settings import MODELS
 
 LIMIT = "what noise allows"
@@ -117,91 +116,6 @@ def measure(case: Case) -> list[dict[str, Any]]:
         for solution, left in zip(solutions, remains(case.scene, solutions), strict=True)
     ]
     return [{**name, **row} for row in limit + measured]
-
-
-def errors(
-    scene: Scene, simulated: Sequence[SimulatedTile], solution: PhaseSolution
-) -> dict[str, Any]:
-    """Compute the errors of the good tiles with known gains, and their χ²."""
-    good = good_tiles(scene)
-    known = good & np.isfinite(solution.gain_err[:, 0])
-    tiles = [simulated[k] for k in np.flatnonzero(known)]
-    deviations = _deviations(tiles, solution, known)
-    claimed = {
-        "gain": (solution.gain_err / solution.gain)[known, 0],
-        "offset": solution.offset_err[known, 0],
-    }
-    with_trend = _figures(deviations, claimed, {})
-    # A slope of the illumination is a trend of gains to every overlap of tiles that are not turned
-    # against each other, and a plane of the sky is the same gradient in all tiles.
-    illuminated = scene.vignetting or (scene.flat_residual and scene.flat_shared)
-    tilted = scene.gradient or scene.quadratic or scene.lamp
-    free = {"gain": illuminated, "offset": illuminated or tilted, "level": illuminated or tilted}
-    positions = _positions(tiles)
-    for name in [name for name, is_free in free.items() if is_free]:
-        deviations[name] = without_plane(deviations[name], positions)
-    figures = _figures(deviations, claimed, free)
-    return {
-        **figures,
-        "level_sigma": figures["level_sigma"] / pixel_noise(scene),
-        "chi2_with_trend": [with_trend["chi2_gain"], with_trend["chi2_offset"]],
-        "unknown": int(np.count_nonzero(good & ~known)),
-    }
-
-
-def _deviations(
-    tiles: Sequence[SimulatedTile], solution: PhaseSolution, known: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Return relative errors of gains, and errors of offsets and levels in ADU, ``(T,)`` each."""
-    # The logarithm of a solved illumination, and a solved glow, have a mean of 0.
-    flat = np.array([np.exp(np.log(tile.flat).mean()) for tile in tiles])
-    glow = np.array([tile.glow.mean() for tile in tiles])
-    sky = np.array([np.nanmedian(tile.data) for tile in tiles]) - glow
-    gain, offset = solution.gain[known], solution.offset[known]
-    true_gain = np.array([tile.gain[0] for tile in tiles]) / flat
-    true_offset = np.array([tile.offset[0] for tile in tiles]) / flat - true_gain * glow
-    true_gain, true_offset = align_truth(
-        replace(solution, gain=gain, offset=offset, component=solution.component[known]),
-        true_gain[:, None],
-        true_offset[:, None],
-    )
-    level = (gain - true_gain) * sky[:, None] + offset - true_offset
-    relative = gain / true_gain - 1
-    return {"gain": relative[:, 0], "offset": (offset - true_offset)[:, 0], "level": level[:, 0]}
-
-
-def _figures(
-    deviations: Mapping[str, np.ndarray],
-    claimed: Mapping[str, np.ndarray],
-    free: Mapping[str, Any],
-) -> dict[str, float]:
-    """Return rms and largest deviations, and compare them with the claimed errors.
-
-    A plane has been subtracted from those that are `free`.
-    """
-    pulls = {
-        name: deviations[name] / np.where(error > 0, error, np.nan)  # held: no error
-        for name, error in claimed.items()
-    }
-    chi2 = {
-        f"chi2_{name}": float(np.sum(pull**2)) / (len(pull) - 2 * bool(free.get(name)))
-        for name, pull in pulls.items()
-    }
-    return {
-        "gain_percent": 100 * float(np.sqrt(np.mean(deviations["gain"] ** 2))),
-        "gain_max_percent": 100 * float(np.abs(deviations["gain"]).max()),
-        "level_sigma": float(deviations["level"].std()),
-        **chi2,
-        "largest_pull": float(np.nanmax(np.abs(list(pulls.values())))),
-    }
-
-
-def _positions(tiles: Sequence[SimulatedTile]) -> np.ndarray:
-    """Return the positions ``(T, 2)`` of tiles in the plane of the mosaic."""
-    centres = unit_vectors(np.deg2rad([tile.wcs.wcs.crval for tile in tiles]))
-    centres -= centres.mean(axis=0)
-    positions: np.ndarray = centres @ np.linalg.svd(centres)[2][:2].T
-    return positions
 
 
 def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
