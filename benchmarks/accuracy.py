@@ -111,7 +111,8 @@ def measure(case: Case) -> list[dict[str, Any]]:
             "model": solution.settings.model,
             **errors(case.scene, simulated, solution),
             **left,
-            "suspects": [solution.names[k] for k in solution.suspects],
+            "suspects": len(solution.suspects),
+            "found": solution.model_line(),
         }
         for solution, left in zip(solutions, remains(case.scene, solutions), strict=True)
     ]
@@ -122,19 +123,15 @@ def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Combine the figures of several skies: rms of errors, mean of χ², largest of the rest."""
     ways = {
         "gain_percent": _rms, "level_sigma": _rms, "within_sigma": _rms, "shape_sigma": _rms,
-        "chi2_gain": np.mean, "chi2_offset": np.mean, "gain_max_percent": np.max,
-        "largest_pull": np.max, "unknown": np.sum,
+        "chi2_gain": np.mean, "chi2_offset": np.mean, "chi2_gain_trend": np.mean,
+        "chi2_offset_trend": np.mean, "gain_max_percent": np.max, "largest_pull": np.max,
+        "suspects": np.sum, "unknown": np.sum,
     }  # fmt: skip
-    figures = {
-        name: float(way([row[name] for row in rows]))
+    return {
+        name: float(way(values))
         for name, way in ways.items()
-        if name in rows[0]
+        if (values := [row[name] for row in rows if name in row])
     }
-    if "chi2_with_trend" in rows[0]:
-        with_trend = np.mean([row["chi2_with_trend"] for row in rows], axis=0)
-        figures["chi2_gain_trend"], figures["chi2_offset_trend"] = with_trend
-        figures["suspects"] = sum(len(row["suspects"]) for row in rows)
-    return figures
 
 
 def _rms(values: Sequence[float]) -> float:
@@ -154,11 +151,10 @@ def print_set(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
             _cell(row, "suspects", 0), _cell(row, "unknown", 0),
         ]  # fmt: skip
         print(f"| {name} | {model} | {' | '.join(cells)} |")
-    worst = {
-        key: table["auto"][key] / min(table[model][key] for model in FIXED) for key in COMPARED
-    }
-    ratios = [f"{worst[key]:.2f}" for key in COMPARED]
-    gain, within, shape = ratios
+    gain, within, shape = (
+        f"{table['auto'].get(key, np.nan) / min(table[model][key] for model in FIXED):.2f}"
+        for key in COMPARED
+    )
     print(f"| {name} | auto / best | {gain} | | | {within} | {shape} | | | | | |", flush=True)
 
 

@@ -13,6 +13,9 @@ from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth
 from zemosaic.photometry.tiles.sky import unit_vectors
 from zemosaic.pipeline.solution import PhaseSolution
 
+#: Known tiles from which on there are errors beside a plane.
+FEWEST = 4
+
 
 def errors(
     scene: Scene, simulated: Sequence[SimulatedTile], solution: PhaseSolution
@@ -20,6 +23,9 @@ def errors(
     """Compute the errors of the good tiles with known gains, and their χ²."""
     good = good_tiles(scene)
     known = good & np.isfinite(solution.gain_err[:, 0])
+    unknown = int(np.count_nonzero(good & ~known))
+    if np.count_nonzero(known) < FEWEST:
+        return {"unknown": unknown}
     tiles = [simulated[k] for k in np.flatnonzero(known)]
     found = deviations(tiles, solution, known)
     claimed = {
@@ -32,8 +38,9 @@ def errors(
     return {
         **figures,
         "level_sigma": figures["level_sigma"] / pixel_noise(scene),
-        "chi2_with_trend": [with_trend["chi2_gain"], with_trend["chi2_offset"]],
-        "unknown": int(np.count_nonzero(good & ~known)),
+        "chi2_gain_trend": with_trend["chi2_gain"],
+        "chi2_offset_trend": with_trend["chi2_offset"],
+        "unknown": unknown,
     }
 
 
