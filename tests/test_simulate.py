@@ -52,7 +52,7 @@ def test_the_truth_recovers_the_light_of_every_tile(own: dict[str, Any]) -> None
 
 def test_noise_follows_the_light_that_arrives() -> None:
     """Its variance is that of the light times gain and flat, with the glow, and the read noise."""
-    options = {**LIT, "vignetting": 0.4, "tiles": 9}
+    options = {**LIT, "vignetting": 0.4}
     noise = []
     for noisy, quiet in zip(tiles(**options, electrons=10.0), tiles(**options), strict=True):
         received = quiet.data + quiet.offset / quiet.gain
@@ -97,14 +97,15 @@ def test_a_flat_residual_is_one_pattern_or_each_tiles_own() -> None:
 def test_surfaces_of_second_order_have_the_stated_scale() -> None:
     """Each tile has five coefficients of its own, normal with the stated standard deviation."""
     found = []
-    for tile, plain in zip(tiles(quadratic=20.0, tiles=60), tiles(tiles=60), strict=True):
+    small = {"tiles": 15, "shape": (32, 48), "stars": 0.0}
+    for tile, plain in zip(tiles(quadratic=20.0, **small), tiles(**small), strict=True):
         added = scene_of(tile) - scene_of(plain)
         x, y = coordinates(added.shape)
         coefficients, rest = fit(added, x, y, x**2, x * y, y**2)
         assert rest < 0.01
         assert abs(coefficients[5]) < 0.01
         found.append(coefficients[:5])
-    assert np.std(found) == pytest.approx(20, rel=0.15)
+    assert np.std(found) == pytest.approx(20, rel=0.25)
     assert np.std(found, axis=0).min() > 10
 
 
@@ -136,7 +137,7 @@ def test_glow_adds_the_same_counts_to_all_tiles() -> None:
 
 def test_the_detector_clips_all_tiles_at_one_value() -> None:
     """Pixels above the saturation have it exactly, and no other pixel changes."""
-    options = {"fluxes": (800.0, 1e6), "stars": 4e-3, "tiles": 9}
+    options = {"fluxes": (2000.0, 1e6), "stars": 4e-3}
     clipped, whole = tiles(**options, saturation=3000.0), tiles(**options)
     data, true = (np.array([tile.data for tile in of]) for of in (clipped, whole))
     assert (true > 3000).sum() > 5
