@@ -56,7 +56,7 @@ SETS: dict[str, dict[str, Any]] = {
     "16 tiles, seeing 1 : 2": {**SMALL, "seeing": 1 / 3},
     "9 tiles, flat sky, few stars": {**SMALL, "tiles": 9, "nebula": 0.0, "stars": 1e-4},
     "64 tiles, gains to 1.3 %, few stars": {
-        **MOSAIC, "gains": (0.9775, 1.0225), "nebula": 20.0, "stars": 1e-4,
+        **MOSAIC, "gains": (0.9775, 1.0225), "nebula": 0.0, "stars": 3e-5,
     },
     "64 tiles, vignetting 5 %": {**MOSAIC, "vignetting": 0.05},
     "196 tiles, vignetting 5 %": {**MANY, "vignetting": 0.05},
