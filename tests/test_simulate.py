@@ -166,3 +166,10 @@ def test_fractions_out_of_range_are_refused(name: str, value: float) -> None:
     """The message names the option and the value."""
     with pytest.raises(UserError, match=f"{name} is {value}; give a fraction"):
         Scene(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["gradient", "quadratic", "lamp", "glow"])
+def test_light_that_is_no_number_is_refused(name: str) -> None:
+    """The message names the option."""
+    with pytest.raises(UserError, match=f"{name} is nan; give a number"):
+        Scene(**{name: float("nan")})

@@ -132,7 +132,7 @@ class Scene:
     def __post_init__(self) -> None:
         if self.tiles < 1 or min(self.shape) < 16:
             raise UserError("a scene needs at least 1 tile of at least 16 x 16 pixels")
-        for name in ("rotation", "seeing", "fwhm"):
+        for name in ("rotation", "seeing", "fwhm", "gradient", "quadratic", "lamp", "glow"):
             if not np.isfinite(getattr(self, name)):
                 raise UserError(f"{name} is {getattr(self, name)}; give a number")
         if not 1 <= self.islands <= self.tiles:
