@@ -59,14 +59,13 @@ class PreviewJobs:
         entries = {index: ceiling_of(cached.get(self.key(index))) for index in self.scanned}
         levels = self._levels({index: entry for index, entry in entries.items() if entry})
         prepared = self._restore(levels)
-        missing = [index for index in self.scanned if index not in prepared]
-        failed = self._run(missing, levels, prepared, len(prepared))
+        failed = self._run(levels, prepared)
         levels = self._levels({index: _ceiling(tile) for index, tile in prepared.items()})
         again = [index for index, tile in prepared.items() if tile.levels != levels.get(index)]
         if again:
             for index in again:
                 del prepared[index]
-            failed |= self._run(sorted(again), levels, prepared, len(self.scanned))
+            failed |= self._run(levels, prepared, again)
         self._report(levels)
         return prepared, failed, {index: self.key(index, levels.get(index)) for index in entries}
 
@@ -102,19 +101,27 @@ class PreviewJobs:
 
     def _run(
         self,
-        indices: Collection[int],
         levels: Mapping[int, Levels],
         prepared: dict[int, PreparedTile],
-        done: int,
+        again: Collection[int] = (),
     ) -> dict[int, str]:
-        """Prepare tiles, add them to `prepared`, and return the reasons of failures."""
+        """Prepare the tiles that are not `prepared`, or some again, and add them.
+
+        Returns
+        -------
+        dict
+            The reasons of failures by tile index.
+        """
+        # Numbers of jobs are the same in every run.
+        shift, total = (len(self.scanned), len(again)) if again else (0, len(self.scanned))
         jobs = (
-            self._job(number, index, levels.get(index))
-            for number, index in enumerate(indices, done + 1)
+            self._job(number + shift, index, levels.get(index))
+            for number, index in enumerate(self.scanned, 1)
+            if (index in again if again else index not in prepared)
         )
         outcomes = self.context.run_jobs(
-            "tiles", jobs, done + len(indices), self.context.settings.tile_timeout, done=done,
-            serialize=encode_tile,
+            "tiles", jobs, shift + total, self.context.settings.tile_timeout,
+            done=shift or len(prepared), serialize=encode_tile,
         )  # fmt: skip
         values, failed = by_tile(outcomes)
         prepared |= values
