@@ -141,8 +141,8 @@ class PreviewJobs:
         for level in sorted(set(reached)):
             self.context.note(
                 logging.INFO,
-                f"the brightest pixels of several tiles are all {level:g}, so these are clipped; "
-                f"they count as missing in {reached.count(level)} tiles",
+                f"the brightest pixels of several tiles are all {level:g}, so they are clipped "
+                f"and count as missing ({reached.count(level)} tiles)",
             )
 
 
