@@ -91,6 +91,8 @@ class Tile:
         Bits of the mask that leave a pixel good.
     alpha : bool
         Whether the last plane of the image is no channel but a mask, 0 where pixels are bad.
+    saturation : float
+        Saturation level in ADU as in the header, inf if it gives none.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Tile:
     weight_path: Path | None = None
     ignored_flags: int = 0
     alpha: bool = False
+    saturation: float = np.inf
 
     @cached_property
     def wcs(self) -> WCS:

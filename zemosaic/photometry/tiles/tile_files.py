@@ -10,7 +10,7 @@ from typing import Any
 from astropy.io import fits
 
 from .axes import channels_first_shape
-from .encodings import bayer_pattern
+from .encodings import bayer_pattern, saturation_level
 from .file_options import FileOptions, split_input
 from .fits_files import (
     TileError,
@@ -178,4 +178,5 @@ def _tile_of_image(
         weight_path=weight.path,
         ignored_flags=flags,
         alpha=alpha,
+        saturation=min(saturation_level(hdu.header) for hdu in (image, hdus[0])),
     )
