@@ -38,8 +38,8 @@ class SharedTerms:
         """Collect the terms of a solution."""
         number, width, active = columns.instruments, columns.shared_terms, columns.active
         covariance = np.zeros((2, number, len(TERMS), len(TERMS)))
-        flats = np.count_nonzero(active.log_flat)
-        kinds: tuple[tuple[np.ndarray, int], ...] = ((active.log_flat, 0), (active.glow, flats))
+        flats = int(np.count_nonzero(active.log_flat))
+        kinds = ((active.log_flat, 0), (active.glow, flats))
         for k in range(number):
             for kind, (terms, start) in enumerate(kinds):
                 place = k * width + start + np.arange(np.count_nonzero(terms))
