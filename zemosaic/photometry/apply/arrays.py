@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -52,35 +51,28 @@ def correct_rows(strip: np.ndarray, correction: Correction, rows: slice, height:
     corrected *= per_channel(correction.gain)
     corrected += per_channel(correction.offset)
     if correction.illumination is not None:
-        corrected -= correction.illumination.glow_level(rows)
+        if correction.illumination.glow.any():
+            corrected -= correction.illumination.glow_level(rows)
         corrected /= correction.illumination.factor(rows)
     x = np.arange(strip.shape[2]) - (strip.shape[2] - 1) / 2
     y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
-    corrected += surface(correction, x, y)
+    _add_surface(corrected, correction, x, y)
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
         return corrected.astype(np.float32)
 
 
-def surface(terms: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the surface of a tile at pixels x and y from its centre.
+def _add_surface(
+    corrected: np.ndarray, correction: Correction, x: np.ndarray, y: np.ndarray
+) -> None:
+    """Add the surface of a tile at pixels x ``(w,)`` and y ``(h, 1)`` from its centre, in place.
 
-    Parameters
-    ----------
-    terms : Correction or the like
-        The slopes and the second order of the C channels.
-    x, y : ndarray
-        ``(w,)`` and ``(h, 1)``, or both ``(h, w)``.
-
-    Returns
-    -------
-    ndarray
-        ``(C, h, w)`` in ADU.
+    Terms along one axis are added without an array of the size of the strip.
     """
-    values = (per_channel(terms.slope_x) + per_channel(terms.curve_xx) * x) * x
-    values = values + (per_channel(terms.slope_y) + per_channel(terms.curve_yy) * y) * y
-    if np.any(terms.curve_xy):
-        values = values + per_channel(terms.curve_xy) * (x * y)
-    return values
+    slope_x, slope_y = per_channel(correction.slope_x), per_channel(correction.slope_y)
+    corrected += (slope_x + per_channel(correction.curve_xx) * x) * x
+    corrected += (slope_y + per_channel(correction.curve_yy) * y) * y
+    if np.any(correction.curve_xy):
+        corrected += per_channel(correction.curve_xy) * (x * y)
 
 
 def per_channel(values: np.ndarray | float) -> np.ndarray:
