@@ -311,7 +311,7 @@ def labels(monkeypatch: pytest.MonkeyPatch, tiles: Any, **options: Any) -> tuple
     [("auto", [0, 0, 0, 1]), ("INSTRUME", [0] * 4), ("instrume, filter", [0, 0, 0, 1]),
      ("none", [-1] * 4)],
 )  # fmt: skip
-def test_headers_tell_instruments_apart(
+def test_headers_distinguish_instruments(
     option: str, expected: list[int], files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By default the filter counts; given keywords count alone; none shares nothing."""
@@ -321,7 +321,7 @@ def test_headers_tell_instruments_apart(
         assert instruments.names == ("Camera R 128x96", "Camera V 128x96")
 
 
-def test_shape_and_parity_tell_arrays_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shape_and_parity_distinguish_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     """A crop and a mirrored array are of other instruments."""
     tiles = [(tile.data, tile.wcs) for tile in simulated()]
     tiles[2] = tiles[2][0][:80], tiles[2][1]

@@ -121,7 +121,7 @@ def cli() -> None:
     "--instrument",
     default=Settings.instrument,
     metavar="KEYS",
-    help="Keywords that tell instruments apart, whose tiles share an illumination: KEY,KEY, auto "
+    help="Keywords that distinguish instruments, whose tiles share an illumination: KEY,KEY, auto "
     "or none.",
 )
 @click.option(

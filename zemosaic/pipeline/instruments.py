@@ -47,8 +47,7 @@ def _warn_about_missing(
     if missing:
         context.note(
             logging.WARNING,
-            f"no tile has the keyword {' or '.join(missing)}: --instrument does not tell its tiles "
-            "apart by it; choose another",
+            f"no tile has the keyword {' or '.join(missing)} of --instrument; choose another",
         )
 
 

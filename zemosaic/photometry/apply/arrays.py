@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -54,37 +53,33 @@ def correct_rows(strip: np.ndarray, correction: Correction, rows: slice, height:
     corrected += per_channel(correction.offset)
     if correction.illumination is not None:
         bias = per_channel(correction.illumination.bias)
-        corrected -= correction.illumination.glow_level(rows) + bias
+        corrected -= bias
+        if correction.illumination.glow.any():
+            corrected -= correction.illumination.glow_level(rows)
         corrected /= correction.illumination.factor(rows)
         corrected += bias
     x = np.arange(strip.shape[2]) - (strip.shape[2] - 1) / 2
     y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
-    corrected += surface(correction, x, y)
+    _add_surface(corrected, correction, x, y)
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
         return corrected.astype(np.float32)
 
 
-def surface(terms: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the surface of a tile at pixels x and y from its centre.
+def _add_surface(
+    corrected: np.ndarray, correction: Correction, x: np.ndarray, y: np.ndarray
+) -> None:
+    """Add the surface of a tile at pixels x ``(w,)`` and y ``(h, 1)`` from its centre, in place.
 
-    Parameters
-    ----------
-    terms : Correction or the like
-        The terms of the C channels.
-    x, y : ndarray
-        ``(w,)`` and ``(h, 1)``, or both ``(h, w)``.
-
-    Returns
-    -------
-    ndarray
-        ``(C, h, w)`` in ADU.
+    Terms along one axis are added without an array of the size of the strip.
     """
-    values = np.zeros((1, 1, 1))
     for name, (power_x, power_y) in SURFACE_POWERS.items():
-        coefficient = getattr(terms, name)
+        coefficient = getattr(correction, name)
         if np.any(coefficient):
-            values = values + per_channel(coefficient) * (x**power_x * y**power_y)
-    return values
+            corrected += per_channel(coefficient) * (_power(x, power_x) * _power(y, power_y))
+
+
+def _power(values: np.ndarray, power: int) -> np.ndarray | float:
+    return values**power if power else 1.0
 
 
 def per_channel(values: np.ndarray | float) -> np.ndarray:

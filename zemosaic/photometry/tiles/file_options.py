@@ -11,7 +11,7 @@ from ...errors import UserError
 
 #: What the tiles of a group can share.
 SHARED = ("gain", "level")
-#: Keywords that tell instruments, their chips, filters and modes of readout apart.
+#: Keywords that distinguish instruments, their chips, filters and modes of readout.
 INSTRUMENT_KEYWORDS = (
     "TELESCOP", "INSTRUME", "CAMERA", "DETECTOR", "CHIPID", "CCDNAME", "CCDNUM", "CCDCHIP", "CHIP",
     "EXTNAME", "EXTVER", "FILTER", "FILTER1", "FILTER2", "FILTER3", "XBINNING", "YBINNING",
@@ -49,7 +49,7 @@ class FileOptions:
         (those with the same value). ``exposure:gain`` or ``exposure:level`` share one of both;
         several are joined by ``+``.
     instrument : str
-        What tells the instruments apart, whose tiles share an illumination: keywords joined by
+        What distinguishes instruments, whose tiles share an illumination: keywords joined by
         commas, "auto" for those of `INSTRUMENT_KEYWORDS` that the headers have, or "none" for
         tiles that share nothing. The shape of a tile always counts.
     blank : {"auto", "none"} or float

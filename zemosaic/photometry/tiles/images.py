@@ -142,7 +142,7 @@ def groups_of_image(
 def instrument_of_image(
     hdus: fits.HDUList, image: int, several: bool, instrument: str
 ) -> tuple[str, ...]:
-    """Return the values of the keywords that tell instruments apart, empty for a missing one.
+    """Return the values of the keywords that distinguish instruments, empty for a missing one.
 
     Keywords are those of the image, or else of the primary header. By default the name of an image
     counts only in a file with `several`, where it is that of a chip.
