@@ -24,6 +24,7 @@ from .normal_equations import NormalEquations
 from .pair_rows import PairEquations, Rows, State
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
 from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
+from .surfaces import ORDERS
 
 ROUNDS = 60  # at most
 SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gains on F
@@ -145,6 +146,8 @@ class HierarchySolver:
             gain=FIRST_GAIN_SPREAD**2,
             surface=np.where(np.arange(3) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.light**2 * shares),
+            # What the model leaves out must not bend the gains before its size is known.
+            level_excess=typical * (self.channel.surface_order < ORDERS.max()),
         )
 
     def fit(self, state: State, spreads: Spreads) -> Fit:

@@ -20,7 +20,8 @@ from .spreads import (
 
 DAMPED_AFTER, DAMPING = 12, 0.6  # rounds, after which variances change by part of a step
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
-LEAST_GAIN_SPREAD = 1e-12
+#: Variance of log-gains at least: overlaps that show no gains do not show that they are equal.
+LEAST_GAIN_SPREAD = 0.01**2
 TRUSTED = 0.1  # least weight of a pair whose residuals count
 
 
