@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..pipeline.solution import PhaseSolution
+from ..pipeline.star_gains import stars_facts, stars_line
 
 STAGES = ("prepare", "overlap", "pairs", "solve", "apply")
 
@@ -27,6 +28,7 @@ def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         "pairs": {"overlaps": solution.candidates, "total": len(solution.records), **outcomes},
         "doubt": solution.sky_check.doubt,
         "model": solution.settings.model,
+        **({"stars": stars_facts(solution.records)} if solution.settings.needs_stars else {}),
         "rms": solution.rms,
         "seconds": {name: round(value, 3) for name, value in stage_seconds.items()},
     }
@@ -44,6 +46,11 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
         + (f": {counts}" if counts else ""),
         f"model        {solution.model_line()}",
+        *(
+            [f"stars        {stars_line(solution.records, solution.names)}"]
+            if solution.settings.needs_stars
+            else []
+        ),
         *([f"doubt        {solution.sky_check.doubt}"] if solution.sky_check.doubt else []),
         *(
             f"suspect      {solution.names[index]}: {solution.why_suspect(index)}"

@@ -12,6 +12,7 @@ import numpy as np
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumbnail
+from ..photometry.stars.gain import StarGain
 from ..photometry.tiles.fits_files import TileError
 from ..runtime.events import JobError
 from ..runtime.run_folder import RunFolder
@@ -41,6 +42,8 @@ class PreparedTile:
         Share of the tile that its mask or weights cover.
     sources_masked : bool
         Whether these cover most of its bright pixels, and few others.
+    stars : int
+        Checksum of the file of its stars; 0 if they are not measured.
     """
 
     preview: Preview
@@ -51,6 +54,7 @@ class PreparedTile:
     thumbnail: np.ndarray | None
     masked: float = 0.0
     sources_masked: bool = False
+    stars: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +73,8 @@ class PairRecord:
         Area of the overlap on the sky in square degrees.
     measurements : tuple of PairMeasurement or Rejected
         One per channel.
+    stars : tuple of StarGain
+        One per channel; empty if the stars are not measured.
     """
 
     index: int
@@ -77,6 +83,7 @@ class PairRecord:
     outcome: str
     area: float
     measurements: tuple[Measurement, ...]
+    stars: tuple[StarGain, ...] = ()
 
 
 #: Dataclasses whose fields the journal keeps: results of another layout are not resumed.

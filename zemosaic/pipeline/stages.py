@@ -22,6 +22,7 @@ from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.solver.solve import Solution
 from ..photometry.solver.ties import Ties
+from ..photometry.stars.gain import with_star_gains
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
 from .groups import tie_tiles
@@ -36,6 +37,7 @@ from .run_context import RunContext
 from .same_sky import SkyCheck, check_same_sky
 from .scan_stage import scan_tiles
 from .solution import PhaseSolution
+from .star_gains import add_star_gains
 from .tasks import TileLike, cache_key, measure, preview_path
 from .tile_stages import PreparedTiles, prepare_tiles, write_corrected_tiles
 
@@ -73,6 +75,7 @@ def run_stages(
     records = _measure_pairs(context, graph, names, prepared)
     ties = tie_tiles(context, len(names), {k: scanned[k].tile for k in prepared.previews})
     with context.stage("solve") as attributes:
+        records = add_star_gains(context, records)
         sky_check = _check_same_sky(context, records)
         solved = _solve(context, graph, corners, records, prepared, anchor, ties)
         solved.suspect[list(sky_check.tiles)] = True
@@ -201,6 +204,8 @@ def _solve(
         sky[index] = preview.sky
         frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
     measurements = [record.measurements for record in records]
+    if context.settings.gain_from == "stars":
+        measurements = [with_star_gains(record.measurements, record.stars) for record in records]
     model = context.settings.model
     return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties)
 

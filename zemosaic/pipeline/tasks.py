@@ -21,6 +21,7 @@ from ..photometry.pairfit.measurement import Measurement
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.thumbnails import thumbnail
+from ..photometry.stars.aperture import measure_stars
 from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.mask_cover import mask_cover
@@ -87,6 +88,11 @@ def preview_path(folder: Path, index: int) -> Path:
     return folder / f"{index}.npy"
 
 
+def stars_path(folder: Path, index: int) -> Path:
+    """Return the path of the stars of a tile during the run."""
+    return folder / f"{index}.stars.npz"
+
+
 def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
     """Make tiles of one item of the input; only the headers of a file are read.
 
@@ -135,8 +141,15 @@ def _file_state(path: Path) -> tuple[object, ...]:
     return location, status.st_size, status.st_mtime_ns, checksum
 
 
-def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -> PreparedTile:
-    """Make the preview of a tile and save it.
+def prepare(
+    tile: Tile,
+    channels: int,
+    grid: Grid,
+    path: Path,
+    thumb: int = 0,
+    stars_file: Path | None = None,
+) -> PreparedTile:
+    """Make the preview of a tile, measure its stars if asked to, and save both.
 
     Parameters
     ----------
@@ -150,6 +163,8 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
         File of the preview.
     thumb : int
         Side of a thumbnail cell in preview cells; 0 makes neither thumbnail nor checksum.
+    stars_file : pathlib.Path or None
+        File of the stars; None does not measure them.
 
     Raises
     ------
@@ -164,10 +179,15 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
     with timed_step("preview"):
         preview = make_preview(tile, grid)
         cover = mask_cover(tile)
+    stars = None
+    if stars_file is not None:
+        with timed_step("stars"):
+            stars = measure_stars(tile, preview.blank)
     masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
     with timed_step("save"):
         try:
             preview.save(path)
+            stars_sum = stars.save(stars_file) if stars and stars_file else 0
         except OSError as error:
             raise TileError(
                 f"{tile.place}: its preview cannot be written to {path.parent} "
@@ -175,11 +195,11 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *masked)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *masked, stars_sum)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
-        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *masked)
+        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *masked, stars_sum)
 
 
 def refuse(reason: str) -> None:

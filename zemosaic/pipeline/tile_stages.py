@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from .records import PreparedTile, encode_tile, failure_reason, restore_tile, sa
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .tables import run_name
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, tile_path
+from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, stars_path, tile_path
 
 #: Share of a tile from which on its mask is suspicious.
 MOST_MASKED = 0.5
@@ -69,10 +70,11 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
 
     def job(number: int, index: int) -> Job:
         tile, path = tiles[index], preview_path(context.previews, index)
+        stars = stars_path(context.previews, index) if context.settings.needs_stars else None
         attributes = _tile_attributes(index, tile.name)
         if index in odd:
             return Job(number, refuse, (odd[index],), attributes)
-        return Job(number, prepare, (tile, channels, grid, path, thumb), attributes, keys[index])
+        return Job(number, prepare, (tile, channels, grid, path, thumb, stars), attributes, keys[index])
 
     jobs = (job(number, k) for number, k in enumerate(tiles, 1) if k not in restored)
     outcomes = context.run_jobs(
@@ -104,9 +106,19 @@ def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, Prepared
     for index, key in keys.items():
         entry = context.cached_results.get(key)
         prepared = restore_tile(entry, preview_path(context.previews, index))
-        if prepared is not None:
+        if prepared is not None and _has_stars(context, index, prepared):
             restored[index] = prepared
     return restored
+
+
+def _has_stars(context: RunContext, index: int, prepared: PreparedTile) -> bool:
+    """Whether the stars of a tile are intact, or not needed."""
+    if not context.settings.needs_stars:
+        return True
+    try:
+        return zlib.crc32(stars_path(context.previews, index).read_bytes()) == prepared.stars
+    except OSError:
+        return False
 
 
 def _report_blanks(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:

@@ -1,0 +1,153 @@
+"""The gain of a pair of tiles from the stars that both show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial import KDTree
+from scipy.special import stdtrit
+
+from ..pairfit.measurement import Measurement, PairMeasurement
+from ..robust import GAUSSIAN_MEDIAN
+from .aperture import MIN_SIGNAL, Stars
+
+#: Largest distance of the positions of one star, in FWHM.
+MATCH_FWHM = 1.0
+#: Fewest stars of a gain, and deviations from the median beyond which a star is left out.
+FEWEST_STARS, CLIP = 3, 4.0
+#: Steps from below towards the scatter beyond noise; χ² is convex in it.
+NEWTON_STEPS = 10
+#: Share of a normal distribution within one standard deviation, from below.
+ONE_SIGMA = 0.8413447460685429
+
+
+@dataclass(frozen=True)
+class StarGain:
+    """The gain of one channel of a pair from its stars.
+
+    Parameters
+    ----------
+    gain, gain_err : float
+        Fluxes in tile j over fluxes in tile i, as the gain of `PairMeasurement`, and the standard
+        error, from noise and from the scatter of the stars; NaN with too few stars.
+    stars : int
+        Stars that agree on it.
+    """
+
+    gain: float = math.nan
+    gain_err: float = math.nan
+    stars: int = 0
+
+
+def star_gains(first: Stars, second: Stars) -> tuple[StarGain, ...]:
+    """Return the gain of every channel of a pair from the stars of both tiles."""
+    channels = first.flux.shape[1]
+    step = max(first.first_step, second.first_step)
+    steps = [step - stars.first_step for stars in (first, second)]
+    if max(steps) >= len(first.flux):
+        return (StarGain(),) * channels  # the seeing is too different
+    i, j = match_stars(first, second)
+    x, x_err = first.flux[steps[0]][:, i], first.flux_err[steps[0]][:, i]
+    y, y_err = second.flux[steps[1]][:, j], second.flux_err[steps[1]][:, j]
+    return tuple(flux_ratio(*channel) for channel in zip(x, x_err, y, y_err, strict=True))
+
+
+def match_stars(first: Stars, second: Stars) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices of the stars that are nearest to each other in both tiles."""
+    nothing = np.empty(0, dtype=np.int64)
+    if not (len(first.position) and len(second.position)):
+        return nothing, nothing
+    reach = math.radians(MATCH_FWHM * max(first.fwhm, second.fwhm))
+    distance, nearest = KDTree(second.position).query(first.position, distance_upper_bound=reach)
+    found = np.flatnonzero(np.isfinite(distance))
+    # Of the stars that share a nearest one, the closest comes first and is kept.
+    found = found[np.argsort(distance[found], kind="stable")]
+    j, kept = np.unique(nearest[found], return_index=True)
+    return found[kept], j
+
+
+def flux_ratio(x: np.ndarray, x_err: np.ndarray, y: np.ndarray, y_err: np.ndarray) -> StarGain:
+    """Return the ratio y / x of the fluxes of N stars, without stars that deviate.
+
+    Stars scatter by more than their noise: their colours, faint neighbours and the flat differ.
+    The variance of this scatter is added to that of each star, so that a few bright stars do not
+    decide alone (Paule and Mandel 1982, J. Res. NBS 87, 377).
+
+    Parameters
+    ----------
+    x, x_err, y, y_err : ndarray
+        ``(N,)`` fluxes and their errors in both tiles; NaN where not measured.
+
+    Returns
+    -------
+    StarGain
+        The error is that of Student's distribution at 68 %.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = (x_err / x) ** 2 + (y_err / y) ** 2
+        # One limit on both signals, which keeps a star that noise makes brighter in one tile only.
+        clear = (x > 0) & (y > 0) & (variance < 2 / MIN_SIGNAL**2)
+    ratio, variance = np.log(y[clear] / x[clear]), variance[clear]
+    if len(ratio) < FEWEST_STARS:
+        return StarGain()
+    deviation = np.abs(ratio - np.median(ratio))
+    spread = (np.median(deviation) / GAUSSIAN_MEDIAN) ** 2
+    kept = deviation**2 < CLIP**2 * (spread + variance)
+    ratio, variance = ratio[kept], variance[kept]
+    if len(ratio) < FEWEST_STARS:
+        return StarGain()
+    weight = 1 / (variance + _excess(ratio, variance))
+    mean = weight @ ratio / weight.sum()
+    gain, widening = math.exp(mean), stdtrit(len(ratio) - 1, ONE_SIGMA)
+    return StarGain(gain, float(gain * widening / math.sqrt(weight.sum())), len(ratio))
+
+
+def _excess(ratio: np.ndarray, variance: np.ndarray) -> float:
+    """Return the variance beyond noise with which χ² is its expectation; 0 if it is below."""
+    excess = 0.0
+    for _ in range(NEWTON_STEPS):
+        weight = 1 / (variance + excess)
+        chi2 = weight * (ratio - weight @ ratio / weight.sum()) ** 2
+        excess = max(excess + float((chi2.sum() - len(ratio) + 1) / (weight @ chi2)), 0.0)
+    return excess
+
+
+def with_star_gains(
+    measurements: Sequence[Measurement], gains: Sequence[StarGain]
+) -> tuple[Measurement, ...]:
+    """Return the measurements of a pair with the gains of its stars in place of their own.
+
+    Parameters
+    ----------
+    measurements : sequence of PairMeasurement or Rejected
+        One per channel; rejected channels stay rejected.
+    gains : sequence of StarGain
+        One per channel, or none at all.
+    """
+    gains = gains or [StarGain()] * len(measurements)
+    return tuple(
+        _with_star_gain(line, gain) if isinstance(line, PairMeasurement) else line
+        for line, gain in zip(measurements, gains, strict=True)
+    )
+
+
+def _with_star_gain(line: PairMeasurement, star: StarGain) -> PairMeasurement:
+    measured = star.stars > 0
+    gain, error = (star.gain, star.gain_err) if measured else (1.0, math.nan)
+    detail = gain if measured else math.nan
+    return replace(
+        line,
+        gain=gain,
+        gain_err=error,
+        plane_gain=detail,
+        plane_gain_err=error,
+        offset=line.y - gain * line.x,
+        gain_measured=measured,
+        detail_gain=detail,
+        detail_gain_err=error,
+        concentration=1 / max(star.stars, 1),
+        bands=PairMeasurement.bands,
+    )
