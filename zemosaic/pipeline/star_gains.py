@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
+import numpy as np
+
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement
 from ..photometry.stars.aperture import Stars
 from ..photometry.stars.gain import StarGain, star_gains
@@ -39,7 +41,7 @@ def add_star_gains(context: RunContext, records: tuple[PairRecord, ...]) -> tupl
 
 
 def gain_difference(line: Measurement, star: StarGain) -> float:
-    """Return the difference of both gains of a channel in standard errors; NaN if one is missing."""
+    """Return the difference of both gains of a channel in errors; NaN if one is missing."""
     if not (isinstance(line, PairMeasurement) and line.gain_measured and line.gain > 0):
         return math.nan
     error = math.hypot(line.gain_err / line.gain, star.gain_err / star.gain)
@@ -82,9 +84,9 @@ def stars_facts(records: Sequence[PairRecord]) -> dict[str, int]:
 def _both_gains(record: PairRecord) -> str:
     """Return both gains of the channel of a pair in which they differ most."""
     channels = zip(record.measurements, record.stars, strict=True)
-    differences = [(gain_difference(*channel), *channel) for channel in channels]
-    _, line, star = max(
-        (entry for entry in differences if not math.isnan(entry[0])), key=lambda entry: entry[0]
+    line, star = max(
+        ((line, star) for line, star in channels if isinstance(line, PairMeasurement)),
+        key=lambda channel: np.nan_to_num(gain_difference(*channel)),
     )
     return (
         f"{line.gain:.4f} ± {line.gain_err:.4f} by the overlap, "

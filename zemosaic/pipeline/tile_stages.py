@@ -26,7 +26,16 @@ from .records import PreparedTile, encode_tile, failure_reason, restore_tile, sa
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .tables import run_name
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, stars_path, tile_path
+from .tasks import (
+    ScannedTile,
+    TileLike,
+    cache_key,
+    prepare,
+    preview_path,
+    refuse,
+    stars_path,
+    tile_path,
+)
 
 #: Share of a tile from which on its mask is suspicious.
 MOST_MASKED = 0.5
@@ -74,7 +83,8 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
         attributes = _tile_attributes(index, tile.name)
         if index in odd:
             return Job(number, refuse, (odd[index],), attributes)
-        return Job(number, prepare, (tile, channels, grid, path, thumb, stars), attributes, keys[index])
+        arguments = tile, channels, grid, path, thumb, stars
+        return Job(number, prepare, arguments, attributes, keys[index])
 
     jobs = (job(number, k) for number, k in enumerate(tiles, 1) if k not in restored)
     outcomes = context.run_jobs(
