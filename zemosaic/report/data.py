@@ -171,6 +171,30 @@ class PairData:
 
 
 @dataclass(frozen=True)
+class StarComparison:
+    """The gains of a pair in one channel by its overlap and by its stars, with their errors.
+
+    `pair` is the index of its job, and `i` and `j` are the indices of its tiles.
+    """
+
+    pair: int
+    i: int
+    j: int
+    channel: int
+    gain: float
+    gain_err: float
+    star_gain: float
+    star_gain_err: float
+    stars: int
+
+    @property
+    def chi(self) -> float:
+        """Difference of the logarithms in standard errors."""
+        error = math.hypot(self.gain_err / self.gain, self.star_gain_err / self.star_gain)
+        return math.log(self.star_gain / self.gain) / error
+
+
+@dataclass(frozen=True)
 class StageTimes:
     """Start and end of a stage in seconds since the start of the run."""
 
@@ -195,6 +219,8 @@ class RunData:
         Whether there are corrections.
     unit : str
         Unit of the levels.
+    star_gains : list of StarComparison
+        Pairs with both gains; empty if the stars were not measured.
     """
 
     autopsy: Autopsy
@@ -205,6 +231,7 @@ class RunData:
     alerts: list[Heartbeat | SlowJob]
     solved: bool
     unit: str = "ADU"
+    star_gains: list[StarComparison] = field(default_factory=list)
 
     def elapsed(self, time_ns: int) -> float:
         """Return a time in seconds since the start of the run."""

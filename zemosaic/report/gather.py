@@ -36,6 +36,7 @@ from .data import (
     Placement,
     RunData,
     StageTimes,
+    StarComparison,
     TileData,
     job_outcome,
     job_seconds,
@@ -90,6 +91,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         alerts=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
         solved=solved,
         unit=unit,
+        star_gains=_read_star_gains(files.pairs) if solved else [],
     )
 
 
@@ -209,6 +211,19 @@ def _read_residuals(path: Path) -> Residuals:
     table = Table.read(path, format="ascii.ecsv", include_names=(*KEY, "residual"))
     keys = zip(*(table[name].tolist() for name in KEY), strict=True)
     return dict(zip(keys, table["residual"].tolist(), strict=True))
+
+
+def _read_star_gains(path: Path) -> list[StarComparison]:
+    """Read the pairs that have both gains from the table of pairs; none if it has no stars."""
+    if not path.exists():
+        return []
+    table = Table.read(path, format="ascii.ecsv")
+    if "star_gain" not in table.colnames:
+        return []
+    names = ("gain", "gain_err", "star_gain", "star_gain_err", "stars")
+    rows = zip(*(table[name].tolist() for name in ("pair", *KEY, *names)), strict=True)
+    compared = [StarComparison(*row) for row in rows]
+    return [row for row in compared if row.gain > 0 and row.gain_err > 0 and row.star_gain_err > 0]
 
 
 def _is_newer(path: Path, time_ns: int) -> bool:

@@ -107,6 +107,30 @@ def _pairs_table(run: RunData, pairs: list[PairData], title: str, reason: str) -
     return folded(f"{count(len(pairs), 'pair')} {title}", body)
 
 
+def star_table(run: RunData) -> Iterator[str]:
+    """Yield both gains of the pairs with stars, those that differ most first, folded away."""
+    if not run.star_gains:
+        return
+    worst = sorted(run.star_gains, key=lambda row: -abs(row.chi))
+    rows = [
+        (
+            row.pair, run.tiles[row.i].name, run.tiles[row.j].name, run.channel_names[row.channel],
+            row.gain, row.gain_err, row.star_gain, row.star_gain_err, row.stars, row.chi,
+        )
+        for row in worst[:MAX_LISTED]
+    ]  # fmt: skip
+    head = (
+        "pair", "tile", "and tile", "channel", "gain by the overlap", "±", "gain by the stars", "±",
+        "stars", "difference in errors",
+    )  # fmt: skip
+    formats = {0: "d", 4: ".4f", 5: ".4f", 6: ".4f", 7: ".4f", 8: "d", 9: "+.1f"}
+    body = table(head, rows, formats)
+    if len(worst) > MAX_LISTED:
+        body += f"<p>and {len(worst) - MAX_LISTED} more, in pairs.ecsv</p>"
+    title = "Gains of the pairs by their overlaps and by their stars, most different first"
+    yield folded(title, body)
+
+
 def settings_table(run: RunData) -> str:
     """Return the settings and versions of the run."""
     about, started = run.autopsy.record.about, time.localtime(run.autopsy.started_ns / 1e9)

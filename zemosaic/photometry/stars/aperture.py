@@ -20,9 +20,9 @@ from ..tiles.sky import pixel_to_sky, unit_vectors
 from ..tiles.tile import Tile
 
 #: Ratio of a radius to the one before.
-LADDER = math.sqrt(2.0)
+LADDER = 2.0 ** (1 / 3)
 #: Radii that a tile measures: the smallest that suits its seeing, and so many in all.
-STEPS = 2
+STEPS = 3
 #: Smallest radius in FWHM: a Gaussian star that is a tenth wider has 0.3 % less light within.
 APERTURE_FWHM = 1.6
 #: Inner and outer radius of the annulus of the background, in radii of the aperture.
