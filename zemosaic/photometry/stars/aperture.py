@@ -28,7 +28,7 @@ APERTURE_FWHM = 1.6
 #: Inner and outer radius of the annulus of the background, in radii of the aperture.
 ANNULUS = 1.5, 2.5
 #: Peak of a star above the noise to be found, and its flux above its noise to be kept.
-DETECTION, MIN_SIGNAL = 5.0, 10.0
+DETECTION, MIN_SIGNAL = 5.0, 5.0
 #: Share of the highest star's peak from which on stars may be cut off or not linear.
 NEAR_TOP = 0.8
 #: Brightest stars of a tile that are kept.

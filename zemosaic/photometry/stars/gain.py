@@ -12,12 +12,16 @@ from scipy.special import stdtrit
 
 from ..pairfit.measurement import Measurement, PairMeasurement
 from ..robust import GAUSSIAN_MEDIAN
-from .aperture import MIN_SIGNAL, Stars
+from .aperture import Stars
 
 #: Largest distance of the positions of one star, in FWHM.
 MATCH_FWHM = 1.0
 #: Fewest stars of a gain, and deviations from the median beyond which a star is left out.
 FEWEST_STARS, CLIP = 3, 4.0
+#: Rounds of the ratio of the fluxes; it moves by less than its error after the second.
+ITERATIONS = 5
+#: Fewest standard deviations of a star's flux above the noise of either tile.
+MIN_SIGNAL = 7.0
 #: Steps from below towards the scatter beyond noise; χ² is convex in it.
 NEWTON_STEPS = 10
 #: Share of a normal distribution within one standard deviation, from below.
@@ -72,6 +76,10 @@ def match_stars(first: Stars, second: Stars) -> tuple[np.ndarray, np.ndarray]:
 def flux_ratio(x: np.ndarray, x_err: np.ndarray, y: np.ndarray, y_err: np.ndarray) -> StarGain:
     """Return the ratio y / x of the fluxes of N stars, without stars that deviate.
 
+    Both fluxes are noisy. A star is chosen and weighted by the mean of both, the noise of which
+    does not correlate with that of ``y - gain * x``, so neither faint stars nor the limit of one
+    tile bend the ratio (as in York's line; see `pairfit.measure`).
+
     Stars scatter by more than their noise: their colours, faint neighbours and the flat differ.
     The variance of this scatter is added to that of each star, so that a few bright stars do not
     decide alone (Paule and Mandel 1982, J. Res. NBS 87, 377).
@@ -86,32 +94,43 @@ def flux_ratio(x: np.ndarray, x_err: np.ndarray, y: np.ndarray, y_err: np.ndarra
     StarGain
         The error is that of Student's distribution at 68 %.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        variance = (x_err / x) ** 2 + (y_err / y) ** 2
-        # One limit on both signals, which keeps a star that noise makes brighter in one tile only.
-        clear = (x > 0) & (y > 0) & (variance < 2 / MIN_SIGNAL**2)
-    ratio, variance = np.log(y[clear] / x[clear]), variance[clear]
-    if len(ratio) < FEWEST_STARS:
+    positive = (x > 0) & (y > 0) & (x_err > 0) & (y_err > 0)
+    x, x_err, y, y_err = (values[positive] for values in (x, x_err, y, y_err))
+    if len(x) < FEWEST_STARS:
         return StarGain()
-    deviation = np.abs(ratio - np.median(ratio))
-    spread = (np.median(deviation) / GAUSSIAN_MEDIAN) ** 2
-    kept = deviation**2 < CLIP**2 * (spread + variance)
-    ratio, variance = ratio[kept], variance[kept]
-    if len(ratio) < FEWEST_STARS:
-        return StarGain()
-    weight = 1 / (variance + _excess(ratio, variance))
-    mean = weight @ ratio / weight.sum()
-    gain, widening = math.exp(mean), stdtrit(len(ratio) - 1, ONE_SIGMA)
-    return StarGain(gain, float(gain * widening / math.sqrt(weight.sum())), len(ratio))
+    gain, error, stars = float(np.median(y / x)), math.nan, 0
+    for _ in range(ITERATIONS):
+        flux = (x / x_err**2 + gain * y / y_err**2) / (1 / x_err**2 + (gain / y_err) ** 2)
+        clear = (flux > MIN_SIGNAL * x_err) & (gain * flux > MIN_SIGNAL * y_err)
+        deviation = ((y - gain * x) / (gain * flux))[clear]
+        variance = (np.hypot(y_err, gain * x_err) / (gain * flux))[clear] ** 2
+        kept = _without_outliers(deviation, variance)
+        stars = int(np.count_nonzero(kept))
+        if stars < FEWEST_STARS:
+            return StarGain()
+        deviation, variance = deviation[kept], variance[kept]
+        weight = 1 / (variance + _excess(deviation, variance))
+        gain *= math.exp(weight @ deviation / weight.sum())
+        error = stdtrit(stars - 1, ONE_SIGMA) / math.sqrt(weight.sum())
+    return StarGain(gain, float(gain * error), stars)
 
 
-def _excess(ratio: np.ndarray, variance: np.ndarray) -> float:
+def _without_outliers(deviation: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """Return which stars are near enough to the median, given their noise and the scatter."""
+    if not len(deviation):
+        return np.zeros(0, dtype=bool)
+    distance = np.abs(deviation - np.median(deviation))
+    spread = (np.median(distance) / GAUSSIAN_MEDIAN) ** 2
+    return distance**2 < CLIP**2 * (spread + variance)
+
+
+def _excess(deviation: np.ndarray, variance: np.ndarray) -> float:
     """Return the variance beyond noise with which χ² is its expectation; 0 if it is below."""
     excess = 0.0
     for _ in range(NEWTON_STEPS):
         weight = 1 / (variance + excess)
-        chi2 = weight * (ratio - weight @ ratio / weight.sum()) ** 2
-        excess = max(excess + float((chi2.sum() - len(ratio) + 1) / (weight @ chi2)), 0.0)
+        chi2 = weight * (deviation - weight @ deviation / weight.sum()) ** 2
+        excess = max(excess + float((chi2.sum() - len(deviation) + 1) / (weight @ chi2)), 0.0)
     return excess
 
 
