@@ -22,7 +22,7 @@ FEWEST_STARS, CLIP = 3, 4.0
 ITERATIONS = 5
 #: Fewest standard deviations of a star's flux above the noise of either tile.
 MIN_SIGNAL = 7.0
-#: Steps from below towards the scatter beyond noise; χ² is convex in it.
+#: Steps from below towards the scatter beyond noise.
 NEWTON_STEPS = 10
 #: Share of a normal distribution within one standard deviation, from below.
 ONE_SIGMA = 0.8413447460685429
@@ -126,11 +126,15 @@ def _without_outliers(deviation: np.ndarray, variance: np.ndarray) -> np.ndarray
 
 def _excess(deviation: np.ndarray, variance: np.ndarray) -> float:
     """Return the variance beyond noise with which χ² is its expectation; 0 if it is below."""
-    excess = 0.0
+    excess, freedom = 0.0, len(deviation) - 1
     for _ in range(NEWTON_STEPS):
         weight = 1 / (variance + excess)
         chi2 = weight * (deviation - weight @ deviation / weight.sum()) ** 2
-        excess = max(excess + float((chi2.sum() - len(deviation) + 1) / (weight @ chi2)), 0.0)
+        total = float(chi2.sum())
+        if total <= freedom:
+            break
+        # Newton's step for the inverse of χ², which is almost linear.
+        excess += total * (total / freedom - 1) / float(weight @ chi2)
     return excess
 
 
