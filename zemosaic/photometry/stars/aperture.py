@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.stats import gaussian_fwhm_to_sigma, mad_std
 
 from ..tiles.sky import pixel_to_sky, unit_vectors
 from ..tiles.tile import Tile
@@ -35,6 +34,8 @@ NEAR_TOP = 0.8
 MOST_STARS = 1000
 #: FWHM in pixels with which stars are found first; stars from half to thrice as wide are found.
 FIRST_FWHM = 3.0
+#: FWHM of a Gaussian in standard deviations.
+SIGMA_FWHM = math.sqrt(8 * math.log(2))
 #: Brightest stars that the FWHM is measured on, and pixels that the noise is.
 FWHM_STARS, NOISE_PIXELS = 100, 1 << 18
 #: Pixels of an annulus that are looked at.
@@ -146,6 +147,8 @@ def _find_stars(image: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _noise(image: np.ndarray) -> float:
     """Return the noise of an image from pixels four columns apart; NaN if there are none."""
+    from astropy.stats import mad_std
+
     rows = max(1, image.size // NOISE_PIXELS)
     differences = image[::rows, 4:] - image[::rows, :-4]
     differences = differences[np.isfinite(differences)]
@@ -182,7 +185,7 @@ def _measure_fwhm(white: np.ndarray, xy: np.ndarray, fwhm: float) -> float:
         if not len(ratio):
             return fwhm
         sigma = math.sqrt(float(np.median(ratio)) / (2 * math.pi))
-        fwhm = min(max(sigma / gaussian_fwhm_to_sigma, 1.0), 10 * FIRST_FWHM)
+        fwhm = min(max(SIGMA_FWHM * sigma, 1.0), 10 * FIRST_FWHM)
     return fwhm
 
 
@@ -218,6 +221,7 @@ def _sums(
 
     They are NaN for apertures that miss a pixel, or with half their annuli missing.
     """
+    from astropy.stats import mad_std
     from photutils.aperture import CircularAperture
 
     values = _annuli(plane, xy, radius)

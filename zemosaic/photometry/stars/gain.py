@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import KDTree
-from scipy.special import stdtrit
 
 from ..pairfit.measurement import Measurement, PairMeasurement
 from ..robust import GAUSSIAN_MEDIAN
@@ -61,6 +59,8 @@ def star_gains(first: Stars, second: Stars) -> tuple[StarGain, ...]:
 
 def match_stars(first: Stars, second: Stars) -> tuple[np.ndarray, np.ndarray]:
     """Return the indices of the stars that are nearest to each other in both tiles."""
+    from scipy.spatial import KDTree
+
     nothing = np.empty(0, dtype=np.int64)
     if not (len(first.position) and len(second.position)):
         return nothing, nothing
@@ -94,6 +94,8 @@ def flux_ratio(x: np.ndarray, x_err: np.ndarray, y: np.ndarray, y_err: np.ndarra
     StarGain
         The error is that of Student's distribution at 68 %.
     """
+    from scipy.special import stdtrit
+
     positive = (x > 0) & (y > 0) & (x_err > 0) & (y_err > 0)
     x, x_err, y, y_err = (values[positive] for values in (x, x_err, y, y_err))
     if len(x) < FEWEST_STARS:
