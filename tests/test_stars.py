@@ -15,6 +15,7 @@ from astropy.wcs import WCS
 from tests.helpers.cli import Run
 from zemosaic import Settings, calibrate, tile_from_array
 from zemosaic.errors import UserError
+from zemosaic.observe.autopsy import examine
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.photometry.stars.aperture import Stars, measure_stars
@@ -22,6 +23,8 @@ from zemosaic.photometry.stars.gain import flux_ratio, star_gains, with_star_gai
 from zemosaic.photometry.tiles.tile import Tile
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.pipeline.star_gains import stars_facts, stars_line
+from zemosaic.report.gather import gather_run
+from zemosaic.runtime.journal import read
 
 pytest.importorskip("photutils", reason="photutils is not installed: pip install '.[stars]'")
 
@@ -216,6 +219,23 @@ def test_the_table_of_pairs_has_both_gains(
     assert (np.abs(difference) < 5 * table["star_gain_err"][known]).all()
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "by their overlaps and by their stars" in page
+
+
+def test_the_report_judges_the_gains_that_were_solved(
+    intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """With --gain-from stars the residuals of the page are those of the gains of the stars."""
+    files = write_tiles(stars=1.5e-2, shape=(128, 160), electrons=20.0)
+    table = _pairs(intertile(*files, "--gain-from", "stars", "--no-report"), tmp_path)
+    folder = tmp_path / "run"
+    run = gather_run(examine(folder), read(folder))
+    residuals = [pair.residuals[0].gain_chi for pair in run.pairs]
+    assert np.isfinite(residuals).tolist() == (table["stars"] > 0).tolist()
+    gain = {tile.index: tile.gain[0] for tile in run.tiles}
+    star = run.star_gains[0]
+    residual = np.log(star.star_gain * gain[star.j] / gain[star.i])
+    expected = residual / (star.star_gain_err / star.star_gain)
+    assert residuals[star.pair - 1] == pytest.approx(expected)
 
 
 def _pairs(result: Run, folder: Path) -> Table:

@@ -172,7 +172,7 @@ class PairData:
 
 @dataclass(frozen=True)
 class StarComparison:
-    """The gains of a pair in one channel by its overlap and by its stars, with their errors.
+    """The gains of a pair in one channel by its overlap, which may be NaN, and by its stars.
 
     `pair` is the index of its job, and `i` and `j` are the indices of its tiles.
     """
@@ -189,7 +189,9 @@ class StarComparison:
 
     @property
     def chi(self) -> float:
-        """Difference of the logarithms in standard errors."""
+        """Difference of the logarithms in standard errors; NaN without a gain by the overlap."""
+        if not (self.gain > 0 and self.gain_err > 0):
+            return math.nan
         error = math.hypot(self.gain_err / self.gain, self.star_gain_err / self.star_gain)
         return math.log(self.star_gain / self.gain) / error
 
@@ -220,7 +222,7 @@ class RunData:
     unit : str
         Unit of the levels.
     star_gains : list of StarComparison
-        Pairs with both gains; empty if the stars were not measured.
+        Pairs with a gain by their stars; empty if the stars were not measured.
     """
 
     autopsy: Autopsy

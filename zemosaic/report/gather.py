@@ -79,6 +79,12 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         _pair(job, tiles[i], tiles[j], residuals)
         for (i, j), job in sorted(_pair_jobs(results, jobs, tiles).items())
     ]
+    star_gains = _read_star_gains(files.pairs) if solved else []
+    if autopsy.record.about.get("settings", {}).get("gain_from") == "stars":
+        of_pair: dict[int, list[StarComparison]] = {}
+        for star in star_gains:
+            of_pair.setdefault(star.pair, []).append(star)
+        pairs = [_judged_by_stars(pair, tiles, of_pair.get(pair.index, [])) for pair in pairs]
     _add_pair_counts(tiles, pairs)
     if not solved:
         _add_components(tiles, pairs)
@@ -91,7 +97,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         alerts=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
         solved=solved,
         unit=unit,
-        star_gains=_read_star_gains(files.pairs) if solved else [],
+        star_gains=star_gains,
     )
 
 
@@ -214,7 +220,7 @@ def _read_residuals(path: Path) -> Residuals:
 
 
 def _read_star_gains(path: Path) -> list[StarComparison]:
-    """Read the pairs that have both gains from the table of pairs; none if it has no stars."""
+    """Read the gains by stars from the table of pairs; none if it has no stars."""
     if not path.exists():
         return []
     table = Table.read(path, format="ascii.ecsv")
@@ -222,8 +228,23 @@ def _read_star_gains(path: Path) -> list[StarComparison]:
         return []
     names = ("gain", "gain_err", "star_gain", "star_gain_err", "stars")
     rows = zip(*(table[name].tolist() for name in ("pair", *KEY, *names)), strict=True)
-    compared = [StarComparison(*row) for row in rows]
-    return [row for row in compared if row.gain > 0 and row.gain_err > 0 and row.star_gain_err > 0]
+    return [star for star in (StarComparison(*row) for row in rows) if star.star_gain_err > 0]
+
+
+def _judged_by_stars(
+    pair: PairData, tiles: Sequence[TileData], stars: Sequence[StarComparison]
+) -> PairData:
+    """Return a pair with the residuals of the gains of its stars, which gave the solution."""
+    chi = {}
+    for star in stars:
+        first, second = (tiles[index].gain[star.channel] for index in (pair.i, pair.j))
+        relative_err = star.star_gain_err / star.star_gain
+        chi[star.channel] = math.log(star.star_gain * second / first) / relative_err
+    residuals = tuple(
+        replace(residual, gain_chi=chi.get(channel, math.nan))
+        for channel, residual in enumerate(pair.residuals)
+    )
+    return replace(pair, residuals=residuals)
 
 
 def _is_newer(path: Path, time_ns: int) -> bool:
