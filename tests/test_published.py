@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.wcs import WCS
+from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 
 from zemosaic import Settings, calibrate
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
-from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.pipeline.solution import PhaseSolution
@@ -196,11 +196,10 @@ def test_reproject_background_matching(images: int, scale: float) -> None:
 
 def line(x: float, y: float, level_err: float = 0.1) -> PairMeasurement:
     """Return a pair without a gain: level x in the first tile, y in the second."""
-    nan, inf = float("nan"), float("inf")
+    nan = float("nan")
     return PairMeasurement(
-        gain=1.0, gain_err=nan, plane_gain=nan, plane_gain_err=nan, offset=y - x, x=x, y=y,
-        level_err=level_err, u=0.0, v=0.0, x_tilt=(0.0, 0.0), y_tilt=(0.0, 0.0),
-        tilt_cov=(inf, 0.0, inf), cells=900, rms=1.0, correlation=0.0, gain_measured=False,
+        gain=1.0, gain_err=nan, offset=y - x, x=x, y=y,
+        level_err=level_err, u=0.0, v=0.0, cells=900, rms=1.0, correlation=0.0, gain_measured=False,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from .errors import UserError
 from .photometry.tiles.file_options import FileOptions
 
 GAIN_SOURCES = ("pixels", "stars")
-MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
+MODELS = ("auto", "gain+offset", "gain+plane", "gain+surface", "offset", "offset+plane", "gain")
 
 
 @dataclass(frozen=True, kw_only=True)

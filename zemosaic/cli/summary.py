@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ..pipeline.illumination_text import describe_illuminations
 from ..pipeline.solution import PhaseSolution
 from ..pipeline.star_gains import stars_facts, stars_line
 
@@ -29,6 +30,15 @@ def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         "doubt": solution.sky_check.doubt,
         "model": solution.settings.model,
         **({"stars": stars_facts(solution.records)} if solution.settings.needs_stars else {}),
+        "illumination": [
+            {
+                "instrument": light.name,
+                "tiles": len(light.tiles),
+                "corner_loss": [light.corner_loss(c)[0] for c in range(len(light.log_flat))],
+                "glow": [light.glow_range(c)[0] for c in range(len(light.glow))],
+            }
+            for light in solution.illuminations
+        ],
         "rms": solution.rms,
         "seconds": {name: round(value, 3) for name, value in stage_seconds.items()},
     }
@@ -46,6 +56,10 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
         + (f": {counts}" if counts else ""),
         f"model        {solution.model_line()}",
+        *(
+            f"{name:12} {text}"
+            for name, text in describe_illuminations(solution.illuminations, solution.unit)
+        ),
         *(
             [f"stars        {stars_line(solution.records, solution.names)}"]
             if solution.settings.needs_stars

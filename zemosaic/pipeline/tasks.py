@@ -20,6 +20,7 @@ from ..photometry.pairfit.measure import measure_pair
 from ..photometry.pairfit.measurement import Measurement
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
+from ..photometry.preview.saturation import Levels
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.stars.aperture import measure_stars
 from ..photometry.tiles.file_options import FileOptions, split_input
@@ -130,7 +131,7 @@ def _file_key(tile: Tile) -> str:
     if tile.path is None:
         return ""
     files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
-    return cache_key(*map(_file_state, files), replace(tile.options, group=None))
+    return cache_key(*map(_file_state, files), replace(tile.options, group=None, instrument="auto"))
 
 
 def _file_state(path: Path) -> tuple[object, ...]:
@@ -147,6 +148,7 @@ def prepare(
     grid: Grid,
     path: Path,
     thumb: int = 0,
+    levels: Levels = None,
     stars_file: Path | None = None,
 ) -> PreparedTile:
     """Make the preview of a tile, measure its stars if asked to, and save both.
@@ -163,6 +165,8 @@ def prepare(
         File of the preview.
     thumb : int
         Side of a thumbnail cell in preview cells; 0 makes neither thumbnail nor checksum.
+    levels : Levels
+        Levels at which other tiles of the instrument are clipped.
     stars_file : pathlib.Path or None
         File of the stars; None does not measure them.
 
@@ -177,17 +181,17 @@ def prepare(
             f"{tile.place}: has {tile.channels} channels, most others have {channels}; leave it out"
         )
     with timed_step("preview"):
-        preview = make_preview(tile, grid)
+        preview = make_preview(tile, grid, levels)
         cover = mask_cover(tile)
+    masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
     stars = None
     if stars_file is not None:
         with timed_step("stars"):
             stars = measure_stars(tile, preview.blank)
-    masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
     with timed_step("save"):
         try:
             preview.save(path)
-            rest = *masked, stars.save(stars_file) if stars and stars_file else 0
+            rest = *masked, stars.save(stars_file) if stars and stars_file else 0, levels
         except OSError as error:
             raise TileError(
                 f"{tile.place}: its preview cannot be written to {path.parent} "

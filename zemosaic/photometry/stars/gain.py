@@ -162,17 +162,16 @@ def with_star_gains(
 def _with_star_gain(line: PairMeasurement, star: StarGain) -> PairMeasurement:
     measured = star.stars > 0
     gain, error = (star.gain, star.gain_err) if measured else (1.0, math.nan)
-    detail = gain if measured else math.nan
+    concentration = 1 / max(star.stars, 1)
+    bands = PairMeasurement.bands
+    if measured:
+        bands = gain, error, concentration, *bands[3:]
     return replace(
         line,
         gain=gain,
         gain_err=error,
-        plane_gain=detail,
-        plane_gain_err=error,
         offset=line.y - gain * line.x,
         gain_measured=measured,
-        detail_gain=detail,
-        detail_gain_err=error,
-        concentration=1 / max(star.stars, 1),
-        bands=PairMeasurement.bands,
+        concentration=concentration,
+        bands=bands,
     )
