@@ -21,8 +21,8 @@ from .columns import Columns, hold_means, set_gauge
 from .initial import initial_state
 from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
-from .pair_rows import PairEquations, Rows, State
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
+from .pair_rows import PairEquations, Rows, State
 from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 
