@@ -51,7 +51,8 @@ class Learner:
     def shared(self, spreads: Spreads) -> Spreads:
         """Estimate the classes of the shared terms."""
         active = self.columns.active
-        error = self.normal.shared_inverse.diagonal().reshape(self.columns.instruments, -1)
+        error = self.normal.shared_inverse.diagonal()
+        error = error.reshape(self.columns.instruments, self.columns.shared_terms)
         flats = np.count_nonzero(active.log_flat)
         glows = flats + np.count_nonzero(active.glow)
         return spreads.replace(
