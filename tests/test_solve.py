@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pairs import pair_line, raised, turned, without_gain
 from zemosaic.photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solver.channel import Channel, TileFrame
 from zemosaic.photometry.solver.channel_solver import solve_channel
-from zemosaic.photometry.solver.gauge import subtract_common_slope
 from zemosaic.photometry.solver.groups import group_medians
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
@@ -28,26 +28,6 @@ def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
     i = np.concatenate([a.ravel() for a, _ in ends])
     j = np.concatenate([b.ravel() for _, b in ends])
     return np.minimum(i, j), np.maximum(i, j)
-
-
-def line(
-    a: float, x: float, y: float, err: float = 1e-3, level_err: float = 0.1, measured: bool = True
-) -> PairMeasurement:
-    gain_err = err * a if measured else float("nan")
-    return PairMeasurement(
-        gain=a,
-        gain_err=gain_err,
-        offset=y - a * x,
-        x=x,
-        y=y,
-        level_err=level_err,
-        u=0.0,
-        v=0.0,
-        cells=1000,
-        rms=1.0,
-        correlation=0.9,
-        gain_measured=measured,
-    )
 
 
 class Truth:
@@ -66,7 +46,7 @@ class Truth:
         for i, j, s in zip(self.i, self.j, self.scene, strict=True):
             x, y = (s - self.offset[i]) / self.gain[i], (s - self.offset[j]) / self.gain[j]
             a = self.gain[i] / self.gain[j] * np.exp(noise * 1e-3 * self.rng.normal())
-            lines.append([line(a, x, y + noise * 0.1 * self.rng.normal())])
+            lines.append([pair_line(a, x, y + noise * 0.1 * self.rng.normal())])
         return lines
 
     def check(self, solution: Solution, tiles: np.ndarray, tolerance: float) -> None:
@@ -84,7 +64,7 @@ def test_untied_gains_are_reported_as_unknown(
     """Flat sky between two rows of a mosaic: levels agree, but only one group has known gains."""
     truth = Truth(3, 2)
     pairs = [
-        [replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)]
+        [without_gain(m)]
         if (i // 3 == 0) != (j // 3 == 0) else [m]
         for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True)
     ]  # fmt: skip
@@ -98,29 +78,6 @@ def test_untied_gains_are_reported_as_unknown(
     assert (np.isfinite(solution.gain_err[:, 0]) == tied).all()
 
 
-@pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("seed", range(8))
-def test_consistent_tilts_are_real_even_with_overestimated_errors(
-    gradients: bool, seed: int
-) -> None:
-    """Slopes of tiles close around every loop; noise of the same size and a bad tile do not."""
-    truth = Truth(4, seed)
-    slopes = truth.rng.normal(0, 0.05, (16, 2)) * gradients
-    noise = 0.005 if gradients else 0.05
-    pairs = []
-    for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True):
-        tilt = slopes[i] - slopes[j] + truth.rng.normal(0, noise, 2) + (j == 5) - (i == 5)
-        u, v = tilt / truth.gain[j]
-        variance = (0.05 / truth.gain[j]) ** 2
-        pairs.append([replace(m, y_tilt=(u, v), tilt_cov=(variance, 0.0, variance))])
-    centre = np.array([(k % 4, k // 4) for k in range(16)]) * 100.0
-    frame = TileFrame(centre, np.broadcast_to(np.eye(2) / 4, (16, 2, 2)))
-    solution = solve(truth.i, truth.j, pairs, truth.sky, "auto", frame=frame)
-    assert (solution.plane_chi2 < 10).all()
-    assert (solution.planes == gradients).all()
-    assert ((solution.plane_ratio > 20) == gradients).all()
-
-
 def corner_tied_by_a_bad_tile() -> tuple[Truth, list[list[Measurement]]]:
     """Return pairs of 16 tiles: tile 1 is bad, and the only one with a gain relative to tile 0."""
     truth = Truth(4, 3)
@@ -128,9 +85,9 @@ def corner_tied_by_a_bad_tile() -> tuple[Truth, list[list[Measurement]]]:
     pairs = []
     for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(1.0), strict=True):
         if 1 in (i, j):  # wrong gains and wrong levels
-            m = replace(m, gain=m.gain * truth.rng.uniform(0.4, 0.7), y=m.y + 20 * j)  # noqa: PLW2901
+            m = raised(replace(m, gain=m.gain * truth.rng.uniform(0.4, 0.7)), 20 * j)  # noqa: PLW2901
         elif 0 in (i, j):
-            m = replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)  # noqa: PLW2901
+            m = without_gain(m)  # noqa: PLW2901
         pairs.append([m])
     return truth, pairs
 
@@ -154,7 +111,7 @@ def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
 def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
     """Solved twice, a channel with distrusted pairs gives the same bits."""
     truth, pairs = corner_tied_by_a_bad_tile()
-    frame = TileFrame(np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)))
+    frame = TileFrame(np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)), np.full((16, 2), 100))
     channel = Channel.of(
         truth.i, truth.j, [m for (m,) in pairs], np.ones(len(pairs)),
         sky=truth.sky[:, 0], model=model, anchor=None, frame=frame,
@@ -212,7 +169,7 @@ def test_outlying_pairs_lose_their_weight() -> None:
     for k in (3, 40, 77):
         bad = pairs[k][0]
         assert isinstance(bad, PairMeasurement)
-        pairs[k] = [line(bad.gain * 1.2, bad.x, bad.y + 20)]
+        pairs[k] = [pair_line(bad.gain * 1.2, bad.x, bad.y + 20)]
     solution = solve(truth.i, truth.j, pairs, truth.sky)
     truth.check(solution, np.arange(36), 1e-4)
     worst = np.argsort(-np.abs(solution.residual[:, 0]))[:3]
@@ -239,7 +196,7 @@ def test_gains_are_determined_along_other_paths() -> None:
     for k in (0, 4, 9):
         pair = pairs[k][0]
         assert isinstance(pair, PairMeasurement)
-        pairs[k] = [line(1.0, pair.x, pair.y, measured=False)]
+        pairs[k] = [pair_line(1.0, pair.x, pair.y, measured=False)]
     solution = solve(truth.i, truth.j, pairs, truth.sky)
     truth.check(solution, np.arange(16), 1e-10)
 
@@ -248,7 +205,7 @@ def test_without_any_gain_levels_are_still_matched() -> None:
     """On flat sky gains stay 1, and offsets make the levels equal."""
     i, j = grid_pairs(4)
     levels = np.random.default_rng(8).uniform(500, 900, 16)
-    pairs = [[line(1.0, levels[a], levels[b], measured=False)] for a, b in zip(i, j, strict=True)]
+    pairs = [[pair_line(1.0, levels[a], levels[b], measured=False)] for a, b in zip(i, j, strict=True)]
     solution = solve(i, j, pairs, levels[:, None])
     assert (solution.gain == 1).all()
     assert np.ptp(levels + solution.offset[:, 0]) < 1e-8
@@ -266,7 +223,7 @@ def test_models_with_one_freedom(model: str) -> None:
     truth.sky = ((1000 - truth.offset) / truth.gain)[:, None]
     pairs = truth.pairs()
     if model == "offset":
-        pairs = [[line(1.0, p[0].x, p[0].y, measured=False)] for p in pairs]  # type: ignore[union-attr]
+        pairs = [[pair_line(1.0, p[0].x, p[0].y, measured=False)] for p in pairs]  # type: ignore[union-attr]
     solution = solve(truth.i, truth.j, pairs, truth.sky, model=model)
     truth.check(solution, np.arange(16), 1e-9)
     assert (solution.gain == 1).all() if model == "offset" else (solution.offset == 0).all()
@@ -368,10 +325,10 @@ def test_another_unit_of_a_tile_is_undone(seed: int, tile: int, unit: float, zer
     changed: list[list[Measurement]] = []
     for i, j, p in zip(truth.i, truth.j, pairs, strict=True):
         if tile == i:
-            p = line(p.gain / unit, unit * p.x + zero, p.y, level_err=p.level_err)  # noqa: PLW2901
+            p = pair_line(p.gain / unit, unit * p.x + zero, p.y, level_err=p.level_err)  # noqa: PLW2901
         elif tile == j:
             y, level_err = unit * p.y + zero, unit * p.level_err
-            p = line(p.gain * unit, p.x, y, level_err=level_err)  # noqa: PLW2901
+            p = pair_line(p.gain * unit, p.x, y, level_err=level_err)  # noqa: PLW2901
         changed.append([p])
     sky = truth.sky.copy()
     sky[tile] = unit * sky[tile] + zero
@@ -386,16 +343,16 @@ def test_another_unit_of_a_tile_is_undone(seed: int, tile: int, unit: float, zer
 
 @PROPERTY
 @given(st.integers(0, 99), st.lists(st.booleans(), min_size=42, max_size=42))
-def test_a_pair_may_be_measured_either_way(seed: int, turned: list[bool]) -> None:
+def test_a_pair_may_be_measured_either_way(seed: int, turns: list[bool]) -> None:
     """A pair (j, i) with the inverted line gives the same solution as (i, j)."""
     truth = Truth(4, seed)
     pairs = lines(truth.pairs(noise=1.0))
     solution = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky)
-    turn = np.array(turned)
+    turn = np.array(turns)
     i, j = np.where(turn, truth.j, truth.i), np.where(turn, truth.i, truth.j)
     other = [
-        [line(1 / p.gain, p.y, p.x, level_err=p.level_err / p.gain) if t else p]
-        for p, t in zip(pairs, turned, strict=True)
+        [turned(p) if t else p]
+        for p, t in zip(pairs, turns, strict=True)
     ]
     again = solve(i, j, other, truth.sky)
     # The weight of a level depends on the gain that converts its error, so it is not exact.
@@ -408,7 +365,7 @@ def test_a_thousand_islands_are_solved_separately() -> None:
     rng = np.random.default_rng(12)
     i = np.arange(0, 2000, 2)
     gain, sky = rng.uniform(0.8, 1.2, 2000), rng.uniform(500, 1500, 2000)
-    pairs = [[line(gain[k] / gain[k + 1], sky[k], sky[k + 1])] for k in i]
+    pairs = [[pair_line(gain[k] / gain[k + 1], sky[k], sky[k + 1])] for k in i]
     solution = solve(i, i + 1, pairs, sky[:, None])
     assert solution.component[:, 0].tolist() == np.repeat(np.arange(1000), 2).tolist()
     assert solution.gain[i] * solution.gain[i + 1] == pytest.approx(1.0)
@@ -423,7 +380,7 @@ def test_a_tile_contradicted_by_all_its_pairs_is_suspect() -> None:
     pairs = lines(truth.pairs(noise=1.0))
     bad = (truth.i == 14) | (truth.j == 14)
     wrong = truth.rng.normal(0, 50, len(pairs))
-    moved = [[replace(p, y=p.y + w) if b else p] for p, w, b in zip(pairs, wrong, bad, strict=True)]
+    moved = [[raised(p, w) if b else p] for p, w, b in zip(pairs, wrong, bad, strict=True)]
     solution = solve(truth.i, truth.j, moved, truth.sky)
     assert np.flatnonzero(solution.suspect).tolist() == [14]
 
@@ -450,28 +407,6 @@ def test_no_pairs_at_all() -> None:
     assert np.isnan(solution.gain[2, 0])
     assert solution.component[:, 0].tolist() == [0, 1, -1]
     assert np.isnan(solution.gain_err).all()
-
-
-def test_the_common_slope_is_that_of_most_tiles_of_each_component() -> None:
-    """Outliers do not count, and the differences between planes do not change."""
-    rng = np.random.default_rng(2)
-    component = np.repeat([0, 1, 2], [9, 8, 1])
-    centre = rng.uniform(0, 1000, (18, 2))
-    common = np.array([[0.3, -0.2], [-0.1, 0.0], [0.0, 0.0]])
-    slope = rng.uniform(-0.01, 0.01, (18, 2))
-    for members in (slice(9), slice(9, 17), slice(17, 18)):
-        slope[members] -= slope[members][:-1].mean(axis=0) if members.stop < 18 else slope[members]
-    slope[[8, 16]] = [[0.5, 0.1], [0.0, 2.0]]
-    planes = np.column_stack([rng.normal(0, 50, 18), slope + common[component]])
-    solution = subtract_common_slope(component, planes, centre)
-    assert solution[:, 1:] == pytest.approx(slope, abs=1e-12)
-
-    def differences(z: np.ndarray, u: float, v: float) -> np.ndarray:
-        level = z[:, 0] + ((np.array([u, v]) - centre) * z[:, 1:]).sum(axis=1)
-        return np.concatenate([np.diff(level[:9]), np.diff(level[9:17])])
-
-    for place in ((0.0, 0.0), (700.0, -300.0)):
-        assert differences(solution, *place) == pytest.approx(differences(planes, *place), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["gain", "x", "level_err"])

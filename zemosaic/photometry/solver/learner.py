@@ -98,6 +98,8 @@ class Learner:
 
         `weights` and `concentration` ``(P,)`` are those of the pairs.
         """
+        if not rows:
+            return spreads
         _, blocks = self.normal.factor.inverse()
         numbers: list[list[np.ndarray]] = [[], []]
         for part in rows:
