@@ -123,6 +123,16 @@ def _nodes(node: np.ndarray, used: np.ndarray) -> np.ndarray:
     return chosen
 
 
+def centred_gains(channel: Channel, state: State) -> np.ndarray:
+    """Return the log-gains ``(T,)`` relative to the mean of their component.
+
+    It is not 0 in that of an anchor, and the prior is about it: an anchor sets the gauge alone.
+    """
+    component = channel.component
+    count = np.maximum(np.bincount(component), 1)
+    return state.log_gain - (np.bincount(component, state.log_gain) / count)[component]
+
+
 def set_gauge(channel: Channel, state: State, reference: np.ndarray) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
 
