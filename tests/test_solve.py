@@ -30,6 +30,10 @@ def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(i, j), np.maximum(i, j)
 
 
+#: Largest change by the prior of gains that are measured to 1e-3 and scatter by 0.1.
+SHRINKAGE = 2e-5
+
+
 class Truth:
     """Tiles with invented gains and offsets, and the measurements of their pairs."""
 
@@ -94,11 +98,12 @@ def corner_tied_by_a_bad_tile() -> tuple[Truth, list[list[Measurement]]]:
 
 @pytest.mark.parametrize("anchor", [None, 5])
 def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
-    """The gain of its neighbour in the corner is 1 and unknown; all others are unaffected."""
+    """The gain of its neighbour in the corner is near the mean and unknown; all others are unaffected."""
     truth, pairs = corner_tied_by_a_bad_tile()
     solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
     assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
-    assert solution.gain[0, 0] == 1
+    mean = np.exp(np.log(solution.gain).mean())
+    assert solution.gain[0, 0] == pytest.approx(mean, abs=0.01)
     assert np.isnan(solution.gain_err[0, 0])
     assert np.isfinite(solution.gain_err[1:, 0]).all()
     assert (solution.component == 0).all()
@@ -107,11 +112,23 @@ def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
     assert solution.chi[bad, 0] > 6
 
 
+def assert_same_bits(first: object, second: object) -> None:
+    """Compare arrays, or objects of arrays, bit by bit."""
+    if isinstance(first, np.ndarray | float):
+        assert np.asarray(first).tobytes() == np.asarray(second).tobytes()
+        return
+    assert vars(first).keys() == vars(second).keys()
+    for name, value in vars(first).items():
+        assert_same_bits(value, vars(second)[name])
+
+
 @pytest.mark.parametrize("model", ["gain+offset", "gain+plane", "auto"])
 def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
     """Solved twice, a channel with distrusted pairs gives the same bits."""
     truth, pairs = corner_tied_by_a_bad_tile()
-    frame = TileFrame(np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)), np.full((16, 2), 100))
+    frame = TileFrame(
+        np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)), np.full((16, 2), 100)
+    )
     channel = Channel.of(
         truth.i, truth.j, [m for (m,) in pairs], np.ones(len(pairs)),
         sky=truth.sky[:, 0], model=model, anchor=None, frame=frame,
@@ -119,20 +136,24 @@ def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
     before = {name: np.copy(array) for name, array in vars(channel.pairs).items()}
     first, second = vars(solve_channel(channel)), vars(solve_channel(channel))
     for name, array in first.items():
-        assert array.tobytes() == second[name].tobytes(), name
+        assert_same_bits(array, second[name])
     for name, array in vars(channel.pairs).items():
         assert np.asarray(array).tobytes() == before[name].tobytes(), name
 
 
 def test_exact_pairs_give_the_truth() -> None:
-    """Without noise gains and offsets equal the truth to rounding, up to the gauge."""
+    """Without noise gains and offsets equal the truth to 2 % of their errors, up to the gauge.
+
+    Gains are shrunk towards their mean by the square of the ratio of their errors, 1e-3, and their
+    spread, 0.1.
+    """
     truth = Truth(5, 1)
     solution = solve(truth.i, truth.j, truth.pairs(), truth.sky)
-    truth.check(solution, np.arange(25), 1e-10)
+    truth.check(solution, np.arange(25), SHRINKAGE)
     assert np.exp(np.log(solution.gain[:, 0]).mean()) == pytest.approx(1.0, abs=1e-12)
     corrected = solution.gain * truth.sky + solution.offset
     assert np.median(corrected) == pytest.approx(np.median(truth.sky), abs=1e-6)
-    assert np.nanmax(np.abs(solution.residual)) < 1e-8
+    assert np.nanmax(np.abs(solution.residual)) < 1e-3
 
 
 def test_the_anchor_keeps_gain_1_and_offset_0() -> None:
@@ -141,10 +162,10 @@ def test_the_anchor_keeps_gain_1_and_offset_0() -> None:
     solution = solve(truth.i, truth.j, truth.pairs(), truth.sky, anchor=6)
     assert (solution.gain[6, 0], solution.offset[6, 0]) == (1.0, 0.0)
     assert (solution.gain_err[6, 0], solution.offset_err[6, 0]) == (0.0, 0.0)
-    assert np.allclose(solution.gain[:, 0], truth.gain / truth.gain[6], rtol=1e-12)
+    assert np.allclose(solution.gain[:, 0], truth.gain / truth.gain[6], rtol=SHRINKAGE)
     free = solve(truth.i, truth.j, truth.pairs(), truth.sky)
     ratio = solution.gain[:, 0] / free.gain[:, 0]
-    assert np.ptp(ratio) < 1e-12
+    assert np.ptp(ratio) < SHRINKAGE / 10
 
 
 def test_components_never_mix() -> None:
@@ -158,8 +179,9 @@ def test_components_never_mix() -> None:
     assert (solution.gain[18, 0], solution.offset[18, 0], solution.pairs[18, 0]) == (1.0, 0.0, 0)
     assert np.isnan(solution.gain_err[18, 0])
     alone = solve(first.i, first.j, first.pairs(), first.sky)
-    assert np.array_equal(solution.gain[:9], alone.gain)
-    assert np.array_equal(solution.offset[:9], alone.offset)
+    # The spread of the gains is common to both.
+    assert solution.gain[:9] == pytest.approx(alone.gain, rel=SHRINKAGE)
+    assert solution.offset[:9] == pytest.approx(alone.offset, abs=0.02)
 
 
 def test_outlying_pairs_lose_their_weight() -> None:
@@ -182,7 +204,7 @@ def test_rejected_pairs_are_left_out() -> None:
     pairs = truth.pairs()
     pairs[5] = [Rejected("no common cells")]
     solution = solve(truth.i, truth.j, pairs, truth.sky)
-    truth.check(solution, np.arange(16), 1e-10)
+    truth.check(solution, np.arange(16), SHRINKAGE)
     assert np.isnan(solution.residual[5, 0])
     ends = solution.pairs[[truth.i[5], truth.j[5]], 0]
     whole = solve(truth.i, truth.j, truth.pairs(), truth.sky).pairs
@@ -198,14 +220,16 @@ def test_gains_are_determined_along_other_paths() -> None:
         assert isinstance(pair, PairMeasurement)
         pairs[k] = [pair_line(1.0, pair.x, pair.y, measured=False)]
     solution = solve(truth.i, truth.j, pairs, truth.sky)
-    truth.check(solution, np.arange(16), 1e-10)
+    truth.check(solution, np.arange(16), SHRINKAGE)
 
 
 def test_without_any_gain_levels_are_still_matched() -> None:
     """On flat sky gains stay 1, and offsets make the levels equal."""
     i, j = grid_pairs(4)
     levels = np.random.default_rng(8).uniform(500, 900, 16)
-    pairs = [[pair_line(1.0, levels[a], levels[b], measured=False)] for a, b in zip(i, j, strict=True)]
+    pairs = [
+        [pair_line(1.0, levels[a], levels[b], measured=False)] for a, b in zip(i, j, strict=True)
+    ]
     solution = solve(i, j, pairs, levels[:, None])
     assert (solution.gain == 1).all()
     assert np.ptp(levels + solution.offset[:, 0]) < 1e-8
@@ -225,7 +249,7 @@ def test_models_with_one_freedom(model: str) -> None:
     if model == "offset":
         pairs = [[pair_line(1.0, p[0].x, p[0].y, measured=False)] for p in pairs]  # type: ignore[union-attr]
     solution = solve(truth.i, truth.j, pairs, truth.sky, model=model)
-    truth.check(solution, np.arange(16), 1e-9)
+    truth.check(solution, np.arange(16), 1e-9 if model == "offset" else SHRINKAGE)
     assert (solution.gain == 1).all() if model == "offset" else (solution.offset == 0).all()
 
 
@@ -350,10 +374,7 @@ def test_a_pair_may_be_measured_either_way(seed: int, turns: list[bool]) -> None
     solution = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky)
     turn = np.array(turns)
     i, j = np.where(turn, truth.j, truth.i), np.where(turn, truth.i, truth.j)
-    other = [
-        [turned(p) if t else p]
-        for p, t in zip(pairs, turns, strict=True)
-    ]
+    other = [[turned(p) if t else p] for p, t in zip(pairs, turns, strict=True)]
     again = solve(i, j, other, truth.sky)
     # The weight of a level depends on the gain that converts its error, so it is not exact.
     assert again.gain == pytest.approx(solution.gain, rel=1e-9)
