@@ -98,7 +98,7 @@ def corner_tied_by_a_bad_tile() -> tuple[Truth, list[list[Measurement]]]:
 
 @pytest.mark.parametrize("anchor", [None, 5])
 def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
-    """The gain of its neighbour in the corner is near the mean and unknown; all others are unaffected."""
+    """The gain of the corner is unknown and near the mean; all others are unaffected."""
     truth, pairs = corner_tied_by_a_bad_tile()
     solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
     assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
