@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pairs import turned
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.pairfit.measure import measure_pair
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
@@ -279,22 +280,6 @@ def test_the_order_of_a_pair_does_not_matter(
     assert abs(np.log(backward.level_err / level_error)) < 0.1
 
 
-def inverted_patches(line: PairMeasurement) -> tuple[float, ...]:
-    """Return the patches with x and y exchanged, and the weights in the unit of tile i."""
-    rows = np.array(line.patches).reshape(-1, 6)[:, [0, 1, 3, 2, 4, 5]]
-    rows[:, 4] *= line.gain**2
-    return tuple(rows.ravel().tolist())
-
-
-def inverted(line: PairMeasurement) -> PairMeasurement:
-    """Return the line of the pair with its tiles exchanged."""
-    return replace(
-        line, gain=1 / line.gain, gain_err=line.gain_err / line.gain**2,
-        offset=-line.offset / line.gain, x=line.y, y=line.x, level_err=line.level_err / line.gain,
-        patches=inverted_patches(line),
-    )  # fmt: skip
-
-
 @few(10)
 @given(flips=st.lists(st.booleans(), min_size=10, max_size=10))
 def test_the_solver_does_not_depend_on_the_order_in_a_pair(flips: list[bool]) -> None:
@@ -305,7 +290,7 @@ def test_the_solver_does_not_depend_on_the_order_in_a_pair(flips: list[bool]) ->
     for record, flip in zip(records, flips, strict=False):
         line = record.measurements[0]
         assert isinstance(line, PairMeasurement)
-        measured.append([inverted(line) if flip else line])
+        measured.append([turned(line) if flip else line])
         i.append(record.j if flip else record.i)
         j.append(record.i if flip else record.j)
     sky = skies(tiles_of(10.0))
