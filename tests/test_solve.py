@@ -254,9 +254,9 @@ def test_models_with_one_freedom(model: str) -> None:
 
 
 def test_errors_are_honest() -> None:
-    """Over 60 noisy mosaics (estimate - truth) / error has an rms of 1, up to the gauge."""
+    """Over 30 noisy mosaics (estimate - truth) / error has an rms of 1, up to the gauge."""
     gains, offsets = [], []
-    for seed in range(60):
+    for seed in range(30):
         truth = Truth(4, 100 + seed)
         solution = solve(truth.i, truth.j, truth.pairs(noise=1.0), truth.sky)
         log = np.log(solution.gain[:, 0] / truth.gain)
@@ -302,7 +302,7 @@ def lines(pairs: list[list[Measurement]]) -> list[PairMeasurement]:
     return [p for (p,) in pairs if isinstance(p, PairMeasurement)]
 
 
-PROPERTY = settings(derandomize=True, max_examples=25, deadline=None)
+PROPERTY = settings(derandomize=True, max_examples=6, deadline=None)
 
 
 @PROPERTY
