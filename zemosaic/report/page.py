@@ -214,7 +214,7 @@ def _corrections(run: RunData) -> Iterator[str]:
     surfaces = any(tile.has_surface(c) for tile in run.tiles for c in range(len(tile.gain)))
     line = "gain × data + offset"
     if run.illuminations:
-        line = f"({line} − glow) / illumination"
+        line = "(gain × (data − glow) + offset − bias) / illumination + bias"
     yield (
         f"<p>corrected = {line}{' + a surface per tile' if surfaces else ''}, with "
         "standard errors; without a visible bar the error is smaller than the marker.</p>"

@@ -49,6 +49,7 @@ class Learner:
         self, columns: Columns, state: State, normal: Bordered, tails: np.ndarray, number: int
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
+        self.number = number
         self.damping = DAMPING if number > DAMPED_AFTER else 1.0
         self.drops = number > KEPT_ROUNDS
 
@@ -72,7 +73,7 @@ class Learner:
         )  # fmt: skip
 
     def of_tiles(self, spreads: Spreads, log_gain: np.ndarray) -> Spreads:
-        """Estimate the classes of the tiles' own terms; `log_gain` ``(T,)`` are about their mean."""
+        """Estimate the classes of the tiles' own terms; `log_gain` ``(T,)`` have mean 0."""
         columns, state = self.columns, self.state
         error = columns.of_kind(self.normal.variance())
         tile = np.arange(len(columns.index))
