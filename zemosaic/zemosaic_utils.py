@@ -21,7 +21,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .drop_in.corrections import Corrections
-    from .drop_in.reporter import PhaseReporter
+    from .reporting import PhaseReporter
     from .pipeline.solution import PhaseSolution
     from .pipeline.tasks import ScannedTile
     from .runtime.events import Observer
@@ -130,7 +130,7 @@ def compute_intertile_affine_calibration(
         ``(gains, offsets)`` with one number per channel. Empty if nothing could be matched, for
         which the log has the reason.
     """
-    from .drop_in.reporter import PhaseReporter
+    from .reporting import PhaseReporter
     from .drop_in.tiles import cell_pixels, scan_entries
 
     entries = list(() if tile_data_with_wcs is None else tile_data_with_wcs)

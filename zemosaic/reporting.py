@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ..observe.progress import job_name
-from ..runtime import stacks
-from ..runtime.events import (
+from .observe.progress import job_name
+from .runtime import stacks
+from .runtime.events import (
     Heartbeat,
     JobEnded,
     Note,
@@ -50,7 +50,7 @@ class CallbackReporter(Observer):
         labels: Callable[[int], Any] = lambda index: index,
     ) -> None:
         self._logger, self._callback, self._prefix = logger, callback, prefix
-        self._labels = labels
+        self.labels = labels
         self._callback_failed = False
 
     def log(self, level: int, message: str) -> None:
@@ -63,7 +63,7 @@ class CallbackReporter(Observer):
     def job_ended(self, event: JobEnded) -> None:
         """Log the failure of a job."""
         if event.error is not None:
-            index = self._labels(event.index)
+            index = self.labels(event.index)
             self.log(logging.ERROR, f"{self.kind(event.stage)} failed idx={index}: {event.error}")
 
     def kind(self, stage: str) -> str:
@@ -72,8 +72,8 @@ class CallbackReporter(Observer):
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Log the counts, the first pending indices, and the oldest running jobs."""
-        sample = [self._labels(index) for index in event.pending_indices[:HEARTBEAT_INDICES]]
-        last = self._labels(event.last_completed_index) if event.last_completed_index else None
+        sample = [self.labels(index) for index in event.pending_indices[:HEARTBEAT_INDICES]]
+        last = self.labels(event.last_completed_index) if event.last_completed_index else None
         self.log(
             logging.WARNING,
             f"Heartbeat: done={event.done}/{event.total} pending={event.pending} "
@@ -87,7 +87,7 @@ class CallbackReporter(Observer):
         name = job_name(event.stage, event.index, event.attributes)
         self.log(
             logging.WARNING,
-            f"Slow: idx={self._labels(event.index)} {name} has run for "
+            f"Slow: idx={self.labels(event.index)} {name} has run for "
             f"{round(event.running_time)} s{_place(event.step, event.stack)}",
         )
 
