@@ -6,7 +6,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -115,7 +115,7 @@ def watched(
     name, total, progress, logger, options
         As for `watch`; the total is ``len(iterable)``, if it has one.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     with watch(name, total, progress, logger, **options) as watcher:
         yield from watcher.items(iterable)

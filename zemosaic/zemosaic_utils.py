@@ -21,9 +21,9 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .drop_in.corrections import Corrections
-    from .reporting import PhaseReporter
     from .pipeline.solution import PhaseSolution
     from .pipeline.tasks import ScannedTile
+    from .reporting import PhaseReporter
     from .runtime.events import Observer
     from .runtime.pool import Pool
     from .runtime.scheduler import Clock
@@ -130,8 +130,8 @@ def compute_intertile_affine_calibration(
         ``(gains, offsets)`` with one number per channel. Empty if nothing could be matched, for
         which the log has the reason.
     """
-    from .reporting import PhaseReporter
     from .drop_in.tiles import cell_pixels, scan_entries
+    from .reporting import PhaseReporter
 
     entries = list(() if tile_data_with_wcs is None else tile_data_with_wcs)
     neighbours = arguments.as_int(max_neighbors_per_tile, 8)

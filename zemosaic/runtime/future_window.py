@@ -70,20 +70,29 @@ class FutureWindow(Window):
             if batch.running_since is None and _is_running(future):
                 batch.start_job(0, now, now_ns)
 
-    def write_rows(self) -> None:
-        """Enter the running futures into the table of running jobs, as far as it has rows."""
+    def write_rows(self) -> list[Batch]:
+        """Enter running futures into the table of running jobs, as far as it has rows.
+
+        Returns
+        -------
+        list of Batch
+            Those that were not in it before.
+        """
+        entered: list[Batch] = []
         if self._inflight is None:
-            return
+            return entered
         for batch in self._batches.values():
             if batch.running_since is None or batch.slot is not None:
                 continue
             batch.slot = self._inflight.allocate(self._stage)
             if batch.slot is None:
-                return
+                break
             row = self.row(batch)
             thread = row.thread if row is not None else 0
             index = batch.current_job.index
             self._inflight.write_row(batch.slot, index, thread, batch.running_since_ns)
+            entered.append(batch)
+        return entered
 
     def row(self, batch: Batch) -> Row | None:
         """Return the thread of a running future as a row; None if it is unknown."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from .batcher import Batcher
 from .clock import Clock
-from .events import Event, FanOut, JobEnded, JobError, JobSubmitted
+from .events import Event, FanOut, JobError, JobSubmitted
 from .future_window import FutureWindow
 from .inflight import Inflight
 from .outcomes import Outcome, OutcomeLog
@@ -25,6 +25,10 @@ from .watch import Watch
 from .worker import TaskResult
 
 STAGE = "loop"
+#: Seconds for which events wait for others while futures end faster than the loop takes them:
+#: writing them together takes a third of the time.
+BUFFER_SECONDS = 0.05
+FIRST_LOOK = 10  # the first look comes after this part of a tick
 Ended = queue.SimpleQueue[tuple[Any, int]]
 
 
@@ -70,6 +74,8 @@ class LoopWatch:
             timeout=0.0,
         )
         self._labels: list[Any] = []
+        self._events: list[Event] = []  # not yet sent
+        self._dispatched = 0.0
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="zemosaic-watch", daemon=True)
@@ -100,7 +106,7 @@ class LoopWatch:
             with suppress(queue.Empty):  # Windows does not interrupt an unlimited wait
                 future, ended_ns = ended.get(timeout=self._watch.tick)
                 missing -= 1
-                self._finish(future, ended_ns)
+                self._finish(future, ended_ns, at_once=ended.empty())
                 yield future
 
     def items(self, iterable: Iterable[Any]) -> Iterator[Any]:
@@ -115,7 +121,7 @@ class LoopWatch:
                 yield item
             finally:  # also after a break or an exception in the loop
                 future.set_result(None)
-                self._finish(future, time.time_ns())
+                self._finish(future, time.time_ns(), at_once=True)
 
     def start(self) -> None:
         """Start the thread that looks on; without one, only ends are reported."""
@@ -127,31 +133,27 @@ class LoopWatch:
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(5.0)
-        self._write_progress()
+        with self._lock:
+            self._dispatch(self._clock.monotonic())
+            self._write_progress()
 
     def _add(self, labels: Mapping[Any, Any], ended: Ended | None) -> int:
         """Watch futures with labels; each enters the queue when it ends. Return their number."""
         with self._lock:
             now_ns = self._clock.time_ns()
             first = len(self._labels) + 1
-            events: list[Event] = []
             for index, (future, label) in enumerate(labels.items(), first):
                 self._labels.append(index if label is None else label)
                 attributes = {"name": str(self._labels[-1])}
-                job = Job(index, _nothing, (), attributes)
-                self._window.add(future, Batch([job], now_ns))
-                events.append(
-                    JobSubmitted(stage=STAGE, index=index, time_ns=now_ns, attributes=attributes)
-                )
+                self._window.add(future, Batch([Job(index, _nothing, (), attributes)], now_ns))
             self._outcomes.total = max(self._least_total, len(self._labels))
             self._window.update_next()
-            self._observers.dispatch(*events)
         if ended is not None:
             for future in labels:
                 future.add_done_callback(lambda f: ended.put((f, time.time_ns())))
         return len(labels)
 
-    def _finish(self, future: Any, ended_ns: int) -> None:
+    def _finish(self, future: Any, ended_ns: int, *, at_once: bool) -> None:
         with self._lock:
             batch = self._window.take(future)
             self._window.update_next()
@@ -161,13 +163,22 @@ class LoopWatch:
             outcome = Outcome(batch.jobs[0], "failed" if error else "measured", error=error)
             if error is None:
                 self._batcher.add_duration((ended_ns - started_ns) / 1e9)
-            event: JobEnded = self._outcomes.record(batch, outcome, result)
-            self._watch.job_ended(self._clock.monotonic())
-            self._observers.dispatch(event)
+            self._events.append(self._outcomes.record(batch, outcome, result))
+            now = self._clock.monotonic()
+            self._watch.job_ended(now)
+            if at_once or now - self._dispatched >= BUFFER_SECONDS:
+                self._dispatch(now)
+
+    def _dispatch(self, now: float) -> None:
+        events, self._events, self._dispatched = self._events, [], now
+        if events:
+            self._observers.dispatch(*events)
 
     def _look_on(self) -> None:
-        while not self._stop.wait(self._watch.tick):
+        wait = self._watch.tick / FIRST_LOOK
+        while not self._stop.wait(wait):
             self.look()
+            wait = self._watch.tick
 
     def look(self) -> None:
         """Send heartbeats and slow jobs that are due, and update the table of running jobs."""
@@ -175,15 +186,22 @@ class LoopWatch:
             self._window.update_running()
             self._window.forget_threads()
             now = self._clock.monotonic()
-            events: list[Event] = [*self._watch.slow_jobs(now), *self._watch.heartbeats(now)]
-            if events:
-                self._observers.dispatch(*events)
-            self._window.write_rows()
+            # Not one for every future: the autopsy needs those that run for long.
+            self._events += map(_submitted, self._window.write_rows())
+            self._events += [*self._watch.slow_jobs(now), *self._watch.heartbeats(now)]
+            self._dispatch(now)
             self._write_progress()
 
     def _write_progress(self) -> None:
         if self._inflight is not None:
             self._inflight.write_progress(STAGE, self._outcomes.done, self._outcomes.total)
+
+
+def _submitted(batch: Batch) -> JobSubmitted:
+    job = batch.current_job
+    return JobSubmitted(
+        stage=STAGE, index=job.index, time_ns=batch.running_since_ns, attributes=job.attributes
+    )
 
 
 def _nothing() -> None:
