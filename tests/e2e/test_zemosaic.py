@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from reproject.mosaicking import find_optimal_celestial_wcs
 
 from tests.helpers.zemosaic_app import queue_callback
 from zemosaic.photometry.simulate import Scene, simulate
@@ -80,10 +81,9 @@ def calibrate(function: Callable[..., Any], tiles: Any) -> tuple[dict[int, Any],
     queue = Queue()
     started = time.perf_counter()
     entries = [(tile.data.copy(), tile.wcs) for tile in tiles]
-    wcs = tiles[0].wcs.deepcopy()
-    wcs.wcs.crpix += 1500
+    wcs, shape = find_optimal_celestial_wcs([(tile.data.shape, tile.wcs) for tile in tiles])
     corrections = function(
-        entries, wcs, (4000, 4000), preview_size=512, min_overlap_fraction=0.05,
+        entries, wcs, shape, preview_size=512, min_overlap_fraction=0.05,
         progress_callback=queue_callback(queue), cpu_workers=2, max_neighbors_per_tile=8,
         gain_offset_v2=True, gain_clip=(0.5, 2.0),
     )  # fmt: skip
@@ -135,7 +135,7 @@ def test_the_patch_changes_no_result() -> None:
 
 def test_a_stall_reaches_the_queue() -> None:
     """With the patch, its queue shows which pair is stuck, and in which line."""
-    queue = stalled(load(patched=True, heartbeat=0.5), 2.0)
+    queue = stalled(load(patched=True, heartbeat=0.5), 8.0)
     lines = "\n".join(queue.lines())
     assert "WARN  [Intertile] Heartbeat: done=" in lines
     assert "in robust_affine_fit" in lines or "hold" in lines

@@ -25,9 +25,6 @@ from .watch import Watch
 from .worker import TaskResult
 
 STAGE = "loop"
-#: Seconds for which events wait for others while futures end faster than the loop takes them:
-#: writing them together takes a third of the time.
-BUFFER_SECONDS = 0.05
 FIRST_LOOK = 10  # the first look comes after this part of a tick
 Ended = queue.SimpleQueue[tuple[Any, int]]
 
@@ -74,8 +71,6 @@ class LoopWatch:
             timeout=0.0,
         )
         self._labels: list[Any] = []
-        self._events: list[Event] = []  # not yet sent
-        self._dispatched = 0.0
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="zemosaic-watch", daemon=True)
@@ -106,7 +101,7 @@ class LoopWatch:
             with suppress(queue.Empty):  # Windows does not interrupt an unlimited wait
                 future, ended_ns = ended.get(timeout=self._watch.tick)
                 missing -= 1
-                self._finish(future, ended_ns, at_once=ended.empty())
+                self._finish(future, ended_ns)
                 yield future
 
     def items(self, iterable: Iterable[Any]) -> Iterator[Any]:
@@ -121,7 +116,7 @@ class LoopWatch:
                 yield item
             finally:  # also after a break or an exception in the loop
                 future.set_result(None)
-                self._finish(future, time.time_ns(), at_once=True)
+                self._finish(future, time.time_ns())
 
     def start(self) -> None:
         """Start the thread that looks on; without one, only ends are reported."""
@@ -134,7 +129,6 @@ class LoopWatch:
         if self._thread.ident is not None:
             self._thread.join(5.0)
         with self._lock:
-            self._dispatch(self._clock.monotonic())
             self._write_progress()
 
     def _add(self, labels: Mapping[Any, Any], ended: Ended | None) -> int:
@@ -153,7 +147,7 @@ class LoopWatch:
                 future.add_done_callback(lambda f: ended.put((f, time.time_ns())))
         return len(labels)
 
-    def _finish(self, future: Any, ended_ns: int, *, at_once: bool) -> None:
+    def _finish(self, future: Any, ended_ns: int) -> None:
         with self._lock:
             batch = self._window.take(future)
             self._window.update_next()
@@ -163,16 +157,9 @@ class LoopWatch:
             outcome = Outcome(batch.jobs[0], "failed" if error else "measured", error=error)
             if error is None:
                 self._batcher.add_duration((ended_ns - started_ns) / 1e9)
-            self._events.append(self._outcomes.record(batch, outcome, result))
-            now = self._clock.monotonic()
-            self._watch.job_ended(now)
-            if at_once or now - self._dispatched >= BUFFER_SECONDS:
-                self._dispatch(now)
-
-    def _dispatch(self, now: float) -> None:
-        events, self._events, self._dispatched = self._events, [], now
-        if events:
-            self._observers.dispatch(*events)
+            event = self._outcomes.record(batch, outcome, result)
+            self._watch.job_ended(self._clock.monotonic())
+            self._observers.dispatch(event)
 
     def _look_on(self) -> None:
         wait = self._watch.tick / FIRST_LOOK
@@ -187,9 +174,10 @@ class LoopWatch:
             self._window.forget_threads()
             now = self._clock.monotonic()
             # Not one for every future: the autopsy needs those that run for long.
-            self._events += map(_submitted, self._window.write_rows())
-            self._events += [*self._watch.slow_jobs(now), *self._watch.heartbeats(now)]
-            self._dispatch(now)
+            events: list[Event] = [_submitted(batch) for batch in self._window.write_rows()]
+            events += [*self._watch.slow_jobs(now), *self._watch.heartbeats(now)]
+            if events:
+                self._observers.dispatch(*events)
             self._write_progress()
 
     def _write_progress(self) -> None:
