@@ -185,7 +185,8 @@ def test_an_invalid_entry_does_not_shift_the_keys(tiles: Any) -> None:
     corrections, callback = calibrate([*tiles[:3], ("no array", None), *tiles[3:]])
     expected, _ = calibrate(tiles)
     assert set(corrections) == {0, 1, 2, *range(4, 10)}
-    assert [corrections[k] for k in (0, 1, 2, 4)] == [expected[k] for k in (0, 1, 2, 3)]
+    shifted = [corrections[k] for k in (0, 1, 2, 4)]
+    assert np.allclose(shifted, [expected[k] for k in (0, 1, 2, 3)], rtol=1e-9)
     assert any("tile 3" in line for line in callback.lines())
 
 
@@ -351,22 +352,20 @@ def test_the_diagnostics_describe_the_last_run(tiles: Any) -> None:
 
 
 def test_levels_absorb_planes(tiles: Any) -> None:
-    """A plane cannot be returned; offsets alone leave less than without refitting them."""
-    scene = replace(SCENE, gradient=True, tiles=16)
-    simulated = list(simulate(scene))
-    entries = [(tile.data, tile.wcs) for tile in simulated]
-    solution = zemosaic.calibrate(entries, zemosaic.Settings(model="gain+plane"), "threads")
+    """Where surfaces cannot be returned, the offsets make the levels of the overlaps agree."""
+    solved = zemosaic.calibrate(tiles, zemosaic.Settings(model="gain+offset"), "threads")
+    shift = 20 * np.random.default_rng(1).normal(size=solved.offset.shape)
+    solution = replace(solved, slope_x=np.full_like(solved.slope_x, 0.1), offset=shift)
     refitted = reduce_solution(solution, None)
 
     def seams(offset: np.ndarray) -> float:
-        lines = [record.measurements[0] for record in solution.records]
         gain = solution.gain[:, 0]
         steps = [
-            gain[r.i] * line.x + offset[r.i] - gain[r.j] * line.y - offset[r.j]
-            for r, line in zip(solution.records, lines, strict=True)
-            if isinstance(line, PairMeasurement)
+            gain[record.i] * line.x + offset[record.i] - gain[record.j] * line.y - offset[record.j]
+            for record in solution.records
+            if isinstance(line := record.measurements[0], PairMeasurement)
         ]
         return float(np.sqrt(np.mean(np.square(steps))))
 
-    assert solution.slope_x.any()
-    assert seams(refitted.offset[:, 0]) < 0.95 * seams(solution.offset[:, 0])
+    assert seams(refitted.offset[:, 0]) < 1.0 < seams(solution.offset[:, 0])
+    assert np.median(refitted.offset - solution.offset) == pytest.approx(0, abs=1e-9)
