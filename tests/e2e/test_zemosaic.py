@@ -32,7 +32,7 @@ PATCH = (
     (
         "with ThreadPoolExecutor(max_workers=effective_workers) as executor:",
         "from zemosaic import watch\n"
-        "                with ThreadPoolExecutor(max_workers=effective_workers) as executor, watch(\n"
+        "                with ThreadPoolExecutor(effective_workers) as executor, watch(\n"
         '                    "phase5_intertile", total_pairs, progress_callback, logger,\n'
         '                    prefix="[Intertile] ", heartbeat=HEARTBEAT,\n'
         "                ) as watcher:",
@@ -95,7 +95,7 @@ def in_order(module: ModuleType) -> ModuleType:
     from concurrent.futures import Future
 
     class OneAfterTheOther:
-        def __init__(self, max_workers: int) -> None:
+        def __init__(self, workers: int = 0, max_workers: int = 0) -> None:
             self.count = 0
 
         def __enter__(self) -> OneAfterTheOther:

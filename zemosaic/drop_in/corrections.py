@@ -17,7 +17,6 @@ from .arguments import Limits
 #: Largest offset in ADU and range of gains that ZeMosaic applies by default.
 APPLIED_OFFSET, APPLIED_GAIN = 50.0, (0.75, 1.25)
 _LSQR_TOLERANCE = 1e-10
-PATCH_FIELDS = 6  # numbers of each patch in `PairMeasurement.patches`
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +78,7 @@ def _refit_offsets(solution: PhaseSolution, channel: int) -> np.ndarray:
     """
     gain, offset = solution.gain[:, channel], solution.offset[:, channel]
     pairs = [
-        (record.i, record.j, record.area, *_mean_levels(line))
+        (record.i, record.j, record.area, line.x, line.y)
         for record in solution.records
         if isinstance(line := record.measurements[channel], PairMeasurement)
     ]
@@ -101,13 +100,6 @@ def _refit_offsets(solution: PhaseSolution, channel: int) -> np.ndarray:
     for label in np.unique(component[component >= 0]):
         change[component == label] -= np.median(change[component == label])
     return offset + change
-
-
-def _mean_levels(line: PairMeasurement) -> tuple[float, float]:
-    """Return the mean levels of both tiles in their overlap."""
-    patches = np.reshape(line.patches, (-1, PATCH_FIELDS))
-    used = patches[patches[:, 4] > 0]
-    return (line.x, line.y) if len(used) == 0 else (used[:, 2].mean(), used[:, 3].mean())
 
 
 def as_dict(corrections: Corrections, *, channels: bool) -> dict[int, tuple[object, object]]:
