@@ -334,6 +334,21 @@ def report(folder: Path, png: bool) -> int:
 
 
 @cli.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--name", default="zemosaic_phase", show_default=True, help="Name of the copy.")
+def vendor(folder: Path, name: str) -> int:
+    """Copy this package into an application.
+
+    Writes it to DIR/zemosaic_phase, compiled parts included, with its licence, for applications
+    that have a package called zemosaic of their own. An earlier copy is replaced.
+    """
+    from .vendor import vendor_package
+
+    click.echo(f"{vendor_package(folder, name)}: import it as {name}")
+    return SOLVED
+
+
+@cli.command()
 @RUN
 @click.option(
     "--otlp",

@@ -17,6 +17,7 @@ STAGE_TITLES = {
     "pairs": "measuring pairs",
     "solve": "solving",
     "apply": "writing corrected tiles",
+    "loop": "running the loop",
 }
 #: Outcomes of jobs without a result.
 FAILED_OUTCOMES = ("failed", "timeout", "crashed")

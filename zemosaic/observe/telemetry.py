@@ -336,3 +336,23 @@ def _record_error(span: Span, error: JobError, time_ns: int) -> None:
     if error.traceback:
         exception["exception.stacktrace"] = error.traceback[-MAX_TEXT:]
     span.add_event("exception", valid_attributes(exception), timestamp=time_ns)
+
+
+class PhaseTracer:
+    """Makes the spans of a phase under the name of a watched loop.
+
+    Parameters
+    ----------
+    name : str
+        Name in place of "phase5_intertile".
+    tracer : opentelemetry.trace.Tracer, optional
+        By default a tracer of the application's provider.
+    """
+
+    def __init__(self, name: str, tracer: Tracer | None = None) -> None:
+        self._name = name
+        self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
+
+    def start_span(self, name: str, *args: Any, **kwargs: Any) -> Span:
+        """Start a span under its new name."""
+        return self._tracer.start_span(self._name + name.removeprefix(PHASE), *args, **kwargs)

@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from .daemonic import allow_children
 from .pool import Pool
 from .worker import TaskResult
 from .worker_process import serve
@@ -170,7 +171,8 @@ class ProcessPool(Pool):
             process = self._context.Process(
                 target=serve, args=(theirs, self._lifeline), name="zemosaic-worker", daemon=True
             )
-            with theirs:  # with our copy closed, the pipe ends when the worker does
+            # With our copy of `theirs` closed, the pipe ends when the worker does.
+            with theirs, allow_children():
                 process.start()
             with self._lock:
                 self._live_workers.append(_Worker(process, ours))

@@ -83,6 +83,8 @@ class Learner:
             chosen = own[:, 0]
             score = scored_variance(gain, log_gain[chosen] ** 2, error[chosen, 0])
             gain = max(self._next(gain, *score), LEAST_GAIN_SPREAD)
+        if not own[:, 1].any():
+            return spreads.replace(gain=gain)
         kinds = SURFACE_CLASS[columns.active.surface]
         values = state.surface[:, columns.active.surface]
         for kind in np.unique(kinds).tolist():
