@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import os
 import pickle
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -22,11 +23,16 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from .pool import Pool
+from ..errors import UserError
+from .pool import Pool, no_identity
 from .worker import TaskResult
 from .worker_process import serve
 
 EXIT_TIMEOUT = 5.0  # seconds until the kernel has ended a killed worker
+
+
+class OtherPackageError(UserError):
+    """The workers have imported another package than the run; the message names both."""
 
 
 class WorkerLostError(Exception):
@@ -78,8 +84,14 @@ class ProcessPool(Pool):
     kind = "processes"
     max_batch = 128
 
-    def __init__(self, workers: int, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        workers: int,
+        preload: Sequence[str] = (),
+        identify: Callable[[], str] = no_identity,
+    ) -> None:
         self.workers = workers
+        self._identify = identify
         self._context = _start_context(preload)
         # Workers hold the reading end: it signals them when the run, the only writer, has ended.
         self._lifeline, self._lifeline_writer = self._context.Pipe(duplex=False)
@@ -90,6 +102,7 @@ class ProcessPool(Pool):
         self._queue: deque[_Task] = deque()  # not yet assigned
         self._live_workers: list[_Worker] = []
         self._idle_deaths: list[Exception] = []
+        self._error: Exception | None = None  # ended the thread of the pool
         self._is_woken = self._closed = False
         self._thread = threading.Thread(target=self._run, name="zemosaic-pool", daemon=True)
 
@@ -97,6 +110,9 @@ class ProcessPool(Pool):
         """Queue a task for the next free worker."""
         task = _Task(Future(), (function, args))
         with self._lock:
+            if self._error is not None:
+                task.set_exception(self._error)
+                return task.future
             if self._closed:
                 raise RuntimeError("the pool is closed")
             if self._thread.ident is None:
@@ -151,7 +167,7 @@ class ProcessPool(Pool):
                 self._assign_tasks()
                 self._handle_messages()
         except Exception as raised:  # noqa: BLE001 - otherwise the futures would never end
-            error = raised
+            error = self._error = raised
         with self._lock:
             self._closed = True
             unfinished = [*self._queue, *(w.task for w in self._live_workers if w.task)]
@@ -168,9 +184,13 @@ class ProcessPool(Pool):
         while self._queue and len(self._live_workers) < self.workers:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(
-                target=serve, args=(theirs, self._lifeline), name="zemosaic-worker", daemon=True
+                target=serve,
+                args=(theirs, self._lifeline, self._identify),
+                name="zemosaic-worker",
+                daemon=True,
             )
-            with theirs:  # with our copy closed, the pipe ends when the worker does
+            # With our copy closed, the pipe ends when the worker does.
+            with theirs, _without_current_folder():
                 process.start()
             with self._lock:
                 self._live_workers.append(_Worker(process, ours))
@@ -232,11 +252,19 @@ class ProcessPool(Pool):
             self._remove_dead_worker(worker)
             return []
         if not worker.ready:
+            self._check_identity(message.decode(errors="surrogateescape"))
             worker.ready = True
             return []
         task, worker.task = worker.task, None
         assert task is not None
         return [(task, message)]
+
+    def _check_identity(self, theirs: str) -> None:
+        if theirs != (ours := self._identify()):
+            raise OtherPackageError(
+                f"the workers have imported {theirs}, but the run {ours}; start it from another "
+                "folder, or remove one of the two from the import path"
+            )
 
     def _remove_dead_worker(self, worker: _Worker) -> None:
         """Remove a worker; its death becomes the exception of its task."""
@@ -261,7 +289,28 @@ def start_server(preload: Sequence[str]) -> None:
     if _start_context(preload).get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        with _without_current_folder():
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Keep the current folder off the import path of processes started in the context.
+
+    The forkserver and spawned processes start as ``python -c``, whose import path begins with the
+    current folder until they have received that of this process: a file like ``numpy.py`` there
+    would be executed.
+    """
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _start_context(preload: Sequence[str]) -> Any:
