@@ -163,6 +163,12 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
     the journal of an unfinished run is kept, with a warning.
     """
     records = journal.read(folder)
+    if damaged := sum(record.damaged for record in records):
+        _warn(
+            terminal,
+            f"{RunFolder(folder).journal}: {damaged} lines are damaged and count as unknown; "
+            "check the disk",
+        )
     if not records or resume:
         return records
     ended = records[-1].ended

@@ -34,6 +34,11 @@ def summary_lines(autopsy: Autopsy) -> list[str]:
         lines.append(label + describe_job(job))
         lines += [f"               {line.strip()}" for line in job.stack.splitlines()[1:6]]
     lines.append(f"saved        {_saved_results(autopsy)}")
+    if autopsy.record.damaged:
+        lines.append(
+            f"damaged      {autopsy.record.damaged} lines of the journal are not as they were "
+            "written, and count as unknown; check the disk"
+        )
     if autopsy.state in ("died", "failed", "interrupted"):
         lines.append(f"resume       {resume_command(autopsy)}")
     return lines
