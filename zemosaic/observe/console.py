@@ -28,6 +28,7 @@ from ..runtime.events import (
     StageStarted,
 )
 from ..runtime.stacks import innermost
+from ..threads import report
 from .progress import FAILED_OUTCOMES, ProgressRate, job_name, stage_title
 
 LINE_INTERVAL = 10.0  # seconds between two lines of progress without a terminal
@@ -91,7 +92,12 @@ class Console(Observer):
                 transient=True,
             )
             self._bar.add_task(stage_title(event.stage), total=event.total)
-            self._bar.start()
+            try:
+                self._bar.start()
+            except RuntimeError as error:  # the bar is drawn by a thread
+                self._bar.stop()
+                self._bar = None
+                report(f"{error}: progress is printed as lines")
 
     def stage_ended(self, event: StageEnded) -> None:
         """Stop the bar; print a last line if the stage has printed progress."""

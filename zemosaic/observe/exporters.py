@@ -128,7 +128,7 @@ class Tracing:
 
     def _make_tracer(self) -> Tracer:
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
-        resource = Resource.create().merge(
+        resource = _default_resource().merge(
             Resource({"service.name": "zemosaic", "service.version": __version__})
         )
         limits = SpanLimits(max_events=MAX_EVENTS)
@@ -197,6 +197,14 @@ class Tracing:
             self._open_queues -= 1
             if not self._open_queues:
                 _sdk_logger.setLevel(self._level)
+
+
+def _default_resource() -> Resource:
+    """Return the SDK's own attributes; none if it cannot start the threads that find them."""
+    try:
+        return Resource.create()
+    except RuntimeError:
+        return Resource.get_empty()
 
 
 class _BatchTracer(Tracer):

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..threads import take_reports
 from .library_messages import LibraryMessage
 
 logger = logging.getLogger(__name__)
@@ -278,7 +279,12 @@ class FanOut:
             self.dispatch(Note(level=logging.DEBUG, message=str(message)))
 
     def dispatch(self, *events: Event) -> None:
-        """Pass simultaneous events to all observers."""
+        """Pass simultaneous events to all observers, after the reports of missing threads."""
+        # Nothing comes before the start of a run.
+        for message in () if isinstance(events[0], RunStarted) else take_reports():
+            if message not in self._noted:
+                self._noted.add(message)
+                self.dispatch(Note(level=logging.WARNING, message=message))
         for observer in tuple(self._observers):
             if observer not in self._observers:  # removed while another one was reported
                 continue

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..threads import start_thread
 from .events import (
     Event,
     Heartbeat,
@@ -96,15 +97,20 @@ class Journal(Observer):
         if self._sync_thread is None or not self._sync_thread.is_alive():
             self._sync_thread = self._start_sync(self._descriptor)
 
-    def _start_sync(self, descriptor: int) -> threading.Thread:
+    def _start_sync(self, descriptor: int) -> threading.Thread | None:
+        """Force the file to the disk by a thread; by this one, and return None, without threads."""
+
         def sync() -> None:
             try:
                 os.fsync(descriptor)
             except OSError as error:
                 self._report_failure(error)
 
-        thread = threading.Thread(target=sync, name="zemosaic-journal", daemon=True)
-        thread.start()
+        thread = start_thread(
+            sync, "zemosaic-journal", "the run itself waits until the disk has the journal"
+        )
+        if thread is None:
+            sync()
         return thread
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
@@ -118,8 +124,9 @@ class Journal(Observer):
             self._sync_thread.join(timeout)
         if self._sync_thread is None or not self._sync_thread.is_alive():
             self._sync_thread = self._start_sync(descriptor)
-            self._sync_thread.join(timeout)
-        if not self._sync_thread.is_alive():
+            if self._sync_thread is not None:
+                self._sync_thread.join(timeout)
+        if self._sync_thread is None or not self._sync_thread.is_alive():
             os.close(descriptor)
 
     def handle_batch(self, events: Sequence[Event]) -> None:

@@ -24,10 +24,12 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from ..errors import UserError
+from ..threads import report, start_thread
 from .pool import Pool, no_identity
-from .worker import TaskResult
+from .worker import TaskResult, run_task
 from .worker_process import serve
 
+_WITHOUT_WORKERS = "jobs run in the process of the run, one after the other and without time-outs"
 EXIT_TIMEOUT = 5.0  # seconds until the kernel has ended a killed worker
 
 
@@ -52,6 +54,14 @@ class _Task:
     def pickle(self) -> None:
         """Pickle the call, if it is not yet pickled."""
         self.pickled = self.pickled or bytes(ForkingPickler.dumps(self.call))
+
+    def run_here(self) -> None:
+        """Run the task in this process."""
+        if self.future.set_running_or_notify_cancel():
+            function, args = self.call
+            result = run_task(function, args)
+            with contextlib.suppress(InvalidStateError):  # the task was abandoned
+                self.future.set_result(result)
 
     def set_pickled_result(self, pickled: bytes) -> None:
         """Set the result of the future, or the exception raised by unpickling it."""
@@ -104,7 +114,9 @@ class ProcessPool(Pool):
         self._idle_deaths: list[Exception] = []
         self._error: Exception | None = None  # ended the thread of the pool
         self._is_woken = self._closed = False
-        self._thread = threading.Thread(target=self._run, name="zemosaic-pool", daemon=True)
+        self._thread: threading.Thread | None = None
+        # Without threads the caller of `submit` runs the tasks, without processes our thread.
+        self._has_no_thread = self._has_no_processes = False
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Queue a task for the next free worker."""
@@ -115,14 +127,18 @@ class ProcessPool(Pool):
                 return task.future
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            if self._thread.ident is None:
-                self._thread.start()
-            self._queue.append(task)
+            if self._thread is None and not self._has_no_thread:
+                self._thread = start_thread(self._run, "zemosaic-pool", _WITHOUT_WORKERS)
+                self._has_no_thread = self._thread is None
+            if not self._has_no_thread:
+                self._queue.append(task)
             # If all workers are busy, the next result wakes the thread.
             if len(self._live_workers) < self.workers or not all(
                 w.task for w in self._live_workers
             ):
                 self._wake_thread()
+        if self._has_no_thread:
+            task.run_here()
         return task.future
 
     def abandon(self, future: Future[TaskResult]) -> bool:
@@ -146,7 +162,7 @@ class ProcessPool(Pool):
         with self._lock:
             self._closed = True
             self._wake_thread()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(EXIT_TIMEOUT)
         for pipe in (
             self._lifeline_writer, self._lifeline, self._wakeup_writer, self._wakeups
@@ -164,6 +180,7 @@ class ProcessPool(Pool):
         try:
             while not self._closed:
                 self._start_missing_workers()
+                self._run_tasks_here()
                 self._assign_tasks()
                 self._handle_messages()
         except Exception as raised:  # noqa: BLE001 - otherwise the futures would never end
@@ -182,6 +199,8 @@ class ProcessPool(Pool):
     def _start_missing_workers(self) -> None:
         """Start as many workers as are missing, if any task waits."""
         while self._queue and len(self._live_workers) < self.workers:
+            if self._has_no_processes:
+                return
             ours, theirs = self._context.Pipe()
             process = self._context.Process(
                 target=serve,
@@ -190,10 +209,26 @@ class ProcessPool(Pool):
                 daemon=True,
             )
             # With our copy closed, the pipe ends when the worker does.
-            with theirs, _without_current_folder():
-                process.start()
+            try:
+                with theirs, _without_current_folder():
+                    process.start()
+            except (OSError, EOFError) as error:  # of a limit on processes, memory or files
+                ours.close()
+                self._has_no_processes = True
+                if not self._live_workers:
+                    report(f"no process can be started ({error or 'it ended'}): {_WITHOUT_WORKERS}")
+                return
             with self._lock:
                 self._live_workers.append(_Worker(process, ours))
+
+    def _run_tasks_here(self) -> None:
+        """Run all waiting tasks in this thread, if no process can be started."""
+        while self._has_no_processes and not self._live_workers and not self._closed:
+            with self._lock:
+                if not self._queue:
+                    return
+                task = self._queue.popleft()
+            task.run_here()
 
     def _assign_tasks(self) -> None:
         """Send a task to each free worker."""
@@ -289,7 +324,8 @@ def start_server(preload: Sequence[str]) -> None:
     if _start_context(preload).get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        with _without_current_folder():
+        # The pool tries again, and reports a failure.
+        with _without_current_folder(), contextlib.suppress(OSError):
             forkserver.ensure_running()
 
 
