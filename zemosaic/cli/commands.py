@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from ..pipeline.solution import PhaseSolution
 
 
+#: Options of `run_options` that are not settings.
+RUN_OPTIONS = ("pool", "otlp", "live", "report", "stage_timeout")
+
+
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False,
               callback=print_version, help="Show the version and exit.")  # fmt: skip
@@ -142,7 +146,7 @@ def intertile(
     file.fits[SCI,2] is one of them.
     """
     require_different(tiles)
-    run = {name: options.pop(name) for name in ("pool", "otlp", "live", "resume", "report")}
+    run = {name: options.pop(name) for name in RUN_OPTIONS + ("resume",)}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
@@ -258,7 +262,7 @@ def demo(output: Output, /, folder: Path, **options: Any) -> int:
     from ..photometry.simulate import Scene
     from .scene_files import comparison_lines, write_scene
 
-    run = {name: options.pop(name) for name in ("pool", "otlp", "live", "report")}
+    run = {name: options.pop(name) for name in RUN_OPTIONS}
     settings = Settings(**options)
     paths = write_scene(Scene(), folder / "tiles")
     output.line(f"simulated    {len(paths)} tiles in {folder / 'tiles'}")

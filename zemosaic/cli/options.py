@@ -11,7 +11,7 @@ import click
 
 from ..files import output_names
 from ..photometry.tiles.file_options import split_input
-from ..settings import MODELS, Settings
+from ..settings import LONGEST_TIMEOUT, MODELS, Settings
 from .output import OUTPUT_OPTIONS
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -32,6 +32,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Seconds after which a pair is abandoned; 0 never."),
         click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",
                      help="Seconds after which a tile is abandoned; 0 never."),
+        click.option("--stage-timeout", type=float, default=900.0, metavar="S",
+                     callback=check_seconds,
+                     help="Seconds after which a stage of the run itself (overlap, solve, tables, "
+                     "page) ends the run; 0 never."),
         click.option("--heartbeat", type=float, default=Settings.heartbeat, metavar="S",
                      help="Seconds without a finished job before the pending jobs are listed."),
         click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
@@ -52,6 +56,13 @@ def parse_hdu(
 ) -> int | str | None:
     """Return the HDU as a number or a text."""
     return int(value) if value is not None and value.isdecimal() else value
+
+
+def check_seconds(_context: click.Context, option: click.Parameter, value: float) -> float:
+    """Return a number of seconds, if it is one."""
+    if not 0.0 <= value <= LONGEST_TIMEOUT:
+        raise click.BadParameter(f"{value} is not 0 to {LONGEST_TIMEOUT:.0f}", param=option)
+    return value
 
 
 def parse_size(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, int]:

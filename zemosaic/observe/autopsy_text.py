@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..runtime.events import JobEnded
 from ..runtime.run_folder import RunFolder
+from ..runtime.stacks import innermost
 from .autopsy import Autopsy, StuckJob
 from .progress import job_name, stage_title
 
@@ -29,6 +30,9 @@ def summary_lines(autopsy: Autopsy) -> list[str]:
     if autopsy.cause:
         lines.append(f"cause        {autopsy.cause}")
     lines += [f"             {line}" for line in autopsy.stack.splitlines()[1:]]
+    if (own := autopsy.own_stage) is not None:
+        place = innermost(own.stack)
+        lines.append(f"stage        {own}{f', {place}' if place else ''}")
     for number, job in enumerate(autopsy.running_jobs):
         label = "in progress  " if number == 0 else "             "
         lines.append(label + describe_job(job))

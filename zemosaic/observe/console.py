@@ -131,6 +131,11 @@ class Console(Observer):
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Print which jobs are stuck, where, when they time out, and from time to time advice."""
+        if not event.total:
+            place = ", ".join(["", *_place("", event.stack)])
+            text = f"stage {event.stage} has been running for {event.idle_time:.0f} s{place}"
+            self._print(logging.WARNING, text)
+            return
         lines = [
             f"no job has finished for {event.idle_time:.0f} s: {stage_title(event.stage)}, "
             f"{event.done} of {event.total} done, {len(event.running_indices)} running"

@@ -58,6 +58,9 @@ def status(autopsy: Autopsy) -> Group:
         f"run          {autopsy.folder}, process {autopsy.pid}, for {seconds:.0f} s",
         f"stage        {autopsy.stage or 'none'}{progress}",
     ]
+    if (own := autopsy.own_stage) is not None:
+        place = innermost(own.stack)
+        lines[1] = f"stage        {own}{f', {place}' if place else ''}"
     if total:
         lines.append(f"rate         {describe_rate(autopsy)}")
     table = Table("worker", "job", "step", "seconds", "location", box=None, pad_edge=False)

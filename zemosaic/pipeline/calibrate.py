@@ -115,6 +115,8 @@ def calibrate(
             run_folder=path if folder is not None else None,
         )
         solution = run_stages(context, tiles, apply_to)
+        if run.inflight is not None:
+            run.inflight.write_progress("tables", 0, 0)
         on_solution(solution)
         shutil.rmtree(previews, ignore_errors=True)
     return solution

@@ -54,6 +54,11 @@ class RunFolder:
         return self.stacks / f"{pid}.txt"
 
     @property
+    def verdict(self) -> Path:
+        """Why the watchdog ended the run; missing if it did not."""
+        return self.stacks / "watchdog.txt"
+
+    @property
     def previews(self) -> Path:
         """The folder of previews, which is removed when the run has finished."""
         return self.path / "previews"

@@ -81,6 +81,12 @@ def arm(folder: str, interval: float) -> None:
         _timer.armed_at, _timer.armed_for = now, target
 
 
+def arm_alarm(folder: str, interval: float) -> None:
+    """Arm the timer if an alarm dumps the stack, which is safe also while frames change."""
+    if _timer.by_alarm and threading.current_thread() is threading.main_thread():
+        arm(folder, interval)
+
+
 def cancel() -> None:
     """Dump nothing until `arm` is called again."""
     if _timer.armed_at < 0:
