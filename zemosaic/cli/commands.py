@@ -146,7 +146,7 @@ def intertile(
     file.fits[SCI,2] is one of them.
     """
     require_different(tiles)
-    run = {name: options.pop(name) for name in RUN_OPTIONS + ("resume",)}
+    run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
