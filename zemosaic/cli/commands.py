@@ -13,6 +13,7 @@ from ..files import require_different
 from ..pipeline import PRELOAD
 from ..runtime.library_messages import collect_library_messages
 from ..settings import Settings
+from ..text import printable
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
@@ -246,7 +247,7 @@ def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
 
     scene = Scene(electrons=0.0 if no_noise else Scene.electrons, **options)
     paths = write_scene(scene, folder)
-    click.echo(f"{len(paths)} tiles and their truth in {folder}")
+    click.echo(f"{len(paths)} tiles and their truth in {printable(str(folder))}")
     return SOLVED
 
 
@@ -304,7 +305,7 @@ def report(folder: Path, png: bool) -> int:
     from ..report.build import write_report
 
     for path in write_report(folder, png):
-        click.echo(str(path))
+        click.echo(printable(str(path)))
     return SOLVED
 
 
@@ -328,10 +329,10 @@ def autopsy(folder: Path, otlp: str | None) -> int:
 
     examined = examine(folder)
     for line in summary_lines(examined):
-        click.echo(line)
+        click.echo(printable(line))
     if otlp is not None:
         from .resend import send_missing_spans
 
         for line in send_missing_spans(examined, otlp):
-            click.echo(line)
+            click.echo(printable(line))
     return SOLVED

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from ..runtime.library_messages import LibraryMessage
+from ..text import printable
 
 
 @dataclass
@@ -36,17 +37,17 @@ class Output:
     def line(self, text: str) -> None:
         """Print a line of the results."""
         if not self.quiet:
-            click.echo(text, err=self.as_json)
+            click.echo(printable(text), err=self.as_json)
 
     def library_messages(self, messages: Iterable[LibraryMessage]) -> None:
         """Print messages of libraries, one of each kind, if everything is to be printed."""
         if self.verbose:
             for message in {message.kind: message for message in messages}.values():
-                click.echo(str(message), err=True)
+                click.echo(printable(str(message)), err=True)
 
     def error(self, message: str, code: int) -> int:
         """Print an error in one line, and return the exit code."""
-        click.echo(f"zemosaic: {message}", err=True)
+        click.echo(printable(f"zemosaic: {message}"), err=True)
         self.facts["error"] = message
         return code
 

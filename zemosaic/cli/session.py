@@ -35,6 +35,7 @@ from ..runtime.journal import Journal, Record
 from ..runtime.run_folder import RunFolder, claim
 from ..runtime.watchdog import Watchdog
 from ..settings import Settings
+from ..text import printable
 from .summary import summary_facts, summary_lines
 
 logger = logging.getLogger(__name__)
@@ -288,4 +289,4 @@ def _output_files(paths: RunFolder, apply_to: Path | None) -> dict[str, str]:
 
 
 def _warn(terminal: Terminal, message: str) -> None:
-    terminal.print(f"zemosaic: {message}", style="yellow", markup=False, soft_wrap=True)
+    terminal.print(printable(f"zemosaic: {message}"), style="yellow", markup=False, soft_wrap=True)

@@ -28,6 +28,7 @@ from ..runtime.events import (
     StageStarted,
 )
 from ..runtime.stacks import innermost
+from ..text import printable
 from ..threads import report
 from .progress import FAILED_OUTCOMES, ProgressRate, job_name, stage_title
 
@@ -157,7 +158,7 @@ class Console(Observer):
 
     def note(self, event: Note) -> None:
         """Print the message."""
-        self._print(event.level, event.message)
+        self._print(event.level, printable(event.message))
 
     def run_ended(self, event: RunEnded) -> None:
         """Restore the terminal."""
@@ -184,7 +185,7 @@ class Console(Observer):
         if level < self._lowest_level:
             return
         now = time.strftime("%H:%M:%S")
-        text = f"{now} " + message.replace("\n", f"\n{now} ")
+        text = "\n".join(f"{now} {printable(line)}" for line in message.split("\n"))
         self._terminal.print(Text(text, style=STYLES.get(level, "")), soft_wrap=True)
 
 

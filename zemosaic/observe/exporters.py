@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import random
 import threading
 import time
@@ -29,6 +30,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, Tracer
 
 from .._version import __version__
+from ..files import no_follow
 from . import otlp_json, otlp_proto
 from .endpoint import export_target
 from .export_queue import ExportQueue
@@ -101,7 +103,7 @@ class Tracing:
         self.endpoint = endpoint
         self.ids = ids or Ids()
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
-        self._stream = file.open("wb")
+        self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
         self._lock = threading.Lock()
         self._queues = [ExportQueue(file.name, self._write, FILE_DELAY, on_closed=self._closed)]
         if endpoint:

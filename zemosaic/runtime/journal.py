@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import no_follow
 from ..threads import start_thread
 from .events import (
     Event,
@@ -240,8 +241,8 @@ def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _open(folder: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-    return os.open(RunFolder(folder).journal, flags, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return no_follow(RunFolder(folder).journal, flags, 0o644)
 
 
 def _read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
