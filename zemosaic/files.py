@@ -11,6 +11,9 @@ from pathlib import Path
 
 from .errors import UserError
 
+#: Characters of a name that its temporary file keeps, so that no name is too long for a disk.
+NAME_END = 40
+
 
 def no_follow(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
     """Open a file as `os.open` does, but no symbolic link; an opener for `open`.
@@ -35,7 +38,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     # The name cannot be guessed, so no link can wait there.
     token = secrets.token_hex(4)
-    temporary = path.with_name(f".{os.getpid()}-{token}.part.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}-{token}.part.{path.name[-NAME_END:]}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -51,8 +51,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     output = Output()
     with collect_library_messages() as messages:
         code = _run(arguments, output)
-    output.library_messages(messages)
-    output.finish(code)
+    try:
+        output.library_messages(messages)
+        output.finish(code)
+    except OSError as error:
+        return output.error(f"{error.filename}: {error.strerror}", INCOMPLETE)
     return code
 
 

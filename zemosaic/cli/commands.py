@@ -13,10 +13,11 @@ from ..files import require_different
 from ..pipeline import PRELOAD
 from ..runtime.library_messages import collect_library_messages
 from ..settings import Settings
-from ..text import printable
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
+    OutputPath,
+    check_name,
     check_writable,
     find_anchor,
     parse_hdu,
@@ -25,7 +26,7 @@ from .options import (
     refuse_to_overwrite_inputs,
     run_options,
 )
-from .output import Output
+from .output import Output, echo
 
 if TYPE_CHECKING:
     from ..pipeline.solution import PhaseSolution
@@ -63,7 +64,7 @@ def cli() -> None:
 )
 @click.option(
     "--mosaic",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputPath(path_type=Path, dir_okay=False),
     metavar="OUT.fits",
     help="Write a coadd of the corrected tiles.",
 )
@@ -150,6 +151,8 @@ def intertile(
     run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
+    if mosaic is not None:
+        check_name(mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
             check_writable(target)
@@ -247,7 +250,7 @@ def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
 
     scene = Scene(electrons=0.0 if no_noise else Scene.electrons, **options)
     paths = write_scene(scene, folder)
-    click.echo(f"{len(paths)} tiles and their truth in {printable(str(folder))}")
+    echo(f"{len(paths)} tiles and their truth in {folder}")
     return SOLVED
 
 
@@ -305,7 +308,7 @@ def report(folder: Path, png: bool) -> int:
     from ..report.build import write_report
 
     for path in write_report(folder, png):
-        click.echo(printable(str(path)))
+        echo(str(path))
     return SOLVED
 
 
@@ -329,10 +332,10 @@ def autopsy(folder: Path, otlp: str | None) -> int:
 
     examined = examine(folder)
     for line in summary_lines(examined):
-        click.echo(printable(line))
+        echo(line)
     if otlp is not None:
         from .resend import send_missing_spans
 
         for line in send_missing_spans(examined, otlp):
-            click.echo(printable(line))
+            echo(line)
     return SOLVED

@@ -12,9 +12,25 @@ import click
 from ..files import output_names
 from ..photometry.tiles.file_options import split_input
 from ..settings import LONGEST_TIMEOUT, MODELS, Settings
-from .output import OUTPUT_OPTIONS
+from .output import OUTPUT_OPTIONS, echo
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
+
+class OutputPath(click.Path):
+    """A path that is not empty, because an empty one would be the current folder."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Return the path."""
+        if not os.fspath(value):
+            self.fail("the name is empty; give one, or . for the current folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = OutputPath(path_type=Path, file_okay=False)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -81,7 +97,7 @@ def print_version(context: click.Context, _option: click.Parameter, value: bool)
     from ..photometry._kernels import COMPILED
 
     kernels = "compiled kernels" if COMPILED else "no compiled kernels"
-    click.echo(f"zemosaic, version {__version__} ({kernels})")
+    echo(f"zemosaic, version {__version__} ({kernels})")
     context.exit()
 
 
@@ -112,14 +128,14 @@ def refuse_to_overwrite_inputs(
 ) -> None:
     """Raise a usage error if an output would replace a tile or another output."""
     files = list(dict.fromkeys(Path(split_input(tile)[0]) for tile in tiles))
-    inputs = {file.resolve(): file for file in files}
+    inputs = {Path(os.path.realpath(file)): file for file in files}
     outputs = []
     if apply_to is not None:
         names = output_names(files)
         outputs = [apply_to / names[Path(os.path.abspath(file))] for file in files]
     seen = set()
     for output in [*outputs, mosaic] if mosaic else outputs:
-        path = output.resolve()
+        path = Path(os.path.realpath(output))
         if path in inputs:
             option = "--mosaic" if output is mosaic else "--apply"
             raise click.UsageError(
@@ -128,6 +144,18 @@ def refuse_to_overwrite_inputs(
         if path in seen:
             raise click.UsageError(f"{output}: would be written twice; give each tile once")
         seen.add(path)
+
+
+def check_name(file: Path) -> None:
+    """Raise a usage error before any work if the disk allows no file of this name."""
+    try:
+        os.lstat(file)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise click.UsageError(
+            f"{file}: cannot be written ({error.strerror}); choose another name"
+        ) from None
 
 
 def check_writable(folder: Path) -> None:
