@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..threads import report, start_thread
 from . import watchdog_process
@@ -46,7 +47,8 @@ class Watchdog(Observer):
         self._times_jobs = True
         self._last_beat = 0.0
         self._stop = threading.Event()
-        self._pipe, self._process, self._wakeup = -1, None, -1
+        self._pipe = self._wakeup = -1
+        self._process: subprocess.Popen[bytes] | None = None
         beats = start_thread(self._beat, "zemosaic-beat", "status cannot tell silence from work")
         grace = GRACE if beats is not None else GRACE_WITHOUT_BEATS
         self._start(timeout, grace, RunFolder(folder).verdict)
@@ -56,7 +58,9 @@ class Watchdog(Observer):
         command = [sys.executable, "-I", "-S", script, str(os.getpid()), str(timeout), str(grace),
                    os.path.abspath(verdict)]  # fmt: skip
         # Out of reach of Ctrl-C.
-        group = {"creationflags": 0x200} if sys.platform == "win32" else {"process_group": 0}
+        group: dict[str, Any] = {"process_group": 0}
+        if sys.platform == "win32":
+            group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, **group

@@ -102,12 +102,11 @@ def _read(chunks: queue.SimpleQueue[bytes]) -> None:
 
 def _is_stopped(pid: int) -> bool:
     """Return whether a process is suspended, as by Ctrl-Z; False where that is not known."""
-    if sys.platform == "linux":
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                return file.read().rpartition(b") ")[2][:1] in b"Tt"
-        except OSError:
-            return False
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b") ")[2][:1] in b"Tt"
+    except OSError:  # not on Linux
+        pass
     if os.name == "nt":
         return False
     done = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, check=False)
@@ -122,7 +121,7 @@ def _end(pid: int, reason: str, path: str, chunks: queue.SimpleQueue[bytes]) -> 
     except OSError:
         pass  # a full disk: the line below remains
     print(f"zemosaic: {reason}; the run is ended", file=sys.stderr, flush=True)
-    if os.name == "nt":
+    if sys.platform == "win32":
         os.kill(pid, signal.SIGTERM)
         return
     os.kill(pid, signal.SIGABRT)
