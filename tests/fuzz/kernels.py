@@ -39,7 +39,7 @@ def _preview(
     elif kind == 3:
         values[:] = values.flat[0]
     elif kind == 4:
-        values.flat[rng.integers(values.size)] = rng.choice([0.0, 1e30, -1e30])
+        values.flat[rng.integers(values.size)] = rng.choice([0.0, 1e12, -1e12])
     return preview(values, noise, x0, y0)
 
 
