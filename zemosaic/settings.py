@@ -10,7 +10,7 @@ from .photometry.tiles.file_options import FileOptions
 
 LONGEST_TIMEOUT = 1e7  # seconds: more is beyond the timers of some systems
 SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT = 0.01, 86400.0
-MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
+MODELS = ("auto", "gain+offset", "gain+plane", "gain+surface", "offset", "offset+plane", "gain")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,9 @@ from ..observe.endpoint import (
 from ..observe.exporters import Tracing
 from ..observe.telemetry import Telemetry
 from ..pipeline.calibrate import calibrate
+from ..pipeline.illumination_file import write_illuminations
 from ..pipeline.solution import PhaseSolution
-from ..pipeline.tables import corrections_table, pairs_table, write_table
+from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
 from ..runtime import journal
 from ..runtime.events import Observer
 from ..runtime.journal import Journal, Record
@@ -158,6 +159,7 @@ def _calibrate(
         with watchdog.stage("tables"):
             write_table(corrections_table(solution, settings), paths.corrections)
             write_table(pairs_table(solution, settings), paths.pairs)
+            write_illuminations(solution, paths.illumination, run_name(solution, settings))
 
     gc.freeze()  # collecting all imported modules takes a twentieth of a second
     try:
@@ -280,6 +282,8 @@ def _about(settings: Settings, options: RunOptions, tracing: Tracing) -> dict[st
 
 def _output_files(paths: RunFolder, apply_to: Path | None) -> dict[str, str]:
     files = {"corrections": paths.corrections, "pairs": paths.pairs}
+    if paths.illumination.is_file():
+        files["illumination"] = paths.illumination
     if apply_to is not None:
         files["corrected"] = apply_to
     if paths.report.is_file():

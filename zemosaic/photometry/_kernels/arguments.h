@@ -190,16 +190,11 @@ the frame (see Frame in preview_pair.h). */
     reads(double, weights, CHANNELS, ROWS)                                                      \
     reads(double, gram, CHANNELS, COLUMNS, COLUMNS)                                             \
     reads(double, line, CHANNELS, 2, COLUMNS)                                                   \
-    reads(double, slope, CHANNELS)                                                              \
     reads(double, instrument_noise, CHANNELS)                                                   \
-    writes(double, patch_sum_work, 5, PATCHES)                                                  \
-    writes(double, patch_share_work, 5, PATCHES)                                                \
-    writes(double, residual_work, 4, ROWS)                                                      \
-    writes(FitSummary, summary, CHANNELS, FIT_SUMMARY_LENGTH)                                   \
-    number(fixed_slope)                                                                         \
-    number(plain_terms)                                                                         \
-    number(plane_terms)                                                                         \
-    number(curvature_chi2)
+    writes(double, patch_sum_work, 2, PATCHES)                                                  \
+    writes(double, patch_share_work, 2, PATCHES)                                                \
+    writes(double, residual_work, 2, ROWS)                                                      \
+    writes(FitSummary, summary, CHANNELS, FIT_SUMMARY_LENGTH)
 
 #define SUMMARIZE_BANDS(reads, writes, number)                                                  \
     reads(double, x, CHANNELS, BLOCKS)                                                          \
@@ -217,7 +212,7 @@ the frame (see Frame in preview_pair.h). */
     reads(double, scene_information, 3)                                                         \
     writes(double, bands, CHANNELS, 2, 8)                                                       \
     writes(double, shares, CHANNELS, 2, 16)                                                     \
-    writes(double, levels, CHANNELS, 16, 5)                                                     \
+    writes(double, levels, CHANNELS, 16, 8)                                                     \
     writes(Index, row_index, 2, ROWS)                                                           \
     writes(Index, unit_index, 2, MIDDLE_ROWS)                                                   \
     writes(double, small_work, BAND_ROWS, SMALL_ROWS)                                           \

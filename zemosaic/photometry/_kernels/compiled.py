@@ -10,9 +10,8 @@ import numpy as np
 
 from . import _fused  # type: ignore[attr-defined]
 from .fit_summary import FIT_SUMMARY
+from .lattice import AREAS, BandSums
 from .layout import (
-    AREAS,
-    BandSums,
     BlockNoise,
     Column,
     Kind,
@@ -255,10 +254,7 @@ def fit_irls(
     return fit
 
 
-def summarize_fit(
-    samples: SampleArrays, fit: LineFit, *,
-    fixed_slope: bool, plain_terms: int, plane_terms: int, curvature_chi2: float,
-) -> np.ndarray:  # fmt: skip
+def summarize_fit(samples: SampleArrays, fit: LineFit) -> np.ndarray:
     """Summarize the fit of each channel in a record of `FIT_SUMMARY`."""
     channels, count = fit.weights.shape
     patches = int(samples.patch.max()) + 1
@@ -273,16 +269,11 @@ def summarize_fit(
         weights=fit.weights,
         gram=fit.gram,
         line=fit.line,
-        slope=fit.slope,
         instrument_noise=fit.instrument_noise,
-        patch_sum_work=np.empty((5, patches)),
-        patch_share_work=np.empty((5, patches)),
-        residual_work=np.empty((4, count)),
+        patch_sum_work=np.empty((2, patches)),
+        patch_share_work=np.empty((2, patches)),
+        residual_work=np.empty((2, count)),
         summary=summary.view(np.float64).reshape(channels, -1),
-        fixed_slope=fixed_slope,
-        plain_terms=plain_terms,
-        plane_terms=plane_terms,
-        curvature_chi2=curvature_chi2,
     )
     return summary
 
@@ -292,8 +283,11 @@ def summarize_bands(
 ) -> BandSums:
     """Summarize the bands and the areas of each channel."""
     channels, columns, count = fit.design.shape
-    lattice, patches = samples.lattice, int(samples.patch.max()) + 1
-    small, middle = lattice.band_rows(len(samples.u), count, columns)
+    lattice, patches = (
+        samples.lattice.for_design(has_scene(fit.design)),
+        int(samples.patch.max()) + 1,
+    )
+    small, middle = lattice.band_rows(len(samples.u), count)
     sums = BandSums.empty(channels)
     _fused.summarize_bands(
         x=samples.x,
@@ -303,7 +297,7 @@ def summarize_bands(
         block_index=samples.block_index,
         cell_block=samples.cell_block,
         patch=samples.patch,
-        lattice=np.array(lattice.for_columns(columns), dtype=np.intp),
+        lattice=np.array(lattice, dtype=np.intp),
         columns=fit.design,
         weights=fit.weights,
         scale=fit.scale,

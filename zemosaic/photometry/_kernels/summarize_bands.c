@@ -8,11 +8,11 @@
 /* Contrast within units, and between the units of an area. */
 enum { SMALL, MIDDLE, BANDS };
 
-/* Numbers of a band; see BandSums in layout.py. */
+/* Numbers of a band; see Band in lattice.py. */
 enum { SLOPE, INFORMATION, NORM, SQUARE, AREA_SQUARE, SCALE, CONCENTRATION, COMMON, NUMBERS };
 
 /* Means of an area. */
-enum { MEAN_U, MEAN_V, MEAN_X, MEAN_Y, WEIGHT, LEVELS };
+enum { MEAN_U, MEAN_V, MEAN_X, MEAN_Y, SPREAD_UU, SPREAD_UV, SPREAD_VV, WEIGHT, LEVELS };
 
 enum { AREAS_MAX = 16, FEWEST_FREE = 3 };
 
@@ -221,42 +221,60 @@ static void concentrate(const double *share, Index patches, double *numbers)
     }
 }
 
-/* Compute the weighted means of u, v, x and y over the blocks of each area. */
+/* Compute the weighted means of u, v, x and y over the blocks of each area, and the covariance of
+the former two. */
 static void average_areas(const SummarizeBands *a, Index channel, double *levels)
 {
     const Index blocks = a->size.blocks;
     const double *const weights = a->weights + channel * a->size.rows;
-    const double *const values[] = {a->u, a->v, a->x + channel * blocks, a->y + channel * blocks};
+    const double *const x = a->x + channel * blocks, *const y = a->y + channel * blocks;
     for (Index i = 0; i < blocks; i++) {
+        const double u = a->u[i], v = a->v[i];
+        const double values[LEVELS] = {u, v, x[i], y[i], u * u, u * v, v * v, 1};
         double *const mean = levels + a->row_index[i] * LEVELS;
-        for (int k = 0; k < WEIGHT; k++) mean[k] += weights[i] * values[k][i];
-        mean[WEIGHT] += weights[i];
+        for (int k = 0; k < LEVELS; k++) mean[k] += weights[i] * values[k];
     }
     for (Index g = 0; g < AREAS_MAX; g++) {
         double *const mean = levels + g * LEVELS;
         for (int k = 0; k < WEIGHT; k++) mean[k] /= mean[WEIGHT] > 0 ? mean[WEIGHT] : 1;
+        mean[SPREAD_UU] -= mean[MEAN_U] * mean[MEAN_U];
+        mean[SPREAD_UV] -= mean[MEAN_U] * mean[MEAN_V];
+        mean[SPREAD_VV] -= mean[MEAN_V] * mean[MEAN_V];
     }
+}
+
+/* Return whether the bands have the numbers of rows that the lattice gives them. */
+static int rows_fit(const SummarizeBands *a)
+{
+    const Index blocks = a->size.blocks, cells = a->size.cells, step = a->lattice[UNIT_BLOCKS];
+    const Index small = a->size.small_rows, middle = a->size.middle_rows;
+    const Index groups = step == 1 ? cells : step == 0 ? 0 : middle;
+    if (a->size.work_rows < small || a->size.work_rows < middle) return 0;
+    if (a->size.group_rows < AREAS_MAX || a->size.group_rows < groups) return 0;
+    if (step == 0) return small == 0 && middle == a->size.rows;
+    return step == 1 ? small == cells && middle == blocks : small == blocks;
+}
+
+/* Return whether the lattice and the indices are in range. */
+static int indices_fit(const SummarizeBands *a)
+{
+    const Index *const lattice = a->lattice;
+    for (Index i = 0; i < a->size.rows; i++)
+        if (a->patch[i] < 0 || a->patch[i] >= a->size.patches) return 0;
+    for (Index i = 0; i < a->size.cells; i++)
+        if (a->cell_block[i] < 0 || a->cell_block[i] >= a->size.blocks) return 0;
+    for (int k = FRAME_COLUMNS; k <= AREAS_V; k++)
+        if (lattice[k] < 1 && k != SHIFT_U && k != SHIFT_V) return 0;
+    return lattice[AREAS_U] * lattice[AREAS_V] <= AREAS_MAX;
 }
 
 static int is_valid(const SummarizeBands *a)
 {
-    const Index columns = a->size.columns, blocks = a->size.blocks, *const lattice = a->lattice;
-    const Index rows = a->size.rows, step = lattice[UNIT_BLOCKS];
-    if (columns < COLUMN_LEVEL || columns > COLUMNS_MAX || blocks < 1 || step < 0) return 0;
-    if (a->size.rows != blocks + a->size.cells || (step > 0 && columns < COLUMNS_MAX)) return 0;
-    if (step > 1 ? a->size.small_rows != blocks
-                 : a->size.middle_rows != (step == 0 ? rows : blocks)) return 0;
-    if (step <= 1 && a->size.small_rows != (step == 0 ? 0 : a->size.cells)) return 0;
-    if (a->size.band_rows != columns + 1 || a->size.work_rows < a->size.small_rows ||
-        a->size.work_rows < a->size.middle_rows || a->size.group_rows < AREAS_MAX ||
-        a->size.group_rows < (step == 1 ? a->size.cells : step == 0 ? 0 : a->size.middle_rows))
-        return 0;
-    for (Index i = 0; i < rows; i++)
-        if (a->patch[i] < 0 || a->patch[i] >= a->size.patches) return 0;
-    for (Index i = 0; i < a->size.cells; i++)
-        if (a->cell_block[i] < 0 || a->cell_block[i] >= blocks) return 0;
-    return lattice[FRAME_COLUMNS] > 0 && lattice[AREAS_U] > 0 && lattice[AREAS_V] > 0 &&
-           lattice[AREAS_U] * lattice[AREAS_V] <= AREAS_MAX;
+    const Index columns = a->size.columns, blocks = a->size.blocks, step = a->lattice[UNIT_BLOCKS];
+    if (columns < COLUMN_LEVEL || columns > COLUMNS_MAX) return 0;
+    if (blocks < 1 || a->size.band_rows != columns + 1) return 0;
+    if (a->size.rows != blocks + a->size.cells) return 0;
+    return step >= 0 && (step == 0 || columns == COLUMNS_MAX) && rows_fit(a) && indices_fit(a);
 }
 
 /* Summarize the bands and the areas of each channel. */

@@ -18,7 +18,8 @@ import math
 import numpy as np
 
 from .. import _kernels
-from .._kernels.layout import AREAS, BlockNoise, Kind, Lattice, OverlapBlocks, OverlapFrame
+from .._kernels.lattice import AREAS, Lattice
+from .._kernels.layout import BlockNoise, Kind, OverlapBlocks, OverlapFrame
 from ..preview.block_summary import BORDER_ERROR, CELL_ERROR
 from ..preview.preview import SIDE, Preview
 from .samples import PairSamples

@@ -8,17 +8,8 @@ import numpy as np
 
 from ...robust import GAUSSIAN_MEDIAN
 from ..algebra import dot, fit_line, median, row_products, thin
-from ..layout import (
-    AREAS,
-    MIDDLE,
-    Band,
-    BandSums,
-    Column,
-    Lattice,
-    LineFit,
-    SampleArrays,
-    has_scene,
-)
+from ..lattice import AREAS, MIDDLE, Band, BandSums, Lattice
+from ..layout import Column, LineFit, SampleArrays, has_scene
 from .irls import SCENE_COLUMNS
 
 FEWEST_FREE = 3  # residuals beyond the number of fitted terms, for a robust scale
@@ -55,10 +46,13 @@ def summarize_bands(
     sums.bands[..., -1] = dot(shares[0], shares[1])[:, None]
     blocks = len(samples.u)
     weights, area = fit.weights[:, None, :blocks], rows.area[:blocks]
-    place = np.broadcast_to(np.array([samples.u, samples.v]), (len(weights), 2, blocks))
-    values = np.concatenate([place, np.stack([samples.x, samples.y], axis=1)], axis=1)
+    u, v = samples.u, samples.v
+    place = np.broadcast_to(np.array([u, v, u * u, u * v, v * v]), (len(weights), 5, blocks))
+    levels = np.stack([samples.x, samples.y], axis=1)
+    values = np.concatenate([place[:, :2], levels, place[:, 2:]], axis=1)
     total = group_sums(area, weights, AREAS)
     mean = group_sums(area, weights * values, AREAS) / np.where(total > 0, total, 1)
+    mean[:, 4:] -= mean[:, [0, 0, 1]] * mean[:, [0, 1, 1]]
     sums.levels[:] = np.concatenate([mean, total], axis=1).swapaxes(1, 2)
     return sums
 
