@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.sparse import csc_array
+from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 
 from zemosaic.photometry.solver import robust_lsq
-from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.selected_inverse import factorize, fill_pattern, inverse_diagonal
 

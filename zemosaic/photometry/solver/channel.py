@@ -250,6 +250,12 @@ class Channel:
         """Label ``(T,)`` of the component of each tile, joined by measured pairs or its level."""
         return self.ties.level_components(self.pairs.i, self.pairs.j)
 
+    @cached_property
+    def gain_component(self) -> np.ndarray:
+        """Label ``(T,)`` of the components that tied gains join."""
+        first = np.unique(self.component, return_index=True)[1]
+        return self.ties.gain_components(np.arange(self.tiles), first[self.component])
+
     @property
     def gains_are_free(self) -> bool:
         """Whether the model has gains other than 1."""

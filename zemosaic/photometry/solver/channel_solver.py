@@ -21,8 +21,8 @@ from .hierarchy import Fit, fit_hierarchy
 from .initial import reference_levels
 from .shared_terms import SharedTerms
 from .spreads import Spreads
-from .suspects import find_suspects, tied_by_suspects
 from .surfaces import SURFACE_POWERS, pixel_polynomials
+from .suspects import find_suspects, tied_by_suspects
 from .tile_shifts import MISPLACED, distance_in_pixels, tile_shifts
 
 
@@ -162,14 +162,13 @@ def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
 
     In the component of an anchor they are those relative to it.
     """
-    columns, component = fit.columns, channel.component
-    variance = columns.of_kind(fit.normal.variance())
-    size = np.bincount(component)[component]
-    free = np.ones(channel.tiles, dtype=bool)
-    if channel.anchor is not None:
-        free = component != component[channel.anchor]
+    columns, variance = fit.columns, fit.columns.of_kind(fit.normal.variance())
     errors = []
-    for kind in (0, 1):
+    for kind, component in enumerate((channel.gain_component, channel.component)):
+        size = np.bincount(component)[component]
+        free = np.ones(channel.tiles, dtype=bool)
+        if channel.anchor is not None:
+            free = component != component[channel.anchor]
         mean = np.zeros(columns.size + 1)
         np.add.at(mean, columns.index[free, kind], 1 / size[free])
         covariance = fit.normal.solve(mean[:-1], np.zeros(len(fit.normal.shared_inverse)))[0]

@@ -17,12 +17,12 @@ from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .channel import Channel
-from .columns import Columns, hold_means, set_gauge
+from .columns import Columns, centred_gains, hold_means, set_gauge
 from .initial import initial_state
 from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
-from .pair_rows import PairEquations, Rows, State
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
+from .pair_rows import PairEquations, Rows, State
 from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 
@@ -189,7 +189,7 @@ class HierarchySolver:
                 learner = Learner(columns, state, normal, self.tails, number)
                 spreads = learner.shared(spreads)
                 if self.learns_tiles:
-                    spreads = learner.of_tiles(spreads)
+                    spreads = learner.of_tiles(spreads, centred_gains(self.channel, state))
                 if self.learns_tiles and number > EXCESS_AFTER:
                     spreads = learner.level_excess(spreads, rows, weights)
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(last, spreads)
@@ -240,7 +240,11 @@ class HierarchySolver:
         """Return the right-hand sides ``(N,)`` and ``(S,)``; the prior of a level is its value."""
         values = np.zeros(columns.size + 1)
         of_tiles = np.column_stack(
-            [state.log_gain, np.zeros(len(state.level)), state.surface[:, columns.active.surface]]
+            [
+                centred_gains(self.channel, state),
+                np.zeros(len(state.level)),
+                state.surface[:, columns.active.surface],
+            ]
         )
         values[columns.index] = of_tiles
         return (

@@ -71,8 +71,8 @@ class Learner:
             ),
         )  # fmt: skip
 
-    def of_tiles(self, spreads: Spreads) -> Spreads:
-        """Estimate the classes of the tiles' own terms."""
+    def of_tiles(self, spreads: Spreads, log_gain: np.ndarray) -> Spreads:
+        """Estimate the classes of the tiles' own terms; `log_gain` ``(T,)`` are about their mean."""
         columns, state = self.columns, self.state
         error = columns.of_kind(self.normal.variance())
         tile = np.arange(len(columns.index))
@@ -80,7 +80,7 @@ class Learner:
         gain, surface = spreads.gain, spreads.surface.copy()
         if own[:, 0].any():
             chosen = own[:, 0]
-            score = scored_variance(gain, state.log_gain[chosen] ** 2, error[chosen, 0])
+            score = scored_variance(gain, log_gain[chosen] ** 2, error[chosen, 0])
             gain = max(self._next(gain, *score), LEAST_GAIN_SPREAD)
         kinds = SURFACE_CLASS[columns.active.surface]
         values = state.surface[:, columns.active.surface]
