@@ -13,6 +13,7 @@ import itertools
 import multiprocessing
 import os
 import pickle
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -331,22 +332,34 @@ def start_server(preload: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def _without_current_folder() -> Iterator[None]:
-    """Keep the current folder off the import path of processes started in the context.
+    """Let processes started in the context import from the folders of this one's import path.
 
     The forkserver and spawned processes start as ``python -c``, whose import path begins with the
     current folder until they have received that of this process: a file like ``numpy.py`` there
-    would be executed.
+    would be executed. The forkserver would never look in folders that a program has added.
     """
-    name = "PYTHONSAFEPATH"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
+    folders = [folder for folder in sys.path if _is_added(folder)]
+    names = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _is_added(folder: str) -> bool:
+    """Return whether a folder of the import path is not one of Python's own."""
+    own = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    return (
+        os.path.isabs(folder)
+        and os.pathsep not in folder
+        and not any(folder.startswith(os.path.join(prefix, "")) for prefix in own)
+    )
 
 
 def _start_context(preload: Sequence[str]) -> Any:
