@@ -28,7 +28,7 @@ def lattice(side: int) -> Graph:
 def islands() -> Graph:
     """Return two lattices far from each other, and a lone node."""
     pairs, position = lattice(8)
-    far = position + [1000.0, 0.0]
+    far = position + np.array([1000.0, 0.0])
     return np.concatenate([pairs, pairs + 64]), np.concatenate([position, far, [[0.0, 500.0]]])
 
 

@@ -112,7 +112,9 @@ def our_planes(fits: Fits, images: int) -> np.ndarray:
         [
             pair_line(
                 1.0, SKY + level, SKY, measured=False,
-                patches=sloping_patches(centre, half, (SKY + level, SKY), (slope, np.zeros(2)), err),
+                patches=sloping_patches(
+                    centre, half, (SKY + level, SKY), (slope, np.zeros(2)), err
+                ),
             )
         ]
         for level, centre, half, slope, err in zip(

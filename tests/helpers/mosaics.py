@@ -134,19 +134,18 @@ class InventedMosaic:
         axis = (2 * np.arange(SIDE) + 1) / SIDE - 1
         place = middle + half * np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
         points = place[:, None] + half / SIDE * POINTS
-        count = len(place)
-        contrast = self.rng.dirichlet(np.ones(count))
+        contrast = self.rng.dirichlet(np.ones(SIDE**2))
         change = contrast @ (self.flat(j, points)[0] - self.flat(i, points)[0]).mean(axis=1)
         gain_err = self.gain_err * self.rng.uniform(0.5, 2)
         gain = self.gain[i] / self.gain[j] * np.exp(change + noise * gain_err * self.rng.normal())
         # Half of the noise is that of either tile.
-        error = self.level_err * np.sqrt(count / 2)
+        error = self.level_err * SIDE / np.sqrt(2)
         x, y = (
             self.data(tile, points).mean(axis=1)
-            + noise * error / self.gain[tile] * self.rng.normal(size=count)
+            + noise * error / self.gain[tile] * self.rng.normal(size=SIDE**2)
             for tile in (i, j)
         )
-        patches = np.zeros((count, PATCH_FIELDS))
+        patches = np.zeros((SIDE**2, PATCH_FIELDS))
         patches[:, :2], patches[:, 2], patches[:, 3] = place, x, y
         patches[:, [4, 6]] = (half / SIDE) ** 2 / 3
         patches[:, 7], patches[:, 8] = self.gain[j] ** 2 / (2 * error**2), contrast

@@ -71,8 +71,13 @@ def solve_channel(channel: Channel) -> ChannelSolution:
     """Solve one channel, in its own unit.
 
     If the gain of a tile is tied to the others only by suspects, drop these measurements, solve
-    again and report its gain as unknown: it would be as wrong as they are.
+    again and report its gain as unknown: it would be as wrong as they are. Tiles that share their
+    level but not their gain are tied only where their gains are comparable.
     """
+    comparable = in_reference_group(_gain_groups(channel), channel.component, channel.anchor)
+    loose = channel.mixed_gains & ~comparable
+    if loose.any():
+        channel = replace(channel, ties=channel.ties.untie_levels(loose))
     solution = _solve_once(channel)
     loose, dropped = _loose_gains(channel, solution)
     if not dropped.any():

@@ -80,15 +80,23 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray) -> Fit:
     state, gain_excess = initial_state(channel, reference)
     state = set_gauge(channel, state, reference)
     sample = sample_pairs(channel)
-    if sample.all():
-        solver = HierarchySolver(channel, reference, gain_excess, learns_tiles=True)
-        return solver.fit(state, solver.first_spreads(state))
-    part = replace(channel, pairs=channel.pairs.chosen(sample))
-    solver = HierarchySolver(part, reference, gain_excess, learns_tiles=True)
-    survey = solver.fit(state, solver.first_spreads(state))
+    part = replace(channel, pairs=channel.pairs.chosen(sample)) if not sample.all() else channel
+    survey = _survey(HierarchySolver(part, reference, gain_excess, learns_tiles=True), state)
+    if part is channel:
+        return survey
     shared = {name: getattr(survey.state, name) for name in ("log_flat", "glow", "bias")}
     solver = HierarchySolver(channel, reference, gain_excess, learns_tiles=False)
     return solver.fit(replace(state, **shared), survey.spreads)
+
+
+def _survey(solver: HierarchySolver, state: State) -> Fit:
+    """Fit with all classes, or, if that has no finite solution, with gains and levels alone."""
+    spreads = solver.first_spreads(state)
+    try:
+        return solver.fit(state, spreads)
+    except np.linalg.LinAlgError:
+        none = np.zeros(3)
+        return solver.fit(state, spreads.replace(surface=none, log_flat=none))
 
 
 def sample_pairs(channel: Channel) -> np.ndarray:
@@ -181,6 +189,8 @@ class HierarchySolver:
             state = columns.add(state, *hold_means(self.channel, columns, normal, *step))
             state = set_gauge(self.channel, state, self.reference)
             change = float(np.abs(state.log_gain - before.log_gain).max(initial=0.0))
+            if not np.isfinite(change):
+                raise np.linalg.LinAlgError("the rounds diverge")
             if not learning:
                 if change < STEADY:
                     break
