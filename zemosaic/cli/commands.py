@@ -16,6 +16,8 @@ from ..settings import Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
+    OutputPath,
+    check_name,
     check_writable,
     find_anchor,
     parse_hdu,
@@ -24,10 +26,14 @@ from .options import (
     refuse_to_overwrite_inputs,
     run_options,
 )
-from .output import Output
+from .output import Output, echo
 
 if TYPE_CHECKING:
     from ..pipeline.solution import PhaseSolution
+
+
+#: Options of `run_options` that are not settings.
+RUN_OPTIONS = ("pool", "otlp", "live", "report", "stage_timeout")
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -58,7 +64,7 @@ def cli() -> None:
 )
 @click.option(
     "--mosaic",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputPath(path_type=Path, dir_okay=False),
     metavar="OUT.fits",
     help="Write a coadd of the corrected tiles.",
 )
@@ -149,9 +155,11 @@ def intertile(
     file.fits[SCI,2] is one of them.
     """
     require_different(tiles)
-    run = {name: options.pop(name) for name in ("pool", "otlp", "live", "resume", "report")}
+    run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
+    if mosaic is not None:
+        check_name(mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
             check_writable(target)
@@ -271,7 +279,7 @@ def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
 
     scene = Scene(electrons=0.0 if no_noise else Scene.electrons, **options)
     paths = write_scene(scene, folder)
-    click.echo(f"{len(paths)} tiles and their truth in {folder}")
+    echo(f"{len(paths)} tiles and their truth in {folder}")
     return SOLVED
 
 
@@ -287,7 +295,7 @@ def demo(output: Output, /, folder: Path, **options: Any) -> int:
     from ..photometry.simulate import Scene
     from .scene_files import comparison_lines, write_scene
 
-    run = {name: options.pop(name) for name in ("pool", "otlp", "live", "report")}
+    run = {name: options.pop(name) for name in RUN_OPTIONS}
     settings = Settings(**options)
     paths = write_scene(Scene(), folder / "tiles")
     output.line(f"simulated    {len(paths)} tiles in {folder / 'tiles'}")
@@ -329,7 +337,7 @@ def report(folder: Path, png: bool) -> int:
     from ..report.build import write_report
 
     for path in write_report(folder, png):
-        click.echo(str(path))
+        echo(str(path))
     return SOLVED
 
 
@@ -368,10 +376,10 @@ def autopsy(folder: Path, otlp: str | None) -> int:
 
     examined = examine(folder)
     for line in summary_lines(examined):
-        click.echo(line)
+        echo(line)
     if otlp is not None:
         from .resend import send_missing_spans
 
         for line in send_missing_spans(examined, otlp):
-            click.echo(line)
+            echo(line)
     return SOLVED

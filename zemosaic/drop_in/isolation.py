@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 
-from ..pipeline import PRELOAD
+from ..pipeline import PRELOAD, describe_package
 from ..runtime.make_pool import make_pool
 from ..runtime.pool import Pool
 
@@ -37,7 +37,7 @@ def open_pool(
     if pool != "processes":
         yield pool
         return
-    processes = make_pool("processes", workers, PRELOAD)
+    processes = make_pool("processes", workers, PRELOAD, describe_package)
     try:
         reason = _start_failure(processes)
         if reason:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import os
 import random
 import threading
 import time
@@ -29,6 +30,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import Span, SpanContext, SpanKind, Status, Tracer
 
 from .._version import __version__
+from ..files import no_follow
 from . import otlp_json, otlp_proto
 from .endpoint import export_target
 from .export_queue import ExportQueue
@@ -101,7 +103,7 @@ class Tracing:
         self.endpoint = endpoint
         self.ids = ids or Ids()
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
-        self._stream = file.open("wb")
+        self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
         self._lock = threading.Lock()
         self._queues = [ExportQueue(file.name, self._write, FILE_DELAY, on_closed=self._closed)]
         if endpoint:
@@ -128,7 +130,7 @@ class Tracing:
 
     def _make_tracer(self) -> Tracer:
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
-        resource = Resource.create().merge(
+        resource = _default_resource().merge(
             Resource({"service.name": "zemosaic", "service.version": __version__})
         )
         limits = SpanLimits(max_events=MAX_EVENTS)
@@ -197,6 +199,14 @@ class Tracing:
             self._open_queues -= 1
             if not self._open_queues:
                 _sdk_logger.setLevel(self._level)
+
+
+def _default_resource() -> Resource:
+    """Return the SDK's own attributes; none if it cannot start the threads that find them."""
+    try:
+        return Resource.create()
+    except RuntimeError:
+        return Resource.get_empty()
 
 
 class _BatchTracer(Tracer):

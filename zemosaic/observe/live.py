@@ -9,6 +9,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import Span
 
+from ..threads import start_thread
+
 SNAPSHOT_INTERVAL = 10.0  # seconds between two snapshots without an update
 SNAPSHOT_TIMEOUT = 1.0  # time-out of the export of a snapshot, in seconds
 
@@ -32,20 +34,24 @@ class SnapshotExporter:
         self._interval = interval
         self._span: Span | None = None
         self._wake, self._stopping = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="zemosaic-live", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._refused = False
 
     def update(self, span: Span) -> None:
         """Export the span as it stands, now and at every interval; return at once."""
         self._span = span
         self._wake.set()
-        if self._thread.ident is None:
-            self._thread.start()
+        if self._thread is None and not self._refused:
+            self._thread = start_thread(
+                self._work, "zemosaic-live", "the collector does not show the unfinished run"
+            )
+            self._refused = self._thread is None
 
     def stop(self) -> None:
         """Export no more; wait for a snapshot in progress, up to `SNAPSHOT_TIMEOUT`."""
         self._stopping.set()
         self._wake.set()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(SNAPSHOT_TIMEOUT)
 
     def _work(self) -> None:

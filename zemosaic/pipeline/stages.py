@@ -54,7 +54,7 @@ def run_stages(
     NoSolution
         Fewer than two tiles can be used, or the anchor cannot.
     """
-    with context.stage("prepare") as attributes:
+    with context.stage("prepare", has_jobs=True) as attributes:
         scan = scan_tiles(context, tiles)
         attributes["tiles.total"] = len(scan.names)
         if len(scan.names) < 2:
