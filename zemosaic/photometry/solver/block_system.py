@@ -2,7 +2,7 @@
 
 The tiles are halved along the wider side of the mosaic again and again. Those at a cut that have
 neighbours beyond it are a separator, which is eliminated after both halves (George 1973, SIAM J.
-Numer. Anal. 10, 345). Each part becomes one dense front with the columns that remain coupled to it
+Num. Anal. 10, 345). Each part becomes one dense front with the columns that remain coupled to it
 (Duff and Reid 1983, ACM TOMS 9, 302), so nearly all work is done by dense linear algebra. On the
 way back the same fronts give the inverse within each front (Erisman and Tinney 1975, Comm. ACM 18,
 177): all variances, and the covariances of the columns of each pair.

@@ -30,7 +30,8 @@ ROUNDS = 60  # at most
 SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gains on F
 EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
 LAST_LEARNING = 45  # round, after which sizes are kept
-STEADY = 1e-10  # change of a log-gain in the last round
+STEADY = 1e-9  # change of a log-gain in the last round
+DIRECT, RENEWAL = 5_000, 5  # columns beyond which the equations are factorized every so many rounds
 SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connected parts of these
 FIRST_GAIN_SPREAD = 0.1
 UNEXPLAINED = 1.0  # excess of levels, in their variances, from which on there may be a glow
@@ -151,7 +152,9 @@ class HierarchySolver:
         self.level_prior = (LOOSE * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
         self.tails = np.ones((channel.tiles, 3))
         self._columns: Columns | None = None
-        self._system: BlockSystem | None = None
+        self._shape = (-1, -1)
+        self._system: BlockSystem
+        self._normal: Bordered
 
     def first_spreads(self, state: State) -> Spreads:
         """Return sizes from which all classes that the model allows can be found."""
@@ -184,48 +187,52 @@ class HierarchySolver:
         """
         robust, learning = RobustWeights(), True
         for number in range(1, ROUNDS + 1):
-            columns, system = self._layout(spreads)
+            columns = self._layout(spreads)
             state = columns.clear_inactive(state)
             rows = self._rows(state, columns, spreads)
             weights = robust.of_round(number, self._residuals(rows))
             if number <= SEPARATE_ROUNDS:
                 _separate(rows)
-            normal, step = self._step(
-                columns, NormalEquations(columns, system, rows, weights), state, spreads
-            )
-            before, state = (
-                state,
-                set_gauge(self.channel, columns.add(state, *step), self.reference),
-            )
-            change = float(np.abs(state.log_gain - before.log_gain).max(initial=0.0))
+            step = self._step(number, columns, rows, weights, state, spreads)
+            last, state = state, set_gauge(self.channel, columns.add(state, *step), self.reference)
+            change = float(np.abs(state.log_gain - last.log_gain).max(initial=0.0))
             if not np.isfinite(change):
                 raise np.linalg.LinAlgError("the rounds diverge")
             if not learning:
                 if change < STEADY:
                     break
             elif number > SEPARATE_ROUNDS:
-                last, spreads = (
-                    spreads,
-                    self._learn(
-                        Learner(columns, state, normal, self.tails, number), spreads, rows, weights
-                    ),
-                )
-                learning = number <= MILD_ROUNDS + NARROWING or not settled(last, spreads)
+                learner = Learner(columns, state, self._normal, self.tails, number)
+                sizes, spreads = spreads, self._learn(learner, spreads, rows, weights)
+                learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
         residuals = self._residuals(self._rows(state, columns, spreads))
-        return Fit(self.equations.half_tile, state, spreads, columns, normal, residuals)
+        return Fit(self.equations.half_tile, state, spreads, columns, self._normal, residuals)
 
     def _residuals(self, rows: Sequence[Rows]) -> PairResiduals:
         return PairResiduals.of(rows, len(self.equations.has_gain))
 
     def _step(
-        self, columns: Columns, equations: NormalEquations, state: State, spreads: Spreads
-    ) -> tuple[Bordered, tuple[np.ndarray, np.ndarray]]:
-        """Return the factorized equations, and the step to their solution."""
-        priors = self._priors(columns, spreads)
-        normal = equations.factorize(*priors)
-        step = normal.solve(*self._right(columns, equations, state, *priors))
-        return normal, hold_means(self.channel, columns, normal, *step)
+        self,
+        number: int,
+        columns: Columns,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        state: State,
+        spreads: Spreads,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the step to the solution of the equations of a round.
+
+        The factor of an earlier round solves a large system nearly as well.
+        """
+        priors, shape = self._priors(columns, spreads), (columns.size, columns.shared_terms)
+        renewed = columns.size <= DIRECT or number <= MILD_ROUNDS or number % RENEWAL == 0
+        renewed |= shape != self._shape
+        equations = NormalEquations(columns, self._system, rows, weights, with_matrix=renewed)
+        if renewed:
+            self._normal, self._shape = equations.factorize(*priors), shape
+        step = self._normal.solve(*self._right(columns, equations, state, *priors))
+        return hold_means(self.channel, columns, self._normal, *step)
 
     def _learn(
         self, learner: Learner, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray
@@ -238,17 +245,17 @@ class HierarchySolver:
             spreads = learner.level_excess(spreads, rows, weights)
         return spreads
 
-    def _layout(self, spreads: Spreads) -> tuple[Columns, BlockSystem]:
-        """Return the columns for the classes that have a size, and the structure of the system."""
+    def _layout(self, spreads: Spreads) -> Columns:
+        """Return the columns for the classes that have a size, and set the system's structure."""
         columns, last = Columns.of(self.channel, spreads), self._columns
-        if last is None or self._system is None or columns.index.shape != last.index.shape:
+        if last is None or columns.index.shape != last.index.shape:
             frame, tiles = self.channel.frame, self.channel.tiles
             position = np.column_stack([np.arange(tiles), np.zeros(tiles)])
             if frame is not None:
                 position = np.nan_to_num(frame.centre)
             self._system = BlockSystem(columns.owner, columns.cliques(self.channel), position)
         self._columns = columns
-        return columns, self._system
+        return columns
 
     def _rows(self, state: State, columns: Columns, spreads: Spreads) -> list[Rows]:
         excess = CORRELATED * spreads.level_excess, spreads.gain_excess

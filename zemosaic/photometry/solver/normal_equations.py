@@ -30,21 +30,30 @@ class NormalEquations:
         The equations of P pairs.
     weights : ndarray
         ``(P,)`` robust weights.
+    with_matrix : bool
+        Whether the equations are to be factorized; otherwise there is a right-hand side alone.
     """
 
     def __init__(
-        self, columns: Columns, system: BlockSystem, rows: Sequence[Rows], weights: np.ndarray
+        self,
+        columns: Columns,
+        system: BlockSystem,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        with_matrix: bool = True,
     ) -> None:
         size, width = columns.size, columns.shared_terms
         shared = columns.instruments * width
         self.system, self.cliques = system, system.cliques
-        self.blocks = np.zeros((*self.cliques.shape, self.cliques.shape[1]))
+        blocks = (*self.cliques.shape, self.cliques.shape[1]) if with_matrix else (0, 0, 0)
+        self.blocks = np.zeros(blocks)
         self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
         self.right, self.shared_right = np.zeros(size + 1), np.zeros(shared)
         for part in rows:
             weight = weights[part.pairs, None] / part.variance
             weighted = (part.own * weight[..., None]).swapaxes(1, 2)
-            self.blocks[part.pairs] = weighted @ part.own
+            if with_matrix:
+                self.blocks[part.pairs] = weighted @ part.own
             column = self.cliques[part.pairs]
             product = (weighted @ part.residual[..., None])[..., 0]
             self.right += np.bincount(column.ravel(), product.ravel(), size + 1)

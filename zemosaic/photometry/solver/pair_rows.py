@@ -13,7 +13,7 @@ where the gain of the pair was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from .channel import Channel
 from .surfaces import half_tile, surface_basis
 
 CHUNK = 4096  # pairs that are linearized at once
+KEPT_BYTES = 1 << 28  # of the terms at the patches, which are the same in each round
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
@@ -120,6 +121,7 @@ class PairEquations:
         self.level_var = pairs.level_var / pairs.slope[:, None]
         if not channel.offsets_are_free:
             self.level_var = np.full_like(self.level_var, np.inf)
+        self._kept: dict[tuple[str, int, bool], np.ndarray] = {}
         labels = channel.instruments.labels
         self.instruments = np.stack([labels[pairs.i], labels[pairs.j]], axis=1)
         self.half_tile = 1.0
@@ -156,9 +158,8 @@ class PairEquations:
     ) -> Rows:
         """Linearize some pairs of tiles of these two instruments."""
         pairs = self.channel.pairs
-        place = patch_points(pairs.place[chosen], pairs.extent[chosen])
         ends = [
-            self._end(tile[chosen], levels[chosen], place, label, state, active)
+            self._end(chosen, tile, levels[chosen], label, state, active)
             for tile, levels, label in zip(
                 (pairs.i, pairs.j), (pairs.x_level, pairs.y_level), instruments, strict=True
             )
@@ -187,26 +188,25 @@ class PairEquations:
 
     def _end(
         self,
-        tile: np.ndarray,
+        chosen: np.ndarray,
+        of_pairs: np.ndarray,
         level: np.ndarray,
-        place: np.ndarray,
         instrument: int,
         state: State,
         active: Unknowns,
     ) -> _End:
-        """Return one tile ``(n,)`` of some pairs, with levels ``(n, 16)`` in their patches.
+        """Return one tile of some pairs, with its levels ``(n, 16)`` in their patches.
 
-        `place` ``(n, 16, 4, 2)`` are four points of each patch in cells.
+        `chosen` ``(n,)`` are the pairs, and `of_pairs` ``(P,)`` the tile of every pair.
         """
-        terms = active.surface
+        terms, tile = active.surface, of_pairs[chosen]
         surface, basis = np.zeros((*level.shape, 0)), np.zeros((*level.shape, 0))
         flat, glow = active.log_flat, active.glow
         shares = instrument >= 0 and (flat.any() or glow.any())
         if terms.any():
-            surface = surface_basis(self._offsets(self._node(tile), place) / self.half_tile)
-            surface = surface.mean(axis=2)[..., terms]
+            surface = self._basis(self._surface_basis, chosen, of_pairs)[..., terms]
         if shares:
-            basis = self._detector_basis(tile, place).mean(axis=2)
+            basis = self._basis(self._detector_basis, chosen, of_pairs)
         gain = np.exp(state.log_gain[tile])[:, None]
         log_flat, glow_level = np.zeros(level.shape), np.zeros(level.shape)
         bias = state.bias[instrument] if shares else 0.0
@@ -230,8 +230,27 @@ class PairEquations:
             flat_basis=basis[..., flat if shares else slice(0)],
         )
 
-    def _node(self, tile: np.ndarray) -> np.ndarray:
-        return self.channel.ties.level[tile]
+    def _basis(
+        self,
+        compute: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        chosen: np.ndarray,
+        of_pairs: np.ndarray,
+    ) -> np.ndarray:
+        """Return means of terms ``(n, 16, M)`` over the patches, kept from round to round."""
+        key = compute.__name__, int(chosen[0]), of_pairs is self.channel.pairs.i
+        basis = self._kept.get(key)
+        if basis is None:
+            pairs = self.channel.pairs
+            place = patch_points(pairs.place[chosen], pairs.extent[chosen])
+            basis = compute(of_pairs[chosen], place).mean(axis=2)
+            if sum(kept.nbytes for kept in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
+                self._kept[key] = basis
+        return basis
+
+    def _surface_basis(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return the terms of surfaces ``(n, 16, 4, K)`` at places in cells."""
+        node = self.channel.ties.level[tile]
+        return surface_basis(self._offsets(node, place) / self.half_tile)
 
     def _offsets(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Return places ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)`` in cells."""
