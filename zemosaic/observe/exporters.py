@@ -7,72 +7,35 @@ a bounded time; the SDK's own shutdown can take half a minute.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
-import random
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from opentelemetry import context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import (
-    IdGenerator,
-    ReadableSpan,
-    SpanLimits,
-    SpanProcessor,
-    TracerProvider,
-)
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, Tracer
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from .._version import __version__
-from . import otlp_json, otlp_proto
-from .endpoint import export_target
-from .export_queue import ExportQueue
-from .live import SNAPSHOT_TIMEOUT, SnapshotExporter
-from .span_tables import SharedFields, SpanTable, span_ids
+from ..errors import UserError
+from . import otlp_json
+from .endpoint import export_target, exporters_from_environment, is_loopback, without_credentials
+from .export_queue import MAX_BATCH, MAX_QUEUED_SPANS, ExportQueue, QueueLimits
+from .live import SNAPSHOT_INTERVAL, Snapshots
+from .recorder import Ids, Recorder
 
 FILE_DELAY = 0.2  # seconds of spans in a line of the file, and lost at most in a crash
 OTLP_DELAY = 1.0
-MAX_ATTRIBUTES = 32  # attributes of a span: no span of ours has more
 MAX_EVENTS = 10_000  # events of a span: a heartbeat every ten seconds for a day
-# Seconds that an unresponsive collector may cost at the end, besides SNAPSHOT_TIMEOUT.
-SHUTDOWN_TIMEOUT = 4.0
+SHUTDOWN_TIMEOUT = 5.0  # seconds that an unresponsive collector may cost at the end
 
 _sdk_logger = logging.getLogger("opentelemetry")
-
-
-class Ids(IdGenerator):
-    """Ids of one trace: a random start, and consecutive span ids from there.
-
-    The spans of a dead run can therefore be made again from its journal with the same ids, and
-    delivered spans are identified by their numbers.
-
-    Parameters
-    ----------
-    trace, first : int, optional
-        Ids of an earlier run: 128 and 64 bits.
-    """
-
-    def __init__(self, trace: int = 0, first: int = 0) -> None:
-        self.trace = trace or random.SystemRandom().randrange(1, 1 << 128)
-        self.first = first or random.SystemRandom().randrange(1, 1 << 32) << 32
-        self._counter = itertools.count(1)  # thread-safe in CPython
-
-    def generate_trace_id(self) -> int:
-        """Return the id of the trace."""
-        return self.trace
-
-    def generate_span_id(self) -> int:
-        """Return the id of the next span."""
-        return self.first + next(self._counter)
-
-    def span_numbers(self, items: Iterable[Any]) -> list[int]:
-        """Return the numbers of spans, counted from 1 in the order of their start."""
-        return [span_id - self.first for item in items for span_id in span_ids(item)]
+_grpc_logger = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
 
 class Tracing:
@@ -89,6 +52,11 @@ class Tracing:
     skip : iterable of int
         Numbers of spans for the file only, because the collector has them already.
 
+    Raises
+    ------
+    UserError
+        A variable of the environment has no valid value.
+
     Attributes
     ----------
     on_delivered : callable
@@ -96,71 +64,106 @@ class Tracing:
     """
 
     def __init__(
-        self, file: Path, endpoint: str = "", ids: Ids | None = None, skip: Iterable[int] = ()
+        self,
+        file: Path,
+        endpoint: str = "",
+        ids: Ids | None = None,
+        skip: Iterable[int] = (),
     ) -> None:
-        self.endpoint = endpoint
+        self.endpoint = without_credentials(endpoint)
         self.ids = ids or Ids()
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
-        self._stream = file.open("wb")
+        self.snapshots: Snapshots | None = None
         self._lock = threading.Lock()
-        self._queues = [ExportQueue(file.name, self._write, FILE_DELAY, on_closed=self._closed)]
-        if endpoint:
-            self._queues.append(self._collector_queue({self.ids.first + n for n in skip}))
-        self._open_queues = len(self._queues)
+        self._open_queues = 0
         self._tracer = self._make_tracer()
+        exporter = _otlp_exporter(endpoint) if endpoint else None
+        limits = _queue_limits()
+        self._stream = file.open("wb")
+        self._queues = [self._queue(file.name, self._write, QueueLimits(FILE_DELAY))]
+        if exporter is not None:
+            self._queues.append(self._collector_queue(exporter, limits, skip))
+        if "console" in exporters_from_environment():
+            console = _Sender(ConsoleSpanExporter())
+            self._queues.append(self._queue("the console", console, limits))
         # The exporters log every failed attempt; the queues count, and one line is enough.
         self._level = _sdk_logger.level
         _sdk_logger.setLevel(logging.CRITICAL)
 
-    def _collector_queue(self, skip_ids: set[int]) -> ExportQueue:
-        exporter = _otlp_exporter(self.endpoint)
-
-        def delivered(items: Sequence[Any]) -> None:
-            self.on_delivered(self.ids.span_numbers(items))
-
+    def _queue(
+        self,
+        name: str,
+        send: Callable[[Sequence[Any]], str],
+        limits: QueueLimits,
+        on_closed: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> ExportQueue:
         def closed() -> None:
-            exporter.shutdown()
+            on_closed()
             self._closed()
 
-        return ExportQueue(
-            self.endpoint, _sender(exporter), OTLP_DELAY, delivered, skip_ids, closed
+        self._open_queues += 1
+        return ExportQueue(name, send, limits, on_closed=closed, **options)
+
+    def _collector_queue(
+        self, exporter: _Sender, limits: QueueLimits, skip: Iterable[int]
+    ) -> ExportQueue:
+        def delivered(spans: Sequence[Any]) -> None:
+            self.on_delivered(self.ids.span_numbers(spans))
+
+        def open_spans() -> Sequence[Any]:
+            return self.snapshots.take() if self.snapshots is not None else ()
+
+        return self._queue(
+            self.endpoint,
+            exporter,
+            limits,
+            exporter.shutdown,
+            on_delivered=delivered,
+            skip_ids={self.ids.first + number for number in skip},
+            open_spans=open_spans,
         )
 
     def _make_tracer(self) -> Tracer:
+        limits = _span_limits()
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
         resource = Resource.create().merge(
             Resource({"service.name": "zemosaic", "service.version": __version__})
         )
-        limits = SpanLimits(max_events=MAX_EVENTS)
+        # The provider makes no spans; it reads the environment.
         provider = TracerProvider(
             resource=resource.merge(OTELResourceDetector().detect()),
             span_limits=limits,
-            id_generator=self.ids,
             shutdown_on_exit=False,
         )
-        provider.add_span_processor(_QueueProcessor(self._queues))
-        tracer = provider.get_tracer("zemosaic", __version__)
-        # Only the SDK enforces the limits of the environment.
-        if limits.max_span_attribute_length is None and limits.max_span_attributes > MAX_ATTRIBUTES:
-            return _BatchTracer(tracer, self.ids, self._queues)
-        return tracer
+        if isinstance(provider.get_tracer("zemosaic"), NoOpTracer):  # OTEL_SDK_DISABLED
+            return NoOpTracer()
+        scope = InstrumentationScope("zemosaic", __version__)
+        return Recorder(provider.resource, scope, self.ids, limits, provider.sampler, self._put)
+
+    def _put(self, span: ReadableSpan) -> None:
+        for queue in self._queues:
+            queue.put(span)
 
     @property
     def tracer(self) -> Tracer:
         """The tracer for `zemosaic.observe.telemetry.Telemetry`."""
         return self._tracer
 
-    def snapshot_exporter(self) -> SnapshotExporter | None:
-        """Return an exporter of open spans; None without a collector."""
-        if not self.endpoint:
-            return None
-        return SnapshotExporter(_otlp_exporter(self.endpoint, SNAPSHOT_TIMEOUT))
+    def show_open_spans(self, interval: float = SNAPSHOT_INTERVAL) -> Snapshots | None:
+        """Return a view of open spans, sent at every interval; None without a collector."""
+        if self.endpoint:
+            self.snapshots = Snapshots(min(interval, SNAPSHOT_INTERVAL))
+        return self.snapshots
 
-    def _write(self, items: Sequence[Any]) -> bool:
+    def _write(self, spans: Sequence[Any]) -> str:
         """Write a batch as a line of OTLP/JSON, and flush it to the kernel."""
-        self._stream.write(otlp_json.encode(items))
-        self._stream.flush()
-        return True
+        try:
+            self._stream.write(otlp_json.encode(spans))
+            self._stream.flush()
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
 
     def close(self, timeout: float = SHUTDOWN_TIMEOUT) -> list[str]:
         """Send the remaining spans.
@@ -185,11 +188,7 @@ class Tracing:
             # The queue has already counted the spans for which the disk had no room.
             with contextlib.suppress(OSError):
                 self._stream.close()
-        return [
-            f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {queue.name}"
-            for queue in self._queues
-            if (lost := queue.accepted - queue.delivered)
-        ]
+        return [_loss(queue) for queue in self._queues if queue.lost]
 
     def _closed(self) -> None:
         # The last queue restores the level of the logger: until then an attempt would be logged.
@@ -199,141 +198,103 @@ class Tracing:
                 _sdk_logger.setLevel(self._level)
 
 
-class _BatchTracer(Tracer):
-    """The SDK's tracer, and a way past it for ended spans: the SDK takes five times as long."""
-
-    def __init__(self, tracer: Tracer, ids: Ids, queues: Sequence[ExportQueue]) -> None:
-        self._tracer, self._ids, self._queues = tracer, ids, queues
-        self._shared: dict[tuple[str, int], SharedFields] = {}
-
-    def start_span(self, *args: Any, **kwargs: Any) -> Span:
-        return self._tracer.start_span(*args, **kwargs)
-
-    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
-        return self._tracer.start_as_current_span(*args, **kwargs)
-
-    def record_spans(
-        self,
-        name: str,
-        parent: Span,
-        keys: tuple[str, ...],
-        columns: Sequence[Sequence[Any]],
-        starts: Sequence[int],
-        ends: Sequence[int],
-    ) -> None:
-        shared = self._shared.get((name, id(parent)))
-        if shared is None or shared.parent is not parent.get_span_context():
-            shared = self._shared[name, id(parent)] = SharedFields.under(parent, name)
-        types = tuple([type(column[0]) for column in columns])
-        ids = [self._ids.generate_span_id() for _ in starts]
-        table = SpanTable(shared, keys, types, ids, starts, ends, columns)
-        for queue in self._queues:
-            queue.put(table)
-
-    def send_now(self) -> None:
-        for queue in self._queues:
-            queue.send_now()
+def _loss(queue: ExportQueue) -> str:
+    lost = queue.lost
+    reason = f": {queue.reason}" if queue.reason else ""
+    return f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {queue.name}{reason}"
 
 
-class _QueueProcessor(SpanProcessor):
-    """Puts ended spans of the SDK into the queues."""
+class _Sender:
+    """An exporter as the `send` function of a queue: returns the reason of a failure."""
 
-    def __init__(self, queues: Sequence[ExportQueue]) -> None:
-        self._queues = queues
+    def __init__(self, exporter: SpanExporter, reason: Callable[[], str] = lambda: "") -> None:
+        self._exporter, self._reason = exporter, reason
+        self.shutdown = exporter.shutdown
 
-    def on_end(self, span: ReadableSpan) -> None:
-        for queue in self._queues:
-            queue.put(span)
-
-
-class _SpanRow(NamedTuple):
-    shared: SharedFields
-    span_id: int
-    start_time: int
-    end_time: int
-    attributes: dict[str, Any]
+    def __call__(self, spans: Sequence[ReadableSpan]) -> str:
+        if self._exporter.export(spans) is SpanExportResult.SUCCESS:
+            return ""
+        count = len(spans)
+        reason = self._reason() or "the exporter failed"
+        return reason.replace("{sent}", f"{count} span{'s' if count > 1 else ''}")
 
 
-class _TableSpan(_SpanRow):
-    """A span of a table with the attributes of a `ReadableSpan`, for the SDK's exporters."""
+class _LastError(logging.Filter):
+    """Keeps the last error that the gRPC exporter logs, which has no other way to give a reason."""
 
-    __slots__ = ()
-    kind, status = SpanKind.INTERNAL, Status()
-    events: tuple[()] = ()
-    links: tuple[()] = ()
-    dropped_attributes = dropped_events = dropped_links = 0
-    name = property(lambda self: self.shared.name)
-    parent = property(lambda self: self.shared.parent)
-    resource = property(lambda self: self.shared.resource)
-    instrumentation_scope = property(lambda self: self.shared.instrumentation_scope)
+    reason = ""
 
-    def get_span_context(self) -> SpanContext:
-        shared = self.shared
-        return SpanContext(
-            shared.trace_id, self.span_id, False, shared.trace_flags, shared.trace_state
-        )
-
-    context = property(get_span_context)
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep an error and drop all records."""
+        if record.levelno >= logging.ERROR and isinstance(record.args, tuple):
+            code, details = (*record.args, "", "")[2:4]
+            name = getattr(code, "name", str(code)).replace("_", " ").lower()
+            self.reason = f"{name}: {details}" if details else name
+        return False
 
 
-def _single_spans(items: Iterable[Any]) -> list[Any]:
-    """Return all spans of spans and tables, one by one."""
-    spans: list[Any] = []
-    for item in items:
-        if isinstance(item, SpanTable):
-            spans += [_TableSpan(item.shared, *row) for row in item.rows()]
-        else:
-            spans.append(item)
-    return spans
-
-
-class _HttpExporter(SpanExporter):
-    """The SDK's HTTP exporter with `otlp_proto`, which takes a sixth of the time to encode."""
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
-        self._client = getattr(exporter, "_client", None)  # version 1.43 has none
-
-    def export(self, items: Sequence[Any]) -> SpanExportResult:
-        if self._client is None:
-            return self._exporter.export(_single_spans(items))
-        try:
-            message = otlp_proto.encode(items)
-        except ValueError:  # a text with lone surrogates
-            return SpanExportResult.FAILURE
-        success = self._client.export(message).success
-        return SpanExportResult.SUCCESS if success else SpanExportResult.FAILURE
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-
-def _sender(exporter: SpanExporter) -> Callable[[Sequence[Any]], bool]:
-    """Return the `send` function of a queue; its own requests are not traced."""
-
-    def send(items: Sequence[Any]) -> bool:
-        token = context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))
-        try:
-            spans = items if isinstance(exporter, _HttpExporter) else _single_spans(items)
-            return exporter.export(spans) is SpanExportResult.SUCCESS
-        finally:
-            context.detach(token)
-
-    return send
-
-
-def _otlp_exporter(endpoint: str, timeout: float | None = None) -> SpanExporter:
+def _otlp_exporter(endpoint: str) -> _Sender:
     """Return the exporter of an endpoint; the other one is not imported."""
-    options = {} if timeout is None else {"timeout": timeout}
     target = export_target(endpoint)
-    if target.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-            OTLPSpanExporter as GrpcExporter,
-        )
+    make = _grpc_exporter if target.protocol == "grpc" else _http_exporter
+    try:
+        return make(target.address, secure=target.secure)
+    except Exception as error:  # the exporters raise many kinds for the values of variables
+        raise UserError(f"{without_credentials(endpoint)}: {error}; see OTEL_EXPORTER_*") from error
 
-        return GrpcExporter(endpoint=target.address, insecure=not target.secure, **options)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-        OTLPSpanExporter as HttpExporter,
+
+def _http_exporter(address: str, *, secure: bool) -> _Sender:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    from .collector_session import CollectorSession
+
+    session = CollectorSession()
+    return _Sender(OTLPSpanExporter(endpoint=address, session=session), lambda: session.reason)
+
+
+def _grpc_exporter(address: str, *, secure: bool) -> _Sender:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    options: dict[str, Any] = {}
+    if is_loopback(f"grpc://{address}"):  # a proxy has another loopback
+        options["channel_options"] = (("grpc.enable_http_proxy", 0),)
+    exporter = OTLPSpanExporter(endpoint=address, insecure=not secure, **options)
+    last = _LastError()
+    level = _grpc_logger.level
+    _grpc_logger.addFilter(last)
+    _grpc_logger.setLevel(logging.ERROR)  # not that of its silenced parent
+
+    def shutdown() -> None:
+        exporter.shutdown()
+        _grpc_logger.removeFilter(last)
+        _grpc_logger.setLevel(level)
+
+    sender = _Sender(exporter, lambda: last.reason)
+    sender.shutdown = shutdown
+    return sender
+
+
+def _span_limits() -> SpanLimits:
+    try:
+        given = "OTEL_SPAN_EVENT_COUNT_LIMIT" in os.environ
+        return SpanLimits(max_events=None if given else MAX_EVENTS)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _queue_limits() -> QueueLimits:
+    """Return the limits of the collector's queue, which OTEL_BSP_* changes."""
+    return QueueLimits(
+        delay=_positive("OTEL_BSP_SCHEDULE_DELAY", 1000 * OTLP_DELAY) / 1000,
+        batch=int(_positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH)),
+        queued=int(_positive("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)),
     )
 
-    return _HttpExporter(HttpExporter(endpoint=target.address, **options))
+
+def _positive(name: str, default: float, environment: Mapping[str, str] = os.environ) -> float:
+    text = environment.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{name} must be a positive integer but is {text!r}")
+    return int(text)

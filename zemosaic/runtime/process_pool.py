@@ -13,6 +13,7 @@ import itertools
 import multiprocessing
 import pickle
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -22,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from .events import WorkerStarted
 from .pool import Pool
 from .worker import TaskResult
 from .worker_process import serve
@@ -67,6 +69,7 @@ class _Task:
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    started_ns: int
     ready: bool = False
     killed: bool = False  # by `ProcessPool.abandon`
     task: _Task | None = None
@@ -90,6 +93,7 @@ class ProcessPool(Pool):
         self._queue: deque[_Task] = deque()  # not yet assigned
         self._live_workers: list[_Worker] = []
         self._idle_deaths: list[Exception] = []
+        self._starts: list[WorkerStarted] = []
         self._is_woken = self._closed = False
         self._thread = threading.Thread(target=self._run, name="zemosaic-pool", daemon=True)
 
@@ -124,6 +128,12 @@ class ProcessPool(Pool):
         with self._lock:
             deaths, self._idle_deaths = self._idle_deaths, []
         return deaths
+
+    def worker_starts(self) -> list[WorkerStarted]:
+        """Return the workers that have become ready since the last call."""
+        with self._lock:
+            starts, self._starts = self._starts, []
+        return starts
 
     def close(self) -> None:
         """Kill the workers; unfinished tasks fail."""
@@ -170,10 +180,11 @@ class ProcessPool(Pool):
             process = self._context.Process(
                 target=serve, args=(theirs, self._lifeline), name="zemosaic-worker", daemon=True
             )
+            started_ns = time.time_ns()
             with theirs:  # with our copy closed, the pipe ends when the worker does
                 process.start()
             with self._lock:
-                self._live_workers.append(_Worker(process, ours))
+                self._live_workers.append(_Worker(process, ours, started_ns))
 
     def _assign_tasks(self) -> None:
         """Send a task to each free worker."""
@@ -233,6 +244,10 @@ class ProcessPool(Pool):
             return []
         if not worker.ready:
             worker.ready = True
+            pid = worker.process.pid or 0
+            start = WorkerStarted(pid=pid, started_ns=worker.started_ns, ready_ns=time.time_ns())
+            with self._lock:
+                self._starts.append(start)
             return []
         task, worker.task = worker.task, None
         assert task is not None
