@@ -27,12 +27,12 @@ from opentelemetry.trace import (
     TraceState,
     set_span_in_context,
 )
+from zemosaic.observe.span_tables import SharedFields, SpanTable
 
 from tests.helpers.environment import remove_proxies
 from tests.helpers.otlp_receiver import http_receiver, plain, read_otlp_json, spans_of
 from zemosaic.observe import otlp_json, otlp_proto
 from zemosaic.observe.exporters import _otlp_exporter, _single_spans
-from zemosaic.observe.span_tables import SharedFields, SpanTable
 
 
 @pytest.fixture(autouse=True)
