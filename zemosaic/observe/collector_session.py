@@ -106,9 +106,9 @@ def _describe(error: BaseException, timeout: Any) -> str:
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"certificate verify failed: {cause.verify_message}"
-        for kind, words in _KNOWN.items():
+        for kind, known in _KNOWN.items():
             if isinstance(cause, kind):
-                return words
+                return known
     if isinstance(error, requests.exceptions.Timeout):
         return f"no answer within {timeout:.3g} s"
     # The innermost error of the system says most.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -84,7 +85,7 @@ class Tracing:
         if exporter is not None:
             self._queues.append(self._collector_queue(exporter, limits, skip))
         if "console" in exporters_from_environment():
-            console = _Sender(ConsoleSpanExporter())
+            console = _Sender(ConsoleSpanExporter(out=sys.stdout))
             self._queues.append(self._queue("the console", console, limits))
         # The exporters log every failed attempt; the queues count, and one line is enough.
         self._level = _sdk_logger.level
@@ -200,8 +201,8 @@ class Tracing:
 
 def _loss(queue: ExportQueue) -> str:
     lost = queue.lost
-    reason = f": {queue.reason}" if queue.reason else ""
-    return f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {queue.name}{reason}"
+    reason = queue.reason or "no answer"
+    return f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {queue.name}: {reason}"
 
 
 class _Sender:
@@ -261,7 +262,7 @@ def _grpc_exporter(address: str, *, secure: bool) -> _Sender:
     exporter = OTLPSpanExporter(endpoint=address, insecure=not secure, **options)
     last = _LastError()
     level = _grpc_logger.level
-    _grpc_logger.addFilter(last)
+    _grpc_logger.filters.insert(0, last)  # before the exporter's own, which drops repetitions
     _grpc_logger.setLevel(logging.ERROR)  # not that of its silenced parent
 
     def shutdown() -> None:

@@ -115,6 +115,7 @@ class Telemetry(Observer):
     def _reset(self) -> None:
         self._phase: Span | None = None
         self._stages: dict[str, Span] = {}
+        self._stage_starts: dict[Span, int] = {}
         self._running: dict[tuple[str, int], Span] = {}
         # Open spans with the attributes that they have only while they are open.
         self._open: dict[Span, dict[str, Any]] = {}
@@ -157,7 +158,7 @@ class Telemetry(Observer):
             return
         parent = self._stages.get(STAGE_SPANS[event.stage], self._phase)
         span = self._start(f"{PHASE}.{event.stage}", parent, event.time_ns)
-        self._stages[event.stage] = span
+        self._stages[event.stage], self._stage_starts[span] = span, event.time_ns
         self._open[span] = {}
 
     def stage_ended(self, event: StageEnded) -> None:
@@ -171,7 +172,9 @@ class Telemetry(Observer):
         """Make the span of a worker's start."""
         if self._phase is None:
             return
-        parent = next(iter(self._stages.values()), self._phase)
+        stages = self._stages.values()
+        begun = [stage for stage in stages if self._stage_starts[stage] <= event.started_ns]
+        parent = begun[0] if begun else self._phase
         attributes = {"process.pid": event.pid, "host.name": self._host}
         self._start(WORKER, parent, event.started_ns, attributes).end(end_time=event.ready_ns)
 
