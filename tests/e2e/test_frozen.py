@@ -167,7 +167,7 @@ def test_the_final_span_replaces_the_snapshots(
 def test_a_store_that_keeps_copies_gets_markers(
     memory_jaeger: Jaeger, few_tiles: list[Path], tmp_path: Path
 ) -> None:
-    """By default it has each span once, and markers of the pair that ran for long as its children."""
+    """By default it has each span once, and children of the pair that mark how long it ran."""
     running = intertile(
         tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5,
         "--otlp", memory_jaeger.otlp, **inject(tmp_path / "site", pair_0_1="sleep"),

@@ -16,6 +16,7 @@ from ..settings import Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
+    RUN_OPTIONS,
     check_writable,
     find_anchor,
     parse_hdu,
@@ -142,7 +143,7 @@ def intertile(
     file.fits[SCI,2] is one of them.
     """
     require_different(tiles)
-    run = {name: options.pop(name) for name in ("pool", "otlp", "live", "resume", "report")}
+    run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
@@ -258,7 +259,7 @@ def demo(output: Output, /, folder: Path, **options: Any) -> int:
     from ..photometry.simulate import Scene
     from .scene_files import comparison_lines, write_scene
 
-    run = {name: options.pop(name) for name in ("pool", "otlp", "live", "report")}
+    run = {name: options.pop(name) for name in RUN_OPTIONS}
     settings = Settings(**options)
     paths = write_scene(Scene(), folder / "tiles")
     output.line(f"simulated    {len(paths)} tiles in {folder / 'tiles'}")

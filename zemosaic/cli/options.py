@@ -14,6 +14,8 @@ from ..photometry.tiles.file_options import split_input
 from ..settings import MODELS, Settings
 from .output import OUTPUT_OPTIONS
 
+#: The options of `run_options` that are fields of `RunOptions`; the others are settings.
+RUN_OPTIONS = ("pool", "otlp", "live", "on_stall", "report")
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -38,6 +40,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Send the trace to a collector; http://127.0.0.1:4318 without URL."),
         click.option("--live", type=click.Choice(("auto", "snapshot", "marker", "off")),
                      default="auto", help="How to show an unfinished run in the collector."),
+        click.option("--on-stall", default="", metavar="COMMAND",
+                     help="Command to run when no job ends for a heartbeat; it reads JSON."),
         click.option("--report/--no-report", default=True,
                      help="Write the page of the run, report.html, at the end."),
         *OUTPUT_OPTIONS,

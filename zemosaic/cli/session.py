@@ -27,6 +27,7 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
+from ..observe.stall import OnStall, run_command
 from ..observe.telemetry import Telemetry, environment_parent, parent_context
 from ..pipeline.calibrate import calibrate
 from ..pipeline.solution import PhaseSolution
@@ -53,6 +54,8 @@ class RunOptions:
         Endpoint of a collector; empty for the default one, None for the one in the environment.
     live : {"auto", "snapshot", "marker", "off"}
         How an unfinished run is shown in the collector.
+    on_stall : str
+        Command to run when no job ends for a heartbeat; empty for none.
     resume : bool
         Reuse the results of earlier runs in the folder.
     apply_to : pathlib.Path or None
@@ -66,6 +69,7 @@ class RunOptions:
     pool: str = "processes"
     otlp: str | None = None
     live: str = "auto"
+    on_stall: str = ""
     resume: bool = False
     apply_to: Path | None = None
     report: bool = True
@@ -105,12 +109,14 @@ def run_in_folder(
     paths = RunFolder(folder)
     with claim(folder), _report_at_end(folder, terminal, options.report):
         records = _earlier_runs(folder, terminal, options.resume)
-        tracing = Tracing(paths.trace, endpoint)
+        tracing = Tracing(paths.trace, endpoint, other_signals=True)
         about = _about(settings, options, tracing, _resumed_run(records) if options.resume else {})
         with _open_journal(folder, about, tracing, terminal) as journals:
             telemetry = _telemetry(tracing, about, settings.heartbeat)
             # The journal comes first, so that it has every event that others have seen.
             observers = [*journals, telemetry, console]
+            if options.on_stall:
+                observers.append(OnStall(run_command(options.on_stall, str(folder))))
             cached = journal.results(records) if options.resume else {}
             solution = _calibrate(tiles, settings, folder, options, observers, cached)
     files = _output_files(paths, options.apply_to)
@@ -253,6 +259,7 @@ def _telemetry(tracing: Tracing, about: dict[str, Any], heartbeat: float) -> Tel
         markers=live == "marker",
         parent=parent_context(about["trace"]["parent"]),
         resumed_from=about["resumed_from"],
+        signals=tracing.signals,
     )
 
 

@@ -18,6 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from .endpoint import is_loopback, without_credentials
 
 PROTOBUF = "application/x-protobuf"
+_TRY_AGAIN = (429, 502, 503, 504)
 _KNOWN: dict[type, str] = {
     socket.gaierror: "no such host",
     ConnectionRefusedError: "connection refused",
@@ -44,6 +45,11 @@ class CollectorSession(requests.Session):
         super().__init__()
         self.reason = ""
         self.status = 0
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last answer shows that no later request will succeed."""
+        return bool(self.reason and self.status) and self.status not in _TRY_AGAIN
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
         """Send a request; a redirect, a web page or a partial success raises `RefusedError`."""

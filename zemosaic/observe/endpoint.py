@@ -71,6 +71,23 @@ def traces_endpoint(url: str) -> str:
     return parts._replace(path=path + TRACES).geturl()
 
 
+def signal_endpoint(endpoint: str, signal: str) -> str:
+    """Return the endpoint of "metrics" or "logs" beside that of the traces; empty for none.
+
+    OTEL_METRICS_EXPORTER and OTEL_LOGS_EXPORTER switch them off. Logs are sent over HTTP alone.
+    """
+    if os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp").strip().lower() != "otlp":
+        return ""
+    if own := os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"):
+        return own
+    if export_target(endpoint).protocol == "grpc":
+        return endpoint if signal == "metrics" else ""
+    parts = urlsplit(endpoint)
+    if not parts.path.endswith(TRACES):
+        return ""
+    return parts._replace(path=f"{parts.path.removesuffix(TRACES)}/v1/{signal}").geturl()
+
+
 def check_endpoint(url: str) -> str:
     """Return the endpoint unchanged.
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
@@ -29,6 +29,9 @@ from .endpoint import export_target, exporters_from_environment, is_loopback, wi
 from .export_queue import MAX_BATCH, MAX_QUEUED_SPANS, ExportQueue, QueueLimits
 from .live import SNAPSHOT_INTERVAL, Snapshots
 from .recorder import Ids, Recorder
+
+if TYPE_CHECKING:
+    from .other_signals import OtherSignals
 
 FILE_DELAY = 0.2  # seconds of spans in a line of the file, and lost at most in a crash
 OTLP_DELAY = 1.0
@@ -52,6 +55,8 @@ class Tracing:
         Ids of an earlier run, to make its spans again.
     skip : iterable of int
         Numbers of spans for the file only, because the collector has them already.
+    other_signals : bool
+        Send metrics and log records as well.
 
     Raises
     ------
@@ -62,6 +67,8 @@ class Tracing:
     ----------
     on_delivered : callable
         Called from another thread with the numbers of delivered spans.
+    signals : OtherSignals or None
+        Metrics and log records, for `zemosaic.observe.telemetry.Telemetry`.
     """
 
     def __init__(
@@ -70,14 +77,17 @@ class Tracing:
         endpoint: str = "",
         ids: Ids | None = None,
         skip: Iterable[int] = (),
+        *,
+        other_signals: bool = False,
     ) -> None:
         self.endpoint = without_credentials(endpoint)
         self.ids = ids or Ids()
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
         self.snapshots: Snapshots | None = None
+        self.signals: OtherSignals | None = None
         self._lock = threading.Lock()
         self._open_queues = 0
-        self._tracer = self._make_tracer()
+        self._tracer = self._make_tracer(endpoint, other_signals)
         exporter = _otlp_exporter(endpoint) if endpoint else None
         limits = _queue_limits()
         self._stream = file.open("wb")
@@ -125,7 +135,7 @@ class Tracing:
             open_spans=open_spans,
         )
 
-    def _make_tracer(self) -> Tracer:
+    def _make_tracer(self, endpoint: str, other_signals: bool) -> Tracer:
         limits = _span_limits()
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
         resource = Resource.create().merge(
@@ -182,9 +192,12 @@ class Tracing:
         deadline = time.monotonic() + timeout
         for queue in self._queues:
             queue.close()
+        others = self.signals.close() if self.signals is not None else []
         written = self._queues[0].join(SHUTDOWN_TIMEOUT)
         for queue in self._queues[1:]:
             queue.join(max(0.0, deadline - time.monotonic()))
+        for thread in others:
+            thread.join(max(0.0, deadline - time.monotonic()))
         if written:
             # The queue has already counted the spans for which the disk had no room.
             with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from opentelemetry import context, trace
+from opentelemetry.metrics import Meter
 from opentelemetry.trace import Link, Span, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -37,11 +38,13 @@ from .job_spans import (
     PAIR,
     TILE,
     job_attributes,
+    job_files,
     job_span,
     oldest_attributes,
     running_attributes,
     slow_job_attributes,
 )
+from .run_metrics import RunMetrics, application_metrics
 
 PHASE = "phase5_intertile"
 HEARTBEAT = "phase5_intertile.heartbeat"
@@ -73,6 +76,23 @@ class OpenSpans(Protocol):
         """Show their new state soon."""
 
 
+class EventLog(Protocol):
+    """Receives the events of a run as log records."""
+
+    meter: Meter | None
+
+    def emit(
+        self,
+        name: str,
+        time_ns: int,
+        severity: str,
+        body: str,
+        attributes: Mapping[str, Any],
+        span: trace.SpanContext,
+    ) -> None:
+        """Send a log record that belongs to a span; return at once."""
+
+
 class Telemetry(Observer):
     """Record a run as one `phase5_intertile` trace.
 
@@ -91,6 +111,9 @@ class Telemetry(Observer):
         Has the parent of the phase; by default the current context.
     resumed_from : Mapping, optional
         "run", "trace" and "span": ids of the run that this one resumes, and of its phase.
+    signals : EventLog, optional
+        Receives heartbeats and failures as log records, and metrics in place of the application's
+        meter provider.
     """
 
     def __init__(
@@ -101,6 +124,7 @@ class Telemetry(Observer):
         host: str = "",
         parent: context.Context | None = None,
         resumed_from: Mapping[str, Any] | None = None,
+        signals: EventLog | None = None,
     ) -> None:
         self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
         self._view = open_spans
@@ -108,6 +132,9 @@ class Telemetry(Observer):
         self._host = valid_text(host or platform.node())
         self._parent = parent
         self._resumed_from = resumed_from or {}
+        self._signals = signals
+        meter = signals.meter if signals is not None else None
+        self._metrics = RunMetrics(meter) if meter is not None else application_metrics()
         self._reset()
         #: The trace id as 32 hexadecimal digits; empty if nothing is recorded.
         self.trace_id = ""
@@ -142,6 +169,7 @@ class Telemetry(Observer):
         if not phase.is_recording():
             return
         self._phase = phase
+        self._metrics.start(event.time_ns)
         self.trace_id = trace.format_trace_id(phase.get_span_context().trace_id)
         self._open[phase] = {}
         phase.set_attribute("zemosaic.run.id", event.run_id)
@@ -193,6 +221,7 @@ class Telemetry(Observer):
         if self._phase is None:
             return
         self._end_silence()
+        self._metrics.job_ended(event.ended_ns)
         if event.error is not None:
             self._job_errors += 1
         if event.stage == "pairs":
@@ -215,7 +244,9 @@ class Telemetry(Observer):
         else:
             span.set_attributes(attributes)
         if event.error is not None:
-            _record_error(span, event.error, event.ended_ns)
+            self._record_error(span, event.error, event.ended_ns, event.attributes)
+        if event.stage == "pairs":
+            self._metrics.pair_ended(event, span)
         self._end(span, event.ended_ns)
 
     def _count_pair(self, event: JobEnded) -> None:
@@ -232,7 +263,8 @@ class Telemetry(Observer):
         stage = self._stages.get("apply")
         if event.error is not None and stage is not None:
             error = {"exception.type": event.error.type, "exception.message": str(event.error)}
-            stage.add_event("exception", valid_attributes(error), timestamp=event.ended_ns)
+            body = valid_text(str(event.error))
+            self._add_event("exception", event.ended_ns, valid_attributes(error), stage, body)
 
     def job_running(self, event: JobRunning) -> None:
         """Show a job that has run for long, under the id that its span will have."""
@@ -284,7 +316,8 @@ class Telemetry(Observer):
 
     def _record_heartbeat(self, event: Heartbeat) -> None:
         attributes = valid_attributes(self._heartbeats.attributes(event))
-        self._add_event(HEARTBEAT, event.time_ns, attributes)
+        body = f"no job has finished for {event.idle_time:.0f} s; {event.pending} are pending"
+        self._add_event(HEARTBEAT, event.time_ns, attributes, body=body)
         if self._markers and self._phase is not None:
             start = event.time_ns - int(1e9 * event.idle_time)
             marker = self._start(HEARTBEAT, self._phase, start, attributes)
@@ -302,13 +335,16 @@ class Telemetry(Observer):
         """Record a slow pair or tile."""
         self._slow_jobs += 1
         attributes = slow_job_attributes(event, with_stack=self._slow_jobs <= MAX_STACKS)
-        self._add_event(SLOW_PAIR, event.time_ns, attributes)
+        files = " and ".join(map(str, job_files(event.attributes)))
+        body = valid_text(f"{files}: running for {event.running_time:.0f} s")
+        self._add_event(SLOW_PAIR, event.time_ns, attributes, body=body)
 
     def run_ended(self, event: RunEnded) -> None:
         """End the phase span, and the spans that are still open."""
         if self._phase is None:
             return
         self._end_silence()
+        self._metrics.stop()
         self._set_run_attributes(event.attributes)
         self._phase.set_attribute("zemosaic.run.state", event.state)
         for outcome, count in self._pair_counts.items():
@@ -341,10 +377,37 @@ class Telemetry(Observer):
         if self._view is not None:
             self._view.hurry()
 
-    def _add_event(self, name: str, time_ns: int, attributes: Mapping[str, Any]) -> None:
-        """Add an event to the phase. OpenTelemetry is replacing span events by log records."""
-        if self._phase is not None:
-            self._phase.add_event(name, attributes, timestamp=time_ns)
+    def _add_event(
+        self,
+        name: str,
+        time_ns: int,
+        attributes: Mapping[str, Any],
+        span: Span | None = None,
+        body: str = "",
+    ) -> None:
+        """Add an event to the phase or another span, and to the log.
+
+        OpenTelemetry is replacing span events by log records (OTEP 4430).
+        """
+        span = span or self._phase
+        if span is None:
+            return
+        span.add_event(name, attributes, timestamp=time_ns)
+        if self._signals is not None:
+            severity = "ERROR" if name == "exception" else "WARN"
+            context = span.get_span_context()
+            self._signals.emit(name, time_ns, severity, body, attributes, context)
+
+    def _record_error(
+        self, span: Span, error: JobError, time_ns: int, job: Mapping[str, Any]
+    ) -> None:
+        _set_error(span, error.type, str(error))
+        exception = {"exception.type": error.type, "exception.message": error.message}
+        if error.traceback:
+            exception["exception.stacktrace"] = error.traceback[-MAX_TEXT:]
+        files = " and ".join(map(str, job_files(job)))
+        body = valid_text(f"{files}: {error}" if files else str(error))
+        self._add_event("exception", time_ns, valid_attributes(exception), span, body)
 
     def _set_run_attributes(self, attributes: Mapping[str, Any]) -> None:
         if self._phase is not None:
@@ -369,11 +432,3 @@ def _span_context(trace_id: int, span_id: int) -> trace.SpanContext:
 def _set_error(span: Span, error_type: str, message: str) -> None:
     span.set_attribute("error.type", error_type)
     span.set_status(Status(StatusCode.ERROR, valid_text(message)))
-
-
-def _record_error(span: Span, error: JobError, time_ns: int) -> None:
-    _set_error(span, error.type, str(error))
-    exception = {"exception.type": error.type, "exception.message": error.message}
-    if error.traceback:
-        exception["exception.stacktrace"] = error.traceback[-MAX_TEXT:]
-    span.add_event("exception", valid_attributes(exception), timestamp=time_ns)
