@@ -150,6 +150,10 @@ class Tracing:
         if isinstance(provider.get_tracer("zemosaic"), NoOpTracer):  # OTEL_SDK_DISABLED
             return NoOpTracer()
         scope = InstrumentationScope("zemosaic", __version__)
+        if endpoint and other_signals:
+            from .other_signals import OtherSignals
+
+            self.signals = OtherSignals(endpoint, provider.resource, scope)
         return Recorder(provider.resource, scope, self.ids, limits, provider.sampler, self._put)
 
     def _put(self, span: ReadableSpan) -> None:
