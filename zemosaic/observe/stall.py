@@ -64,7 +64,7 @@ def run_command(command: str, folder: str) -> Callable[[Heartbeat, str], object]
         entry = {"run_id": run_id, "folder": folder, "message": message(event), **vars(event)}
         # A file, because a command that does not read would block a pipe.
         with tempfile.TemporaryFile() as text:
-            text.write(json.dumps(entry, default=_plain).encode())
+            text.write(json.dumps(entry, default=_plain).encode() + b"\n")
             text.seek(0)
             subprocess.run(
                 command, shell=True, stdin=text, stdout=subprocess.DEVNULL, check=True,
