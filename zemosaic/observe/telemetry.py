@@ -150,14 +150,15 @@ class Telemetry(Observer):
         self._pair_counts = {"failed": 0, "rejected": 0}
         self._job_errors = self._slow_jobs = 0
         self._heartbeats = HeartbeatFilter()
-        self._slowest_pair = (0, 0)  # nanoseconds and index
+        self._slowest_pair = (0, "")  # nanoseconds, and id of the span
 
     @property
     def find(self) -> str:
-        """The text to search for in the trace: the errors, else the slowest pair."""
-        if self._job_errors:
-            return "error.type"
-        return f"zemosaic.pair.index={self._slowest_pair[1]}" if self._slowest_pair[1] else ""
+        """The text to search for in the trace: the errors, else the span of the slowest pair.
+
+        Jaeger finds parts of names and values, but ids as a whole.
+        """
+        return "error.type" if self._job_errors else self._slowest_pair[1]
 
     def run_started(self, event: RunStarted) -> None:
         """Start the phase span under the caller's current span."""
@@ -224,8 +225,6 @@ class Telemetry(Observer):
         self._metrics.job_ended(event.ended_ns)
         if event.error is not None:
             self._job_errors += 1
-        if event.stage == "pairs":
-            self._count_pair(event)
         span = self._running.pop((event.stage, event.index), None)
         if self._running or span is not None:
             self._update_oldest(event.ended_ns)
@@ -246,17 +245,19 @@ class Telemetry(Observer):
         if event.error is not None:
             self._record_error(span, event.error, event.ended_ns, event.attributes)
         if event.stage == "pairs":
-            self._metrics.pair_ended(event, span)
+            self._count_pair(event, span)
         self._end(span, event.ended_ns)
 
-    def _count_pair(self, event: JobEnded) -> None:
-        """Count a pair without a measurement, and find the slowest."""
+    def _count_pair(self, event: JobEnded, span: Span) -> None:
+        """Count a pair, and find the slowest."""
+        self._metrics.pair_ended(event, span)
         if event.outcome != "measured":
             outcome = "rejected" if event.outcome == "rejected" else "failed"
             self._pair_counts[outcome] += 1
         duration = event.ended_ns - event.started_ns
         if duration > self._slowest_pair[0]:
-            self._slowest_pair = duration, event.index
+            span_id = span.get_span_context().span_id
+            self._slowest_pair = duration, trace.format_span_id(span_id)
 
     def _record_file_error(self, event: JobEnded) -> None:
         """Record a failure to write a corrected tile; written tiles have no span."""
