@@ -1,147 +1,203 @@
 """How accurate the corrections are, on simulated mosaics with a known truth.
 
-    python benchmarks/accuracy.py [--quick] [--seeds N] [--json FILE]
+    python benchmarks/accuracy.py [--quick] [--sets NAME...] [--seeds N] [--workers N] [--json FILE]
 
-For each set: gain error (rms, per cent), offset error (rms in ADU, at the sky level of each tile),
-and the seam: the rms difference of corrected tiles in all overlaps, in units of the pixel noise of
-the sky. The seam is measured on tiles without noise and with equal seeing, so it shows the error of
-the corrections alone. Gain and offset errors are those after the gauge is removed, of the tiles
-with known gains; "unknown" counts the others, over all skies. χ² is that of
-(estimate - truth) / error, per tile; 1 is honest.
+Each set is solved with `auto` and with every fixed model. The columns are explained in
+benchmarks/README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from errors import errors
 from noise_limit import noise_limit
-from seams import Seams, as_tile
+from seams import as_tile, remains
 
 from zemosaic import Settings, calibrate
-from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth, simulate
-from zemosaic.pipeline.solution import PhaseSolution
+from zemosaic.photometry.simulate import Scene, simulate
+from zemosaic.settings import MODELS
 
-WRONG = {"gradient": True, "trail": True, "border": True, "bad": True, "sip": True}
-SETS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "64 tiles, noise only": ({"tiles": 64, "shape": (1080, 1920), "overlap": 0.3}, ("auto",)),
-    "16 small tiles, noise only": ({"tiles": 16, "shape": (512, 512), "overlap": 0.3}, ("auto",)),
-    "16 small tiles, gradients": (
-        {"tiles": 16, "shape": (512, 512), "overlap": 0.3, "gradient": True},
-        ("gain+offset", "gain+plane", "auto"),
-    ),
-    "16 small tiles, everything wrong": (
-        {"tiles": 16, "shape": (512, 512), "overlap": 0.3, **WRONG},
-        ("offset", "gain+offset", "offset+plane", "gain+plane", "auto"),
-    ),
-    "16 small tiles, seeing 1 : 2": (
-        {"tiles": 16, "shape": (512, 512), "overlap": 0.3, "seeing": 1 / 3},
-        ("auto",),
-    ),
-    "9 small tiles, flat sky, few stars": (
-        {"tiles": 9, "shape": (512, 512), "overlap": 0.3, "nebula": 0.0, "stars": 1e-4},
-        ("auto",),
-    ),
-}
+LIMIT = "what noise allows"
+FIXED = [m for m in ("offset", "gain+offset", "gain+plane", "gain+surface") if m in MODELS]
+#: What `auto` is compared in with the fixed models.
+COMPARED = ("gain_percent", "within_sigma", "shape_sigma")
+COLUMNS = (
+    "gain error %", "max", "level σ", "within σ", "shape σ", "χ² gain", "χ² offset",
+    "largest z", "bad", "unknown",
+)  # fmt: skip
+
+LARGE = {"tiles": 64, "shape": (1080, 1920), "overlap": 0.3}
+MANY = {"tiles": 196, "shape": (512, 512), "overlap": 0.28}
+MOSAIC = {**MANY, "tiles": 64}
+SMALL = {"tiles": 16, "shape": (512, 512), "overlap": 0.3}
+FLAT = {
+    "tiles": 9, "shape": (192, 192), "overlap": 0.3, "gains": (0.9, 1.1), "offset": 40.0,
+    "nebula": 150.0, "stars": 2e-3, "read_noise": 0.0,
+}  # fmt: skip
+CLIPPED = {"saturation": 65000.0, "fluxes": (2000.0, 1.4e6)}
+SETS: dict[str, dict[str, Any]] = {
+    "64 large tiles, noise only": LARGE,
+    "16 tiles, noise only": SMALL,
+    "16 tiles, gradients": {**SMALL, "gradient": True},
+    "16 tiles, everything wrong": {
+        **SMALL, "gradient": True, "trail": True, "border": True, "bad": True, "sip": True,
+    },
+    "16 tiles, borders of zeros": {**SMALL, "border": True, "blank": 0.0},
+    "16 tiles, seeing 1 : 2": {**SMALL, "seeing": 1 / 3},
+    "9 tiles, flat sky, few stars": {**SMALL, "tiles": 9, "nebula": 0.0, "stars": 1e-4},
+    "64 tiles, gains to 1.3 %, few stars": {
+        **MOSAIC, "gains": (0.9775, 1.0225), "nebula": 0.0, "stars": 3e-5,
+    },
+    "64 tiles, vignetting 5 %": {**MOSAIC, "vignetting": 0.05},
+    "196 tiles, vignetting 5 %": {**MANY, "vignetting": 0.05},
+    "64 tiles, vignetting 5 %, gradients": {**MOSAIC, "vignetting": 0.05, "gradient": True},
+    "64 tiles, vignetting 20 %, 4th order": {**MOSAIC, "vignetting": 0.2, "quartic": True},
+    "64 tiles, vignetting 5 %, gradients, trails, bad tile": {
+        **MOSAIC, "vignetting": 0.05, "gradient": True, "trail": True, "bad": True,
+    },
+    "64 tiles, glow of 100 ADU": {**MOSAIC, "glow": 100.0},
+    "64 tiles, clipped stars": {**MOSAIC, **CLIPPED},
+    "64 tiles, clipped stars, gradients": {**MOSAIC, **CLIPPED, "gradient": True},
+    "9 tiles, flat residual 0.2 %, own": {**FLAT, "flat_residual": 0.002, "flat_shared": False},
+    "9 tiles, flat residual 1 %, shared": {**FLAT, "flat_residual": 0.01},
+    "9 tiles, flat residual 1 %, own": {**FLAT, "flat_residual": 0.01, "flat_shared": False},
+    "64 tiles, quadratic 20 ADU": {**MOSAIC, "quadratic": 20.0},
+    "64 tiles, quadratic 60 ADU": {**MOSAIC, "quadratic": 60.0},
+    "64 tiles, quadratic 200 ADU": {**MOSAIC, "quadratic": 200.0},
+    "64 tiles, lamp": {**MOSAIC, "lamp": 50.0},
+}  # fmt: skip
+#: Sets whose limit by noise is known.
+LIMITED = {
+    "64 large tiles, noise only", "16 tiles, noise only", "16 tiles, gradients",
+    "16 tiles, everything wrong",
+}  # fmt: skip
 
 
-def measure(scene: Scene, model: str) -> dict[str, Any]:
-    """Calibrate one scene and compare it with the truth."""
-    simulated = list(simulate(scene))
+@dataclass(frozen=True)
+class Case:
+    """One sky of a set."""
+
+    set_name: str
+    seed: int
+
+    @property
+    def scene(self) -> Scene:
+        """The scene of this sky."""
+        return Scene(seed=self.seed, **SETS[self.set_name])
+
+
+def measure(case: Case) -> list[dict[str, Any]]:
+    """Calibrate one sky with every model, and compare the results with the truth."""
+    name = {"set": case.set_name, "seed": case.seed}
+    simulated = list(simulate(case.scene))
     tiles = [as_tile(tile) for tile in simulated]
-    start = time.perf_counter()
-    solution = calibrate(tiles, Settings(model=model), pool="threads", observers=[])
-    seconds = time.perf_counter() - start
-    good = np.ones(len(tiles), dtype=bool)
-    if scene.bad:
-        good[1] = False
-    known = good & np.isfinite(solution.gain_err[:, 0])
-    if model == "auto":
-        model = f"auto → gain+{'plane' if solution.planes.any() else 'offset'}"
+    solutions = [
+        calibrate(tiles, Settings(model=model), pool="serial", observers=[])
+        for model in ("auto", *FIXED)
+    ]
+    limit = [{"model": LIMIT, **noise_limit(case.scene)}] if case.set_name in LIMITED else []
+    measured = [
+        {
+            "model": solution.settings.model,
+            **errors(case.scene, simulated, solution),
+            **left,
+            "suspects": len(solution.suspects),
+            "found": solution.model_line(),
+        }
+        for solution, left in zip(solutions, remains(case.scene, solutions), strict=True)
+    ]
+    return [{**name, **row} for row in limit + measured]
+
+
+def average(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Combine the figures of several skies: rms of errors, mean of χ², largest of the rest."""
+    ways = {
+        "gain_percent": _rms, "level_sigma": _rms, "within_sigma": _rms, "shape_sigma": _rms,
+        "chi2_gain": np.mean, "chi2_offset": np.mean, "chi2_gain_trend": np.mean,
+        "chi2_offset_trend": np.mean, "gain_max_percent": np.max, "largest_pull": np.max,
+        "suspects": np.sum, "unknown": np.sum,
+    }  # fmt: skip
     return {
-        "model": model,
-        **errors(simulated, solution, known),
-        "seam_sigma": Seams(scene).rms(solution, solution.records, good),
-        "pairs": len(solution.records),
-        "seconds": seconds,
-        "suspects": [solution.names[k] for k in solution.suspects],
-        "unknown": int(np.count_nonzero(good & ~known)),
+        name: float(way(values))
+        for name, way in ways.items()
+        if (values := [row[name] for row in rows if name in row])
     }
 
 
-def errors(
-    simulated: Sequence[SimulatedTile], solution: PhaseSolution, known: np.ndarray
-) -> dict[str, float]:
-    """Compute the rms errors of gains and offsets, and their χ², of tiles with known gains."""
-    gain, offset = solution.gain[known], solution.offset[known]
-    true_gain, true_offset = align_truth(
-        replace(solution, gain=gain, offset=offset, component=solution.component[known]),
-        np.array([tile.gain for tile in simulated])[known],
-        np.array([tile.offset for tile in simulated])[known],
-    )
-    sky = np.array([[np.nanmedian(tile.data)] for tile in simulated])[known]
-    relative = gain / true_gain - 1
-    level = (gain - true_gain) * sky + offset - true_offset
-    level -= level.mean()
-    gain_pull = relative / (solution.gain_err / solution.gain)[known]
-    offset_pull = (offset - true_offset) / solution.offset_err[known]
-    return {
-        "gain_percent": 100 * float(np.sqrt(np.mean(relative**2))),
-        "offset_adu": float(np.sqrt(np.mean(level**2))),
-        "chi2_gain": float(np.mean(gain_pull**2)),
-        "chi2_offset": float(np.mean(offset_pull**2)),
-    }
+def _rms(values: Sequence[float]) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
-def print_row(name: str, model: str, rows: list[dict[str, Any]]) -> None:
-    """Print the means over several skies as a row of the table."""
-    gain, offset, seam = (
-        np.sqrt(np.mean([row[key] ** 2 for row in rows]))
-        for key in ("gain_percent", "offset_adu", "seam_sigma")
+def print_set(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the rows of a set, and how much worse `auto` is than the best fixed model."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    table = {model: average([row for row in rows if row["model"] == model]) for model in models}
+    for model, row in table.items():
+        chi2 = [_chi2(row, "chi2_gain"), _chi2(row, "chi2_offset")]
+        cells = [
+            _cell(row, "gain_percent", 3), _cell(row, "gain_max_percent", 2),
+            _cell(row, "level_sigma", 4), _cell(row, "within_sigma", 4),
+            _cell(row, "shape_sigma", 3), *chi2, _cell(row, "largest_pull", 1),
+            _cell(row, "suspects", 0), _cell(row, "unknown", 0),
+        ]  # fmt: skip
+        print(f"| {name} | {model} | {' | '.join(cells)} |")
+    gain, within, shape = (
+        f"{table['auto'].get(key, np.nan) / min(table[model][key] for model in FIXED):.2f}"
+        for key in COMPARED
     )
-    chi2 = " |  |  | "
-    if "chi2_gain" in rows[0]:
-        gains, offsets = (
-            np.mean([row[key] for row in rows]) for key in ("chi2_gain", "chi2_offset")
-        )
-        unknown = sum(row["unknown"] for row in rows)
-        chi2 = f" | {gains:.2f} | {offsets:.2f} | {', '.join(rows[0]['suspects'])} | {unknown}"
-    offset_text = "–" if np.isnan(offset) else f"{offset:.3f}"
-    print(f"| {name} | {model} | {gain:.3f} | {offset_text} | {seam:.4f}{chi2} |", flush=True)
+    print(f"| {name} | auto / best | {gain} | | | {within} | {shape} | | | | | |", flush=True)
+
+
+def _cell(row: Mapping[str, float], key: str, digits: int) -> str:
+    value = row.get(key, np.nan)
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"
+
+
+def _chi2(row: Mapping[str, float], key: str) -> str:
+    trend = _cell(row, f"{key}_trend", 2)
+    without = _cell(row, key, 2)
+    return without if without == trend else f"{without} ({trend})"
+
+
+def run_sets(names: Sequence[str], seeds: int, workers: int) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the name and the rows of each set, in order."""
+    cases = [Case(name, seed) for name, seed in product(names, range(1, seeds + 1))]
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        results = pool.map(measure, cases)
+        for name in names:
+            yield name, [row for _ in range(seeds) for row in next(results)]
 
 
 def main() -> None:
     """Print a Markdown table, and write all figures as JSON with ``--json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="small sets only")
+    parser.add_argument("--quick", action="store_true", help="sets of up to 16 tiles only")
+    parser.add_argument("--sets", nargs="+", default=[""], help="parts of the names of the sets")
     parser.add_argument("--seeds", type=int, default=1, help="random skies per set")
+    parser.add_argument("--workers", type=int, default=1, help="skies at the same time")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
+    names = [
+        name
+        for name, scene in SETS.items()
+        if any(part in name for part in options.sets)
+        and not (options.quick and scene["tiles"] > 16)
+    ]
+    print(f"| set | model | {' | '.join(COLUMNS)} |\n{'|---' * (len(COLUMNS) + 2)}|", flush=True)
     results = []
-    print(
-        "| set | model | gain error % | offset error ADU | seam σ | χ² gain | χ² offset | bad "
-        "| unknown |\n|---|---|---|---|---|---|---|---|---|"
-    )
-    for name, (scene, models) in SETS.items():
-        if options.quick and scene["shape"][0] > 1000:
-            continue
-        seeds = range(1, options.seeds + 1)
-        if not {"seeing", "stars"} & set(scene):
-            print_row(
-                name,
-                "what noise allows",
-                [noise_limit(Scene(seed=seed, **scene)) for seed in seeds],
-            )
-        for model in models:
-            rows = [measure(Scene(seed=seed, **scene), model) for seed in seeds]
-            results += [{"set": name, "seed": k, **row} for k, row in zip(seeds, rows, strict=True)]
-            print_row(name, rows[0]["model"], rows)
+    for name, rows in run_sets(names, options.seeds, options.workers):
+        print_set(name, rows)
+        results += rows
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

@@ -112,8 +112,8 @@ def test_solve(benchmark: Any) -> None:
         y = slope * x + level[b] - level[a] + rng.normal(0, 0.05)
         matches.append((
             PairMeasurement(
-                slope, 1e-3 * slope, slope, 2e-3 * slope, y - slope * x, x, y, 0.05, 0.0, 0.0,
-                (0.0, 0.0), (0.0, 0.0), (1e-6, 0.0, 1e-6), 10_000, 3.0, 0.9, True,
+                slope, 1e-3 * slope, y - slope * x, x, y, 0.05, 0.0, 0.0, 10_000,
+                3.0, 0.9, True,
             ),
         ))  # fmt: skip
     solution = benchmark(solve, i, j, matches, np.full((200, 1), 1000.0))

@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from seams import CellImage, as_tile, common_slices
+from seams import (
+    CellImage,
+    as_tile,
+    common_slices,
+    empty_mosaic,
+    good_tiles,
+    pixel_noise,
+    without_noise,
+)
 
 from zemosaic.photometry.preview.grid import make_grid
 from zemosaic.photometry.preview.preview import Preview, make_preview
@@ -17,12 +25,12 @@ UNITS = (1e-3, 1.0, 1e-2, 1e-2)  # typical errors of the terms, to condition the
 
 
 def noise_limit(scene: Scene) -> dict[str, float]:
-    """Compute the limit of the gain, offset and seam errors of a scene.
+    """Compute the limit of the errors of gains and levels of a scene, and of its overlaps.
 
     A cell covered by N tiles constrains the gains and levels of each of its pairs, with 2 / N of
     the information of an independent pair. The limit includes the light of all stars, however
     bright, and assumes that seeing and registration are known, as no program knows them. With
-    gradients each tile has a plane, and the offset error is NaN: a plane common to all tiles is
+    gradients each tile has a plane, and the level error is NaN: a plane common to all tiles is
     not an error. A bad tile contributes nothing.
 
     Parameters
@@ -33,32 +41,37 @@ def noise_limit(scene: Scene) -> dict[str, float]:
     Returns
     -------
     dict
-        "gain_percent", "offset_adu" and "seam_sigma" as printed by accuracy.py.
+        "gain_percent", "level_sigma" and "within_sigma" as printed by accuracy.py.
     """
     # Gradients stay: planes remove them, and without them borders would be torn elsewhere.
-    twin = replace(scene, electrons=0.0, seeing=0.0, trail=False, bad=False)
-    simulated = [t for k, t in enumerate(simulate(twin)) if not (scene.bad and k == 1)]
-    tiles = [as_tile(tile) for tile in simulated]
-    grid, count = make_grid(tiles), len(tiles)
-    light = [
-        _true_light(make_preview(tile, grid).above_zero(), truth)
-        for tile, truth in zip(tiles, simulated, strict=True)
-    ]
-    information = _information(scene, light, pixels=round(grid.scale / scene.scale) ** 2)
+    twin = replace(without_noise(scene), bad=False)
+    simulated = _good(scene, twin)
+    grid, count = make_grid([as_tile(tile) for tile in simulated]), len(simulated)
+    light, smooth = (
+        [_true_light(make_preview(as_tile(tile), grid).above_zero(), tile) for tile in of]
+        for of in (simulated, _good(scene, replace(twin, fluxes=(0.0, 0.0))))
+    )
+    pixels = round(grid.scale / scene.scale) ** 2
+    information = _information(scene, light, smooth, pixels)
     covariance = information.covariance()
     # The gauge as in accuracy.py: a common factor, then the mean level at the sky of each tile.
     centred = np.eye(information.terms * count)
     centred[:: information.terms, :: information.terms] -= 1 / count
     level = _level_at_sky(scene, simulated, information.terms) @ centred
     gains = (centred @ covariance @ centred.T).diagonal()[:: information.terms]
-    offset = np.sqrt((level @ covariance @ level.T).trace() / count)
-    noise = np.sqrt(scene.sky / scene.electrons + scene.read_noise**2)
-    seams = np.sqrt((information.seams @ covariance).trace() / information.cells)
+    level_error = np.sqrt((level @ covariance @ level.T).trace() / count)
+    noise = pixel_noise(scene)
+    within = np.sqrt((information.differences @ covariance).trace() / information.cells)
     return {
         "gain_percent": 100 * float(np.sqrt(gains.mean())),
-        "offset_adu": np.nan if scene.gradient else float(offset),
-        "seam_sigma": float(seams / noise),
+        "level_sigma": np.nan if scene.gradient else float(level_error / noise),
+        "within_sigma": float(within / noise),
     }
+
+
+def _good(scene: Scene, twin: Scene) -> list[SimulatedTile]:
+    good = good_tiles(scene)
+    return [tile for index, tile in enumerate(simulate(twin)) if good[index]]
 
 
 def _true_light(preview: Preview, truth: SimulatedTile) -> CellImage:
@@ -71,13 +84,13 @@ def _true_light(preview: Preview, truth: SimulatedTile) -> CellImage:
 class _Information:
     """Information on T tiles with K terms each: gain, level and, with planes, two slopes.
 
-    `fisher` ``(K T, K T)`` is the Fisher matrix, `seams` likewise the sum of squares of the
-    differences in all overlaps, and `cells` their number of cells.
+    `fisher` ``(K T, K T)`` is the Fisher matrix, `differences` likewise the sum of squares of the
+    differences of the light without stars in all overlaps, and `cells` their number of cells.
     """
 
     terms: int
     fisher: np.ndarray
-    seams: np.ndarray
+    differences: np.ndarray
     cells: int = 0
 
     def covariance(self) -> np.ndarray:
@@ -87,8 +100,13 @@ class _Information:
         return np.linalg.pinv(scaled, rcond=1e-9) * unit[:, None] * unit
 
 
-def _information(scene: Scene, light: Sequence[CellImage], pixels: int) -> _Information:
-    """Sum the information of all pairs; `light` are the true tiles, and cells have `pixels`."""
+def _information(
+    scene: Scene, light: Sequence[CellImage], smooth: Sequence[CellImage], pixels: int
+) -> _Information:
+    """Sum the information of all pairs of true tiles, with stars and without; see the class.
+
+    Cells have `pixels`.
+    """
     count, terms = len(light), 4 if scene.gradient else 2
     total = _Information(terms, *np.zeros((2, terms * count, terms * count)))
     depth = _depth(light)
@@ -97,25 +115,26 @@ def _information(scene: Scene, light: Sequence[CellImage], pixels: int) -> _Info
         valid = np.isfinite(light[i].cells[first]) & np.isfinite(light[j].cells[second])
         if not valid.any():
             continue
-        value = light[i].cells[first][valid].astype(float)
         in_depth = common_slices(light[i], depth)[1]
-        variance = value / scene.electrons + scene.read_noise**2
+        place = np.indices(depth.cells.shape)[:, *in_depth][:, *first][:, valid]
+        model, smooth_model = (
+            np.stack([of[i].cells[first][valid] - scene.sky, np.ones(place.shape[1]), *place])
+            for of in (light, smooth)
+        )
+        variance = (model[0] + scene.sky) / scene.electrons + scene.read_noise**2
         # Each of N tiles has 2 / N of the information of an independent pair.
         weight = pixels / variance / depth.cells[in_depth][first][valid]
-        place = np.indices(depth.cells.shape)[:, *in_depth][:, *first][:, valid]
-        model = np.stack([value - scene.sky, np.ones_like(value), *place])[:terms]
         ends = np.kron(np.eye(count)[i] - np.eye(count)[j], np.eye(terms))
+        model, smooth_model = model[:terms], smooth_model[:terms]
         total.fisher += ends.T @ ((model * weight) @ model.T) @ ends
-        total.seams += ends.T @ (model @ model.T) @ ends
-        total.cells += len(value)
+        total.differences += ends.T @ (smooth_model @ smooth_model.T) @ ends
+        total.cells += place.shape[1]
     return total
 
 
 def _depth(light: Sequence[CellImage]) -> CellImage:
     """Count the tiles with a valid value in each cell of the mosaic."""
-    x0, y0 = min(image.x0 for image in light), min(image.y0 for image in light)
-    x1, y1 = max(image.x1 for image in light), max(image.y1 for image in light)
-    depth = CellImage(x0, y0, np.zeros((y1 - y0, x1 - x0), dtype=int))
+    depth = empty_mosaic(light)
     for image in light:
         depth.cells[common_slices(image, depth)[1]] += np.isfinite(image.cells)
     return depth

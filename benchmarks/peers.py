@@ -1,7 +1,7 @@
 """Compare the calibration with other programs that match tiles, on the same tiles.
 
-    python benchmarks/peers.py [--quick] [--tiles N] [--shape HxW] [--rounds N]
-                               [--folder DIR] [--json FILE]
+    python benchmarks/peers.py [--quick] [--tiles N] [--shape HxW] [--vignetting FRACTION]
+                               [--rounds N] [--folder DIR] [--json FILE]
 
 Each program runs as a command, from start to end, and ours directly before each of them; the ratio
 of wall times is that of these two runs. A program that is not installed is skipped with one line.
@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +30,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from zemosaic.photometry.simulate import Scene
+    from zemosaic.photometry.solver.solve import Correction
+    from zemosaic.pipeline.solution import PhaseSolution
 
 MONTAGE = ("mImgtbl", "mMakeHdr", "mProjExec", "mOverlaps", "mDiffFitExec", "mBgModel")
-
-
-@dataclass(frozen=True)
-class Record:
-    """Two tiles that overlap."""
-
-    i: int
-    j: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +46,13 @@ class Answer:
     slope_y: np.ndarray
     component: np.ndarray
 
+    def correction(self, tile: int) -> Correction:
+        """Return the correction of one tile."""
+        from zemosaic.photometry.solver.solve import Correction
+
+        terms = (self.gain, self.offset, self.slope_x, self.slope_y)
+        return Correction(*(values[tile] for values in terms))
+
 
 @dataclass(frozen=True)
 class Run:
@@ -58,7 +60,7 @@ class Run:
 
     name: str
     took: Watched
-    answer: Answer | None
+    answer: Answer | PhaseSolution | None
 
 
 class Absent(Exception):  # noqa: N818 - not an error
@@ -80,14 +82,20 @@ def answer(
 
 
 def ours(tiles: TileSet, scratch: Path) -> Iterator[Run]:
-    """Run the command line of this project, which writes tables and a trace."""
-    from astropy.table import Table
+    """Run the command line of this project, which writes tables and a trace.
 
+    The corrections are those of the same calibration as a function.
+    """
     start = [sys.executable, "-c", "from zemosaic.cli import main; main()", "intertile"]
     took = run_watched([[*start, "-o", "run", *tiles.files]], scratch)
-    table = Table.read(scratch / "run" / "corrections.ecsv", format="ascii.ecsv")
-    columns = (table[name].data for name in ("offset", "gain", "slope_x", "slope_y"))
-    yield Run("zemosaic", took, answer(*columns))
+    yield Run("zemosaic", took, _calibrated(tiles.files))
+
+
+@cache
+def _calibrated(files: tuple[str, ...]) -> PhaseSolution:
+    from zemosaic import calibrate
+
+    return calibrate(files, observers=[])
 
 
 def montage(tiles: TileSet, scratch: Path) -> Iterator[Run]:
@@ -248,39 +256,26 @@ ANSWERS: dict[str, Callable[[Sequence[str]], list[float]]] = {
 PEERS = (swarp, by_skymatch, montage, by_reproject)
 
 
-class Judge:
-    """Compares answers with the truth; tiles without noise are simulated once."""
+def errors(scene: Scene, answers: Sequence[Answer | PhaseSolution]) -> list[dict[str, float]]:
+    """Return the errors of gains and levels, and what is left, as defined in accuracy.py."""
+    import numpy as np
+    from errors import deviations, free_planes, without_planes
+    from seams import pixel_noise, remains
 
-    def __init__(self, scene: Scene, tiles: TileSet) -> None:
-        import numpy as np
-        from seams import Seams
+    from zemosaic.photometry.simulate import simulate
 
-        from zemosaic.photometry.overlap.graph import find_overlaps
-        from zemosaic.photometry.tiles.tile_files import open_tile
-
-        self.gain, self.offset, self.sky = (
-            np.array(tiles.truth[name]) for name in ("gain", "offset", "sky")
-        )
-        corners = np.array([open_tile(path).corners for path in tiles.files])
-        graph = find_overlaps(corners, 0.01)
-        self.records = [Record(int(i), int(j)) for i, j in zip(graph.i, graph.j, strict=True)]
-        self.seams = Seams(scene)
-
-    def errors(self, answer: Answer) -> dict[str, float]:
-        """Return the errors of gain, offset and seam, as defined in accuracy.py."""
-        import numpy as np
-
-        from zemosaic.photometry.simulate import align_truth
-
-        gain, offset = align_truth(answer, self.gain, self.offset)
-        relative = answer.gain / gain - 1
-        level = (answer.gain - gain) * self.sky + answer.offset - offset
-        level -= level.mean()
-        return {
-            "gain_percent": 100 * float(np.sqrt(np.mean(relative**2))),
-            "offset_adu": float(np.sqrt(np.mean(level**2))),
-            "seam_sigma": self.seams.rms(answer, self.records),
+    simulated = list(simulate(scene))
+    everything = np.ones(len(simulated), dtype=bool)
+    rows = []
+    for answer_, left in zip(answers, remains(scene, answers), strict=True):
+        found = deviations(simulated, answer_, everything)
+        found = without_planes(found, free_planes(scene), simulated)
+        row = {
+            "gain_percent": 100 * float(np.sqrt(np.mean(found["gain"] ** 2))),
+            "level_sigma": float(found["level"].std()) / pixel_noise(scene),
         }
+        rows.append({**row, **left})
+    return rows
 
 
 def compete(tiles: TileSet, rounds: int) -> tuple[list[Run], dict[str, list[float]], list[str]]:
@@ -311,10 +306,11 @@ def _once(program: Callable[[TileSet, Path], Iterator[Run]], tiles: TileSet) -> 
 
 
 def summary(
-    all_runs: Sequence[Run], ratios: dict[str, list[float]], judge: Judge
+    all_runs: Sequence[Run], ratios: dict[str, list[float]], scene: Scene
 ) -> list[dict[str, Any]]:
     """Return one row for each program, and one for no correction."""
     rows: list[dict[str, Any]] = []
+    answers = {run.name: run.answer for run in all_runs if run.answer is not None}
     for name in dict.fromkeys(run.name for run in all_runs):
         runs = [run for run in all_runs if run.name == name]
         row: dict[str, Any] = {
@@ -323,20 +319,22 @@ def summary(
             "peak_bytes": max(run.took.peak for run in runs),
             "ratio": statistics.median(ratios[name]) if name in ratios else 1.0,
         }
-        solved = runs[0].answer
-        if solved is not None:
-            row |= judge.errors(solved)
-            row["solves_gain"] = bool((solved.gain != 1).any())
         rows.append(row)
-    uncorrected = judge.errors(answer(0.0, tiles=len(judge.gain)))
-    return [*rows, {"name": "no correction", "solves_gain": False, **uncorrected}]
+    rows.append({"name": "no correction"})
+    answers["no correction"] = answer(0.0, tiles=scene.tiles)
+    judged = dict(zip(answers, errors(scene, list(answers.values())), strict=True))
+    for row in rows:
+        if row["name"] in judged:
+            row.update(judged[row["name"]])
+            row["solves_gain"] = bool((answers[row["name"]].gain != 1).any())
+    return rows
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
     print(
-        "\n| program | wall s | times ours | peak memory MiB | gain error % | offset error ADU "
-        "| seam σ |\n|---|---|---|---|---|---|---|"
+        "\n| program | wall s | times ours | peak memory MiB | gain error % | level σ | within σ "
+        "| shape σ |\n|---|---|---|---|---|---|---|---|"
     )
     for row in rows:
         cost = "– | – | –"
@@ -345,12 +343,13 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
                 f"{statistics.median(row['seconds']):.1f} | {row['ratio']:.1f} "
                 f"| {row['peak_bytes'] / 2**20:.0f}"
             )
-        errors = "– | – | –"
-        if "seam_sigma" in row:
+        figures = "– | – | – | –"
+        if "within_sigma" in row:
             gain = f"{row['gain_percent']:.3f}"
             gain = gain if row["solves_gain"] else f"not solved ({row['gain_percent']:.1f})"
-            errors = f"{gain} | {row['offset_adu']:.3f} | {row['seam_sigma']:.4f}"
-        print(f"| {row['name']} | {cost} | {errors} |")
+            level, within, shape = (row[f"{key}_sigma"] for key in ("level", "within", "shape"))
+            figures = f"{gain} | {level:.4f} | {within:.4f} | {shape:.3f}"
+        print(f"| {row['name']} | {cost} | {figures} |")
 
 
 def main() -> None:
@@ -364,19 +363,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="16 tiles of 512x512")
     parser.add_argument("--tiles", type=int, default=64)
     parser.add_argument("--shape", type=size, default=(1080, 1920), metavar="HxW")
+    parser.add_argument(
+        "--vignetting", type=float, default=0.0, help="fraction of light lost in all corners"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="number of runs of each program")
     parser.add_argument("--folder", type=Path, help="keep the tiles in this folder")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args()
     count, shape = (16, (512, 512)) if options.quick else (options.tiles, options.shape)
-    scene = Scene(tiles=count, shape=shape, overlap=0.3)
+    scene = Scene(tiles=count, shape=shape, overlap=0.3, vignetting=options.vignetting)
     with tempfile.TemporaryDirectory(prefix="zemosaic-peers-") as temporary:
         tiles = write_set(scene, (options.folder or Path(temporary)).resolve())
         list(map(Path.read_bytes, map(Path, tiles.files)))  # so that all programs read from memory
         load = Load()
         runs, ratios, skipped = compete(tiles, options.rounds)
         machine = load.report()
-        rows = summary(runs, ratios, Judge(scene, tiles))
+        rows = summary(runs, ratios, scene)
     print_table(rows)
     print(f"\n{count} tiles of {shape[0]} × {shape[1]}. {load_line(machine)}")
     for line in skipped:

@@ -112,28 +112,37 @@ class Truth:
         bad = rng.random(self.pairs) < 0.01
         self.a[bad] *= 1.2
         self.y[bad] += 20
-        self.pivot, self.tilt_err = pivot, 1e-3
-        self.x_tilt, self.y_tilt = (
-            -slope[t] / self.gain[t, None] + self.tilt_err / 2**0.5 * rng.normal(size=pivot.shape)
-            for t in (self.i, self.j)
-        )
-        self.planes = planes
+        self.pivot, self.planes = pivot, planes
+        self.x_slope, self.y_slope = (-slope[t] / self.gain[t, None] for t in (self.i, self.j))
+        self.patches = self._patches(rng)
+
+    def _patches(self, rng: np.random.Generator) -> np.ndarray:
+        """Return u, v, x, y, weight and contrast ``(P, 16, 6)`` on 4 x 4 patches of each pair."""
+        v, u = np.mgrid[-1.5:2, -1.5:2].reshape(2, 16) * 8.0
+        patches = np.empty((self.pairs, 16, 6))
+        patches[..., 0], patches[..., 1] = self.pivot[:, :1] + u, self.pivot[:, 1:] + v
+        for k, level, steps in ((2, self.x, self.x_slope), (3, self.y, self.y_slope)):
+            patches[..., k] = level[:, None] + steps[:, :1] * u + steps[:, 1:] * v
+        noise = 4 * self.level_err[:, None] * rng.normal(size=(self.pairs, 16))
+        patches[..., 3] += noise - noise.mean(axis=1, keepdims=True)
+        patches[..., 4] = (4 * self.level_err[:, None]) ** -2
+        patches[..., 5] = 1 / 16
+        return patches
 
     def measured(self) -> list[tuple[PairMeasurement]]:
         """Return the measurements of all pairs, in one channel."""
-        variance = self.tilt_err**2
         columns = (
             self.a, self.a * self.gain_err, self.x, self.y, self.level_err, *self.pivot.T,
-            *self.x_tilt.T, *self.y_tilt.T,
+            self.patches.reshape(self.pairs, -1),
         )  # fmt: skip
         return [
             (
                 PairMeasurement(
-                    a, err, a, err, 0.0, x, y, level_err, u, v, (xu, xv), (yu, yv),
-                    (variance, 0.0, variance), 1000, 1.0, 0.9, True,
+                    a, err, y - a * x, x, y, level_err, u, v, 1000, 1.0, 0.9, True,
+                    concentration=0.1, patches=tuple(patches),
                 ),
             )
-            for a, err, x, y, level_err, u, v, xu, xv, yu, yv in zip(
+            for a, err, x, y, level_err, u, v, patches in zip(
                 *(column.tolist() for column in columns), strict=True
             )
         ]  # fmt: skip

@@ -642,6 +642,27 @@ def test_gradient_tilts_every_tile_by_itself(zemosaic: Command, tmp_path: Path) 
     assert np.ptp(slopes, axis=0).min() > 0.01
 
 
+def test_the_instrument_is_written_with_the_truth(zemosaic: Command, tmp_path: Path) -> None:
+    """With `--vignetting`, `--flat-residual` and `--glow` the formula in truth.ecsv holds."""
+    zemosaic("simulate", tmp_path / "a", *SMALL, "--no-noise")
+    zemosaic(
+        "simulate", tmp_path / "b", *SMALL, "--no-noise",
+        "--vignetting", 0.1, "--flat-residual", 0.01, "--glow", 50,
+    )  # fmt: skip
+    plain, lit = (table(tmp_path / name / "truth.ecsv") for name in "ab")
+    assert plain.meta["formula"] == "scene = gain * data + offset"
+    expression = "scene = (gain * (data - GLOW) + offset) / FLAT, see truth/illumination.fits"
+    assert lit.meta["formula"] == expression
+    flat, glow = (fits.getdata(tmp_path / "b/truth/illumination.fits", n) for n in ("FLAT", "GLOW"))
+    assert flat.min() < 0.95
+    assert glow.max() > 45
+    pairs = zip(read_tiles(tmp_path / "b"), read_tiles(tmp_path / "a"), strict=True)
+    for t, (data, true) in enumerate(pairs):
+        scene = (lit["gain"][t] * (data - glow) + lit["offset"][t]) / flat
+        np.testing.assert_allclose(scene, plain["gain"][t] * true + plain["offset"][t], rtol=1e-5)
+    assert len(list((tmp_path / "b").glob("*.fits"))) == 4
+
+
 def test_overlap_and_rotation_are_as_requested(zemosaic: Command, tmp_path: Path) -> None:
     """Neighbours overlap by about the fraction of a side; without rotation none is rotated."""
     for overlap in (0.2, 0.6):

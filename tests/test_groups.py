@@ -238,10 +238,7 @@ def test_chips_that_never_overlap_are_matched(shared: tuple[str, ...], anchor: i
 def test_levels_alone_are_tied_where_gains_are_known() -> None:
     """Without measured gains, or with planes, each tile keeps a level of its own."""
     mosaic = Truth(3, 1)
-    pairs = [
-        [replace(line, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)]
-        for (line,) in mosaic.pairs()
-    ]
+    pairs = [[replace(line, gain_err=np.nan, gain_measured=False)] for (line,) in mosaic.pairs()]
     exposures = [[tile // 3 for tile in range(9)]]
     ties = Ties.of([[None] * 9], exposures)
     free = solve(mosaic.i, mosaic.j, pairs, mosaic.sky)

@@ -35,6 +35,20 @@ def plane_arguments() -> dict[str, Any]:
     }
 
 
+def weight_arguments() -> dict[str, Any]:
+    """Return valid arguments of `block_weights`, which has numbers among them."""
+    return {
+        "means": np.ones((5, 2, 1, BLOCKS)),
+        "highest": np.ones((2, 1, BLOCKS)),
+        "cell_count": np.ones(BLOCKS),
+        "typical_variance": np.empty((2, 1, 1)),
+        "prominence": np.empty(BLOCKS),
+        "index_work": np.empty(BLOCKS),
+        "shared_noise": 1.0,
+        "block_cells": 4,
+    }
+
+
 def read_only(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False
     return array
@@ -43,7 +57,7 @@ def read_only(array: np.ndarray) -> np.ndarray:
 def summary_arguments(channels: int) -> dict[str, Any]:
     """Return arguments of `summarize_fit` for a fit without nuisance terms."""
     rng = np.random.default_rng(1)
-    x, rows, columns = rng.normal(10, 3, (channels, BLOCKS)), BLOCKS, 3
+    x, rows = rng.normal(10, 3, (channels, BLOCKS)), BLOCKS
     design = np.stack([x, 1.5 * x + rng.normal(0, 0.1, x.shape), x], axis=1)
     return {
         "x": x,
@@ -54,17 +68,12 @@ def summary_arguments(channels: int) -> dict[str, Any]:
         "columns": design,
         "weights": np.ones((channels, rows)),
         "gram": design @ design.swapaxes(1, 2),
-        "line": np.zeros((channels, 2, columns)),
-        "slope": np.full(channels, 1.5),
+        "line": np.tile([[-1.5, 1.0, 0.0], [0.0, 0.0, 1.0]], (channels, 1, 1)),
         "instrument_noise": np.zeros(channels),
-        "patch_sum_work": np.empty((5, rows // 2)),
-        "patch_share_work": np.empty((5, rows // 2)),
-        "residual_work": np.empty((4, rows)),
-        "summary": np.empty((channels, 32)),
-        "fixed_slope": False,
-        "plain_terms": 4,
-        "plane_terms": 6,
-        "curvature_chi2": 100.0,
+        "patch_sum_work": np.empty((2, rows // 2)),
+        "patch_share_work": np.empty((2, rows // 2)),
+        "residual_work": np.empty((2, rows)),
+        "summary": np.empty((channels, 18)),
     }
 
 
@@ -134,9 +143,9 @@ def test_other_objects_are_named() -> None:
     """TypeError for an array that is none, and for a number that is none."""
     with pytest.raises(TypeError, match=r"^sky_planes: u: expected float64, got <class 'float'>"):
         kernels.sky_planes(**plane_arguments() | {"u": 3.0})
-    wrong = summary_arguments(1) | {"plain_terms": "four"}
-    with pytest.raises(TypeError, match=r"^summarize_fit: plain_terms: expected a number, got <cl"):
-        kernels.summarize_fit(**wrong)
+    wrong = weight_arguments() | {"block_cells": "four"}
+    with pytest.raises(TypeError, match=r"^block_weights: block_cells: expected a number, got <cl"):
+        kernels.block_weights(**wrong)
 
 
 @pytest.mark.parametrize("patch", [-1, 4])

@@ -24,7 +24,6 @@ from zemosaic.photometry.preview.resampling import (
     local_contrast,
     sample,
 )
-from zemosaic.photometry.preview.saturation import drop_saturated
 from zemosaic.photometry.tiles.tile import Tile, TileError, tile_from_array
 
 SCALE = 1e-3
@@ -90,55 +89,7 @@ def test_weights_are_binned_as_one_more_channel() -> None:
     np.testing.assert_allclose(means[1, 1:, 8:] / means[1, 1:, :1], 2)
 
 
-# ---- saturation and noise ---------------------------------------------------------------------
-
-
-def sky_counts(rng: np.random.Generator) -> np.ndarray:
-    """Return a strip of sky in integer counts, as cameras record it."""
-    return rng.poisson(40.0, (3, 64, 96)).astype(np.float32)
-
-
-@pytest.mark.parametrize("ceiling", [300.0, 75.0, np.float32(65535) * 0.7])
-def test_saturated_pixels_become_nan_in_all_channels(ceiling: float) -> None:
-    """A star saturated in one channel, at any level."""
-    strip = sky_counts(np.random.default_rng(1))
-    strip[1, 20:26, 30:36] = 2 * ceiling
-    strip = np.minimum(strip, np.float32(ceiling))
-    strip[0, 5, 5], strip[2, 6, 6] = np.nan, np.inf
-    before = strip.copy()
-    saturated = np.zeros(strip.shape, dtype=bool)
-    saturated[:, 20:26, 30:36] = True
-    highest = np.full(3, -np.inf)
-    drop_saturated(strip, highest)
-    assert np.isnan(strip[saturated]).all()
-    np.testing.assert_array_equal(strip[~saturated], before[~saturated])
-    assert highest[1] == np.float32(ceiling)
-    # A spike in the strip below is no saturation if it is lower than the highest value above.
-    below = sky_counts(np.random.default_rng(2))
-    below[1, 20:26, 30:36] = ceiling - 1
-    before = below.copy()
-    drop_saturated(below, highest)
-    np.testing.assert_array_equal(below, before)
-
-
-@pytest.mark.parametrize(
-    "strip",
-    [
-        np.full((1, 64, 96), 5.0),
-        np.full((1, 64, 96), np.nan),
-        np.random.default_rng(1).poisson(0.3, (1, 640, 960)),  # the highest count is frequent
-        np.broadcast_to(np.arange(96.0), (1, 64, 96)),  # a gradient without noise
-        np.where(np.arange(96) < 48, 5.0, 6.0) * np.ones((1, 64, 1)),  # a step
-        np.random.default_rng(2).normal(9.0, 0.1, (1, 64, 96)),
-    ],
-    ids=["constant", "empty", "few counts", "gradient", "step", "noise"],
-)
-def test_unsaturated_pixels_are_kept(strip: np.ndarray) -> None:
-    """A frequent highest value alone is no saturation."""
-    strip = strip.astype(np.float32)
-    before = strip.copy()
-    drop_saturated(strip, np.full(1, -np.inf))
-    np.testing.assert_array_equal(strip, before)
+# ---- noise -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(30, 40), (270, 480), (540, 960), (1080, 1920), (40, 3000)])

@@ -279,14 +279,19 @@ def test_the_order_of_a_pair_does_not_matter(
     assert abs(np.log(backward.level_err / level_error)) < 0.1
 
 
+def inverted_patches(line: PairMeasurement) -> tuple[float, ...]:
+    """Return the patches with x and y exchanged, and the weights in the unit of tile i."""
+    rows = np.array(line.patches).reshape(-1, 6)[:, [0, 1, 3, 2, 4, 5]]
+    rows[:, 4] *= line.gain**2
+    return tuple(rows.ravel().tolist())
+
+
 def inverted(line: PairMeasurement) -> PairMeasurement:
     """Return the line of the pair with its tiles exchanged."""
     return replace(
         line, gain=1 / line.gain, gain_err=line.gain_err / line.gain**2,
-        plane_gain=1 / line.plane_gain, plane_gain_err=line.plane_gain_err / line.plane_gain**2,
         offset=-line.offset / line.gain, x=line.y, y=line.x, level_err=line.level_err / line.gain,
-        x_tilt=line.y_tilt, y_tilt=line.x_tilt,
-        tilt_cov=tuple(c / line.gain**2 for c in line.tilt_cov),
+        patches=inverted_patches(line),
     )  # fmt: skip
 
 

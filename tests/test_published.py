@@ -196,11 +196,10 @@ def test_reproject_background_matching(images: int, scale: float) -> None:
 
 def line(x: float, y: float, level_err: float = 0.1) -> PairMeasurement:
     """Return a pair without a gain: level x in the first tile, y in the second."""
-    nan, inf = float("nan"), float("inf")
+    nan = float("nan")
     return PairMeasurement(
-        gain=1.0, gain_err=nan, plane_gain=nan, plane_gain_err=nan, offset=y - x, x=x, y=y,
-        level_err=level_err, u=0.0, v=0.0, x_tilt=(0.0, 0.0), y_tilt=(0.0, 0.0),
-        tilt_cov=(inf, 0.0, inf), cells=900, rms=1.0, correlation=0.0, gain_measured=False,
+        gain=1.0, gain_err=nan, offset=y - x, x=x, y=y,
+        level_err=level_err, u=0.0, v=0.0, cells=900, rms=1.0, correlation=0.0, gain_measured=False,
     )  # fmt: skip
 
 

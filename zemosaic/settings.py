@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .errors import UserError
 from .photometry.tiles.file_options import FileOptions
 
-MODELS = ("auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain")
+MODELS = ("auto", "gain+offset", "gain+plane", "gain+surface", "offset", "offset+plane", "gain")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from tests.faults.command import Command, Start
 from tests.helpers.cli import Run
@@ -123,6 +124,22 @@ def test_unchanged_results_are_reused(dead: list[str], intertile: Intertile) -> 
     again = intertile("--resume", *dead)
     assert again.code == 0
     assert jobs_done(folder)["pairs"] == set()
+
+
+def test_tiles_that_were_prepared_twice_are_reused(
+    start: Start, tiles: list[str], tmp_path: Path, intertile: Intertile
+) -> None:
+    """The level at which they clip follows from the journal, and their last previews serve."""
+    words = tile_folder(tiles, tmp_path / "tiles")
+    for word in words[:2]:
+        with fits.open(word, mode="update") as hdus:
+            hdus[0].data[40, 60] = 1e5
+    dead = start(tiles=words, pool="serial", fault="kill@solve")
+    assert dead.end().code == -9
+    folder = tmp_path / "run"
+    assert jobs_done(folder)["tiles"] == set(range(1, 7)) | {7, 8}
+    assert intertile("--resume", *words).code == 0
+    assert jobs_done(folder) == {"tiles": set(), "pairs": set()}
 
 
 @pytest.mark.parametrize("change", ["time", "content", "preview", "lost preview"])

@@ -240,9 +240,8 @@ class SyntheticRun:
         measured = not (self.faults and number % 53 == 7)
         return PairMeasurement(
             gain=ratio if measured else 1.0, gain_err=gain_err if measured else math.nan,
-            plane_gain=ratio, plane_gain_err=2 * gain_err, offset=y - ratio * x, x=x, y=y,
-            level_err=level_err, u=0.0, v=0.0, x_tilt=(0.0, 0.0), y_tilt=(0.0, 0.0),
-            tilt_cov=(1e-4, 0.0, 1e-4), cells=2000, rms=3.0, correlation=0.99,
+            offset=y - ratio * x, x=x, y=y,
+            level_err=level_err, u=0.0, v=0.0, cells=2000, rms=3.0, correlation=0.99,
             gain_measured=measured,
         )  # fmt: skip
 

@@ -119,6 +119,13 @@ def cli() -> None:
     "keyword.",
 )
 @click.option(
+    "--instrument",
+    default=Settings.instrument,
+    metavar="KEYS",
+    help="Keywords that distinguish instruments, whose tiles share an illumination: KEY,KEY, auto "
+    "or none.",
+)
+@click.option(
     "--blank",
     default=Settings.blank,
     metavar="VALUE",
@@ -221,6 +228,27 @@ def _exit_code(output: Output, solution: PhaseSolution) -> int:
     "--islands", type=int, default=1, show_default=True, help="Number of separate groups of tiles."
 )
 @click.option("--gradient", is_flag=True, help="Add a different sky gradient to each tile.")
+@click.option(
+    "--vignetting",
+    type=float,
+    default=0.0,
+    metavar="FRACTION",
+    help="Take this fraction of the light from the corners of all tiles.",
+)
+@click.option(
+    "--flat-residual",
+    type=float,
+    default=0.0,
+    metavar="FRACTION",
+    help="Leave a pattern of this rms in all tiles, as of an imperfect flat.",
+)
+@click.option(
+    "--glow",
+    type=float,
+    default=0.0,
+    metavar="ADU",
+    help="Add the glow of an amplifier to all tiles, with this peak.",
+)
 @click.option("--trail", is_flag=True, help="Add a satellite trail to every third tile.")
 @click.option("--border", is_flag=True, help="Replace ragged borders by NaN.")
 @click.option("--sip", is_flag=True, help="Distort the tiles (SIP).")
@@ -236,7 +264,8 @@ def _exit_code(output: Output, solution: PhaseSolution) -> int:
 def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
     """Simulate tiles in FOLDER.
 
-    Writes the tiles as FITS files, and their true corrections to truth.ecsv.
+    Writes the tiles as FITS files, and their true corrections to truth.ecsv. What they share of
+    the instrument is in truth/illumination.fits.
     """
     from ..photometry.simulate import Scene
     from .scene_files import write_scene

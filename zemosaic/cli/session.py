@@ -30,8 +30,9 @@ from ..observe.exporters import Tracing
 from ..observe.stall import OnStall, run_command
 from ..observe.telemetry import Telemetry, environment_parent, parent_context
 from ..pipeline.calibrate import calibrate
+from ..pipeline.illumination_file import write_illuminations
 from ..pipeline.solution import PhaseSolution
-from ..pipeline.tables import corrections_table, pairs_table, write_table
+from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
 from ..runtime import journal
 from ..runtime.events import Observer, RunStarted
 from ..runtime.journal import Journal, Record
@@ -160,6 +161,7 @@ def _calibrate(
     def write_tables(solution: PhaseSolution) -> None:
         write_table(corrections_table(solution, settings), paths.corrections)
         write_table(pairs_table(solution, settings), paths.pairs)
+        write_illuminations(solution, paths.illumination, run_name(solution, settings))
 
     gc.freeze()  # collecting all imported modules takes a twentieth of a second
     try:
@@ -289,6 +291,8 @@ def _about(
 
 def _output_files(paths: RunFolder, apply_to: Path | None) -> dict[str, str]:
     files = {"corrections": paths.corrections, "pairs": paths.pairs}
+    if paths.illumination.is_file():
+        files["illumination"] = paths.illumination
     if apply_to is not None:
         files["corrected"] = apply_to
     if paths.report.is_file():

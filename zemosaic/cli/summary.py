@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ..pipeline.illumination_text import describe_illuminations
 from ..pipeline.solution import PhaseSolution
 
 STAGES = ("prepare", "overlap", "pairs", "solve", "apply")
@@ -27,6 +28,15 @@ def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         "pairs": {"overlaps": solution.candidates, "total": len(solution.records), **outcomes},
         "doubt": solution.sky_check.doubt,
         "model": solution.settings.model,
+        "illumination": [
+            {
+                "instrument": light.name,
+                "tiles": len(light.tiles),
+                "corner_loss": [light.corner_loss(c)[0] for c in range(len(light.log_flat))],
+                "glow": [light.glow_range(c)[0] for c in range(len(light.glow))],
+            }
+            for light in solution.illuminations
+        ],
         "rms": solution.rms,
         "seconds": {name: round(value, 3) for name, value in stage_seconds.items()},
     }
@@ -44,6 +54,10 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
         + (f": {counts}" if counts else ""),
         f"model        {solution.model_line()}",
+        *(
+            f"{name:12} {text}"
+            for name, text in describe_illuminations(solution.illuminations, solution.unit)
+        ),
         *([f"doubt        {solution.sky_check.doubt}"] if solution.sky_check.doubt else []),
         *(
             f"suspect      {solution.names[index]}: {solution.why_suspect(index)}"

@@ -7,6 +7,7 @@ exponential of such a sum, so it is positive; the glow is a sum itself.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ TERMS = np.array([(a, n - a) for n in range(1, DEGREE + 1) for a in range(n, -1,
 class Illumination:
     """Illumination and glow of one instrument in C channels.
 
-    A tile records ``F * light + glow``, in units of the corrected tiles.
+    ``gain * data + offset`` is ``F * light + glow + bias`` with F = 1 on average (of ln F).
 
     Parameters
     ----------
@@ -37,6 +38,8 @@ class Illumination:
         ``(C, M)`` float64 coefficients of the glow in ADU.
     log_flat_cov, glow_cov : ndarray
         ``(C, M, M)`` float64 covariances of the coefficients.
+    bias : ndarray
+        ``(C,)`` float64 level in ADU that is no light, and that F does not act on.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Illumination:
     glow: np.ndarray
     log_flat_cov: np.ndarray
     glow_cov: np.ndarray
+    bias: np.ndarray
 
     def factor(self, rows: slice | None = None) -> np.ndarray:
         """Return F ``(C, rows, W)`` for some rows of a tile, or all; 1 is the mean of ln F."""
@@ -55,14 +59,64 @@ class Illumination:
         """Return the glow ``(C, rows, W)`` in ADU for some rows of a tile, or all."""
         return self._surface(self.glow, rows)
 
+    def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return F and the glow in ADU, ``(C, ...)``, at detector coordinates x and y ``(...)``."""
+        log_flat, glow = (
+            legendre.legval2d(x, y, np.moveaxis(_matrix(coefficients), 0, 2).swapaxes(0, 1))
+            for coefficients in (self.log_flat, self.glow)
+        )
+        return np.exp(log_flat), glow
+
+    def errors_at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the standard errors of F and of the glow in ADU, as `at`."""
+        basis = detector_basis(np.ravel(x), np.ravel(y))
+        log_flat, glow = (
+            np.sqrt(np.maximum(np.sum((basis @ cov) * basis, axis=2), 0)).reshape(-1, *np.shape(x))
+            for cov in (self.log_flat_cov, self.glow_cov)
+        )
+        return self.at(x, y)[0] * log_flat, glow
+
+    @property
+    def digest(self) -> str:
+        """16 digits of the SHA-256 of its coefficients."""
+        numbers = np.stack([self.log_flat, self.glow]).astype("<f8").tobytes()
+        return hashlib.sha256(numbers).hexdigest()[:16]
+
+    def corner_loss(self, channel: int) -> tuple[float, float]:
+        """Return the fraction of light that the corners lack, and its standard error.
+
+        It is 1 - F of the corners, in their geometric mean, divided by F of the centre, so a
+        linear trend of ln F does not count. It is negative if the corners have more light.
+        """
+        ends = np.array([-1.0, 1.0, -1.0, 1.0]), np.array([-1.0, -1.0, 1.0, 1.0])
+        zero = np.zeros(1)
+        change = detector_basis(*ends).mean(axis=0) - detector_basis(zero, zero)[0]
+        ratio = np.exp(change @ self.log_flat[channel])
+        variance = change @ self.log_flat_cov[channel] @ change
+        return float(1 - ratio), float(ratio * np.sqrt(max(variance, 0.0)))
+
+    def glow_range(self, channel: int) -> tuple[float, float]:
+        """Return the difference of the brightest and the faintest glow in ADU, and its error."""
+        steps = np.linspace(-1, 1, 4 * DEGREE + 1)
+        basis = detector_basis(*(axis.ravel() for axis in np.meshgrid(steps, steps)))
+        glow = basis @ self.glow[channel]
+        change = basis[glow.argmax()] - basis[glow.argmin()]
+        variance = change @ self.glow_cov[channel] @ change
+        return float(np.ptp(glow)), float(np.sqrt(max(variance, 0.0)))
+
     def _surface(self, coefficients: np.ndarray, rows: slice | None) -> np.ndarray:
         height, width = self.shape
         y = detector_coordinate(np.arange(height)[rows or slice(None)], height)
         x = detector_coordinate(np.arange(width), width)
-        matrix = np.zeros((len(coefficients), DEGREE + 1, DEGREE + 1))
-        matrix[:, TERMS[:, 1], TERMS[:, 0]] = coefficients
         along_y, along_x = (legendre.legvander(axis, DEGREE) for axis in (y, x))
-        return along_y @ matrix @ along_x.T
+        return along_y @ _matrix(coefficients) @ along_x.T
+
+
+def _matrix(coefficients: np.ndarray) -> np.ndarray:
+    """Arrange coefficients ``(C, M)`` by their degrees along y and x."""
+    matrix = np.zeros((len(coefficients), DEGREE + 1, DEGREE + 1))
+    matrix[:, TERMS[:, 1], TERMS[:, 0]] = coefficients
+    return matrix
 
 
 def detector_coordinate(pixel: np.ndarray, length: int) -> np.ndarray:
@@ -74,3 +128,24 @@ def detector_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the terms ``(N, M)`` at detector coordinates x and y ``(N,)``."""
     along_x, along_y = (legendre.legvander(axis, DEGREE) for axis in (x, y))
     return along_x[:, TERMS[:, 0]] * along_y[:, TERMS[:, 1]]
+
+
+@dataclass(frozen=True, eq=False)
+class Instruments:
+    """The instruments of T tiles.
+
+    Parameters
+    ----------
+    labels : ndarray
+        ``(T,)`` int number of each tile's instrument; -1 for a tile without one.
+    names : tuple of str
+        Name of each instrument.
+    """
+
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    @classmethod
+    def none(cls, tiles: int) -> Instruments:
+        """Return tiles that share nothing."""
+        return cls(np.full(tiles, -1), ())

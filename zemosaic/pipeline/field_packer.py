@@ -7,7 +7,7 @@ from dataclasses import fields
 from itertools import chain
 from operator import attrgetter, itemgetter
 from struct import Struct
-from typing import Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 _FORMATS = {float: "d", int: "q", bool: "?"}
 
@@ -24,7 +24,8 @@ class FieldPacker(Generic[Record]):
     ----------
     record_type : type
         A dataclass with at least two fields of type ``float``, ``int`` or ``bool``, at least two
-        tuples of a fixed number of these, and no others.
+        tuples of a fixed number of these, and no others. A long tuple of N numbers is declared as
+        ``Annotated[tuple[float, ...], N]``.
 
     Raises
     ------
@@ -74,16 +75,24 @@ def layout_digest(*record_types: type) -> str:
 
 def _field_formats(record_type: type) -> dict[str, tuple[str, bool]]:
     """Return the struct format of each field, and whether the field is a tuple."""
-    hints = get_type_hints(record_type)
+    hints = get_type_hints(record_type, include_extras=True)
     formats = {}
     for field in fields(record_type):
         kind = hints[field.name]
-        is_tuple = get_origin(kind) is tuple
+        is_tuple = get_origin(kind) in (tuple, Annotated)
         try:
-            codes = [_FORMATS[number] for number in (get_args(kind) if is_tuple else (kind,))]
+            codes = [_FORMATS[number] for number in (_elements(kind) if is_tuple else (kind,))]
         except KeyError:
             raise TypeError(
                 f"{record_type.__name__}.{field.name} is a {kind}; give a number or a tuple of them"
             ) from None
         formats[field.name] = "".join(codes), is_tuple
     return formats
+
+
+def _elements(kind: Any) -> tuple[Any, ...]:
+    """Return the types of the elements of a tuple."""
+    if get_origin(kind) is tuple:
+        return get_args(kind)
+    repeated, length = get_args(kind)
+    return get_args(repeated)[:1] * length

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.preview.preview import Preview
+from ..photometry.preview.saturation import Ceiling, Levels
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.fits_files import TileError
 from ..runtime.events import JobError
@@ -41,6 +42,8 @@ class PreparedTile:
         Share of the tile that its mask or weights cover.
     sources_masked : bool
         Whether these cover most of its bright pixels, and few others.
+    levels : Levels
+        Levels at which other tiles are clipped, with which the preview was made.
     """
 
     preview: Preview
@@ -51,6 +54,7 @@ class PreparedTile:
     thumbnail: np.ndarray | None
     masked: float = 0.0
     sources_masked: bool = False
+    levels: Levels = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +149,13 @@ def restore_tile(entry: dict[str, Any] | None, path: Path) -> PreparedTile | Non
     image = thumbnail(preview, entry["thumb"]) if entry["thumb"] else None
     plain = {name: _from_list(entry[name], tuple) for name in _TILE_FIELDS}
     return PreparedTile(preview=bare, thumbnail=image, **plain)
+
+
+def ceiling_of(entry: dict[str, Any] | None) -> Ceiling | None:
+    """Return the ceiling of a tile that an earlier run prepared, None without an entry."""
+    if entry is None:
+        return None
+    return Ceiling(np.array(entry["highest"]), np.array(entry["clipped"]))
 
 
 def _from_list(value: Any, convert: Callable[[list[Any]], Any]) -> Any:

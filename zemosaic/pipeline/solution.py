@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..photometry.pairfit.measurement import PairMeasurement
-from ..photometry.solver.plane_test import PLANE_CHI2, PLANE_RATIO
 from ..photometry.solver.solve import Solution
 from ..photometry.tiles.tile import Tile
 from ..settings import Settings
@@ -18,7 +17,6 @@ from .same_sky import SkyCheck
 # Typical difference of the gains of a pair, and in standard errors, from which on a model that
 # holds the gains does not fit.
 HELD_GAIN_DIFFERENCE, HELD_GAIN_CHI = 0.02, 5.0
-NOISE_CHI2 = 1.4  # median chi² of the planes of pairs that see noise alone: 2 ln 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,35 +128,21 @@ class PhaseSolution(Solution):
         return float(np.expm1(typical)) if clear else 0.0
 
     def model_line(self) -> str:
-        """Return the model of each group of tiles and the reason for it, in one line."""
-        if self.settings.model != "auto":
-            return self.settings.model
-        lines = []
-        for name, planes in (("gain+offset", False), ("gain+plane", True)):
-            chosen = (self.planes == planes) & (self.pairs > 0)
-            if chosen.any():
-                groups = len(np.unique(self.component[chosen]))
-                plural = "s" if groups != 1 else ""
-                lines.append(f"{name} in {groups} group{plural} ({self._model_reason(chosen)})")
-        return "; ".join(lines) or "none"
+        """Return the terms that the overlaps show, and their typical sizes, in one line."""
+        model = self.settings.model
+        return f"{model}: {', '.join(self._sizes())}" if self.spreads else model
 
-    def _model_reason(self, chosen: np.ndarray) -> str:
-        """Return why these (tile, channel) entries have a model with or without planes."""
-        chi2 = self.plane_chi2[chosen]
-        chi2 = chi2[np.isfinite(chi2)]
-        if not len(chi2):
-            measured = [
-                line
-                for record in self.records
-                for line in record.measurements
-                if isinstance(line, PairMeasurement)
-            ]
-            if measured and not any(np.isfinite(line.tilt_cov).all() for line in measured):
-                return "overlaps too small to tell"
-            return "too few pairs to tell"
-        reason = f"median plane chi² of the pairs {np.median(chi2):.1f}, {NOISE_CHI2} for noise"
-        ratio = np.nan_to_num(self.plane_ratio[chosen]).max()
-        planes = self.planes[chosen].all()
-        if planes and np.median(chi2) <= PLANE_CHI2 and ratio > PLANE_RATIO:
-            reason += f", but slopes of the tiles explain {ratio:.0f} times more than they leave"
-        return reason
+    def _sizes(self) -> Iterator[str]:
+        """Yield the typical size of each class of terms, the largest of all channels."""
+        unit = f" {self.unit}" if self.unit else ""
+        gain = max(spreads.gain for spreads in self.spreads) ** 0.5
+        if gain > 0:
+            yield f"gains scatter {100 * gain:.2g} %"
+        surfaces = np.sqrt(np.max([spreads.surface for spreads in self.spreads], axis=0))
+        names = "gradients of {} a tile", "second order {}", "third order {}"
+        found = [
+            name.format(f"{size:.2g}{unit}")
+            for name, size in zip(names, surfaces, strict=True)
+            if size > 0
+        ]
+        yield from found or ["no gradients"]

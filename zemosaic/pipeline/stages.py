@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import NoSolution
+from ..photometry.illumination import Instruments
 from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
 from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
@@ -25,6 +26,7 @@ from ..photometry.solver.ties import Ties
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
 from .groups import tie_tiles
+from .instruments import find_instruments
 from .records import (
     PairRecord,
     decode_measurements,
@@ -71,10 +73,11 @@ def run_stages(
         attributes["pairs.candidates"] = len(candidates.i)
         attributes["pairs.total"] = len(graph.i)
     records = _measure_pairs(context, graph, names, prepared)
-    ties = tie_tiles(context, len(names), {k: scanned[k].tile for k in prepared.previews})
+    shared = _find_shared(context, len(names), {k: scanned[k].tile for k in prepared.previews})
     with context.stage("solve") as attributes:
         sky_check = _check_same_sky(context, records)
-        solved = _solve(context, graph, corners, records, prepared, anchor, ties)
+        shapes = {k: scanned[k].tile.shape for k in prepared.previews}
+        solved = _solve(context, graph, corners, records, prepared, anchor, *shared, shapes)
         solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
             **vars(solved),
@@ -96,6 +99,13 @@ def run_stages(
         return solution
     not_written = write_corrected_tiles(context, tiles, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
+
+
+def _find_shared(
+    context: RunContext, count: int, tiles: Mapping[int, Tile]
+) -> tuple[Ties, Instruments]:
+    """Return the ties of the tiles, and their instruments."""
+    return tie_tiles(context, count, tiles), find_instruments(context, count, tiles)
 
 
 def _check_same_sky(context: RunContext, records: Sequence[PairRecord]) -> SkyCheck:
@@ -193,16 +203,19 @@ def _solve(
     prepared: PreparedTiles,
     anchor: int | None,
     ties: Ties,
+    instruments: Instruments,
+    shapes: Mapping[int, tuple[int, int]],
 ) -> Solution:
     tiles = len(corners)
     sky = np.full((tiles, prepared.channels), np.nan)
-    frame = TileFrame(np.zeros((tiles, 2)), np.zeros((tiles, 2, 2)))
+    frame = TileFrame(np.zeros((tiles, 2)), np.zeros((tiles, 2, 2)), np.ones((tiles, 2), dtype=int))
     for index, preview in prepared.previews.items():
         sky[index] = preview.sky
         frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
+        frame.shape[index] = shapes[index]
     measurements = [record.measurements for record in records]
     model = context.settings.model
-    return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties)
+    return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties, instruments)
 
 
 def _warn_about_unmatched_tiles(context: RunContext, solution: PhaseSolution) -> None:

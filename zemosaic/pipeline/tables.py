@@ -15,19 +15,25 @@ from astropy.table import Table
 from .._version import __version__
 from ..files import atomic_write
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
+from ..photometry.solver.surfaces import SURFACE_POWERS
 from ..settings import Settings
 from .records import PairRecord
 from .solution import PhaseSolution
 
+__all__ = ["SURFACE_POWERS", "corrections_table", "pairs_table", "run_name", "write_table"]
+
 SOLUTION_COLUMNS = (
-    "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y", "component", "gain_group",
-    "pairs", "suspect", "shift",
+    "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS, "component", "gain_group", "pairs", "suspect", "shift",
 )  # fmt: skip
 MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
 )  # fmt: skip
 LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
-SLOPE_COLUMNS = ("slope_x", "slope_y")
+SURFACE = " + ".join(
+    f"{name} * " + " * ".join(["dx"] * power_x + ["dy"] * power_y)
+    for name, (power_x, power_y) in SURFACE_POWERS.items()
+)
+CENTRE = "dx, dy in pixels from the tile's centre"
 UNITS = {"shift": u.pix, "area": u.deg**2}
 
 
@@ -42,11 +48,18 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
         "channel": channel,
     }
     columns |= {name: getattr(solution, name).ravel() for name in SOLUTION_COLUMNS}
-    formula = (
-        "corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0), "
-        "(x0, y0) the tile's centre"
-    )
-    return _table(columns, settings, formula, solution.unit)
+    lights, line = solution.illuminations, "gain * data + offset"
+    if len(lights) > 1:
+        instruments = {index: light.name for light in lights for index in light.tiles.tolist()}
+        columns["instrument"] = _printable([instruments.get(index, "") for index in tile.tolist()])
+    if lights:
+        line = f"({line} - bias - glow) / F + bias"
+    formula = f"corrected = {line} + {SURFACE}, {CENTRE}"
+    table = _table(columns, settings, formula, solution.unit)
+    if lights:
+        table.meta["illumination"] = [light.digest for light in lights]
+        table.meta["bias"] = [light.bias.tolist() for light in lights]
+    return table
 
 
 def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
@@ -127,8 +140,9 @@ def _table(columns: dict[str, Any], settings: Settings, formula: str, unit: str)
     units = {
         **UNITS,
         **dict.fromkeys(LEVEL_COLUMNS, _parse_unit(unit)),
-        **dict.fromkeys(SLOPE_COLUMNS, _parse_unit(unit, "pix")),
     }
+    for name, powers in SURFACE_POWERS.items():
+        units[name] = _parse_unit(unit, ("pix", "pix2", "pix3")[sum(powers) - 1])
     for name in units.keys() & set(table.colnames):
         table[name].unit = units[name]
     return table

@@ -20,6 +20,7 @@ from ..photometry.pairfit.measure import measure_pair
 from ..photometry.pairfit.measurement import Measurement
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
+from ..photometry.preview.saturation import Levels
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
@@ -124,7 +125,7 @@ def _file_key(tile: Tile) -> str:
     if tile.path is None:
         return ""
     files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
-    return cache_key(*map(_file_state, files), replace(tile.options, group=None))
+    return cache_key(*map(_file_state, files), replace(tile.options, group=None, instrument="auto"))
 
 
 def _file_state(path: Path) -> tuple[object, ...]:
@@ -135,7 +136,9 @@ def _file_state(path: Path) -> tuple[object, ...]:
     return location, status.st_size, status.st_mtime_ns, checksum
 
 
-def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -> PreparedTile:
+def prepare(
+    tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0, levels: Levels = None
+) -> PreparedTile:
     """Make the preview of a tile and save it.
 
     Parameters
@@ -150,6 +153,8 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
         File of the preview.
     thumb : int
         Side of a thumbnail cell in preview cells; 0 makes neither thumbnail nor checksum.
+    levels : Levels
+        Levels at which other tiles of the instrument are clipped.
 
     Raises
     ------
@@ -162,9 +167,9 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
             f"{tile.place}: has {tile.channels} channels, most others have {channels}; leave it out"
         )
     with timed_step("preview"):
-        preview = make_preview(tile, grid)
+        preview = make_preview(tile, grid, levels)
         cover = mask_cover(tile)
-    masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
+    more = *((cover.all, cover.hides_sources) if cover else (0.0, False)), levels
     with timed_step("save"):
         try:
             preview.save(path)
@@ -175,11 +180,11 @@ def prepare(tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0) -
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *masked)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *more)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
-        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *masked)
+        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *more)
 
 
 def refuse(reason: str) -> None:

@@ -6,10 +6,9 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,13 @@ from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
 from ..photometry.tiles.tile import Tile
 from ..runtime.run_folder import RunFolder
-from ..runtime.scheduler import Job, Outcome
-from .records import PreparedTile, encode_tile, failure_reason, restore_tile, save_thumbnails
+from ..runtime.scheduler import Job
+from .preview_jobs import PreviewJobs, by_tile, tile_attributes
+from .records import PreparedTile, save_thumbnails
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .tables import run_name
-from .tasks import ScannedTile, TileLike, cache_key, prepare, preview_path, refuse, tile_path
+from .tasks import ScannedTile, TileLike, tile_path
 
 #: Share of a tile from which on its mask is suspicious.
 MOST_MASKED = 0.5
@@ -54,33 +54,12 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     comparable = [tile for index, tile in tiles.items() if index not in odd]
     grid = make_grid(comparable or list(tiles.values()), context.settings.block)
     channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
-    keys = {
-        index: cache_key(entry.file_key, grid, channels)
-        if entry.file_key and index not in odd
-        else ""
-        for index, entry in scanned.items()
-    }
     _note_bayer_frames(context, tiles)
     context.previews.mkdir(parents=True, exist_ok=True)
     thumb = 0
     if context.run_folder is not None:
         thumb = thumb_factor(np.array([tile.corners for tile in tiles.values()]), grid)
-    restored = _restore(context, keys)
-
-    def job(number: int, index: int) -> Job:
-        tile, path = tiles[index], preview_path(context.previews, index)
-        attributes = _tile_attributes(index, tile.name)
-        if index in odd:
-            return Job(number, refuse, (odd[index],), attributes)
-        return Job(number, prepare, (tile, channels, grid, path, thumb), attributes, keys[index])
-
-    jobs = (job(number, k) for number, k in enumerate(tiles, 1) if k not in restored)
-    outcomes = context.run_jobs(
-        "tiles", jobs, len(tiles), context.settings.tile_timeout, done=len(restored),
-        serialize=encode_tile,
-    )  # fmt: skip
-    prepared, failed = _by_tile(outcomes)
-    prepared |= restored
+    prepared, failed, keys = PreviewJobs(context, scanned, odd, grid, channels, thumb).prepare()
     _save_thumbnails(context, prepared)
     _report_blanks(context, prepared)
     _report_masks(context, [(tiles[index].name, tile) for index, tile in prepared.items()])
@@ -96,17 +75,6 @@ def _note_bayer_frames(context: RunContext, tiles: Mapping[int, Tile]) -> None:
             f"{len(frames)} of the tiles are undebayered, as {frames[0].path} (pattern "
             f"{frames[0].bayer}): one gain for a mixture of the colours; debayer them first",
         )
-
-
-def _restore(context: RunContext, keys: Mapping[int, str]) -> dict[int, PreparedTile]:
-    """Return the tiles whose previews an earlier run left intact, by index."""
-    restored = {}
-    for index, key in keys.items():
-        entry = context.cached_results.get(key)
-        prepared = restore_tile(entry, preview_path(context.previews, index))
-        if prepared is not None:
-            restored[index] = prepared
-    return restored
 
 
 def _report_blanks(context: RunContext, prepared: Mapping[int, PreparedTile]) -> None:
@@ -188,7 +156,7 @@ def write_corrected_tiles(
 
     def job(number: int, path: Path, indices: Sequence[int]) -> Job:
         corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
-        attributes = _tile_attributes(indices[0], path.name)
+        attributes = tile_attributes(indices[0], path.name)
         return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
 
     for index in sorted(solution.failed):
@@ -196,27 +164,10 @@ def write_corrected_tiles(
         if any(name.startswith(f"{path.name}[") for path in indices_of):
             context.note(logging.WARNING, f"{name}: is not corrected in {folder}")
     jobs = [job(number, *item) for number, item in enumerate(indices_of.items(), 1)]
-    _, failed = _by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
+    _, failed = by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
     return {
         index: failed[indices[0]]
         for indices in indices_of.values()
         if indices[0] in failed
         for index in indices
     }
-
-
-def _tile_attributes(index: int, name: str) -> dict[str, Any]:
-    """Return the attributes of a tile's job; tile indices count from 0, as in the input."""
-    return {"index": index, "name": name}
-
-
-def _by_tile(outcomes: Iterable[Outcome]) -> tuple[dict[int, Any], dict[int, str]]:
-    """Return the values of successful jobs and the reasons of failures, by tile index."""
-    values, failed = {}, {}
-    for outcome in outcomes:
-        index, name = outcome.job.attributes["index"], outcome.job.attributes["name"]
-        if outcome.error is None:
-            values[index] = outcome.value
-        else:
-            failed[index] = failure_reason(outcome.error, name)
-    return values, failed

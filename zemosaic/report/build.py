@@ -11,6 +11,7 @@ from ..runtime.run_folder import RunFolder
 from .data import RunData
 from .gather import gather_run
 from .images import Mosaic, coadd_mosaic, mosaic_pngs, seam_pngs
+from .light import light_images
 from .page import PageImages, write_page
 
 
@@ -31,7 +32,7 @@ def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
 def write_report(folder: Path, png: bool = False) -> list[Path]:
     """Write the report of the run in a folder, with `png` also its figures; return the paths."""
     run, mosaic = load_run(folder)
-    paths = [write_page(run, _page_images(mosaic), _trace_link(run))]
+    paths = [write_page(run, _page_images(run, mosaic), _trace_link(run))]
     if png:
         from .figures import write_figures
 
@@ -39,10 +40,11 @@ def write_report(folder: Path, png: bool = False) -> list[Path]:
     return paths
 
 
-def _page_images(mosaic: Mosaic | None) -> PageImages:
+def _page_images(run: RunData, mosaic: Mosaic | None) -> PageImages:
+    lights = list(light_images(run))
     if mosaic is None:
-        return PageImages()
-    return PageImages(mosaic_pngs(mosaic), seam_pngs(mosaic), mosaic.seam_limit)
+        return PageImages(lights=lights)
+    return PageImages(mosaic_pngs(mosaic), seam_pngs(mosaic), mosaic.seam_limit, lights)
 
 
 def _trace_link(run: RunData) -> str:

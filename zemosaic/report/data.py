@@ -9,6 +9,8 @@ from statistics import median
 from typing import Any
 
 from ..observe.autopsy import RUN_DIED, Autopsy
+from ..pipeline.illumination_file import Illumination
+from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import Heartbeat, JobEnded, SlowJob
 
 IN_PROGRESS = "in progress"
@@ -78,6 +80,8 @@ class TileData:
         Why the tile is unusable; empty if it is usable.
     component : int
         Group of tiles connected by measured pairs; -1 if the tile is in none.
+    illumination : Illumination or None
+        Illumination and glow of its instrument.
     pairs : int
         Number of its measured pairs.
     suspect : bool
@@ -94,9 +98,22 @@ class TileData:
     offset_err: list[float] = field(default_factory=list)
     slope_x: list[float] = field(default_factory=list)
     slope_y: list[float] = field(default_factory=list)
+    curve_xx: list[float] = field(default_factory=list)
+    curve_xy: list[float] = field(default_factory=list)
+    curve_yy: list[float] = field(default_factory=list)
+    cubic_xxx: list[float] = field(default_factory=list)
+    cubic_xxy: list[float] = field(default_factory=list)
+    cubic_xyy: list[float] = field(default_factory=list)
+    cubic_yyy: list[float] = field(default_factory=list)
+    illumination: Illumination | None = None
     component: int = -1
     pairs: int = 0
     suspect: bool = False
+
+    def has_surface(self, channel: int) -> bool:
+        """Whether its correction has a surface in a channel."""
+        terms = (getattr(self, name) for name in SURFACE_POWERS)
+        return any(term[channel] for term in terms if term)
 
     def corners(self) -> list[list[float]]:
         """Return its corners as `Placement.corners` does; an empty list without a placement."""
@@ -195,6 +212,8 @@ class RunData:
         Whether there are corrections.
     unit : str
         Unit of the levels.
+    illuminations : list of Illumination
+        One for each instrument with an illumination or a glow.
     """
 
     autopsy: Autopsy
@@ -205,6 +224,7 @@ class RunData:
     alerts: list[Heartbeat | SlowJob]
     solved: bool
     unit: str = "ADU"
+    illuminations: list[Illumination] = field(default_factory=list)
 
     def elapsed(self, time_ns: int) -> float:
         """Return a time in seconds since the start of the run."""

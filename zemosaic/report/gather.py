@@ -19,7 +19,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..observe.autopsy import Autopsy, all_events
+from ..pipeline.illumination_file import read_illuminations
 from ..pipeline.records import decode_measurements, failure_reason
+from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import (
     Event,
     Heartbeat,
@@ -42,7 +44,9 @@ from .data import (
 )
 from .residuals import PairCorrections, pair_residual
 
-CORRECTION = ("gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y")
+CORRECTION = (
+    "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS,
+)  # fmt: skip
 KEY = ("tile_i", "tile_j", "channel")
 Residuals = dict[tuple[int, ...], float]  # level difference in ADU by tile i, tile j and channel
 
@@ -74,6 +78,10 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
     if solved:
         unit = _add_corrections(tiles, files.corrections)
         residuals = _read_residuals(files.pairs)
+    illuminations = read_illuminations(files.illumination) if solved else []
+    for light in illuminations:
+        for index in light.tiles.tolist():
+            tiles[index].illumination = light
     pairs = [
         _pair(job, tiles[i], tiles[j], residuals)
         for (i, j), job in sorted(_pair_jobs(results, jobs, tiles).items())
@@ -90,6 +98,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         alerts=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
         solved=solved,
         unit=unit,
+        illuminations=illuminations,
     )
 
 
@@ -195,7 +204,7 @@ def _add_corrections(tiles: list[TileData], path: Path) -> str:
         values = dict(zip(table.colnames, row, strict=True))
         tile = tiles[values["tile"]]
         for name in CORRECTION:
-            getattr(tile, name).append(values[name])
+            getattr(tile, name).append(values.get(name, 0.0))  # a curve, in early versions
         tile.component = max(tile.component, values["component"])
         tile.suspect |= values["suspect"]
     unit = str(table["offset"].unit or "")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..pipeline.records import load_thumbnails
+from ..pipeline.tables import SURFACE_POWERS
 from .data import Placement, RunData, TileData
 
 MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, whose tiles would be dots
@@ -167,8 +168,19 @@ def _corrected(thumbnail: _Thumbnail) -> np.ndarray:
     if len(tile.gain) != len(values) or not np.isfinite(tile.gain).all():
         return values
     x, y = _tile_pixels(thumbnail)
-    flat = _per_channel(tile.gain) * values + _per_channel(tile.offset)
-    return flat + _per_channel(tile.slope_x) * x + _per_channel(tile.slope_y) * y
+    corrected = _per_channel(tile.gain) * values + _per_channel(tile.offset)
+    if tile.illumination is not None:
+        height, width = thumbnail.placement.shape
+        # Beyond the edges of the tile the polynomials are no good.
+        place = np.clip(2 * x / width, -1, 1), np.clip(2 * y / height, -1, 1)
+        factor, glow = (part.astype(np.float32) for part in tile.illumination.at(*place))
+        bias = _per_channel(tile.illumination.bias.tolist())
+        corrected = (corrected - bias - glow) / factor + bias
+    for name, (power_x, power_y) in SURFACE_POWERS.items():
+        coefficients = getattr(tile, name)
+        if any(coefficients):
+            corrected += _per_channel(coefficients) * (x**power_x * y**power_y)
+    return corrected
 
 
 def _per_channel(numbers: list[float]) -> np.ndarray:

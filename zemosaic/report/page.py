@@ -19,6 +19,7 @@ from ..files import atomic_write
 from ..runtime.run_folder import RunFolder
 from .charts import chart_data
 from .data import RunData
+from .light import LightImage, light_sentences
 from .markup import escape
 from .problems import find_problems
 from .tables import (
@@ -38,11 +39,13 @@ class PageImages:
     """Images of the mosaic as PNG files: before and, with a solution, after correction.
 
     `seam_limit` is the spread, in the unit of the levels, of the brightest colour in the seam maps.
+    `lights` are pictures of what the tiles of each instrument share.
     """
 
     mosaic: Sequence[bytes] = ()
     seams: Sequence[bytes] = ()
     seam_limit: float = 0.0
+    lights: Sequence[LightImage] = ()
 
 
 def write_page(run: RunData, images: PageImages, trace_link: str = "") -> Path:
@@ -85,6 +88,7 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
             "</head>\n<body>",
             *_summary(run),
             *_images(images, run.unit),
+            *_lights(run, images.lights),
             *_map(run),
             *_times(run),
             *_corrections(run),
@@ -157,6 +161,26 @@ def _image_pair(pngs: Sequence[bytes], title: str) -> Iterator[str]:
     yield "</div>"
 
 
+def _lights(run: RunData, images: Sequence[LightImage]) -> Iterator[str]:
+    if not images:
+        return
+    yield "<h2>What the tiles share</h2>"
+    yield from (f"<p>{escape(sentence)}</p>" for sentence in light_sentences(run))
+    yield (
+        "<p>The response of the instrument to light from the sky, 1 in the mean, and light that "
+        "does not come from there. The corrected tiles are free of both.</p>"
+    )
+    yield '<div class="lights">'
+    for image in images:
+        source, caption = base64.b64encode(image.png).decode(), escape(image.caption)
+        yield (
+            f'<figure><img alt="{caption}" src="data:image/png;base64,{source}">'
+            f'<div class="scale">{image.low:.4g} <i></i> {image.high:.4g}</div>'
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    yield "</div>"
+
+
 def _map(run: RunData) -> Iterator[str]:
     yield "<h2>Tiles and pairs on the sky</h2>"
     if not any(tile.placement for tile in run.tiles):
@@ -186,9 +210,12 @@ def _corrections(run: RunData) -> Iterator[str]:
     if not run.solved or not run.matched:
         return
     yield "<h2>Corrections</h2>"
-    planes = any(slope for tile in run.tiles for slope in (*tile.slope_x, *tile.slope_y))
+    surfaces = any(tile.has_surface(c) for tile in run.tiles for c in range(len(tile.gain)))
+    line = "gain × data + offset"
+    if run.illuminations:
+        line = f"({line} − glow) / illumination"
     yield (
-        f"<p>corrected = gain × data + offset{' + a plane per tile' if planes else ''}, with "
+        f"<p>corrected = {line}{' + a surface per tile' if surfaces else ''}, with "
         "standard errors; without a visible bar the error is smaller than the marker.</p>"
     )
     yield f'<div class="two">{_chart("gain")}{_chart("offset")}</div>'
@@ -209,6 +236,7 @@ def _settings(run: RunData, trace_link: str) -> Iterator[str]:
     yield settings_table(run)
     trace = f'<a href="{escape(trace_link)}" rel="noreferrer">the trace</a>, ' if trace_link else ""
     files = ["journal.jsonl", *(["corrections.ecsv", "pairs.ecsv"] if run.solved else [])]
+    files += ["illumination.fits"] if run.illuminations else []
     links = ", ".join(f'<a href="{file}">{file}</a>' for file in files)
     yield f'<p>See {trace}<a href="trace.jsonl">trace.jsonl</a> (opens in Jaeger), {links}.</p>'
 

@@ -18,7 +18,7 @@ class PairCorrections:
     gain_i, gain_j : float
         Gains of the tiles; NaN without a solution.
     planes : bool
-        Whether the tiles are corrected by planes as well.
+        Whether the tiles are corrected by surfaces as well.
     """
 
     gain_i: float = math.nan
@@ -30,8 +30,7 @@ class PairCorrections:
         """Return the corrections of two tiles in a channel."""
         if channel >= min(len(first.gain), len(second.gain)):
             return cls()
-        planes = bool(first.slope_x[channel] or first.slope_y[channel])
-        return cls(first.gain[channel], second.gain[channel], planes)
+        return cls(first.gain[channel], second.gain[channel], first.has_surface(channel))
 
 
 def pair_residual(measurement: Any, corrections: PairCorrections, residual: float) -> PairResidual:
@@ -70,8 +69,6 @@ def _level_chi(residual: float, error: float) -> float:
 def _gain_chi(measurement: Any, corrections: PairCorrections) -> float:
     """Return the residual gain in standard errors; NaN if the gain was not measured."""
     gain, error = measurement.gain, measurement.gain_err
-    if corrections.planes:
-        gain, error = measurement.plane_gain, measurement.plane_gain_err
     if not (measurement.gain_measured and gain > 0 and error > 0):
         return math.nan
     log_residual = math.log(gain) - math.log(corrections.gain_i / corrections.gain_j)

@@ -74,6 +74,11 @@ class RunFolder:
         return self.path / "pairs.ecsv"
 
     @property
+    def illumination(self) -> Path:
+        """The illumination and the glow of each instrument."""
+        return self.path / "illumination.fits"
+
+    @property
     def report(self) -> Path:
         """The page of the run."""
         return self.path / "report.html"

@@ -20,6 +20,7 @@ from .reference import (
     overlap_areas,
     sample_spline,
     sky_planes,
+    summarize_bands,
     summarize_fit,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "sample_spline",
     "select",
     "sky_planes",
+    "summarize_bands",
     "summarize_fit",
 ]
 

@@ -46,7 +46,8 @@ enum {
     axis(SECOND_BLOCK_COLUMNS, second_block_columns) axis(SECOND_HEIGHT, second_height)         \
     axis(SECOND_WIDTH, second_width) axis(CHANNELS, channels) axis(BLOCKS, blocks)              \
     axis(CHOSEN, chosen) axis(CELLS, cells) axis(ROWS, rows) axis(COLUMNS, columns)             \
-    axis(PATCHES, patches)
+    axis(PATCHES, patches) axis(SMALL_ROWS, small_rows) axis(MIDDLE_ROWS, middle_rows)         \
+    axis(WORK_ROWS, work_rows) axis(BAND_ROWS, band_rows) axis(GROUP_ROWS, group_rows)
 
 #define OVERLAP_AREAS(reads, writes, number)                                                    \
     reads(double, polygons, POLYGONS, VERTICES, 3)                                              \
@@ -189,16 +190,36 @@ the frame (see Frame in preview_pair.h). */
     reads(double, weights, CHANNELS, ROWS)                                                      \
     reads(double, gram, CHANNELS, COLUMNS, COLUMNS)                                             \
     reads(double, line, CHANNELS, 2, COLUMNS)                                                   \
-    reads(double, slope, CHANNELS)                                                              \
     reads(double, instrument_noise, CHANNELS)                                                   \
-    writes(double, patch_sum_work, 5, PATCHES)                                                  \
-    writes(double, patch_share_work, 5, PATCHES)                                                \
-    writes(double, residual_work, 4, ROWS)                                                      \
-    writes(FitSummary, summary, CHANNELS, FIT_SUMMARY_LENGTH)                                   \
-    number(fixed_slope)                                                                         \
-    number(plain_terms)                                                                         \
-    number(plane_terms)                                                                         \
-    number(curvature_chi2)
+    writes(double, patch_sum_work, 2, PATCHES)                                                  \
+    writes(double, patch_share_work, 2, PATCHES)                                                \
+    writes(double, residual_work, 2, ROWS)                                                      \
+    writes(FitSummary, summary, CHANNELS, FIT_SUMMARY_LENGTH)
+
+#define SUMMARIZE_BANDS(reads, writes, number)                                                  \
+    reads(double, x, CHANNELS, BLOCKS)                                                          \
+    reads(double, y, CHANNELS, BLOCKS)                                                          \
+    reads(double, u, BLOCKS)                                                                    \
+    reads(double, v, BLOCKS)                                                                    \
+    reads(Index, block_index, BLOCKS)                                                           \
+    reads(Index, cell_block, CELLS)                                                             \
+    reads(Index, patch, ROWS)                                                                   \
+    reads(Index, lattice, 8)                                                                    \
+    reads(double, columns, CHANNELS, COLUMNS, ROWS)                                             \
+    reads(double, weights, CHANNELS, ROWS)                                                      \
+    reads(double, scale, CHANNELS)                                                              \
+    reads(double, instrument_noise, CHANNELS)                                                   \
+    reads(double, scene_information, 3)                                                         \
+    writes(double, bands, CHANNELS, 2, 8)                                                       \
+    writes(double, shares, CHANNELS, 2, 16)                                                     \
+    writes(double, levels, CHANNELS, 16, 8)                                                     \
+    writes(Index, row_index, 2, ROWS)                                                           \
+    writes(Index, unit_index, 2, MIDDLE_ROWS)                                                   \
+    writes(double, small_work, BAND_ROWS, SMALL_ROWS)                                           \
+    writes(double, middle_work, BAND_ROWS, MIDDLE_ROWS)                                         \
+    writes(double, product_work, 3, WORK_ROWS)                                                  \
+    writes(double, patch_work, 3, PATCHES)                                                      \
+    writes(double, group_work, 3, GROUP_ROWS)
 
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \
@@ -210,7 +231,8 @@ the frame (see Frame in preview_pair.h). */
     kernel(design_matrix, DesignMatrix, DESIGN_MATRIX)                                          \
     kernel(initial_slope, InitialSlope, INITIAL_SLOPE)                                          \
     kernel(fit_irls, FitIrls, FIT_IRLS)                                                         \
-    kernel(summarize_fit, SummarizeFit, SUMMARIZE_FIT)
+    kernel(summarize_fit, SummarizeFit, SUMMARIZE_FIT)                                          \
+    kernel(summarize_bands, SummarizeBands, SUMMARIZE_BANDS)
 
 /* Named axes are numbered from FIRST_AXIS on, so that smaller numbers are lengths. */
 #define AXIS_NUMBER(NAME, name) NAME,

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _fused  # type: ignore[attr-defined]
 from .fit_summary import FIT_SUMMARY
+from .lattice import AREAS, BandSums
 from .layout import (
     BlockNoise,
     Column,
@@ -253,10 +254,7 @@ def fit_irls(
     return fit
 
 
-def summarize_fit(
-    samples: SampleArrays, fit: LineFit, *,
-    fixed_slope: bool, plain_terms: int, plane_terms: int, curvature_chi2: float,
-) -> np.ndarray:  # fmt: skip
+def summarize_fit(samples: SampleArrays, fit: LineFit) -> np.ndarray:
     """Summarize the fit of each channel in a record of `FIT_SUMMARY`."""
     channels, count = fit.weights.shape
     patches = int(samples.patch.max()) + 1
@@ -271,15 +269,49 @@ def summarize_fit(
         weights=fit.weights,
         gram=fit.gram,
         line=fit.line,
-        slope=fit.slope,
         instrument_noise=fit.instrument_noise,
-        patch_sum_work=np.empty((5, patches)),
-        patch_share_work=np.empty((5, patches)),
-        residual_work=np.empty((4, count)),
+        patch_sum_work=np.empty((2, patches)),
+        patch_share_work=np.empty((2, patches)),
+        residual_work=np.empty((2, count)),
         summary=summary.view(np.float64).reshape(channels, -1),
-        fixed_slope=fixed_slope,
-        plain_terms=plain_terms,
-        plane_terms=plane_terms,
-        curvature_chi2=curvature_chi2,
     )
     return summary
+
+
+def summarize_bands(
+    samples: SampleArrays, fit: LineFit, *, scene_information: np.ndarray
+) -> BandSums:
+    """Summarize the bands and the areas of each channel."""
+    channels, columns, count = fit.design.shape
+    lattice, patches = (
+        samples.lattice.for_design(has_scene(fit.design)),
+        int(samples.patch.max()) + 1,
+    )
+    small, middle = lattice.band_rows(len(samples.u), count)
+    sums = BandSums.empty(channels)
+    _fused.summarize_bands(
+        x=samples.x,
+        y=samples.y,
+        u=samples.u,
+        v=samples.v,
+        block_index=samples.block_index,
+        cell_block=samples.cell_block,
+        patch=samples.patch,
+        lattice=np.array(lattice, dtype=np.intp),
+        columns=fit.design,
+        weights=fit.weights,
+        scale=fit.scale,
+        instrument_noise=fit.instrument_noise,
+        scene_information=scene_information,
+        bands=sums.bands,
+        shares=sums.shares,
+        levels=sums.levels,
+        row_index=np.empty((2, count), dtype=np.intp),
+        unit_index=np.empty((2, middle), dtype=np.intp),
+        small_work=np.empty((columns + 1, small)),
+        middle_work=np.empty((columns + 1, middle)),
+        product_work=np.empty((3, max(small, middle))),
+        patch_work=np.empty((3, patches)),
+        group_work=np.empty((3, max(AREAS, middle, small))),
+    )
+    return sums

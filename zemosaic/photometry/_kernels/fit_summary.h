@@ -5,19 +5,18 @@ python -m zemosaic.photometry._kernels.fit_summary */
 #define ZEMOSAIC_FIT_SUMMARY_H
 
 typedef struct {
-    double slope[2];
-    double instrument_norm[2];
-    double information[2];
-    double patch_squares[5];
-    double tilt_patch_product;
+    double slope;
+    double instrument_norm;
+    double information;
+    double patch_squares[2];
     double weight;
     double pivot[4];
-    double moments[10];
+    double moments[3];
     double rms;
     double shift[2];
     double shift_variance[2];
 } FitSummary;
 
-enum { FIT_SUMMARY_LENGTH = 32 }; /* doubles */
+enum { FIT_SUMMARY_LENGTH = 18 }; /* doubles */
 
 #endif

@@ -11,14 +11,13 @@ import numpy as np
 
 #: Name and length of each field, all float64, in the order of the C struct.
 FIELDS = (
-    ("slope", 2),  # without and with a plane
-    ("instrument_norm", 2),  # weighted sum of squares of the instrument, less its noise
-    ("information", 2),  # weighted product of the instrument and the signal, less its noise
-    ("patch_squares", 5),  # sums over patches, squared: both slopes, level, tilt along u and v
-    ("tilt_patch_product", 1),  # the same, product of the tilts along u and v
+    ("slope", 1),
+    ("instrument_norm", 1),  # weighted sum of squares of the instrument, less its noise
+    ("information", 1),  # weighted product of the instrument and the signal, less its noise
+    ("patch_squares", 2),  # sums over patches, squared: slope and level
     ("weight", 1),  # of all blocks
     ("pivot", 4),  # weighted means of u, v, x and y
-    ("moments", 10),  # weighted, about the pivot: uu uv ux uy vv vx vy xx xy yy
+    ("moments", 3),  # weighted, about the pivot: xx xy yy
     ("rms", 1),  # robust scatter about the line
     ("shift", 2),  # of the scene along u and v in cells; NaN where the overlap is too small
     ("shift_variance", 2),  # in units of the squared scale

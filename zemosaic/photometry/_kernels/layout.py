@@ -13,6 +13,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from .lattice import Lattice
+
 
 class Column(IntEnum):
     """Columns of the design matrix; a small design ends after INSTRUMENT or LEVEL."""
@@ -181,6 +183,8 @@ class SampleArrays:
         ``(R,)`` intp patch of the overlap; errors of different patches are independent.
     frame_shape : tuple of int
         Height and width of the frame in fit blocks.
+    lattice : Lattice
+        Units and areas over the frame.
     typical_variance : ndarray
         ``(2, C, 1)`` float64 median variance of blocks, in ADU².
     side : int
@@ -203,6 +207,7 @@ class SampleArrays:
     cell_block: np.ndarray
     patch: np.ndarray
     frame_shape: tuple[int, int]
+    lattice: Lattice
     typical_variance: np.ndarray
     side: int
     cells: int

@@ -1,29 +1,27 @@
-/* The summary of a pair's fit: slopes, sums over the rows and over patches. */
+/* The summary of a pair's fit: its slope, sums over the rows and over patches. */
 
 #include "algebra.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Products of the regressors with the residuals, summed over patches: both slopes (without and with
-a plane), level, tilt along u and tilt along v. */
-enum { SLOPE_PLAIN, SLOPE_WITH_PLANE, LEVEL, TILT_U, TILT_V, REGRESSORS };
+/* Products of the regressors with the residuals, summed over patches. */
+enum { SLOPE, LEVEL, REGRESSORS };
 
-/* Rows left of y and of the instrument, by the lines without and with a plane. */
-enum { RESIDUAL_PLAIN, INSTRUMENT_PLAIN, RESIDUAL, INSTRUMENT, LEFT_ROWS };
+/* Rows left of y and of the instrument. */
+enum { RESIDUAL, INSTRUMENT, LEFT_ROWS };
 
-/* Quantities about their weighted means. */
+/* Quantities with weighted means. */
 enum { POSITION_U, POSITION_V, VALUE_X, VALUE_Y, PIVOTS };
 
-/* One channel: its rows and columns, the line with all terms, and the lines chosen. */
+/* One channel: its rows, columns and line. */
 typedef struct {
     Index rows, blocks, patches;
     int columns;
     const Index *patch;
     const double *pivoted[PIVOTS]; /* u, v, x and y of blocks */
-    const double *column, *weights, *gram, *full_line;
+    const double *column, *weights, *gram, *line;
     double instrument_noise;
-    double lines[LEFT_ROWS * COLUMNS_MAX];
     double *left; /* (LEFT_ROWS, rows) */
     double *patch_sum, *patch_share;
 } Channel;
@@ -41,7 +39,7 @@ static Channel channel_of(const SummarizeFit *a, Index m)
         .column = a->columns + m * k * rows,
         .weights = a->weights + m * rows,
         .gram = a->gram + m * k * k,
-        .full_line = a->line + m * 2 * k,
+        .line = a->line + m * 2 * k,
         .instrument_noise = a->instrument_noise[m],
         .left = a->residual_work,
         .patch_sum = a->patch_sum_work,
@@ -50,38 +48,14 @@ static Channel channel_of(const SummarizeFit *a, Index m)
     return c;
 }
 
-/* Return the weighted sum of squares that a line leaves. */
-static double unexplained(const double *gram, const double *line, int columns)
-{
-    double sum = 0;
-    for (int i = 0; i < columns; i++)
-        for (int j = 0; j < columns; j++) sum += line[i] * gram[i * columns + j] * line[j];
-    return sum;
-}
-
-/* Compute the lines without and with a plane. */
-static void choose_lines(const SummarizeFit *a, Channel *c, double slope)
-{
-    const int columns = c->columns, all_terms = columns - COLUMN_LEVEL;
-    const int terms[2] = {(int)a->plain_terms, (int)a->plane_terms};
-    double *const with_plane = c->lines + 2 * columns;
-    for (int t = 0; t < 2; t++)
-        line_coefficients(c->gram, columns, all_terms < terms[t] ? all_terms : terms[t],
-                          a->fixed_slope != 0, slope, c->lines + t * 2 * columns);
-    /* The second order too if the overlap clearly shows it. */
-    if (unexplained(c->gram, with_plane, columns) - unexplained(c->gram, c->full_line, columns) >
-        a->curvature_chi2)
-        memcpy(with_plane, c->full_line, 2 * (size_t)columns * sizeof(double));
-}
-
-/* Compute what the lines leave of each row. */
-static void subtract_lines(const Channel *c)
+/* Compute what the line leaves of each row. */
+static void subtract_line(const Channel *c)
 {
     for (int t = 0; t < LEFT_ROWS; t++) {
-        double *const restrict left = c->left + t * c->rows;
+        double *const left = c->left + t * c->rows;
         for (Index i = 0; i < c->rows; i++) left[i] = 0;
-        for (int j = 0; j < c->columns; j++) {
-            const double factor = c->lines[t * c->columns + j], *const z = c->column + j * c->rows;
+        for (int k = 0; k < c->columns; k++) {
+            const double factor = c->line[t * c->columns + k], *const z = c->column + k * c->rows;
             for (Index i = 0; factor != 0 && i < c->rows; i++) left[i] += factor * z[i];
         }
     }
@@ -106,19 +80,17 @@ static void set_pivot(const Channel *c, FitSummary *summary)
     for (int t = 0; t < PIVOTS; t++) summary->pivot[t] = sum[1 + t] / sum[0];
 }
 
-/* Add products of row i to its patch; `about` is u, v, x and y about the pivot. */
-static void add_to_patch(const Channel *c, Index i, const double about[PIVOTS])
+/* Add products of row i to its patch. */
+static void add_to_patch(const Channel *c, Index i)
 {
-    const Index n = c->rows, patches = c->patches;
-    const double *const left = c->left;
-    const double regressors[REGRESSORS] = {left[INSTRUMENT_PLAIN * n + i], left[INSTRUMENT * n + i],
-                                           1, about[POSITION_U], about[POSITION_V]};
-    for (int k = 0; k < (i < c->blocks ? REGRESSORS : LEVEL); k++) {
-        const double weighted = c->weights[i] * regressors[k];
-        const double residual = left[(k == SLOPE_PLAIN ? RESIDUAL_PLAIN : RESIDUAL) * n + i];
-        c->patch_sum[k * patches + c->patch[i]] += weighted * residual;
-        c->patch_share[k * patches + c->patch[i]] += weighted * regressors[k];
-    }
+    const double weighted = c->weights[i] * c->left[RESIDUAL * c->rows + i];
+    const double instrument = c->left[INSTRUMENT * c->rows + i];
+    double *const sum = c->patch_sum + c->patch[i], *const share = c->patch_share + c->patch[i];
+    sum[SLOPE * c->patches] += weighted * instrument;
+    share[SLOPE * c->patches] += c->weights[i] * instrument * instrument;
+    if (i >= c->blocks) return;
+    sum[LEVEL * c->patches] += weighted;
+    share[LEVEL * c->patches] += c->weights[i];
 }
 
 /* Compute the sums over patches, the moments about the pivot, and the information. */
@@ -126,23 +98,22 @@ static void sum_rows(const Channel *c, FitSummary *summary)
 {
     const Index n = c->rows;
     const double *const x = c->column + COLUMN_X * n, *const y = c->column + COLUMN_Y * n;
-    double information[2] = {0}, moments[10] = {0}, slope[2];
-    for (int t = 0; t < 2; t++) slope[t] = summary->slope[t] > 0 ? summary->slope[t] : 1;
+    const double slope = summary->slope > 0 ? summary->slope : 1;
+    double information = 0, moments[3] = {0};
     for (Index i = 0; i < REGRESSORS * c->patches; i++) c->patch_sum[i] = c->patch_share[i] = 0;
     for (Index i = 0; i < n; i++) {
         const double weight = c->weights[i];
-        double about[PIVOTS] = {0};
-        for (int t = 0; i < c->blocks && t < PIVOTS; t++)
-            about[t] = c->pivoted[t][i] - summary->pivot[t];
-        add_to_patch(c, i, about);
+        add_to_patch(c, i);
         /* The mean of x and y / slope: the prior on the scene affects them differently. */
-        for (int t = 0; t < 2; t++)
-            information[t] += weight * c->left[(INSTRUMENT_PLAIN + 2 * t) * n + i] *
-                              (x[i] + y[i] / slope[t]) / 2;
-        for (int t = 0, k = 0; i < c->blocks && t < PIVOTS; t++)
-            for (int r = t; r < PIVOTS; r++) moments[k++] += weight * about[t] * about[r];
+        information += weight * c->left[INSTRUMENT * n + i] * (x[i] + y[i] / slope) / 2;
+        if (i >= c->blocks) continue;
+        const double dx = c->pivoted[VALUE_X][i] - summary->pivot[VALUE_X];
+        const double dy = c->pivoted[VALUE_Y][i] - summary->pivot[VALUE_Y];
+        moments[0] += weight * dx * dx;
+        moments[1] += weight * dx * dy;
+        moments[2] += weight * dy * dy;
     }
-    for (int t = 0; t < 2; t++) summary->information[t] = information[t] - c->instrument_noise;
+    summary->information = information - c->instrument_noise;
     memcpy(summary->moments, moments, sizeof moments);
 }
 
@@ -150,17 +121,16 @@ static void sum_rows(const Channel *c, FitSummary *summary)
 static void square_patches(const Channel *c, FitSummary *summary)
 {
     const Index patches = c->patches;
-    summary->tilt_patch_product = 0;
     for (int k = 0; k < REGRESSORS; k++) {
-        double *const sum = c->patch_sum + k * patches, *const share = c->patch_share + k * patches;
+        const double *const sum = c->patch_sum + k * patches;
+        const double *const share = c->patch_share + k * patches;
         double whole = 0;
         summary->patch_squares[k] = 0;
         for (Index i = 0; i < patches; i++) whole += share[i];
-        if (k < 2) summary->instrument_norm[k] = whole - c->instrument_noise;
+        if (k == SLOPE) summary->instrument_norm = whole - c->instrument_noise;
         for (Index i = 0; i < patches; i++) {
-            sum[i] /= larger(1 - share[i] / larger(whole, 1e-300), 0.1);
-            summary->patch_squares[k] += sum[i] * sum[i];
-            if (k == TILT_V) summary->tilt_patch_product += sum[i - patches] * sum[i];
+            const double enlarged = sum[i] / larger(1 - share[i] / larger(whole, 1e-300), 0.1);
+            summary->patch_squares[k] += enlarged * enlarged;
         }
     }
 }
@@ -174,18 +144,18 @@ static void set_rms(const Channel *c, FitSummary *summary)
 }
 
 /* Compute the shift of the scene and its variance; NaN if the fit has no terms for it. */
-static void set_shift(const Channel *c, int plain_terms, FitSummary *summary)
+static void set_shift(const Channel *c, FitSummary *summary)
 {
     const int terms = c->columns - COLUMN_LEVEL;
     double matrix[TERMS_MAX * TERMS_MAX], unit[2 * TERMS_MAX] = {0};
     for (int t = 0; t < 2; t++) summary->shift[t] = summary->shift_variance[t] = NAN;
-    if (terms <= plain_terms) return;
+    if (c->columns <= COLUMN_GRADIENT_U) return;
     for (int i = 0; i < terms * terms; i++)
         matrix[i] = c->gram[(COLUMN_LEVEL + i / terms) * c->columns + COLUMN_LEVEL + i % terms];
     for (int t = 0; t < 2; t++) unit[(COLUMN_GRADIENT_U + t - COLUMN_LEVEL) * 2 + t] = 1;
     solve_normal_equations(matrix, unit, terms, 2);
     for (int t = 0; t < 2; t++) {
-        summary->shift[t] = c->full_line[COLUMN_GRADIENT_U + t];
+        summary->shift[t] = c->line[COLUMN_GRADIENT_U + t];
         summary->shift_variance[t] = unit[(COLUMN_GRADIENT_U + t - COLUMN_LEVEL) * 2 + t];
     }
 }
@@ -200,15 +170,14 @@ int summarize_fit(const SummarizeFit *a)
         if (a->patch[i] < 0 || a->patch[i] >= a->size.patches) return -1;
     for (Index m = 0; m < a->size.channels; m++) {
         FitSummary *const summary = a->summary + m;
-        Channel c = channel_of(a, m);
-        choose_lines(a, &c, a->slope[m]);
-        for (int t = 0; t < 2; t++) summary->slope[t] = -c.lines[t * 2 * c.columns + COLUMN_X];
-        subtract_lines(&c);
+        const Channel c = channel_of(a, m);
+        summary->slope = -c.line[COLUMN_X];
+        subtract_line(&c);
         set_pivot(&c, summary);
         sum_rows(&c, summary);
         square_patches(&c, summary);
         set_rms(&c, summary);
-        set_shift(&c, (int)a->plain_terms, summary);
+        set_shift(&c, summary);
     }
     return 0;
 }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..solver.solve import Correction
+from ..solver.surfaces import SURFACE_POWERS
 from ..tiles.axes import to_channels_first
 
 #: Pixels of a strip, which bounds the memory for its float64 values.
@@ -14,7 +15,7 @@ STRIP_PIXELS = 1 << 18
 
 
 def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
-    """Apply gain, offset and slopes, channel by channel.
+    """Apply the correction of a tile, channel by channel.
 
     Parameters
     ----------
@@ -26,8 +27,8 @@ def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
     Returns
     -------
     ndarray
-        float32 of the shape of `data`: ``gain * data + offset + slope_x * (x - x0) + slope_y *
-        (y - y0)``, where (x0, y0) is the tile's centre.
+        float32 of the shape of `data`: ``(gain * data + offset - bias - glow) / F + bias +
+        surface``, as in `zemosaic.photometry.solver.solve.Solution`.
     """
     data = np.asarray(data)
     result = np.empty(data.shape, dtype=np.float32)
@@ -47,16 +48,40 @@ def row_strips(height: int, pixels_per_row: int, multiple: int = 1) -> Iterator[
 
 def correct_rows(strip: np.ndarray, correction: Correction, rows: slice, height: int) -> np.ndarray:
     """Correct some rows of a tile of the given height, ``(C, rows, W)``, as float32."""
-    channels, _, width = strip.shape
-    x = np.arange(width) - (width - 1) / 2
-    y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
-    gain, offset, slope_x, slope_y = (
-        np.broadcast_to(values, (channels,))[:, None, None]
-        for values in (correction.gain, correction.offset, correction.slope_x, correction.slope_y)
-    )
     corrected = strip.astype(np.float64)
-    corrected *= gain
-    corrected += offset
-    corrected += slope_x * x + slope_y * y
+    corrected *= per_channel(correction.gain)
+    corrected += per_channel(correction.offset)
+    if correction.illumination is not None:
+        bias = per_channel(correction.illumination.bias)
+        corrected -= bias
+        if correction.illumination.glow.any():
+            corrected -= correction.illumination.glow_level(rows)
+        corrected /= correction.illumination.factor(rows)
+        corrected += bias
+    x = np.arange(strip.shape[2]) - (strip.shape[2] - 1) / 2
+    y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
+    _add_surface(corrected, correction, x, y)
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
         return corrected.astype(np.float32)
+
+
+def _add_surface(
+    corrected: np.ndarray, correction: Correction, x: np.ndarray, y: np.ndarray
+) -> None:
+    """Add the surface of a tile at pixels x ``(w,)`` and y ``(h, 1)`` from its centre, in place.
+
+    Terms along one axis are added without an array of the size of the strip.
+    """
+    for name, (power_x, power_y) in SURFACE_POWERS.items():
+        coefficient = getattr(correction, name)
+        if np.any(coefficient):
+            corrected += per_channel(coefficient) * (_power(x, power_x) * _power(y, power_y))
+
+
+def _power(values: np.ndarray, power: int) -> np.ndarray | float:
+    return values**power if power else 1.0
+
+
+def per_channel(values: np.ndarray | float) -> np.ndarray:
+    """Return a number, or one of each channel, to be broadcast with ``(C, h, w)``."""
+    return np.reshape(values, (-1, 1, 1))

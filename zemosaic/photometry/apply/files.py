@@ -23,11 +23,26 @@ from ..tiles.fits_files import (
 )
 from ..tiles.sidecars import add_wcs, read_sidecar
 from ..tiles.tile import Tile
-from .arrays import correct_rows
+from .arrays import correct_rows, per_channel
 from .companions import Companion, find_companions
 from .compression import WRITERS, compress, decompressed, is_compressed
 from .keywords import Transform, scale_limits, update_keywords
 from .stream import HduChange, write_changed
+
+#: Keyword of each term of a correction, its title, what its unit is divided by, and its factor.
+TERM_KEYWORDS = {
+    "gain": ("ZEGAIN", "gain", "", "data"),
+    "offset": ("ZEOFFS", "offset", "", ""),
+    "slope_x": ("ZESLPX", "slope", "/pix", "(x - x0)"),
+    "slope_y": ("ZESLPY", "slope", "/pix", "(y - y0)"),
+    "curve_xx": ("ZECUXX", "curvature", "/pix2", "(x - x0)**2"),
+    "curve_xy": ("ZECUXY", "curvature", "/pix2", "(x - x0) * (y - y0)"),
+    "curve_yy": ("ZECUYY", "curvature", "/pix2", "(y - y0)**2"),
+    "cubic_xxx": ("ZEXXX", "third order", "/pix3", "(x - x0)**3"),
+    "cubic_xxy": ("ZEXXY", "third order", "/pix3", "(x - x0)**2 * (y - y0)"),
+    "cubic_xyy": ("ZEXYY", "third order", "/pix3", "(x - x0) * (y - y0)**2"),
+    "cubic_yyy": ("ZEYYY", "third order", "/pix3", "(y - y0)**3"),
+}
 
 
 def write_corrected(
@@ -163,26 +178,33 @@ def _change_companion(
     hdus: fits.HDUList, companion: Companion, tile: Tile, correction: Correction
 ) -> HduChange:
     """Return how an image of errors, variances or weights changes."""
-    hdu = hdus[companion.hdu]
+    hdu, light = hdus[companion.hdu], correction.illumination
     gain = np.broadcast_to(np.asarray(correction.gain, dtype=np.float64), (tile.channels,))
-    if channels_first_shape(hdu.shape)[0] != tile.channels:
-        if np.ptp(gain):
+    count = channels_first_shape(hdu.shape)[0]
+    if count != tile.channels:
+        if np.ptp(gain) or (light is not None and np.ptp(light.log_flat, axis=0).any()):
             header = hdu.header.copy()
             header.add_history("zemosaic: is of the uncorrected data, whose channels differ")
             return HduChange(header)
         gain = gain[:1]
     factor = gain**companion.power
 
-    def change_strip(strip: np.ndarray, _rows: slice) -> np.ndarray:
-        return strip * factor[:, None, None]
+    def change_strip(strip: np.ndarray, rows: slice) -> np.ndarray:
+        changed = strip * per_channel(factor)
+        if light is None:
+            return changed
+        return changed / light.factor(rows)[: len(factor)] ** companion.power
 
     kept = np.float64 if hdu.header["BITPIX"] == -64 else np.float32
     header = _float_header(hdus, companion.hdu, kept)
     with ignore_astropy_warnings():
-        if not np.ptp(factor):
+        if light is None and not np.ptp(factor):
             scale_limits(header, float(factor[0]))
         terms = ", ".join(f"{value:.8g}" for value in factor)
-        header.add_history(f"zemosaic: multiplied by {terms} (gain**{companion.power})")
+        power = f"gain**{companion.power}"
+        if light is not None:
+            power += f", and by illumination**{-companion.power}"
+        header.add_history(f"zemosaic: multiplied by {terms} ({power})")
     return HduChange(header, change_strip)
 
 
@@ -222,22 +244,25 @@ def _float_header(hdus: fits.HDUList, index: int, kind: type[np.floating]) -> fi
 
 def _record_correction(header: fits.Header, tile: Tile, correction: Correction, run: str) -> None:
     """Add a correction to a header, as keywords and as a line of HISTORY per channel."""
-    unit = tile.unit or "adu"
-    terms = (
-        np.broadcast_to(values, (tile.channels,))
-        for values in (correction.gain, correction.offset, correction.slope_x, correction.slope_y)
-    )
+    unit, light = tile.unit or "adu", correction.illumination
     if run:
         header["ZERUN"] = (run, "SHA-256 of the run's corrections.ecsv (16 digits)")
     header.add_history(f"zemosaic: corrected by version {__version__}{run and f', run {run}'}")
-    for channel, (gain, offset, slope_x, slope_y) in enumerate(zip(*terms, strict=True)):
-        header[f"ZEGAIN{channel}"] = (float(gain), f"intertile gain, channel {channel}")
-        comment = f"[{unit}] intertile offset, channel {channel}"
-        header[f"ZEOFFS{channel}"] = (float(offset), comment)
-        formula = f"{gain:.8g} * data + {offset:.8g}"
-        if slope_x or slope_y:
-            comment = f"[{unit}/pix] intertile slope, channel {channel}"
-            header[f"ZESLPX{channel}"] = (float(slope_x), comment)
-            header[f"ZESLPY{channel}"] = (float(slope_y), comment)
-            formula += f" + {slope_x:.8g} * (x - x0) + {slope_y:.8g} * (y - y0)"
-        header.add_history(f"zemosaic: channel {channel} = {formula}")
+    if light is not None:
+        header["ZEILLUM"] = (light.digest, "F and glow, in the run's illumination.fits")
+        header.add_history(
+            f"zemosaic: F and glow are those of {light.digest} in the run's illumination.fits"
+        )
+    for channel in range(tile.channels):
+        formula = []
+        for name, (keyword, title, divisor, position) in TERM_KEYWORDS.items():
+            values = np.broadcast_to(getattr(correction, name), (tile.channels,))
+            value = float(values[channel])
+            if name not in ("gain", "offset") and not value:
+                continue
+            of_unit = f"[{unit}{divisor}] " if name != "gain" else ""
+            header[f"{keyword}{channel}"] = value, f"{of_unit}intertile {title}, channel {channel}"
+            formula.append(f"{value:.8g} * {position}" if position else f"{value:.8g}")
+            if name == "offset" and light is not None:
+                formula = [f"({' + '.join(formula)} - glow) / F"]
+        header.add_history(f"zemosaic: channel {channel} = {' + '.join(formula)}")

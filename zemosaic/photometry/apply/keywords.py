@@ -1,8 +1,9 @@
 """How the keywords of a header follow the correction of its image.
 
-``corrected = gain * data + offset``, so the keywords that depend on the scale or the level of the
-pixels would be false in the corrected file. `RULES` changes them; what cannot be computed, such as
-one zero point for channels of different gains, is marked in its comment and in HISTORY.
+``corrected = gain * data + offset``, but for a surface and for an illumination that is 1 in the
+mean, so the keywords that depend on the scale or the level of the pixels would be false in the
+corrected file. `RULES` changes them; what cannot be computed, such as one zero point for channels
+of different gains, is marked in its comment and in HISTORY.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.io import fits
 
-from ..solver.solve import Correction
+from ..solver.solve import TERMS, Correction
 from ..tiles.fits_files import image_unit
 
 #: Begins the comment of a keyword that could not be made to follow the correction.
@@ -31,9 +32,10 @@ class Transform:
 
     @classmethod
     def of(cls, correction: Correction) -> Transform:
-        """Return the transform of a tile; NaN where its channels differ, or under a plane."""
+        """Return the transform of a tile; NaN where its channels or its pixels differ."""
         gain, offset = _common(correction.gain), _common(correction.offset)
-        flat = not (np.any(correction.slope_x) or np.any(correction.slope_y))
+        surface = any(np.any(getattr(correction, name)) for name in TERMS[2:])
+        flat = not surface and correction.illumination is None
         return cls(gain, offset if flat else math.nan)
 
 
@@ -76,7 +78,7 @@ RULES: dict[str, Rule] = {
     "ESO DET (OUT|CHIP)[0-9]* GAIN|FLUXMAG0": difference,
     "RDNOISE[A-D]?|RDNOIS[0-9]{1,2}|READNOISE?|READNSE[A-D]?|RON": difference,
     "SKYSIGMA?|SKYRMS|SKYNOISE|AVSIG|BKGSIGMA?|BKGNOISE|BKGRMS|BGNOISE|STDDEV|STDEV": difference,
-    "SATURATE|SATURAT[A-D]|SATUR_?LEV|SATLEVEL|SATLEV|SATVAL|SATURATION": level,
+    "SATURATE|SATURAT[A-D]|SATUR_?LEV|SATLEVEL|SATLEV|SATVAL|SATURVAL|SATURATION": level,
     "DATAMIN|DATAMAX|DATAMEAN|DATAMED|GOODMIN|GOODMAX|GOODMEAN|MEAN|MEDIAN|IMGMEAN|IMGMED": level,
     "SKY|SKYLEVE?L?|SKYVAL|SKYADU|SKYMED|SKYMEAN|SKYMODE|SKYBKG|AVSKY|MEANSKY|MDRIZSKY": level,
     "BACKGROUND|BACKGRN?D|BACKLEV|BKG|BKGLEVEL|BKGVAL|BGLEVEL|CBLACK|CWHITE|MIPS-(HI|LO)": level,

@@ -1,4 +1,4 @@
-"""Gains, levels and tilts of a pair with their standard errors, from the summary of its fit.
+"""Gains and levels of a pair with their standard errors, from the summary of its fit.
 
 The errors are sandwich estimates: sums over patches between two factors of the inverse information
 (Liang and Zeger 1986, Biometrika 73, 13). A few patches underestimate the scatter, so an error is
@@ -10,23 +10,24 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from .._kernels.lattice import AREAS, MIDDLE, SMALL, Band
+
 MAX_GAIN_ERROR = 0.2  # relative; above, the overlap has too little contrast to measure a gain
-LEAST_TILT = 0.02  # of the scatter of cells: the tilt that registration alone may cause
-LEVEL = 2  # in `patch_squares`
-
-
-#: Elements uu, uv and vv of a symmetric matrix.
-Covariance = tuple[float, float, float]
+#: Squared factor of a band's error at most where its residuals are too few to show their scatter.
+MOST_STUDENT = 9.0
+#: Difference of the bands in standard deviations from which on one of them is in doubt.
+DISAGREEMENT = 2.0
+#: Number of patches that the scatter of independent samples counts like.
+PRIOR_PATCHES = 4
 
 
 class FitSummary(NamedTuple):
     """A record of `FIT_SUMMARY`, with the same fields in the same order."""
 
-    slope: list[float]
-    instrument_norm: list[float]
-    information: list[float]
+    slope: float
+    instrument_norm: float
+    information: float
     patch_squares: list[float]
-    tilt_patch_product: float
     weight: float
     pivot: list[float]
     moments: list[float]
@@ -51,11 +52,16 @@ class ChannelFit(NamedTuple):
         Robust standard deviation of the residuals in units of the expected one.
     bread : float
         Factor of the errors for the biweight (Huber 1981, Robust Statistics, section 7.6).
+    bands, shares, levels
+        Those of the channel; see `BandSums`.
     """
 
     summary: FitSummary
     scale: float
     bread: float
+    bands: tuple[Band, Band]
+    shares: list[list[float]]
+    levels: list[list[float]]
 
     def standard_error(self, information: float, norm: float, square: float) -> float:
         """Return the standard error of a coefficient; inf without information.
@@ -81,40 +87,113 @@ class Estimate(NamedTuple):
     error: float
 
 
-class Tilts(NamedTuple):
-    """Tilts of both tiles along u and v in ADU per cell.
+class DetailGain(NamedTuple):
+    """The gain that both bands give together.
 
-    `covariance` is that of ``y - gain * x`` in (ADU per cell)².
+    Parameters
+    ----------
+    gain : Estimate
+        NaN if neither band shows it.
+    concentration : float
+        Sum of the squares of the shares that single patches have of the information: 1 if the gain
+        depends on one star, 1 / n if n patches contribute alike.
+    contrast : list of float
+        Share of the information in each area.
+    bands : tuple of float
+        Gain, standard error and concentration of the small and of the middle band, and the sum of
+        the products of their shares; gain and error are NaN where a band does not show the gain.
     """
 
-    x: tuple[float, float]
-    y: tuple[float, float]
-    covariance: Covariance
+    gain: Estimate
+    concentration: float
+    contrast: list[float]
+    bands: tuple[float, float, float, float, float, float, float]
 
 
 NO_ESTIMATE = Estimate(math.nan, math.nan)
-NO_TILTS = Tilts((0.0, 0.0), (0.0, 0.0), (math.inf, 0.0, math.inf))
 
 
-def gain_estimates(fit: ChannelFit) -> tuple[Estimate, Estimate]:
-    """Return the gains without and with a plane; NaN with too large an error."""
-    return _gain_estimate(fit, 0), _gain_estimate(fit, 1)
+def fit_gain(fit: ChannelFit) -> Estimate:
+    """Return the slope with all terms; NaN with too large an error.
 
-
-def _gain_estimate(fit: ChannelFit, index: int) -> Estimate:
+    It shows whether the weights, and the levels with them, are those of a line.
+    """
     summary = fit.summary
-    slope, information = summary.slope[index], summary.information[index]
-    error = fit.standard_error(
-        information, summary.instrument_norm[index], summary.patch_squares[index]
-    )
+    slope, (square, _) = summary.slope, summary.patch_squares
+    error = fit.standard_error(summary.information, summary.instrument_norm, square)
     measured = slope > 0 and 0 < error <= MAX_GAIN_ERROR * slope
     return Estimate(slope, error) if measured else NO_ESTIMATE
 
 
+def detail_gain(fit: ChannelFit) -> DetailGain:
+    """Combine the gains of both bands, weighted by their inverse variances.
+
+    Logarithms are averaged, so that exchanging the tiles inverts the result. If the bands disagree,
+    the middle band is in doubt, which a flat's residual or a gradient disturbs, or the small band
+    as far as it depends on a single star.
+    """
+    small, middle = fit.bands
+    variances = [_relative_variance(fit, band) for band in fit.bands]
+    bands = (
+        *_band_gain(small, variances[SMALL]),
+        *_band_gain(middle, variances[MIDDLE]),
+        small.common,
+    )
+    logs = [math.log(band.slope) if band.slope > 0 else 0.0 for band in fit.bands]
+    excess = (logs[SMALL] - logs[MIDDLE]) ** 2 - DISAGREEMENT**2 * sum(variances)
+    if excess > 0:
+        blame = math.sqrt(small.concentration)
+        variances[SMALL] += blame * excess
+        variances[MIDDLE] += (1 - blame) * excess
+    precision = [1 / variance for variance in variances]
+    total = sum(precision)
+    if not total > MAX_GAIN_ERROR**-2:
+        return DetailGain(NO_ESTIMATE, 1.0, [0.0] * AREAS, bands)
+    share, other = (part / total for part in precision)
+    gain = math.exp(share * logs[SMALL] + other * logs[MIDDLE])
+    norms = [sum(shares) or 1.0 for shares in fit.shares]
+    return DetailGain(
+        Estimate(gain, gain / math.sqrt(total)),
+        share**2 * small.concentration
+        + 2 * share * other * small.common
+        + other**2 * middle.concentration,
+        [
+            share * of_small / norms[SMALL] + other * of_middle / norms[MIDDLE]
+            for of_small, of_middle in zip(*fit.shares, strict=True)
+        ],
+        bands,
+    )
+
+
+def _band_gain(band: Band, variance: float) -> tuple[float, float, float]:
+    """Return gain, standard error and concentration of a band."""
+    if math.isinf(variance):
+        return math.nan, math.nan, 1.0
+    return band.slope, band.slope * math.sqrt(variance), band.concentration
+
+
+def _relative_variance(fit: ChannelFit, band: Band) -> float:
+    """Return the variance of the slope of a band in units of its square; inf without contrast.
+
+    The sums over patches show the scatter of the residuals, the better the more patches contribute;
+    that of independent samples counts like `PRIOR_PATCHES`. Where a single patch dominates, the
+    variance is enlarged like that of Student's distribution.
+    """
+    if not (min(band.slope, band.information, band.norm) > 0 and band.scale > 0):
+        return math.inf
+    patches = 1 / band.concentration
+    square = patches * max(band.square, band.area_square)
+    square += PRIOR_PATCHES * band.scale**2 * band.norm
+    student = min(MOST_STUDENT, patches / max(patches - 1, 1e-9))
+    square *= student / (patches + PRIOR_PATCHES)
+    variance = square * (fit.bread / (band.slope * band.information)) ** 2
+    return variance if variance < 1 else math.inf
+
+
 def level_error(fit: ChannelFit) -> float:
     """Return the standard error of the level at the pivot, in ADU."""
-    weight = fit.summary.weight
-    return fit.standard_error(weight, weight, fit.summary.patch_squares[LEVEL])
+    weight, (_, square) = fit.summary.weight, fit.summary.patch_squares
+    return fit.standard_error(weight, weight, square)
 
 
 def shift_errors(fit: ChannelFit) -> tuple[float, float]:
@@ -123,51 +202,9 @@ def shift_errors(fit: ChannelFit) -> tuple[float, float]:
     return fit.scale * math.sqrt(variance_u), fit.scale * math.sqrt(variance_v)
 
 
-def tilt_estimates(fit: ChannelFit) -> Tilts:
-    """Return the tilts of plain planes through x and y.
-
-    Terms of the scene take no part: a shift of the scene cannot be distinguished from a level by
-    its mean gradient.
-    """
-    uu, uv, ux, uy, vv, vx, vy, *_ = fit.summary.moments
-    determinant = uu * vv - uv * uv
-    if not determinant > 1e-12 * uu * vv:
-        return NO_TILTS
-    return Tilts(
-        ((vv * ux - uv * vx) / determinant, (uu * vx - uv * ux) / determinant),
-        ((vv * uy - uv * vy) / determinant, (uu * vy - uv * uy) / determinant),
-        _tilt_covariance(fit, uu, uv, vv),
-    )
-
-
 def correlation(summary: FitSummary) -> float:
     """Return the weighted correlation of x and y; 0 for constant tiles."""
-    *_, xx, xy, yy = summary.moments
+    xx, xy, yy = summary.moments
     _, _, x, y = summary.pivot
     rounding = (1e-12 * x * y * summary.weight) ** 2
     return xy / math.sqrt(xx * yy) if xx * yy > rounding else 0.0
-
-
-def _tilt_covariance(fit: ChannelFit, uu: float, uv: float, vv: float) -> Covariance:
-    """Return the covariance of the tilt, from moments and sums over patches."""
-    summary = fit.summary
-    *_, square_u, square_v = summary.patch_squares
-    determinant = uu * vv - uv**2
-    inverse = vv / determinant, -uv / determinant, uu / determinant
-    sandwich = _sandwich(inverse, (square_u, summary.tilt_patch_product, square_v))
-    bread, variance = fit.bread**2, fit.scale**2
-    floor = (LEAST_TILT * summary.rms) ** 2 * summary.weight
-    return (
-        bread * sandwich[0] + variance * inverse[0] + floor / max(uu, 1e-300),
-        bread * sandwich[1] + variance * inverse[1],
-        bread * sandwich[2] + variance * inverse[2] + floor / max(vv, 1e-300),
-    )
-
-
-def _sandwich(bread: Covariance, filling: Covariance) -> Covariance:
-    """Return the matrix product bread · filling · bread of symmetric matrices."""
-    uu, uv, vv = bread
-    a, b, c = filling
-    u_u, u_v = uu * a + uv * b, uu * b + uv * c
-    v_u, v_v = uv * a + vv * b, uv * b + vv * c
-    return u_u * uu + u_v * uv, u_u * uv + u_v * vv, v_u * uv + v_v * vv

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _kernels
+from .._kernels.lattice import BandSums
 from .._kernels.layout import LineFit
 from ..robust import BIWEIGHT
 from .samples import PairSamples
@@ -15,10 +16,6 @@ TOLERANCE = 3e-5  # relative change of the slope; each round leaves about a sixt
 # twice as large for the coefficient of the Laplacian. Without it, a scene without stars would leave
 # these undetermined, and the level with them. In cells⁻², cells⁻² and cells⁻⁴.
 SCENE_INFORMATION = np.array([0.5**-2, 0.5**-2, 0.2**-2])
-PLAIN_TERMS = 4  # level, gradient and Laplacian
-PLANE_TERMS = 6  # and the plane
-# Reduction of χ² by the second order. It costs half of the precision, hence the high threshold.
-CURVATURE_CHI2 = 100.0
 
 
 def fit_irls(
@@ -50,13 +47,11 @@ def fit_irls(
     )
 
 
-def summarize_fit(samples: PairSamples, fit: LineFit, fixed_slope: bool) -> np.ndarray:
+def summarize_fit(samples: PairSamples, fit: LineFit) -> np.ndarray:
     """Return the summary ``(C,)`` of a fit, a record of `FIT_SUMMARY` for each channel."""
-    return _kernels.summarize_fit(
-        samples,
-        fit,
-        fixed_slope=fixed_slope,
-        plain_terms=PLAIN_TERMS,
-        plane_terms=PLANE_TERMS,
-        curvature_chi2=CURVATURE_CHI2,
-    )
+    return _kernels.summarize_fit(samples, fit)
+
+
+def summarize_bands(samples: PairSamples, fit: LineFit) -> BandSums:
+    """Return the gain of each channel in bands, and the levels by area."""
+    return _kernels.summarize_bands(samples, fit, scene_information=SCENE_INFORMATION)

@@ -13,9 +13,12 @@ of one sky:
 - gradient and Laplacian of the scene that both tiles share: a small shift and a different seeing,
   to first order. They move light between neighbouring cells, which would bend the line at every
   star.
-- a surface of first or second order: a different gradient of the sky. The gain is measured both
-  without and with it, and the solver chooses, because the surface costs precision where there is
-  no gradient.
+- a surface of second order: a different gradient of the sky.
+
+The line with all terms gives the weights of the cells. The gain is that of contrast within patches
+of the overlap, of which there are up to 16: their levels are measured apart, and the solver
+compares them with models of sky and instrument. The gain is the mean of two bands, contrast within
+16 px, that of stars, and contrast between these and within patches, each with terms of its own.
 
 Noise in both tiles
 -------------------
@@ -58,23 +61,23 @@ from typing import NamedTuple
 import numpy as np
 
 from .._kernels.algebra import median, thin
+from .._kernels.lattice import AREAS, Band
 from .._kernels.layout import LineFit
 from ..preview.preview import Preview
 from ..robust import GAUSSIAN_MEDIAN
 from .design import design_matrix
 from .estimates import (
     NO_ESTIMATE,
-    NO_TILTS,
     ChannelFit,
     FitSummary,
     correlation,
-    gain_estimates,
+    detail_gain,
+    fit_gain,
     level_error,
     shift_errors,
-    tilt_estimates,
 )
 from .initial_slope import initial_slope
-from .irls import fit_irls, summarize_fit
+from .irls import fit_irls, summarize_bands, summarize_fit
 from .measurement import Measurement, PairMeasurement, Rejected, require_finite
 from .overlap_blocks import common_samples
 from .samples import PairSamples
@@ -83,7 +86,7 @@ from .streaks import without_streaks
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
 NEAR_ORIGIN = 3.0  # scatters of the cells: a lower sky does not show its gain
-FEW_COLUMNS = 4  # of the design of a small overlap: no plane
+PATCH_NUMBERS = 9  # in `PairMeasurement.patches`
 
 
 def measure_pair(
@@ -193,15 +196,26 @@ def _fit_channels(
     if len(finite) < len(slope):
         samples = samples.select_channels(finite)
     samples, fit = _fit_without_streaks(samples, slope[finite], model)
-    summaries = summarize_fit(samples, fit, fixed_slope=model == "offset").tolist()
-    failed, scale, bread = (a.tolist() for a in (np.isnan(fit.slope), fit.scale, fit.bread))
-    columns = fit.design.shape[1]
-    for k, channel in enumerate(finite.tolist()):
-        if not failed[k]:
-            channel_fit = ChannelFit(FitSummary.from_tuple(summaries[k]), scale[k], bread[k])
+    failed, channel_fits = np.isnan(fit.slope).tolist(), _channel_fits(samples, fit)
+    for lost, channel, channel_fit in zip(failed, finite.tolist(), channel_fits, strict=True):
+        if not lost:
             own = origin.channel(channel)
-            fits[channel] = _measurement(samples.cells, model, own, columns, channel_fit)
+            fits[channel] = _measurement(samples, model, own, channel_fit)
     return fits
+
+
+def _channel_fits(samples: PairSamples, fit: LineFit) -> list[ChannelFit]:
+    """Return the numbers of each channel of a fit."""
+    summaries = summarize_fit(samples, fit).tolist()
+    sums = summarize_bands(samples, fit)
+    numbers = (array.tolist() for array in (fit.scale, fit.bread, *sums))
+    return [
+        ChannelFit(
+            FitSummary.from_tuple(summary), scale, bread, (Band(*bands[0]), Band(*bands[1])),
+            shares, levels,
+        )
+        for summary, scale, bread, bands, shares, levels in zip(summaries, *numbers, strict=True)
+    ]  # fmt: skip
 
 
 def _fit_without_streaks(
@@ -227,45 +241,57 @@ def _fit_without_streaks(
 
 
 def _measurement(
-    cells: int, model: str, origin: _Origin, columns: int, fit: ChannelFit
+    samples: PairSamples, model: str, origin: _Origin, fit: ChannelFit
 ) -> PairMeasurement | None:
-    """Assemble the measurement of a channel; None if its gain should be free but is not measured.
+    """Assemble the measurement of a channel; None if no line is found where the slope is free.
 
-    `origin` is that of the channel and those after it, and `columns` is the number of columns of
-    the design.
+    `origin` is that of the channel and those after it.
     """
-    gain = plane_gain = NO_ESTIMATE
+    detail, gain = detail_gain(fit), NO_ESTIMATE
     if model != "offset":
-        gain, plane_gain = gain_estimates(fit)
-        if columns == FEW_COLUMNS:
-            plane_gain = NO_ESTIMATE
-        if math.isnan(gain.value) and math.isnan(plane_gain.value):
+        gain = detail.gain
+        if math.isnan(gain.value) and math.isnan(fit_gain(fit).value):
             return None
     gain_measured = not math.isnan(gain.value)
     slope = gain.value if gain_measured else 1.0
-    tilts = tilt_estimates(fit) if columns > FEW_COLUMNS else NO_TILTS
-    uu, uv, vv = tilts.covariance
     summary, unit = fit.summary, origin.unit
     u, v, x, y = summary.pivot
     x, y = unit * x + origin.x[0], unit * y + origin.y[0]
     return PairMeasurement(
         gain=slope,
         gain_err=gain.error,
-        plane_gain=plane_gain.value,
-        plane_gain_err=plane_gain.error,
         offset=y - slope * x if model != "gain" else 0.0,
         x=x,
         y=y,
         level_err=max(unit * level_error(fit), PRECISION * max(slope * abs(x), abs(y))),
         u=u + origin.corner[0],
         v=v + origin.corner[1],
-        x_tilt=(unit * tilts.x[0], unit * tilts.x[1]),
-        y_tilt=(unit * tilts.y[0], unit * tilts.y[1]),
-        tilt_cov=(unit**2 * uu, unit**2 * uv, unit**2 * vv),
-        cells=cells,
+        cells=samples.cells,
         rms=unit * summary.rms,
         correlation=correlation(summary),
         gain_measured=gain_measured,
         shift=(summary.shift[0], summary.shift[1]),
         shift_err=shift_errors(fit),
+        concentration=detail.concentration,
+        bands=detail.bands,
+        patches=_patches(fit, detail.contrast, slope, origin, samples.side),
     )
+
+
+def _patches(
+    fit: ChannelFit, contrast: list[float], slope: float, origin: _Origin, side: int
+) -> tuple[float, ...]:
+    """Return the levels of both tiles by area; see `PairMeasurement`."""
+    numbers: list[float] = []
+    (left, top), unit, (x_pedestal, *_), (y_pedestal, *_) = origin
+    variance = (unit * level_error(fit)) ** 2 * fit.summary.weight  # of an area with weight 1
+    within = side**2 / 12  # variance of a position within a block
+    for (u, v, x, y, uu, uv, vv, weight), share in zip(fit.levels, contrast, strict=True):
+        if weight > 0:
+            x_level, y_level = unit * x + x_pedestal, unit * y + y_pedestal
+            rounding = (PRECISION * max(slope * abs(x_level), abs(y_level))) ** 2
+            precision = 1 / max(variance / weight, rounding)
+            numbers += (
+                u + left, v + top, x_level, y_level, uu + within, uv, vv + within, precision, share
+            )  # fmt: skip
+    return (*numbers, *(0.0,) * (PATCH_NUMBERS * AREAS - len(numbers)))

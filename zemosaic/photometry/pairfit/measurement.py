@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-
-from .estimates import NO_TILTS
+from typing import Annotated
 
 # Fields that every measurement has; the others may be NaN, but not infinite.
 REQUIRED = (
-    "gain", "offset", "x", "y", "level_err", "u", "v", "x_tilt", "y_tilt", "tilt_cov", "rms",
-    "correlation",
+    "gain", "offset", "x", "y", "level_err", "u", "v", "rms",
+    "correlation", "concentration", "patches",
 )  # fmt: skip
 
 
@@ -21,21 +20,16 @@ class PairMeasurement:
     Parameters
     ----------
     gain, gain_err : float
-        Slope without a plane and its standard error; 1 and NaN if `gain_measured` is false.
-    plane_gain, plane_gain_err : float
-        The same with a plane subtracted from the overlap; NaN if not measured.
+        Slope of the contrast within patches and its standard error; 1 and NaN if `gain_measured`
+        is false.
     offset : float
-        Intercept in ADU of the line without a plane.
+        Intercept in ADU of the line through the pivot.
     x, y : float
-        The pivot in ADU: weighted means of both tiles, where slope and level are uncorrelated.
+        The pivot in ADU: weighted means of both tiles, of all blocks.
     level_err : float
         Standard error in ADU of ``y - gain * x`` at the pivot.
     u, v : float
         Position of the pivot on the shared grid, in cells.
-    x_tilt, y_tilt : tuple of float
-        Slopes of both tiles along the grid's two axes, in ADU per cell.
-    tilt_cov : tuple of float
-        Covariance (uu, uv, vv) of ``y_tilt - gain * x_tilt`` in (ADU per cell)².
     cells : int
         Common valid cells.
     rms : float
@@ -51,21 +45,29 @@ class PairMeasurement:
     free_gain, free_gain_err : float
         In a model that holds the gains at 1, the gain that the pair shows nevertheless; NaN in
         other models and without contrast.
+    concentration : float
+        Sum of the squares of the shares that single patches of 12 cells have of the information on
+        the gain: 1 if it depends on one star, 1 / n if n patches contribute alike.
+    bands : tuple of float
+        Gain, standard error and concentration of contrast within 16 px, the same of contrast
+        between these and within the patches, and the sum of the products of the shares that single
+        patches of 12 cells have of both. Gain and error are NaN where a band shows none.
+    patches : tuple of float
+        u, v, x, y, uu, uv, vv, weight and contrast of up to 16 patches of the overlap, one after
+        the other; 0 for those that are not used. u and v (cells on the shared grid), x and y (ADU)
+        are weighted means over the blocks, uu, uv and vv (cells²) the covariances of the positions
+        of their cells, the weight (ADU⁻²) is the inverse variance of ``y - gain * x``, and
+        the contrast is the share of the patch in the information on the gain.
     """
 
     gain: float
     gain_err: float
-    plane_gain: float
-    plane_gain_err: float
     offset: float
     x: float
     y: float
     level_err: float
     u: float
     v: float
-    x_tilt: tuple[float, float]
-    y_tilt: tuple[float, float]
-    tilt_cov: tuple[float, float, float]
     cells: int
     rms: float
     correlation: float
@@ -74,6 +76,9 @@ class PairMeasurement:
     shift_err: tuple[float, float] = (math.nan, math.nan)
     free_gain: float = math.nan
     free_gain_err: float = math.nan
+    concentration: float = 1.0
+    bands: Annotated[tuple[float, ...], 7] = (math.nan, math.nan, 1.0, math.nan, math.nan, 1.0, 0.0)
+    patches: Annotated[tuple[float, ...], 144] = (0.0,) * 144
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,7 @@ def require_finite(measurement: Measurement) -> Measurement:
     """
     if isinstance(measurement, Rejected):
         return measurement
-    numbers = vars(measurement).copy()
-    if numbers["tilt_cov"] == NO_TILTS.covariance:
-        del numbers["tilt_cov"]
-    for name, value in numbers.items():
+    for name, value in vars(measurement).items():
         for number in value if isinstance(value, tuple) else (value,):
             if math.isinf(number) or (math.isnan(number) and name in REQUIRED):
                 return Rejected(f"the values overflow (its {name} is {number})")

@@ -13,9 +13,12 @@ detected in both tiles together, far above their noise.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .. import _kernels
+from .._kernels.lattice import AREAS, Lattice
 from .._kernels.layout import BlockNoise, Kind, OverlapBlocks, OverlapFrame
 from ..preview.block_summary import BORDER_ERROR, CELL_ERROR
 from ..preview.preview import SIDE, Preview
@@ -28,6 +31,7 @@ SHARED_NOISE = 0.3  # of neighbouring cells, correlated: the sampling kernel is 
 STAR_CELLS = 128  # largest number of cells around stars, unless single blocks hold more
 PROMINENCE = 12.0  # of stars in a block, in standard deviations summed over both tiles
 PATCH_CELLS = 12  # along a patch; errors of different patches are taken to be independent
+AREA_BLOCKS, AREA_CELLS = 8, 64  # fit blocks, or cells, of an area on average
 STAR_KINDS = [0, 2, 3, 4]  # all of Kind but the variance
 
 Pair = tuple[Preview, Preview]
@@ -127,6 +131,7 @@ def _make_samples(
         cell_block=cell_block,
         patch=_patches(frame, position),
         frame_shape=(frame.height, frame.width),
+        lattice=_lattice(frame, len(block_index)),
         typical_variance=noise.typical_variance,
         side=frame.side,
         cells=blocks.cells,
@@ -170,3 +175,23 @@ def _patches(frame: OverlapFrame, position: np.ndarray) -> np.ndarray:
         for place, origin in zip(position, (frame.x0, frame.y0), strict=True)
     )
     return np.asarray(row * columns + column)
+
+
+def _lattice(frame: OverlapFrame, blocks: int) -> Lattice:
+    """Return the lattice of an overlap with so many blocks: as many areas as fit, nearly square.
+
+    Units of single cells lie on the lattice of the grid; areas are made of whole units.
+    """
+    if frame.side == 1:
+        most = blocks // AREA_CELLS
+        shift_u, shift_v = frame.x0 % SIDE, frame.y0 % SIDE
+        units_u, units_v = -(-(shift_u + frame.width) // SIDE), -(-(shift_v + frame.height) // SIDE)
+    else:  # without the margin of one block
+        most, shift_u, shift_v = blocks // AREA_BLOCKS, -1, -1
+        units_u, units_v = frame.width - 2, frame.height - 2
+    most = max(1, min(most, AREAS))
+    side = math.sqrt(units_u * units_v / most)
+    areas_u = max(1, min(most, round(units_u / side)))
+    areas_v = max(1, min(most // areas_u, round(units_v / side)))
+    step = SIDE if frame.side == 1 else 1
+    return Lattice(step, frame.width, shift_u, shift_v, units_u, units_v, areas_u, areas_v)

@@ -10,7 +10,7 @@ from .._kernels.block_sums import block_sum
 from ..tiles.blank_survey import Survey
 from ..tiles.tile import Tile
 from .damage import DamageSearch, drop_absurd_bins
-from .saturation import drop_saturated
+from .saturation import SaturationSearch
 
 #: Pixels of a strip, 1 MiB.
 STRIP_PIXELS = 1 << 18
@@ -54,8 +54,9 @@ def bin_tile(
     pedestal: Pedestal | None = None,
     survey: Survey | None = None,
     damage: DamageSearch | None = None,
+    saturation: SaturationSearch | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Read a tile and average it in bins; saturated pixels are invalid.
+    """Read a tile and average it in bins; bins that a clipped pixel touches are invalid.
 
     Parameters
     ----------
@@ -71,19 +72,24 @@ def bin_tile(
         To be filled with the strips of the tile.
     damage : DamageSearch or None
         Searches the strips without blank pixels.
+    saturation : SaturationSearch or None
+        Searches them for clipped pixels; None makes one that knows of no level.
 
     Returns
     -------
     means : ndarray
         ``(C, H // side, W // side)`` float32; 0 where no pixel is valid.
     valid_fraction : ndarray or None
-        Fraction of valid pixels, of the same shape; None if all pixels are valid.
+        Fraction of valid pixels, of the same shape; None if all pixels are valid. It is NaN in
+        bins that a clipped pixel touches, which no kernel may contain.
     """
     height, width = tile.shape
     shape = (tile.channels + tile.has_weights, height // side, width // side)
     means, valid_fraction = np.empty(shape, dtype=np.float32), None
     strip_bins = max(1, STRIP_PIXELS // (tile.channels * width * side))
-    layers = _read_layers(tile, strip_bins * side, blank, pedestal, survey, damage)
+    if saturation is None:
+        saturation = SaturationSearch((tile.channels, height, width))
+    layers = _read_layers(tile, strip_bins * side, blank, pedestal, survey, damage, saturation)
     for number, strip in enumerate(layers):
         rows = slice(number * strip_bins, (number + 1) * strip_bins)
         means[:, rows], fraction = bin_strip(strip, side)
@@ -94,7 +100,23 @@ def bin_tile(
     if tile.has_weights:
         positive = means[-1][means[-1] > 0]
         means[-1] /= np.median(positive) if len(positive) else 1.0
-    return means, drop_absurd_bins(means, valid_fraction)
+    return means, _drop_clipped(drop_absurd_bins(means, valid_fraction), saturation, side, shape)
+
+
+def _drop_clipped(
+    valid_fraction: np.ndarray | None,
+    saturation: SaturationSearch,
+    side: int,
+    shape: tuple[int, int, int],
+) -> np.ndarray | None:
+    """Return the valid fractions of the bins, NaN where a clipped pixel touches a bin."""
+    clipped = saturation.bins(side)
+    if clipped is None:
+        return valid_fraction
+    if valid_fraction is None:
+        valid_fraction = np.ones(shape, dtype=np.float32)
+    valid_fraction[:, clipped] = np.nan
+    return valid_fraction
 
 
 def _read_layers(
@@ -104,9 +126,9 @@ def _read_layers(
     pedestal: Pedestal | None,
     survey: Survey | None,
     damage: DamageSearch | None,
+    saturation: SaturationSearch,
 ) -> Iterator[np.ndarray]:
-    """Yield strips of the channels without saturated pixels and of the relative weights."""
-    highest = np.full(tile.channels, -np.inf)
+    """Yield strips of the channels and of the relative weights, and have them searched."""
     top = 0
     for layers in tile.strips(rows, weights=True):
         strip = layers[: tile.channels]
@@ -117,7 +139,7 @@ def _read_layers(
             strip[:, blank[top:bottom]] = np.nan
         if damage is not None:
             damage.add(strip)
-        drop_saturated(strip, highest)
+        saturation.add(strip)
         if pedestal is not None:
             pedestal.subtract(strip)
         yield layers

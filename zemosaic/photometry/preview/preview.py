@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..tiles.blank_survey import Survey
-from ..tiles.blanks import Blanks, find_blanks
+from ..tiles.blanks import find_blanks
 from ..tiles.fits_files import TileError
 from ..tiles.tile import Tile
 from .binary_unit import binary_exponent, scale_exactly
@@ -25,6 +25,7 @@ from .damage import DamageSearch
 from .grid import Grid, pixel_nodes, tile_box, tile_centre
 from .noise import estimate_noise
 from .resampling import Samples, local_contrast, sample
+from .saturation import Levels, SaturationSearch
 
 #: Cells along a block of `Preview.blocks`.
 SIDE = 4
@@ -68,6 +69,8 @@ class Preview:
         Value of the tile's pixels that hold no datum; None if there are none.
     blank_pixels : int
         Number of these pixels.
+    highest, clipped : ndarray or None
+        The `Ceiling` of the tile.
     """
 
     x0: int
@@ -81,6 +84,8 @@ class Preview:
     pedestal: np.ndarray | None = None
     blank: float | None = None
     blank_pixels: int = 0
+    highest: np.ndarray | None = None
+    clipped: np.ndarray | None = None
 
     @cached_property
     def blocks(self) -> np.ndarray:
@@ -175,8 +180,17 @@ class Preview:
         return replace(self, values=empty, variance=empty)
 
 
-def make_preview(tile: Tile, grid: Grid) -> Preview:
+def make_preview(tile: Tile, grid: Grid, levels: Levels = None) -> Preview:
     """Read a tile and resample it onto the grid.
+
+    Parameters
+    ----------
+    tile : Tile
+        The tile.
+    grid : Grid
+        The grid that all previews share.
+    levels : Levels
+        Levels at which other tiles of the instrument are clipped.
 
     Raises
     ------
@@ -185,7 +199,7 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     """
     box = tile_box(tile, grid)  # refuses a preview that memory cannot hold
     bin_side = max(1, min(round(grid.bin_scale / tile.scale), *tile.shape))
-    means, valid_fraction, pedestal, blanks = _bin_data(tile, bin_side)
+    means, valid_fraction, pedestal, found = _bin_data(tile, bin_side, levels)
     channels = means[: tile.channels]
     exponent = binary_exponent(channels)
     channels[:] = scale_exactly(channels, -exponent)
@@ -200,25 +214,35 @@ def make_preview(tile: Tile, grid: Grid) -> Preview:
     sky = np.ldexp([_median(channel) for channel in values], exponent) + pedestal
     return Preview(
         box.x0, box.y0, values, variance, sky, *tile_centre(tile, grid), exponent, pedestal,
-        blank=blanks.value if blanks else None, blank_pixels=blanks.count if blanks else 0,
+        **found,
     )  # fmt: skip
 
 
 def _bin_data(
-    tile: Tile, side: int
-) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, Blanks | None]:
+    tile: Tile, side: int, levels: Levels
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, dict[str, Any]]:
     """Return means and valid fractions of the bins as of `bin_tile`, without blanks.
 
-    Also return the pedestal ``(C,)`` float64 that is subtracted, and the blanks.
+    Also return the pedestal ``(C,)`` float64 that is subtracted, and the fields of `Preview`
+    about the pixels that are no data.
     """
-    survey, damage, pedestal = Survey(tile.shape[0]), DamageSearch(), Pedestal()
-    means, valid_fraction = bin_tile(tile, side, None, pedestal, survey, damage)
+
+    def bins(blank: np.ndarray | None, survey: Survey | None) -> tuple[Any, ...]:
+        damage, pedestal = DamageSearch(), Pedestal()
+        search = SaturationSearch((tile.channels, *tile.shape), tile.saturation, levels)
+        binned = bin_tile(tile, side, blank, pedestal, survey, damage, search)
+        return *binned, damage, pedestal, search
+
+    survey = Survey(tile.shape[0])
+    means, valid_fraction, damage, pedestal, search = bins(None, survey)
     blanks = find_blanks(tile, survey)
     if blanks is not None:
-        damage, pedestal = DamageSearch(), Pedestal()
-        means, valid_fraction = bin_tile(tile, side, blanks.grown(), pedestal, None, damage)
+        means, valid_fraction, damage, pedestal, search = bins(blanks.grown(), None)
     damage.require_none(str(tile.path or tile.name))
-    return means, valid_fraction, pedestal.of(tile.channels), blanks
+    found = vars(search.ceiling) | (
+        {"blank": blanks.value, "blank_pixels": blanks.count} if blanks else {}
+    )
+    return means, valid_fraction, pedestal.of(tile.channels), found
 
 
 def _cell_variance(

@@ -56,6 +56,7 @@ def add_stars(image: np.ndarray, wcs: WCS, stars: Stars, fwhm: float) -> None:
     """Add the stars in and near a tile to its image ``(C, H, W)``, with a FWHM in pixels."""
     height, width = image.shape[1:]
     visible = _stars_near(stars, wcs, (height, width))
+    visible = visible[stars.flux[visible] > 0]
     if not len(visible):
         return
     sigma = fwhm * SIGMA_PER_FWHM

@@ -18,6 +18,9 @@ class RandomStream(IntEnum):
     SKY = 3
     NOISE = 4
     TRAIL = 5
+    SURFACE = 6
+    INSTRUMENT = 7
+    FLAT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +44,41 @@ class Scene:
     sky : float
         Sky level in ADU.
     stars : float
-        Stars per square pixel of the sky; their fluxes follow a power law.
+        Stars per square pixel of the sky.
+    fluxes : tuple of float
+        Smallest and largest flux of a star in ADU; between them they follow a power law. The
+        default keeps peaks below 3e4 ADU. Stars of flux 0 leave the rest of the sky as it is.
     nebula : float
         Peak of the nebulosity in ADU.
     fwhm, seeing : float
         Mean FWHM of a star in pixels, and the largest relative deviation of a tile from it.
     electrons, read_noise : float
         Electrons per ADU for Poisson noise and read noise in ADU; 0 electrons: no noise at all.
-    gradient, trail, border, bad, sip, rgb : bool
-        Options: a sky gradient of up to 60 ADU on each tile, a satellite trail on every third
-        tile, ragged NaN borders, a cloud over the second tile, SIP distortion, and three colours
-        with individual gains.
+    gradient : bool or float
+        Largest change of the sky gradient of a tile in ADU, from corner to corner; True is 60.
+    quadratic : float
+        Scale in ADU of the five coefficients of a surface of second order on each tile, whose
+        coordinates run from -1 to 1.
+    lamp : float
+        Light of a lamp beside each tile, in ADU at its centre; it grows by a factor of 3.7 over
+        half a side, in a direction of its own.
+    vignetting : float
+        Fraction of the light lost in the corners of all tiles, 0 near their centre.
+    quartic : bool
+        Half of the vignetting grows with the fourth power of the radius, not the second.
+    flat_residual, flat_scale : float
+        Rms of what the flat left, as a fraction of the light, and its scale in pixels.
+    flat_shared : bool
+        All tiles have the same residual of the flat; otherwise each has its own.
+    glow : float
+        Glow of an amplifier at the right side of all tiles: its peak in ADU of the data.
+    saturation : float
+        Largest value of the data in ADU, where the detector clips.
+    trail, border, bad, sip, rgb : bool
+        Options: a satellite trail on every third tile, ragged borders, a cloud over the second
+        tile, SIP distortion, and three colours with individual gains.
+    blank : float
+        Value of the pixels in the borders.
     islands : int
         Number of separate groups of tiles; 1 is one connected mosaic.
     centre : tuple of float
@@ -75,17 +102,28 @@ class Scene:
     offset: float = 200.0
     sky: float = 1000.0
     stars: float = 1.5e-3
+    fluxes: tuple[float, float] = (800.0, 4e5)
     nebula: float = 400.0
     fwhm: float = 3.5
     seeing: float = 0.1
     electrons: float = 10.0
     read_noise: float = 5.0
-    gradient: bool = False
+    gradient: bool | float = False
+    quadratic: float = 0.0
+    lamp: float = 0.0
+    vignetting: float = 0.0
+    quartic: bool = False
+    flat_residual: float = 0.0
+    flat_scale: float = 40.0
+    flat_shared: bool = True
+    glow: float = 0.0
+    saturation: float = np.inf
     trail: bool = False
     border: bool = False
     bad: bool = False
     sip: bool = False
     rgb: bool = False
+    blank: float = np.nan
     islands: int = 1
     centre: tuple[float, float] = (192.72, 41.12)
     scale: float = 6.6e-4
@@ -94,13 +132,19 @@ class Scene:
     def __post_init__(self) -> None:
         if self.tiles < 1 or min(self.shape) < 16:
             raise UserError("a scene needs at least 1 tile of at least 16 x 16 pixels")
-        for name in ("rotation", "seeing", "fwhm"):
+        for name in ("rotation", "seeing", "fwhm", "gradient", "quadratic", "lamp", "glow"):
             if not np.isfinite(getattr(self, name)):
                 raise UserError(f"{name} is {getattr(self, name)}; give a number")
         if not 1 <= self.islands <= self.tiles:
             raise UserError(f"{self.islands} islands cannot be made of {self.tiles} tiles")
         if not 0.0 <= self.overlap < 1.0:
             raise UserError(f"overlap is {self.overlap}; give a fraction from 0 to below 1")
+        if not 0.0 <= self.vignetting < 0.5:
+            raise UserError(f"vignetting is {self.vignetting}; give a fraction from 0 to below 0.5")
+        if not 0.0 <= self.flat_residual < 0.2:
+            raise UserError(
+                f"flat_residual is {self.flat_residual}; give a fraction from 0 to below 0.2"
+            )
 
     @property
     def channels(self) -> int:

@@ -22,8 +22,6 @@ MARGIN_AREA = 1.21
 COUNT_RADIUS = 0.1
 #: Scatter of the stars around the directions, as a fraction of the shorter side.
 STAR_SCATTER = 0.01
-#: Faintest and brightest flux of a star in ADU; the latter keeps peaks below 3e4 ADU.
-MIN_FLUX, MAX_FLUX = 800.0, 4e5
 #: N(> flux) ~ flux ** -COUNT_SLOPE, as star counts near the galactic plane.
 COUNT_SLOPE = 1.2
 #: Distance, in units of its size, beyond which a cloud is invisible.
@@ -119,7 +117,8 @@ def _make_stars(scene: Scene, directions: np.ndarray, rng: np.random.Generator) 
     scatter = STAR_SCATTER * min(height, width) * np.deg2rad(scene.scale)
     units = chosen + rng.normal(scale=scatter, size=chosen.shape)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    flux = np.minimum(MIN_FLUX * rng.uniform(size=count) ** (-1 / COUNT_SLOPE), MAX_FLUX)
+    faintest, brightest = scene.fluxes
+    flux = np.minimum(faintest * rng.uniform(size=count) ** (-1 / COUNT_SLOPE), brightest)
     colour = rng.uniform(0.6, 1.4, size=(scene.channels, count))
     if not scene.rgb:
         colour[:] = 1.0

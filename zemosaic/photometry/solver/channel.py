@@ -11,26 +11,29 @@ from typing import TypeGuard
 
 import numpy as np
 
+from .._kernels.lattice import AREAS as PATCHES
+from ..illumination import Instruments
 from ..pairfit.measurement import Measurement, PairMeasurement
+from .bands import combine_bands
 from .ties import Ties
 
-# Largest mosaic that is solved for gains and levels together, for the positions of its tiles and
-# for slopes in the plane test. Twice the unknowns take several times as long, and a larger mosaic
-# has enough pairs without.
+# Largest mosaic whose tiles' positions are solved for: a larger one has enough pairs without.
 MOST_TILES = 5_000
 DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
+PATCH_FIELDS = 9  # numbers of a patch in `PairMeasurement.patches`
 # Fields of a `PairMeasurement` that the solver needs: name, type, shape.
 _COLUMNS = [
-    *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "x", "y", "level_err")),
-    *((name, float, ()) for name in ("plane_gain", "plane_gain_err", "u", "v")),
-    *(("x_tilt", float, (2,)), ("y_tilt", float, (2,)), ("tilt_cov", float, (3,))),
+    *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "concentration")),
+    *((name, float, ()) for name in ("x", "y", "level_err")),
     *(("shift", float, (2,)), ("shift_err", float, (2,))),
+    ("bands", float, (7,)),
+    ("patches", float, (PATCHES * PATCH_FIELDS,)),
 ]
 
 
 @dataclass(frozen=True, eq=False)
 class TileFrame:
-    """Positions of the tiles on the shared grid; needed to fit planes.
+    """Positions of the tiles on the shared grid; needed to fit surfaces and illumination.
 
     Parameters
     ----------
@@ -38,10 +41,13 @@ class TileFrame:
         ``(T, 2)`` float64: centre of each tile in cells of the grid.
     jacobian : ndarray
         ``(T, 2, 2)`` float64: change of the grid position (cells) with the tile's pixel x, y.
+    shape : ndarray
+        ``(T, 2)`` int height and width of each tile in pixels.
     """
 
     centre: np.ndarray
     jacobian: np.ndarray
+    shape: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +63,25 @@ class ChannelPairs:
         A power of two near the smallest `level_err`, in ADU.
     i, j : ndarray
         ``(P,)`` int tiles of each pair.
-    gain, gain_err, plane_gain, plane_gain_err : ndarray
-        ``(P,)`` slope of the line without and with a plane, and standard errors; a gain is NaN
-        if it was not measured, its error also if the gain is not trusted.
+    slope : ndarray
+        ``(P,)`` gain that the levels were weighted with.
+    gain, gain_err : ndarray
+        ``(P,)`` gain and standard error; a gain is NaN if it was not measured, its error also if
+        the gain is not trusted.
+    concentration : ndarray
+        ``(P,)`` sum of the squared shares of the gain's information.
     x, y, level_err : ndarray
         ``(P,)`` pivot, and standard error of the level at the pivot.
-    pivot : ndarray
-        ``(P, 2)`` position of the pivot in cells.
-    x_tilt, y_tilt : ndarray
-        ``(P, 2)`` slopes of both tiles per cell.
-    tilt_cov : ndarray
-        ``(P, 2, 2)`` covariance of ``y_tilt - gain * x_tilt``; infinite if not measured.
+    place : ndarray
+        ``(P, 16, 2)`` position of each patch in cells; that of another patch for one without data.
+    extent : ndarray
+        ``(P, 16, 3)`` covariances uu, uv and vv of the positions within each patch in cells².
+    x_level, y_level : ndarray
+        ``(P, 16)`` levels of both tiles in each patch.
+    level_var : ndarray
+        ``(P, 16)`` variances of ``y_level - slope * x_level``; infinite without data.
+    contrast : ndarray
+        ``(P, 16)`` share of each patch in the information on the gain.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
     """
@@ -75,17 +89,19 @@ class ChannelPairs:
     unit: float
     i: np.ndarray
     j: np.ndarray
+    slope: np.ndarray
     gain: np.ndarray
     gain_err: np.ndarray
-    plane_gain: np.ndarray
-    plane_gain_err: np.ndarray
+    concentration: np.ndarray
     x: np.ndarray
     y: np.ndarray
     level_err: np.ndarray
-    pivot: np.ndarray
-    x_tilt: np.ndarray
-    y_tilt: np.ndarray
-    tilt_cov: np.ndarray
+    place: np.ndarray
+    extent: np.ndarray
+    x_level: np.ndarray
+    y_level: np.ndarray
+    level_var: np.ndarray
+    contrast: np.ndarray
     shift: np.ndarray
     shift_err: np.ndarray
 
@@ -102,25 +118,43 @@ class ChannelPairs:
         column = np.fromiter((row(line) for line in lines), np.dtype(_COLUMNS), len(lines))
         widening = np.sqrt(repetition)
         unit = _level_unit(column["level_err"])
-        covariance = column["tilt_cov"][:, [0, 1, 1, 2]].reshape(-1, 2, 2)
+        u, v, x_level, y_level, uu, uv, vv, weight, contrast = np.moveaxis(
+            column["patches"].reshape(-1, PATCHES, PATCH_FIELDS), 2, 0
+        )
+        used = weight > 0
+        fullest = weight.argmax(axis=1)[:, None]
+        u, v, x_level, y_level = (
+            np.where(used, values, np.take_along_axis(values, fullest, axis=1))
+            for values in (u, v, x_level, y_level)
+        )
+        gains = combine_bands(column["bands"])
+        measured, banded = column["gain_measured"] > 0, np.isfinite(gains.gain)
+        variance = 1 / np.where(used, weight * unit**2, 1.0)
         return cls(
             unit=unit,
             i=i,
             j=j,
-            gain=np.where(column["gain_measured"] > 0, column["gain"], np.nan),
-            gain_err=column["gain_err"] * widening,
-            plane_gain=column["plane_gain"],
-            plane_gain_err=column["plane_gain_err"] * widening,
+            slope=column["gain"],
+            gain=np.where(measured, np.where(banded, gains.gain, column["gain"]), np.nan),
+            gain_err=np.where(banded, gains.gain_err, column["gain_err"]) * widening,
+            concentration=np.where(banded, gains.concentration, column["concentration"]),
             x=column["x"] / unit,
             y=column["y"] / unit,
             level_err=column["level_err"] / unit * widening,
-            pivot=np.stack([column["u"], column["v"]], axis=1),
-            x_tilt=column["x_tilt"] / unit,
-            y_tilt=column["y_tilt"] / unit,
-            tilt_cov=covariance / unit / unit * widening[:, None, None] ** 2,
+            place=np.stack([u, v], axis=-1),
+            extent=np.stack([uu, uv, vv], axis=-1),
+            x_level=x_level / unit,
+            y_level=y_level / unit,
+            level_var=np.where(used, variance * repetition[:, None], np.inf),
+            contrast=contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300),
             shift=column["shift"],
             shift_err=column["shift_err"],
         )
+
+    def chosen(self, pairs: np.ndarray) -> ChannelPairs:
+        """Return some of the pairs, by a boolean or index array."""
+        arrays = {name: values[pairs] for name, values in vars(self).items() if name != "unit"}
+        return ChannelPairs(self.unit, **arrays)
 
     def distrust(self, doubtful: np.ndarray) -> ChannelPairs:
         """Return the pairs without the gains of doubtful ones ``(P,)``.
@@ -131,9 +165,8 @@ class ChannelPairs:
         return replace(
             self,
             gain_err=np.where(doubtful, np.nan, self.gain_err),
-            plane_gain_err=np.where(doubtful, np.nan, self.plane_gain_err),
             level_err=self.level_err * factor,
-            tilt_cov=self.tilt_cov * factor[:, None, None] ** 2,
+            level_var=self.level_var * factor[:, None] ** 2,
         )
 
 
@@ -166,9 +199,11 @@ class Channel:
     anchor : int or None
         The tile that keeps gain 1 and offset 0 in its component.
     frame : TileFrame or None
-        Without it there are no planes.
+        Without it there are no surfaces and no illumination.
     ties : Ties
         Groups of tiles that share a gain or a level.
+    instruments : Instruments
+        Tiles that share an illumination.
     """
 
     sky: np.ndarray
@@ -178,6 +213,7 @@ class Channel:
     anchor: int | None
     frame: TileFrame | None
     ties: Ties
+    instruments: Instruments
 
     @classmethod
     def of(
@@ -192,6 +228,7 @@ class Channel:
         anchor: int | None,
         frame: TileFrame | None,
         ties: Ties | None = None,
+        instruments: Instruments | None = None,
     ) -> Channel:
         """Collect the measurements of all pairs ``(i, j)``; see `solve`."""
         lines = [line for line in measurements if _is_measured(line)]
@@ -200,7 +237,8 @@ class Channel:
             np.asarray(i)[measured], np.asarray(j)[measured], lines, repetition[measured]
         )
         ties = ties or Ties.none(len(sky))
-        return cls(sky / pairs.unit, measured, pairs, model, anchor, frame, ties)
+        instruments = instruments or Instruments.none(len(sky))
+        return cls(sky / pairs.unit, measured, pairs, model, anchor, frame, ties, instruments)
 
     @property
     def tiles(self) -> int:
@@ -226,6 +264,14 @@ class Channel:
     def offsets_are_free(self) -> bool:
         """Whether the model has offsets other than 0."""
         return self.model != "gain"
+
+    @property
+    def surface_order(self) -> int:
+        """Largest order of the surfaces that the model allows."""
+        if self.frame is None or not self.offsets_are_free:
+            return 0
+        orders = {"auto": 3, "gain+surface": 3, "gain+plane": 1, "offset+plane": 1}
+        return orders.get(self.model, 0)
 
 
 def _is_measured(line: Measurement) -> TypeGuard[PairMeasurement]:

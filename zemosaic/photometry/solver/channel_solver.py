@@ -1,22 +1,12 @@
-"""The solution of one channel: gain, offset and, where needed, a plane for each tile.
+"""The solution of one channel: gain, offset and surface for each tile, and the shared terms.
 
-``corrected = gain * data + offset + slope_x * (x - x0) + slope_y * (y - y0)`` shall agree in all
-overlaps. For a pair with the line y = a·x + b, measured at the pivot p::
+``corrected = (gain * data + offset - bias - glow) / F + bias + surface`` shall agree in all overlaps,
+with the illumination F, the glow and the bias of the tile's instrument. `pair_rows` states the
+equations, `hierarchy` solves them for all terms together, and estimates the typical size of each
+class of terms, by which those are shrunk that the overlaps do not show.
 
-    log g_i - log g_j       = log a                          (first gains)
-    P_i(p) - P_j(p)         = g_j·y - g_i·x                  (then levels, at the pivots)
-    grad P_i - grad P_j     = g_j·grad y - g_i·grad x        (and slopes, with planes)
-
-Here P_k is the offset, or offset and plane, of tile k. Each line states differences of potentials
-on the graph of overlaps: a sparse weighted least-squares problem in each connected component, in
-which pairs that contradict all others lose their weight. Without planes, gains and levels are then
-refined together.
-
-The gauge sets what the differences leave free. The geometric mean of the gains is 1 and the median
-sky level does not change, or an anchor tile keeps gain 1 and offset 0. The mean slope is 0, over
-all tiles but those with the slope of a cloud, so no global plane is introduced.
-
-In the model "auto" the tilts of the pairs decide for each component whether its tiles have planes.
+The gauge sets what the overlaps leave free. The geometric mean of the gains is 1 and the median sky
+level does not change, or an anchor tile keeps gain 1, offset 0 and no surface.
 """
 
 from __future__ import annotations
@@ -26,12 +16,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .channel import DISTRUST, MOST_TILES, Channel, spread
-from .gains import GainSolution, solve_gains
-from .gauge import in_reference_group, keep_sky_level
-from .joint import refine_jointly
-from .levels import LevelSolution, solve_levels
-from .plane_test import choose_planes, plane_evidence
+from .gauge import in_reference_group
+from .hierarchy import Fit, fit_hierarchy
+from .initial import reference_levels
+from .shared_terms import SharedTerms
+from .spreads import Spreads
 from .suspects import find_suspects, tied_by_suspects
+from .surfaces import SURFACE_POWERS, pixel_polynomials
 from .tile_shifts import MISPLACED, distance_in_pixels, tile_shifts
 
 
@@ -48,6 +39,10 @@ class ChannelSolution:
     curve_xx: np.ndarray
     curve_xy: np.ndarray
     curve_yy: np.ndarray
+    cubic_xxx: np.ndarray
+    cubic_xxy: np.ndarray
+    cubic_xyy: np.ndarray
+    cubic_yyy: np.ndarray
     component: np.ndarray
     gain_group: np.ndarray
     pairs: np.ndarray
@@ -56,15 +51,20 @@ class ChannelSolution:
     gain_residual: np.ndarray
     chi: np.ndarray
     suspect: np.ndarray
-    plane_chi2: np.ndarray
-    plane_ratio: np.ndarray
     shift: np.ndarray
     misplaced: np.ndarray
+    spreads: Spreads
+    shared: SharedTerms
 
     def in_adu(self, unit: float) -> ChannelSolution:
         """Convert a solution in units of `unit` ADU."""
-        names = ("offset", "offset_err", "slope_x", "slope_y", "residual")
-        return replace(self, **{name: unit * getattr(self, name) for name in names})
+        names = ("offset", "offset_err", *SURFACE_POWERS, "residual")
+        return replace(
+            self,
+            **{name: unit * getattr(self, name) for name in names},
+            spreads=self.spreads.in_adu(unit),
+            shared=self.shared.in_adu(unit),
+        )
 
 
 def solve_channel(channel: Channel) -> ChannelSolution:
@@ -99,56 +99,52 @@ def _loose_gains(channel: Channel, solution: ChannelSolution) -> tuple[np.ndarra
 
 
 def _solve_once(channel: Channel) -> ChannelSolution:
-    """Solve for gains, then levels and planes, then gains and levels together."""
-    evidence = plane_evidence(channel)
-    planes = choose_planes(channel, evidence)
-    gains = solve_gains(channel, planes)
-    channel = _without_loose_levels(channel, gains, planes)
-    levels = solve_levels(channel, gains, planes)
-    chi = np.fmax(levels.chi, gains.chi)
-    suspect = find_suspects(channel, chi)
-    separate = levels
-    gains, levels = refine_jointly(channel, gains, levels, planes, suspect)
-    if levels is separate and channel.mixed_gains.any():
-        return _solve_once(replace(channel, ties=channel.ties.untie_levels(channel.mixed_gains)))
+    """Solve for all terms together, and compute their errors."""
+    reference = reference_levels(channel)
+    fit = fit_hierarchy(channel, reference)
+    state, residuals = fit.state, fit.residuals
     own_pairs = _pairs_of_tiles(channel)
     no_gain = _sums(own_pairs, channel.ties.gain) == 0
     no_level = _sums(own_pairs, channel.ties.level) == 0
     alone = no_gain & no_level
+    gain = np.where(no_gain, 1.0, np.exp(state.log_gain))
+    gain_err, level_err = _errors(channel, fit)
+    group = _gain_groups(channel)
+    tied = in_reference_group(group, channel.component, channel.anchor)
+    surface = _surface_terms(channel, fit)
+    offset = state.level - gain * reference + surface.pop("level")
+    # The error of a gain moves the offset in proportion to the level where it was measured.
+    offset_err = np.hypot(level_err, gain_err * gain * reference)
     shift, misplaced = _positions(channel)
+    suspect = find_suspects(channel, residuals.chi)
     return ChannelSolution(
-        gain=np.where(no_gain, 1.0, gains.gain),
-        gain_err=np.where(no_gain, np.nan, _gain_errors(channel, gains)),
-        offset=np.where(alone, 0.0, _offsets(channel, gains, levels)),
-        offset_err=np.where(no_level, np.nan, _offset_errors(gains, levels)),
-        slope_x=np.where(alone, 0.0, levels.slope[:, 0]),
-        slope_y=np.where(alone, 0.0, levels.slope[:, 1]),
-        curve_xx=np.zeros(channel.tiles),
-        curve_xy=np.zeros(channel.tiles),
-        curve_yy=np.zeros(channel.tiles),
+        gain=gain,
+        gain_err=np.where(no_gain | ~tied, np.nan, gain * gain_err),
+        offset=np.where(alone, 0.0, offset),
+        offset_err=np.where(no_level, np.nan, offset_err),
+        **{name: np.where(alone, 0.0, values) for name, values in surface.items()},
         component=channel.component,
-        gain_group=gains.group if channel.gains_are_free else channel.component,
+        gain_group=group,
         pairs=own_pairs,
-        planes=planes & ~alone,
-        residual=spread(-levels.residual, channel.measured),
-        gain_residual=spread(gains.residual, channel.measured),
-        chi=spread(chi, channel.measured),
+        planes=np.full(channel.tiles, fit.columns.active.surface.any()) & ~alone,
+        residual=spread(residuals.level, channel.measured),
+        gain_residual=spread(residuals.log_gain, channel.measured),
+        chi=spread(residuals.chi, channel.measured),
         suspect=suspect | misplaced,
-        plane_chi2=evidence.chi2,
-        plane_ratio=evidence.ratio,
         shift=shift,
         misplaced=misplaced,
+        spreads=fit.spreads,
+        shared=SharedTerms.of(fit.state, fit.columns, fit.normal),
     )
 
 
-def _without_loose_levels(channel: Channel, gains: GainSolution, planes: np.ndarray) -> Channel:
-    """Untie the levels of tiles with different gains unless these are solved with the levels.
-
-    The error of a gain, taken for exact, would move the common level by far more than its error.
-    """
-    tied = in_reference_group(gains.group, channel.component, channel.anchor) & ~planes
-    loose = channel.mixed_gains & ~tied & (_pairs_of_tiles(channel) > 0)
-    return replace(channel, ties=channel.ties.untie_levels(loose)) if loose.any() else channel
+def _gain_groups(channel: Channel) -> np.ndarray:
+    """Label ``(T,)`` the tiles joined by pairs with a measured gain, or tied."""
+    if not channel.gains_are_free:
+        return channel.component
+    pairs = channel.pairs
+    measured = np.isfinite(pairs.gain) & np.isfinite(pairs.gain_err)
+    return channel.ties.gain_components(pairs.i[measured], pairs.j[measured])
 
 
 def _pairs_of_tiles(channel: Channel) -> np.ndarray:
@@ -161,29 +157,38 @@ def _sums(values: np.ndarray, node: np.ndarray) -> np.ndarray:
     return np.bincount(node, values, minlength=len(node))[node]
 
 
-def _offsets(channel: Channel, gains: GainSolution, levels: LevelSolution) -> np.ndarray:
-    """Compute the offsets ``(T,)`` in ADU, with the gauge set."""
-    offset = levels.level - gains.gain * levels.reference
-    if not channel.offsets_are_free:
-        return offset
-    return keep_sky_level(offset, gains.gain, channel.sky, channel.component, channel.anchor)
+def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the standard errors ``(T,)`` of log-gains and levels about their means.
 
-
-def _gain_errors(channel: Channel, gains: GainSolution) -> np.ndarray:
-    """Compute the standard errors ``(T,)`` of the gains; NaN outside the reference group."""
-    if not channel.gains_are_free:
-        return np.zeros(channel.tiles)
-    tied = in_reference_group(gains.group, channel.component, channel.anchor)
-    return np.where(tied, gains.gain * np.sqrt(gains.variance), np.nan)
-
-
-def _offset_errors(gains: GainSolution, levels: LevelSolution) -> np.ndarray:
-    """Compute the standard errors ``(T,)`` of the offsets in ADU.
-
-    The error of a gain moves the offset in proportion to the level at which the tile was measured.
+    In the component of an anchor they are those relative to it.
     """
-    by_gain = np.nan_to_num(gains.variance) * (gains.gain * levels.reference) ** 2
-    return np.sqrt(levels.variance + by_gain)
+    columns, component = fit.columns, channel.component
+    variance = columns.of_kind(fit.normal.variance())
+    size = np.bincount(component)[component]
+    free = np.ones(channel.tiles, dtype=bool)
+    if channel.anchor is not None:
+        free = component != component[channel.anchor]
+    errors = []
+    for kind in (0, 1):
+        mean = np.zeros(columns.size + 1)
+        np.add.at(mean, columns.index[free, kind], 1 / size[free])
+        covariance = fit.normal.solve(mean[:-1], np.zeros(len(fit.normal.shared_inverse)))[0]
+        with_mean = np.append(covariance, 0.0)[columns.index[:, kind]]
+        overall = (np.bincount(component, with_mean) / np.bincount(component))[component]
+        about_mean = variance[:, kind] - free * (2 * with_mean - overall)
+        errors.append(np.sqrt(np.maximum(about_mean, 0.0)))
+    return errors[0], errors[1]
+
+
+def _surface_terms(channel: Channel, fit: Fit) -> dict[str, np.ndarray]:
+    """Return the terms ``(T,)`` of the surfaces in pixels, and their level at the centre."""
+    names = ("level", *SURFACE_POWERS)
+    if channel.frame is None or not fit.columns.active.surface.any():
+        return dict.fromkeys(names, np.zeros(channel.tiles))
+    frame = channel.frame
+    origin = frame.centre[channel.ties.level]
+    terms = pixel_polynomials(fit.state.surface, frame, origin, fit.half_tile)
+    return dict(zip(names, terms.T, strict=True))
 
 
 def _positions(channel: Channel) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..illumination import Instruments
 from ..overlap.graph import OverlapGraph, repetition
 from ..pairfit.measurement import Measurement
 from .channel import TileFrame
 from .solve import TERMS, Solution, solve
 from .ties import Ties
 
-OF_TILES = (*TERMS, "gain_err", "offset_err", "planes", "plane_chi2", "plane_ratio")
+OF_TILES = (*TERMS, "gain_err", "offset_err", "planes")
 OF_PAIRS = ("residual", "gain_residual", "chi")
 
 
@@ -26,6 +27,7 @@ def solve_mosaic(
     anchor: int | None,
     frame: TileFrame | None,
     ties: Ties | None = None,
+    instruments: Instruments | None = None,
 ) -> Solution:
     """Solve a mosaic, and solve it again without misplaced tiles that have planes.
 
@@ -39,7 +41,7 @@ def solve_mosaic(
         The measured pairs.
     corners : ndarray
         ``(T, 4, 2)`` as for `find_overlaps`.
-    measurements, sky, model, anchor, frame, ties
+    measurements, sky, model, anchor, frame, ties, instruments
         As for `solve`.
 
     Returns
@@ -49,7 +51,7 @@ def solve_mosaic(
 
     def solve_graph(pairs: OverlapGraph, lines: Sequence[Sequence[Measurement]]) -> Solution:
         factors = repetition(pairs, corners)
-        return solve(pairs.i, pairs.j, lines, sky, model, anchor, frame, factors, ties)
+        return solve(pairs.i, pairs.j, lines, sky, model, anchor, frame, factors, ties, instruments)
 
     solution = solve_graph(graph, measurements)
     misplaced = (solution.misplaced & solution.planes).any(axis=1)

@@ -10,24 +10,30 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..illumination import Illumination
+from ..illumination import Illumination, Instruments
 from ..pairfit.measurement import Measurement
 from .channel import Channel, TileFrame
 from .channel_solver import ChannelSolution, solve_channel
+from .shared_terms import illuminations
+from .spreads import Spreads
+from .surfaces import SURFACE_POWERS
 from .ties import Ties
 
 #: Fields of the solution that are terms of a tile's correction.
-TERMS = ("gain", "offset", "slope_x", "slope_y", "curve_xx", "curve_xy", "curve_yy")
+TERMS = ("gain", "offset", *SURFACE_POWERS)
+
+#: Fields of a `ChannelSolution` that are no arrays over tiles or pairs.
+OF_CHANNELS = ("spreads", "shared")
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
     """Corrections of T tiles in C channels, and the residuals of P pairs.
 
-    ``corrected = (gain * data + offset - glow) / F + surface`` with the illumination F and the glow
-    of the tile's instrument, 1 and 0 if there are none, and ``surface = slope_x * (x - x0) +
-    slope_y * (y - y0) + curve_xx * (x - x0)**2 + curve_xy * (x - x0) * (y - y0) + curve_yy *
-    (y - y0)**2`` about the centre (x0, y0) of the tile.
+    ``corrected = (gain * data + offset - bias - glow) / F + bias + surface`` with the illumination
+    F, the glow and the bias of the tile's instrument, 1 and 0 if there are none, and ``surface =
+    slope_x * x + slope_y * y + curve_xx * x**2 + curve_xy * x * y + curve_yy * y**2 + cubic_xxx *
+    x**3 + ...`` in pixels x, y from the centre of the tile.
 
     Parameters
     ----------
@@ -42,6 +48,8 @@ class Solution:
         ``(T, C)`` float64 in ADU per pixel of the tile; 0 without a surface.
     curve_xx, curve_xy, curve_yy : ndarray
         ``(T, C)`` float64 in ADU per square pixel of the tile; 0 without a second order.
+    cubic_xxx, cubic_xxy, cubic_xyy, cubic_yyy : ndarray
+        ``(T, C)`` float64 in ADU per cubic pixel of the tile; 0 without a third order.
     component : ndarray
         ``(T, C)`` int: tiles of one component are matched to each other. The relation of two
         components is unknown. -1 for a tile that could not be read.
@@ -63,13 +71,6 @@ class Solution:
         was not measured.
     suspect : ndarray
         ``(T, C)`` bool: tiles most of whose pairs contradict all others (a cloud, a wrong WCS).
-    plane_chi2 : ndarray
-        ``(T, C)`` float64: median χ² of the tilts of the component's pairs, first criterion of
-        the model "auto". Noise alone gives 1.39; NaN with too few pairs.
-    plane_ratio : ndarray
-        ``(T, C)`` float64: χ² of the tiles' slopes divided by that of the pairs' residuals, second
-        criterion of the model "auto". Noise alone gives up to 9. 0 if the slopes are within
-        their errors; NaN in other models and with too few pairs.
     shift : ndarray
         ``(T, C)`` float64: distance in pixels of the tile from its position by the WCS, relative
         to most of its component; underestimated beyond two cells of the grid, NaN with too few
@@ -78,6 +79,8 @@ class Solution:
         ``(T, C)`` bool: suspects that are shifted by more than three quarters of a cell.
     illuminations : tuple of Illumination
         One for each instrument whose tiles share an illumination or a glow.
+    spreads : tuple of Spreads
+        Typical sizes of each class of terms, of each channel.
     """
 
     gain: np.ndarray
@@ -89,6 +92,10 @@ class Solution:
     curve_xx: np.ndarray
     curve_xy: np.ndarray
     curve_yy: np.ndarray
+    cubic_xxx: np.ndarray
+    cubic_xxy: np.ndarray
+    cubic_xyy: np.ndarray
+    cubic_yyy: np.ndarray
     component: np.ndarray
     gain_group: np.ndarray
     pairs: np.ndarray
@@ -97,11 +104,10 @@ class Solution:
     gain_residual: np.ndarray
     chi: np.ndarray
     suspect: np.ndarray
-    plane_chi2: np.ndarray
-    plane_ratio: np.ndarray
     shift: np.ndarray
     misplaced: np.ndarray
     illuminations: tuple[Illumination, ...]
+    spreads: tuple[Spreads, ...]
 
     def correction(self, tile: int) -> Correction:
         """Return the correction of one tile."""
@@ -118,8 +124,10 @@ class Correction:
     ----------
     gain, offset : ndarray
         ``(C,)`` float64; offsets in ADU.
-    slope_x, slope_y, curve_xx, curve_xy, curve_yy : ndarray or float
-        ``(C,)`` float64 in ADU per pixel and square pixel about the centre of the tile.
+    slope_x, slope_y, curve_xx, curve_xy, curve_yy, cubic_xxx, cubic_xxy, cubic_xyy, cubic_yyy : \
+            ndarray or float
+        ``(C,)`` float64 in ADU per pixel, square pixel and cubic pixel about the centre of the
+        tile.
     illumination : Illumination or None
         Illumination and glow of the tile's instrument.
     """
@@ -131,6 +139,10 @@ class Correction:
     curve_xx: np.ndarray | float = 0.0
     curve_xy: np.ndarray | float = 0.0
     curve_yy: np.ndarray | float = 0.0
+    cubic_xxx: np.ndarray | float = 0.0
+    cubic_xxy: np.ndarray | float = 0.0
+    cubic_xyy: np.ndarray | float = 0.0
+    cubic_yyy: np.ndarray | float = 0.0
     illumination: Illumination | None = None
 
 
@@ -144,6 +156,7 @@ def solve(
     frame: TileFrame | None = None,
     repetition: np.ndarray | None = None,
     ties: Ties | None = None,
+    instruments: Instruments | None = None,
 ) -> Solution:
     """Solve for the corrections of all tiles and channels.
 
@@ -166,6 +179,8 @@ def solve(
         `zemosaic.photometry.overlap.graph.repetition`.
     ties : Ties or None
         Groups of tiles that share a gain or a level.
+    instruments : Instruments or None
+        Tiles that share an illumination and a glow.
 
     Returns
     -------
@@ -184,14 +199,18 @@ def solve(
             anchor=anchor,
             frame=frame,
             ties=ties,
+            instruments=instruments,
         )
         for c in range(sky.shape[1])
     ]
     solutions = [solve_channel(channel).in_adu(channel.pairs.unit) for channel in channels]
-    names = [field.name for field in fields(ChannelSolution)]
+    names = [field.name for field in fields(ChannelSolution) if field.name not in OF_CHANNELS]
     stacked = {name: np.stack([getattr(s, name) for s in solutions], axis=1) for name in names}
     unreadable = np.isnan(sky)
     for name in TERMS:
         stacked[name][unreadable] = np.nan
     stacked["component"][unreadable] = stacked["gain_group"][unreadable] = -1
-    return Solution(**stacked, illuminations=())
+    shared: tuple[Illumination, ...] = ()
+    if instruments is not None and frame is not None:
+        shared = illuminations([s.shared for s in solutions], instruments, frame.shape)
+    return Solution(**stacked, illuminations=shared, spreads=tuple(s.spreads for s in solutions))

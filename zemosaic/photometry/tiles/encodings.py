@@ -1,4 +1,4 @@
-"""Pixels that are not plain intensities: asinh-compressed stacks and undebayered frames."""
+"""Pixels that are not plain intensities: asinh-compressed, undebayered, or saturated ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from astropy.io import fits
 ALPHA = 2.5 * np.log10(np.e)
 #: Keywords with the pattern of a colour filter array, by capture programs.
 BAYER_KEYWORDS = ("BAYERPAT", "BAYERPATTERN", "COLORTYP")
+#: Keywords with the level from which pixels are saturated. DATAMAX is not among them: the FITS
+#: standard defines it as the highest value of the image, which a good pixel has as well.
+SATURATION_KEYWORDS = re.compile(
+    "SATURATE|SATURAT[A-D]|SATUR_?LEV|SATLEVEL|SATLEV|SATVAL|SATURVAL|SATURATION"
+)
 
 
 class AsinhScale:
@@ -56,3 +61,17 @@ def bayer_pattern(header: fits.Header, channels: int) -> str:
         if match and sorted(match[0]) == sorted("RGGB"):
             return match[0]
     return ""
+
+
+def saturation_level(header: fits.Header) -> float:
+    """Return the lowest saturation level in a header, inf if it gives none.
+
+    Values that are no positive finite number do not count.
+    """
+    levels = (header[key] for key in header if SATURATION_KEYWORDS.fullmatch(key))
+    numbers = (
+        float(level)
+        for level in levels
+        if isinstance(level, (int, float)) and not isinstance(level, bool)
+    )
+    return min((number for number in numbers if 0 < number < np.inf), default=np.inf)

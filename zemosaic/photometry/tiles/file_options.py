@@ -11,6 +11,12 @@ from ...errors import UserError
 
 #: What the tiles of a group can share.
 SHARED = ("gain", "level")
+#: Keywords that distinguish instruments, their chips, filters and modes of readout.
+INSTRUMENT_KEYWORDS = (
+    "TELESCOP", "INSTRUME", "CAMERA", "DETECTOR", "CHIPID", "CCDNAME", "CCDNUM", "CCDCHIP", "CHIP",
+    "EXTNAME", "EXTVER", "FILTER", "FILTER1", "FILTER2", "FILTER3", "XBINNING", "YBINNING",
+    "CCDSUM", "CCDBIN1", "CCDBIN2",
+)  # fmt: skip
 #: Number of an HDU, or text that selects images (see `zemosaic.photometry.tiles.images`), or name
 #: and version; None selects all images of the kind of the first.
 HduKey = int | str | tuple[str, int] | None
@@ -42,6 +48,10 @@ class FileOptions:
         Tiles that share their gain and level: ``exposure`` (those of one file) or a keyword
         (those with the same value). ``exposure:gain`` or ``exposure:level`` share one of both;
         several are joined by ``+``.
+    instrument : str
+        What distinguishes instruments, whose tiles share an illumination: keywords joined by
+        commas, "auto" for those of `INSTRUMENT_KEYWORDS` that the headers have, or "none" for
+        tiles that share nothing. The shape of a tile always counts.
     blank : {"auto", "none"} or float
         Value of pixels that hold no datum, besides NaN. "auto" finds the fill value
         of registered frames, "none" takes every number as a datum.
@@ -64,10 +74,12 @@ class FileOptions:
     mask_bits: int | str | None = None
     wcs: str = "{stem}.wcs"
     group: str | None = None
+    instrument: str = "auto"
     blank: str | float = AUTO_BLANK
 
     def __post_init__(self) -> None:
         group_rules(self.group)
+        instrument_keywords(self.instrument)
         if self.blank not in (self.AUTO_BLANK, self.NO_BLANK):
             try:
                 float(self.blank)
@@ -105,3 +117,21 @@ def group_rules(group: str | None) -> list[tuple[str, tuple[str, ...]]]:
             )
         rules.append((key, (shared,) if shared else SHARED))
     return rules
+
+
+def instrument_keywords(instrument: str) -> tuple[str, ...]:
+    """Return the keywords of the option `FileOptions.instrument`; none for "none".
+
+    Raises
+    ------
+    UserError
+        A keyword is empty.
+    """
+    if instrument in ("auto", "none"):
+        return INSTRUMENT_KEYWORDS if instrument == "auto" else ()
+    keywords = tuple(keyword.strip().upper() for keyword in instrument.split(","))
+    if not all(keywords):
+        raise UserError(
+            f"instrument is {instrument!r}; give auto, none, or keywords joined by commas"
+        )
+    return keywords

@@ -17,7 +17,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from .axes import channels_first_shape
-from .file_options import HduKey, group_rules
+from .file_options import HduKey, group_rules, instrument_keywords
 from .fits_files import TileError, get_hdu, ignore_astropy_warnings, is_image
 from .sky import unit_vectors
 
@@ -137,6 +137,22 @@ def groups_of_image(
             raise TileError(f"{path}: has no keyword {key} to group it by; choose another")
         groups.append(str(value))
     return tuple(groups)
+
+
+def instrument_of_image(
+    hdus: fits.HDUList, image: int, several: bool, instrument: str
+) -> tuple[str, ...]:
+    """Return the values of the keywords that distinguish instruments, empty for a missing one.
+
+    Keywords are those of the image, or else of the primary header. By default the name of an image
+    counts only in a file with `several`, where it is that of a chip.
+    """
+    headers, values = (hdus[image].header, hdus[0].header), []
+    for key in instrument_keywords(instrument):
+        in_file = several or instrument != "auto" or key not in ("EXTNAME", "EXTVER")
+        found = (header[key] for header in headers if key in header) if in_file else iter(())
+        values.append(" ".join(str(next(found, "")).split()))
+    return tuple(values)
 
 
 def _numbers(hdus: fits.HDUList, path: Path, key: int | str | tuple[str, int]) -> list[int]:

@@ -81,6 +81,8 @@ class Tile:
         The file of the WCS, if it is not that of the image.
     groups : tuple of str
         Groups of the tile by each rule of `FileOptions.group`.
+    instrument : tuple of str
+        Values of the keywords by `FileOptions.instrument`, empty where there is none.
     frame : str
         Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
     mask_path, weight_path : pathlib.Path or None
@@ -89,6 +91,8 @@ class Tile:
         Bits of the mask that leave a pixel good.
     alpha : bool
         Whether the last plane of the image is no channel but a mask, 0 where pixels are bad.
+    saturation : float
+        Saturation level in ADU as in the header, inf if it gives none.
     """
 
     name: str
@@ -108,11 +112,13 @@ class Tile:
     array_wcs: WCS | None = None
     wcs_path: Path | None = None
     groups: tuple[str, ...] = ()
+    instrument: tuple[str, ...] = ()
     frame: str = ICRS
     mask_path: Path | None = None
     weight_path: Path | None = None
     ignored_flags: int = 0
     alpha: bool = False
+    saturation: float = np.inf
 
     @cached_property
     def wcs(self) -> WCS:

@@ -10,7 +10,7 @@ from typing import Any
 from astropy.io import fits
 
 from .axes import channels_first_shape
-from .encodings import bayer_pattern
+from .encodings import bayer_pattern, saturation_level
 from .file_options import FileOptions, split_input
 from .fits_files import (
     TileError,
@@ -21,7 +21,13 @@ from .fits_files import (
     require_complete,
 )
 from .frames import frame_name
-from .images import groups_of_image, has_celestial, image_label, select_images
+from .images import (
+    groups_of_image,
+    has_celestial,
+    image_label,
+    instrument_of_image,
+    select_images,
+)
 from .quality_planes import find_quality
 from .sidecars import companion, read_sidecar, require_same_size
 from .sky import edge_points
@@ -109,7 +115,10 @@ def read_tiles(
             label = f"[{image_label(hdus, number)}]" if key or len(numbers) > 1 else ""
             name = f"{path.name}{label}"
             try:
-                tiles.append((name, _tile_of_image(hdus, path, name, number, options)))
+                tile = _tile_of_image(hdus, path, name, number, options)
+                several = len(numbers) > 1 or key is not None
+                values = instrument_of_image(hdus, number, several, options.instrument)
+                tiles.append((name, replace(tile, instrument=values)))
             except TileError as error:
                 tiles.append((name, error))
     return tiles
@@ -169,4 +178,5 @@ def _tile_of_image(
         weight_path=weight.path,
         ignored_flags=flags,
         alpha=alpha,
+        saturation=min(saturation_level(hdu.header) for hdu in (image, hdus[0])),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .bands import summarize_bands
 from .blocks import block_weights, gather_blocks, gather_cells
 from .irls import fit_irls
 from .resampling import sample_spline
@@ -20,5 +21,6 @@ __all__ = [
     "overlap_areas",
     "sample_spline",
     "sky_planes",
+    "summarize_bands",
     "summarize_fit",
 ]

@@ -167,5 +167,7 @@ def _scene_derivatives(
 
 def _shrink_details(detail: np.ndarray, variance: np.ndarray) -> np.ndarray:
     """Shrink details: to 0 below three times their noise, and hardly if far above it."""
-    share = variance * -9.0 / np.maximum(detail * detail, 1e-300) + 1
+    # A detail far below the noise would overflow; where it is 0 and so is the noise, it stays 0.
+    square = np.maximum(np.maximum(detail * detail, variance), 1e-300)
+    share = variance * -9.0 / square + 1
     return np.maximum(share, 0) * detail

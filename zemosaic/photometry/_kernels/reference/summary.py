@@ -1,24 +1,16 @@
-"""The summary of a pair's fit: slopes, and sums over samples and over patches."""
+"""The summary of a pair's fit: its slope, and sums over samples and over patches."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...robust import GAUSSIAN_MEDIAN
-from ..algebra import dot, fit_line, median, solve_normal_equations, thin
+from ..algebra import dot, median, solve_normal_equations, thin
 from ..fit_summary import FIT_SUMMARY
-from ..layout import Column, LineFit, SampleArrays
-
-# Rows that the lines without and with a plane leave of y and of the instrument.
-RESIDUAL, INSTRUMENTS = 2, slice(1, None, 2)
-# The residuals by which the regressors of `patch_squares` are multiplied.
-RESIDUAL_OF_REGRESSOR = [0, RESIDUAL, RESIDUAL, RESIDUAL, RESIDUAL]
+from ..layout import Column, LineFit, SampleArrays, has_scene
 
 
-def summarize_fit(
-    samples: SampleArrays, fit: LineFit, *,
-    fixed_slope: bool, plain_terms: int, plane_terms: int, curvature_chi2: float,
-) -> np.ndarray:  # fmt: skip
+def summarize_fit(samples: SampleArrays, fit: LineFit) -> np.ndarray:
     """Summarize the fit of each channel.
 
     Parameters
@@ -27,113 +19,79 @@ def summarize_fit(
         Of C channels.
     fit : LineFit
         Their fit.
-    fixed_slope : bool
-        Whether the slopes were fixed.
-    plain_terms, plane_terms : int
-        Number of nuisance terms of the lines without and with a plane.
-    curvature_chi2 : float
-        Reduction of the weighted sum of squares from which on the second-order terms are kept.
 
     Returns
     -------
     ndarray
         ``(C,)`` of dtype `FIT_SUMMARY`.
     """
-    lines = _choose_lines(fit, fixed_slope, (plain_terms, plane_terms), curvature_chi2)
-    # (4, C, R): residual and instrument, without and with a plane.
-    rows = (np.concatenate(lines, axis=1) @ fit.design).swapaxes(0, 1)
-    slopes = -np.array([line[:, 0, Column.X] for line in lines])
-    summary = np.empty(len(fit.slope), FIT_SUMMARY)
-    summary["slope"] = slopes.T
-    position = _set_moments(summary, samples, fit.weights)
-    _set_patch_sums(summary, samples, fit, rows, position)
-    _set_information(summary, fit, rows[INSTRUMENTS], slopes)
-    blocks = len(samples.u)
-    summary["rms"] = median(np.abs(rows[RESIDUAL][:, :blocks][:, thin(blocks)])) / GAUSSIAN_MEDIAN
-    _set_shift(summary, fit, plain_terms)
+    residual, instrument = (fit.line @ fit.design).swapaxes(0, 1)
+    summary, blocks = np.empty(len(fit.slope), FIT_SUMMARY), len(samples.u)
+    summary["slope"] = -fit.line[:, 0, Column.X]
+    _set_moments(summary, samples, fit.weights[:, :blocks])
+    _set_patch_sums(summary, samples, fit, residual, instrument)
+    _set_information(summary, fit, instrument)
+    summary["rms"] = median(np.abs(residual[:, :blocks][:, thin(blocks)])) / GAUSSIAN_MEDIAN
+    _set_shift(summary, fit)
     return summary
 
 
-def _choose_lines(
-    fit: LineFit, fixed_slope: bool, terms: tuple[int, int], curvature_chi2: float
-) -> list[np.ndarray]:
-    """Return the lines ``(C, 2, K)`` without and with a plane.
-
-    The latter includes the second order if the overlap clearly shows it.
-    """
-    most = fit.gram.shape[1] - Column.LEVEL
-    slope = fit.slope if fixed_slope else None
-    plain, plane = (fit_line(fit.gram, min(most, count), slope) for count in terms)
-    reduction = _unexplained(fit.gram, plane) - _unexplained(fit.gram, fit.line)
-    curved = (reduction > curvature_chi2)[:, None, None]
-    return [plain, np.where(curved, fit.line, plane)]
-
-
-def _unexplained(gram: np.ndarray, line: np.ndarray) -> np.ndarray:
-    """Return the weighted sums ``(C,)`` of squared residuals."""
-    residual = line[:, 0]
-    return np.asarray(np.einsum("ck,ckl,cl->c", residual, gram, residual))
-
-
-def _set_moments(summary: np.ndarray, samples: SampleArrays, weights: np.ndarray) -> np.ndarray:
-    """Set weight, pivot and moments; return u, v, x and y ``(4, C, R)`` about the pivot.
+def _set_moments(summary: np.ndarray, samples: SampleArrays, weights: np.ndarray) -> None:
+    """Set weight, pivot and moments.
 
     Only blocks enter, since the differences of cells depend on the slope alone.
     """
-    blocks = len(samples.u)
-    block_weights, position = np.zeros_like(weights), np.zeros((4, *weights.shape))
-    block_weights[:, :blocks] = weights[:, :blocks]
-    for out, values in zip(position, (samples.u, samples.v, samples.x, samples.y), strict=True):
-        out[:, :blocks] = values
-    total = block_weights.sum(axis=-1)
-    pivot = dot(block_weights, position) / total
-    position[..., :blocks] -= pivot[..., None]
-    moments = np.einsum("icr,jcr->ijc", weights * position, position)
+    values = np.empty((4, *weights.shape))
+    values[:] = [
+        np.broadcast_to(samples.u, weights.shape),
+        np.broadcast_to(samples.v, weights.shape),
+        samples.x,
+        samples.y,
+    ]
+    total = weights.sum(axis=-1)
+    pivot = dot(weights, values) / total
+    dx, dy = values[2:] - pivot[2:, :, None]
     summary["weight"], summary["pivot"] = total, pivot.T
-    summary["moments"] = moments[np.triu_indices(4)].T
-    return position
+    summary["moments"] = np.array(
+        [dot(weights * a, b) for a, b in ((dx, dx), (dx, dy), (dy, dy))]
+    ).T
 
 
 def _set_patch_sums(
-    summary: np.ndarray, samples: SampleArrays, fit: LineFit, rows: np.ndarray,
-    position: np.ndarray,
+    summary: np.ndarray, samples: SampleArrays, fit: LineFit, residual: np.ndarray,
+    instrument: np.ndarray,
 ) -> None:  # fmt: skip
-    """Set the sums over patches of both slopes, the level and both tilts, and the norms."""
+    """Set the sums over patches of the slope and the level, and the norm."""
     ones = np.zeros_like(fit.weights)
     ones[:, : len(samples.u)] = 1.0
-    regressors = np.concatenate([rows[INSTRUMENTS], ones[None], position[:2]])
+    regressors = np.array([instrument, ones])
     weighted = fit.weights * regressors
-    sums = patch_sums(samples.patch, weighted, regressors, rows[RESIDUAL_OF_REGRESSOR])
+    sums = patch_sums(samples.patch, weighted, regressors, np.array([residual, residual]))
     summary["patch_squares"] = dot(sums, sums).T
-    summary["tilt_patch_product"] = dot(sums[3], sums[4])
-    norm = dot(weighted[:2], regressors[:2]) - fit.instrument_noise
-    summary["instrument_norm"] = norm.T
+    summary["instrument_norm"] = dot(weighted[0], instrument) - fit.instrument_noise
 
 
-def _set_information(
-    summary: np.ndarray, fit: LineFit, instruments: np.ndarray, slopes: np.ndarray
-) -> None:
+def _set_information(summary: np.ndarray, fit: LineFit, instrument: np.ndarray) -> None:
     """Set the weighted product of the instrument and the signal.
 
     The signal is the mean of x and y / slope, the same for either order of the tiles: the prior
     on the terms of the scene affects x and y differently.
     """
-    scale = np.where(slopes > 0, slopes, 1.0)[..., None]
+    slope = summary["slope"]
+    scale = np.where(slope > 0, slope, 1.0)[:, None]
     signal = (fit.design[:, Column.X] + fit.design[:, Column.Y] / scale) / 2
-    information = dot(fit.weights * instruments, signal) - fit.instrument_noise
-    summary["information"] = information.T
+    summary["information"] = dot(fit.weights * instrument, signal) - fit.instrument_noise
 
 
-def _set_shift(summary: np.ndarray, fit: LineFit, plain_terms: int) -> None:
+def _set_shift(summary: np.ndarray, fit: LineFit) -> None:
     """Set the shift of the scene and its variance; NaN if the fit has no terms for it."""
     summary["shift"] = summary["shift_variance"] = np.nan
-    terms = fit.gram.shape[1] - Column.LEVEL
-    if terms <= plain_terms:
+    if not has_scene(fit.design):
         return
     summary["shift"] = fit.line[:, 0, Column.GRADIENT_U : Column.LAPLACIAN]
-    unit = np.eye(terms)[:, 1:3]
-    covariance = solve_normal_equations(fit.gram[:, Column.LEVEL :, Column.LEVEL :], unit)
-    summary["shift_variance"] = covariance[:, [1, 2], [0, 1]]
+    nuisance = fit.gram[:, Column.LEVEL :, Column.LEVEL :]
+    unit = np.eye(nuisance.shape[1])[:, 1:3]
+    summary["shift_variance"] = solve_normal_equations(nuisance, unit)[:, [1, 2], [0, 1]]
 
 
 def patch_sums(

@@ -1,0 +1,86 @@
+"""The gains of all pairs of a mosaic from their two bands, each with the weight it has earned.
+
+A flat's residual or a gradient that differs between tiles disturbs the middle band of every pair,
+with structure too wide for the patches of a single overlap to show. The small band is immune to
+it. The differences of both bands in all pairs show by how much the errors of the middle band are
+too small.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..pairfit.estimates import DISAGREEMENT
+
+#: Squared difference of two bands, in units of its variance, beyond which it counts no more.
+OUTLIER_SQUARE = 9.0
+#: Mean square of a normal deviate that is limited in this way.
+MEAN_SQUARE = 0.989
+#: Factors of the middle band's variance that are considered.
+FACTORS = np.geomspace(1.0, 1e4, 161)
+
+
+class BandGains(NamedTuple):
+    """Combined gains of P pairs, their standard errors and concentrations, each ``(P,)``.
+
+    `middle_factor` is the factor by which the variances of the middle band were enlarged.
+    """
+
+    gain: np.ndarray
+    gain_err: np.ndarray
+    concentration: np.ndarray
+    middle_factor: float
+
+
+def combine_bands(bands: np.ndarray) -> BandGains:
+    """Combine the bands of all pairs of a channel.
+
+    Parameters
+    ----------
+    bands : ndarray
+        ``(P, 7)`` as `PairMeasurement.bands`.
+
+    Returns
+    -------
+    BandGains
+        Gain and error are NaN where neither band shows a gain.
+    """
+    gain, error, share = bands[:, [0, 3]], bands[:, [1, 4]], bands[:, [2, 5]]
+    with np.errstate(invalid="ignore"):
+        measured = gain > 0
+    logs = np.log(np.where(measured, gain, 1.0))
+    variance = np.where(measured, (error / np.where(measured, gain, 1.0)) ** 2, np.inf)
+    factor = _middle_factor(logs, variance)
+    variance = variance * [1.0, factor]
+    # As in a single pair, the middle band is in doubt where both disagree, or the single star.
+    with np.errstate(invalid="ignore"):
+        excess = (logs[:, 0] - logs[:, 1]) ** 2 - DISAGREEMENT**2 * variance.sum(axis=1)
+    blame = np.sqrt(share[:, :1])
+    variance += np.where(excess > 0, excess, 0.0)[:, None] * np.hstack([blame, 1 - blame])
+    precision = 1 / variance
+    total = precision.sum(axis=1)
+    any_band = total > 0
+    small, middle = (precision / np.where(any_band, total, 1.0)[:, None]).T
+    combined = np.exp(small * logs[:, 0] + middle * logs[:, 1])
+    relative = 1 / np.sqrt(np.where(any_band, total, np.nan))
+    concentration = (
+        small**2 * share[:, 0] + 2 * small * middle * bands[:, 6] + middle**2 * share[:, 1]
+    )
+    return BandGains(
+        np.where(any_band, combined, np.nan), combined * relative,
+        np.where(any_band, concentration, 1.0), factor,
+    )  # fmt: skip
+
+
+def _middle_factor(logs: np.ndarray, variance: np.ndarray) -> float:
+    """Return the smallest factor of the middle band's variance that explains the differences."""
+    both = np.isfinite(variance).all(axis=1)
+    if not both.any():
+        return 1.0
+    squares = (logs[both, 0] - logs[both, 1]) ** 2
+    expected = variance[both, 0] + FACTORS[:, None] * variance[both, 1]
+    mean = np.minimum(squares / expected, OUTLIER_SQUARE).mean(axis=1)
+    enough = np.flatnonzero(mean <= MEAN_SQUARE)
+    return float(FACTORS[enough[0]] if len(enough) else FACTORS[-1])

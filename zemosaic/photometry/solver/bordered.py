@@ -1,0 +1,90 @@
+"""Systems in which a few columns, shared by all tiles, border those of the tiles.
+
+With A the block of the tiles, B that between tiles and shared columns, and C that of the shared
+columns, the inverse follows from ``W = A⁻¹ B`` and the Schur complement ``S = C - Bᵀ W``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from .block_system import BlockFactor, BlockSystem
+
+
+@dataclass(frozen=True, eq=False)
+class Bordered:
+    """A factorized system of N columns of tiles and M shared ones.
+
+    Parameters
+    ----------
+    factor : BlockFactor
+        Factor of A.
+    ratio : ndarray
+        ``(N, M)``: W.
+    shared_inverse : ndarray
+        ``(M, M)`` inverse of S, the covariance of the shared columns.
+    log_determinant : float
+        Logarithm of the determinant of the whole.
+    """
+
+    factor: BlockFactor
+    ratio: np.ndarray
+    shared_inverse: np.ndarray
+    log_determinant: float
+
+    @classmethod
+    def of(
+        cls,
+        system: BlockSystem,
+        diagonal: np.ndarray,
+        blocks: np.ndarray,
+        border: np.ndarray,
+        corner: np.ndarray,
+    ) -> Bordered:
+        """Factorize A, given as for `BlockSystem.factorize`, with B ``(N, M)`` and C ``(M, M)``."""
+        factor = system.factorize(diagonal, blocks)
+        log_determinant = factor.log_determinant()
+        if not border.shape[1]:
+            return cls(factor, border, corner, log_determinant)
+        ratio = factor.solve(border)
+        root = cho_factor(corner - border.T @ ratio, lower=True, check_finite=False)
+        inverse = cho_solve(root, np.eye(len(corner)), check_finite=False)
+        log_determinant += 2 * float(np.log(root[0].diagonal()).sum())
+        return cls(factor, ratio, (inverse + inverse.T) / 2, log_determinant)
+
+    def solve(self, right: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Solve for right-hand sides ``(N,)`` and ``(M,)``, or several columns of both."""
+        own = self.factor.solve(right)
+        common = self.shared_inverse @ (shared - self.ratio.T @ right)
+        return own - self.ratio @ common, common
+
+    def variance(self) -> np.ndarray:
+        """Compute the diagonal ``(N,)`` of the inverse at the columns of the tiles."""
+        by_shared = np.einsum("nm,nm->n", self.ratio @ self.shared_inverse, self.ratio)
+        return self.factor.inverse_diagonal() + by_shared
+
+    def covariances(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute the inverse at each clique of P, with the shared columns.
+
+        Returns
+        -------
+        variance : ndarray
+            ``(N,)`` diagonal.
+        blocks : ndarray
+            ``(P, m + M, m + M)``: the columns of the clique, then the shared ones.
+        """
+        variance, own = self.factor.inverse()
+        cliques, shared = self.factor.system.cliques, len(self.shared_inverse)
+        ratio = np.append(self.ratio, np.zeros((1, shared)), axis=0)[cliques]
+        across = -ratio @ self.shared_inverse
+        blocks = np.empty((len(cliques), *(cliques.shape[1] + shared,) * 2))
+        clique, common = slice(cliques.shape[1]), slice(cliques.shape[1], None)
+        blocks[:, clique, clique] = own - across @ ratio.swapaxes(1, 2)
+        blocks[:, clique, common] = across
+        blocks[:, common, clique] = across.swapaxes(1, 2)
+        blocks[:, common, common] = self.shared_inverse
+        by_shared = np.einsum("nm,nm->n", self.ratio @ self.shared_inverse, self.ratio)
+        return variance + by_shared, blocks

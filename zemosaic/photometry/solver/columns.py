@@ -1,0 +1,180 @@
+"""The columns of the normal equations: the terms that are solved for, and their gauge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .bordered import Bordered
+from .channel import Channel
+from .groups import group_medians
+from .pair_rows import State, Unknowns
+from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The columns of the normal equations.
+
+    Parameters
+    ----------
+    active : Unknowns
+        Terms that are solved for.
+    index : ndarray
+        ``(T, 2 + K)`` int column of log-gain, level and the K active terms of the surface of each
+        tile; N for a term that is not solved for. Tied tiles share columns.
+    owner : ndarray
+        ``(N,)`` int tile of each column, the first of several.
+    instruments : int
+        Number of instruments, each with the active shared terms.
+    """
+
+    active: Unknowns
+    index: np.ndarray
+    owner: np.ndarray
+    instruments: int
+
+    @classmethod
+    def of(cls, channel: Channel, spreads: Spreads) -> Columns:
+        """Choose the columns for the classes that have a spread."""
+        ties, tiles = channel.ties, np.arange(channel.tiles)
+        used = np.zeros(channel.tiles, dtype=bool)
+        used[channel.pairs.i] = used[channel.pairs.j] = True
+        gain = _nodes(ties.gain, used) & channel.gains_are_free
+        level = _nodes(ties.level, used) & channel.offsets_are_free
+        if channel.anchor is not None:
+            gain &= tiles != ties.gain[channel.anchor]
+            level &= tiles != ties.level[channel.anchor]
+        active = Unknowns(
+            surface=spreads.surface[SURFACE_CLASS] > 0,
+            log_flat=spreads.log_flat[SHARED_CLASS] > 0,
+            glow=spreads.glow[SHARED_CLASS] > 0,
+        )
+        terms = np.count_nonzero(active.surface)
+        solved = np.column_stack([gain, level, *[level] * terms])
+        size = np.count_nonzero(solved)
+        number = np.full(solved.shape, size)
+        number[solved] = np.arange(size)
+        index = np.column_stack([number[ties.gain, 0], number[ties.level, 1:]])
+        return cls(active, index, np.nonzero(solved)[0], len(channel.instruments.names))
+
+    @property
+    def size(self) -> int:
+        """Number N of columns of the tiles."""
+        return len(self.owner)
+
+    @property
+    def shared_terms(self) -> int:
+        """Number of active shared terms of each instrument."""
+        active = self.active
+        return int(active.log_flat.sum() + active.glow.sum() + active.log_flat.any())
+
+    def cliques(self, channel: Channel) -> np.ndarray:
+        """Return the columns ``(P, 2 (2 + K))`` of each pair."""
+        return np.concatenate([self.index[channel.pairs.i], self.index[channel.pairs.j]], axis=1)
+
+    def of_kind(self, values: np.ndarray) -> np.ndarray:
+        """Return values ``(N,)`` of the columns by tile and term ``(T, 2 + K)``; 0 without one."""
+        return np.append(values, 0.0)[self.index]
+
+    def add(self, state: State, own: np.ndarray, shared: np.ndarray) -> State:
+        """Add a step ``(N,)`` and ``(S,)`` to a state."""
+        step, active = self.of_kind(own), self.active
+        surface, log_flat, glow = (
+            values.copy() for values in (state.surface, state.log_flat, state.glow)
+        )
+        surface[:, active.surface] += step[:, 2:]
+        common = shared.reshape(self.instruments, -1)
+        flats = np.count_nonzero(active.log_flat)
+        log_flat[:, active.log_flat] += common[:, :flats]
+        glows = flats + np.count_nonzero(active.glow)
+        glow[:, active.glow] += common[:, flats:glows]
+        bias = state.bias + common[:, glows:].sum(axis=1)
+        log_gain, level = state.log_gain + step[:, 0], state.level + step[:, 1]
+        return State(log_gain, level, surface, log_flat, glow, bias)
+
+    def shared_values(self, state: State) -> np.ndarray:
+        """Return the values ``(S,)`` of the shared columns."""
+        active = self.active
+        values = [
+            state.log_flat[:, active.log_flat],
+            state.glow[:, active.glow],
+            state.bias[:, None][:, : int(active.log_flat.any())],
+        ]
+        return np.concatenate(values, axis=1).ravel()
+
+    def clear_inactive(self, state: State) -> State:
+        """Return a state in which terms without a column are 0."""
+        active = self.active
+        return replace(
+            state,
+            surface=np.where(active.surface, state.surface, 0.0),
+            log_flat=np.where(active.log_flat, state.log_flat, 0.0),
+            glow=np.where(active.glow, state.glow, 0.0),
+            bias=state.bias * active.log_flat.any(),
+        )
+
+
+def _nodes(node: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return the tiles ``(T,)`` that stand for a group with a used tile."""
+    chosen = np.zeros(len(node), dtype=bool)
+    chosen[node[used]] = True
+    return chosen
+
+
+def set_gauge(channel: Channel, state: State, reference: np.ndarray) -> State:
+    """Set the mean gain of each component to 1 and keep its median sky level.
+
+    The component of an anchor stays as it is. `reference` ``(T,)`` are the levels of the tiles at
+    which `State.level` is given.
+    """
+    component, gain_free = channel.component, channel.gains_are_free
+    components = component.max(initial=-1) + 1
+    count = np.maximum(np.bincount(component, minlength=components), 1)
+    mean = np.bincount(component, state.log_gain, components) / count * gain_free
+    if channel.anchor is not None:
+        mean[component[channel.anchor]] = 0.0
+    log_gain = state.log_gain - mean[component]
+    factor = np.exp(-mean)[component]
+    level = state.level * factor
+    if channel.offsets_are_free:
+        corrected = np.exp(log_gain) * (channel.sky - reference) + level
+        before, _ = group_medians(component, channel.sky, components)
+        after, _ = group_medians(component, corrected, components)
+        shift = np.nan_to_num(before - after)
+        if channel.anchor is not None:
+            shift[component[channel.anchor]] = 0.0
+        level = level + shift[component]
+    return replace(state, log_gain=log_gain, level=level, surface=state.surface * factor[:, None])
+
+
+def hold_means(
+    channel: Channel, columns: Columns, normal: Bordered, own: np.ndarray, shared: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Constrain a step ``(N,)`` and ``(S,)``: no mean log-gain or level of a component changes.
+
+    No overlap holds them, but the priors would shrink all gains together, and move all levels
+    instead of the bias.
+    """
+    component, free = channel.component, np.ones(channel.tiles, dtype=bool)
+    if channel.anchor is not None:
+        free = component != component[channel.anchor]
+    means = np.zeros((columns.size + 1, 2))
+    for kind in (0, 1):
+        np.add.at(means, (columns.index[free, kind], kind), 1.0)
+    means = means[:-1]
+    response, common = normal.solve(means, np.zeros((len(shared), 2)))
+    place, components = component[columns.owner], component.max(initial=-1) + 1
+
+    def totals(values: np.ndarray) -> np.ndarray:
+        return np.bincount(place, values, components)
+
+    stiffness = np.array(
+        [[totals(means[:, a] * response[:, b]) for b in (0, 1)] for a in (0, 1)]
+    ).transpose(2, 0, 1)
+    change = np.array([totals(means[:, a] * own) for a in (0, 1)]).T
+    multiplier = np.einsum("cab,cb->ca", np.linalg.pinv(stiffness, hermitian=True), change)
+    size = np.maximum(np.bincount(component[free], minlength=components), 1e-300)
+    mean = np.average(multiplier, axis=0, weights=size)
+    return own - (response * multiplier[place]).sum(axis=1), shared - common @ mean

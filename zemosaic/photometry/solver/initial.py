@@ -1,0 +1,83 @@
+"""The state from which the model of a channel is solved: gains and levels alone, robustly."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..illumination import TERMS
+from .channel import Channel
+from .pair_rows import State
+from .potentials import Differences, potentials
+from .surfaces import ORDERS
+
+LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
+LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
+
+
+def initial_state(channel: Channel, reference: np.ndarray) -> State:
+    """Solve for gains from the gains of the pairs, then for levels from their pivots.
+
+    Outlying pairs lose their weight, so that one bad tile does not bias its neighbours.
+    """
+    log_gain = _log_gains(channel)
+    level = np.zeros(channel.tiles)
+    if channel.offsets_are_free:
+        level = _levels(channel, np.exp(log_gain), reference)
+    instruments = len(channel.instruments.names)
+    shared = np.zeros((instruments, len(TERMS)))
+    return State(
+        log_gain,
+        level,
+        np.zeros((channel.tiles, len(ORDERS))),
+        shared,
+        shared,
+        np.zeros(instruments),
+    )
+
+
+def reference_levels(channel: Channel) -> np.ndarray:
+    """Compute the mean pivot ``(T,)`` of each tile, or tied tiles, over its pairs.
+
+    There levels are nearly independent of the gains. A tile without pairs has its sky level. Tiles
+    that share their level but not their gain have 0, where the level is the offset, as has the
+    model without offsets.
+    """
+    if not channel.offsets_are_free:
+        return np.zeros(channel.tiles)
+    pairs, tiles, node = channel.pairs, channel.tiles, channel.ties.level
+    ends, pivots = node[np.r_[pairs.i, pairs.j]], np.r_[pairs.x, pairs.y]
+    count = np.bincount(ends, minlength=tiles)
+    total = np.bincount(ends, weights=pivots, minlength=tiles)
+    mean = np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(channel.sky))
+    return np.where(channel.mixed_gains, 0.0, mean[node])
+
+
+def _log_gains(channel: Channel) -> np.ndarray:
+    """Solve ``log g_i - log g_j = log a`` for pairs with the measured gain a."""
+    pairs, node, anchor = channel.pairs, channel.ties.gain, channel.anchor
+    if not channel.gains_are_free:
+        return np.zeros(channel.tiles)
+    measured = np.isfinite(pairs.gain) & np.isfinite(pairs.gain_err)
+    gain = pairs.gain[measured]
+    error = np.maximum(pairs.gain_err[measured] / gain, LEAST_GAIN_ERROR)
+    ends = node[pairs.i[measured]], node[pairs.j[measured]]
+    fit = potentials(
+        channel.tiles,
+        Differences(*ends, np.log(gain), error**-2.0),
+        anchor if anchor is None else int(node[anchor]),
+    )
+    return fit.value[node]
+
+
+def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Solve ``l_i - l_j = g_j y - g_i x`` at the pivots."""
+    pairs, node = channel.pairs, channel.ties.level
+    i, j = pairs.i, pairs.j
+    difference = gain[j] * (pairs.y - reference[j]) - gain[i] * (pairs.x - reference[i])
+    error = np.maximum(gain[j] * pairs.level_err, LEAST_LEVEL_ERROR)
+    anchor = None if channel.anchor is None else int(node[channel.anchor])
+    fit = potentials(channel.tiles, Differences(node[i], node[j], difference, error**-2.0), anchor)
+    level = fit.value[node]
+    if anchor is not None:
+        level[channel.component == channel.component[anchor]] += reference[anchor]
+    return level

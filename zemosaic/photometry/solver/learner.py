@@ -1,0 +1,165 @@
+"""Estimation of the sizes of the classes of terms from a solution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .bordered import Bordered
+from .columns import Columns
+from .pair_rows import Rows, State
+from .spreads import (
+    SHARED_CLASS,
+    SURFACE_CLASS,
+    Spreads,
+    scored_excess,
+    scored_variance,
+    tail_weights,
+)
+
+DAMPED_AFTER, DAMPING = 12, 0.6  # rounds, after which variances change by part of a step
+SETTLED = 0.02  # relative change of the variances, from which on they are kept
+#: Variance of log-gains at least: overlaps that show no gains do not show that they are equal.
+LEAST_GAIN_SPREAD = 0.01**2
+TRUSTED = 0.1  # least weight of a pair whose residuals count
+
+
+class Learner:
+    """Estimates spreads from the solution of a round.
+
+    Parameters
+    ----------
+    columns : Columns
+        The terms that were solved for.
+    state : State
+        Their values.
+    normal : Bordered
+        The factorized normal equations.
+    tails : ndarray
+        ``(T, 3)`` weights of each tile in each class of surfaces; changed.
+    number : int
+        Number of the round, from 1.
+    """
+
+    def __init__(
+        self, columns: Columns, state: State, normal: Bordered, tails: np.ndarray, number: int
+    ) -> None:
+        self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
+        self.damping = DAMPING if number > DAMPED_AFTER else 1.0
+
+    def shared(self, spreads: Spreads) -> Spreads:
+        """Estimate the classes of the shared terms."""
+        active = self.columns.active
+        error = self.normal.shared_inverse.diagonal().reshape(self.columns.instruments, -1)
+        flats = np.count_nonzero(active.log_flat)
+        glows = flats + np.count_nonzero(active.glow)
+        return spreads.replace(
+            log_flat=self._shared_classes(
+                spreads.log_flat, self.state.log_flat[:, active.log_flat], error[:, :flats],
+                SHARED_CLASS[active.log_flat],
+            ),
+            glow=self._shared_classes(
+                spreads.glow, self.state.glow[:, active.glow], error[:, flats:glows],
+                SHARED_CLASS[active.glow],
+            ),
+        )  # fmt: skip
+
+    def of_tiles(self, spreads: Spreads) -> Spreads:
+        """Estimate the classes of the tiles' own terms."""
+        columns, state = self.columns, self.state
+        error = columns.of_kind(self.normal.variance())
+        tile = np.arange(len(columns.index))
+        own = np.append(columns.owner, -1)[columns.index[:, :2]] == tile[:, None]
+        gain, surface = spreads.gain, spreads.surface.copy()
+        if own[:, 0].any():
+            chosen = own[:, 0]
+            score = scored_variance(gain, state.log_gain[chosen] ** 2, error[chosen, 0])
+            gain = max(self._damped(gain, score), LEAST_GAIN_SPREAD)
+        kinds = SURFACE_CLASS[columns.active.surface]
+        values = state.surface[:, columns.active.surface]
+        for kind in np.unique(kinds).tolist():
+            members = np.flatnonzero(kinds == kind)
+            squares = values[:, members] ** 2
+            self.tails[:, kind] = tail_weights(squares, surface[kind])
+            chosen = own[:, 1]
+            score = scored_variance(
+                surface[kind], squares[chosen], error[:, 2 + members][chosen],
+                self.tails[chosen, kind][:, None],
+            )  # fmt: skip
+            surface[kind] = self._damped(surface[kind], score)
+        return spreads.replace(gain=gain, surface=surface)
+
+    def excess(
+        self, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray, concentration: np.ndarray
+    ) -> Spreads:
+        """Estimate the excess variances of levels and gains.
+
+        `weights` and `concentration` ``(P,)`` are those of the pairs.
+        """
+        _, blocks = self.normal.factor.inverse()
+        numbers: list[list[np.ndarray]] = [[], []]
+        for part in rows:
+            weight = weights[part.pairs]
+            leverage = self._leverage(part, blocks) * weight[:, None] / part.variance
+            squares = part.residual**2 * weight[:, None]
+            factor = np.ones_like(squares)
+            factor[:, -1] = concentration[part.pairs]
+            used = np.isfinite(part.variance) & (weight > TRUSTED)[:, None]
+            for kind, place in enumerate((slice(0, -1), slice(-1, None))):
+                chosen = used[:, place]
+                numbers[kind].append(
+                    np.stack(
+                        [
+                            array[:, place][chosen]
+                            for array in (factor, squares, part.variance, leverage)
+                        ]
+                    )
+                )
+        results = []
+        presents = spreads.level_excess, spreads.gain_excess
+        for arrays, present in zip(numbers, presents, strict=True):
+            factor, squares, variance, leverage = np.concatenate(arrays, axis=1)
+            least = float(np.median(variance - present * factor)) if len(variance) else 0.0
+            results.append(scored_excess(present, factor, squares, variance, leverage, least))
+        return spreads.replace(level_excess=results[0], gain_excess=results[1])
+
+    def _leverage(self, part: Rows, blocks: np.ndarray) -> np.ndarray:
+        """Return the variances ``(n, 17)`` of the modelled values."""
+        normal, columns = self.normal, self.columns
+        variance = np.einsum("nra,nra->nr", part.own @ blocks[part.pairs], part.own)
+        if part.shared.shape[2]:
+            width = columns.shared_terms
+            place = np.concatenate([q * width + np.arange(width) for q in part.instruments])
+            ratio = np.append(normal.ratio, np.zeros((1, normal.ratio.shape[1])), axis=0)
+            across = -part.own @ ratio[normal.factor.system.cliques[part.pairs]]
+            across[..., place] += part.shared
+            variance += np.einsum("nrs,nrs->nr", across @ normal.shared_inverse, across)
+        return variance
+
+    def _shared_classes(
+        self,
+        variances: np.ndarray,
+        values: np.ndarray,
+        errors: np.ndarray,
+        kinds: np.ndarray,
+    ) -> np.ndarray:
+        """Estimate classes ``(3,)`` from the values ``(Q, n)`` of terms of these kinds."""
+        changed = variances.copy()
+        for kind in np.unique(kinds).tolist():
+            members = kinds == kind
+            score = scored_variance(variances[kind], values[:, members] ** 2, errors[:, members])
+            changed[kind] = self._damped(variances[kind], score)
+        return changed
+
+    def _damped(self, before: float, after: float) -> float:
+        return float(before * (after / before) ** self.damping)
+
+
+def settled(before: Spreads, after: Spreads) -> bool:
+    """Whether no size has changed much."""
+    old, new = (
+        np.concatenate([[s.gain, s.level_excess, s.gain_excess], s.surface, s.log_flat, s.glow])
+        for s in (before, after)
+    )
+    return bool((np.abs(new - old) <= SETTLED * np.maximum(new, old)).all())

@@ -1,0 +1,81 @@
+"""The weighted normal equations of all pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.sparse import coo_array
+
+from .block_system import BlockSystem
+from .bordered import Bordered
+from .columns import Columns
+from .pair_rows import Rows
+
+
+class NormalEquations:
+    """Sums over the pairs, without the prior.
+
+    Parameters
+    ----------
+    columns : Columns
+        The N columns of the tiles, and the S shared ones.
+    system : BlockSystem
+        The structure of the former.
+    rows : sequence of Rows
+        The equations of P pairs.
+    weights : ndarray
+        ``(P,)`` robust weights.
+    """
+
+    def __init__(
+        self, columns: Columns, system: BlockSystem, rows: Sequence[Rows], weights: np.ndarray
+    ) -> None:
+        size, width = columns.size, columns.shared_terms
+        shared = columns.instruments * width
+        self.system, self.cliques = system, system.cliques
+        self.blocks = np.zeros((*self.cliques.shape, self.cliques.shape[1]))
+        self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
+        self.right, self.shared_right = np.zeros(size + 1), np.zeros(shared)
+        for part in rows:
+            weight = weights[part.pairs, None] / part.variance
+            weighted = (part.own * weight[..., None]).swapaxes(1, 2)
+            self.blocks[part.pairs] = weighted @ part.own
+            column = self.cliques[part.pairs]
+            product = (weighted @ part.residual[..., None])[..., 0]
+            self.right += np.bincount(column.ravel(), product.ravel(), size + 1)
+            if part.shared.shape[2]:
+                place = np.concatenate(
+                    [label * width + np.arange(width) for label in part.instruments]
+                )
+                self._add_shared(part, weight, weighted @ part.shared, column, place)
+
+    def _add_shared(
+        self,
+        part: Rows,
+        weight: np.ndarray,
+        across: np.ndarray,
+        column: np.ndarray,
+        place: np.ndarray,
+    ) -> None:
+        """Add the products with the shared columns at these places."""
+        flat = across.reshape(-1, across.shape[2])
+        entry = np.arange(len(flat))
+        collect = coo_array((np.ones(len(flat)), (column.ravel(), entry)),
+                            shape=(len(self.border), len(flat))).tocsr()  # fmt: skip
+        self.border[:, place] += collect @ flat
+        rows = part.shared.reshape(-1, part.shared.shape[2])
+        weighted = rows * weight.reshape(-1, 1)
+        self.corner[np.ix_(place, place)] += weighted.T @ rows
+        self.shared_right[place] += weighted.T @ part.residual.ravel()
+
+    def factorize(self, prior: np.ndarray, shared_prior: np.ndarray) -> Bordered:
+        """Factorize with the inverse variances of the prior, ``(N,)`` and ``(S,)``.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            The equations have no finite solution.
+        """
+        corner = self.corner + np.diag(shared_prior)
+        return Bordered.of(self.system, prior, self.blocks, self.border[:-1], corner)

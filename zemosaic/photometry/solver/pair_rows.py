@@ -1,0 +1,307 @@
+"""The equations of the pairs, linearized about a state of the model.
+
+Of a pair, each patch with mean levels x and y and the gain a state that the corrected tiles agree::
+
+    T_i = (g_i (x - x0_i) + l_i - b - A(q_i)) / F(q_i) + b + P_i(p)      T_j - T_i = 0
+    log g_i - log g_j + Σ c (log F(q_j) - log F(q_i)) = log a
+
+with the gains g, the levels l at the reference levels x0, the surfaces P at the position p on the
+sky, and the illumination F and the glow A of the instrument at the position q on the detector. F
+acts on light alone, not on the bias b that is left in the data. The contrast c of the patches says where the pair's gain was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..illumination import detector_basis
+from .channel import Channel
+from .surfaces import half_tile, surface_basis
+
+CHUNK = 4096  # pairs that are linearized at once
+LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
+LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Values of all terms of the model, in units of the channel.
+
+    Parameters
+    ----------
+    log_gain, level : ndarray
+        ``(T,)``.
+    surface : ndarray
+        ``(T, K)`` coefficients of `surface_basis`.
+    log_flat, glow : ndarray
+        ``(Q, M)`` coefficients of ln F and of the glow of each instrument.
+    bias : ndarray
+        ``(Q,)`` level that is no light, of each instrument.
+    """
+
+    log_gain: np.ndarray
+    level: np.ndarray
+    surface: np.ndarray
+    log_flat: np.ndarray
+    glow: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Unknowns:
+    """The terms that are solved for, besides gains and levels; all others are 0.
+
+    Parameters
+    ----------
+    surface : ndarray
+        ``(9,)`` bool: terms of all surfaces.
+    log_flat, glow : ndarray
+        ``(M,)`` bool: terms of all instruments. There is a bias where there is a term of ln F.
+    """
+
+    surface: np.ndarray
+    log_flat: np.ndarray
+    glow: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Linearized equations of n pairs with the same instruments.
+
+    Rows are 16 patches and the gain; columns are log-gain, level and surface of tile i, then of
+    tile j, and ln F, glow and bias of the first instrument, then, if it is another, of the second.
+
+    Parameters
+    ----------
+    pairs : ndarray
+        ``(n,)`` int.
+    own, shared : ndarray
+        ``(n, 17, 2 (2 + K))`` and ``(n, 17, S)`` derivatives.
+    residual : ndarray
+        ``(n, 17)`` measured minus modelled.
+    variance : ndarray
+        ``(n, 17)``; infinite without a measurement.
+    instruments : tuple of int
+        One or two; none without shared columns.
+    """
+
+    pairs: np.ndarray
+    own: np.ndarray
+    shared: np.ndarray
+    residual: np.ndarray
+    variance: np.ndarray
+    instruments: tuple[int, ...]
+
+
+class PairEquations:
+    """The equations of all pairs of a channel.
+
+    Parameters
+    ----------
+    channel : Channel
+        Its pairs, tiles and instruments.
+    reference : ndarray
+        ``(T,)`` level of each tile at which its level is solved for.
+    """
+
+    def __init__(self, channel: Channel, reference: np.ndarray) -> None:
+        pairs = channel.pairs
+        self.channel, self.reference = channel, reference
+        measured = np.isfinite(pairs.gain) & np.isfinite(pairs.gain_err) & channel.gains_are_free
+        self.has_gain = measured
+        self.log_ratio = np.log(np.where(measured, pairs.gain, 1.0))
+        error = np.maximum(pairs.gain_err / np.where(measured, pairs.gain, 1.0), LEAST_GAIN_ERROR)
+        self.gain_var = np.where(measured, error**2, np.inf)
+        self.level_var = pairs.level_var / pairs.slope[:, None]
+        if not channel.offsets_are_free:
+            self.level_var = np.full_like(self.level_var, np.inf)
+        labels = channel.instruments.labels
+        self.instruments = np.stack([labels[pairs.i], labels[pairs.j]], axis=1)
+        self.half_tile = 1.0
+        if channel.frame is not None:
+            used = np.unique(np.r_[pairs.i, pairs.j])
+            self.half_tile = half_tile(channel.frame, used) if len(used) else 1.0
+
+    def rows(self, state: State, active: Unknowns, excess: tuple[float, float]) -> Iterator[Rows]:
+        """Yield all equations, linearized about a state.
+
+        Parameters
+        ----------
+        state : State
+            The values of all terms.
+        active : Unknowns
+            Terms that are solved for; the others of surfaces, flat and glow are 0.
+        excess : tuple of float
+            Variances that are added to levels, and to gains in proportion to their concentration.
+        """
+        kinds, kind = np.unique(self.instruments, axis=0, return_inverse=True)
+        for number, both in enumerate(kinds):
+            members = np.flatnonzero(kind.ravel() == number)
+            for start in range(0, len(members), CHUNK):
+                chosen = members[start : start + CHUNK]
+                yield self._linearize(chosen, both, state, active, excess)
+
+    def _linearize(
+        self,
+        chosen: np.ndarray,
+        instruments: np.ndarray,
+        state: State,
+        active: Unknowns,
+        excess: tuple[float, float],
+    ) -> Rows:
+        """Linearize some pairs of tiles of these two instruments."""
+        pairs = self.channel.pairs
+        place = patch_points(pairs.place[chosen], pairs.extent[chosen])
+        ends = [
+            self._end(tile[chosen], levels[chosen], place, label, state, active)
+            for tile, levels, label in zip(
+                (pairs.i, pairs.j), (pairs.x_level, pairs.y_level), instruments, strict=True
+            )
+        ]
+        level_residual, contrast = ends[0].value - ends[1].value, pairs.contrast[chosen]
+        log_flat = np.einsum("np,np->n", contrast, ends[1].log_flat - ends[0].log_flat)
+        log_ratio = self.log_ratio[chosen] - (ends[0].log_gain - ends[1].log_gain) - log_flat
+        # In the mean unit of both tiles, so that swapping them changes nothing and a common factor
+        # on all gains has no effect.
+        unit = np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
+        level_var = unit * np.maximum(self.level_var[chosen], LEAST_LEVEL_ERROR**2) + excess[0]
+        gain_var = self.gain_var[chosen] + excess[1] * pairs.concentration[chosen]
+        own = [end.own(sign, level_residual) for end, sign in zip(ends, (-1, 1), strict=True)]
+        shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
+        labels = [int(label) for label in instruments if label >= 0]
+        if len(labels) == 2 and labels[0] == labels[1]:
+            shared, labels = [shared[0] + shared[1]], labels[:1]
+        return Rows(
+            pairs=chosen,
+            own=np.concatenate(own, axis=2),
+            shared=np.concatenate(shared, axis=2),
+            residual=np.column_stack([level_residual, log_ratio]),
+            variance=np.column_stack([level_var, gain_var]),
+            instruments=tuple(labels),
+        )
+
+    def _end(
+        self,
+        tile: np.ndarray,
+        level: np.ndarray,
+        place: np.ndarray,
+        instrument: int,
+        state: State,
+        active: Unknowns,
+    ) -> _End:
+        """Return one tile ``(n,)`` of some pairs, with levels ``(n, 16)`` in their patches.
+
+        `place` ``(n, 16, 4, 2)`` are four points of each patch in cells.
+        """
+        terms = active.surface
+        surface, basis = np.zeros((*level.shape, 0)), np.zeros((*level.shape, 0))
+        flat, glow = active.log_flat, active.glow
+        shares = instrument >= 0 and (flat.any() or glow.any())
+        if terms.any():
+            surface = surface_basis(self._offsets(self._node(tile), place) / self.half_tile)
+            surface = surface.mean(axis=2)[..., terms]
+        if shares:
+            basis = self._detector_basis(tile, place).mean(axis=2)
+        gain = np.exp(state.log_gain[tile])[:, None]
+        log_flat, glow_level = np.zeros(level.shape), np.zeros(level.shape)
+        bias = state.bias[instrument] if shares else 0.0
+        if shares:
+            log_flat = basis @ state.log_flat[instrument]
+            glow_level = basis @ state.glow[instrument]
+        lever = gain * (level - self.reference[tile][:, None])
+        by_level = np.exp(-log_flat)
+        light = (lever + state.level[tile][:, None] - bias - glow_level) * by_level
+        own_surface = np.einsum("npk,nk->np", surface, state.surface[tile][:, terms])
+        return _End(
+            log_gain=state.log_gain[tile],
+            value=light + bias + own_surface,
+            lever=lever * by_level,
+            by_level=by_level,
+            surface=surface,
+            log_flat=log_flat,
+            by_log_flat=-light[..., None] * basis[..., flat if shares else slice(0)],
+            by_glow=-by_level[..., None] * basis[..., glow if shares else slice(0)],
+            by_bias=(1 - by_level)[..., None][..., : int(shares and flat.any())],
+            flat_basis=basis[..., flat if shares else slice(0)],
+        )
+
+    def _node(self, tile: np.ndarray) -> np.ndarray:
+        return self.channel.ties.level[tile]
+
+    def _offsets(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return places ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)`` in cells."""
+        assert self.channel.frame is not None
+        return place - self.channel.frame.centre[tile][:, None, None]
+
+    def _detector_basis(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
+        """Return the shared terms ``(n, 16, 4, M)`` at places in cells."""
+        frame = self.channel.frame
+        assert frame is not None
+        to_pixels = np.linalg.inv(frame.jacobian[tile])
+        pixels = np.einsum("nab,npqb->npqa", to_pixels, self._offsets(tile, place))
+        x, y = np.moveaxis(pixels / (frame.shape[tile][:, None, None, ::-1] / 2), 3, 0)
+        return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
+
+
+def patch_points(place: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """Return four points ``(..., 4, 2)`` with the mean and the covariance of patches.
+
+    Means over them are those over a uniform rectangle up to the third order.
+
+    Parameters
+    ----------
+    place : ndarray
+        ``(..., 2)`` means.
+    extent : ndarray
+        ``(..., 3)`` covariances uu, uv and vv.
+    """
+    uu, uv, vv = np.moveaxis(extent, -1, 0)
+    along = np.sqrt(np.maximum(uu, 1e-12))
+    across = uv / along
+    rest = np.sqrt(np.maximum(vv - across**2, 0.0))
+    signs = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
+    steps = np.stack([along, across], axis=-1)[..., None, :] * signs[:, :1]
+    steps[..., 1] += rest[..., None] * signs[:, 1]
+    return np.asarray(place[..., None, :] + steps)
+
+
+class _End(NamedTuple):
+    """One tile of n pairs: its corrected levels ``(n, 16)``, and their derivatives.
+
+    `by_log_flat`, `by_glow`, `by_bias` and `flat_basis` ``(n, 16, m)`` are those of the active shared
+    terms.
+    """
+
+    log_gain: np.ndarray
+    value: np.ndarray
+    lever: np.ndarray
+    by_level: np.ndarray
+    surface: np.ndarray
+    log_flat: np.ndarray
+    by_log_flat: np.ndarray
+    by_glow: np.ndarray
+    by_bias: np.ndarray
+    flat_basis: np.ndarray
+
+    def own(self, sign: int, level_residual: np.ndarray) -> np.ndarray:
+        """Return the derivatives ``(n, 17, 2 + K)`` by the tile's own terms.
+
+        `sign` is that of the tile in the difference of the levels.
+        """
+        by_gain = sign * self.lever + level_residual / 2
+        levels = np.stack([by_gain, sign * self.by_level], axis=-1)
+        levels = np.concatenate([levels, sign * self.surface], axis=2)
+        gains = np.zeros((len(levels), 1, levels.shape[2]))
+        gains[:, 0, 0] = -sign
+        return np.concatenate([levels, gains], axis=1)
+
+    def shared(self, sign: int, contrast: np.ndarray) -> np.ndarray:
+        """Return the derivatives ``(n, 17, S)`` by the shared terms."""
+        levels = np.concatenate([self.by_log_flat, self.by_glow, self.by_bias], axis=2)
+        gains = np.zeros((len(levels), 1, levels.shape[2]))
+        gains[:, 0, : self.flat_basis.shape[2]] = np.einsum("np,npm->nm", contrast, self.flat_basis)
+        return sign * np.concatenate([levels, gains], axis=1)

@@ -1,0 +1,130 @@
+"""The typical sizes of each class of terms, estimated by restricted maximum likelihood.
+
+Terms of a class are drawn from a normal distribution about 0. Its variance maximizes the
+likelihood of the data with the terms integrated out (Patterson and Thompson 1971, Biometrika 58,
+545), by Fisher's scoring. Where the data show no terms of a class its variance goes to 0, and the
+terms with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ..illumination import TERMS
+from .surfaces import ORDERS
+
+SURFACE_CLASS = ORDERS - 1
+#: Classes of the shared terms by degree: 1 and 2, 3 and 4, and all above. The first belong together
+#: because the centre of a vignetting is not quite that of the detector.
+SHARED_CLASS = np.searchsorted([2, 4], TERMS.sum(axis=1))
+EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights follow it
+NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
+LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
+HEAVY_TAILS = 4.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
+#: Standard errors, under the hypothesis of none, below which a class has no spread.
+LEAST_EVIDENCE = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Spreads:
+    """Variances of each class of terms; a class of variance 0 is left out.
+
+    Parameters
+    ----------
+    gain : float
+        Of the logarithms of the gains.
+    surface : ndarray
+        ``(3,)`` of the surfaces' terms of first, second and third order, in level units².
+    log_flat, glow : ndarray
+        ``(3,)`` of ln F, and of the glow in level units².
+    level_excess, gain_excess : float
+        Added to the variances of levels in patches, and to those of gains times their
+        concentration.
+    """
+
+    gain: float
+    surface: np.ndarray
+    log_flat: np.ndarray
+    glow: np.ndarray
+    level_excess: float = 0.0
+    gain_excess: float = 0.0
+
+    def in_adu(self, unit: float) -> Spreads:
+        """Convert variances of levels from units of `unit` ADU."""
+        names = ("surface", "glow", "level_excess")
+        return replace(self, **{name: unit**2 * getattr(self, name) for name in names})
+
+    def replace(self, **changes: Any) -> Spreads:
+        """Return spreads with some of them changed."""
+        return replace(self, **changes)
+
+
+def scored_variance(
+    variance: float, squares: np.ndarray, errors: np.ndarray, weights: np.ndarray | float = 1.0
+) -> float:
+    """Take one step of Fisher's scoring for the variance of a class.
+
+    Parameters
+    ----------
+    variance : float
+        The present one.
+    squares, errors : ndarray
+        ``(n,)`` squares of the terms, and their posterior variances.
+    weights : ndarray or float
+        Factors on the inverse variance of single terms.
+
+    Returns
+    -------
+    float
+        0 if the data show no terms of this class.
+    """
+    determined = np.clip(1 - weights * errors / variance, 1e-6, 1 - 1e-6)
+    score = float((weights * squares / variance - determined).sum())
+    step = 1 + score / float(np.square(determined).sum())
+    changed = variance * float(np.clip(step, 1 / LARGEST_STEP, LARGEST_STEP))
+    # Inverse variances of the terms by the data alone, in units of that of the class.
+    information = determined / (1 - determined) * (changed / variance)
+    evident = np.square(information).sum() > 2 * LEAST_EVIDENCE**2
+    return changed if evident else 0.0
+
+
+def scored_excess(
+    excess: float,
+    factor: np.ndarray,
+    squares: np.ndarray,
+    variance: np.ndarray,
+    leverage: np.ndarray,
+    least: float,
+) -> float:
+    """Take one step of Fisher's scoring for a variance that is added to those of rows.
+
+    Parameters
+    ----------
+    excess : float
+        The present one.
+    factor : ndarray
+        ``(R,)`` by which it is multiplied in each row.
+    squares, variance : ndarray
+        ``(R,)`` squared residuals, and variances with the excess.
+    leverage : ndarray
+        ``(R,)`` part of the variance that the fit takes up.
+    least : float
+        The step from 0 at most, a typical variance.
+    """
+    free = np.clip(1 - leverage, 1e-3, 1.0)
+    score = float((factor * (squares / variance - free) / variance).sum())
+    information = float(np.square(factor * free / variance).sum())
+    if not information > 0:
+        return excess
+    change = EXCESS_DAMPING * score / information
+    changed = float(np.clip(excess + change, excess / 3, 3 * excess + least))
+    return changed if changed > NEGLIGIBLE * least else 0.0
+
+
+def tail_weights(squares: np.ndarray, variance: float) -> np.ndarray:
+    """Return the weights ``(T,)`` of Student's distribution for terms ``(T, n)`` of each tile."""
+    terms = squares.shape[1]
+    return (HEAVY_TAILS + terms) / (HEAVY_TAILS + squares.sum(axis=1) / variance)

@@ -1,0 +1,68 @@
+"""The smooth surface of each tile: polynomials of up to third order on the sky.
+
+They are given about the centre of the tile (or of the first of several with one level) in units of
+half a typical tile, so that a class of terms has one typical size. Terms of second and third order
+have a mean of 0 over a tile.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .channel import TileFrame
+
+ORDERS = np.array([1, 1, 2, 2, 2, 3, 3, 3, 3])  # of each term
+#: Powers of x and y, in a tile's pixels from its centre, of each term of a correction's surface.
+SURFACE_POWERS = {
+    "slope_x": (1, 0), "slope_y": (0, 1),
+    "curve_xx": (2, 0), "curve_xy": (1, 1), "curve_yy": (0, 2),
+    "cubic_xxx": (3, 0), "cubic_xxy": (2, 1), "cubic_xyy": (1, 2), "cubic_yyy": (0, 3),
+}  # fmt: skip
+PIXEL_POWERS = np.array([(0, 0), *SURFACE_POWERS.values()])
+SAMPLES = 4  # along each axis: more than enough for the third order
+
+
+def surface_basis(place: np.ndarray) -> np.ndarray:
+    """Return the terms ``(..., K)`` at places ``(..., 2)`` in units of half a tile."""
+    u, v = place[..., 0], place[..., 1]
+    uu, vv = u * u - 1 / 3, v * v - 1 / 3
+    terms = [u, v, uu, u * v, vv, u * (u * u - 0.6), uu * v, u * vv, v * (v * v - 0.6)]
+    return np.stack(terms, axis=-1)
+
+
+def half_tile(frame: TileFrame, used: np.ndarray) -> float:
+    """Return half the side of a typical tile in cells; `used` ``(T,)`` are those with a frame."""
+    area = np.abs(np.linalg.det(frame.jacobian[used])) * frame.shape[used].prod(axis=1)
+    return float(np.sqrt(np.median(area))) / 2
+
+
+def pixel_polynomials(
+    coefficients: np.ndarray, frame: TileFrame, origin: np.ndarray, unit: float
+) -> np.ndarray:
+    """Convert surfaces to polynomials of the pixels of each tile about its centre.
+
+    Parameters
+    ----------
+    coefficients : ndarray
+        ``(T, K)`` in ADU.
+    frame : TileFrame
+        Positions of the tiles.
+    origin : ndarray
+        ``(T, 2)`` position in cells about which each surface is given.
+    unit : float
+        Half a typical tile in cells.
+
+    Returns
+    -------
+    ndarray
+        ``(T, 10)`` in ADU per pixel to the powers of `PIXEL_POWERS`.
+    """
+    # Exact, because both bases span the same polynomials.
+    axis = np.linspace(-1, 1, SAMPLES)
+    node = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    to_polynomial = np.linalg.pinv(np.prod(node[:, None] ** PIXEL_POWERS, axis=-1))
+    half = np.maximum(frame.shape[:, None, ::-1] / 2, 1)
+    cells = np.einsum("tab,tnb->tna", frame.jacobian, node * half)
+    place = (cells + (frame.centre - origin)[:, None]) / unit
+    values = np.einsum("tnk,tk->tn", surface_basis(place), coefficients)
+    return (values @ to_polynomial.T) / np.prod(half**PIXEL_POWERS, axis=-1)

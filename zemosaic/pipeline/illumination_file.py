@@ -1,0 +1,123 @@
+"""illumination.fits in a run folder: what the tiles of each instrument share.
+
+For instrument k it has the images ``FLATk``, F in C channels, and ``FLATERRk``; with a glow also
+``GLOWk`` and ``GLOWERRk``; and the tables ``TERMSk``, the Legendre coefficients with their
+covariances, and ``TILESk``, the indices of the tiles.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+
+from .._version import __version__
+from ..files import atomic_write
+from ..photometry.illumination import TERMS, Illumination, detector_coordinate
+from .solution import PhaseSolution
+
+__all__ = ["Illumination", "read_illuminations", "write_illuminations"]
+
+#: Longest side of an image, which shows the polynomials; the tables have all of them.
+LONGEST = 128
+
+
+def write_illuminations(solution: PhaseSolution, path: Path, run: str) -> None:
+    """Write what the tiles of the instruments share; without any, remove the file.
+
+    Parameters
+    ----------
+    solution : PhaseSolution
+        The solution.
+    path : pathlib.Path
+        Replaced only when it is complete.
+    run : str
+        Name of the run, for the header.
+    """
+    if not solution.illuminations:
+        path.unlink(missing_ok=True)
+        return
+    primary = fits.PrimaryHDU()
+    primary.header["ZERUN"] = (run, "of the SHA-256 of corrections.ecsv")
+    primary.header["CREATOR"] = f"zemosaic {__version__}"
+    hdus = fits.HDUList([primary])
+    for number, light in enumerate(solution.illuminations, 1):
+        hdus += _images(light, number, solution.unit)
+        hdus += _tables(light, number, solution.unit)
+    with atomic_write(path) as temporary:
+        hdus.writeto(temporary, overwrite=True)
+
+
+def read_illuminations(path: Path) -> list[Illumination]:
+    """Read the illuminations from a file that `write_illuminations` wrote; none without a file."""
+    illuminations: list[Illumination] = []
+    if not path.exists():
+        return illuminations
+    with fits.open(path, memmap=False) as hdus:
+        names = {hdu.name for hdu in hdus}
+        while f"TERMS{len(illuminations) + 1}" in names:
+            number = len(illuminations) + 1
+            terms, header = Table(hdus[f"TERMS{number}"].data), hdus[f"TERMS{number}"].header
+            log_flat, glow, log_flat_cov, glow_cov = (
+                np.array(terms[name], dtype=np.float64).swapaxes(0, 1)
+                for name in ("log_flat", "glow", "log_flat_cov", "glow_cov")
+            )
+            tiles = np.array(hdus[f"TILES{number}"].data["tile"], dtype=np.int64)
+            shape = header["HEIGHT"], header["WIDTH"]
+            bias = np.array([header[f"BIAS{channel}"] for channel in range(len(log_flat))])
+            illuminations.append(
+                Illumination(
+                    header["INSTRUME"], tiles, shape, log_flat, glow, log_flat_cov, glow_cov, bias
+                )
+            )
+    return illuminations
+
+
+def _images(light: Illumination, number: int, unit: str) -> list[fits.ImageHDU]:
+    scale = max(1.0, max(light.shape) / LONGEST)
+    shape = [max(1, round(length / scale)) for length in light.shape]
+    y, x = (
+        detector_coordinate((np.arange(cells) + 0.5) * length / cells - 0.5, length)
+        for cells, length in zip(shape, light.shape, strict=True)
+    )
+    places = np.meshgrid(x, y)
+    images = dict(zip(("FLAT", "GLOW"), light.at(*places), strict=True))
+    images |= dict(zip(("FLATERR", "GLOWERR"), light.errors_at(*places), strict=True))
+    kinds = ["FLAT", "FLATERR", *(["GLOW", "GLOWERR"] if light.glow.any() else [])]
+    hdus = []
+    for kind in kinds:
+        hdu = fits.ImageHDU(images[kind].astype(np.float32), name=f"{kind}{number}")
+        hdu.header["BUNIT"] = (unit or "adu") if kind.startswith("GLOW") else ""
+        for axis, cells, length in zip((1, 2), shape[::-1], light.shape[::-1], strict=True):
+            hdu.header[f"CTYPE{axis}"] = ("XY"[axis - 1], "pixel of the tile, the first is 1")
+            hdu.header[f"CRPIX{axis}"] = hdu.header[f"CRVAL{axis}"] = 0.5
+            hdu.header[f"CDELT{axis}"] = length / cells
+        _describe(hdu.header, light)
+        hdus.append(hdu)
+    return hdus
+
+
+def _tables(light: Illumination, number: int, unit: str) -> list[fits.BinTableHDU]:
+    columns = {"degree_x": TERMS[:, 0], "degree_y": TERMS[:, 1]}
+    columns |= {
+        name: getattr(light, name).swapaxes(0, 1)
+        for name in ("log_flat", "glow", "log_flat_cov", "glow_cov")
+    }
+    terms = fits.BinTableHDU(Table(columns), name=f"TERMS{number}")
+    tiles = fits.BinTableHDU(Table({"tile": light.tiles}), name=f"TILES{number}")
+    terms.header["GLOWUNIT"] = unit or "adu"
+    for channel, bias in enumerate(light.bias.tolist()):
+        terms.header[f"BIAS{channel}"] = (bias, "level that is no light, same unit")
+    for hdu in (terms, tiles):
+        _describe(hdu.header, light)
+    return [terms, tiles]
+
+
+def _describe(header: fits.Header, light: Illumination) -> None:
+    name = light.name.encode("ascii", "backslashreplace").decode()
+    header["INSTRUME"] = "".join(letter if letter.isprintable() else "?" for letter in name)
+    header["HEIGHT"], header["WIDTH"] = light.shape
+    header["NTILES"] = (len(light.tiles), "tiles that share it")
+    header["ZEILLUM"] = (light.digest, "of the SHA-256 of the coefficients")
