@@ -105,6 +105,9 @@ def http_receiver(
             received.compressed.append(compressed)
             if compressed:
                 body = gzip.decompress(body)
+            if self.path.endswith(("/v1/metrics", "/v1/logs")):  # as Jaeger does
+                self.send_error(404)
+                return
             received.authorizations.append(self.headers.get("Authorization", ""))
             if answer.status < 300:
                 received.take(self.path, ExportTraceServiceRequest.FromString(body))

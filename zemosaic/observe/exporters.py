@@ -85,6 +85,7 @@ class Tracing:
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
         self.snapshots: Snapshots | None = None
         self.signals: OtherSignals | None = None
+        self._last_reason: Callable[[], str] = lambda: ""
         self._lock = threading.Lock()
         self._open_queues = 0
         self._tracer = self._make_tracer(endpoint, other_signals)
@@ -93,6 +94,7 @@ class Tracing:
         self._stream = file.open("wb")
         self._queues = [self._queue(file.name, self._write, QueueLimits(FILE_DELAY))]
         if exporter is not None:
+            self._last_reason = exporter.reason
             self._queues.append(self._collector_queue(exporter, limits, skip))
         if "console" in exporters_from_environment():
             console = _Sender(ConsoleSpanExporter(out=sys.stdout))
@@ -206,7 +208,13 @@ class Tracing:
             # The queue has already counted the spans for which the disk had no room.
             with contextlib.suppress(OSError):
                 self._stream.close()
-        return [_loss(queue) for queue in self._queues if queue.lost]
+        return [self._loss(queue) for queue in self._queues if queue.lost]
+
+    def _loss(self, queue: ExportQueue) -> str:
+        # The exporter may still be trying again; the reason of its last attempt is known.
+        reason = queue.reason or self._last_reason() or "no answer"
+        spans = f"{queue.lost} span{'s' if queue.lost > 1 else ''}"
+        return f"{spans} could not be delivered to {queue.name}: {reason}"
 
     def _closed(self) -> None:
         # The last queue restores the level of the logger: until then an attempt would be logged.
@@ -216,24 +224,18 @@ class Tracing:
                 _sdk_logger.setLevel(self._level)
 
 
-def _loss(queue: ExportQueue) -> str:
-    lost = queue.lost
-    reason = queue.reason or "no answer"
-    return f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {queue.name}: {reason}"
-
-
 class _Sender:
     """An exporter as the `send` function of a queue: returns the reason of a failure."""
 
     def __init__(self, exporter: SpanExporter, reason: Callable[[], str] = lambda: "") -> None:
-        self._exporter, self._reason = exporter, reason
+        self._exporter, self.reason = exporter, reason
         self.shutdown = exporter.shutdown
 
     def __call__(self, spans: Sequence[ReadableSpan]) -> str:
         if self._exporter.export(spans) is SpanExportResult.SUCCESS:
             return ""
         count = len(spans)
-        reason = self._reason() or "the exporter failed"
+        reason = self.reason() or "the exporter failed"
         return reason.replace("{sent}", f"{count} span{'s' if count > 1 else ''}")
 
 
