@@ -26,11 +26,11 @@ HEADER = """\
 
 # The contents of a trace
 
-Every span, event, metric and attribute of a run. [`otel/semconv`](../otel/semconv) has the same as an
-[OpenTelemetry Weaver](https://github.com/open-telemetry/weaver) registry. Attributes without a
-meaningful value (None, NaN, an empty list) are left out. Events are also log records with the ids of
-their span; metrics and log records are sent to collectors that take them, and off where they are
-refused.
+Every span, event, metric and attribute of a run. [`otel/semconv`](../otel/semconv) has the same as
+an [OpenTelemetry Weaver](https://github.com/open-telemetry/weaver) registry. Attributes without a
+meaningful value (None, NaN, an empty list) are left out. Events are also log records with the ids
+of their span; metrics and log records are sent to collectors that take them, and off where they
+are refused.
 """
 
 
