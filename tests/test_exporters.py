@@ -37,12 +37,13 @@ from tests.helpers.otlp_receiver import (
 )
 from zemosaic import __version__
 from zemosaic.errors import UserError
-from zemosaic.observe import exporters
+from zemosaic.observe import exporters, senders
 from zemosaic.observe.endpoint import (
     endpoint_from_environment,
 )
 from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
-from zemosaic.observe.telemetry import Telemetry, environment_parent, parent_context
+from zemosaic.observe.parents import environment_parent, parent_context
+from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool
@@ -294,7 +295,7 @@ def test_an_exporter_that_never_returns_is_abandoned(
 ) -> None:
     """`close` returns at its time-out; the SDK's own shutdown would take half a minute."""
     exporter = StuckExporter()
-    monkeypatch.setattr(exporters, "_otlp_exporter", lambda _: exporters._Sender(exporter))
+    monkeypatch.setattr(exporters, "otlp_sender", lambda _: senders.Sender(exporter))
     tracing = Tracing(tmp_path / "trace.jsonl", "http://collector:4318")
     run_pairs(tracing, 2)
     try:
@@ -342,7 +343,7 @@ def test_an_exporter_that_raises_delivers_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception in an exporter counts as a failure and does not propagate."""
-    monkeypatch.setattr(exporters, "_otlp_exporter", lambda _: exporters._Sender(BrokenExporter()))
+    monkeypatch.setattr(exporters, "otlp_sender", lambda _: senders.Sender(BrokenExporter()))
     tracing = Tracing(tmp_path / "trace.jsonl", "http://collector:4318")
     run_pairs(tracing, 2)
     (message,) = tracing.close()

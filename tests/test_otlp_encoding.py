@@ -31,7 +31,7 @@ from opentelemetry.trace import (
 from tests.helpers.environment import remove_proxies
 from tests.helpers.otlp_receiver import http_receiver, plain, read_otlp_json, spans_of
 from zemosaic.observe import otlp_json
-from zemosaic.observe.exporters import _otlp_exporter
+from zemosaic.observe.senders import otlp_sender
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +180,7 @@ def test_an_unsendable_text_loses_its_batch_only() -> None:
     """The sender returns a reason and does not raise."""
     span = ReadableSpan("\udcff", spans_of_all_kinds()[0].context, start_time=1, end_time=2)
     with http_receiver() as (url, received):
-        exporter = _otlp_exporter(url)
+        exporter = otlp_sender(url)
         assert exporter([span])
         assert exporter(spans_of_all_kinds()[:1]) == ""
         exporter.shutdown()

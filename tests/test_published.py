@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.wcs import WCS
+from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 
 from zemosaic import Settings, calibrate
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
-from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.pipeline.solution import PhaseSolution

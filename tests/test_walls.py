@@ -138,6 +138,8 @@ def test_photometry_follows_the_data_flow() -> None:
             assert not bad, f"{module} imports {bad}"
 
 
+#: The modules that import the API of OpenTelemetry alone.
+API = ours(*(f"observe.{name}" for name in ("telemetry", "run_metrics", "running_jobs", "parents")))
 #: The modules that import the SDK of OpenTelemetry.
 SDK = ours(
     *(
@@ -148,16 +150,17 @@ SDK = ours(
             "recorder",
             "collector_session",
             "other_signals",
+            "senders",
         )
     )
 )
 
 
 def test_few_modules_import_opentelemetry() -> None:
-    """telemetry.py and run_metrics.py import the API, a few beside them the SDK, no other any."""
+    """Some modules of observe import the API, some the SDK, no other module any."""
     for module, path in MODULES.items():
         targets = [t for t in imported_by(path) if within(t, "opentelemetry")]
-        if module in ours("observe.telemetry", "observe.run_metrics"):
+        if module in API:
             assert targets
             assert not [t for t in targets if within(t, "opentelemetry.sdk")]
         elif module not in SDK:

@@ -17,8 +17,9 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
+from ..observe.parents import parent_context
 from ..observe.recorder import Ids
-from ..observe.telemetry import Telemetry, parent_context
+from ..observe.telemetry import Telemetry
 from ..runtime import journal
 from ..runtime.run_folder import RunFolder, claim
 

@@ -27,8 +27,9 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
+from ..observe.parents import environment_parent, parent_context
 from ..observe.stall import OnStall, run_command
-from ..observe.telemetry import Telemetry, environment_parent, parent_context
+from ..observe.telemetry import Telemetry
 from ..pipeline.calibrate import calibrate
 from ..pipeline.illumination_file import write_illuminations
 from ..pipeline.solution import PhaseSolution

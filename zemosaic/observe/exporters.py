@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from .._version import __version__
 from ..errors import UserError
 from . import otlp_json
-from .endpoint import export_target, exporters_from_environment, is_loopback, without_credentials
+from .endpoint import exporters_from_environment, without_credentials
 from .export_queue import MAX_BATCH, MAX_QUEUED_SPANS, ExportQueue, QueueLimits
 from .live import SNAPSHOT_INTERVAL, Snapshots
 from .recorder import Ids, Recorder
+from .senders import Sender, otlp_sender
 
 if TYPE_CHECKING:
     from .other_signals import OtherSignals
@@ -39,7 +40,6 @@ MAX_EVENTS = 10_000  # events of a span: a heartbeat every ten seconds for a day
 SHUTDOWN_TIMEOUT = 5.0  # seconds that an unresponsive collector may cost at the end
 
 _sdk_logger = logging.getLogger("opentelemetry")
-_grpc_logger = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
 
 class Tracing:
@@ -50,7 +50,7 @@ class Tracing:
     file : pathlib.Path
         Receives OTLP/JSON, a batch per line; an existing file is replaced.
     endpoint : str
-        OTLP endpoint, see `export_target`; empty for none.
+        OTLP endpoint, see `endpoint.export_target`; empty for none.
     ids : Ids, optional
         Ids of an earlier run, to make its spans again.
     skip : iterable of int
@@ -89,7 +89,7 @@ class Tracing:
         self._lock = threading.Lock()
         self._open_queues = 0
         self._tracer = self._make_tracer(endpoint, other_signals)
-        exporter = _otlp_exporter(endpoint) if endpoint else None
+        exporter = otlp_sender(endpoint) if endpoint else None
         limits = _queue_limits()
         self._stream = file.open("wb")
         self._queues = [self._queue(file.name, self._write, QueueLimits(FILE_DELAY))]
@@ -97,7 +97,7 @@ class Tracing:
             self._last_reason = exporter.reason
             self._queues.append(self._collector_queue(exporter, limits, skip))
         if "console" in exporters_from_environment():
-            console = _Sender(ConsoleSpanExporter(out=sys.stdout))
+            console = Sender(ConsoleSpanExporter(out=sys.stdout))
             self._queues.append(self._queue("the console", console, limits))
         # The exporters log every failed attempt; the queues count, and one line is enough.
         self._level = _sdk_logger.level
@@ -119,7 +119,7 @@ class Tracing:
         return ExportQueue(name, send, limits, on_closed=closed, **options)
 
     def _collector_queue(
-        self, exporter: _Sender, limits: QueueLimits, skip: Iterable[int]
+        self, exporter: Sender, limits: QueueLimits, skip: Iterable[int]
     ) -> ExportQueue:
         def delivered(spans: Sequence[Any]) -> None:
             self.on_delivered(self.ids.span_numbers(spans))
@@ -222,76 +222,6 @@ class Tracing:
             self._open_queues -= 1
             if not self._open_queues:
                 _sdk_logger.setLevel(self._level)
-
-
-class _Sender:
-    """An exporter as the `send` function of a queue: returns the reason of a failure."""
-
-    def __init__(self, exporter: SpanExporter, reason: Callable[[], str] = lambda: "") -> None:
-        self._exporter, self.reason = exporter, reason
-        self.shutdown = exporter.shutdown
-
-    def __call__(self, spans: Sequence[ReadableSpan]) -> str:
-        if self._exporter.export(spans) is SpanExportResult.SUCCESS:
-            return ""
-        count = len(spans)
-        reason = self.reason() or "the exporter failed"
-        return reason.replace("{sent}", f"{count} span{'s' if count > 1 else ''}")
-
-
-class _LastError(logging.Filter):
-    """Keeps the last error that the gRPC exporter logs, which has no other way to give a reason."""
-
-    reason = ""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keep an error and drop all records."""
-        if record.levelno >= logging.ERROR and isinstance(record.args, tuple):
-            code, details = (*record.args, "", "")[2:4]
-            name = getattr(code, "name", str(code)).replace("_", " ").lower()
-            self.reason = f"{name}: {details}" if details else name
-        return False
-
-
-def _otlp_exporter(endpoint: str) -> _Sender:
-    """Return the exporter of an endpoint; the other one is not imported."""
-    target = export_target(endpoint)
-    make = _grpc_exporter if target.protocol == "grpc" else _http_exporter
-    try:
-        return make(target.address, secure=target.secure)
-    except Exception as error:  # the exporters raise many kinds for the values of variables
-        raise UserError(f"{without_credentials(endpoint)}: {error}; see OTEL_EXPORTER_*") from error
-
-
-def _http_exporter(address: str, *, secure: bool) -> _Sender:
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-
-    from .collector_session import CollectorSession
-
-    session = CollectorSession()
-    return _Sender(OTLPSpanExporter(endpoint=address, session=session), lambda: session.reason)
-
-
-def _grpc_exporter(address: str, *, secure: bool) -> _Sender:
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-    options: dict[str, Any] = {}
-    if is_loopback(f"grpc://{address}"):  # a proxy has another loopback
-        options["channel_options"] = (("grpc.enable_http_proxy", 0),)
-    exporter = OTLPSpanExporter(endpoint=address, insecure=not secure, **options)
-    last = _LastError()
-    level = _grpc_logger.level
-    _grpc_logger.filters.insert(0, last)  # before the exporter's own, which drops repetitions
-    _grpc_logger.setLevel(logging.ERROR)  # not that of its silenced parent
-
-    def shutdown() -> None:
-        exporter.shutdown()
-        _grpc_logger.removeFilter(last)
-        _grpc_logger.setLevel(level)
-
-    sender = _Sender(exporter, lambda: last.reason)
-    sender.shutdown = shutdown
-    return sender
 
 
 def _span_limits() -> SpanLimits:

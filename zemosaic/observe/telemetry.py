@@ -7,7 +7,6 @@ API record nothing, and this observer costs next to nothing.
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -15,7 +14,6 @@ from typing import Any, Protocol
 from opentelemetry import context, trace
 from opentelemetry.metrics import Meter
 from opentelemetry.trace import Link, Span, Status, StatusCode, Tracer
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from .._version import __version__
 from ..runtime.events import (
@@ -40,11 +38,12 @@ from .job_spans import (
     job_attributes,
     job_files,
     job_span,
-    oldest_attributes,
     running_attributes,
     slow_job_attributes,
 )
+from .parents import remote_span
 from .run_metrics import RunMetrics, application_metrics
+from .running_jobs import RunningJobs
 
 PHASE = "phase5_intertile"
 HEARTBEAT = "phase5_intertile.heartbeat"
@@ -143,9 +142,9 @@ class Telemetry(Observer):
         self._phase: Span | None = None
         self._stages: dict[str, Span] = {}
         self._stage_starts: dict[Span, int] = {}
-        self._running: dict[tuple[str, int], Span] = {}
         # Open spans with the attributes that they have only while they are open.
         self._open: dict[Span, dict[str, Any]] = {}
+        self._running = RunningJobs(self._open)
         self._contexts: dict[Span, context.Context] = {}
         self._pair_counts = {"failed": 0, "rejected": 0}
         self._job_errors = self._slow_jobs = 0
@@ -164,7 +163,7 @@ class Telemetry(Observer):
         """Start the phase span under the caller's current span."""
         self._reset()
         earlier = self._resumed_from
-        links = [Link(_span_context(earlier["trace"], earlier["span"]))] if earlier else []
+        links = [Link(remote_span(earlier["trace"], earlier["span"]))] if earlier else []
         phase = self._tracer.start_span(PHASE, self._parent, links=links, start_time=event.time_ns)
         self.trace_id = ""
         if not phase.is_recording():
@@ -225,9 +224,7 @@ class Telemetry(Observer):
         self._metrics.job_ended(event.ended_ns)
         if event.error is not None:
             self._job_errors += 1
-        span = self._running.pop((event.stage, event.index), None)
-        if self._running or span is not None:
-            self._update_oldest(event.ended_ns)
+        span = self._running.pop((event.stage, event.index))
         if event.stage == "apply":
             self._record_file_error(event)
             if span is None:
@@ -272,48 +269,25 @@ class Telemetry(Observer):
         if self._phase is None:
             return
         key = event.stage, event.index
-        span = self._running.get(key)
-        if span is None:
+        if key not in self._running:
             parent = self._parent_of(event.stage)
             span = self._start(job_span(event.stage).name, parent, event.started_ns)
-            self._running[key] = span
+            self._running.add(key, span)
         attributes = running_attributes(event, self._host)
-        self._open[span] = attributes
-        self._update_oldest(event.time_ns)
+        span = self._running.show(key, attributes)
         if self._markers:
             marker = self._start(RUNNING, span, event.started_ns, attributes)
             marker.end(end_time=event.time_ns)
         self._hurry()
 
-    def _update_oldest(self, time_ns: int) -> None:
-        """Describe the job that has run longest on the phase, while it is open."""
-        assert self._phase is not None
-        oldest = next(iter(self._running.items()), None)
-        described = oldest_attributes(oldest[0][0], self._open[oldest[1]]) if oldest else {}
-        self._open[self._phase] = described
-
     def heartbeat(self, event: Heartbeat) -> None:
         """Record a heartbeat, unless the silence has had many."""
         if self._phase is None:
             return
-        for key, span in self._running.items():
-            if key[0] == event.stage and key[1] in event.running_indices:
-                self._refresh(span, event, list(event.running_indices).index(key[1]))
-        self._update_oldest(event.time_ns)
+        self._running.update(event)
         if self._heartbeats.accept(event):
             self._record_heartbeat(event)
         self._hurry()
-
-    def _refresh(self, span: Span, event: Heartbeat, position: int) -> None:
-        """Update a running job from a heartbeat, which has the stack of the oldest."""
-        names = job_span(event.stage).attributes
-        shown = dict(self._open.get(span, {}))
-        shown[names["running_time"]] = event.running_time[position]
-        if position < len(event.running_steps) and event.running_steps[position]:
-            shown[names["running_stage"]] = event.running_steps[position]
-        if position == 0 and event.stack:
-            shown["code.stacktrace"] = valid_text(event.stack)
-        self._open[span] = shown
 
     def _record_heartbeat(self, event: Heartbeat) -> None:
         attributes = valid_attributes(self._heartbeats.attributes(event))
@@ -413,21 +387,6 @@ class Telemetry(Observer):
     def _set_run_attributes(self, attributes: Mapping[str, Any]) -> None:
         if self._phase is not None:
             self._phase.set_attributes(valid_attributes(attributes, _RUN))
-
-
-def environment_parent() -> dict[str, str]:
-    """Return TRACEPARENT and TRACESTATE, as far as they are set."""
-    names = ("traceparent", "tracestate")
-    return {name: os.environ[name.upper()] for name in names if os.environ.get(name.upper())}
-
-
-def parent_context(carrier: Mapping[str, str]) -> context.Context | None:
-    """Return the context of a remote parent; None if the carrier has no valid one."""
-    return TraceContextTextMapPropagator().extract(carrier) or None
-
-
-def _span_context(trace_id: int, span_id: int) -> trace.SpanContext:
-    return trace.SpanContext(trace_id, span_id, True, trace.TraceFlags(trace.TraceFlags.SAMPLED))
 
 
 def _set_error(span: Span, error_type: str, message: str) -> None:
