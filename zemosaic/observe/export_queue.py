@@ -146,4 +146,5 @@ class ExportQueue:
                 self._reasons[reason] += len(batch)
             else:
                 self.delivered += len(batch)
-                self._on_delivered(batch)
+                with contextlib.suppress(Exception):
+                    self._on_delivered(batch)
