@@ -197,7 +197,7 @@ def test_the_autopsy_of_a_finished_run_and_of_no_run(
     assert "resume  " not in told.out
     assert "finished" in examine("status", run.folder).out
     with http_receiver() as (url, received):
-        assert "sent         21 spans" in examine("autopsy", run.folder, "--otlp", url).out
+        assert "sent         23 spans" in examine("autopsy", run.folder, "--otlp", url).out
         assert [state(s) for s in phases(received)] == ["finished"]
     for folder in (tmp_path / "none", tmp_path):
         for command in ("autopsy", "status"):
