@@ -5,7 +5,7 @@
 Footprints are those of a mosaic on a patch of sky in which each tile overlaps its eight
 neighbours. In "mixed" 1 % of them are between 0.1 and 6 times as large, and five cover most of a
 hundred thousand. The solver gets simulated pairs with noise and 1 % outliers, as `PairMeasurement`
-objects; the time to make these does not count. "planes" is the model gain+plane; in "islands"
+objects; the time to make these does not count. "planes" is the model gain+surface; in "islands"
 tiles form separate pairs. "previews" is the complete phase on tiles of 1080 × 1920 with eight
 neighbours each: nine frames of a periodic sky serve as all tiles, so only previews and
 measurements grow; memory is that of the process tree.
@@ -117,16 +117,17 @@ class Truth:
         self.patches = self._patches(rng)
 
     def _patches(self, rng: np.random.Generator) -> np.ndarray:
-        """Return u, v, x, y, weight and contrast ``(P, 16, 6)`` on 4 x 4 patches of each pair."""
+        """Return the numbers ``(P, 16, 9)`` of 4 x 4 patches of 8 cells of each pair."""
         v, u = np.mgrid[-1.5:2, -1.5:2].reshape(2, 16) * 8.0
-        patches = np.empty((self.pairs, 16, 6))
+        patches = np.empty((self.pairs, 16, 9))
         patches[..., 0], patches[..., 1] = self.pivot[:, :1] + u, self.pivot[:, 1:] + v
         for k, level, steps in ((2, self.x, self.x_slope), (3, self.y, self.y_slope)):
             patches[..., k] = level[:, None] + steps[:, :1] * u + steps[:, 1:] * v
         noise = 4 * self.level_err[:, None] * rng.normal(size=(self.pairs, 16))
         patches[..., 3] += noise - noise.mean(axis=1, keepdims=True)
-        patches[..., 4] = (4 * self.level_err[:, None]) ** -2
-        patches[..., 5] = 1 / 16
+        patches[..., 4:7] = 64 / 12 * np.array([1, 0, 1])
+        patches[..., 7] = (4 * self.level_err[:, None]) ** -2
+        patches[..., 8] = 1 / 16
         return patches
 
     def measured(self) -> list[tuple[PairMeasurement]]:
@@ -163,8 +164,9 @@ def solving(tiles: int, case: str) -> list[dict[str, Any]]:
     truth = Truth(tiles, case.endswith("islands"), case.endswith("planes"))
     sky = ((1000 - truth.offset) / truth.gain)[:, None]
     measured, before = truth.measured(), memory()
-    frame = TileFrame(truth.centre, np.broadcast_to(np.eye(2), (truth.tiles, 2, 2)))
-    model = "gain+plane" if truth.planes else "gain+offset"
+    jacobians, shapes = np.broadcast_to(np.eye(2), (truth.tiles, 2, 2)), np.full((truth.tiles, 2), 100)
+    frame = TileFrame(truth.centre, jacobians, shapes)
+    model = "gain+surface" if truth.planes else "gain+offset"
     start = clocks()
     solution = solve(truth.i, truth.j, measured, sky, model, frame=frame)
     seconds, cpu = clocks() - start

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from .errors import UserError
 from .photometry.tiles.file_options import FileOptions
 
+GAIN_SOURCES = ("pixels", "stars")
 MODELS = ("auto", "gain+offset", "gain+plane", "gain+surface", "offset", "offset+plane", "gain")
 
 
@@ -25,6 +27,11 @@ class Settings(FileOptions):
         file, or one of its images (``"a.fits[SCI,2]"``). It is the first tile of a file
         with several. All other tiles of its component are matched to it. None keeps the
         geometric mean of the gains and the median sky level of each component.
+    gain_from : {"pixels", "stars"}
+        What gives the gain of a pair: all pixels of the overlap, or the fluxes of stars alone.
+    stars : bool
+        Whether the stars are measured also if the gains are those of the pixels, to compare them.
+        Needs photutils, and as much time as the rest of the run.
     neighbours : int
         Pairs measured per tile, strongest first; 0 measures all.
     min_overlap : float
@@ -45,6 +52,8 @@ class Settings(FileOptions):
     """
 
     model: str = "auto"
+    gain_from: str = "pixels"
+    stars: bool = False
     anchor: int | str | None = None
     neighbours: int = 8
     min_overlap: float = 0.01
@@ -57,6 +66,8 @@ class Settings(FileOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("model", self.model, MODELS)
+        _check_choice("gain_from", self.gain_from, GAIN_SOURCES)
+        self._check_stars()
         for name in ("neighbours", "block", "workers", "pair_timeout", "tile_timeout"):
             _check_not_negative(name, getattr(self, name))
         if not 0.0 <= self.min_overlap < 1.0:
@@ -65,6 +76,22 @@ class Settings(FileOptions):
             )
         if not self.heartbeat > 0.0:
             raise UserError(f"heartbeat is {self.heartbeat}; give a number of seconds above 0")
+
+    @property
+    def needs_stars(self) -> bool:
+        """Whether the stars of the tiles are measured."""
+        return self.stars or self.gain_from == "stars"
+
+    def _check_stars(self) -> None:
+        if self.gain_from == "stars" and self.model.startswith("offset"):
+            raise UserError(
+                f"gain_from is 'stars', and the model {self.model} has no gains; choose gain+offset"
+            )
+        if self.needs_stars and find_spec("photutils") is None:
+            raise UserError(
+                "photutils, which measures the stars, is not installed: "
+                "pip install 'zemosaic[stars]'"
+            )
 
 
 def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -11,7 +11,7 @@ import click
 
 from ..files import output_names
 from ..photometry.tiles.file_options import split_input
-from ..settings import MODELS, Settings
+from ..settings import GAIN_SOURCES, MODELS, Settings
 from .output import OUTPUT_OPTIONS
 
 #: The options of `run_options` that are fields of `RunOptions`; the others are settings.
@@ -24,6 +24,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.option("--model", type=click.Choice(MODELS), default=Settings.model,
                      help="Terms to solve for each tile and channel."),
+        click.option("--gain-from", type=click.Choice(GAIN_SOURCES), default=Settings.gain_from,
+                     help="Measure gains by all pixels of an overlap, or by its stars alone."),
+        click.option("--stars", is_flag=True,
+                     help="Compare the gains with those of the stars; needs zemosaic[stars]."),
         click.option("--neighbours", type=int, default=Settings.neighbours, metavar="K",
                      help="Pairs to measure per tile, strongest first; 0 measures all."),
         click.option("--workers", type=int, default=0, metavar="N",

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..pipeline.illumination_text import describe_illuminations
 from ..pipeline.solution import PhaseSolution
+from ..pipeline.star_gains import stars_facts, stars_line
 
 STAGES = ("prepare", "overlap", "pairs", "solve", "apply")
 
@@ -28,6 +29,7 @@ def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         "pairs": {"overlaps": solution.candidates, "total": len(solution.records), **outcomes},
         "doubt": solution.sky_check.doubt,
         "model": solution.settings.model,
+        **({"stars": stars_facts(solution.records)} if solution.settings.needs_stars else {}),
         "illumination": [
             {
                 "instrument": light.name,
@@ -57,6 +59,11 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         *(
             f"{name:12} {text}"
             for name, text in describe_illuminations(solution.illuminations, solution.unit)
+        ),
+        *(
+            [f"stars        {stars_line(solution.records, solution.names)}"]
+            if solution.settings.needs_stars
+            else []
         ),
         *([f"doubt        {solution.sky_check.doubt}"] if solution.sky_check.doubt else []),
         *(

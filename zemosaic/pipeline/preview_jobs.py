@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from ..photometry.preview.saturation import Ceiling, Levels, levels_of_tile, sha
 from ..runtime.scheduler import Job, Outcome
 from .records import PreparedTile, ceiling_of, encode_tile, failure_reason, restore_tile
 from .run_context import RunContext
-from .tasks import ScannedTile, cache_key, prepare, preview_path, refuse
+from .tasks import ScannedTile, cache_key, prepare, preview_path, refuse, stars_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +96,19 @@ class PreviewJobs:
         for index in self.scanned:
             entry = self.context.cached_results.get(self.key(index, levels.get(index)))
             prepared = restore_tile(entry, preview_path(self.context.previews, index))
-            if prepared is not None:
+            if prepared is not None and self._has_stars(index, prepared):
                 restored[index] = prepared
         return restored
+
+    def _has_stars(self, index: int, prepared: PreparedTile) -> bool:
+        """Whether the stars of a tile are intact, or not needed."""
+        if not self.context.settings.needs_stars:
+            return True
+        try:
+            stars = stars_path(self.context.previews, index).read_bytes()
+        except OSError:
+            return False
+        return zlib.crc32(stars) == prepared.stars
 
     def _run(
         self,
@@ -132,7 +143,9 @@ class PreviewJobs:
         attributes = tile_attributes(index, tile.name)
         if index in self.odd:
             return Job(number, refuse, (self.odd[index],), attributes)
-        arguments = (tile, self.channels, self.grid, path, self.thumb, levels)
+        needs_stars = self.context.settings.needs_stars
+        stars = stars_path(self.context.previews, index) if needs_stars else None
+        arguments = (tile, self.channels, self.grid, path, self.thumb, levels, stars)
         return Job(number, prepare, arguments, attributes, self.key(index, levels))
 
     def _report(self, levels: Mapping[int, Levels]) -> None:

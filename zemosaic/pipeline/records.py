@@ -13,6 +13,7 @@ from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejec
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.saturation import Ceiling, Levels
 from ..photometry.preview.thumbnails import thumbnail
+from ..photometry.stars.gain import StarGain
 from ..photometry.tiles.fits_files import TileError
 from ..runtime.events import JobError
 from ..runtime.run_folder import RunFolder
@@ -42,6 +43,8 @@ class PreparedTile:
         Share of the tile that its mask or weights cover.
     sources_masked : bool
         Whether these cover most of its bright pixels, and few others.
+    stars : int
+        Checksum of the file of its stars; 0 if they are not measured.
     levels : Levels
         Levels at which other tiles are clipped, with which the preview was made.
     """
@@ -54,6 +57,7 @@ class PreparedTile:
     thumbnail: np.ndarray | None
     masked: float = 0.0
     sources_masked: bool = False
+    stars: int = 0
     levels: Levels = None
 
 
@@ -73,6 +77,8 @@ class PairRecord:
         Area of the overlap on the sky in square degrees.
     measurements : tuple of PairMeasurement or Rejected
         One per channel.
+    stars : tuple of StarGain
+        One per channel; empty if the stars are not measured.
     """
 
     index: int
@@ -81,6 +87,7 @@ class PairRecord:
     outcome: str
     area: float
     measurements: tuple[Measurement, ...]
+    stars: tuple[StarGain, ...] = ()
 
 
 #: Dataclasses whose fields the journal keeps: results of another layout are not resumed.

@@ -23,6 +23,7 @@ from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
 from ..photometry.solver.solve import Solution
 from ..photometry.solver.ties import Ties
+from ..photometry.stars.gain import with_star_gains
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
 from .groups import tie_tiles
@@ -38,6 +39,7 @@ from .run_context import RunContext
 from .same_sky import SkyCheck, check_same_sky
 from .scan_stage import scan_tiles
 from .solution import PhaseSolution
+from .star_gains import add_star_gains
 from .tasks import TileLike, cache_key, measure, preview_path
 from .tile_stages import PreparedTiles, prepare_tiles, write_corrected_tiles
 
@@ -75,6 +77,7 @@ def run_stages(
     records = _measure_pairs(context, graph, names, prepared)
     shared = _find_shared(context, len(names), {k: scanned[k].tile for k in prepared.previews})
     with context.stage("solve") as attributes:
+        records = add_star_gains(context, records)
         sky_check = _check_same_sky(context, records)
         shapes = {k: scanned[k].tile.shape for k in prepared.previews}
         solved = _solve(context, graph, corners, records, prepared, anchor, *shared, shapes)
@@ -214,6 +217,8 @@ def _solve(
         frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
         frame.shape[index] = shapes[index]
     measurements = [record.measurements for record in records]
+    if context.settings.gain_from == "stars":
+        measurements = [with_star_gains(record.measurements, record.stars) for record in records]
     model = context.settings.model
     return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties, instruments)
 

@@ -16,6 +16,7 @@ from .._version import __version__
 from ..files import atomic_write
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.solver.surfaces import SURFACE_POWERS
+from ..photometry.stars.gain import StarGain
 from ..settings import Settings
 from .records import PairRecord
 from .solution import PhaseSolution
@@ -28,6 +29,7 @@ SOLUTION_COLUMNS = (
 MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
 )  # fmt: skip
+STAR_COLUMNS = ("star_gain", "star_gain_err", "stars")
 LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
 SURFACE = " + ".join(
     f"{name} * " + " * ".join(["dx"] * power_x + ["dy"] * power_y)
@@ -74,7 +76,7 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
     ]
     columns = (
         "pair", "tile_i", "tile_j", "file_i", "file_j", "channel", "outcome", "reason", "area",
-        *MEASUREMENT_COLUMNS, "residual",
+        *MEASUREMENT_COLUMNS, *(STAR_COLUMNS if settings.needs_stars else ()), "residual",
     )  # fmt: skip
     return _table(
         {name: [row[name] for row in rows] for name in columns},
@@ -117,6 +119,8 @@ def _pair_row(
         "reason": _reason(measurement),
         "area": record.area,
     }
+    star = record.stars[channel] if record.stars else StarGain()
+    row |= {"star_gain": star.gain, "star_gain_err": star.gain_err, "stars": star.stars}
     for name in MEASUREMENT_COLUMNS:
         missing = 0 if name == "cells" else np.nan
         row[name] = getattr(measurement, name) if measured else missing

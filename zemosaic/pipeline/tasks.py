@@ -22,6 +22,7 @@ from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.saturation import Levels
 from ..photometry.preview.thumbnails import thumbnail
+from ..photometry.stars.aperture import measure_stars
 from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.mask_cover import mask_cover
@@ -88,6 +89,11 @@ def preview_path(folder: Path, index: int) -> Path:
     return folder / f"{index}.npy"
 
 
+def stars_path(folder: Path, index: int) -> Path:
+    """Return the path of the stars of a tile during the run."""
+    return folder / f"{index}.stars.npz"
+
+
 def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
     """Make tiles of one item of the input; only the headers of a file are read.
 
@@ -137,9 +143,15 @@ def _file_state(path: Path) -> tuple[object, ...]:
 
 
 def prepare(
-    tile: Tile, channels: int, grid: Grid, path: Path, thumb: int = 0, levels: Levels = None
+    tile: Tile,
+    channels: int,
+    grid: Grid,
+    path: Path,
+    thumb: int = 0,
+    levels: Levels = None,
+    stars_file: Path | None = None,
 ) -> PreparedTile:
-    """Make the preview of a tile and save it.
+    """Make the preview of a tile, measure its stars if asked to, and save both.
 
     Parameters
     ----------
@@ -155,6 +167,8 @@ def prepare(
         Side of a thumbnail cell in preview cells; 0 makes neither thumbnail nor checksum.
     levels : Levels
         Levels at which other tiles of the instrument are clipped.
+    stars_file : pathlib.Path or None
+        File of the stars; None does not measure them.
 
     Raises
     ------
@@ -169,10 +183,15 @@ def prepare(
     with timed_step("preview"):
         preview = make_preview(tile, grid, levels)
         cover = mask_cover(tile)
-    more = *((cover.all, cover.hides_sources) if cover else (0.0, False)), levels
+    masked = (cover.all, cover.hides_sources) if cover else (0.0, False)
+    stars = None
+    if stars_file is not None:
+        with timed_step("stars"):
+            stars = measure_stars(tile, preview.blank)
     with timed_step("save"):
         try:
             preview.save(path)
+            rest = *masked, stars.save(stars_file) if stars and stars_file else 0, levels
         except OSError as error:
             raise TileError(
                 f"{tile.place}: its preview cannot be written to {path.parent} "
@@ -180,11 +199,11 @@ def prepare(
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *more)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *rest)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
-        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *more)
+        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *rest)
 
 
 def refuse(reason: str) -> None:

@@ -188,6 +188,32 @@ class PairData:
 
 
 @dataclass(frozen=True)
+class StarComparison:
+    """The gains of a pair in one channel by its overlap, which may be NaN, and by its stars.
+
+    `pair` is the index of its job, and `i` and `j` are the indices of its tiles.
+    """
+
+    pair: int
+    i: int
+    j: int
+    channel: int
+    gain: float
+    gain_err: float
+    star_gain: float
+    star_gain_err: float
+    stars: int
+
+    @property
+    def chi(self) -> float:
+        """Difference of the logarithms in standard errors; NaN without a gain by the overlap."""
+        if not (self.gain > 0 and self.gain_err > 0):
+            return math.nan
+        error = math.hypot(self.gain_err / self.gain, self.star_gain_err / self.star_gain)
+        return math.log(self.star_gain / self.gain) / error
+
+
+@dataclass(frozen=True)
 class StageTimes:
     """Start and end of a stage in seconds since the start of the run."""
 
@@ -212,6 +238,8 @@ class RunData:
         Whether there are corrections.
     unit : str
         Unit of the levels.
+    star_gains : list of StarComparison
+        Pairs with a gain by their stars; empty if the stars were not measured.
     illuminations : list of Illumination
         One for each instrument with an illumination or a glow.
     """
@@ -224,6 +252,7 @@ class RunData:
     alerts: list[Heartbeat | SlowJob]
     solved: bool
     unit: str = "ADU"
+    star_gains: list[StarComparison] = field(default_factory=list)
     illuminations: list[Illumination] = field(default_factory=list)
 
     def elapsed(self, time_ns: int) -> float:

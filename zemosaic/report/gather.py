@@ -38,6 +38,7 @@ from .data import (
     Placement,
     RunData,
     StageTimes,
+    StarComparison,
     TileData,
     job_outcome,
     job_seconds,
@@ -86,6 +87,12 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         _pair(job, tiles[i], tiles[j], residuals)
         for (i, j), job in sorted(_pair_jobs(results, jobs, tiles).items())
     ]
+    star_gains = _read_star_gains(files.pairs) if solved else []
+    if autopsy.record.about.get("settings", {}).get("gain_from") == "stars":
+        of_pair: dict[int, list[StarComparison]] = {}
+        for star in star_gains:
+            of_pair.setdefault(star.pair, []).append(star)
+        pairs = [_judged_by_stars(pair, tiles, of_pair.get(pair.index, [])) for pair in pairs]
     _add_pair_counts(tiles, pairs)
     if not solved:
         _add_components(tiles, pairs)
@@ -98,6 +105,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         alerts=[event for event in events if isinstance(event, Heartbeat | SlowJob)],
         solved=solved,
         unit=unit,
+        star_gains=star_gains,
         illuminations=illuminations,
     )
 
@@ -218,6 +226,34 @@ def _read_residuals(path: Path) -> Residuals:
     table = Table.read(path, format="ascii.ecsv", include_names=(*KEY, "residual"))
     keys = zip(*(table[name].tolist() for name in KEY), strict=True)
     return dict(zip(keys, table["residual"].tolist(), strict=True))
+
+
+def _read_star_gains(path: Path) -> list[StarComparison]:
+    """Read the gains by stars from the table of pairs; none if it has no stars."""
+    if not path.exists():
+        return []
+    table = Table.read(path, format="ascii.ecsv")
+    if "star_gain" not in table.colnames:
+        return []
+    names = ("gain", "gain_err", "star_gain", "star_gain_err", "stars")
+    rows = zip(*(table[name].tolist() for name in ("pair", *KEY, *names)), strict=True)
+    return [star for star in (StarComparison(*row) for row in rows) if star.star_gain_err > 0]
+
+
+def _judged_by_stars(
+    pair: PairData, tiles: Sequence[TileData], stars: Sequence[StarComparison]
+) -> PairData:
+    """Return a pair with the residuals of the gains of its stars, which gave the solution."""
+    chi = {}
+    for star in stars:
+        first, second = (tiles[index].gain[star.channel] for index in (pair.i, pair.j))
+        relative_err = star.star_gain_err / star.star_gain
+        chi[star.channel] = math.log(star.star_gain * second / first) / relative_err
+    residuals = tuple(
+        replace(residual, gain_chi=chi.get(channel, math.nan))
+        for channel, residual in enumerate(pair.residuals)
+    )
+    return replace(pair, residuals=residuals)
 
 
 def _is_newer(path: Path, time_ns: int) -> bool:

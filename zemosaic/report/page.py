@@ -26,6 +26,7 @@ from .tables import (
     corrections_table,
     settings_table,
     stack_dumps,
+    star_table,
     time_tables,
     unmeasured_tables,
 )
@@ -220,6 +221,7 @@ def _corrections(run: RunData) -> Iterator[str]:
     )
     yield f'<div class="two">{_chart("gain")}{_chart("offset")}</div>'
     yield corrections_table(run)
+    yield from star_table(run)
     sentences = chi_square_sentences(run)
     if sentences:
         yield "<h3>Residuals compared with their errors</h3>"

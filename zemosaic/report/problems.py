@@ -14,6 +14,7 @@ from .data import RunData
 
 MAX_LISTED = 50  # problems in the list; the tables have all tiles and pairs
 MAX_CHI = 5  # standard errors beyond which two tiles disagree; red in the map
+MAX_STAR_CHI = 4  # standard errors beyond which the gains of overlap and stars disagree
 DISAGREEING = 0.1  # fraction of pairs beyond which the model is doubtful
 
 
@@ -90,6 +91,18 @@ def _disagreeing_pairs(run: RunData) -> Iterator[Problem]:
         )
 
 
+def _disagreeing_stars(run: RunData) -> Iterator[Problem]:
+    apart = {row.pair for row in run.star_gains if abs(row.chi) > MAX_STAR_CHI}
+    if apart:
+        pairs = len({row.pair for row in run.star_gains})
+        yield Problem(
+            f"The gains of {count(len(apart), 'pair')} of {pairs} by their stars differ from those "
+            f"by their overlaps by more than {MAX_STAR_CHI} errors: saturated stars or a faulty "
+            "flat may bend either; compare both in the table below",
+            warning=True,
+        )
+
+
 def _isolated_tiles(run: RunData) -> Iterator[Problem]:
     for tile in run.tiles:
         if run.solved and not tile.failed and not tile.pairs:
@@ -114,6 +127,7 @@ RULES: tuple[Callable[[RunData], Iterator[Problem]], ...] = (
     _suspect_tiles,
     _resume,
     _disagreeing_pairs,
+    _disagreeing_stars,
     _isolated_tiles,
     _separate_groups,
 )

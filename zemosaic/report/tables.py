@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -9,7 +10,7 @@ from ..observe.autopsy_text import describe_job
 from ..observe.progress import stage_title
 from ..runtime.events import JobEnded
 from .alerts import alert_job
-from .data import PairData, RunData, job_outcome, job_seconds
+from .data import PairData, RunData, StarComparison, job_outcome, job_seconds
 from .markup import escape, folded, table
 from .problems import MAX_LISTED, count
 
@@ -105,6 +106,34 @@ def _pairs_table(run: RunData, pairs: list[PairData], title: str, reason: str) -
     if len(pairs) > MAX_LISTED:
         body += f"<p>and {len(pairs) - MAX_LISTED} more, in pairs.ecsv</p>"
     return folded(f"{count(len(pairs), 'pair')} {title}", body)
+
+
+def star_table(run: RunData) -> Iterator[str]:
+    """Yield both gains of the pairs with stars, those that differ most first, folded away."""
+    if not run.star_gains:
+        return
+    worst = sorted(run.star_gains, key=_difference, reverse=True)
+    rows = [
+        (
+            row.pair, run.tiles[row.i].name, run.tiles[row.j].name, run.channel_names[row.channel],
+            row.gain, row.gain_err, row.star_gain, row.star_gain_err, row.stars, row.chi,
+        )
+        for row in worst[:MAX_LISTED]
+    ]  # fmt: skip
+    head = (
+        "pair", "tile", "and tile", "channel", "gain by the overlap", "±", "gain by the stars", "±",
+        "stars", "difference in errors",
+    )  # fmt: skip
+    formats = {0: "d", 4: ".4f", 5: ".4f", 6: ".4f", 7: ".4f", 8: "d", 9: "+.1f"}
+    body = table(head, rows, formats)
+    if len(worst) > MAX_LISTED:
+        body += f"<p>and {len(worst) - MAX_LISTED} more, in pairs.ecsv</p>"
+    title = "Gains of the pairs by their overlaps and by their stars, most different first"
+    yield folded(title, body)
+
+
+def _difference(star: StarComparison) -> float:
+    return 0.0 if math.isnan(star.chi) else abs(star.chi)
 
 
 def settings_table(run: RunData) -> str:

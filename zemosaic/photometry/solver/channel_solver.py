@@ -21,8 +21,8 @@ from .hierarchy import Fit, fit_hierarchy
 from .initial import reference_levels
 from .shared_terms import SharedTerms
 from .spreads import Spreads
-from .suspects import find_suspects, tied_by_suspects
 from .surfaces import SURFACE_POWERS, pixel_polynomials
+from .suspects import find_suspects, tied_by_suspects
 from .tile_shifts import MISPLACED, distance_in_pixels, tile_shifts
 
 

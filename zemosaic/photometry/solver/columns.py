@@ -85,7 +85,7 @@ class Columns:
             values.copy() for values in (state.surface, state.log_flat, state.glow)
         )
         surface[:, active.surface] += step[:, 2:]
-        common = shared.reshape(self.instruments, -1)
+        common = shared.reshape(self.instruments, self.shared_terms)
         flats = np.count_nonzero(active.log_flat)
         log_flat[:, active.log_flat] += common[:, :flats]
         glows = flats + np.count_nonzero(active.glow)

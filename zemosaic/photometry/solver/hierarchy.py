@@ -19,10 +19,10 @@ from .bordered import Bordered
 from .channel import Channel
 from .columns import Columns, hold_means, set_gauge
 from .initial import initial_state
-from .learner import Learner, settled
+from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
-from .pair_rows import PairEquations, Rows, State
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
+from .pair_rows import PairEquations, Rows, State
 from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 
@@ -77,16 +77,17 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray) -> Fit:
     reference : ndarray
         ``(T,)`` level of each tile at which its level is solved for.
     """
-    state = set_gauge(channel, initial_state(channel, reference), reference)
+    state, gain_excess = initial_state(channel, reference)
+    state = set_gauge(channel, state, reference)
     sample = sample_pairs(channel)
     if sample.all():
-        solver = HierarchySolver(channel, reference, learns_tiles=True)
+        solver = HierarchySolver(channel, reference, gain_excess, learns_tiles=True)
         return solver.fit(state, solver.first_spreads(state))
     part = replace(channel, pairs=channel.pairs.chosen(sample))
-    solver = HierarchySolver(part, reference, learns_tiles=True)
+    solver = HierarchySolver(part, reference, gain_excess, learns_tiles=True)
     survey = solver.fit(state, solver.first_spreads(state))
     shared = {name: getattr(survey.state, name) for name in ("log_flat", "glow", "bias")}
-    solver = HierarchySolver(channel, reference, learns_tiles=False)
+    solver = HierarchySolver(channel, reference, gain_excess, learns_tiles=False)
     return solver.fit(replace(state, **shared), survey.spreads)
 
 
@@ -113,13 +114,18 @@ class HierarchySolver:
         Its pairs and tiles.
     reference : ndarray
         ``(T,)`` level of each tile at which its level is solved for.
+    gain_excess : float
+        Excess variance of the gains of pairs by their own loops.
     learns_tiles : bool
         Whether the sizes of the classes of the tiles' own terms are estimated as well; those of the
         shared terms always are.
     """
 
-    def __init__(self, channel: Channel, reference: np.ndarray, learns_tiles: bool) -> None:
+    def __init__(
+        self, channel: Channel, reference: np.ndarray, gain_excess: float, learns_tiles: bool
+    ) -> None:
         self.channel, self.reference, self.learns_tiles = channel, reference, learns_tiles
+        self.gain_excess = gain_excess
         self.equations = PairEquations(channel, reference)
         variances = self.equations.level_var[np.isfinite(self.equations.level_var)]
         self.patch_var = float(np.median(variances)) if len(variances) else 1.0
@@ -144,6 +150,7 @@ class HierarchySolver:
         shares = self.channel.instruments.names != () and self.channel.frame is not None
         return none.replace(
             gain=FIRST_GAIN_SPREAD**2,
+            gain_excess=self.gain_excess,
             surface=np.where(np.arange(3) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.light**2 * shares),
             # What the model leaves out must not bend the gains before its size is known.
@@ -184,9 +191,7 @@ class HierarchySolver:
                 if self.learns_tiles:
                     spreads = learner.of_tiles(spreads)
                 if self.learns_tiles and number > EXCESS_AFTER:
-                    spreads = learner.excess(
-                        spreads, rows, weights, self.channel.pairs.concentration
-                    )
+                    spreads = learner.level_excess(spreads, rows, weights)
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(last, spreads)
                 learning &= number < LAST_LEARNING
         residuals = PairResiduals.of(
@@ -207,7 +212,7 @@ class HierarchySolver:
         return columns, self._system
 
     def _rows(self, state: State, columns: Columns, spreads: Spreads) -> list[Rows]:
-        excess = spreads.level_excess, spreads.gain_excess
+        excess = CORRELATED * spreads.level_excess, spreads.gain_excess
         return list(self.equations.rows(state, columns.active, excess))
 
     def _priors(self, columns: Columns, spreads: Spreads) -> tuple[np.ndarray, np.ndarray]:

@@ -5,34 +5,36 @@ from __future__ import annotations
 import numpy as np
 
 from ..illumination import TERMS
+from ..overlap.graph import component_labels
 from .channel import Channel
 from .pair_rows import State
 from .potentials import Differences, potentials
+from .spreads import scored_excess
 from .surfaces import ORDERS
 
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
+FEWEST_LOOPS = 3  # to judge the errors of gains by
+OUTLIER = 3.0  # standard deviations at which a residual counts at most
+ROUNDS = 30  # of scoring
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
 
-def initial_state(channel: Channel, reference: np.ndarray) -> State:
+def initial_state(channel: Channel, reference: np.ndarray) -> tuple[State, float]:
     """Solve for gains from the gains of the pairs, then for levels from their pivots.
 
-    Outlying pairs lose their weight, so that one bad tile does not bias its neighbours.
+    Outlying pairs lose their weight, so that one bad tile does not bias its neighbours. Also return
+    the excess variance of the gains by which their loops do not close: levels have no part in it,
+    because a gradient that is not modelled spoils levels alone.
     """
-    log_gain = _log_gains(channel)
+    log_gain, gain_excess = _log_gains(channel)
     level = np.zeros(channel.tiles)
     if channel.offsets_are_free:
         level = _levels(channel, np.exp(log_gain), reference)
     instruments = len(channel.instruments.names)
     shared = np.zeros((instruments, len(TERMS)))
-    return State(
-        log_gain,
-        level,
-        np.zeros((channel.tiles, len(ORDERS))),
-        shared,
-        shared,
-        np.zeros(instruments),
-    )
+    surface = np.zeros((channel.tiles, len(ORDERS)))
+    state = State(log_gain, level, surface, shared, shared, np.zeros(instruments))
+    return state, gain_excess
 
 
 def reference_levels(channel: Channel) -> np.ndarray:
@@ -52,21 +54,40 @@ def reference_levels(channel: Channel) -> np.ndarray:
     return np.where(channel.mixed_gains, 0.0, mean[node])
 
 
-def _log_gains(channel: Channel) -> np.ndarray:
+def _log_gains(channel: Channel) -> tuple[np.ndarray, float]:
     """Solve ``log g_i - log g_j = log a`` for pairs with the measured gain a."""
     pairs, node, anchor = channel.pairs, channel.ties.gain, channel.anchor
-    if not channel.gains_are_free:
-        return np.zeros(channel.tiles)
     measured = np.isfinite(pairs.gain) & np.isfinite(pairs.gain_err)
+    if not channel.gains_are_free or not measured.any():
+        return np.zeros(channel.tiles), 0.0
     gain = pairs.gain[measured]
-    error = np.maximum(pairs.gain_err[measured] / gain, LEAST_GAIN_ERROR)
-    ends = node[pairs.i[measured]], node[pairs.j[measured]]
+    variance = np.maximum(pairs.gain_err[measured] / gain, LEAST_GAIN_ERROR) ** 2
+    i, j = node[pairs.i[measured]], node[pairs.j[measured]]
     fit = potentials(
         channel.tiles,
-        Differences(*ends, np.log(gain), error**-2.0),
+        Differences(i, j, np.log(gain), 1 / variance),
         anchor if anchor is None else int(node[anchor]),
     )
-    return fit.value[node]
+    unknowns = len(np.unique(np.r_[i, j])) - len(
+        np.unique(component_labels(channel.tiles, i, j)[i])
+    )
+    excess = _excess(fit.residual, variance, pairs.concentration[measured], unknowns)
+    return fit.value[node], excess
+
+
+def _excess(
+    residual: np.ndarray, variance: np.ndarray, concentration: np.ndarray, unknowns: int
+) -> float:
+    """Return the variance, times the concentration, that residuals have beyond their errors."""
+    if len(residual) - unknowns < FEWEST_LOOPS:
+        return 0.0
+    excess, leverage = 0.0, np.full(len(residual), unknowns / len(residual))
+    for _ in range(ROUNDS):
+        total = variance + excess * concentration
+        squares = np.minimum(residual**2, OUTLIER**2 * total)
+        least = float(np.median(variance))
+        excess = scored_excess(excess, concentration, squares, total, leverage, least)
+    return excess
 
 
 def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.ndarray:

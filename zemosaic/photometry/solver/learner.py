@@ -18,10 +18,13 @@ from .spreads import (
     tail_weights,
 )
 
+KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
 DAMPED_AFTER, DAMPING = 12, 0.6  # rounds, after which variances change by part of a step
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 #: Variance of log-gains at least: overlaps that show no gains do not show that they are equal.
 LEAST_GAIN_SPREAD = 0.01**2
+#: Patches whose excess is alike: a structure that the model leaves out covers some of them.
+CORRELATED = 4.0
 TRUSTED = 0.1  # least weight of a pair whose residuals count
 
 
@@ -47,11 +50,14 @@ class Learner:
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
         self.damping = DAMPING if number > DAMPED_AFTER else 1.0
+        self.drops = number > KEPT_ROUNDS
 
     def shared(self, spreads: Spreads) -> Spreads:
         """Estimate the classes of the shared terms."""
         active = self.columns.active
-        error = self.normal.shared_inverse.diagonal().reshape(self.columns.instruments, -1)
+        error = self.normal.shared_inverse.diagonal().reshape(
+            self.columns.instruments, self.columns.shared_terms
+        )
         flats = np.count_nonzero(active.log_flat)
         glows = flats + np.count_nonzero(active.glow)
         return spreads.replace(
@@ -75,7 +81,7 @@ class Learner:
         if own[:, 0].any():
             chosen = own[:, 0]
             score = scored_variance(gain, state.log_gain[chosen] ** 2, error[chosen, 0])
-            gain = max(self._damped(gain, score), LEAST_GAIN_SPREAD)
+            gain = max(self._next(gain, *score), LEAST_GAIN_SPREAD)
         kinds = SURFACE_CLASS[columns.active.surface]
         values = state.surface[:, columns.active.surface]
         for kind in np.unique(kinds).tolist():
@@ -87,42 +93,26 @@ class Learner:
                 surface[kind], squares[chosen], error[:, 2 + members][chosen],
                 self.tails[chosen, kind][:, None],
             )  # fmt: skip
-            surface[kind] = self._damped(surface[kind], score)
+            surface[kind] = self._next(surface[kind], *score)
         return spreads.replace(gain=gain, surface=surface)
 
-    def excess(
-        self, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray, concentration: np.ndarray
-    ) -> Spreads:
-        """Estimate the excess variances of levels and gains.
-
-        `weights` and `concentration` ``(P,)`` are those of the pairs.
-        """
+    def level_excess(self, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray) -> Spreads:
+        """Estimate the excess variance of levels, with the weights ``(P,)`` of the pairs."""
         _, blocks = self.normal.factor.inverse()
-        numbers: list[list[np.ndarray]] = [[], []]
+        numbers = [np.zeros((3, 0))]
         for part in rows:
-            weight = weights[part.pairs]
-            leverage = self._leverage(part, blocks) * weight[:, None] / part.variance
-            squares = part.residual**2 * weight[:, None]
-            factor = np.ones_like(squares)
-            factor[:, -1] = concentration[part.pairs]
-            used = np.isfinite(part.variance) & (weight > TRUSTED)[:, None]
-            for kind, place in enumerate((slice(0, -1), slice(-1, None))):
-                chosen = used[:, place]
-                numbers[kind].append(
-                    np.stack(
-                        [
-                            array[:, place][chosen]
-                            for array in (factor, squares, part.variance, leverage)
-                        ]
-                    )
-                )
-        results = []
-        presents = spreads.level_excess, spreads.gain_excess
-        for arrays, present in zip(numbers, presents, strict=True):
-            factor, squares, variance, leverage = np.concatenate(arrays, axis=1)
-            least = float(np.median(variance - present * factor)) if len(variance) else 0.0
-            results.append(scored_excess(present, factor, squares, variance, leverage, least))
-        return spreads.replace(level_excess=results[0], gain_excess=results[1])
+            weight = weights[part.pairs][:, None]
+            used = np.isfinite(part.variance[:, :-1]) & (weight > TRUSTED)
+            leverage = self._leverage(part, blocks) * weight / part.variance
+            arrays = part.residual**2 * weight, part.variance, leverage
+            numbers.append(np.stack([array[:, :-1][used] for array in arrays]))
+        squares, variance, leverage = np.concatenate(numbers, axis=1)
+        present = spreads.level_excess
+        own = variance - CORRELATED * present
+        least = float(np.median(own)) if len(own) else 0.0
+        ones = np.ones(len(own))
+        changed = scored_excess(present, ones, squares, own + present, leverage, least)
+        return spreads.replace(level_excess=changed)
 
     def _leverage(self, part: Rows, blocks: np.ndarray) -> np.ndarray:
         """Return the variances ``(n, 17)`` of the modelled values."""
@@ -149,10 +139,13 @@ class Learner:
         for kind in np.unique(kinds).tolist():
             members = kinds == kind
             score = scored_variance(variances[kind], values[:, members] ** 2, errors[:, members])
-            changed[kind] = self._damped(variances[kind], score)
+            changed[kind] = self._next(variances[kind], *score)
         return changed
 
-    def _damped(self, before: float, after: float) -> float:
+    def _next(self, before: float, after: float, evident: bool) -> float:
+        """Return the variance for the next round; 0 leaves its class out."""
+        if self.drops and not evident:
+            return 0.0
         return float(before * (after / before) ** self.damping)
 
 

@@ -64,7 +64,7 @@ class Spreads:
 
 def scored_variance(
     variance: float, squares: np.ndarray, errors: np.ndarray, weights: np.ndarray | float = 1.0
-) -> float:
+) -> tuple[float, bool]:
     """Take one step of Fisher's scoring for the variance of a class.
 
     Parameters
@@ -78,8 +78,10 @@ def scored_variance(
 
     Returns
     -------
-    float
-        0 if the data show no terms of this class.
+    variance : float
+        The next one.
+    evident : bool
+        Whether the data show terms of this class.
     """
     determined = np.clip(1 - weights * errors / variance, 1e-6, 1 - 1e-6)
     score = float((weights * squares / variance - determined).sum())
@@ -87,8 +89,8 @@ def scored_variance(
     changed = variance * float(np.clip(step, 1 / LARGEST_STEP, LARGEST_STEP))
     # Inverse variances of the terms by the data alone, in units of that of the class.
     information = determined / (1 - determined) * (changed / variance)
-    evident = np.square(information).sum() > 2 * LEAST_EVIDENCE**2
-    return changed if evident else 0.0
+    evident = bool(np.square(information).sum() > 2 * LEAST_EVIDENCE**2)
+    return changed, evident
 
 
 def scored_excess(

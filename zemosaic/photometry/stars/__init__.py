@@ -1,0 +1,1 @@
+"""Aperture photometry of stars: a second opinion on the gain of a pair."""
