@@ -164,7 +164,10 @@ def solving(tiles: int, case: str) -> list[dict[str, Any]]:
     truth = Truth(tiles, case.endswith("islands"), case.endswith("planes"))
     sky = ((1000 - truth.offset) / truth.gain)[:, None]
     measured, before = truth.measured(), memory()
-    jacobians, shapes = np.broadcast_to(np.eye(2), (truth.tiles, 2, 2)), np.full((truth.tiles, 2), 100)
+    jacobians, shapes = (
+        np.broadcast_to(np.eye(2), (truth.tiles, 2, 2)),
+        np.full((truth.tiles, 2), 100),
+    )
     frame = TileFrame(truth.centre, jacobians, shapes)
     model = "gain+surface" if truth.planes else "gain+offset"
     start = clocks()
