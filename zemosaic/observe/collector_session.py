@@ -62,7 +62,7 @@ class CollectorSession(requests.Session):
             self.reason = _describe(error, options.get("timeout"))
             raise
         self.status = answer.status_code
-        if answer.status_code >= 400:  # the exporter decides whether to try again
+        if answer.status_code in _TRY_AGAIN:  # the exporter does
             self.reason = f"{answer.status_code} {answer.reason}"
             return answer
         self.reason = _refusal(answer)
@@ -72,10 +72,9 @@ class CollectorSession(requests.Session):
 
 
 def _refusal(answer: requests.Response) -> str:
-    """Return why an answer below status 400 is no success; empty if it is one."""
+    """Return why an answer is no success; empty if it is one."""
     if answer.status_code >= 300:
-        target = without_credentials(answer.headers.get("Location", "another place"))
-        return f"redirected to {target}"
+        return _describe_status(answer)
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return _json_refusal(answer)
@@ -89,6 +88,12 @@ def _refusal(answer: requests.Response) -> str:
     except DecodeError:
         return "answered as no collector does"
     return _rejection(partial.rejected_spans, partial.error_message)
+
+
+def _describe_status(answer: requests.Response) -> str:
+    if answer.status_code >= 400:
+        return f"{answer.status_code} {answer.reason}"
+    return f"redirected to {without_credentials(answer.headers.get('Location', 'another place'))}"
 
 
 def _json_refusal(answer: requests.Response) -> str:

@@ -88,6 +88,7 @@ class Tracing:
         self._last_reason: Callable[[], str] = lambda: ""
         self._lock = threading.Lock()
         self._open_queues = 0
+        self._signals_thread: threading.Thread | None = None
         self._tracer = self._make_tracer(endpoint, other_signals)
         exporter = otlp_sender(endpoint) if endpoint else None
         limits = _queue_limits()
@@ -156,6 +157,7 @@ class Tracing:
             from .other_signals import OtherSignals
 
             self.signals = OtherSignals(endpoint, provider.resource, scope)
+            self._open_queues += 1
         return Recorder(provider.resource, scope, self.ids, limits, provider.sampler, self._put)
 
     def _put(self, span: ReadableSpan) -> None:
@@ -198,12 +200,13 @@ class Tracing:
         deadline = time.monotonic() + timeout
         for queue in self._queues:
             queue.close()
-        others = self.signals.close() if self.signals is not None else []
+        if self.signals is not None and self._signals_thread is None:
+            self._signals_thread = self.signals.close(self._closed)
         written = self._queues[0].join(SHUTDOWN_TIMEOUT)
         for queue in self._queues[1:]:
             queue.join(max(0.0, deadline - time.monotonic()))
-        for thread in others:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._signals_thread is not None:
+            self._signals_thread.join(max(0.0, deadline - time.monotonic()))
         if written:
             # The queue has already counted the spans for which the disk had no room.
             with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from queue import Full, Queue
 from typing import Any
 
@@ -69,16 +69,21 @@ class OtherSignals:
         if self._logs is not None:
             self._logs.put(otlp_json.LogRecord(name, time_ns, severity, body, attributes, span))
 
-    def close(self) -> list[threading.Thread]:
-        """Send the last values; return the threads that do it."""
-        threads = []
-        if self._provider is not None:
-            threads.append(threading.Thread(target=self._provider.shutdown, daemon=True))
-            threads[0].start()
-        if self._logs is not None:
-            self._logs.put(None)
-            threads.append(self._logs.thread)
-        return threads
+    def close(self, on_closed: Callable[[], None]) -> threading.Thread:
+        """Send the last values in a thread, which calls `on_closed` at its end, and return it."""
+
+        def work() -> None:
+            try:
+                if self._provider is not None:
+                    self._provider.shutdown()
+                if self._logs is not None:
+                    self._logs.close()
+            finally:
+                on_closed()
+
+        thread = threading.Thread(target=work, name="zemosaic-signals", daemon=True)
+        thread.start()
+        return thread
 
 
 def _reader(address: str) -> PeriodicExportingMetricReader:
@@ -130,11 +135,16 @@ class _LogSender:
         certificate, key = _variable("CLIENT_CERTIFICATE"), _variable("CLIENT_KEY")
         self._session.cert = (certificate, key) if certificate and key else certificate or None
         self._records: Queue[Any] = Queue(MAX_RECORDS)
-        self.thread = threading.Thread(target=self._work, name="zemosaic-logs", daemon=True)
-        self.thread.start()
+        self._thread = threading.Thread(target=self._work, name="zemosaic-logs", daemon=True)
+        self._thread.start()
 
-    def put(self, record: Any) -> None:
-        """Send a record; None ends the thread. With a full queue the record is lost."""
+    def close(self) -> None:
+        """Send the waiting records and end the thread."""
+        self._records.put(None)
+        self._thread.join()
+
+    def put(self, record: otlp_json.LogRecord) -> None:
+        """Send a record; with a full queue it is lost."""
         try:
             self._records.put_nowait(record)
         except Full:
