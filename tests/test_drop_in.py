@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
+import zemosaic
 from tests.helpers.fakes import FakeClock, ManualPool, without_slot
+from zemosaic.drop_in.corrections import reduce_solution
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.runtime.thread_pool import ThreadPool
-from zemosaic.zemosaic_utils import compute_intertile_affine_calibration
+from zemosaic.zemosaic_utils import (
+    compute_intertile_affine_calibration,
+    get_last_intertile_diagnostics,
+)
 
 SCENE = Scene(tiles=9, shape=(128, 160), electrons=0, stars=4e-3, seeing=0, overlap=0.35)
 
@@ -76,14 +84,18 @@ def calibrate(
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_progress_increases_by_one_to_the_total(tiles: Any, seed: int) -> None:
-    """If jobs end in random order and some fail: 1, 2, ... total, and every fifth pair."""
+    """If jobs end in random order and some fail: 1, 2, ... total, and a share that never falls."""
     pool = ShuffledPool(seed, failing=(2, 9))
     corrections, callback = calibrate(tiles, pool=pool, clock=FakeClock(pool.end_one))
     pairs = callback.progress("phase5_intertile_pairs")
     total = pairs[0][1]
     assert total > 10
     assert pairs == [(k, total) for k in range(1, total + 1)]
-    assert callback.progress("phase5_intertile") == [(k, total) for k in range(5, total + 1, 5)]
+    phase = callback.progress("phase5_intertile")
+    assert [done for done, _ in phase] == [*range(1, 10), *range(9 + 5, 9 + total + 1, 5)]
+    shares = [done / of for done, of in phase]
+    assert shares == sorted(shares)
+    assert phase[-1] == (9 + total, 9 + total)
     assert set(corrections) == set(range(9))
 
 
@@ -130,7 +142,7 @@ def test_the_heartbeat_has_the_specified_text_and_rate(tiles: Any) -> None:
     pattern = re.escape(f"[Intertile] Heartbeat: done=5/{total} pending={total - 5} ")
     pattern += r"last_completed_idx=5 sample_pending_idx=\[6, 7, 8, 9, 10\]"
     assert re.fullmatch(pattern, beats[0]), beats[0]
-    assert [call[2] for call in callback.calls if call[0] == beats[0]] == ["WARNING"] * 2
+    assert [call[2] for call in callback.calls if call[0] == beats[0]] == ["WARN"] * 2
 
 
 @pytest.mark.parametrize("pool", ["threads", "processes"])
@@ -173,7 +185,8 @@ def test_an_invalid_entry_does_not_shift_the_keys(tiles: Any) -> None:
     corrections, callback = calibrate([*tiles[:3], ("no array", None), *tiles[3:]])
     expected, _ = calibrate(tiles)
     assert set(corrections) == {0, 1, 2, *range(4, 10)}
-    assert [corrections[k] for k in (0, 1, 2, 4)] == [expected[k] for k in (0, 1, 2, 3)]
+    shifted = [corrections[k] for k in (0, 1, 2, 4)]
+    assert np.allclose(shifted, [expected[k] for k in (0, 1, 2, 3)], rtol=1e-9)
     assert any("tile 3" in line for line in callback.lines())
 
 
@@ -243,3 +256,116 @@ def test_all_arguments_of_zemosaic_are_accepted(tiles: Any) -> None:
     )  # fmt: skip
     threads.close()
     assert corrections == calibrate(tiles)[0]
+
+
+def test_equal_weights_have_no_anchor(tiles: Any) -> None:
+    """They give the corrections without weights, also if the first tile is empty."""
+    assert calibrate(tiles, tile_weights=[2.0] * 9)[0] == calibrate(tiles)[0]
+    empty = [(np.full_like(tiles[0][0], np.nan), tiles[0][1]), *tiles[1:]]
+    corrections, _ = calibrate(empty, tile_weights=[1.0] * 9)
+    assert set(corrections) == set(range(1, 9))
+
+
+def test_the_next_usable_tile_is_the_anchor(tiles: Any) -> None:
+    """If the heaviest is empty; weights that are no numbers above 0 count as 1."""
+    empty = [(np.full_like(tiles[0][0], np.nan), tiles[0][1]), *tiles[1:]]
+    weights = [9.0, 0.0, float("nan"), 5.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    corrections, callback = calibrate(empty, tile_weights=weights)
+    assert corrections[3] == (1.0, 0.0)
+    assert set(corrections) == set(range(1, 9))
+    assert any("anchor: tile 3" in line for line in callback.lines())
+
+
+def test_channels_are_returned_on_request(tiles: Any) -> None:
+    """Each has its own gain and offset; an alpha plane is a mask, not a colour."""
+    colour = [
+        (np.stack([data, 2 * data + 100, data, np.ones_like(data)], axis=-1), wcs)
+        for data, wcs in tiles
+    ]
+    corrections, _ = calibrate(colour, return_channels=True)
+    expected, _ = calibrate(tiles)
+    for index, (gains, offsets) in corrections.items():
+        assert len(gains) == len(offsets) == 3
+        assert gains[1] == pytest.approx(expected[index][0], abs=1e-3)
+        assert gains[0] == gains[2] == pytest.approx(expected[index][0], abs=1e-6)
+
+
+def test_an_alpha_plane_is_a_mask(tiles: Any) -> None:
+    """Where it is 0 the colours count as missing, and it is no part of the mean."""
+    alpha = np.ones(tiles[0][0].shape, dtype=np.float32)
+    alpha[:, :12] = 0
+    rgba, masked = [], []
+    for data, wcs in tiles:
+        damaged = np.where(alpha > 0, data, 9e5)
+        rgba.append((np.stack([damaged] * 3 + [alpha], axis=-1), wcs))
+        masked.append((data, wcs, alpha))
+    corrections, expected = calibrate(rgba)[0], calibrate(masked)[0]
+    values = [[corrections[k] for k in range(9)], [expected[k] for k in range(9)]]
+    assert np.allclose(*values, atol=1e-2)
+
+
+def test_arguments_are_coerced(tiles: Any) -> None:
+    """Strings, None, NaN and numbers out of range, as in a configuration file."""
+    expected, _ = calibrate(tiles)
+    corrections, _ = calibrate(
+        tiles, preview_size="512", min_overlap_fraction=float("nan"), cpu_workers="-3",
+        max_neighbors_per_tile="8", sky_percentile=None, robust_clip_sigma="x",
+        use_auto_intertile="false", gain_clip=None, offset_clip="none", tile_weights="heavy",
+        offset_only_v1="no", pair_timeout=None,
+    )  # fmt: skip
+    assert corrections == expected
+    assert calibrate(tiles, preview_size=None, max_neighbors_per_tile=-1)[0]
+
+
+def test_offset_only_holds_the_gains(tiles: Any) -> None:
+    """Unless gains are requested as well; an unknown argument is named once at INFO."""
+    corrections, callback = calibrate(tiles, offset_only_v1=True, new_option=3)
+    assert {gain for gain, _ in corrections.values()} == {1.0}
+    assert ("[Intertile] arguments without an effect: new_option", None, "INFO") in callback.calls
+    both, _ = calibrate(tiles, offset_only_v1=True, gain_offset_v2=True)
+    assert both == calibrate(tiles)[0]
+
+
+def test_corrections_that_zemosaic_would_reduce_are_reported(tiles: Any) -> None:
+    """One line at INFO has the settings to change; small corrections have none."""
+    shifted = [(data + 300 * (k % 2), wcs) for k, (data, wcs) in enumerate(tiles)]
+    _, callback = calibrate(shifted)
+    reports = [call for call in callback.calls if "intertile_offset_limit_adu" in str(call[0])]
+    assert [call[2] for call in reports] == ["INFO"]
+    flat = [(tiles[0][0], tiles[0][1]), (tiles[0][0] + 3, tiles[0][1])]
+    _, callback = calibrate(flat)
+    assert not [line for line in callback.lines() if "intertile_offset_limit_adu" in line]
+
+
+def test_the_diagnostics_describe_the_last_run(tiles: Any) -> None:
+    """By ZeMosaic's names: numbers of pairs, residuals of each tile, the solution."""
+    corrections, callback = calibrate(tiles)
+    diagnostics = get_last_intertile_diagnostics()
+    assert diagnostics["pruned_pairs_count"] == callback.progress("phase5_intertile_pairs")[0][1]
+    assert {row["tile_index"] for row in diagnostics["m2_diag"]["tile_residual_summary"]} == set(
+        range(9)
+    )
+    assert {k: tuple(v) for k, v in diagnostics["affine_solution"].items()} == corrections
+    json.dumps(diagnostics)
+    calibrate(tiles[:1])
+    assert get_last_intertile_diagnostics()["status"].startswith("no solution")
+
+
+def test_levels_absorb_planes(tiles: Any) -> None:
+    """Where surfaces cannot be returned, the offsets make the levels of the overlaps agree."""
+    solved = zemosaic.calibrate(tiles, zemosaic.Settings(model="gain+offset"), "threads")
+    shift = 20 * np.random.default_rng(1).normal(size=solved.offset.shape)
+    solution = replace(solved, slope_x=np.full_like(solved.slope_x, 0.1), offset=shift)
+    refitted = reduce_solution(solution, None)
+
+    def seams(offset: np.ndarray) -> float:
+        gain = solution.gain[:, 0]
+        steps = [
+            gain[record.i] * line.x + offset[record.i] - gain[record.j] * line.y - offset[record.j]
+            for record in solution.records
+            if isinstance(line := record.measurements[0], PairMeasurement)
+        ]
+        return float(np.sqrt(np.mean(np.square(steps))))
+
+    assert seams(refitted.offset[:, 0]) < 1.0 < seams(solution.offset[:, 0])
+    assert np.median(refitted.offset - solution.offset) == pytest.approx(0, abs=1e-9)

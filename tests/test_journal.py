@@ -147,6 +147,35 @@ def test_a_journal_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
     assert repr(stage.attributes) == "{'rms': nan, 'n': inf}"
 
 
+def test_any_changed_bit_of_a_line_is_noticed(tmp_path: Path) -> None:
+    """The damaged line counts as unknown, all others are read; a torn line is no damage."""
+    path = write(tmp_path, EVENTS)
+    original = path.read_bytes()
+    start = original.index(b'{"kind":"JobEnded"')
+    end = original.index(b"\n", start)
+    for place in range(start, end):
+        damaged = bytearray(original)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        (record,) = journal.read(tmp_path)
+        assert [e for e in EVENTS if e not in record.events] == [EVENTS[3]]
+        assert record.damaged == 1 + (damaged[place] == ord("\n"))
+    path.write_bytes(original[:-40])
+    Journal(tmp_path, {}).close()
+    assert [(len(r.events), r.damaged) for r in journal.read(tmp_path)] == [
+        (len(EVENTS) - 1, 0),
+        (0, 0),
+    ]
+
+
+def test_a_run_whose_first_line_is_damaged_is_a_run_of_its_own(tmp_path: Path) -> None:
+    """Its events are not taken for those of the run before it."""
+    write(tmp_path, EVENTS)
+    path = write(tmp_path, EVENTS[:3], version="2")
+    path.write_bytes(path.read_bytes().replace(b'"version":"2"', b'"version":"3"'))
+    assert [r.events for r in journal.read(tmp_path)] == [EVENTS, EVENTS[:3]]
+
+
 def test_the_lines_of_an_ordinary_pair_are_written_by_orjson(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +206,7 @@ def test_a_file_cut_anywhere_yields_its_complete_lines(
 
 
 def test_lines_of_another_version_are_skipped(tmp_path: Path) -> None:
-    """A line with an unknown kind or field is skipped, as is one without JSON or an event."""
+    """A line with an unknown kind or field is skipped; one without JSON or an object is damaged."""
     path = write(tmp_path, EVENTS)
     lines = [
         b'{"kind":"Eclipse","time_ns":1}', b'{"kind":"Note","level":1,"message":"","colour":"red"}',
@@ -186,9 +215,12 @@ def test_lines_of_another_version_are_skipped(tmp_path: Path) -> None:
         b'{"kind":"delivered"}', b'{"kind":["Note"]}',
     ]  # fmt: skip
     with path.open("ab") as file:
-        file.write(b"\n".join(lines) + b"\n")
+        for line in lines:
+            is_object = line.startswith(b'{"')
+            file.write(journal_lines.encode_line(json.loads(line)) if is_object else line + b"\n")
     (record,) = journal.read(tmp_path)
     assert record.events == EVENTS
+    assert record.damaged == 3  # the last of four may have been torn
     assert record.delivered == {1, 2, 3}
 
 

@@ -7,7 +7,6 @@ import pytest
 from scipy.sparse import csc_array
 
 from zemosaic.photometry.solver import robust_lsq
-from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.selected_inverse import factorize, fill_pattern, inverse_diagonal
 
@@ -32,32 +31,6 @@ def random_differences(
     value = truth[i] - truth[j] + error * rng.normal(size=len(i))
     value[rng.random(len(i)) < 0.02] += 100
     return Differences(i, j, value, error**-2.0)
-
-
-def random_planes(
-    side: int, i: np.ndarray, j: np.ndarray, rng: np.random.Generator
-) -> tuple[PlaneDifferences, np.ndarray]:
-    """Noisy differences of random planes on a regular lattice, and the centres of the planes.
-
-    Every ninth pair has no measured tilt.
-    """
-    centre = 80.0 * np.stack(np.divmod(np.arange(side * side), side), axis=1)
-    pivot = (centre[i] + centre[j]) / 2
-    slope = rng.normal(0, 0.1, (side * side, 2))
-    levels = random_differences(side * side, i, j, rng)
-    at_pivot = ((pivot - centre[i]) * slope[i] - (pivot - centre[j]) * slope[j]).sum(axis=1)
-    tilt_cov = np.tile(np.diag([4e-4, 4e-4]), (len(i), 1, 1))
-    tilt_cov[::9] = np.diag([np.inf, np.inf])
-    differences = PlaneDifferences(
-        i=i,
-        j=j,
-        level=levels.value + at_pivot,
-        level_err=levels.weight**-0.5,
-        tilt=slope[i] - slope[j] + 0.02 * rng.normal(size=(len(i), 2)),
-        tilt_cov=tilt_cov,
-        pivot=pivot,
-    )
-    return differences, centre
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -94,21 +67,6 @@ def test_large_systems_are_solved_like_small_ones(
     assert (np.abs(large.value - small.value)[:328] < 0.01 * error[:328]).all()
     assert large.variance == pytest.approx(small.variance, rel=1e-3, nan_ok=True)
     assert np.isnan(large.variance).tolist() == [False] * 328 + [True]
-
-
-def test_large_systems_of_planes_are_solved_like_small_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Levels and slopes of planes agree between direct and iterative rounds."""
-    rng = np.random.default_rng(4)
-    differences, centre = random_planes(12, *lattice(12, rng), rng)
-    small = plane_potentials(differences, centre)
-    monkeypatch.setattr(robust_lsq, "DIRECT", 0)
-    large = plane_potentials(differences, centre)
-    change = np.abs(large.planes - small.planes)
-    assert (change[:, 0] < 0.01 * np.sqrt(small.level_variance)).all()
-    assert change[:, 1:].max() < 1e-4
-    assert large.level_variance == pytest.approx(small.level_variance, rel=1e-3)
 
 
 def test_conjugate_gradients_meet_their_goal() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pairs import turned
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.pairfit.measure import measure_pair
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
@@ -63,10 +64,12 @@ def brightness(solution: Solution, tiles: Sequence[SimulatedTile]) -> np.ndarray
     return solution.gain[:, 0] * sky + solution.offset[:, 0]
 
 
-def assert_same(solution: Solution, gain: np.ndarray, offset: np.ndarray, sky: np.ndarray) -> None:
-    """Compare gains up to rounding or a twentieth of their errors, and skies up to rounding."""
+def assert_same(
+    solution: Solution, gain: np.ndarray, offset: np.ndarray, sky: np.ndarray, part: float = 0.05
+) -> None:
+    """Compare gains up to rounding or a part of their errors, and skies up to rounding."""
     tolerance = np.maximum(
-        ROUNDING_GAIN, 0.05 * np.nan_to_num(solution.gain_err / solution.gain)[:, 0]
+        ROUNDING_GAIN, part * np.nan_to_num(solution.gain_err / solution.gain)[:, 0]
     )
     assert (np.abs(np.log(solution.gain[:, 0] / gain)) <= tolerance).all()
     level = solution.gain[:, 0] * sky + solution.offset[:, 0]
@@ -210,7 +213,10 @@ def test_the_anchor_sets_the_units_only(electrons: float, anchor: int) -> None:
 @given(electrons=NOISE, seed=st.integers(1, 1000))
 @example(electrons=10.0, seed=1)
 def test_corrected_tiles_need_no_correction(electrons: float, seed: int) -> None:
-    """Calibrating the corrected tiles again yields gain 1 and offset 0 for any sky."""
+    """Calibrating the corrected tiles again yields gain 1 and offset 0 for any sky.
+
+    Gains are shrunk towards their mean by about a tenth of their errors.
+    """
     tiles = list(simulate(replace(SMALL, tiles=3, electrons=electrons, seed=seed)))
     first = solution_of(as_tiles(tiles))
     corrected = [
@@ -218,7 +224,7 @@ def test_corrected_tiles_need_no_correction(electrons: float, seed: int) -> None
         for tile, g, o in zip(tiles, first.gain[:, 0], first.offset[:, 0], strict=True)
     ]
     second = solution_of(as_tiles(corrected))
-    assert_same(second, np.ones(3), np.zeros(3), skies(corrected))
+    assert_same(second, np.ones(3), np.zeros(3), skies(corrected), part=0.2)
 
 
 def two_previews(
@@ -279,22 +285,6 @@ def test_the_order_of_a_pair_does_not_matter(
     assert abs(np.log(backward.level_err / level_error)) < 0.1
 
 
-def inverted_patches(line: PairMeasurement) -> tuple[float, ...]:
-    """Return the patches with x and y exchanged, and the weights in the unit of tile i."""
-    rows = np.array(line.patches).reshape(-1, 6)[:, [0, 1, 3, 2, 4, 5]]
-    rows[:, 4] *= line.gain**2
-    return tuple(rows.ravel().tolist())
-
-
-def inverted(line: PairMeasurement) -> PairMeasurement:
-    """Return the line of the pair with its tiles exchanged."""
-    return replace(
-        line, gain=1 / line.gain, gain_err=line.gain_err / line.gain**2,
-        offset=-line.offset / line.gain, x=line.y, y=line.x, level_err=line.level_err / line.gain,
-        patches=inverted_patches(line),
-    )  # fmt: skip
-
-
 @few(10)
 @given(flips=st.lists(st.booleans(), min_size=10, max_size=10))
 def test_the_solver_does_not_depend_on_the_order_in_a_pair(flips: list[bool]) -> None:
@@ -305,7 +295,7 @@ def test_the_solver_does_not_depend_on_the_order_in_a_pair(flips: list[bool]) ->
     for record, flip in zip(records, flips, strict=False):
         line = record.measurements[0]
         assert isinstance(line, PairMeasurement)
-        measured.append([inverted(line) if flip else line])
+        measured.append([turned(line) if flip else line])
         i.append(record.j if flip else record.i)
         j.append(record.i if flip else record.j)
     sky = skies(tiles_of(10.0))

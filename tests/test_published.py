@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.wcs import WCS
-from zemosaic.photometry.solver.plane_potentials import PlaneDifferences, plane_potentials
 
+from tests.helpers.pairs import pair_line, sloping_patches
 from zemosaic import Settings, calibrate
-from zemosaic.photometry.pairfit.measurement import PairMeasurement
+from zemosaic.photometry.solver.channel import TileFrame
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.pipeline.solution import PhaseSolution
@@ -29,6 +29,8 @@ MONTAGE = Path(os.environ.get("ZEMOSAIC_SHARED_DATA", PROJECT.parent / "shared/d
 #: Approximate noise of a 2MASS pixel in DN. The rms printed by Montage is near 0 for two pieces of
 #: one scan, so weights depend on the number of pixels alone, as in Montage.
 NOISE = 0.7
+SHAPE_2MASS = (1024, 512)  # of an image in pixels, height and width
+SKY = 1000.0
 
 needs_montage = pytest.mark.skipif(
     not MONTAGE.is_dir(), reason=f"no published tables in {MONTAGE}; set ZEMOSAIC_SHARED_DATA"
@@ -48,7 +50,7 @@ class Fits:
     level: np.ndarray  # at `centre`
     centre: np.ndarray
     pixels: np.ndarray
-    slopes_cov: np.ndarray
+    half: np.ndarray  # sides of the box around the overlap
 
     @classmethod
     def of(cls, rows: list[dict[str, str]]) -> Fits:
@@ -58,18 +60,12 @@ class Fits:
         centre = np.stack([column("xcenter"), column("ycenter")], axis=1)
         slopes = np.stack([column("a"), column("b")], axis=1)
         pixels = column("npixel")
-        angle = np.deg2rad(column("boxang"))
-        along = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        across = np.stack([-np.sin(angle), np.cos(angle)], axis=1)
-        # Second moments of the box around the overlap, as given by Montage.
-        moments = sum(
-            (column(side) ** 2 / 12)[:, None, None] * axis[:, :, None] * axis[:, None]
-            for side, axis in (("boxwidth", along), ("boxheight", across))
-        )
-        cov = NOISE**2 * np.linalg.inv(moments * pixels[:, None, None])
+        half = np.stack([column("boxwidth"), column("boxheight")], axis=1) / 2
+        upright = np.abs(np.sin(np.deg2rad(column("boxang")))) < np.sqrt(0.5)
+        half[~upright] = half[~upright, ::-1]
         level = column("c") + (slopes * centre).sum(axis=1)
         ends = (column(name).astype(int) for name in ("plus", "minus"))
-        return cls(*ends, slopes, level, centre, pixels, cov)
+        return cls(*ends, slopes, level, centre, pixels, half)
 
     def residual(self, planes: np.ndarray) -> np.ndarray:
         """Compute the residuals of the differences at their centres, for planes (a, b, c)."""
@@ -111,15 +107,33 @@ def place_of_images(fits: Fits, images: int) -> np.ndarray:
 
 
 def our_planes(fits: Fits, images: int) -> np.ndarray:
-    """Fit the planes (a, b, c) of all images with our solver."""
+    """Fit the planes (a, b, c) of all images with our solver, from four patches of each overlap."""
+    lines = [
+        [
+            pair_line(
+                1.0, SKY + level, SKY, measured=False,
+                patches=sloping_patches(
+                    centre, half, (SKY + level, SKY), (slope, np.zeros(2)), err
+                ),
+            )
+        ]
+        for level, centre, half, slope, err in zip(
+            fits.level, fits.centre, fits.half, fits.slopes, NOISE / np.sqrt(fits.pixels),
+            strict=True,
+        )
+    ]  # fmt: skip
     centre = place_of_images(fits, images)
-    differences = PlaneDifferences(
-        fits.plus, fits.minus, fits.level, NOISE / np.sqrt(fits.pixels), fits.slopes,
-        fits.slopes_cov, fits.centre,
-    )  # fmt: skip
-    planes = plane_potentials(differences, centre).planes
-    constant = planes[:, 0] - (planes[:, 1:] * centre).sum(axis=1)
-    return np.concatenate([planes[:, 1:], constant[:, None]], axis=1)
+    frame = TileFrame(
+        centre,
+        np.broadcast_to(np.eye(2), (images, 2, 2)),
+        np.broadcast_to(np.array(SHAPE_2MASS), (images, 2)),
+    )
+    sky = np.full((images, 1), SKY)
+    solution = solve(fits.plus, fits.minus, lines, sky, "offset+plane", frame=frame)
+    slopes = np.concatenate([solution.slope_x, solution.slope_y], axis=1)
+    constant = solution.offset[:, 0] - (slopes * centre).sum(axis=1)
+    # A correction is added, and a plane of Montage subtracted.
+    return -np.concatenate([slopes, constant[:, None]], axis=1)
 
 
 @needs_montage
@@ -194,18 +208,9 @@ def test_reproject_background_matching(images: int, scale: float) -> None:
     assert np.abs(fit.residual).max() <= 1e-7 * scale
 
 
-def line(x: float, y: float, level_err: float = 0.1) -> PairMeasurement:
-    """Return a pair without a gain: level x in the first tile, y in the second."""
-    nan = float("nan")
-    return PairMeasurement(
-        gain=1.0, gain_err=nan, offset=y - x, x=x, y=y,
-        level_err=level_err, u=0.0, v=0.0, cells=900, rms=1.0, correlation=0.0, gain_measured=False,
-    )  # fmt: skip
-
-
 def test_stcal_matches_down_to_the_lower_of_two_skies() -> None:
     """Skies of 21 and 42 matched to the lower one have corrections of 0 and -21."""
-    measured = [[line(21.0, 42.0)]]
+    measured = [[pair_line(1.0, 21.0, 42.0, measured=False)]]
     sky = np.array([[21.0], [42.0]])
     solution = solve(np.array([0]), np.array([1]), measured, sky, model="offset", anchor=0)
     assert solution.offset[:, 0] == pytest.approx([0.0, -21.0], abs=1e-9)

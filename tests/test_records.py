@@ -39,7 +39,7 @@ VALUES = {
     "tuple[float, float]": st.tuples(any_float, any_float),
     "tuple[float, float, float]": st.tuples(any_float, any_float, any_float),
     "Annotated[tuple[float, ...], 7]": st.tuples(*(any_float,) * 7),
-    "Annotated[tuple[float, ...], 96]": st.tuples(*(any_float,) * 6).map(lambda one: one * 16),
+    "Annotated[tuple[float, ...], 144]": st.tuples(*(any_float,) * 9).map(lambda one: one * 16),
 }
 any_measurement = st.builds(
     PairMeasurement, **{f.name: VALUES[str(f.type)] for f in fields(PairMeasurement)}

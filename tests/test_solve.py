@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers.pairs import pair_line, raised, turned, without_gain
 from zemosaic.photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solver.channel import Channel, TileFrame
 from zemosaic.photometry.solver.channel_solver import solve_channel
-from zemosaic.photometry.solver.gauge import subtract_common_slope
 from zemosaic.photometry.solver.groups import group_medians
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
@@ -30,24 +30,8 @@ def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
     return np.minimum(i, j), np.maximum(i, j)
 
 
-def line(
-    a: float, x: float, y: float, err: float = 1e-3, level_err: float = 0.1, measured: bool = True
-) -> PairMeasurement:
-    gain_err = err * a if measured else float("nan")
-    return PairMeasurement(
-        gain=a,
-        gain_err=gain_err,
-        offset=y - a * x,
-        x=x,
-        y=y,
-        level_err=level_err,
-        u=0.0,
-        v=0.0,
-        cells=1000,
-        rms=1.0,
-        correlation=0.9,
-        gain_measured=measured,
-    )
+#: Largest change by the prior of gains that are measured to 1e-3 and scatter by 0.1.
+SHRINKAGE = 2e-5
 
 
 class Truth:
@@ -66,7 +50,7 @@ class Truth:
         for i, j, s in zip(self.i, self.j, self.scene, strict=True):
             x, y = (s - self.offset[i]) / self.gain[i], (s - self.offset[j]) / self.gain[j]
             a = self.gain[i] / self.gain[j] * np.exp(noise * 1e-3 * self.rng.normal())
-            lines.append([line(a, x, y + noise * 0.1 * self.rng.normal())])
+            lines.append([pair_line(a, x, y + noise * 0.1 * self.rng.normal())])
         return lines
 
     def check(self, solution: Solution, tiles: np.ndarray, tolerance: float) -> None:
@@ -84,7 +68,7 @@ def test_untied_gains_are_reported_as_unknown(
     """Flat sky between two rows of a mosaic: levels agree, but only one group has known gains."""
     truth = Truth(3, 2)
     pairs = [
-        [replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)]
+        [without_gain(m)]
         if (i // 3 == 0) != (j // 3 == 0) else [m]
         for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True)
     ]  # fmt: skip
@@ -98,29 +82,6 @@ def test_untied_gains_are_reported_as_unknown(
     assert (np.isfinite(solution.gain_err[:, 0]) == tied).all()
 
 
-@pytest.mark.parametrize("gradients", [True, False])
-@pytest.mark.parametrize("seed", range(8))
-def test_consistent_tilts_are_real_even_with_overestimated_errors(
-    gradients: bool, seed: int
-) -> None:
-    """Slopes of tiles close around every loop; noise of the same size and a bad tile do not."""
-    truth = Truth(4, seed)
-    slopes = truth.rng.normal(0, 0.05, (16, 2)) * gradients
-    noise = 0.005 if gradients else 0.05
-    pairs = []
-    for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(), strict=True):
-        tilt = slopes[i] - slopes[j] + truth.rng.normal(0, noise, 2) + (j == 5) - (i == 5)
-        u, v = tilt / truth.gain[j]
-        variance = (0.05 / truth.gain[j]) ** 2
-        pairs.append([replace(m, y_tilt=(u, v), tilt_cov=(variance, 0.0, variance))])
-    centre = np.array([(k % 4, k // 4) for k in range(16)]) * 100.0
-    frame = TileFrame(centre, np.broadcast_to(np.eye(2) / 4, (16, 2, 2)))
-    solution = solve(truth.i, truth.j, pairs, truth.sky, "auto", frame=frame)
-    assert (solution.plane_chi2 < 10).all()
-    assert (solution.planes == gradients).all()
-    assert ((solution.plane_ratio > 20) == gradients).all()
-
-
 def corner_tied_by_a_bad_tile() -> tuple[Truth, list[list[Measurement]]]:
     """Return pairs of 16 tiles: tile 1 is bad, and the only one with a gain relative to tile 0."""
     truth = Truth(4, 3)
@@ -128,20 +89,21 @@ def corner_tied_by_a_bad_tile() -> tuple[Truth, list[list[Measurement]]]:
     pairs = []
     for i, j, (m,) in zip(truth.i, truth.j, truth.pairs(1.0), strict=True):
         if 1 in (i, j):  # wrong gains and wrong levels
-            m = replace(m, gain=m.gain * truth.rng.uniform(0.4, 0.7), y=m.y + 20 * j)  # noqa: PLW2901
+            m = raised(replace(m, gain=m.gain * truth.rng.uniform(0.4, 0.7)), 20 * j)  # noqa: PLW2901
         elif 0 in (i, j):
-            m = replace(m, gain_err=np.nan, plane_gain_err=np.nan, gain_measured=False)  # noqa: PLW2901
+            m = without_gain(m)  # noqa: PLW2901
         pairs.append([m])
     return truth, pairs
 
 
 @pytest.mark.parametrize("anchor", [None, 5])
 def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
-    """The gain of its neighbour in the corner is 1 and unknown; all others are unaffected."""
+    """The gain of the corner is unknown and near the mean; all others are unaffected."""
     truth, pairs = corner_tied_by_a_bad_tile()
     solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
     assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
-    assert solution.gain[0, 0] == 1
+    mean = np.exp(np.log(solution.gain).mean())
+    assert solution.gain[0, 0] == pytest.approx(mean, abs=0.01)
     assert np.isnan(solution.gain_err[0, 0])
     assert np.isfinite(solution.gain_err[1:, 0]).all()
     assert (solution.component == 0).all()
@@ -150,11 +112,23 @@ def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
     assert solution.chi[bad, 0] > 6
 
 
+def assert_same_bits(first: object, second: object) -> None:
+    """Compare arrays, or objects of arrays, bit by bit."""
+    if isinstance(first, np.ndarray | float):
+        assert np.asarray(first).tobytes() == np.asarray(second).tobytes()
+        return
+    assert vars(first).keys() == vars(second).keys()
+    for name, value in vars(first).items():
+        assert_same_bits(value, vars(second)[name])
+
+
 @pytest.mark.parametrize("model", ["gain+offset", "gain+plane", "auto"])
 def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
     """Solved twice, a channel with distrusted pairs gives the same bits."""
     truth, pairs = corner_tied_by_a_bad_tile()
-    frame = TileFrame(np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)))
+    frame = TileFrame(
+        np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)), np.full((16, 2), 100)
+    )
     channel = Channel.of(
         truth.i, truth.j, [m for (m,) in pairs], np.ones(len(pairs)),
         sky=truth.sky[:, 0], model=model, anchor=None, frame=frame,
@@ -162,20 +136,24 @@ def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
     before = {name: np.copy(array) for name, array in vars(channel.pairs).items()}
     first, second = vars(solve_channel(channel)), vars(solve_channel(channel))
     for name, array in first.items():
-        assert array.tobytes() == second[name].tobytes(), name
+        assert_same_bits(array, second[name])
     for name, array in vars(channel.pairs).items():
         assert np.asarray(array).tobytes() == before[name].tobytes(), name
 
 
 def test_exact_pairs_give_the_truth() -> None:
-    """Without noise gains and offsets equal the truth to rounding, up to the gauge."""
+    """Without noise gains and offsets equal the truth to 2 % of their errors, up to the gauge.
+
+    Gains are shrunk towards their mean by the square of the ratio of their errors, 1e-3, and their
+    spread, 0.1.
+    """
     truth = Truth(5, 1)
     solution = solve(truth.i, truth.j, truth.pairs(), truth.sky)
-    truth.check(solution, np.arange(25), 1e-10)
+    truth.check(solution, np.arange(25), SHRINKAGE)
     assert np.exp(np.log(solution.gain[:, 0]).mean()) == pytest.approx(1.0, abs=1e-12)
     corrected = solution.gain * truth.sky + solution.offset
     assert np.median(corrected) == pytest.approx(np.median(truth.sky), abs=1e-6)
-    assert np.nanmax(np.abs(solution.residual)) < 1e-8
+    assert np.nanmax(np.abs(solution.residual)) < 1e-3
 
 
 def test_the_anchor_keeps_gain_1_and_offset_0() -> None:
@@ -184,10 +162,10 @@ def test_the_anchor_keeps_gain_1_and_offset_0() -> None:
     solution = solve(truth.i, truth.j, truth.pairs(), truth.sky, anchor=6)
     assert (solution.gain[6, 0], solution.offset[6, 0]) == (1.0, 0.0)
     assert (solution.gain_err[6, 0], solution.offset_err[6, 0]) == (0.0, 0.0)
-    assert np.allclose(solution.gain[:, 0], truth.gain / truth.gain[6], rtol=1e-12)
+    assert np.allclose(solution.gain[:, 0], truth.gain / truth.gain[6], rtol=SHRINKAGE)
     free = solve(truth.i, truth.j, truth.pairs(), truth.sky)
     ratio = solution.gain[:, 0] / free.gain[:, 0]
-    assert np.ptp(ratio) < 1e-12
+    assert np.ptp(ratio) < SHRINKAGE / 10
 
 
 def test_components_never_mix() -> None:
@@ -201,8 +179,9 @@ def test_components_never_mix() -> None:
     assert (solution.gain[18, 0], solution.offset[18, 0], solution.pairs[18, 0]) == (1.0, 0.0, 0)
     assert np.isnan(solution.gain_err[18, 0])
     alone = solve(first.i, first.j, first.pairs(), first.sky)
-    assert np.array_equal(solution.gain[:9], alone.gain)
-    assert np.array_equal(solution.offset[:9], alone.offset)
+    # The spread of the gains is common to both.
+    assert solution.gain[:9] == pytest.approx(alone.gain, rel=SHRINKAGE)
+    assert solution.offset[:9] == pytest.approx(alone.offset, abs=0.02)
 
 
 def test_outlying_pairs_lose_their_weight() -> None:
@@ -212,7 +191,7 @@ def test_outlying_pairs_lose_their_weight() -> None:
     for k in (3, 40, 77):
         bad = pairs[k][0]
         assert isinstance(bad, PairMeasurement)
-        pairs[k] = [line(bad.gain * 1.2, bad.x, bad.y + 20)]
+        pairs[k] = [pair_line(bad.gain * 1.2, bad.x, bad.y + 20)]
     solution = solve(truth.i, truth.j, pairs, truth.sky)
     truth.check(solution, np.arange(36), 1e-4)
     worst = np.argsort(-np.abs(solution.residual[:, 0]))[:3]
@@ -225,7 +204,7 @@ def test_rejected_pairs_are_left_out() -> None:
     pairs = truth.pairs()
     pairs[5] = [Rejected("no common cells")]
     solution = solve(truth.i, truth.j, pairs, truth.sky)
-    truth.check(solution, np.arange(16), 1e-10)
+    truth.check(solution, np.arange(16), SHRINKAGE)
     assert np.isnan(solution.residual[5, 0])
     ends = solution.pairs[[truth.i[5], truth.j[5]], 0]
     whole = solve(truth.i, truth.j, truth.pairs(), truth.sky).pairs
@@ -239,16 +218,18 @@ def test_gains_are_determined_along_other_paths() -> None:
     for k in (0, 4, 9):
         pair = pairs[k][0]
         assert isinstance(pair, PairMeasurement)
-        pairs[k] = [line(1.0, pair.x, pair.y, measured=False)]
+        pairs[k] = [pair_line(1.0, pair.x, pair.y, measured=False)]
     solution = solve(truth.i, truth.j, pairs, truth.sky)
-    truth.check(solution, np.arange(16), 1e-10)
+    truth.check(solution, np.arange(16), SHRINKAGE)
 
 
 def test_without_any_gain_levels_are_still_matched() -> None:
     """On flat sky gains stay 1, and offsets make the levels equal."""
     i, j = grid_pairs(4)
     levels = np.random.default_rng(8).uniform(500, 900, 16)
-    pairs = [[line(1.0, levels[a], levels[b], measured=False)] for a, b in zip(i, j, strict=True)]
+    pairs = [
+        [pair_line(1.0, levels[a], levels[b], measured=False)] for a, b in zip(i, j, strict=True)
+    ]
     solution = solve(i, j, pairs, levels[:, None])
     assert (solution.gain == 1).all()
     assert np.ptp(levels + solution.offset[:, 0]) < 1e-8
@@ -266,16 +247,16 @@ def test_models_with_one_freedom(model: str) -> None:
     truth.sky = ((1000 - truth.offset) / truth.gain)[:, None]
     pairs = truth.pairs()
     if model == "offset":
-        pairs = [[line(1.0, p[0].x, p[0].y, measured=False)] for p in pairs]  # type: ignore[union-attr]
+        pairs = [[pair_line(1.0, p[0].x, p[0].y, measured=False)] for p in pairs]  # type: ignore[union-attr]
     solution = solve(truth.i, truth.j, pairs, truth.sky, model=model)
-    truth.check(solution, np.arange(16), 1e-9)
+    truth.check(solution, np.arange(16), 1e-9 if model == "offset" else SHRINKAGE)
     assert (solution.gain == 1).all() if model == "offset" else (solution.offset == 0).all()
 
 
 def test_errors_are_honest() -> None:
-    """Over 60 noisy mosaics (estimate - truth) / error has an rms of 1, up to the gauge."""
+    """Over 30 noisy mosaics (estimate - truth) / error has an rms of 1, up to the gauge."""
     gains, offsets = [], []
-    for seed in range(60):
+    for seed in range(30):
         truth = Truth(4, 100 + seed)
         solution = solve(truth.i, truth.j, truth.pairs(noise=1.0), truth.sky)
         log = np.log(solution.gain[:, 0] / truth.gain)
@@ -368,10 +349,10 @@ def test_another_unit_of_a_tile_is_undone(seed: int, tile: int, unit: float, zer
     changed: list[list[Measurement]] = []
     for i, j, p in zip(truth.i, truth.j, pairs, strict=True):
         if tile == i:
-            p = line(p.gain / unit, unit * p.x + zero, p.y, level_err=p.level_err)  # noqa: PLW2901
+            p = pair_line(p.gain / unit, unit * p.x + zero, p.y, level_err=p.level_err)  # noqa: PLW2901
         elif tile == j:
             y, level_err = unit * p.y + zero, unit * p.level_err
-            p = line(p.gain * unit, p.x, y, level_err=level_err)  # noqa: PLW2901
+            p = pair_line(p.gain * unit, p.x, y, level_err=level_err)  # noqa: PLW2901
         changed.append([p])
     sky = truth.sky.copy()
     sky[tile] = unit * sky[tile] + zero
@@ -386,17 +367,14 @@ def test_another_unit_of_a_tile_is_undone(seed: int, tile: int, unit: float, zer
 
 @PROPERTY
 @given(st.integers(0, 99), st.lists(st.booleans(), min_size=42, max_size=42))
-def test_a_pair_may_be_measured_either_way(seed: int, turned: list[bool]) -> None:
+def test_a_pair_may_be_measured_either_way(seed: int, turns: list[bool]) -> None:
     """A pair (j, i) with the inverted line gives the same solution as (i, j)."""
     truth = Truth(4, seed)
     pairs = lines(truth.pairs(noise=1.0))
     solution = solve(truth.i, truth.j, [[p] for p in pairs], truth.sky)
-    turn = np.array(turned)
+    turn = np.array(turns)
     i, j = np.where(turn, truth.j, truth.i), np.where(turn, truth.i, truth.j)
-    other = [
-        [line(1 / p.gain, p.y, p.x, level_err=p.level_err / p.gain) if t else p]
-        for p, t in zip(pairs, turned, strict=True)
-    ]
+    other = [[turned(p) if t else p] for p, t in zip(pairs, turns, strict=True)]
     again = solve(i, j, other, truth.sky)
     # The weight of a level depends on the gain that converts its error, so it is not exact.
     assert again.gain == pytest.approx(solution.gain, rel=1e-9)
@@ -408,7 +386,7 @@ def test_a_thousand_islands_are_solved_separately() -> None:
     rng = np.random.default_rng(12)
     i = np.arange(0, 2000, 2)
     gain, sky = rng.uniform(0.8, 1.2, 2000), rng.uniform(500, 1500, 2000)
-    pairs = [[line(gain[k] / gain[k + 1], sky[k], sky[k + 1])] for k in i]
+    pairs = [[pair_line(gain[k] / gain[k + 1], sky[k], sky[k + 1])] for k in i]
     solution = solve(i, i + 1, pairs, sky[:, None])
     assert solution.component[:, 0].tolist() == np.repeat(np.arange(1000), 2).tolist()
     assert solution.gain[i] * solution.gain[i + 1] == pytest.approx(1.0)
@@ -423,7 +401,7 @@ def test_a_tile_contradicted_by_all_its_pairs_is_suspect() -> None:
     pairs = lines(truth.pairs(noise=1.0))
     bad = (truth.i == 14) | (truth.j == 14)
     wrong = truth.rng.normal(0, 50, len(pairs))
-    moved = [[replace(p, y=p.y + w) if b else p] for p, w, b in zip(pairs, wrong, bad, strict=True)]
+    moved = [[raised(p, w) if b else p] for p, w, b in zip(pairs, wrong, bad, strict=True)]
     solution = solve(truth.i, truth.j, moved, truth.sky)
     assert np.flatnonzero(solution.suspect).tolist() == [14]
 
@@ -450,28 +428,6 @@ def test_no_pairs_at_all() -> None:
     assert np.isnan(solution.gain[2, 0])
     assert solution.component[:, 0].tolist() == [0, 1, -1]
     assert np.isnan(solution.gain_err).all()
-
-
-def test_the_common_slope_is_that_of_most_tiles_of_each_component() -> None:
-    """Outliers do not count, and the differences between planes do not change."""
-    rng = np.random.default_rng(2)
-    component = np.repeat([0, 1, 2], [9, 8, 1])
-    centre = rng.uniform(0, 1000, (18, 2))
-    common = np.array([[0.3, -0.2], [-0.1, 0.0], [0.0, 0.0]])
-    slope = rng.uniform(-0.01, 0.01, (18, 2))
-    for members in (slice(9), slice(9, 17), slice(17, 18)):
-        slope[members] -= slope[members][:-1].mean(axis=0) if members.stop < 18 else slope[members]
-    slope[[8, 16]] = [[0.5, 0.1], [0.0, 2.0]]
-    planes = np.column_stack([rng.normal(0, 50, 18), slope + common[component]])
-    solution = subtract_common_slope(component, planes, centre)
-    assert solution[:, 1:] == pytest.approx(slope, abs=1e-12)
-
-    def differences(z: np.ndarray, u: float, v: float) -> np.ndarray:
-        level = z[:, 0] + ((np.array([u, v]) - centre) * z[:, 1:]).sum(axis=1)
-        return np.concatenate([np.diff(level[:9]), np.diff(level[9:17])])
-
-    for place in ((0.0, 0.0), (700.0, -300.0)):
-        assert differences(solution, *place) == pytest.approx(differences(planes, *place), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["gain", "x", "level_err"])

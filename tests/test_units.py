@@ -15,13 +15,14 @@ from astropy.table import Table
 from tests.helpers.cli import Run
 from zemosaic import Settings, calibrate, tile_from_array
 from zemosaic.photometry.simulate import Scene, simulate
+from zemosaic.photometry.solver.surfaces import SURFACE_POWERS
 from zemosaic.pipeline.solution import PhaseSolution
 
 SCENE = Scene(tiles=6, shape=(160, 200), gradient=True, trail=True, border=True)
 MODELS = ("auto", "gain+offset", "offset", "gain")
 #: Results that do not depend on the unit, and levels, which are proportional to it.
-PURE = ("gain", "gain_err", "chi", "suspect", "planes", "plane_chi2", "plane_ratio", "shift")
-LEVELS = ("offset", "offset_err", "slope_x", "slope_y", "residual")
+PURE = ("gain", "gain_err", "chi", "suspect", "planes", "shift")
+LEVELS = ("offset", "offset_err", "residual", *SURFACE_POWERS)
 
 
 @cache

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .photometry.tiles.tile_files import open_tile, open_tiles
     from .pipeline.calibrate import calibrate
     from .settings import Settings
+    from .watching import watch, watched
 
 _PUBLIC = {
     "calibrate": ".pipeline.calibrate",
@@ -23,6 +24,8 @@ _PUBLIC = {
     "open_tiles": ".photometry.tiles.tile_files",
     "tile_from_array": ".photometry.tiles.tile",
     "Settings": ".settings",
+    "watch": ".watching",
+    "watched": ".watching",
 }
 __all__ = [
     "Settings",
@@ -34,6 +37,8 @@ __all__ = [
     "open_tile",
     "open_tiles",
     "tile_from_array",
+    "watch",
+    "watched",
 ]
 
 

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
+
+#: Characters of a name that its temporary file keeps, so that no name is too long for a disk.
+NAME_END = 40
+
+
+def no_follow(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> int:
+    """Open a file as `os.open` does, but no symbolic link; an opener for `open`.
+
+    Raises
+    ------
+    OSError
+        The path is a symbolic link, or the file cannot be opened.
+    """
+    if not hasattr(os, "O_NOFOLLOW") and os.path.islink(path):  # Windows
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.open(path, flags, mode)
 
 
 @contextmanager
@@ -17,7 +36,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The suffix stays, because it may select a compression. If the block raises, the temporary file
     is removed and `path` keeps its content.
     """
-    temporary = path.with_name(f".{os.getpid()}.part.{path.name}")
+    # The name cannot be guessed, so no link can wait there.
+    token = secrets.token_hex(4)
+    temporary = path.with_name(f".{os.getpid()}-{token}.part.{path.name[-NAME_END:]}")
     try:
         yield temporary
         os.replace(temporary, path)

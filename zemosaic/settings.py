@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from .errors import UserError
 from .photometry.tiles.file_options import FileOptions
 
+LONGEST_TIMEOUT = 1e7  # seconds: more is beyond the timers of some systems
+SHORTEST_HEARTBEAT, LONGEST_HEARTBEAT = 0.01, 86400.0
 GAIN_SOURCES = ("pixels", "stars")
 MODELS = ("auto", "gain+offset", "gain+plane", "gain+surface", "offset", "offset+plane", "gain")
 
@@ -74,8 +76,14 @@ class Settings(FileOptions):
             raise UserError(
                 f"min_overlap is {self.min_overlap}; give a fraction from 0 up to, not including, 1"
             )
-        if not self.heartbeat > 0.0:
-            raise UserError(f"heartbeat is {self.heartbeat}; give a number of seconds above 0")
+        for name in ("pair_timeout", "tile_timeout"):
+            if getattr(self, name) > LONGEST_TIMEOUT:
+                raise UserError(f"{name} is {getattr(self, name)}; give 0 to wait for ever")
+        if not SHORTEST_HEARTBEAT <= self.heartbeat <= LONGEST_HEARTBEAT:
+            raise UserError(
+                f"heartbeat is {self.heartbeat}; give {SHORTEST_HEARTBEAT} to "
+                f"{LONGEST_HEARTBEAT:.0f} seconds"
+            )
 
     @property
     def needs_stars(self) -> bool:

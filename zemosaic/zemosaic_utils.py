@@ -8,27 +8,39 @@ have ended, so it only increases and always reaches its total; a heartbeat repor
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from contextlib import ExitStack
+from copy import deepcopy
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .runtime.events import Heartbeat, JobEnded, Note, Observer, SlowJob, StageStarted
-from .runtime.pool import Pool
-from .runtime.scheduler import Clock
+from .drop_in import arguments
 from .settings import Settings
 
-#: Prefix of all log lines.
-PREFIX = "[Intertile] "
-#: Indices of pending pairs in the log line of a heartbeat.
-HEARTBEAT_INDICES = 5
-#: Pairs between two progress reports of the phase.
-PHASE_INTERVAL = 5
-#: Smallest preview in cells that ZeMosaic may request.
-MIN_PREVIEW_SIZE = 128
-#: Smallest overlap with `use_auto_intertile`, as a fraction of the smaller tile.
-AUTO_MIN_OVERLAP = 0.01
+if TYPE_CHECKING:
+    from .drop_in.corrections import Corrections
+    from .pipeline.solution import PhaseSolution
+    from .pipeline.tasks import ScannedTile
+    from .reporting import PhaseReporter
+    from .runtime.events import Observer
+    from .runtime.pool import Pool
+    from .runtime.scheduler import Clock
+
+_diagnostics: dict[str, Any] = {}
+
+
+def get_last_intertile_diagnostics() -> dict[str, Any]:
+    """Return what the last calibration in this process found, by ZeMosaic's names.
+
+    Returns
+    -------
+    dict
+        "status", the numbers of pairs, the edges of their graph, "affine_solution", and in
+        "m2_diag" the residuals of pairs and tiles in ADU; empty before the first calibration.
+    """
+    return deepcopy(_diagnostics)
 
 
 def compute_intertile_affine_calibration(
@@ -46,19 +58,25 @@ def compute_intertile_affine_calibration(
     cpu_workers: int | None = None,
     max_neighbors_per_tile: int = 8,
     *,
-    pool: str | Executor | Pool = "threads",
+    return_channels: bool = False,
+    tile_names: Sequence[str] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    pair_timeout: float = Settings.pair_timeout,
+    pool: str | Executor | Pool = "auto",
     clock: Clock | None = None,
     observers: Sequence[Observer] = (),
-    **ignored: Any,
-) -> dict[int, tuple[float, float]]:
+    **options: Any,
+) -> dict[int, Any]:
     """Compute gain and offset of each tile, so that ``gain * data + offset`` agrees in overlaps.
+
+    Numbers may be strings; what is no number counts as the default.
 
     Parameters
     ----------
     tile_data_with_wcs : sequence
         ``(data, wcs)`` or ``(data, wcs, mask)`` tuples: ``(H, W)``, ``(H, W, C)`` or
-        ``(C, H, W)`` in ADU, which are never changed. A mask is a coverage from 0 (bad) to 1. Of
-        a colour tile the mean of its channels is matched, since one pair of numbers is returned.
+        ``(C, H, W)`` in ADU, which are never changed. A mask is a coverage from 0 (bad) to 1; so
+        is the last plane of two or four, unless a mask is given.
     preview_size : int
         Approximate longer side of a preview in cells, at least 128.
     min_overlap_fraction : float
@@ -69,165 +87,156 @@ def compute_intertile_affine_calibration(
         Receives the log lines, each with the prefix ``[Intertile] ``.
     progress_callback : callable, optional
         Called with ``("phase5_intertile_pairs", done, total)`` for each pair that ended, with
-        ``("phase5_intertile", done, total)`` for every fifth, and with
-        ``(message, None, level)`` for each log line. Its exceptions are ignored.
+        ``("phase5_intertile", done, total)`` for each prepared tile and for every fifth pair,
+        counting both, and with ``(message, None, level)`` for each log line. Levels are "INFO",
+        "WARN", "ERROR" and "DEBUG". Its exceptions are ignored.
     tile_weights : sequence of float, optional
-        The tile with the highest weight becomes the anchor, with gain 1 and offset 0.
+        The usable tile with the highest weight becomes the anchor, with gain 1 and offset 0;
+        none does if all weights are equal.
     cpu_workers : int, optional
         Number of jobs at once; one per processor by default.
     max_neighbors_per_tile : int
         Pairs kept for each tile; 0 keeps all.
-    pool : {"threads", "processes", "serial"}, Executor or Pool
-        Where pairs are measured. A thread that hangs is abandoned, a process is replaced.
+    return_channels : bool
+        Match each channel of colour tiles, and return lists of gains and offsets. Otherwise the
+        mean of the channels is matched, since one pair of numbers is returned.
+    tile_names : sequence of str, optional
+        Names of the tiles in messages, such as their files.
+    folder : path-like, optional
+        Run folder for journal, table of running jobs and stacks. A call with the folder of one
+        that died reuses its results, for tiles that have not changed. By default a folder in the
+        temporary directory, which the first log line names, and which is removed unless the run
+        fails or dies.
+    pair_timeout : float
+        Seconds after which a pair that hangs fails; 0 waits for ever.
+    pool : {"auto", "threads", "processes", "serial"}, Executor or Pool
+        Where pairs are measured. A thread that hangs is abandoned; a process is replaced, also if
+        it crashes. "auto" chooses processes in a process that an application started with
+        `multiprocessing`, as ZeMosaic's worker, and threads elsewhere.
     clock : Clock, optional
         Clock of the scheduler.
     observers : sequence of Observer
         Receive all events, in addition to the application's tracer provider.
-    final_output_wcs, final_output_shape_hw, sky_percentile, robust_clip_sigma, ignored
-        Accepted for compatibility. They are not needed: previews have their own grid, the sky
-        level is a median, and Tukey's biweight rejects outliers.
+    final_output_wcs, final_output_shape_hw, sky_percentile, robust_clip_sigma, options
+        Accepted for compatibility. Previews have their own grid, the sky level is a median, and
+        Tukey's biweight rejects outliers. ``offset_only_v1`` without ``gain_offset_v2`` holds all
+        gains at 1, and ``force_safe_mode`` runs one job at a time. Nothing is clipped to
+        ``gain_clip`` and ``offset_clip``; a line reports corrections beyond them.
 
     Returns
     -------
     dict
-        ``{index in the list: (gain, offset in ADU)}`` of all usable tiles; empty if nothing could
-        be matched, for which the log has the reason.
+        ``{index in the list: (gain, offset in ADU)}`` of all usable tiles; with `return_channels`
+        ``(gains, offsets)`` with one number per channel. Empty if nothing could be matched, for
+        which the log has the reason.
     """
+    from .drop_in.tiles import cell_pixels, scan_entries
+    from .reporting import PhaseReporter
+
+    entries = list(() if tile_data_with_wcs is None else tile_data_with_wcs)
+    neighbours = arguments.as_int(max_neighbors_per_tile, 8)
+    most_pairs = len(entries) * min(neighbours or len(entries), (len(entries) - 1) // 2 + 1)
+    reporter = PhaseReporter(logger, progress_callback, len(entries), most_pairs)
+    tiles = scan_entries(entries, tile_names or (), channels=bool(return_channels))
+    safe_mode = arguments.as_flag(options.pop("force_safe_mode", False))
+    settings = Settings(
+        model=arguments.model(options),
+        neighbours=neighbours,
+        min_overlap=arguments.min_overlap(min_overlap_fraction, use_auto_intertile),
+        block=cell_pixels(tiles, arguments.as_int(preview_size, 512, arguments.MIN_PREVIEW_SIZE)),
+        workers=1 if safe_mode else arguments.workers(cpu_workers),
+        pair_timeout=max(0.0, arguments.as_float(pair_timeout, Settings.pair_timeout)),
+    )
+    limits = arguments.limits(options)
+    if unknown := arguments.unknown(options):
+        reporter.log(logging.INFO, f"arguments without an effect: {', '.join(unknown)}")
+    _diagnostics.clear()
+    _diagnostics.update(arguments.NO_DIAGNOSTICS)
+    solution = _calibrate(tiles, settings, folder, pool, reporter, observers, clock)
+    if solution is None:
+        return {}
+    corrections = _reduce(solution, tile_weights, reporter)
+    return _results(solution, corrections, limits, reporter, channels=bool(return_channels))
+
+
+def _calibrate(
+    tiles: Sequence[ScannedTile],
+    settings: Settings,
+    folder: str | os.PathLike[str] | None,
+    pool: str | Executor | Pool,
+    reporter: PhaseReporter,
+    observers: Sequence[Observer],
+    clock: Clock | None,
+) -> PhaseSolution | None:
+    """Calibrate in a run folder; log the reason and return None if nothing can be matched."""
+    from .drop_in.isolation import open_pool
     from .errors import NoSolution
     from .observe.telemetry import Telemetry
     from .pipeline.calibrate import calibrate
+    from .runtime.kept_folder import keep_folder
 
-    reporter = _ZeMosaicReporter(logger, progress_callback)
-    if ignored:
-        reporter.log(logging.DEBUG, f"ignored: {', '.join(sorted(ignored))}")
-    tiles = [_convert_tile(entry) for entry in tile_data_with_wcs or ()]
-    if use_auto_intertile:
-        min_overlap_fraction = min(min_overlap_fraction, AUTO_MIN_OVERLAP)
-    settings = Settings(
-        anchor=_heaviest_tile(tile_weights, len(tiles), reporter),
-        neighbours=max_neighbors_per_tile,
-        min_overlap=min_overlap_fraction,
-        block=_cell_pixels(tiles, max(MIN_PREVIEW_SIZE, preview_size)),
-        workers=cpu_workers or 0,
-    )
-    try:
-        solution = calibrate(
-            tiles, settings, pool, [reporter, Telemetry(), *observers], clock=clock
+    with ExitStack() as stack:
+        kept = stack.enter_context(
+            keep_folder(folder, {"settings": asdict(settings)}, reporter.log)
         )
-    except NoSolution as error:
-        reporter.log(logging.ERROR, str(error))
-        return {}
+        workers = stack.enter_context(open_pool(pool, settings.workers, reporter.log))
+        try:
+            solution = calibrate(
+                tiles,
+                settings,
+                workers,
+                [*(kept.journals if kept else ()), reporter, Telemetry(), *observers],
+                folder=kept.path if kept else None,
+                cached_results=kept.cached_results if kept else None,
+                clock=clock,
+            )
+        except NoSolution as error:
+            _diagnostics["status"] = f"no solution: {error}"
+            reporter.log(logging.ERROR, str(error))
+            return None
     if not (solution.pairs > 0).any():
         reporter.log(logging.WARNING, "no overlap could be measured; the tiles stay as they are")
-        return {}
-    corrections = zip(solution.gain[:, 0], solution.offset[:, 0], strict=True)
-    return {
-        index: (float(gain), float(offset))
-        for index, (gain, offset) in enumerate(corrections)
-        if np.isfinite(gain)
-    }
-
-
-class _ZeMosaicReporter(Observer):
-    """Reports events to ZeMosaic's logger and progress callback, in the format it expects."""
-
-    def __init__(self, logger: logging.Logger | None, callback: Callable[..., Any] | None) -> None:
-        self._logger = logger
-        self._callback = callback
-        self._callback_failed = False
-
-    def log(self, level: int, message: str) -> None:
-        line = message if message.startswith(PREFIX) else PREFIX + message
-        if self._logger is not None:
-            self._logger.log(level, line)
-        self._call_back(line, None, logging.getLevelName(level))
-
-    def stage_started(self, event: StageStarted) -> None:
-        if event.stage == "pairs":
-            self.log(logging.INFO, f"Measuring {event.total} pairs")
-
-    def job_ended(self, event: JobEnded) -> None:
-        if event.error is not None:
-            kind = "Pair" if event.stage == "pairs" else "Tile"
-            self.log(logging.ERROR, f"{kind} future failed idx={event.index}: {event.error}")
-        if event.stage == "pairs":
-            self._call_back("phase5_intertile_pairs", event.done, event.total)
-            if event.done % PHASE_INTERVAL == 0:
-                self._call_back("phase5_intertile", event.done, event.total)
-
-    def heartbeat(self, event: Heartbeat) -> None:
-        sample = list(event.pending_indices[:HEARTBEAT_INDICES])
-        self.log(
-            logging.WARNING,
-            f"Heartbeat: done={event.done}/{event.total} pending={event.pending} "
-            f"last_completed_idx={event.last_completed_index} sample_pending_idx={sample}",
-        )
-
-    def slow_job(self, event: SlowJob) -> None:
-        seconds = round(event.running_time)
-        self.log(logging.WARNING, f"Slow: idx={event.index} has run for {seconds} s")
-
-    def note(self, event: Note) -> None:
-        self.log(event.level, event.message)
-
-    def _call_back(self, *arguments: Any) -> None:
-        """Call the callback; log its first exception, as when its window has been closed."""
-        if self._callback is None:
-            return
-        try:
-            self._callback(*arguments)
-        except Exception as error:  # noqa: BLE001
-            if not self._callback_failed and self._logger is not None:
-                self._callback_failed = True
-                name = type(error).__name__
-                self._logger.warning("%sprogress_callback raised %s: %s", PREFIX, name, error)
-
-
-def _convert_tile(entry: Any) -> Any:
-    """Return ``(luminance, wcs)`` or ``(luminance, wcs, bad)``; `bad` is true for bad pixels.
-
-    An invalid entry is returned as it is, so that it is reported by name with the other tiles.
-    """
-    if not isinstance(entry, (tuple, list)) or not 2 <= len(entry) <= 3:
-        return entry
-    data = np.asarray(entry[0])
-    if data.ndim == 3 and min(data.shape) > 0:
-        from .photometry.tiles.axes import to_channels_first
-
-        try:
-            data = np.asarray(to_channels_first(data).mean(axis=0, dtype=np.float32))
-        except ValueError:
-            return entry
-    if len(entry) == 2 or entry[2] is None:
-        return data, entry[1]
-    coverage = np.asarray(entry[2], dtype=np.float32)
-    if coverage.ndim == 3:
-        coverage = coverage[..., 0]
-    # Pixels covered by less than one half are bad, unless all are; then any coverage is good.
-    limit = 0.5 if np.nanmax(coverage, initial=0.0) > 0.5 else 0.0
-    return data, entry[1], ~(coverage > limit)
-
-
-def _cell_pixels(tiles: Sequence[Any], preview_size: int) -> int:
-    """Return the side of a cell in pixels, so that the median tile has `preview_size` cells.
-
-    0, the automatic choice, if cells would be smaller than that, which is about a star's FWHM.
-    """
-    sides = [max(t[0].shape) for t in tiles if isinstance(t, tuple) and t[0].ndim >= 2]
-    if not sides or min(sides) == 0:
-        return 0
-    longer_side = float(np.median(sides))
-    return 0 if longer_side <= 4 * preview_size else round(longer_side / preview_size)
-
-
-def _heaviest_tile(
-    weights: Sequence[float] | None, tiles: int, reporter: _ZeMosaicReporter
-) -> int | None:
-    """Return the index of the tile with the highest weight; None without usable weights."""
-    if weights is None:
         return None
-    if len(weights) != tiles:
-        reporter.log(logging.WARNING, f"{len(weights)} tile weights for {tiles} tiles: ignored")
-        return None
-    finite = np.nan_to_num(np.asarray(weights, dtype=np.float64), nan=0.0)
-    return int(np.argmax(finite)) if tiles else None
+    return solution
+
+
+def _reduce(
+    solution: PhaseSolution, tile_weights: Sequence[float] | None, reporter: PhaseReporter
+) -> Corrections:
+    """Return gains and offsets, with an anchor if the weights name one."""
+    from .drop_in.corrections import reduce_solution
+
+    try:
+        weights = arguments.as_weights(tile_weights, len(solution.names))
+    except ValueError as error:
+        reporter.log(logging.WARNING, str(error))
+        weights = None
+    corrections = reduce_solution(solution, weights)
+    if corrections.anchor is not None:
+        reporter.log(logging.INFO, f"anchor: {solution.names[corrections.anchor]}")
+    return corrections
+
+
+def _results(
+    solution: PhaseSolution,
+    corrections: Corrections,
+    limits: arguments.Limits,
+    reporter: PhaseReporter,
+    *,
+    channels: bool,
+) -> dict[int, Any]:
+    """Return the corrections as ZeMosaic expects them, log a summary, keep the diagnostics."""
+    from .drop_in.corrections import as_dict, limit_lines
+    from .drop_in.diagnostics import describe
+
+    results = as_dict(corrections, channels=channels)
+    measured = sum(record.outcome == "measured" for record in solution.records)
+    reporter.log(
+        logging.INFO,
+        f"{len(results)} of {len(solution.names)} tiles matched by {measured} of "
+        f"{len(solution.records)} pairs; residual {solution.rms:.3g} {solution.unit}",
+    )
+    for line in limit_lines(corrections, limits):
+        reporter.log(logging.INFO, line)
+    _diagnostics.update(describe(solution, corrections, results))
+    return results

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from zemosaic.photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
+from tests.helpers.pairs import pair_line
+from zemosaic.photometry.pairfit.measurement import Measurement, Rejected
 from zemosaic.photometry.solver.solve import solve
 from zemosaic.pipeline.records import PairRecord, encode_measurements, save_thumbnails
 from zemosaic.pipeline.solution import PhaseSolution
@@ -238,12 +239,9 @@ class SyntheticRun:
         level = self.random.normal(0, 40 if bad else self.level_scatter * level_err)
         x, y = (scene - offset[i]) / gain[i], (scene - offset[j]) / gain[j] + level
         measured = not (self.faults and number % 53 == 7)
-        return PairMeasurement(
-            gain=ratio if measured else 1.0, gain_err=gain_err if measured else math.nan,
-            offset=y - ratio * x, x=x, y=y,
-            level_err=level_err, u=0.0, v=0.0, cells=2000, rms=3.0, correlation=0.99,
-            gain_measured=measured,
-        )  # fmt: skip
+        return pair_line(
+            ratio if measured else 1.0, x, y, gain_err / ratio, level_err, measured=measured
+        )
 
     def _write_jobs(
         self, stage: str, jobs: list[SyntheticJob], total: int | None = None, ends: bool = True

@@ -51,8 +51,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     output = Output()
     with collect_library_messages() as messages:
         code = _run(arguments, output)
-    output.library_messages(messages)
-    output.finish(code)
+    try:
+        output.library_messages(messages)
+        output.finish(code)
+    except OSError as error:
+        return output.error(f"{error.filename}: {error.strerror}", INCOMPLETE)
     return code
 
 
@@ -71,6 +74,10 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
         return output.error(message, BAD_INPUT)
     except UserError as error:
         return output.error(str(error), BAD_INPUT)
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and "failed to map" not in str(error):
+            raise
+        return output.error("out of memory; give the run more of it, and --resume", NO_SOLUTION)
     except OSError as error:  # most likely a full disk
         path = error.filename or "the run folder"
         return output.error(f"{path}: {error.strerror}", INCOMPLETE)

@@ -17,6 +17,8 @@ from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
     RUN_OPTIONS,
+    OutputPath,
+    check_name,
     check_writable,
     find_anchor,
     parse_hdu,
@@ -25,10 +27,13 @@ from .options import (
     refuse_to_overwrite_inputs,
     run_options,
 )
-from .output import Output
+from .output import Output, echo
 
 if TYPE_CHECKING:
     from ..pipeline.solution import PhaseSolution
+
+
+#: Options of `run_options` that are not settings.
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,7 +64,7 @@ def cli() -> None:
 )
 @click.option(
     "--mosaic",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputPath(path_type=Path, dir_okay=False),
     metavar="OUT.fits",
     help="Write a coadd of the corrected tiles.",
 )
@@ -153,6 +158,8 @@ def intertile(
     run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
+    if mosaic is not None:
+        check_name(mosaic)
     for target in (apply_to, mosaic.parent if mosaic else None):
         if target is not None:
             check_writable(target)
@@ -272,7 +279,7 @@ def simulate(folder: Path, no_noise: bool, **options: Any) -> int:
 
     scene = Scene(electrons=0.0 if no_noise else Scene.electrons, **options)
     paths = write_scene(scene, folder)
-    click.echo(f"{len(paths)} tiles and their truth in {folder}")
+    echo(f"{len(paths)} tiles and their truth in {folder}")
     return SOLVED
 
 
@@ -330,7 +337,22 @@ def report(folder: Path, png: bool) -> int:
     from ..report.build import write_report
 
     for path in write_report(folder, png):
-        click.echo(str(path))
+        echo(str(path))
+    return SOLVED
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--name", default="zemosaic_phase", show_default=True, help="Name of the copy.")
+def vendor(folder: Path, name: str) -> int:
+    """Copy this package into an application.
+
+    Writes it to DIR/zemosaic_phase, compiled parts included, with its licence, for applications
+    that have a package called zemosaic of their own. An earlier copy is replaced.
+    """
+    from .vendor import vendor_package
+
+    click.echo(f"{vendor_package(folder, name)}: import it as {name}")
     return SOLVED
 
 
@@ -354,10 +376,10 @@ def autopsy(folder: Path, otlp: str | None) -> int:
 
     examined = examine(folder)
     for line in summary_lines(examined):
-        click.echo(line)
+        echo(line)
     if otlp is not None:
         from .resend import send_missing_spans
 
         for line in send_missing_spans(examined, otlp):
-            click.echo(line)
+            echo(line)
     return SOLVED

@@ -11,12 +11,28 @@ import click
 
 from ..files import output_names
 from ..photometry.tiles.file_options import split_input
-from ..settings import GAIN_SOURCES, MODELS, Settings
-from .output import OUTPUT_OPTIONS
+from ..settings import GAIN_SOURCES, LONGEST_TIMEOUT, MODELS, Settings
+from .output import OUTPUT_OPTIONS, echo
 
 #: The options of `run_options` that are fields of `RunOptions`; the others are settings.
-RUN_OPTIONS = ("pool", "otlp", "live", "on_stall", "report")
-FOLDER = click.Path(path_type=Path, file_okay=False)
+RUN_OPTIONS = ("pool", "otlp", "live", "on_stall", "report", "stage_timeout")
+
+class OutputPath(click.Path):
+    """A path that is not empty, because an empty one would be the current folder."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Return the path."""
+        if not os.fspath(value):
+            self.fail("the name is empty; give one, or . for the current folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FOLDER = OutputPath(path_type=Path, file_okay=False)
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,6 +54,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Seconds after which a pair is abandoned; 0 never."),
         click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",
                      help="Seconds after which a tile is abandoned; 0 never."),
+        click.option("--stage-timeout", type=float, default=900.0, metavar="S",
+                     callback=check_seconds,
+                     help="Seconds after which a stage of the run itself (overlap, solve, tables, "
+                     "page) ends the run; 0 never."),
         click.option("--heartbeat", type=float, default=Settings.heartbeat, metavar="S",
                      help="Seconds without a finished job before the pending jobs are listed."),
         click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
@@ -62,6 +82,13 @@ def parse_hdu(
     return int(value) if value is not None and value.isdecimal() else value
 
 
+def check_seconds(_context: click.Context, option: click.Parameter, value: float) -> float:
+    """Return a number of seconds, if it is one."""
+    if not 0.0 <= value <= LONGEST_TIMEOUT:
+        raise click.BadParameter(f"{value} is not 0 to {LONGEST_TIMEOUT:.0f}", param=option)
+    return value
+
+
 def parse_size(_context: click.Context, _option: click.Parameter, value: str) -> tuple[int, int]:
     """Return a size like 480x360 as (height, width)."""
     width, _, height = value.lower().partition("x")
@@ -78,7 +105,7 @@ def print_version(context: click.Context, _option: click.Parameter, value: bool)
     from ..photometry._kernels import COMPILED
 
     kernels = "compiled kernels" if COMPILED else "no compiled kernels"
-    click.echo(f"zemosaic, version {__version__} ({kernels})")
+    echo(f"zemosaic, version {__version__} ({kernels})")
     context.exit()
 
 
@@ -109,14 +136,14 @@ def refuse_to_overwrite_inputs(
 ) -> None:
     """Raise a usage error if an output would replace a tile or another output."""
     files = list(dict.fromkeys(Path(split_input(tile)[0]) for tile in tiles))
-    inputs = {file.resolve(): file for file in files}
+    inputs = {Path(os.path.realpath(file)): file for file in files}
     outputs = []
     if apply_to is not None:
         names = output_names(files)
         outputs = [apply_to / names[Path(os.path.abspath(file))] for file in files]
     seen = set()
     for output in [*outputs, mosaic] if mosaic else outputs:
-        path = output.resolve()
+        path = Path(os.path.realpath(output))
         if path in inputs:
             option = "--mosaic" if output is mosaic else "--apply"
             raise click.UsageError(
@@ -125,6 +152,18 @@ def refuse_to_overwrite_inputs(
         if path in seen:
             raise click.UsageError(f"{output}: would be written twice; give each tile once")
         seen.add(path)
+
+
+def check_name(file: Path) -> None:
+    """Raise a usage error before any work if the disk allows no file of this name."""
+    try:
+        os.lstat(file)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise click.UsageError(
+            f"{file}: cannot be written ({error.strerror}); choose another name"
+        ) from None
 
 
 def check_writable(folder: Path) -> None:

@@ -10,6 +10,22 @@ from typing import Any
 import click
 
 from ..runtime.library_messages import LibraryMessage
+from ..text import printable
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print a line, with control characters as text.
+
+    Raises
+    ------
+    OSError
+        The line cannot be written; the error names the stream.
+    """
+    try:
+        click.echo(printable(text), err=err)
+    except OSError as error:
+        stream = "standard error" if err else "standard output"
+        raise OSError(error.errno, error.strerror, stream) from None
 
 
 @dataclass
@@ -36,24 +52,24 @@ class Output:
     def line(self, text: str) -> None:
         """Print a line of the results."""
         if not self.quiet:
-            click.echo(text, err=self.as_json)
+            echo(text, err=self.as_json)
 
     def library_messages(self, messages: Iterable[LibraryMessage]) -> None:
         """Print messages of libraries, one of each kind, if everything is to be printed."""
         if self.verbose:
             for message in {message.kind: message for message in messages}.values():
-                click.echo(str(message), err=True)
+                echo(str(message), err=True)
 
     def error(self, message: str, code: int) -> int:
         """Print an error in one line, and return the exit code."""
-        click.echo(f"zemosaic: {message}", err=True)
+        echo(f"zemosaic: {message}", err=True)
         self.facts["error"] = message
         return code
 
     def finish(self, code: int) -> None:
         """Print the JSON object if it was asked for."""
         if self.as_json:
-            click.echo(json.dumps({"exit_code": code, **self.facts}))
+            echo(json.dumps({"exit_code": code, **self.facts}))
 
 
 def _store(context: click.Context, option: click.Parameter, value: bool) -> None:

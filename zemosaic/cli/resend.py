@@ -42,6 +42,11 @@ def send_missing_spans(autopsy: Autopsy, otlp: str) -> list[str]:
     if autopsy.state == "running":
         raise UserError(f"{autopsy.folder}: the run is still in progress and sends its own spans")
     about = autopsy.record.about
+    if "trace" not in about:
+        raise UserError(
+            f"{RunFolder(autopsy.folder).journal}: the line about the run is damaged, so its spans "
+            "cannot be made again"
+        )
     trace = about["trace"]
     endpoint = trace["endpoint"]
     if otlp or not endpoint:

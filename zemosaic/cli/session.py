@@ -38,10 +38,14 @@ from ..runtime import journal
 from ..runtime.events import Observer, RunStarted
 from ..runtime.journal import Journal, Record
 from ..runtime.run_folder import RunFolder, claim
+from ..runtime.watchdog import Watchdog
 from ..settings import Settings
+from ..text import printable
 from .summary import summary_facts, summary_lines
 
 logger = logging.getLogger(__name__)
+
+STAGE_TIMEOUT = 900.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +66,8 @@ class RunOptions:
         Reuse the results of earlier runs in the folder.
     apply_to : pathlib.Path or None
         Folder for corrected tiles.
+    stage_timeout : float
+        Seconds after which a stage of the run itself is ended with the run; 0 means never.
     report : bool
         Write the page of the run at the end, even if it fails.
     quiet, verbose : bool
@@ -74,6 +80,7 @@ class RunOptions:
     on_stall: str = ""
     resume: bool = False
     apply_to: Path | None = None
+    stage_timeout: float = STAGE_TIMEOUT
     report: bool = True
     quiet: bool = False
     verbose: bool = False
@@ -109,18 +116,22 @@ def run_in_folder(
     terminal = Terminal(stderr=True)
     console = Console(terminal, folder, quiet=options.quiet, verbose=options.verbose)
     paths = RunFolder(folder)
-    with claim(folder), _report_at_end(folder, terminal, options.report):
+    with (
+        claim(folder),
+        contextlib.closing(Watchdog(folder, options.stage_timeout)) as watchdog,
+        _report_at_end(folder, terminal, options.report, watchdog),
+    ):
         records = _earlier_runs(folder, terminal, options.resume)
         tracing = Tracing(paths.trace, endpoint, other_signals=True)
         about = _about(settings, options, tracing, _resumed_run(records) if options.resume else {})
         with _open_journal(folder, about, tracing, terminal) as journals:
             telemetry = _telemetry(tracing, about, settings.heartbeat)
             # The journal comes first, so that it has every event that others have seen.
-            observers = [*journals, telemetry, console]
+            observers = [watchdog, *journals, telemetry, console]
             if options.on_stall:
                 observers.append(OnStall(run_command(options.on_stall, str(folder))))
             cached = journal.results(records) if options.resume else {}
-            solution = _calibrate(tiles, settings, folder, options, observers, cached)
+            solution = _calibrate(tiles, settings, folder, options, observers, cached, watchdog)
     files = _output_files(paths, options.apply_to)
     if endpoint and (page := trace_url(endpoint, telemetry.trace_id, telemetry.find)):
         files["trace"] = page
@@ -156,13 +167,15 @@ def _calibrate(
     options: RunOptions,
     observers: Sequence[Observer],
     cached_results: dict[str, Any],
+    watchdog: Watchdog,
 ) -> PhaseSolution:
     paths = RunFolder(folder)
 
     def write_tables(solution: PhaseSolution) -> None:
-        write_table(corrections_table(solution, settings), paths.corrections)
-        write_table(pairs_table(solution, settings), paths.pairs)
-        write_illuminations(solution, paths.illumination, run_name(solution, settings))
+        with watchdog.stage("tables"):
+            write_table(corrections_table(solution, settings), paths.corrections)
+            write_table(pairs_table(solution, settings), paths.pairs)
+            write_illuminations(solution, paths.illumination, run_name(solution, settings))
 
     gc.freeze()  # collecting all imported modules takes a twentieth of a second
     try:
@@ -181,6 +194,12 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
     the journal of an unfinished run is kept, with a warning.
     """
     records = journal.read(folder)
+    if damaged := sum(record.damaged for record in records):
+        _warn(
+            terminal,
+            f"{RunFolder(folder).journal}: {damaged} lines are damaged and count as unknown; "
+            "check the disk",
+        )
     if not records or resume:
         return records
     ended = records[-1].ended
@@ -200,7 +219,9 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
 
 
 @contextlib.contextmanager
-def _report_at_end(folder: Path, terminal: Terminal, enabled: bool) -> Iterator[None]:
+def _report_at_end(
+    folder: Path, terminal: Terminal, enabled: bool, watchdog: Watchdog
+) -> Iterator[None]:
     """Remove the page of an earlier run, and write the page of this run however it ends."""
     paths = RunFolder(folder)
     with contextlib.suppress(OSError):
@@ -212,7 +233,8 @@ def _report_at_end(folder: Path, terminal: Terminal, enabled: bool) -> Iterator[
             from ..report.build import write_report
 
             try:
-                write_report(folder)
+                with watchdog.stage("page"):
+                    write_report(folder)
             except Exception as error:  # the results of the run matter more than its page
                 logger.debug("no report", exc_info=True)
                 command = f"zemosaic report {shlex.quote(str(folder))}"
@@ -303,4 +325,4 @@ def _output_files(paths: RunFolder, apply_to: Path | None) -> dict[str, str]:
 
 
 def _warn(terminal: Terminal, message: str) -> None:
-    terminal.print(f"zemosaic: {message}", style="yellow", markup=False, soft_wrap=True)
+    terminal.print(printable(f"zemosaic: {message}"), style="yellow", markup=False, soft_wrap=True)

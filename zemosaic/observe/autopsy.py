@@ -32,6 +32,7 @@ from ..runtime.inflight import Row, Snapshot
 from ..runtime.journal import Record
 from ..runtime.run_folder import RunFolder, holder
 
+SILENCE = 5.0  # seconds without a sign of life that are worth a word
 RUN_DIED = "RunDied"  # error type of the jobs that died with their run
 _CAUSE_KILLED = "killed from outside (kill -9, out of memory or power loss): no error was recorded"
 _CAUSE_TRUNCATED = "the journal stops before the run ended: a full disk, most likely"
@@ -60,6 +61,35 @@ class StuckJob:
 
 
 @dataclass(frozen=True)
+class OwnStage:
+    """A stage without jobs, in which the process of the run works itself.
+
+    Parameters
+    ----------
+    name : str
+        Name of the stage.
+    seconds : float
+        Time since its start.
+    silence : float
+        Time since the last sign of life of the run; it gives one a second.
+    stack : str
+        Last stack dump of the run; empty if there is none.
+    """
+
+    name: str
+    seconds: float
+    silence: float
+    stack: str
+
+    def __str__(self) -> str:
+        text = f"in {self.name} for {self.seconds:.0f} s"
+        if self.silence < SILENCE:
+            return text
+        since = time.strftime("%H:%M:%S", time.localtime(time.time() - self.silence))
+        return f"{text}, no sign of life since {since}"
+
+
+@dataclass(frozen=True)
 class Autopsy:
     """The state of the last run in a folder.
 
@@ -81,6 +111,8 @@ class Autopsy:
         Last sign of life, in nanoseconds since the epoch.
     running_jobs : tuple of StuckJob
         Jobs that had started and not ended, oldest first.
+    own_stage : OwnStage or None
+        The stage in which the run itself worked, if it had no jobs.
     """
 
     folder: Path
@@ -91,6 +123,7 @@ class Autopsy:
     stack: str
     last_ns: int
     running_jobs: tuple[StuckJob, ...]
+    own_stage: OwnStage | None = None
 
     @property
     def started_ns(self) -> int:
@@ -142,10 +175,36 @@ def examine(folder: Path) -> Autopsy:
         record=record,
         state=state,
         pid=table.pid,
-        cause=_cause(record, state, fault),
+        cause=_read_verdict(folder)
+        if state == "died" and _read_verdict(folder)
+        else _cause(record, state, fault),
         stack=fault,
         last_ns=last_ns,
         running_jobs=_running_jobs(folder, record, table, state == "running", last_ns),
+        own_stage=_own_stage(folder, table, last_ns) if state in ("running", "died") else None,
+    )
+
+
+def _read_verdict(folder: Path) -> str:
+    """Return why the watchdog ended the run; empty if it did not."""
+    try:
+        return RunFolder(folder).verdict.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _own_stage(folder: Path, table: Snapshot, last_ns: int) -> OwnStage | None:
+    if table.total or not table.stage or table.stage in inflight.ENDINGS:
+        return None
+    try:
+        alive_ns = RunFolder(folder).lock.stat().st_mtime_ns
+    except OSError:
+        return None
+    return OwnStage(
+        name=table.stage,
+        seconds=max(0.0, (last_ns - table.last_end_ns) / 1e9),
+        silence=max(0.0, (last_ns - alive_ns) / 1e9),
+        stack=stacks.read_last(RunFolder(folder).stack(table.pid), 0, table.last_end_ns),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..runtime.events import JobEnded
 from ..runtime.run_folder import RunFolder
+from ..runtime.stacks import innermost
 from .autopsy import Autopsy, StuckJob
 from .progress import job_name, stage_title
 
@@ -29,11 +30,19 @@ def summary_lines(autopsy: Autopsy) -> list[str]:
     if autopsy.cause:
         lines.append(f"cause        {autopsy.cause}")
     lines += [f"             {line}" for line in autopsy.stack.splitlines()[1:]]
+    if (own := autopsy.own_stage) is not None:
+        place = innermost(own.stack)
+        lines.append(f"stage        {own}{f', {place}' if place else ''}")
     for number, job in enumerate(autopsy.running_jobs):
         label = "in progress  " if number == 0 else "             "
         lines.append(label + describe_job(job))
         lines += [f"               {line.strip()}" for line in job.stack.splitlines()[1:6]]
     lines.append(f"saved        {_saved_results(autopsy)}")
+    if autopsy.record.damaged:
+        lines.append(
+            f"damaged      {autopsy.record.damaged} lines of the journal are not as they were "
+            "written, and count as unknown; check the disk"
+        )
     if autopsy.state in ("died", "failed", "interrupted"):
         lines.append(f"resume       {resume_command(autopsy)}")
     return lines

@@ -28,6 +28,8 @@ from ..runtime.events import (
     StageStarted,
 )
 from ..runtime.stacks import innermost
+from ..text import printable
+from ..threads import report
 from .progress import FAILED_OUTCOMES, ProgressRate, job_name, stage_title
 
 LINE_INTERVAL = 10.0  # seconds between two lines of progress without a terminal
@@ -91,7 +93,12 @@ class Console(Observer):
                 transient=True,
             )
             self._bar.add_task(stage_title(event.stage), total=event.total)
-            self._bar.start()
+            try:
+                self._bar.start()
+            except RuntimeError as error:  # the bar is drawn by a thread
+                self._bar.stop()
+                self._bar = None
+                report(f"{error}: progress is printed as lines")
 
     def stage_ended(self, event: StageEnded) -> None:
         """Stop the bar; print a last line if the stage has printed progress."""
@@ -125,6 +132,11 @@ class Console(Observer):
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Print which jobs are stuck, where, when they time out, and from time to time advice."""
+        if not event.total:
+            place = ", ".join(["", *_place("", event.stack)])
+            text = f"stage {event.stage} has been running for {event.idle_time:.0f} s{place}"
+            self._print(logging.WARNING, text)
+            return
         lines = [
             f"no job has finished for {event.idle_time:.0f} s: {stage_title(event.stage)}, "
             f"{event.done} of {event.total} done, {len(event.running_indices)} running"
@@ -146,7 +158,7 @@ class Console(Observer):
 
     def note(self, event: Note) -> None:
         """Print the message."""
-        self._print(event.level, event.message)
+        self._print(event.level, printable(event.message))
 
     def run_ended(self, event: RunEnded) -> None:
         """Restore the terminal."""
@@ -173,7 +185,7 @@ class Console(Observer):
         if level < self._lowest_level:
             return
         now = time.strftime("%H:%M:%S")
-        text = f"{now} " + message.replace("\n", f"\n{now} ")
+        text = "\n".join(f"{now} {printable(line)}" for line in message.split("\n"))
         self._terminal.print(Text(text, style=STYLES.get(level, "")), soft_wrap=True)
 
 

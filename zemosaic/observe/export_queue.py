@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence, Set
 from itertools import islice
 from typing import Any, NamedTuple
 
+from ..threads import start_thread
+
 # Ten seconds of 5,000 pairs a second; an ended span takes about 2 KB, so 100 MB at most. A full
 # queue drops its oldest spans.
 MAX_QUEUED_SPANS = 50_000
@@ -76,8 +78,9 @@ class ExportQueue:
         self._dropped = self._taken = 0
         self._wake = threading.Event()
         self._closing = self._abandoned = False
-        self._thread = threading.Thread(target=self._work, name="zemosaic-export", daemon=True)
-        self._thread.start()
+        self._thread = start_thread(
+            self._work, "zemosaic-export", f"{name} gets all spans at the end of the run"
+        )
 
     @property
     def lost(self) -> int:
@@ -104,12 +107,16 @@ class ExportQueue:
                 self._dropped += 1
 
     def close(self) -> None:
-        """Send the waiting spans and stop; return at once."""
+        """Send the waiting spans and stop; return at once, if there is a thread."""
         self._closing = True
         self._wake.set()
+        if self._thread is None:
+            self._work()
 
     def join(self, timeout: float) -> bool:
         """Wait for the thread and return whether it has stopped; if not, drop the waiting spans."""
+        if self._thread is None:
+            return True
         self._thread.join(timeout)
         self._abandoned = self._thread.is_alive()
         return not self._abandoned

@@ -24,6 +24,8 @@ from opentelemetry.trace import NoOpTracer, Tracer
 
 from .._version import __version__
 from ..errors import UserError
+from ..files import no_follow
+from ..threads import report
 from . import otlp_json
 from .endpoint import exporters_from_environment, without_credentials
 from .export_queue import MAX_BATCH, MAX_QUEUED_SPANS, ExportQueue, QueueLimits
@@ -92,7 +94,7 @@ class Tracing:
         self._tracer = self._make_tracer(endpoint, other_signals)
         exporter = otlp_sender(endpoint) if endpoint else None
         limits = _queue_limits()
-        self._stream = file.open("wb")
+        self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
         self._queues = [self._queue(file.name, self._write, QueueLimits(FILE_DELAY))]
         if exporter is not None:
             self._last_reason = exporter.reason
@@ -141,7 +143,7 @@ class Tracing:
     def _make_tracer(self, endpoint: str, other_signals: bool) -> Tracer:
         limits = _span_limits()
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
-        resource = Resource.create().merge(
+        resource = _default_resource().merge(
             Resource({"service.name": "zemosaic", "service.version": __version__})
         )
         # The provider makes no spans; it reads the environment.
@@ -156,8 +158,11 @@ class Tracing:
         if endpoint and other_signals:
             from .other_signals import OtherSignals
 
-            self.signals = OtherSignals(endpoint, provider.resource, scope)
-            self._open_queues += 1
+            try:
+                self.signals = OtherSignals(endpoint, provider.resource, scope)
+                self._open_queues += 1
+            except RuntimeError as error:  # no thread can be started
+                report(f"{error}: no metrics and log records are sent")
         return Recorder(provider.resource, scope, self.ids, limits, provider.sampler, self._put)
 
     def _put(self, span: ReadableSpan) -> None:
@@ -225,6 +230,14 @@ class Tracing:
             self._open_queues -= 1
             if not self._open_queues:
                 _sdk_logger.setLevel(self._level)
+
+
+def _default_resource() -> Resource:
+    """Return the SDK's own attributes; none if it cannot start the threads that find them."""
+    try:
+        return Resource.create()
+    except RuntimeError:
+        return Resource.get_empty()
 
 
 def _span_limits() -> SpanLimits:

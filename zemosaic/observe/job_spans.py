@@ -10,6 +10,7 @@ from .attributes import Names, valid_attributes
 
 PAIR = "phase5_intertile.pair"
 TILE = "phase5_intertile.tile"
+FUTURE = "phase5_intertile.future"
 
 
 class JobSpan(NamedTuple):
@@ -24,6 +25,7 @@ TILE_SPAN = JobSpan(TILE, Names("zemosaic.tile."), Names("zemosaic.tile.stage.")
 JOB_SPANS = {
     "pairs": JobSpan(PAIR, Names("zemosaic.pair."), Names("zemosaic.pair.stage.")),
     "tiles": TILE_SPAN,
+    "loop": JobSpan(FUTURE, Names("zemosaic.future."), Names("zemosaic.future.stage.")),
 }
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+from ..text import printable
+
 #: Names of the stages for people, in the order in which a run reaches them.
 STAGE_TITLES = {
     "scan": "reading headers",
@@ -17,6 +19,7 @@ STAGE_TITLES = {
     "pairs": "measuring pairs",
     "solve": "solving",
     "apply": "writing corrected tiles",
+    "loop": "running the loop",
 }
 #: Outcomes of jobs without a result.
 FAILED_OUTCOMES = ("failed", "timeout", "crashed")
@@ -34,8 +37,9 @@ def stage_title(stage: str) -> str:
 def job_name(stage: str, index: int, attributes: Mapping[str, Any]) -> str:
     """Return the name of a job for people: "pair 348 (a.fits, b.fits)", or a tile's file."""
     if stage == "pairs":
-        return f"pair {index} ({attributes.get('name_i')}, {attributes.get('name_j')})"
-    return str(attributes.get("name") or f"tile {index}")
+        names = f"{attributes.get('name_i')}, {attributes.get('name_j')}"
+        return printable(f"pair {index} ({names})")
+    return printable(str(attributes.get("name") or f"tile {index}"))
 
 
 class ProgressRate:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..runtime.events import JobEnded, StageStarted
 from ..runtime.stacks import innermost
+from ..text import printable
 from .autopsy import Autopsy
 from .autopsy_text import summary_lines
 from .progress import FAILED_OUTCOMES, ProgressRate, job_name
@@ -50,7 +51,7 @@ def watch(look: Callable[[], Autopsy], terminal: Terminal, interval: float = 1.0
 def status(autopsy: Autopsy) -> Group:
     """Return the state of a run: a table of its jobs, or a summary if it is over."""
     if autopsy.state != "running":
-        return Group(*(Text(line) for line in summary_lines(autopsy)))
+        return Group(*(Text(printable(line)) for line in summary_lines(autopsy)))
     done, total = autopsy.job_counts(autopsy.stage)
     seconds = (autopsy.last_ns - autopsy.started_ns) / 1e9
     progress = f": {done} of {total} done" if total else ""
@@ -58,6 +59,9 @@ def status(autopsy: Autopsy) -> Group:
         f"run          {autopsy.folder}, process {autopsy.pid}, for {seconds:.0f} s",
         f"stage        {autopsy.stage or 'none'}{progress}",
     ]
+    if (own := autopsy.own_stage) is not None:
+        place = innermost(own.stack)
+        lines[1] = f"stage        {own}{f', {place}' if place else ''}"
     if total:
         lines.append(f"rate         {describe_rate(autopsy)}")
     table = Table("worker", "job", "step", "seconds", "location", box=None, pad_edge=False)
@@ -65,8 +69,8 @@ def status(autopsy: Autopsy) -> Group:
         row = job.row
         name = job_name(row.stage, row.index, job.attributes)
         cells = (str(row.pid), name, row.step, f"{job.seconds:.1f}", innermost(job.stack))
-        table.add_row(*map(Text, cells))
-    return Group(*map(Text, lines), table)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return Group(*(Text(printable(line)) for line in lines), table)
 
 
 def describe_rate(autopsy: Autopsy) -> str:

@@ -392,3 +392,23 @@ class Telemetry(Observer):
 def _set_error(span: Span, error_type: str, message: str) -> None:
     span.set_attribute("error.type", error_type)
     span.set_status(Status(StatusCode.ERROR, valid_text(message)))
+
+
+class PhaseTracer:
+    """Makes the spans of a phase under the name of a watched loop.
+
+    Parameters
+    ----------
+    name : str
+        Name in place of "phase5_intertile".
+    tracer : opentelemetry.trace.Tracer, optional
+        By default a tracer of the application's provider.
+    """
+
+    def __init__(self, name: str, tracer: Tracer | None = None) -> None:
+        self._name = name
+        self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
+
+    def start_span(self, name: str, *args: Any, **kwargs: Any) -> Span:
+        """Start a span under its new name."""
+        return self._tracer.start_span(self._name + name.removeprefix(PHASE), *args, **kwargs)

@@ -22,7 +22,7 @@ TERMS = np.array([(a, n - a) for n in range(1, DEGREE + 1) for a in range(n, -1,
 class Illumination:
     """Illumination and glow of one instrument in C channels.
 
-    ``gain * data + offset`` is ``F * light + glow + bias`` with F = 1 on average (of ln F).
+    ``gain * (data - glow) + offset`` is ``F * light + bias`` with F = 1 on average (of ln F).
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Illumination:
     log_flat : ndarray
         ``(C, M)`` float64 coefficients of ln F, in the order of `TERMS`.
     glow : ndarray
-        ``(C, M)`` float64 coefficients of the glow in ADU.
+        ``(C, M)`` float64 coefficients of the glow in ADU of the tiles before correction.
     log_flat_cov, glow_cov : ndarray
         ``(C, M, M)`` float64 covariances of the coefficients.
     bias : ndarray
@@ -144,6 +144,13 @@ class Instruments:
 
     labels: np.ndarray
     names: tuple[str, ...]
+
+    def of_many(self, tiles: np.ndarray, fewest: int) -> Instruments:
+        """Return the instruments without those of fewer than `fewest` of some tiles."""
+        labels = self.labels[tiles]
+        count = np.bincount(labels[labels >= 0], minlength=len(self.names))
+        few = np.append(count < fewest, True)[self.labels]
+        return Instruments(np.where(few, -1, self.labels), self.names)
 
     @classmethod
     def none(cls, tiles: int) -> Instruments:

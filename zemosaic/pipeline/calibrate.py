@@ -25,7 +25,7 @@ from ..runtime.pool import Pool
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Clock
 from ..settings import Settings
-from . import PRELOAD
+from . import PRELOAD, describe_package
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .stages import run_stages
@@ -96,7 +96,7 @@ def calibrate(
     require_different(tile for tile in tiles if isinstance(tile, (str, os.PathLike)))
     if isinstance(settings.anchor, int) and not 0 <= settings.anchor < len(tiles):
         raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(tiles) - 1}")
-    workers = make_pool(pool, settings.workers, PRELOAD)
+    workers = make_pool(pool, settings.workers, PRELOAD, describe_package)
     fan_out = FanOut(observers)
     with (
         _report_run(fan_out, workers, workers is not pool, len(tiles)) as run,
@@ -115,6 +115,8 @@ def calibrate(
             run_folder=path if folder is not None else None,
         )
         solution = run_stages(context, tiles, apply_to)
+        if run.inflight is not None:
+            run.inflight.write_progress("tables", 0, 0)
         on_solution(solution)
         shutil.rmtree(previews, ignore_errors=True)
     return solution

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..files import no_follow
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.saturation import Ceiling, Levels
@@ -171,7 +172,7 @@ def _from_list(value: Any, convert: Callable[[list[Any]], Any]) -> Any:
 
 def save_thumbnails(folder: Path, thumbnails: Mapping[int, np.ndarray]) -> None:
     """Write thumbnails, by tile index, to the run folder."""
-    with RunFolder(folder).thumbnails.open("wb") as file:
+    with open(RunFolder(folder).thumbnails, "wb", opener=no_follow) as file:
         np.save(file, np.array(list(thumbnails), dtype=np.int64))
         for image in thumbnails.values():
             np.save(file, image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ..runtime.events import FanOut, Note, StageEnded, StageStarted
 from ..runtime.inflight import Inflight
 from ..runtime.pool import Pool
 from ..runtime.scheduler import Clock, Job, Outcome, run
+from ..runtime.stage_heartbeat import beat
 from ..settings import Settings
 
 
@@ -50,8 +51,8 @@ class RunContext:
     run_folder: Path | None
 
     @contextmanager
-    def stage(self, name: str, total: int = 0) -> Iterator[dict[str, Any]]:
-        """Report the start and the end of a stage.
+    def stage(self, name: str, total: int = 0, has_jobs: bool = False) -> Iterator[dict[str, Any]]:
+        """Report the start and the end of a stage; one without jobs has heartbeats of its own.
 
         Yields
         ------
@@ -62,7 +63,13 @@ class RunContext:
         if self.inflight is not None:
             self.inflight.write_progress(name, 0, total)
         attributes: dict[str, Any] = {}
-        yield attributes
+        watch = (
+            nullcontext()
+            if has_jobs or self.run_folder is None
+            else beat(self.observers, name, self.settings.heartbeat, self.run_folder)
+        )
+        with watch:
+            yield attributes
         ended = StageEnded(stage=name, time_ns=time.time_ns(), attributes=attributes)
         self.observers.dispatch(ended)
 
@@ -83,7 +90,7 @@ class RunContext:
         list of Outcome
             In the order of the jobs.
         """
-        with self.stage(stage, total):
+        with self.stage(stage, total, has_jobs=True):
             return run(
                 jobs,
                 total,

@@ -54,7 +54,7 @@ def run_stages(
     NoSolution
         Fewer than two tiles can be used, or the anchor cannot.
     """
-    with context.stage("prepare") as attributes:
+    with context.stage("prepare", has_jobs=True) as attributes:
         scan = scan_tiles(context, tiles)
         attributes["tiles.total"] = len(scan.names)
         if len(scan.names) < 2:
@@ -79,8 +79,7 @@ def run_stages(
     with context.stage("solve") as attributes:
         records = add_star_gains(context, records)
         sky_check = _check_same_sky(context, records)
-        shapes = {k: scanned[k].tile.shape for k in prepared.previews}
-        solved = _solve(context, graph, corners, records, prepared, anchor, *shared, shapes)
+        solved = _solve(context, graph, corners, records, prepared, anchor, *shared)
         solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
             **vars(solved),
@@ -106,9 +105,10 @@ def run_stages(
 
 def _find_shared(
     context: RunContext, count: int, tiles: Mapping[int, Tile]
-) -> tuple[Ties, Instruments]:
-    """Return the ties of the tiles, and their instruments."""
-    return tie_tiles(context, count, tiles), find_instruments(context, count, tiles)
+) -> tuple[Ties, Instruments, dict[int, tuple[int, int]]]:
+    """Return the ties of the tiles, their instruments and their shapes."""
+    shapes = {index: tile.shape for index, tile in tiles.items()}
+    return tie_tiles(context, count, tiles), find_instruments(context, count, tiles), shapes
 
 
 def _check_same_sky(context: RunContext, records: Sequence[PairRecord]) -> SkyCheck:

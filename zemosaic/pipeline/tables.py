@@ -24,7 +24,8 @@ from .solution import PhaseSolution
 __all__ = ["SURFACE_POWERS", "corrections_table", "pairs_table", "run_name", "write_table"]
 
 SOLUTION_COLUMNS = (
-    "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS, "component", "gain_group", "pairs", "suspect", "shift",
+    "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS,
+    "component", "gain_group", "pairs", "suspect", "shift",
 )  # fmt: skip
 MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
@@ -55,7 +56,7 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
         instruments = {index: light.name for light in lights for index in light.tiles.tolist()}
         columns["instrument"] = _printable([instruments.get(index, "") for index in tile.tolist()])
     if lights:
-        line = f"({line} - bias - glow) / F + bias"
+        line = "(gain * (data - glow) + offset - bias) / F + bias"
     formula = f"corrected = {line} + {SURFACE}, {CENTRE}"
     table = _table(columns, settings, formula, solution.unit)
     if lights:

@@ -35,8 +35,6 @@ from .records import JOURNALLED, PreparedTile
 MAPPED_PREVIEWS = 64  # previews that a worker keeps mapped; each holds a file open
 CHECKED_BYTES = 1 << 16  # start of a file that is checksummed: holds the header of most
 
-TileLike = Tile | str | os.PathLike[str] | tuple[Any, ...]
-
 
 @dataclass(frozen=True, eq=False)
 class ScannedTile:
@@ -60,15 +58,20 @@ class ScannedTile:
     problem: str = ""
 
 
+TileLike = Tile | ScannedTile | str | os.PathLike[str] | tuple[Any, ...]
+
+
 def tile_name(tile: TileLike, index: int) -> str:
     """Return the base name of a tile's file, or a name made of its index in the input."""
-    if isinstance(tile, Tile):
+    if isinstance(tile, (Tile, ScannedTile)):
         return tile.name
     return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
 
 
 def tile_path(tile: TileLike) -> Path | None:
     """Return the path of a tile's file, None for an array."""
+    if isinstance(tile, ScannedTile):
+        return None if tile.problem else tile.tile.path
     if isinstance(tile, Tile):
         return tile.path
     return Path(split_input(os.fspath(tile))[0]) if isinstance(tile, (str, os.PathLike)) else None
@@ -102,6 +105,10 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
     TileError
         The item is no tile, or its file cannot be used.
     """
+    if isinstance(tile, ScannedTile):
+        if tile.problem:
+            raise TileError(tile.problem)
+        return [tile]
     if isinstance(tile, Tile):
         return [ScannedTile(tile.name, tile, _file_key(tile))]
     if isinstance(tile, (str, os.PathLike)):

@@ -168,14 +168,15 @@ def _corrected(thumbnail: _Thumbnail) -> np.ndarray:
     if len(tile.gain) != len(values) or not np.isfinite(tile.gain).all():
         return values
     x, y = _tile_pixels(thumbnail)
-    corrected = _per_channel(tile.gain) * values + _per_channel(tile.offset)
+    gain, offset = _per_channel(tile.gain), _per_channel(tile.offset)
+    corrected = gain * values + offset
     if tile.illumination is not None:
         height, width = thumbnail.placement.shape
         # Beyond the edges of the tile the polynomials are no good.
         place = np.clip(2 * x / width, -1, 1), np.clip(2 * y / height, -1, 1)
         factor, glow = (part.astype(np.float32) for part in tile.illumination.at(*place))
         bias = _per_channel(tile.illumination.bias.tolist())
-        corrected = (corrected - bias - glow) / factor + bias
+        corrected = (corrected - gain * glow - bias) / factor + bias
     for name, (power_x, power_y) in SURFACE_POWERS.items():
         coefficients = getattr(tile, name)
         if any(coefficients):

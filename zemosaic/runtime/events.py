@@ -11,11 +11,14 @@ of jobs count from 1.
 from __future__ import annotations
 
 import logging
+import threading
+import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..threads import take_reports
 from .library_messages import LibraryMessage
 
 logger = logging.getLogger(__name__)
@@ -312,9 +315,19 @@ _METHODS = {
 
 
 class FanOut:
-    """Passes events to all observers; an observer is removed and reported when it raises."""
+    """Passes events to all observers; an observer is removed and reported when it raises.
+
+    Attributes
+    ----------
+    lock : threading.RLock
+        Held while events are passed on, because a stage without jobs has a thread for heartbeats.
+    last_dispatch : float
+        Time of the last events, by `time.monotonic`.
+    """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self.lock = threading.RLock()
+        self.last_dispatch = time.monotonic()
         self._observers = list(observers)
         self._noted: set[str] = set()
 
@@ -326,7 +339,17 @@ class FanOut:
             self.dispatch(Note(level=logging.DEBUG, message=str(message)))
 
     def dispatch(self, *events: Event) -> None:
-        """Pass simultaneous events to all observers."""
+        """Pass simultaneous events to all observers, after the reports of missing threads."""
+        with self.lock:
+            self._dispatch(events)
+
+    def _dispatch(self, events: Sequence[Event]) -> None:
+        self.last_dispatch = time.monotonic()
+        # Nothing comes before the start of a run.
+        for message in () if isinstance(events[0], RunStarted) else take_reports():
+            if message not in self._noted:
+                self._noted.add(message)
+                self.dispatch(Note(level=logging.WARNING, message=message))
         for observer in tuple(self._observers):
             if observer not in self._observers:  # removed while another one was reported
                 continue

@@ -191,6 +191,12 @@ class Inflight:
             run_pid=os.getpid(),
         )
 
+    def write_row(self, slot: Slot, index: int, thread: int, started_ns: int) -> None:
+        """Enter the job of a thread of this process, which does not enter it itself."""
+        stage = slot.stage.encode()
+        values = RowValues(slot.ticket, index, os.getpid(), thread, started_ns, stage, started_ns)
+        self._table.write(slot.row, slot.ticket, values)
+
     def read_row(self, slot: Slot) -> Row | None:
         """Return the current job of a slot; None if its worker has none."""
         return self._table.read(slot.row)

@@ -3,8 +3,8 @@
 One line of JSON per event, passed to the kernel as it happens, so a killed run loses nothing;
 simultaneous events share a write. A thread forces the file to the disk at heartbeats, at the ends
 of stages and at the end of the run, because the scheduler must not wait for a slow disk. A resumed
-run appends to the same file. Readers skip torn lines and unknown events, so the file needs no
-version.
+run appends to the same file. Each line has a checksum. Readers skip torn lines, damaged lines,
+which they count, and unknown events, so the file needs no version.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..files import no_follow
+from ..threads import start_thread
 from .events import (
     Event,
     Heartbeat,
@@ -27,7 +29,13 @@ from .events import (
     RunStarted,
     StageEnded,
 )
-from .journal_lines import decode_event, decode_line, decode_spans, encode_line
+from .journal_lines import (
+    DamagedLineError,
+    decode_event,
+    decode_line,
+    decode_spans,
+    encode_line,
+)
 from .run_folder import RunFolder
 
 _SYNCED = {RunStarted, StageEnded, Heartbeat}
@@ -90,15 +98,20 @@ class Journal(Observer):
         if self._sync_thread is None or not self._sync_thread.is_alive():
             self._sync_thread = self._start_sync(self._descriptor)
 
-    def _start_sync(self, descriptor: int) -> threading.Thread:
+    def _start_sync(self, descriptor: int) -> threading.Thread | None:
+        """Force the file to the disk by a thread; by this one, and return None, without threads."""
+
         def sync() -> None:
             try:
                 os.fsync(descriptor)
             except OSError as error:
                 self._report_failure(error)
 
-        thread = threading.Thread(target=sync, name="zemosaic-journal", daemon=True)
-        thread.start()
+        thread = start_thread(
+            sync, "zemosaic-journal", "the run itself waits until the disk has the journal"
+        )
+        if thread is None:
+            sync()
         return thread
 
     def close(self, timeout: float = CLOSE_TIMEOUT) -> None:
@@ -112,8 +125,9 @@ class Journal(Observer):
             self._sync_thread.join(timeout)
         if self._sync_thread is None or not self._sync_thread.is_alive():
             self._sync_thread = self._start_sync(descriptor)
-            self._sync_thread.join(timeout)
-        if not self._sync_thread.is_alive():
+            if self._sync_thread is not None:
+                self._sync_thread.join(timeout)
+        if self._sync_thread is None or not self._sync_thread.is_alive():
             os.close(descriptor)
 
     def handle_batch(self, events: Sequence[Event]) -> None:
@@ -145,11 +159,14 @@ class Record:
         In the order in which they happened.
     delivered : set of int
         Numbers of the spans accepted by a collector.
+    damaged : int
+        Number of lines left out because they are not as they were written.
     """
 
     about: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     delivered: set[int] = field(default_factory=set)
+    damaged: int = 0
 
     @property
     def ended(self) -> RunEnded | None:
@@ -170,16 +187,26 @@ class Record:
 def read(folder: Path) -> list[Record]:
     """Return all runs of a folder's journal, oldest first; none if it has no journal."""
     records: list[Record] = []
+    damaged = 0  # before the first run
     for entry in _read_lines(RunFolder(folder).journal):
+        if entry is None:
+            if records:
+                records[-1].damaged += 1
+            else:
+                damaged += 1
+            continue
         kind = entry.pop("kind", None)
         if kind == "about":
             records.append(Record(about=entry))
-        elif not records:
-            continue
-        elif kind == "delivered":
+        elif kind == "delivered" and records:
             records[-1].delivered |= decode_spans(entry)
-        elif (event := decode_event(kind, entry)) is not None:
+        elif isinstance(kind, str) and (event := decode_event(kind, entry)) is not None:
+            # The first line of a run may be damaged.
+            if not records or (isinstance(event, RunStarted) and records[-1].events):
+                records.append(Record())
             records[-1].events.append(event)
+    if records:
+        records[0].damaged += damaged
     return records
 
 
@@ -214,18 +241,36 @@ def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _open(folder: Path) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-    return os.open(RunFolder(folder).journal, flags, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return no_follow(RunFolder(folder).journal, flags, 0o644)
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield the entry of each line, None for a damaged one; leave out torn ones.
+
+    Whoever appends to the journal begins with a new line, which ends the line that the process
+    before it may have left torn.
+    """
     if not path.exists():
         return
+    torn, checked = False, False
     with path.open("rb") as lines:
         for line in lines:
-            try:
-                entry = decode_line(line)
-            except ValueError:  # empty, or torn when a run died
+            if not line.strip():
                 continue
-            if isinstance(entry, dict):
-                yield entry
+            try:
+                entry, checked_line = decode_line(line, checked)
+            except DamagedLineError:
+                if torn:
+                    yield None
+                torn = True
+                continue
+            is_first = entry.get("kind") in ("about", "delivered")
+            if torn and not is_first:
+                yield None
+            torn = False
+            if entry.get("kind") == "about":
+                checked = checked_line
+            yield entry
+        if torn and line.endswith(b"\n"):
+            yield None

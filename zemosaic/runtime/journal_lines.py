@@ -1,9 +1,15 @@
-"""The lines of a journal: events and other entries as JSON."""
+"""The lines of a journal: events and other entries as JSON, each with a checksum.
+
+The checksum, of all bytes before it, is the last member of the object: ``,"crc":"89abcdef"}``.
+Earlier versions wrote none.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
+import zlib
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -16,29 +22,37 @@ _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 _JSON_PREFIXES = (b" ", b'{"kind":"about"')
 # Names of fields in journals of version 0.2.1 and earlier.
 _RENAMED = {"stages": "step_times", "part": "step", "running_parts": "running_steps"}
+_CHECKSUM = re.compile(rb',"crc":"([0-9a-f]{8})"}\s*\Z')
+_CHECKSUM_SIZE = len(b',"crc":"89abcdef"}\n')
+
+
+class DamagedLineError(ValueError):
+    """A line is not as it was written."""
 
 
 def encode_line(entry: Mapping[str, Any]) -> bytes:
+    """Return the line of an entry, which has at least one field."""
+    body = _serialize(entry)[:-1]
+    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def _serialize(entry: Mapping[str, Any]) -> bytes:
     """Serialize with orjson (5 × faster); fall back to json where orjson cannot.
 
     It cannot serialize surrogates (Python's form of file names outside UTF-8), integers over 64
     bits (such as the trace's id) and non-finite floats.
     """
     try:
-        line = orjson.dumps(entry, _to_plain, orjson.OPT_APPEND_NEWLINE)
+        line = orjson.dumps(entry, _to_plain)
     except TypeError:
-        return _encode_json_line(entry)
+        return b" " + _encode_json(entry).encode()
     # orjson writes null for a non-finite float. Most events hold one None, their error.
     nulls = line.count(b"null")
     if nulls > (entry.get("error", "") is None):
         own_nulls = sum(value is None for value in entry.values())
         if nulls > own_nulls:
-            return _encode_json_line(entry)
+            return b" " + _encode_json(entry).encode()
     return line
-
-
-def _encode_json_line(entry: Mapping[str, Any]) -> bytes:
-    return b" " + _encode_json(entry).encode() + b"\n"
 
 
 def _to_plain(value: Any) -> Any:
@@ -51,13 +65,37 @@ def _to_plain(value: Any) -> Any:
 _encode_json = json.JSONEncoder(separators=(",", ":"), default=_to_plain).encode
 
 
-def decode_line(line: bytes) -> Any:
-    """Return the content of a line; raise ValueError if it is torn or empty."""
+def decode_line(line: bytes, needs_checksum: bool = False) -> tuple[dict[str, Any], bool]:
+    """Return the content of a line, and whether it has a checksum.
+
+    Raises
+    ------
+    DamagedLineError
+        The line is torn, its checksum is wrong, or it has none and needs one.
+    """
+    found = _CHECKSUM.search(line, max(0, len(line) - _CHECKSUM_SIZE))
+    if found is not None:
+        body = line[: found.start()]
+        if zlib.crc32(body) != int(found[1], 16):
+            raise DamagedLineError("wrong checksum")
+        line = body + b"}"
+    elif needs_checksum:
+        raise DamagedLineError("no checksum")
+    entry = _parse(line)
+    if not isinstance(entry, dict):
+        raise DamagedLineError("not an object")
+    return entry, found is not None
+
+
+def _parse(line: bytes) -> Any:
     # orjson would read an integer over 64 bits as a float, so it must not read lines of json.
     if not line.startswith(_JSON_PREFIXES):
         with contextlib.suppress(ValueError):  # NaN, as earlier versions wrote it, or torn
             return orjson.loads(line)
-    return json.loads(line)
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DamagedLineError(str(error)) from None
 
 
 def decode_event(kind: str | None, entry: dict[str, Any]) -> Event | None:
@@ -67,7 +105,7 @@ def decode_event(kind: str | None, entry: dict[str, Any]) -> Event | None:
             entry["error"] = JobError(**entry["error"])
         fields = {_RENAMED.get(name, name): value for name, value in entry.items()}
         event: Event = _KINDS[kind or ""](**fields)
-    except (KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         return None
     return event
 

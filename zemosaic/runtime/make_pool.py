@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from .executor_pool import ExecutorPool
-from .pool import Pool, usable_processors
+from .pool import Pool, no_identity, usable_processors
 from .serial_pool import SerialPool
 from .thread_pool import ThreadPool
 
 KINDS = ("processes", "threads", "serial")
 
 
-def make_pool(kind: str | Executor | Pool, workers: int = 0, preload: Sequence[str] = ()) -> Pool:
+def make_pool(
+    kind: str | Executor | Pool,
+    workers: int = 0,
+    preload: Sequence[str] = (),
+    identify: Callable[[], str] = no_identity,
+) -> Pool:
     """Make a pool of a kind, or wrap an executor.
 
     Parameters
@@ -24,6 +29,10 @@ def make_pool(kind: str | Executor | Pool, workers: int = 0, preload: Sequence[s
         Workers to start; 0 starts one per usable processor.
     preload : sequence of str
         Modules that worker processes import before their first task, if the platform allows it.
+
+    identify : callable
+        Describes the imported package, in this process and in worker processes; workers with
+        another description end the run.
 
     Raises
     ------
@@ -38,7 +47,7 @@ def make_pool(kind: str | Executor | Pool, workers: int = 0, preload: Sequence[s
     if kind == "processes":
         from .process_pool import ProcessPool
 
-        return ProcessPool(workers, preload)
+        return ProcessPool(workers, preload, identify)
     if kind == "threads":
         return ThreadPool(workers)
     if kind == "serial":

@@ -54,6 +54,11 @@ class Pool:
         raise NotImplementedError
 
 
+def no_identity() -> str:
+    """Return no description of the package, for pools whose workers run any function."""
+    return ""
+
+
 def usable_processors() -> int:
     """Return the number of processors usable by this process (see `os.sched_getaffinity`)."""
     if hasattr(os, "sched_getaffinity"):  # Linux only

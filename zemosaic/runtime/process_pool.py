@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import os
 import pickle
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -23,12 +25,20 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
+from ..errors import UserError
+from ..threads import report, start_thread
+from .daemonic import allow_children
 from .events import WorkerStarted
-from .pool import Pool
-from .worker import TaskResult
+from .pool import Pool, no_identity
+from .worker import TaskResult, run_task
 from .worker_process import serve
 
+_WITHOUT_WORKERS = "jobs run in the process of the run, one after the other and without time-outs"
 EXIT_TIMEOUT = 5.0  # seconds until the kernel has ended a killed worker
+
+
+class OtherPackageError(UserError):
+    """The workers have imported another package than the run; the message names both."""
 
 
 class WorkerLostError(Exception):
@@ -48,6 +58,14 @@ class _Task:
     def pickle(self) -> None:
         """Pickle the call, if it is not yet pickled."""
         self.pickled = self.pickled or bytes(ForkingPickler.dumps(self.call))
+
+    def run_here(self) -> None:
+        """Run the task in this process."""
+        if self.future.set_running_or_notify_cancel():
+            function, args = self.call
+            result = run_task(function, args)
+            with contextlib.suppress(InvalidStateError):  # the task was abandoned
+                self.future.set_result(result)
 
     def set_pickled_result(self, pickled: bytes) -> None:
         """Set the result of the future, or the exception raised by unpickling it."""
@@ -81,8 +99,14 @@ class ProcessPool(Pool):
     kind = "processes"
     max_batch = 128
 
-    def __init__(self, workers: int, preload: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        workers: int,
+        preload: Sequence[str] = (),
+        identify: Callable[[], str] = no_identity,
+    ) -> None:
         self.workers = workers
+        self._identify = identify
         self._context = _start_context(preload)
         # Workers hold the reading end: it signals them when the run, the only writer, has ended.
         self._lifeline, self._lifeline_writer = self._context.Pipe(duplex=False)
@@ -94,23 +118,33 @@ class ProcessPool(Pool):
         self._live_workers: list[_Worker] = []
         self._idle_deaths: list[Exception] = []
         self._starts: list[WorkerStarted] = []
+        self._error: Exception | None = None  # ended the thread of the pool
         self._is_woken = self._closed = False
-        self._thread = threading.Thread(target=self._run, name="zemosaic-pool", daemon=True)
+        self._thread: threading.Thread | None = None
+        # Without threads the caller of `submit` runs the tasks, without processes our thread.
+        self._has_no_thread = self._has_no_processes = False
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Queue a task for the next free worker."""
         task = _Task(Future(), (function, args))
         with self._lock:
+            if self._error is not None:
+                task.set_exception(self._error)
+                return task.future
             if self._closed:
                 raise RuntimeError("the pool is closed")
-            if self._thread.ident is None:
-                self._thread.start()
-            self._queue.append(task)
+            if self._thread is None and not self._has_no_thread:
+                self._thread = start_thread(self._run, "zemosaic-pool", _WITHOUT_WORKERS)
+                self._has_no_thread = self._thread is None
+            if not self._has_no_thread:
+                self._queue.append(task)
             # If all workers are busy, the next result wakes the thread.
             if len(self._live_workers) < self.workers or not all(
                 w.task for w in self._live_workers
             ):
                 self._wake_thread()
+        if self._has_no_thread:
+            task.run_here()
         return task.future
 
     def abandon(self, future: Future[TaskResult]) -> bool:
@@ -140,7 +174,7 @@ class ProcessPool(Pool):
         with self._lock:
             self._closed = True
             self._wake_thread()
-        if self._thread.ident is not None:
+        if self._thread is not None:
             self._thread.join(EXIT_TIMEOUT)
         for pipe in (
             self._lifeline_writer, self._lifeline, self._wakeup_writer, self._wakeups
@@ -158,10 +192,11 @@ class ProcessPool(Pool):
         try:
             while not self._closed:
                 self._start_missing_workers()
+                self._run_tasks_here()
                 self._assign_tasks()
                 self._handle_messages()
         except Exception as raised:  # noqa: BLE001 - otherwise the futures would never end
-            error = raised
+            error = self._error = raised
         with self._lock:
             self._closed = True
             unfinished = [*self._queue, *(w.task for w in self._live_workers if w.task)]
@@ -176,15 +211,37 @@ class ProcessPool(Pool):
     def _start_missing_workers(self) -> None:
         """Start as many workers as are missing, if any task waits."""
         while self._queue and len(self._live_workers) < self.workers:
+            if self._has_no_processes:
+                return
             ours, theirs = self._context.Pipe()
             process = self._context.Process(
-                target=serve, args=(theirs, self._lifeline), name="zemosaic-worker", daemon=True
+                target=serve,
+                args=(theirs, self._lifeline, self._identify),
+                name="zemosaic-worker",
+                daemon=True,
             )
             started_ns = time.time_ns()
-            with theirs:  # with our copy closed, the pipe ends when the worker does
-                process.start()
+            # With our copy closed, the pipe ends when the worker does.
+            try:
+                with theirs, allow_children(), _without_current_folder():
+                    process.start()
+            except (OSError, EOFError) as error:  # of a limit on processes, memory or files
+                ours.close()
+                self._has_no_processes = True
+                if not self._live_workers:
+                    report(f"no process can be started ({error or 'it ended'}): {_WITHOUT_WORKERS}")
+                return
             with self._lock:
                 self._live_workers.append(_Worker(process, ours, started_ns))
+
+    def _run_tasks_here(self) -> None:
+        """Run all waiting tasks in this thread, if no process can be started."""
+        while self._has_no_processes and not self._live_workers and not self._closed:
+            with self._lock:
+                if not self._queue:
+                    return
+                task = self._queue.popleft()
+            task.run_here()
 
     def _assign_tasks(self) -> None:
         """Send a task to each free worker."""
@@ -243,6 +300,7 @@ class ProcessPool(Pool):
             self._remove_dead_worker(worker)
             return []
         if not worker.ready:
+            self._check_identity(message.decode(errors="surrogateescape"))
             worker.ready = True
             pid = worker.process.pid or 0
             start = WorkerStarted(pid=pid, started_ns=worker.started_ns, ready_ns=time.time_ns())
@@ -252,6 +310,13 @@ class ProcessPool(Pool):
         task, worker.task = worker.task, None
         assert task is not None
         return [(task, message)]
+
+    def _check_identity(self, theirs: str) -> None:
+        if theirs != (ours := self._identify()):
+            raise OtherPackageError(
+                f"the workers have imported {theirs}, but the run {ours}; start it from another "
+                "folder, or remove one of the two from the import path"
+            )
 
     def _remove_dead_worker(self, worker: _Worker) -> None:
         """Remove a worker; its death becomes the exception of its task."""
@@ -276,7 +341,41 @@ def start_server(preload: Sequence[str]) -> None:
     if _start_context(preload).get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        forkserver.ensure_running()
+        # The pool tries again, and reports a failure.
+        with _without_current_folder(), contextlib.suppress(OSError):
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _without_current_folder() -> Iterator[None]:
+    """Let processes started in the context import from the folders of this one's import path.
+
+    The forkserver and spawned processes start as ``python -c``, whose import path begins with the
+    current folder until they have received that of this process: a file like ``numpy.py`` there
+    would be executed. The forkserver would never look in folders that a program has added.
+    """
+    folders = [folder for folder in sys.path if _is_added(folder)]
+    names = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _is_added(folder: str) -> bool:
+    """Return whether a folder of the import path is not one of Python's own."""
+    own = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
+    return (
+        os.path.isabs(folder)
+        and os.pathsep not in folder
+        and not any(folder.startswith(os.path.join(prefix, "")) for prefix in own)
+    )
 
 
 def _start_context(preload: Sequence[str]) -> Any:

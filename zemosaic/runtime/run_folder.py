@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import no_follow
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class RunFolder:
     def stack(self, pid: int) -> Path:
         """The stack dumps of one process."""
         return self.stacks / f"{pid}.txt"
+
+    @property
+    def verdict(self) -> Path:
+        """Why the watchdog ended the run; missing if it did not."""
+        return self.stacks / "watchdog.txt"
 
     @property
     def previews(self) -> Path:
@@ -103,12 +110,14 @@ def claim(folder: Path) -> Iterator[Path]:
     Raises
     ------
     FolderError
-        The folder cannot be written, or another run has locked it.
+        The folder cannot be written, another run has locked it, or another user may have prepared
+        it to lead the files of the run elsewhere.
     """
     lock = RunFolder(folder).lock
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        _refuse_traps(folder)
+        descriptor = no_follow(lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise FolderError(
             f"{folder}: cannot be written ({error.strerror}); choose another folder"
@@ -125,6 +134,24 @@ def claim(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         os.close(descriptor)
+
+
+def _refuse_traps(folder: Path) -> None:
+    status = folder.stat()
+    is_foreign = hasattr(os, "geteuid") and status.st_uid != os.geteuid()
+    if is_foreign and status.st_mode & stat.S_IWOTH:
+        raise FolderError(
+            f"{folder}: belongs to another user, and everybody can write to it; choose a folder of "
+            "your own"
+        )
+    paths = RunFolder(folder)
+    for name in (name for name, kind in vars(RunFolder).items() if isinstance(kind, property)):
+        path: Path = getattr(paths, name)
+        if path.is_symlink() or (sys.version_info >= (3, 12) and path.is_junction()):
+            raise FolderError(
+                f"{path}: is a symbolic link, which a run does not follow; remove it, or choose "
+                "another folder"
+            )
 
 
 def holder(folder: Path) -> int | None:

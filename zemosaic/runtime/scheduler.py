@@ -29,6 +29,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from ..errors import UserError
 from .batcher import Batcher
 from .clock import Clock
 from .events import Event, FanOut, JobEnded, JobError, JobSubmitted, Note
@@ -189,6 +190,8 @@ class _Loop:
         batch, row = self.window.remove(future)
         try:
             result = future.result()
+        except UserError:  # of the pool itself: no job can run
+            raise
         except Exception as error:  # noqa: BLE001 - no error of a pool may end the loop
             failure = describe_death(error, self.window.stack(row))
             self._fail_current(batch, row, failure, now)

@@ -25,6 +25,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import no_follow
 from .run_folder import RunFolder
 
 MAX_READ = 1 << 16  # bytes from the end of a file; a dump of one worker has about 1,000
@@ -81,6 +82,12 @@ def arm(folder: str, interval: float) -> None:
         _timer.armed_at, _timer.armed_for = now, target
 
 
+def arm_alarm(folder: str, interval: float) -> None:
+    """Arm the timer if an alarm dumps the stack, which is safe also while frames change."""
+    if _timer.by_alarm and threading.current_thread() is threading.main_thread():
+        arm(folder, interval)
+
+
 def cancel() -> None:
     """Dump nothing until `arm` is called again."""
     if _timer.armed_at < 0:
@@ -123,7 +130,7 @@ def _open(path: str) -> None:
     if _timer.path == path:
         return
     close()
-    _timer.descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    _timer.descriptor = no_follow(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     _timer.path = path
     if not faulthandler.is_enabled():
         faulthandler.enable(_timer.descriptor)
@@ -153,7 +160,7 @@ def find(folder: Path, pid: int, thread: int, since_ns: int) -> str:
     path = RunFolder(folder).stack(pid)
     if pid == os.getpid():
         try:
-            with path.open("a") as file:
+            with open(path, "a", opener=no_follow) as file:
                 faulthandler.dump_traceback(file)
         except OSError:  # a full disk must not end the run
             return ""

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from ..threads import start_thread
 from .pool import Pool
 from .worker import TaskResult, run_task
 
@@ -27,11 +28,12 @@ class ThreadPool(Pool):
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._running: dict[Future[TaskResult], threading.Thread] = {}
         self._abandoned: set[threading.Thread] = set()
-        for _ in range(workers):
-            self._start_thread()
+        # Without a single thread the caller of `submit` runs the tasks.
+        self._has_threads = [self._start_thread() for _ in range(workers)].count(True) > 0
 
-    def _start_thread(self) -> None:
-        threading.Thread(target=self._run_tasks, name="zemosaic-worker", daemon=True).start()
+    def _start_thread(self) -> bool:
+        without = "fewer jobs run at the same time"
+        return start_thread(self._run_tasks, "zemosaic-worker", without) is not None
 
     def _run_tasks(self) -> None:
         thread = threading.current_thread()
@@ -48,14 +50,18 @@ class ThreadPool(Pool):
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Queue a task for the next free thread."""
         task = _Task(Future(), function, args)
-        self._tasks.put(task)
+        if self._has_threads:
+            self._tasks.put(task)
+        else:
+            task.future.set_running_or_notify_cancel()
+            task.future.set_result(run_task(function, args))
         return task.future
 
     def abandon(self, future: Future[TaskResult]) -> bool:
         """Leave the thread of a running task behind and start another one."""
         if not future.cancel() and (thread := self._running.pop(future, None)) is not None:
             self._abandoned.add(thread)
-            self._start_thread()
+            return self._start_thread()
         return True
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
@@ -20,15 +21,18 @@ from .worker import TaskResult, run_task
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt(3)
 
 
-def serve(pipe: Connection, lifeline: Connection) -> None:
+def serve(pipe: Connection, lifeline: Connection, identify: Callable[[], str]) -> None:
     """Run tasks received through a pipe, and send their results back.
 
     Parameters
     ----------
     pipe : Connection
-        Receives pickled pairs (function, args); b"ready" and then pickled results are sent.
+        Receives pickled pairs (function, args); a description of the imported package and then
+        pickled results are sent.
     lifeline : Connection
         Reading end of a pipe; only the run holds the other one.
+    identify : callable
+        Describes the imported package.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the run
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -36,7 +40,7 @@ def serve(pipe: Connection, lifeline: Connection) -> None:
     _keep_freed_memory()
     stacks.use_alarm()
     with contextlib.suppress(EOFError, OSError):  # the run has ended
-        pipe.send_bytes(b"ready")
+        pipe.send_bytes(identify().encode(errors="surrogateescape"))
         while True:
             pipe.send_bytes(_run_pickled(pipe.recv_bytes()))
 

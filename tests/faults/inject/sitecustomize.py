@@ -97,6 +97,8 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
         "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
     },
     "zemosaic.photometry.solver.solve": {"solve": lambda *_: "solve"},
+    "zemosaic.photometry.overlap.graph": {"find_overlaps": lambda *_: "overlap"},
+    "zemosaic.report.build": {"write_report": lambda *_: "page"},
     "zemosaic.pipeline.tables": {"write_table": lambda table, path: path.name},
 }
 
@@ -120,6 +122,14 @@ class Finder(importlib.abc.MetaPathFinder):
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
+
+if "ZEMOSAIC_NO_POPEN" in os.environ:
+    import subprocess
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    subprocess.Popen = refuse  # type: ignore[assignment, misc]
 
 if "ZEMOSAIC_FAULT" in os.environ:
     sys.meta_path.insert(0, Finder())

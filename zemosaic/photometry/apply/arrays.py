@@ -27,8 +27,8 @@ def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
     Returns
     -------
     ndarray
-        float32 of the shape of `data`: ``(gain * data + offset - bias - glow) / F + bias +
-        surface``, as in `zemosaic.photometry.solver.solve.Solution`.
+        float32 of the shape of `data`: ``(gain * (data - glow) + offset - bias) / F + bias
+        + surface``, as in `zemosaic.photometry.solver.solve.Solution`.
     """
     data = np.asarray(data)
     result = np.empty(data.shape, dtype=np.float32)
@@ -48,15 +48,15 @@ def row_strips(height: int, pixels_per_row: int, multiple: int = 1) -> Iterator[
 
 def correct_rows(strip: np.ndarray, correction: Correction, rows: slice, height: int) -> np.ndarray:
     """Correct some rows of a tile of the given height, ``(C, rows, W)``, as float32."""
-    corrected = strip.astype(np.float64)
+    corrected, shared = strip.astype(np.float64), correction.illumination
+    if shared is not None and shared.glow.any():
+        corrected -= shared.glow_level(rows)
     corrected *= per_channel(correction.gain)
     corrected += per_channel(correction.offset)
-    if correction.illumination is not None:
-        bias = per_channel(correction.illumination.bias)
+    if shared is not None:
+        bias = per_channel(shared.bias)
         corrected -= bias
-        if correction.illumination.glow.any():
-            corrected -= correction.illumination.glow_level(rows)
-        corrected /= correction.illumination.factor(rows)
+        corrected /= shared.factor(rows)
         corrected += bias
     x = np.arange(strip.shape[2]) - (strip.shape[2] - 1) / 2
     y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2

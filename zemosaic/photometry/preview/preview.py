@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import no_follow
 from ..tiles.blank_survey import Survey
 from ..tiles.blanks import find_blanks
 from ..tiles.fits_files import TileError
@@ -148,7 +149,7 @@ class Preview:
         header = {
             "descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": ()
         }  # fmt: skip
-        with path.open("wb") as file:
+        with open(path, "wb", opener=no_follow) as file:
             np.lib.format.write_array_header_1_0(file, header)
             for array in arrays.values():
                 # ndarray.tofile ignores the error of a full disk.

@@ -47,18 +47,10 @@ def combine_bands(bands: np.ndarray) -> BandGains:
     BandGains
         Gain and error are NaN where neither band shows a gain.
     """
-    gain, error, share = bands[:, [0, 3]], bands[:, [1, 4]], bands[:, [2, 5]]
-    with np.errstate(invalid="ignore"):
-        measured = gain > 0
-    logs = np.log(np.where(measured, gain, 1.0))
-    variance = np.where(measured, (error / np.where(measured, gain, 1.0)) ** 2, np.inf)
+    share = bands[:, [2, 5]]
+    logs, variance = _logarithms(bands[:, [0, 3]], bands[:, [1, 4]])
     factor = _middle_factor(logs, variance)
-    variance = variance * [1.0, factor]
-    # As in a single pair, the middle band is in doubt where both disagree, or the single star.
-    with np.errstate(invalid="ignore"):
-        excess = (logs[:, 0] - logs[:, 1]) ** 2 - DISAGREEMENT**2 * variance.sum(axis=1)
-    blame = np.sqrt(share[:, :1])
-    variance += np.where(excess > 0, excess, 0.0)[:, None] * np.hstack([blame, 1 - blame])
+    variance = _add_disagreement(logs, variance * [1.0, factor], share[:, :1])
     precision = 1 / variance
     total = precision.sum(axis=1)
     any_band = total > 0
@@ -72,6 +64,26 @@ def combine_bands(bands: np.ndarray) -> BandGains:
         np.where(any_band, combined, np.nan), combined * relative,
         np.where(any_band, concentration, 1.0), factor,
     )  # fmt: skip
+
+
+def _logarithms(gain: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log-gains and their variances ``(P, 2)``; 0 and infinity where none is measured."""
+    with np.errstate(invalid="ignore"):
+        measured = gain > 0
+    known = np.where(measured, gain, 1.0)
+    return np.log(known), np.where(measured, (error / known) ** 2, np.inf)
+
+
+def _add_disagreement(logs: np.ndarray, variance: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Enlarge the variances ``(P, 2)`` of bands that disagree.
+
+    As in a single pair, the middle band is in doubt, or the small one if it depends on one star;
+    `share` ``(P, 1)`` is the concentration of the latter.
+    """
+    with np.errstate(invalid="ignore"):
+        excess = (logs[:, 0] - logs[:, 1]) ** 2 - DISAGREEMENT**2 * variance.sum(axis=1)
+    blame = np.sqrt(share)
+    return variance + np.where(excess > 0, excess, 0.0)[:, None] * np.hstack([blame, 1 - blame])
 
 
 def _middle_factor(logs: np.ndarray, variance: np.ndarray) -> float:

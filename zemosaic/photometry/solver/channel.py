@@ -19,6 +19,7 @@ from .ties import Ties
 
 # Largest mosaic whose tiles' positions are solved for: a larger one has enough pairs without.
 MOST_TILES = 5_000
+FEWEST_SHARING = 4  # tiles in pairs, of an instrument that may have an illumination
 DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
 PATCH_FIELDS = 9  # numbers of a patch in `PairMeasurement.patches`
 # Fields of a `PairMeasurement` that the solver needs: name, type, shape.
@@ -118,18 +119,9 @@ class ChannelPairs:
         column = np.fromiter((row(line) for line in lines), np.dtype(_COLUMNS), len(lines))
         widening = np.sqrt(repetition)
         unit = _level_unit(column["level_err"])
-        u, v, x_level, y_level, uu, uv, vv, weight, contrast = np.moveaxis(
-            column["patches"].reshape(-1, PATCHES, PATCH_FIELDS), 2, 0
-        )
-        used = weight > 0
-        fullest = weight.argmax(axis=1)[:, None]
-        u, v, x_level, y_level = (
-            np.where(used, values, np.take_along_axis(values, fullest, axis=1))
-            for values in (u, v, x_level, y_level)
-        )
+        patches = _patches(column["patches"])
         gains = combine_bands(column["bands"])
         measured, banded = column["gain_measured"] > 0, np.isfinite(gains.gain)
-        variance = 1 / np.where(used, weight * unit**2, 1.0)
         return cls(
             unit=unit,
             i=i,
@@ -141,12 +133,12 @@ class ChannelPairs:
             x=column["x"] / unit,
             y=column["y"] / unit,
             level_err=column["level_err"] / unit * widening,
-            place=np.stack([u, v], axis=-1),
-            extent=np.stack([uu, uv, vv], axis=-1),
-            x_level=x_level / unit,
-            y_level=y_level / unit,
-            level_var=np.where(used, variance * repetition[:, None], np.inf),
-            contrast=contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300),
+            place=patches[..., :2],
+            extent=patches[..., 4:7],
+            x_level=patches[..., 2] / unit,
+            y_level=patches[..., 3] / unit,
+            level_var=patches[..., 7] / unit**2 * repetition[:, None],
+            contrast=patches[..., 8],
             shift=column["shift"],
             shift_err=column["shift_err"],
         )
@@ -168,6 +160,21 @@ class ChannelPairs:
             level_err=self.level_err * factor,
             level_var=self.level_var * factor[:, None] ** 2,
         )
+
+
+def _patches(numbers: np.ndarray) -> np.ndarray:
+    """Return the patches ``(P, 16, 9)`` with variances for weights and shares of the contrast.
+
+    Those without data have the place and the levels of the one with most, and infinite variance.
+    """
+    patches = numbers.reshape(-1, PATCHES, PATCH_FIELDS).copy()
+    weight, contrast = patches[..., 7], patches[..., 8]
+    used, fullest = weight > 0, weight.argmax(axis=1)
+    first = patches[np.arange(len(patches)), fullest][:, None, :4]
+    patches[..., :4] = np.where(used[..., None], patches[..., :4], first)
+    patches[..., 8] = contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300)
+    patches[..., 7] = np.where(used, 1 / np.where(used, weight, 1.0), np.inf)
+    return patches
 
 
 def _level_unit(level_err: np.ndarray) -> float:
@@ -237,7 +244,8 @@ class Channel:
             np.asarray(i)[measured], np.asarray(j)[measured], lines, repetition[measured]
         )
         ties = ties or Ties.none(len(sky))
-        instruments = instruments or Instruments.none(len(sky))
+        used = np.unique(np.r_[pairs.i, pairs.j])
+        instruments = (instruments or Instruments.none(len(sky))).of_many(used, FEWEST_SHARING)
         return cls(sky / pairs.unit, measured, pairs, model, anchor, frame, ties, instruments)
 
     @property
@@ -249,6 +257,12 @@ class Channel:
     def component(self) -> np.ndarray:
         """Label ``(T,)`` of the component of each tile, joined by measured pairs or its level."""
         return self.ties.level_components(self.pairs.i, self.pairs.j)
+
+    @cached_property
+    def gain_component(self) -> np.ndarray:
+        """Label ``(T,)`` of the components that tied gains join."""
+        first = np.unique(self.component, return_index=True)[1]
+        return self.ties.gain_components(np.arange(self.tiles), first[self.component])
 
     @property
     def gains_are_free(self) -> bool:

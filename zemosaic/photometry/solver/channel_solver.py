@@ -1,9 +1,9 @@
 """The solution of one channel: gain, offset and surface for each tile, and the shared terms.
 
-``corrected = (gain * data + offset - bias - glow) / F + bias + surface`` shall agree in all overlaps,
-with the illumination F, the glow and the bias of the tile's instrument. `pair_rows` states the
-equations, `hierarchy` solves them for all terms together, and estimates the typical size of each
-class of terms, by which those are shrunk that the overlaps do not show.
+``corrected = (gain * (data - glow) + offset - bias) / F + bias + surface`` shall agree in all
+overlaps, with the illumination F, the glow and the bias of the tile's instrument. `pair_rows`
+states the equations, `hierarchy` solves them for all terms together, and estimates the typical size
+of each class of terms, by which those are shrunk that the overlaps do not show.
 
 The gauge sets what the overlaps leave free. The geometric mean of the gains is 1 and the median sky
 level does not change, or an anchor tile keeps gain 1, offset 0 and no surface.
@@ -71,8 +71,13 @@ def solve_channel(channel: Channel) -> ChannelSolution:
     """Solve one channel, in its own unit.
 
     If the gain of a tile is tied to the others only by suspects, drop these measurements, solve
-    again and report its gain as unknown: it would be as wrong as they are.
+    again and report its gain as unknown: it would be as wrong as they are. Tiles that share their
+    level but not their gain are tied only where their gains are comparable.
     """
+    comparable = in_reference_group(_gain_groups(channel), channel.component, channel.anchor)
+    loose = channel.mixed_gains & ~comparable
+    if loose.any():
+        channel = replace(channel, ties=channel.ties.untie_levels(loose))
     solution = _solve_once(channel)
     loose, dropped = _loose_gains(channel, solution)
     if not dropped.any():
@@ -102,40 +107,47 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     """Solve for all terms together, and compute their errors."""
     reference = reference_levels(channel)
     fit = fit_hierarchy(channel, reference)
-    state, residuals = fit.state, fit.residuals
-    own_pairs = _pairs_of_tiles(channel)
-    no_gain = _sums(own_pairs, channel.ties.gain) == 0
-    no_level = _sums(own_pairs, channel.ties.level) == 0
-    alone = no_gain & no_level
-    gain = np.where(no_gain, 1.0, np.exp(state.log_gain))
-    gain_err, level_err = _errors(channel, fit)
-    group = _gain_groups(channel)
-    tied = in_reference_group(group, channel.component, channel.anchor)
-    surface = _surface_terms(channel, fit)
-    offset = state.level - gain * reference + surface.pop("level")
-    # The error of a gain moves the offset in proportion to the level where it was measured.
-    offset_err = np.hypot(level_err, gain_err * gain * reference)
+    residuals, own_pairs = fit.residuals, _pairs_of_tiles(channel)
     shift, misplaced = _positions(channel)
-    suspect = find_suspects(channel, residuals.chi)
+    terms = _terms(channel, fit, reference, own_pairs)
     return ChannelSolution(
-        gain=gain,
-        gain_err=np.where(no_gain | ~tied, np.nan, gain * gain_err),
-        offset=np.where(alone, 0.0, offset),
-        offset_err=np.where(no_level, np.nan, offset_err),
-        **{name: np.where(alone, 0.0, values) for name, values in surface.items()},
+        **terms,
         component=channel.component,
-        gain_group=group,
+        gain_group=_gain_groups(channel),
         pairs=own_pairs,
-        planes=np.full(channel.tiles, fit.columns.active.surface.any()) & ~alone,
+        planes=np.full(channel.tiles, fit.columns.active.surface.any()) & (own_pairs > 0),
         residual=spread(residuals.level, channel.measured),
         gain_residual=spread(residuals.log_gain, channel.measured),
         chi=spread(residuals.chi, channel.measured),
-        suspect=suspect | misplaced,
+        suspect=find_suspects(channel, residuals.chi) | misplaced,
         shift=shift,
         misplaced=misplaced,
         spreads=fit.spreads,
         shared=SharedTerms.of(fit.state, fit.columns, fit.normal),
     )
+
+
+def _terms(
+    channel: Channel, fit: Fit, reference: np.ndarray, own_pairs: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the correction ``(T,)`` of each tile with its errors; 1 and 0 without any pair."""
+    no_gain = _sums(own_pairs, channel.ties.gain) == 0
+    no_level = _sums(own_pairs, channel.ties.level) == 0
+    gain = np.where(no_gain, 1.0, np.exp(fit.state.log_gain))
+    log_gain_err, level_err = _errors(channel, fit)
+    tied = in_reference_group(_gain_groups(channel), channel.component, channel.anchor)
+    surface = _surface_terms(channel, fit)
+    surface["offset"] = fit.state.level + surface.pop("level") - gain * reference
+    alone = no_gain & no_level
+    return {
+        "gain": gain,
+        "gain_err": np.where(no_gain | ~tied, np.nan, gain * log_gain_err),
+        # The error of a gain moves the offset in proportion to the level where it was measured.
+        "offset_err": np.where(
+            no_level, np.nan, np.hypot(level_err, log_gain_err * gain * reference)
+        ),
+        **{name: np.where(alone, 0.0, values) for name, values in surface.items()},
+    }
 
 
 def _gain_groups(channel: Channel) -> np.ndarray:
@@ -162,14 +174,13 @@ def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
 
     In the component of an anchor they are those relative to it.
     """
-    columns, component = fit.columns, channel.component
-    variance = columns.of_kind(fit.normal.variance())
-    size = np.bincount(component)[component]
-    free = np.ones(channel.tiles, dtype=bool)
-    if channel.anchor is not None:
-        free = component != component[channel.anchor]
+    columns, variance = fit.columns, fit.columns.of_kind(fit.normal.variance())
     errors = []
-    for kind in (0, 1):
+    for kind, component in enumerate((channel.gain_component, channel.component)):
+        size = np.bincount(component)[component]
+        free = np.ones(channel.tiles, dtype=bool)
+        if channel.anchor is not None:
+            free = component != component[channel.anchor]
         mean = np.zeros(columns.size + 1)
         np.add.at(mean, columns.index[free, kind], 1 / size[free])
         covariance = fit.normal.solve(mean[:-1], np.zeros(len(fit.normal.shared_inverse)))[0]

@@ -123,20 +123,30 @@ def _nodes(node: np.ndarray, used: np.ndarray) -> np.ndarray:
     return chosen
 
 
+def centred_gains(channel: Channel, state: State) -> np.ndarray:
+    """Return the log-gains ``(T,)`` relative to the mean of their component.
+
+    It is not 0 in that of an anchor, and the prior is about it: an anchor sets the gauge alone.
+    """
+    component = channel.gain_component
+    count = np.maximum(np.bincount(component), 1)
+    return state.log_gain - (np.bincount(component, state.log_gain) / count)[component]
+
+
 def set_gauge(channel: Channel, state: State, reference: np.ndarray) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
 
     The component of an anchor stays as it is. `reference` ``(T,)`` are the levels of the tiles at
     which `State.level` is given.
     """
-    component, gain_free = channel.component, channel.gains_are_free
+    component, joined = channel.component, channel.gain_component
     components = component.max(initial=-1) + 1
-    count = np.maximum(np.bincount(component, minlength=components), 1)
-    mean = np.bincount(component, state.log_gain, components) / count * gain_free
+    mean = np.bincount(joined, state.log_gain) / np.maximum(np.bincount(joined), 1)
+    mean *= channel.gains_are_free
     if channel.anchor is not None:
-        mean[component[channel.anchor]] = 0.0
-    log_gain = state.log_gain - mean[component]
-    factor = np.exp(-mean)[component]
+        mean[joined[channel.anchor]] = 0.0
+    log_gain = state.log_gain - mean[joined]
+    factor = np.exp(-mean)[joined]
     level = state.level * factor
     if channel.offsets_are_free:
         corrected = np.exp(log_gain) * (channel.sky - reference) + level
@@ -155,9 +165,9 @@ def hold_means(
     """Constrain a step ``(N,)`` and ``(S,)``: no mean log-gain or level of a component changes.
 
     No overlap holds them, but the priors would shrink all gains together, and move all levels
-    instead of the bias.
+    instead of the bias. Components that tied gains join count as one.
     """
-    component, free = channel.component, np.ones(channel.tiles, dtype=bool)
+    component, free = channel.gain_component, np.ones(channel.tiles, dtype=bool)
     if channel.anchor is not None:
         free = component != component[channel.anchor]
     means = np.zeros((columns.size + 1, 2))

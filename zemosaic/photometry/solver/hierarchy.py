@@ -17,7 +17,7 @@ from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .channel import Channel
-from .columns import Columns, hold_means, set_gauge
+from .columns import Columns, centred_gains, hold_means, set_gauge
 from .initial import initial_state
 from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
@@ -33,6 +33,7 @@ LAST_LEARNING = 45  # round, after which sizes are kept
 STEADY = 1e-10  # change of a log-gain in the last round
 SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connected parts of these
 FIRST_GAIN_SPREAD = 0.1
+UNEXPLAINED = 1.0  # excess of levels, in their variances, from which on there may be a glow
 BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
 LOOSE = 1e3  # spreads of the levels: how far a level may move that no pair holds
 
@@ -80,15 +81,31 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray) -> Fit:
     state, gain_excess = initial_state(channel, reference)
     state = set_gauge(channel, state, reference)
     sample = sample_pairs(channel)
-    if sample.all():
-        solver = HierarchySolver(channel, reference, gain_excess, learns_tiles=True)
-        return solver.fit(state, solver.first_spreads(state))
-    part = replace(channel, pairs=channel.pairs.chosen(sample))
-    solver = HierarchySolver(part, reference, gain_excess, learns_tiles=True)
-    survey = solver.fit(state, solver.first_spreads(state))
+    part = replace(channel, pairs=channel.pairs.chosen(sample)) if not sample.all() else channel
+    survey = _survey(HierarchySolver(part, reference, gain_excess, learns_tiles=True), state)
+    if part is channel:
+        return survey
     shared = {name: getattr(survey.state, name) for name in ("log_flat", "glow", "bias")}
     solver = HierarchySolver(channel, reference, gain_excess, learns_tiles=False)
     return solver.fit(replace(state, **shared), survey.spreads)
+
+
+def _survey(solver: HierarchySolver, state: State) -> Fit:
+    """Fit with all classes, or, if that has no finite solution, with gains and levels alone.
+
+    A glow, which is nearly an illumination, is tried if the rest leaves much unexplained.
+    """
+    spreads, none = solver.first_spreads(state), np.zeros(3)
+    try:
+        fit = solver.fit(state, spreads)
+        left = fit.spreads.level_excess
+        if left <= UNEXPLAINED * solver.patch_var or not spreads.log_flat.any():
+            return fit
+        again = fit.spreads.replace(glow=np.full(3, left), level_excess=0.0)
+        with_glow = solver.fit(fit.state, again)
+        return with_glow if with_glow.spreads.level_excess < left / 2 else fit
+    except np.linalg.LinAlgError:
+        return solver.fit(state, spreads.replace(surface=none, log_flat=none))
 
 
 def sample_pairs(channel: Channel) -> np.ndarray:
@@ -147,7 +164,7 @@ class HierarchySolver:
         )
         typical = float(np.median(squares)) / GAUSSIAN_MEDIAN**2 if len(squares) else 0.0
         typical = max(typical, self.patch_var)
-        shares = self.channel.instruments.names != () and self.channel.frame is not None
+        shares = (self.channel.instruments.labels >= 0).any() and self.channel.frame is not None
         return none.replace(
             gain=FIRST_GAIN_SPREAD**2,
             gain_excess=self.gain_excess,
@@ -170,34 +187,56 @@ class HierarchySolver:
             columns, system = self._layout(spreads)
             state = columns.clear_inactive(state)
             rows = self._rows(state, columns, spreads)
-            weights = robust.of_round(number, PairResiduals.of(rows, len(self.equations.has_gain)))
+            weights = robust.of_round(number, self._residuals(rows))
             if number <= SEPARATE_ROUNDS:
                 _separate(rows)
-            equations = NormalEquations(columns, system, rows, weights)
-            prior, shared_prior = self._priors(columns, spreads)
-            normal = equations.factorize(prior, shared_prior)
-            step = normal.solve(*self._right(columns, equations, state, prior, shared_prior))
-            before = state
-            state = columns.add(state, *hold_means(self.channel, columns, normal, *step))
-            state = set_gauge(self.channel, state, self.reference)
+            normal, step = self._step(
+                columns, NormalEquations(columns, system, rows, weights), state, spreads
+            )
+            before, state = (
+                state,
+                set_gauge(self.channel, columns.add(state, *step), self.reference),
+            )
             change = float(np.abs(state.log_gain - before.log_gain).max(initial=0.0))
+            if not np.isfinite(change):
+                raise np.linalg.LinAlgError("the rounds diverge")
             if not learning:
                 if change < STEADY:
                     break
             elif number > SEPARATE_ROUNDS:
-                last = spreads
-                learner = Learner(columns, state, normal, self.tails, number)
-                spreads = learner.shared(spreads)
-                if self.learns_tiles:
-                    spreads = learner.of_tiles(spreads)
-                if self.learns_tiles and number > EXCESS_AFTER:
-                    spreads = learner.level_excess(spreads, rows, weights)
+                last, spreads = (
+                    spreads,
+                    self._learn(
+                        Learner(columns, state, normal, self.tails, number), spreads, rows, weights
+                    ),
+                )
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(last, spreads)
                 learning &= number < LAST_LEARNING
-        residuals = PairResiduals.of(
-            self._rows(state, columns, spreads), len(self.equations.has_gain)
-        )
+        residuals = self._residuals(self._rows(state, columns, spreads))
         return Fit(self.equations.half_tile, state, spreads, columns, normal, residuals)
+
+    def _residuals(self, rows: Sequence[Rows]) -> PairResiduals:
+        return PairResiduals.of(rows, len(self.equations.has_gain))
+
+    def _step(
+        self, columns: Columns, equations: NormalEquations, state: State, spreads: Spreads
+    ) -> tuple[Bordered, tuple[np.ndarray, np.ndarray]]:
+        """Return the factorized equations, and the step to their solution."""
+        priors = self._priors(columns, spreads)
+        normal = equations.factorize(*priors)
+        step = normal.solve(*self._right(columns, equations, state, *priors))
+        return normal, hold_means(self.channel, columns, normal, *step)
+
+    def _learn(
+        self, learner: Learner, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray
+    ) -> Spreads:
+        """Estimate the sizes again."""
+        spreads = learner.shared(spreads)
+        if self.learns_tiles:
+            spreads = learner.of_tiles(spreads, centred_gains(self.channel, learner.state))
+        if self.learns_tiles and learner.number > EXCESS_AFTER:
+            spreads = learner.level_excess(spreads, rows, weights)
+        return spreads
 
     def _layout(self, spreads: Spreads) -> tuple[Columns, BlockSystem]:
         """Return the columns for the classes that have a size, and the structure of the system."""
@@ -240,7 +279,11 @@ class HierarchySolver:
         """Return the right-hand sides ``(N,)`` and ``(S,)``; the prior of a level is its value."""
         values = np.zeros(columns.size + 1)
         of_tiles = np.column_stack(
-            [state.log_gain, np.zeros(len(state.level)), state.surface[:, columns.active.surface]]
+            [
+                centred_gains(self.channel, state),
+                np.zeros(len(state.level)),
+                state.surface[:, columns.active.surface],
+            ]
         )
         values[columns.index] = of_tiles
         return (

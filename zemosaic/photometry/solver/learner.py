@@ -49,6 +49,7 @@ class Learner:
         self, columns: Columns, state: State, normal: Bordered, tails: np.ndarray, number: int
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
+        self.number = number
         self.damping = DAMPING if number > DAMPED_AFTER else 1.0
         self.drops = number > KEPT_ROUNDS
 
@@ -71,8 +72,8 @@ class Learner:
             ),
         )  # fmt: skip
 
-    def of_tiles(self, spreads: Spreads) -> Spreads:
-        """Estimate the classes of the tiles' own terms."""
+    def of_tiles(self, spreads: Spreads, log_gain: np.ndarray) -> Spreads:
+        """Estimate the classes of the tiles' own terms; `log_gain` ``(T,)`` have mean 0."""
         columns, state = self.columns, self.state
         error = columns.of_kind(self.normal.variance())
         tile = np.arange(len(columns.index))
@@ -80,8 +81,10 @@ class Learner:
         gain, surface = spreads.gain, spreads.surface.copy()
         if own[:, 0].any():
             chosen = own[:, 0]
-            score = scored_variance(gain, state.log_gain[chosen] ** 2, error[chosen, 0])
+            score = scored_variance(gain, log_gain[chosen] ** 2, error[chosen, 0])
             gain = max(self._next(gain, *score), LEAST_GAIN_SPREAD)
+        if not own[:, 1].any():
+            return spreads.replace(gain=gain)
         kinds = SURFACE_CLASS[columns.active.surface]
         values = state.surface[:, columns.active.surface]
         for kind in np.unique(kinds).tolist():

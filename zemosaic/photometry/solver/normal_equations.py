@@ -12,6 +12,10 @@ from .bordered import Bordered
 from .columns import Columns
 from .pair_rows import Rows
 
+#: Of the diagonal, with which rounding leaves the equations positive definite. It damps the step
+#: where no pair holds a term.
+LEAST_PRIOR = 1e-12
+
 
 class NormalEquations:
     """Sums over the pairs, without the prior.
@@ -78,4 +82,7 @@ class NormalEquations:
             The equations have no finite solution.
         """
         corner = self.corner + np.diag(shared_prior)
+        numbers = np.einsum("paa->pa", self.blocks)
+        diagonal = np.bincount(self.cliques.ravel(), numbers.ravel(), len(prior) + 1)[:-1]
+        prior = np.maximum(prior, LEAST_PRIOR * diagonal)
         return Bordered.of(self.system, prior, self.blocks, self.border[:-1], corner)

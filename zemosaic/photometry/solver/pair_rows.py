@@ -2,12 +2,13 @@
 
 Of a pair, each patch with mean levels x and y and the gain a state that the corrected tiles agree::
 
-    T_i = (g_i (x - x0_i) + l_i - b - A(q_i)) / F(q_i) + b + P_i(p)      T_j - T_i = 0
+    T_i = (g_i (x - x0_i - A(q_i)) + l_i - b) / F(q_i) + b + P_i(p)      T_j - T_i = 0
     log g_i - log g_j + Σ c (log F(q_j) - log F(q_i)) = log a
 
 with the gains g, the levels l at the reference levels x0, the surfaces P at the position p on the
 sky, and the illumination F and the glow A of the instrument at the position q on the detector. F
-acts on light alone, not on the bias b that is left in the data. The contrast c of the patches says where the pair's gain was measured.
+acts on light alone, not on the bias b that is left in the data. The contrast c of the patches says
+where the gain of the pair was measured.
 """
 
 from __future__ import annotations
@@ -212,9 +213,9 @@ class PairEquations:
         if shares:
             log_flat = basis @ state.log_flat[instrument]
             glow_level = basis @ state.glow[instrument]
-        lever = gain * (level - self.reference[tile][:, None])
+        lever = gain * (level - self.reference[tile][:, None] - glow_level)
         by_level = np.exp(-log_flat)
-        light = (lever + state.level[tile][:, None] - bias - glow_level) * by_level
+        light = (lever + state.level[tile][:, None] - bias) * by_level
         own_surface = np.einsum("npk,nk->np", surface, state.surface[tile][:, terms])
         return _End(
             log_gain=state.log_gain[tile],
@@ -224,7 +225,7 @@ class PairEquations:
             surface=surface,
             log_flat=log_flat,
             by_log_flat=-light[..., None] * basis[..., flat if shares else slice(0)],
-            by_glow=-by_level[..., None] * basis[..., glow if shares else slice(0)],
+            by_glow=-(gain * by_level)[..., None] * basis[..., glow if shares else slice(0)],
             by_bias=(1 - by_level)[..., None][..., : int(shares and flat.any())],
             flat_basis=basis[..., flat if shares else slice(0)],
         )
@@ -272,8 +273,8 @@ def patch_points(place: np.ndarray, extent: np.ndarray) -> np.ndarray:
 class _End(NamedTuple):
     """One tile of n pairs: its corrected levels ``(n, 16)``, and their derivatives.
 
-    `by_log_flat`, `by_glow`, `by_bias` and `flat_basis` ``(n, 16, m)`` are those of the active shared
-    terms.
+    `by_log_flat`, `by_glow`, `by_bias` and `flat_basis` ``(n, 16, m)`` are those of the active
+    shared terms.
     """
 
     log_gain: np.ndarray

@@ -30,10 +30,10 @@ OF_CHANNELS = ("spreads", "shared")
 class Solution:
     """Corrections of T tiles in C channels, and the residuals of P pairs.
 
-    ``corrected = (gain * data + offset - bias - glow) / F + bias + surface`` with the illumination
-    F, the glow and the bias of the tile's instrument, 1 and 0 if there are none, and ``surface =
-    slope_x * x + slope_y * y + curve_xx * x**2 + curve_xy * x * y + curve_yy * y**2 + cubic_xxx *
-    x**3 + ...`` in pixels x, y from the centre of the tile.
+    ``corrected = (gain * (data - glow) + offset - bias) / F + bias + surface`` with the
+    illumination F, the glow and the bias of the tile's instrument, 1 and 0 if there are none, and
+    ``surface = slope_x * x + slope_y * y + curve_xx * x**2 + curve_xy * x * y + curve_yy * y**2 +
+    cubic_xxx * x**3 + ...`` in pixels x, y from the centre of the tile.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ Every defect of a file is reported as a one-line `TileError`.
 
 from __future__ import annotations
 
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +28,10 @@ PixelReader = Callable[[tuple[slice, ...]], np.ndarray]
 #: HDUs whose pixels stand in the file as they are.
 PLAIN_HDUS = fits.PrimaryHDU, fits.ImageHDU
 
+BLOCK = 2880  # bytes
+MOST_AXES = 999
+_AXES = re.compile(rb"^SIMPLE  =.*?NAXIS   = *(\d+)", re.DOTALL)
+
 # warnings.catch_warnings is not thread-safe before Python 3.14, and threads open tiles.
 _WARNINGS_LOCK = threading.Lock()
 
@@ -39,6 +44,7 @@ class TileError(UserError):
 def open_fits(path: Path) -> Iterator[fits.HDUList]:
     """Open a FITS file, and raise errors of the block as a one-line `TileError`."""
     with name_read_errors(path):
+        _refuse_many_axes(path)
         # No memory map: a network drive that disappears would cause a bus error.
         with ignore_astropy_warnings():
             hdus = fits.open(path, memmap=False)
@@ -46,6 +52,14 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
             with ignore_astropy_warnings():
                 len(hdus)  # reads all headers now, while warnings are ignored
             yield hdus
+
+
+def _refuse_many_axes(path: Path) -> None:
+    """Raise an error for more axes than FITS allows, which astropy would list for minutes."""
+    with path.open("rb") as file:
+        axes = _AXES.search(file.read(BLOCK))
+    if axes is not None and int(axes[1]) > MOST_AXES:
+        raise ValueError(f"its NAXIS is {int(axes[1])}, and at most {MOST_AXES} are allowed")
 
 
 @contextmanager

@@ -105,6 +105,8 @@ def read_tiles(
     if path.is_dir():
         raise TileError(f"{path}: is a folder; name the FITS files in it")
     if not path.exists():
+        if path.is_symlink():
+            raise TileError(f"{path}: is a symbolic link that leads to no file; make it again")
         raise TileError(f"{path}: no such file; check the name")
     tiles: list[tuple[str, Tile | TileError]] = []
     with open_fits(path) as hdus:

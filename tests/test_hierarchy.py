@@ -1,0 +1,231 @@
+"""Invented mosaics: gains, surfaces and illumination are found, with honest errors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.helpers.mosaics import InventedMosaic
+from tests.helpers.pairs import pair_line, patches_of
+from zemosaic.photometry.illumination import Instruments
+from zemosaic.photometry.solver import hierarchy
+from zemosaic.photometry.solver.solve import Solution, solve
+from zemosaic.photometry.solver.surfaces import SURFACE_POWERS
+
+SEEDS = range(4)
+
+
+def gain_errors(mosaic: InventedMosaic, solution: Solution) -> np.ndarray:
+    """Return the errors of log-gains about their mean."""
+    error = np.log(solution.gain[:, 0] / mosaic.gain)
+    return error - error.mean()
+
+
+def rms(values: object) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
+def without_trend(mosaic: InventedMosaic, values: np.ndarray) -> np.ndarray:
+    """Subtract a plane on the sky: a slope of F has nearly the effect of a slope of the gains."""
+    design = np.column_stack([np.ones(mosaic.tiles), mosaic.centre])
+    return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+
+
+def matched_levels(mosaic: InventedMosaic, solution: Solution) -> np.ndarray:
+    """Return the differences ``(P, 16)`` of corrected tiles in the overlaps, without noise."""
+    differences = []
+    for i, j, (line,) in zip(mosaic.i, mosaic.j, mosaic.measure(), strict=True):
+        place = patches_of(line)[:, :2]
+        first, second = (
+            corrected(mosaic, solution, k, place, mosaic.data(k, place)) for k in (i, j)
+        )
+        differences.append(second - first)
+    return np.array(differences)
+
+
+def corrected(
+    mosaic: InventedMosaic, solution: Solution, tile: int, place: np.ndarray, data: np.ndarray
+) -> np.ndarray:
+    """Return corrected data of a tile at places ``(n, 2)`` in cells."""
+    correction = solution.correction(tile)
+    x, y = ((place - mosaic.centre[tile]) * mosaic.cell).T
+    flat, glow, bias = 1.0, 0.0, 0.0
+    if correction.illumination is not None:
+        half = mosaic.half * mosaic.cell
+        flat, glow = (values[0] for values in correction.illumination.at(x / half[0], y / half[1]))
+        bias = float(correction.illumination.bias[0])
+    surface = sum(
+        getattr(correction, name)[0] * x**a * y**b for name, (a, b) in SURFACE_POWERS.items()
+    )
+    level = correction.gain[0] * data + correction.offset[0] - bias - glow
+    return np.asarray(level / flat + bias + surface)
+
+
+def test_noise_alone_gives_no_surfaces_and_no_illumination() -> None:
+    """Gains are found with honest errors, and no other term is."""
+    deviations = []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(5, seed)
+        solution = mosaic.solve()
+        assert not solution.illuminations
+        assert not solution.planes.any()
+        for name in SURFACE_POWERS:
+            assert not getattr(solution, name).any()
+        deviations.append(gain_errors(mosaic, solution) / solution.gain_err[:, 0])
+    assert 0.8 < rms(deviations) < 1.2
+
+
+def test_gradients_of_the_tiles_are_found() -> None:
+    """Slopes of 5 ADU are found up to one that is common to all tiles, and match the tiles."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(5, seed, slope=5.0)
+        solution = mosaic.solve()
+        assert solution.planes.all()
+        assert not solution.illuminations
+        assert np.sqrt(solution.spreads[0].surface[0]) == pytest.approx(5, rel=0.4)
+        slopes = np.column_stack([solution.slope_x, solution.slope_y])
+        error = slopes * mosaic.cell * mosaic.unit - mosaic.surface[:, :2]
+        assert (error - error.mean(axis=0)).std() < 1
+        assert rms(gain_errors(mosaic, solution)) < 5e-3
+        assert rms(matched_levels(mosaic, solution)) < 0.3
+
+
+@pytest.mark.parametrize("instruments", [1, 2])
+def test_an_illumination_is_found(instruments: int) -> None:
+    """Vignetting off the centre of each instrument, with gains and levels, with honest errors."""
+    deviations, losses = [], []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(5, seed, corner=0.2, instruments=instruments)
+        solution = mosaic.solve()
+        assert [light.name for light in solution.illuminations] == list(mosaic.instruments.names)
+        assert not solution.planes.any()
+        error = gain_errors(mosaic, solution)
+        deviations.append(error / solution.gain_err[:, 0])
+        assert rms(without_trend(mosaic, error)) < 2e-3 * instruments
+        assert rms(matched_levels(mosaic, solution)) < 0.5
+        for number, light in enumerate(solution.illuminations):
+            assert light.tiles.tolist() == np.flatnonzero(mosaic.labels == number).tolist()
+            loss, _ = light.corner_loss(0)
+            truth, _ = replace(light, log_flat=mosaic.log_flat[number][None]).corner_loss(0)
+            losses.append(loss - truth)
+    assert 0.4 < rms(deviations) < 1.8  # few trends, each common to all tiles
+    assert np.abs(losses).max() < 8e-3
+
+
+def test_gradients_and_illumination_are_separated() -> None:
+    """With both, F and the slopes are found."""
+    mosaic = InventedMosaic(5, 1, corner=0.2, slope=5.0)
+    solution = mosaic.solve()
+    assert solution.planes.all()
+    loss, error = solution.illuminations[0].corner_loss(0)
+    truth, _ = replace(solution.illuminations[0], log_flat=mosaic.log_flat[:1]).corner_loss(0)
+    assert loss == pytest.approx(truth, abs=4 * error)
+    assert rms(matched_levels(mosaic, solution)) < 0.5
+
+
+def test_a_bias_that_is_left_does_not_spoil_the_illumination() -> None:
+    """F acts on light alone, so 300 ADU of 1000 that are no light leave F as it is."""
+    mosaic = InventedMosaic(5, 1, corner=0.2, bias=300.0)
+    solution = mosaic.solve()
+    (light,) = solution.illuminations
+    assert light.bias[0] == pytest.approx(300, abs=60)
+    truth, _ = replace(light, log_flat=mosaic.log_flat).corner_loss(0)
+    loss, error = light.corner_loss(0)
+    assert loss == pytest.approx(truth, abs=max(4 * error, 5e-3))
+    assert rms(matched_levels(mosaic, solution)) < 0.5
+
+
+@pytest.mark.parametrize("changes", [{}, {"corner": 0.2}])
+def test_an_anchor_keeps_its_values(changes: dict[str, float]) -> None:
+    """Gain 1, offset 0 and no surface; the others are as without an anchor."""
+    mosaic = InventedMosaic(4, 3, slope=5.0, **changes)
+    lines, sky = mosaic.measure(), mosaic.sky()
+    given = {"frame": mosaic.frame, "instruments": mosaic.instruments}
+    free = solve(mosaic.i, mosaic.j, lines, sky, "auto", **given)
+    anchored = solve(mosaic.i, mosaic.j, lines, sky, "auto", anchor=5, **given)
+    assert (anchored.gain[5, 0], anchored.offset[5, 0]) == (1.0, pytest.approx(0.0, abs=1e-9))
+    for name in SURFACE_POWERS:
+        assert getattr(anchored, name)[5, 0] == 0
+    change = np.log(anchored.gain / free.gain)
+    assert np.ptp(change) < 3 * free.gain_err.max()
+    assert anchored.gain_err[5, 0] == 0
+
+
+def test_equal_gains_stay_equal_in_poor_overlaps() -> None:
+    """Pairs that know gains to 10 % make those of equal tiles wrong by 1 % at most, as claimed."""
+    errors, claims = [], []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(4, seed, gain=0.0, level=0.0, gain_err=0.1, structure=0.0)
+        solution = mosaic.solve()
+        errors.append(gain_errors(mosaic, solution))
+        claims.append(solution.gain_err[:, 0])
+    assert rms(errors) < 0.012
+    assert 0.004 < np.median(claims) < 0.02
+
+
+def test_islands_are_solved_separately() -> None:
+    """Two mosaics with one instrument have one F, and a gauge each."""
+    first, second = (InventedMosaic(4, seed, corner=0.2) for seed in (1, 2))
+    frame = replace(
+        first.frame,
+        centre=np.concatenate([first.centre, second.centre + 1e4]),
+        jacobian=np.concatenate([first.frame.jacobian, second.frame.jacobian]),
+        shape=np.concatenate([first.frame.shape, second.frame.shape]),
+    )
+    second_lines = second.measure()
+    moved = []
+    for (line,) in second_lines:
+        patches = np.array(line.patches).reshape(16, 9)
+        patches[:, :2] += 1e4
+        moved.append([replace(line, patches=tuple(patches.ravel().tolist()))])
+    solution = solve(
+        np.r_[first.i, second.i + 16], np.r_[first.j, second.j + 16],
+        [*first.measure(), *moved], np.concatenate([first.sky(), second.sky()]), "auto",
+        frame=frame, instruments=Instruments(np.zeros(32, dtype=int), ("camera 0",)),
+    )  # fmt: skip
+    assert solution.component[:, 0].tolist() == [0] * 16 + [1] * 16
+    for mosaic, part in ((first, slice(16)), (second, slice(16, None))):
+        log_gain = np.log(solution.gain[part, 0])
+        assert log_gain.mean() == pytest.approx(0, abs=1e-9)
+        error = log_gain - np.log(mosaic.gain)
+        assert rms(without_trend(mosaic, error)) < 3e-3
+    (light,) = solution.illuminations
+    truth, _ = replace(light, log_flat=first.log_flat).corner_loss(0)
+    loss, error = light.corner_loss(0)
+    assert loss == pytest.approx(truth, abs=4 * error)
+
+
+def test_the_sizes_of_a_sample_of_tiles_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """196 tiles have the gains of the full estimate within a third of their errors."""
+    mosaic = InventedMosaic(14, 1, slope=5.0, corner=0.1)
+    lines, sky = mosaic.measure(), mosaic.sky()
+    given = {"frame": mosaic.frame, "instruments": mosaic.instruments}
+    sampled = solve(mosaic.i, mosaic.j, lines, sky, "auto", **given)
+    monkeypatch.setattr(hierarchy, "SAMPLE", 1000)
+    full = solve(mosaic.i, mosaic.j, lines, sky, "auto", **given)
+    change = np.log(sampled.gain / full.gain)[:, 0]
+    assert rms(change - change.mean()) < rms(full.gain_err) / 3
+    assert sampled.gain_err == pytest.approx(full.gain_err, rel=0.5)
+    assert rms(matched_levels(mosaic, sampled)) < 0.5
+
+
+def test_the_same_measurements_give_the_same_bits() -> None:
+    """Solved twice, all terms are equal bit by bit."""
+    mosaic = InventedMosaic(4, 1, slope=5.0, corner=0.2)
+    lines, sky = mosaic.measure(), mosaic.sky()
+    given = {"frame": mosaic.frame, "instruments": mosaic.instruments}
+    one, two = (solve(mosaic.i, mosaic.j, lines, sky, "auto", **given) for _ in range(2))
+    for name, values in vars(one).items():
+        if isinstance(values, np.ndarray):
+            assert values.tobytes() == getattr(two, name).tobytes(), name
+    assert one.illuminations[0].digest == two.illuminations[0].digest
+
+
+def test_a_pair_without_patches_is_none() -> None:
+    """A pair in which no level was measured joins gains alone."""
+    line = replace(pair_line(1.1, 100.0, 110.0), patches=(0.0,) * 144)
+    solution = solve(np.array([0]), np.array([1]), [[line]], np.array([[100.0], [110.0]]))
+    assert np.isfinite(solution.gain).all()
+    assert solution.gain[0, 0] / solution.gain[1, 0] == pytest.approx(1.1, rel=0.01)

@@ -1,0 +1,269 @@
+"""The linearized equations of pairs: their derivatives, their terms, and the classes' spreads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.helpers.mosaics import InventedMosaic
+from zemosaic.photometry.illumination import TERMS
+from zemosaic.photometry.solver.channel import Channel, TileFrame
+from zemosaic.photometry.solver.initial import reference_levels
+from zemosaic.photometry.solver.pair_rows import (
+    PairEquations,
+    Rows,
+    State,
+    Unknowns,
+    patch_points,
+)
+from zemosaic.photometry.solver.spreads import scored_variance
+from zemosaic.photometry.solver.surfaces import (
+    ORDERS,
+    PIXEL_POWERS,
+    SURFACE_POWERS,
+    pixel_polynomials,
+    surface_basis,
+)
+from zemosaic.photometry.solver.ties import Ties
+
+STEP = 1e-4
+
+
+def equations(instruments: int, tied: bool) -> tuple[PairEquations, State]:
+    """Return the equations of nine tiles, and a random state."""
+    mosaic = InventedMosaic(3, instruments=instruments, corner=0.2)
+    ties = Ties.of([[None] * 9], [[k // 3 for k in range(9)]]) if tied else None
+    channel = Channel.of(
+        mosaic.i, mosaic.j, [line for (line,) in mosaic.measure()], np.ones(len(mosaic.i)),
+        sky=mosaic.sky()[:, 0], model="auto", anchor=None, frame=mosaic.frame, ties=ties,
+        instruments=mosaic.instruments,
+    )  # fmt: skip
+    reference = reference_levels(channel)
+    rng, unit = np.random.default_rng(2), channel.pairs.unit
+    state = State(
+        log_gain=np.log(mosaic.gain),
+        level=(mosaic.gain * reference + mosaic.offset / unit),
+        surface=rng.normal(size=(9, 9)),
+        log_flat=0.02 * rng.normal(size=(instruments, len(TERMS))),
+        glow=rng.normal(size=(instruments, len(TERMS))),
+        bias=100 * rng.normal(size=instruments),
+    )
+    return PairEquations(channel, reference), state
+
+
+ALL = Unknowns(
+    np.ones(9, dtype=bool), np.ones(len(TERMS), dtype=bool), np.ones(len(TERMS), dtype=bool)
+)
+
+
+def rows_of(equations: PairEquations, state: State, active: Unknowns = ALL) -> list[Rows]:
+    return list(equations.rows(state, active, (0.0, 0.0)))
+
+
+def changed(state: State, name: str, index: tuple[int, ...], step: float) -> State:
+    """Return a state with one value changed."""
+    values = getattr(state, name).copy()
+    values[index] += step
+    return replace(state, **{name: values})
+
+
+def derivatives(
+    equations: PairEquations, state: State, name: str, index: tuple[int, ...], scaled: bool
+) -> list[np.ndarray]:
+    """Return minus the derivatives of all residuals by one value, by finite differences.
+
+    With `scaled`, levels are in the unit that their variances have in the first state.
+    """
+    sides = []
+    for sign in (1, -1):
+        parts = rows_of(equations, changed(state, name, index, sign * STEP))
+        residuals = []
+        for part in parts:
+            residual = part.residual.copy()
+            if scaled:
+                i, j = (end[part.pairs] for end in _ends(equations))
+                change = (i == index[0]).astype(float) + (j == index[0])
+                residual[:, :-1] *= np.exp(-sign * STEP * change / 2)[:, None]
+            residuals.append(residual)
+        sides.append(residuals)
+    return [(low - high) / (2 * STEP) for high, low in zip(*sides, strict=True)]
+
+
+def _ends(equations: PairEquations) -> tuple[np.ndarray, np.ndarray]:
+    return equations.channel.pairs.i, equations.channel.pairs.j
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("instruments", [1, 2])
+def test_derivatives_by_the_terms_of_tiles_are_those_of_the_residuals(
+    instruments: int, tied: bool
+) -> None:
+    """For gain, level and all terms of the surface of either tile, also of tied tiles.
+
+    Levels are in the mean unit of both tiles, so half of the change of a gain divides them.
+    """
+    pair_equations, state = equations(instruments, tied)
+    found = rows_of(pair_equations, state)
+    for column in range(11):
+        name = ("log_gain", "level", "surface")[min(column, 2)]
+        for tile in (0, 4, 8):
+            index = (tile, column - 2) if column >= 2 else (tile,)
+            expected = derivatives(pair_equations, state, name, index, scaled=column == 0)
+            for part, numbers in zip(found, expected, strict=True):
+                for side, ends in enumerate(_ends(pair_equations)):
+                    mine = ends[part.pairs] == tile
+                    np.testing.assert_allclose(
+                        part.own[mine][..., 11 * side + column], numbers[mine],
+                        rtol=1e-5, atol=1e-4,
+                    )  # fmt: skip
+
+
+@pytest.mark.parametrize("instruments", [1, 2])
+def test_derivatives_by_the_shared_terms_are_those_of_the_residuals(instruments: int) -> None:
+    """For ln F, glow and bias, of pairs with the same instrument and with two."""
+    pair_equations, state = equations(instruments, tied=False)
+    found = rows_of(pair_equations, state)
+    assert sorted(part.instruments for part in found) == sorted(
+        {tuple(dict.fromkeys(part.instruments)) for part in found}
+    )
+    assert len(found) == (1 if instruments == 1 else 4)
+    terms = len(TERMS)
+    for label in range(instruments):
+        for name, index, column in (
+            *(("log_flat", (label, k), k) for k in (0, 1, 4, terms - 1)),
+            *(("glow", (label, k), terms + k) for k in (0, 1, 4, terms - 1)),
+            ("bias", (label,), 2 * terms),
+        ):
+            expected = derivatives(pair_equations, state, name, index, scaled=False)
+            for part, numbers in zip(found, expected, strict=True):
+                if label not in part.instruments:
+                    assert not numbers.any()
+                    continue
+                start = part.instruments.index(label) * (2 * terms + 1)
+                np.testing.assert_allclose(
+                    part.shared[..., start + column], numbers, rtol=1e-5, atol=1e-4
+                )
+
+
+def test_columns_are_those_of_the_terms_that_are_solved_for() -> None:
+    """Other terms have no column, and the columns of these are the same."""
+    pair_equations, state = equations(1, tied=False)
+    rng = np.random.default_rng(3)
+    active = Unknowns(ORDERS == 2, rng.random(len(TERMS)) < 0.5, rng.random(len(TERMS)) < 0.2)
+    state = replace(
+        state, surface=state.surface * active.surface, log_flat=state.log_flat * active.log_flat,
+        glow=state.glow * active.glow,
+    )  # fmt: skip
+    (few,), (every,) = rows_of(pair_equations, state, active), rows_of(pair_equations, state)
+    np.testing.assert_allclose(few.residual, every.residual, atol=1e-9)
+    own = np.r_[True, True, active.surface]
+    np.testing.assert_allclose(few.own, every.own[..., np.r_[own, own]], atol=1e-9)
+    shared = np.r_[active.log_flat, active.glow, True]
+    np.testing.assert_allclose(few.shared, every.shared[..., shared], atol=1e-9)
+
+
+def test_the_truth_has_no_residuals() -> None:
+    """With true gains, levels, surfaces and F the pairs agree but for their noise."""
+    mosaic = InventedMosaic(3, corner=0.2, slope=5.0, bias=50.0, structure=0.0)
+    mosaic.glow[0, :5] = [3.0, -2.0, 1.0, 4.0, 2.0]
+    lines = [line for (line,) in mosaic.measure(noise=0.0)]
+    channel = Channel.of(
+        mosaic.i, mosaic.j, lines, np.ones(len(lines)), sky=mosaic.sky()[:, 0], model="auto",
+        anchor=None, frame=mosaic.frame, instruments=mosaic.instruments,
+    )  # fmt: skip
+    pair_equations = PairEquations(channel, np.zeros(9))
+    unit, half_tile = channel.pairs.unit, pair_equations.half_tile
+    assert half_tile == pytest.approx(mosaic.unit)
+    state = State(
+        np.log(mosaic.gain), mosaic.offset / unit, mosaic.surface / unit, mosaic.log_flat,
+        mosaic.glow / unit, np.array([mosaic.bias]) / unit,
+    )  # fmt: skip
+    (rows,) = rows_of(pair_equations, state)
+    # The mean of F in a patch is not quite the exponential of the mean of ln F.
+    assert np.abs(rows.residual[:, :-1]).max() * unit < 0.4
+    assert np.abs(rows.residual[:, -1]).max() < 1e-10
+    for name in ("log_gain", "level", "surface", "log_flat", "glow", "bias"):
+        without = replace(state, **{name: np.zeros_like(getattr(state, name))})
+        (rows,) = rows_of(pair_equations, without)
+        assert np.abs(rows.residual[:, :-1]).max() * unit > 2
+
+
+def test_patch_points_have_the_moments_of_a_rectangle() -> None:
+    """Their mean and covariance are exact, and so are third moments of a rotated rectangle."""
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        side, angle = rng.uniform(0.1, 5, 2), rng.uniform(0, np.pi)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        cov = turn @ np.diag(side**2 / 3) @ turn.T
+        mean = rng.normal(0, 100, 2)
+        points = patch_points(mean, cov[[0, 0, 1], [0, 1, 1]])
+        np.testing.assert_allclose(points.mean(axis=0), mean, rtol=1e-12)
+        np.testing.assert_allclose(np.cov(points.T, bias=True), cov, atol=1e-9)
+        cubes = ((points - mean) @ rng.normal(size=2)) ** 3
+        assert abs(cubes.mean()) < 1e-9
+    line = patch_points(np.zeros((2, 2)), np.array([[0.0, 0.0, 4.0], [0.0, 0.0, 0.0]]))
+    assert np.isfinite(line).all()
+    np.testing.assert_allclose(np.abs(line[0, :, 1]), 2.0)
+
+
+def test_polynomials_of_pixels_are_the_surfaces() -> None:
+    """At any pixel of rotated, skewed and mirrored tiles, about any origin."""
+    rng = np.random.default_rng(6)
+    tiles, unit = 5, 37.0
+    frame = TileFrame(
+        rng.normal(0, 300, (tiles, 2)),
+        rng.normal(0, 0.1, (tiles, 2, 2)),
+        rng.integers(50, 3000, (tiles, 2)),
+    )
+    coefficients = rng.normal(size=(tiles, 9))
+    origin = frame.centre + rng.normal(0, 20, (tiles, 2))
+    polynomial = pixel_polynomials(coefficients, frame, origin, unit)
+    assert polynomial.shape == (tiles, 1 + len(SURFACE_POWERS))
+    for tile in range(tiles):
+        pixel = rng.uniform(-0.5, 0.5, (40, 2)) * frame.shape[tile, ::-1]
+        place = (pixel @ frame.jacobian[tile].T + frame.centre[tile] - origin[tile]) / unit
+        direct = surface_basis(place) @ coefficients[tile]
+        powers = np.prod(pixel[:, None] ** PIXEL_POWERS, axis=-1)
+        np.testing.assert_allclose(powers @ polynomial[tile], direct, rtol=1e-6, atol=1e-6)
+
+
+def test_terms_of_higher_order_have_no_mean_and_no_slope() -> None:
+    """Over a square tile the terms of a surface are orthogonal."""
+    node, weight = np.polynomial.legendre.leggauss(6)
+    place = np.stack(np.meshgrid(node, node), axis=-1)
+    basis = np.column_stack([np.ones(36), surface_basis(place).reshape(36, 9)])
+    product = (basis * np.outer(weight, weight).reshape(36, 1)).T @ basis
+    np.testing.assert_allclose(product - np.diag(np.diag(product)), 0, atol=1e-12)
+
+
+def scored(values: np.ndarray, noise: np.ndarray, first: float) -> float:
+    """Iterate the scoring of the variance of terms, each measured with some noise."""
+    variance = first
+    for _ in range(200):
+        if variance == 0:
+            break
+        precision = 1 / variance + 1 / noise**2
+        posterior = values / noise**2 / precision
+        variance = scored_variance(variance, posterior**2, 1 / precision)
+    return variance
+
+
+@pytest.mark.parametrize("first", [1.0, 1e3, 1e6])
+@pytest.mark.parametrize("spread", [0.5, 3.0, 30.0])
+def test_scoring_recovers_a_variance(spread: float, first: float) -> None:
+    """It is the estimate of maximum likelihood, from any first value that is not far too small."""
+    rng = np.random.default_rng(8)
+    noise = rng.uniform(0.5, 1.0, 4000)
+    values = spread * rng.normal(size=4000) + noise * rng.normal(size=4000)
+    assert scored(values, noise, first) == pytest.approx(spread**2, rel=0.1)
+
+
+def test_scoring_finds_no_variance_in_noise() -> None:
+    """Nor in few terms that noise explains; at most a tenth of the noise's in one of ten sets."""
+    rng, found = np.random.default_rng(9), []
+    for _ in range(60):
+        noise = np.ones(60)
+        found.append(scored(rng.normal(size=60), noise, 1.0))
+    assert np.mean(np.array(found) > 0) <= 0.1

@@ -1,0 +1,191 @@
+"""`zemosaic.watch`: the watch of our own stages, for a loop of somebody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zemosaic
+from tests.helpers.fakes import Recorder
+from zemosaic.observe.autopsy import examine
+from zemosaic.runtime.events import JobEnded, RunEnded, RunStarted
+
+HEARTBEAT = 0.05  # seconds: the promises below hold for any
+
+
+class Callback:
+    """A progress callback that records its calls, and sets an event at the first heartbeat."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.heartbeat = threading.Event()
+
+    def __call__(self, *args: Any) -> None:
+        self.calls.append(args)
+        if "Heartbeat" in str(args[0]):
+            self.heartbeat.set()
+
+    def lines(self, text: str) -> list[tuple[Any, ...]]:
+        return [call for call in self.calls if text in str(call[0])]
+
+
+def square(number: int) -> int:
+    if number == 3:
+        raise ValueError("three")
+    return number * number
+
+
+@pytest.mark.parametrize("executor", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_results_are_the_owners_and_progress_is_monotone(
+    executor: Callable[[int], Executor],
+) -> None:
+    """Every future comes once, also one that failed; the count rises by one to the total."""
+    callback, recorder = Callback(), Recorder()
+    with executor(2) as pool:
+        futures = {pool.submit(square, k): k for k in range(8)}
+        with zemosaic.watch("phase9", progress=callback, observers=[recorder]) as watcher:
+            ended = [futures[future] for future in watcher.as_completed(futures)]
+            assert watcher.pending == []
+    assert sorted(ended) == list(range(8))
+    progress = [call[1:] for call in callback.calls if call[0] == "phase9"]
+    assert progress == [(k, 8) for k in range(1, 9)]
+    assert [call[2] for call in callback.lines("Future failed idx=3: ValueError: three")] == [
+        "ERROR"
+    ]
+    events = recorder.of(JobEnded)
+    assert sorted(event.attributes["name"] for event in events) == [str(k) for k in range(8)]
+    assert all(event.started_ns <= event.ended_ns for event in events)
+    assert [event.state for event in recorder.of(RunEnded)] == ["finished"]
+
+
+def test_a_stuck_future_is_named_with_its_stack() -> None:
+    """Running futures come first, by their labels, with the line where the oldest stands."""
+    callback = Callback()
+
+    def wait_for_the_heartbeat() -> None:
+        callback.heartbeat.wait(60)
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        zemosaic.watch("phase9", progress=callback, heartbeat=HEARTBEAT) as watcher,
+    ):
+        futures = {pool.submit(wait_for_the_heartbeat): "stuck", pool.submit(square, 2): "waits"}
+        list(watcher.as_completed(futures))
+    line, _, level = callback.lines("Heartbeat: done=0/2 pending=2")[0]
+    assert level == "WARN"
+    assert "sample_pending_idx=['stuck', 'waits']" in line
+    assert any("stuck: for" in line and "in wait" in line for line, *_ in callback.calls)
+
+
+def test_a_loop_without_futures_is_watched() -> None:
+    """The items come as they are; while the loop is stuck at one, heartbeats name it."""
+    callback = Callback()
+    seen = []
+    for item in zemosaic.watched(["a", "b"], "phase9", progress=callback, heartbeat=HEARTBEAT):
+        seen.append(item)
+        if item == "b":
+            callback.heartbeat.wait(60)
+    assert seen == ["a", "b"]
+    assert "done=1/2 pending=1 last_completed_idx=a" in callback.lines("Heartbeat")[0][0]
+    assert [call[1:] for call in callback.calls if call[0] == "phase9"] == [(1, 2), (2, 2)]
+
+
+def test_a_break_ends_the_watch(tmp_path: Path) -> None:
+    """After a break the run has ended, and the thread of the watch with it."""
+    recorder = Recorder()
+    loop = zemosaic.watched(range(5), "phase9", folder=tmp_path, observers=[recorder])
+    for item in loop:
+        if item == 1:
+            break
+    loop.close()  # type: ignore[attr-defined]
+    assert len(recorder.of(RunEnded)) == len(recorder.of(RunStarted)) == 1
+    assert not [t for t in threading.enumerate() if t.name == "zemosaic-watch"]
+    assert examine(tmp_path).state == "finished"
+
+
+def test_a_loop_that_raises_has_failed(tmp_path: Path) -> None:
+    """The exception passes, and the journal has it."""
+    with pytest.raises(ZeroDivisionError), zemosaic.watch("phase9", folder=tmp_path):
+        1 / 0  # noqa: B018
+    assert examine(tmp_path).state == "failed"
+
+
+def test_the_spans_have_the_names_of_the_phase() -> None:
+    """A span for the phase, and below it one for each future, at its times."""
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    from zemosaic.observe.telemetry import PhaseTracer, Telemetry
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    telemetry = Telemetry(PhaseTracer("phase9", provider.get_tracer("test")))
+    with (
+        ThreadPoolExecutor(2) as pool,
+        zemosaic.watch("phase9", observers=[telemetry]) as watcher,
+    ):
+        list(watcher.as_completed({pool.submit(square, k): f"item {k}" for k in range(3)}))
+    *futures, phase = exporter.get_finished_spans()
+    assert phase.name == "phase9"
+    assert {span.name for span in futures} == {"phase9.future"}
+    assert {span.parent.span_id for span in futures} == {phase.context.span_id}
+    names = {span.attributes["zemosaic.future.name"] for span in futures}
+    assert names == {"item 0", "item 1", "item 2"}
+
+
+PROGRAM = """
+import sys, time
+import zemosaic
+from concurrent.futures import ThreadPoolExecutor
+
+def stuck_here():
+    time.sleep(600)
+
+def report(*args):
+    if "Heartbeat" in str(args[0]):
+        print("heartbeat", flush=True)
+
+pool = ThreadPoolExecutor(1)
+with zemosaic.watch("phase9", progress=report, folder=sys.argv[1], heartbeat=0.2) as watcher:
+    list(watcher.as_completed({pool.submit(stuck_here): "pair 348"}))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
+def test_the_autopsy_of_a_killed_loop_names_the_future(tmp_path: Path) -> None:
+    """The journal and the table tell which future ran, for how long, and where it stood."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(2):
+            assert process.stdout.readline() == "heartbeat\n"
+        assert examine(tmp_path).state == "running"
+        os.kill(process.pid, signal.SIGKILL)
+    autopsy = examine(tmp_path)
+    assert autopsy.state == "died"
+    assert [job.attributes["name"] for job in autopsy.running_jobs] == ["pair 348"]
+    assert "stuck_here" in autopsy.running_jobs[0].stack
+
+
+def test_a_folder_of_the_call_is_removed_after_success() -> None:
+    """The first line names it; nothing of it stays."""
+    callback = Callback()
+    with ThreadPoolExecutor(1) as pool, zemosaic.watch("phase9", progress=callback) as watcher:
+        folder = Path(callback.calls[0][0].partition("run folder ")[2].partition(";")[0])
+        assert folder.is_dir()
+        list(watcher.as_completed([pool.submit(time.sleep, 0)]))
+    assert not folder.exists()
