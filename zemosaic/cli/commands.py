@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from ..pipeline.solution import PhaseSolution
 
 
-#: Options of `run_options` that are not settings.
-
-
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False,
               callback=print_version, help="Show the version and exit.")  # fmt: skip

@@ -17,6 +17,7 @@ from .output import OUTPUT_OPTIONS, echo
 #: The options of `run_options` that are fields of `RunOptions`; the others are settings.
 RUN_OPTIONS = ("pool", "otlp", "live", "on_stall", "report", "stage_timeout")
 
+
 class OutputPath(click.Path):
     """A path that is not empty, because an empty one would be the current folder."""
 
