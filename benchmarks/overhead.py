@@ -39,8 +39,8 @@ from speed import DENSE, LIGHT, ready
 
 import zemosaic.pipeline.calibrate
 from zemosaic import Settings, calibrate
-from zemosaic.observe import otlp_json, otlp_proto
-from zemosaic.observe.exporters import Tracing, _single_spans
+from zemosaic.observe import otlp_json
+from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
@@ -145,7 +145,7 @@ def time_reports(port: Any, pair: JobEnded, url: str) -> None:
         folder = Path(name)
         tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
         tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        telemetry = Telemetry(tracing.tracer, tracing.snapshot_exporter())
+        telemetry = Telemetry(tracing.tracer, tracing.show_open_spans())
         telemetry.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
         start = time.perf_counter()
         report_pairs(pair, COLLECTOR_PAIRS, [journal, telemetry], Inflight(folder, 1, 10.0))
@@ -217,7 +217,7 @@ def on(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> tuple[float,
         tracing = Tracing(folder / "trace.jsonl", url)
         journal = Journal(folder, {})
         tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        observers = [journal, Telemetry(tracing.tracer, tracing.snapshot_exporter())]
+        observers = [journal, Telemetry(tracing.tracer, tracing.show_open_spans())]
         calibrate(tiles.files, settings, pool, observers, folder=folder)
         incomplete = tracing.close()
         seconds = time.perf_counter() - start
@@ -322,21 +322,19 @@ def parts(pair: JobEnded) -> dict[str, float]:
         host = provider.get_tracer("bench")
         costs["spans, with the SDK of a host application"] = cost([telemetry(host)]) - loop
         tracing = Tracing(folder / "trace.jsonl")
-        tables: list[Any] = []
-        tracing.tracer._queues = [SimpleNamespace(put=tables.append)]  # no threads
+        spans: list[Any] = []
+        tracing._queues, queues = [SimpleNamespace(put=spans.append)], tracing._queues  # no threads
         costs["spans, with the command line"] = cost([telemetry(tracing.tracer)]) - loop
+        tracing._queues = queues
         tracing.close()
+        spans = spans[-PAIRS:]
         for part, function in (
             ("writing them to the file", otlp_json.encode),
-            ("encoding them for OTLP", otlp_proto.encode),
-            (
-                "the same with the SDK",
-                lambda s: encode_spans(_single_spans(s)).SerializePartialToString(),
-            ),
+            ("encoding them for OTLP", lambda s: encode_spans(s).SerializePartialToString()),
         ):
-            start, batch = time.process_time(), 512 // BATCH
-            for first in range(0, len(tables), batch):
-                function(tables[first : first + batch])
+            start = time.process_time()
+            for first in range(0, len(spans), 512):
+                function(spans[first : first + 512])
             costs[part] = (time.process_time() - start) / PAIRS * 1e6
     return costs
 

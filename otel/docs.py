@@ -15,7 +15,10 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 REGISTRY = ROOT / "otel" / "semconv"
 PAGE = ROOT / "docs" / "trace.md"
-TITLES = {"entity": "Resource", "span": "Spans", "event": "Events", "attribute_group": "Attributes"}
+TITLES = {
+    "entity": "Resource", "span": "Spans", "event": "Events", "metric": "Metrics",
+    "attribute_group": "Attributes",
+}  # fmt: skip
 Group = dict[str, Any]
 
 HEADER = """\
@@ -23,9 +26,11 @@ HEADER = """\
 
 # The contents of a trace
 
-Every span, event and attribute of a run. [`otel/semconv`](../otel/semconv) has the same as an
-[OpenTelemetry Weaver](https://github.com/open-telemetry/weaver) registry. Attributes without a
-meaningful value (None, NaN, an empty list) are left out.
+Every span, event, metric and attribute of a run. [`otel/semconv`](../otel/semconv) has the same as
+an [OpenTelemetry Weaver](https://github.com/open-telemetry/weaver) registry. Attributes without a
+meaningful value (None, NaN, an empty list) are left out. Events are also log records with the ids
+of their span; metrics and log records are sent to collectors that take them, and off where they
+are refused.
 """
 
 
@@ -70,7 +75,8 @@ def _signal_section(group: Group, attributes: dict[str, Any]) -> Iterator[str]:
     yield _description(group)
     if events := group.get("events"):
         yield "Events: " + ", ".join(f"`{e.removeprefix('event.')}`" for e in events) + "\n"
-    yield "| attribute | when |\n|---|---|"
+    if group["attributes"]:
+        yield "| attribute | when |\n|---|---|"
     for attribute in group["attributes"]:
         level = attribute.get("requirement_level", "If it has a value.")
         if isinstance(level, dict):
@@ -129,8 +135,8 @@ def _display_name(attribute: Group) -> str:
 
 
 def name(group: Group) -> str:
-    """Return the name of a span, event or resource in a trace."""
-    return group.get("name") or group["id"].removeprefix("span.")
+    """Return the name of a span, event, metric or resource."""
+    return group.get("name") or group.get("metric_name") or group["id"].removeprefix("span.")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
 import logging
+import re
 import subprocess
 import sys
 import textwrap
@@ -21,6 +23,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from tests.helpers.environment import remove_proxies
 from tests.helpers.otlp_receiver import (
+    Answer,
     Received,
     dead_port,
     grpc_receiver,
@@ -28,18 +31,20 @@ from tests.helpers.otlp_receiver import (
     mute_port,
     plain,
     read_otlp_json,
+    rejecting,
     resources_of,
     spans_of,
 )
 from zemosaic import __version__
-from zemosaic.observe import export_queue, exporters
+from zemosaic.errors import UserError
+from zemosaic.observe import exporters, senders
 from zemosaic.observe.endpoint import (
     endpoint_from_environment,
 )
 from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
-from zemosaic.observe.live import SNAPSHOT_TIMEOUT
+from zemosaic.observe.parents import environment_parent, parent_context
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageEnded
+from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool
 
@@ -165,25 +170,6 @@ def test_ended_spans_reach_the_file_during_the_run(tmp_path: Path) -> None:
         tracing.close()
 
 
-def test_the_end_of_a_stage_sends_waiting_spans(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Spans wait for a larger batch until the end of their stage at most."""
-    monkeypatch.setattr(exporters, "OTLP_DELAY", 3600.0)
-    with http_receiver() as (url, received):
-        tracing = Tracing(tmp_path / "trace.jsonl", url)
-        telemetry = run_pairs(tracing, 7)
-        time.sleep(0.1)
-        assert not received.spans
-        telemetry.stage_ended(StageEnded(stage="pairs", time_ns=time.time_ns()))
-        deadline = time.monotonic() + 30
-        while len(received.spans) < 8:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert tracing.close(timeout=60) == []
-    check_run(received.spans, 7)
-
-
 @pytest.mark.parametrize("moves", [False, True])
 def test_a_day_of_heartbeats_is_bounded(moves: bool, tmp_path: Path) -> None:
     """The trace keeps the first and the newest heartbeats, although the SDK keeps 128 events.
@@ -279,7 +265,13 @@ def test_a_deaf_collector_is_named_with_the_lost_spans(kind: str, tmp_path: Path
         run_pairs(tracing, 700)  # more than one batch
         # Without an answer, shorter than a single attempt.
         timeout = 30.0 if "refusing" in kind else 0.2
-        assert tracing.close(timeout) == [f"701 spans {UNDELIVERED} {url}"]
+        (message,) = tracing.close(timeout)
+        reason = {
+            "http-refusing": ": 403 Forbidden",
+            "grpc-refusing": ": permission denied: go away",
+        }
+        expected = f"701 spans {UNDELIVERED} {url}{reason.get(kind, '')}"
+        assert message.startswith(expected) if "refusing" not in kind else message == expected
     check_run(spans_in(file), 700)
 
 
@@ -303,11 +295,11 @@ def test_an_exporter_that_never_returns_is_abandoned(
 ) -> None:
     """`close` returns at its time-out; the SDK's own shutdown would take half a minute."""
     exporter = StuckExporter()
-    monkeypatch.setattr(exporters, "_otlp_exporter", lambda _: exporter)
+    monkeypatch.setattr(exporters, "otlp_sender", lambda _: senders.Sender(exporter))
     tracing = Tracing(tmp_path / "trace.jsonl", "http://collector:4318")
     run_pairs(tracing, 2)
     try:
-        assert tracing.close(0.05) == [f"3 spans {UNDELIVERED} http://collector:4318"]
+        assert tracing.close(0.05) == [f"3 spans {UNDELIVERED} http://collector:4318: no answer"]
         # The SDK shuts an exporter down after half a minute.
         assert not exporter.was_shut_down
     finally:
@@ -316,8 +308,8 @@ def test_an_exporter_that_never_returns_is_abandoned(
 
 
 def test_a_collector_is_waited_for_five_seconds() -> None:
-    """The default time-outs of `close` and of a snapshot add up to five seconds."""
-    assert SHUTDOWN_TIMEOUT + SNAPSHOT_TIMEOUT == 5.0  # a snapshot in progress, then the spans
+    """The default time-out of `close` is five seconds."""
+    assert SHUTDOWN_TIMEOUT == 5.0
     assert inspect.signature(Tracing.close).parameters["timeout"].default == SHUTDOWN_TIMEOUT
 
 
@@ -326,15 +318,15 @@ def test_spans_dropped_by_a_full_queue_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A span dropped by a full queue was never exported, but it is lost."""
-    monkeypatch.setattr(export_queue, "MAX_QUEUED_SPANS", 16)
-    monkeypatch.setattr(export_queue, "MAX_BATCH", 16)
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "16")
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "16")
     file = tmp_path / "trace.jsonl"
     with mute_port() as port:
         url = f"http://127.0.0.1:{port}"
         tracing = Tracing(file, url)
         run_pairs(tracing, 200)
         *_, message = tracing.close(0.2)
-    assert message == f"201 spans {UNDELIVERED} {url}"
+    assert message.startswith(f"201 spans {UNDELIVERED} {url}: ")
 
 
 class BrokenExporter(SpanExporter):
@@ -351,10 +343,11 @@ def test_an_exporter_that_raises_delivers_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception in an exporter counts as a failure and does not propagate."""
-    monkeypatch.setattr(exporters, "_otlp_exporter", lambda _: BrokenExporter())
+    monkeypatch.setattr(exporters, "otlp_sender", lambda _: senders.Sender(BrokenExporter()))
     tracing = Tracing(tmp_path / "trace.jsonl", "http://collector:4318")
     run_pairs(tracing, 2)
-    assert tracing.close() == [f"3 spans {UNDELIVERED} http://collector:4318"]
+    (message,) = tracing.close()
+    assert message == f"3 spans {UNDELIVERED} http://collector:4318: ValueError: broken"
     check_run(spans_in(tmp_path / "trace.jsonl"), 2)
 
 
@@ -363,7 +356,7 @@ def test_a_full_disk_gives_a_message_and_no_exception() -> None:
     """The run keeps its results; only the spans in the file are lost."""
     tracing = Tracing(Path("/dev/full"))
     run_pairs(tracing, 3)
-    assert tracing.close() == [f"4 spans {UNDELIVERED} full"]
+    assert tracing.close() == [f"4 spans {UNDELIVERED} full: No space left on device"]
 
 
 def test_closing_twice_returns_the_same(tmp_path: Path) -> None:
@@ -371,7 +364,8 @@ def test_closing_twice_returns_the_same(tmp_path: Path) -> None:
     with deaf("http-refusing") as url:
         tracing = Tracing(tmp_path / "trace.jsonl", url)
         run_pairs(tracing, 1)
-        assert tracing.close(30.0) == tracing.close() == [f"2 spans {UNDELIVERED} {url}"]
+        message = f"2 spans {UNDELIVERED} {url}: 403 Forbidden"
+        assert tracing.close(30.0) == tracing.close() == [message]
 
 
 def test_the_sdk_is_silenced_only_while_tracing(
@@ -389,6 +383,109 @@ def test_the_sdk_is_silenced_only_while_tracing(
     finally:
         logger.setLevel(logging.NOTSET)
     assert [r for r in caplog.records if r.name.startswith("opentelemetry")] == []
+
+
+# Answers that are no success.
+
+PAGE = Answer(200, b"<html>Sign in</html>", "text/html; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Answer(302, location="https://sso.example/?next=1"), "redirected to https://sso.example/"),
+        (Answer(307, location="http://me:secret@h/"), "redirected to http://h/"),
+        (Answer(304), "redirected to another place"),
+        (PAGE, "answered text/html, as no collector does"),
+        (PAGE._replace(content=b""), "answered text/html, as no collector does"),
+        (Answer(200, b"OK", "text/plain"), "answered text/plain, as no collector does"),
+        (Answer(200, b"<xml>not protobuf"), "answered as no collector does"),
+        (Answer(200, b"[]", "application/json"), "answered as no collector does"),
+        (rejecting(3, "too\n long"), "rejected 3 of 6 spans: too long"),
+        (rejecting(6, ""), "rejected 6 of 6 spans"),
+        (
+            Answer(200, b'{"partialSuccess": {"rejectedSpans": "2"}}', "application/json"),
+            "rejected 2 of 6 spans",
+        ),
+        (Answer(401), "401 Unauthorized"),
+        (Answer(404), "404 Not Found"),
+        (Answer(413), "413 "),
+        (Answer(503), "503 Service Unavailable"),
+    ],
+)
+@pytest.mark.usefixtures("half_second_timeout")
+def test_spans_that_were_not_taken_are_reported_with_the_reason(
+    answer: Answer, reason: str, tmp_path: Path
+) -> None:
+    """Nothing counts as delivered that the collector has not taken."""
+    delivered: list[int] = []
+    with http_receiver(answer=answer) as (url, _):
+        tracing = Tracing(tmp_path / "trace.jsonl", url)
+        tracing.on_delivered = delivered.extend
+        run_pairs(tracing, 5)
+        (message,) = tracing.close(timeout=30)
+    assert message.startswith(f"6 spans {UNDELIVERED} {url}: {reason}")
+    assert delivered == []
+    check_run(spans_in(tmp_path / "trace.jsonl"), 5)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        rejecting(0, "a warning"),
+        Answer(202, b"", ""),
+        Answer(200, b"", "text/plain"),
+        Answer(200, b"{}", "application/json"),
+        Answer(200, b'{"partialSuccess": {}}', "application/json; charset=utf-8"),
+        Answer(204, b"", ""),
+    ],
+)
+def test_other_forms_of_success_are_one(answer: Answer, tmp_path: Path) -> None:
+    """A warning, an empty answer and JSON are successes."""
+    with http_receiver(answer=answer) as (url, received):
+        tracing = Tracing(tmp_path / "trace.jsonl", url)
+        run_pairs(tracing, 5)
+        assert tracing.close(timeout=30) == []
+    check_run(received.spans, 5)
+
+
+@pytest.mark.usefixtures("half_second_timeout")
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://127.0.0.1:9", "connection refused"),
+        ("http://no.such.host.invalid:4318", "no such host"),
+    ],
+)
+def test_an_unreachable_collector_is_reported_with_the_cause(
+    url: str, reason: str, tmp_path: Path
+) -> None:
+    """The cause is that of the system, in a few words."""
+    tracing = Tracing(tmp_path / "trace.jsonl", url)
+    run_pairs(tracing, 1)
+    assert tracing.close(timeout=30) == [f"2 spans {UNDELIVERED} {url}: {reason}"]
+
+
+def test_the_user_and_the_password_are_used_and_not_shown(tmp_path: Path) -> None:
+    """They reach the collector; no message has them."""
+    with http_receiver(answer=Answer(401)) as (url, received):
+        tracing = Tracing(tmp_path / "trace.jsonl", url.replace("//", "//me:secret@"))
+        run_pairs(tracing, 1)
+        assert tracing.close(timeout=30) == [f"2 spans {UNDELIVERED} {url}: 401 Unauthorized"]
+    assert received.authorizations == ["Basic " + base64.b64encode(b"me:secret").decode()]
+    assert tracing.endpoint == url
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loopback of a proxy is another machine's."""
+    with http_receiver() as (url, received), dead_port() as port:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        tracing = Tracing(tmp_path / "trace.jsonl", url)
+        run_pairs(tracing, 1)
+        assert tracing.close(timeout=30) == []
+    check_run(received.spans, 1)
 
 
 # Programs in a process of their own.
@@ -438,7 +535,7 @@ def test_a_deaf_collector_gives_one_line(kind: str, tmp_path: Path) -> None:
             check=False,
         )
     assert process.stderr == ""
-    assert process.stdout == f"6 spans {UNDELIVERED} {url}\n"
+    assert re.fullmatch(rf"6 spans {UNDELIVERED} {re.escape(url)}: .+\n", process.stdout)
     assert process.returncode == 0
     check_run(spans_in(tmp_path / "trace.jsonl"), 5)
 
@@ -592,8 +689,7 @@ SECURE, INSECURE = {"insecure": False}, {"insecure": True}
     ("endpoint", "protocol", "exporter", "options"),
     [
         ("http://h:4318", None, "http", {"endpoint": "http://h:4318/v1/traces"}),
-        ("http://h:4318/", None, "http", {"endpoint": "http://h:4318/v1/traces"}),
-        ("http://h:4318/v1/traces", None, "http", {"endpoint": "http://h:4318/v1/traces"}),
+        ("http://h:4318/", None, "http", {"endpoint": "http://h:4318/"}),
         ("https://h/otlp", None, "http", {"endpoint": "https://h/otlp"}),
         ("http://h:9999", None, "http", {"endpoint": "http://h:9999/v1/traces"}),
         ("http://h:4317", None, "grpc", {"endpoint": "h:4317", **INSECURE}),
@@ -621,6 +717,8 @@ def test_the_endpoint_and_the_environment_choose_the_protocol(
     if protocol is not None:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
     Tracing(tmp_path / "trace.jsonl", endpoint).close()
+    for option in ("session", "channel_options"):
+        chosen[0][1].pop(option, None)
     assert chosen == [(exporter, options)]
 
 
@@ -637,10 +735,91 @@ def test_the_protocol_for_traces_has_precedence(
 def test_limits_of_the_environment_are_enforced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a limit on lengths all spans go through the SDK."""
+    """A limit on lengths is a variable of the SDK."""
     monkeypatch.setenv("OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT", "3")
     tracing = Tracing(tmp_path / "trace.jsonl")
     run_pairs(tracing, 2)
     assert tracing.close() == []
     texts = [v for s in spans_in(tmp_path / "trace.jsonl") for v in plain(s.attributes).values()]
     assert max(len(text) for text in texts if isinstance(text, str)) == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_SPAN_EVENT_COUNT_LIMIT", "many"),
+        ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+    ],
+)
+def test_a_malformed_limit_is_one_line(
+    variable: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line has the variable and its value."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=f"{variable} must be .*{value}"):
+        Tracing(tmp_path / "trace.jsonl")
+
+
+def test_the_number_of_events_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OTEL_SPAN_EVENT_COUNT_LIMIT keeps the newest events and counts the others."""
+    monkeypatch.setenv("OTEL_SPAN_EVENT_COUNT_LIMIT", "2")
+    tracing = Tracing(tmp_path / "trace.jsonl")
+    span = tracing.tracer.start_span("phase")
+    for number in range(5):
+        span.add_event(f"event {number}")
+    span.end()
+    assert tracing.close() == []
+    (written,) = spans_in(tmp_path / "trace.jsonl")
+    assert [event.name for event in written.events] == ["event 3", "event 4"]
+    assert written.dropped_events_count == 3
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "count"),
+    [
+        ("OTEL_SDK_DISABLED", "true", 0),
+        ("OTEL_TRACES_SAMPLER", "always_off", 0),
+        ("OTEL_TRACES_SAMPLER", "always_on", 3),
+    ],
+)
+def test_a_trace_can_be_switched_off(
+    variable: str, value: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is recorded, and there is no trace id to link to."""
+    monkeypatch.setenv(variable, value)
+    tracing = Tracing(tmp_path / "trace.jsonl")
+    telemetry = run_pairs(tracing, 2)
+    assert tracing.close() == []
+    assert len(spans_in(tmp_path / "trace.jsonl") if count else []) == count
+    assert bool(telemetry.trace_id) == bool(count)
+
+
+def test_the_console_gets_the_spans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OTEL_TRACES_EXPORTER=console prints all spans besides writing the file."""
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    tracing = Tracing(tmp_path / "trace.jsonl")
+    run_pairs(tracing, 2)
+    assert tracing.close() == []
+    assert capsys.readouterr().out.count('"name": "phase5_intertile') == 3
+    check_run(spans_in(tmp_path / "trace.jsonl"), 2)
+
+
+def test_a_parent_of_the_environment_is_the_parent_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRACEPARENT and TRACESTATE come from the program that started the run."""
+    monkeypatch.setenv("TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    monkeypatch.setenv("TRACESTATE", "vendor=1")
+    tracing = Tracing(tmp_path / "trace.jsonl")
+    telemetry = Telemetry(tracing.tracer, parent=parent_context(environment_parent()))
+    telemetry.run_started(RunStarted(run_id="r", time_ns=1))
+    telemetry.run_ended(RunEnded(state="finished", time_ns=2))
+    assert tracing.close() == []
+    (phase,) = spans_in(tmp_path / "trace.jsonl")
+    assert phase.trace_id.hex() == telemetry.trace_id == "0af7651916cd43dd8448eb211c80319c"
+    assert phase.parent_span_id.hex() == "b7ad6b7169203331"
+    assert phase.trace_state == "vendor=1"

@@ -1,45 +1,27 @@
-"""Snapshots of a running phase: the newest is sent, none delays the run or follows its end."""
+"""Snapshots of open spans: the newest state is sent, and none follows the end of its span."""
 
 from __future__ import annotations
 
-import threading
+import time
 import tracemalloc
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from tests.helpers.fakes import FakeClock, ManualPool, Recorder
 from tests.helpers.otlp_receiver import http_receiver, plain
+from zemosaic.observe import exporters
 from zemosaic.observe.exporters import Tracing
-from zemosaic.observe.live import SnapshotExporter
+from zemosaic.observe.live import LAST_SEEN, Snapshots
 from zemosaic.observe.telemetry import PHASE, Telemetry
 from zemosaic.runtime import journal
-from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted, StageStarted
+from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.journal import Journal
 from zemosaic.runtime.scheduler import Job, run
-
-
-class SlowExporter(SpanExporter):
-    """Keeps snapshots; each export blocks until `release` is set."""
-
-    def __init__(self) -> None:
-        self.snapshots: list[ReadableSpan] = []
-        self.started, self.release, self.closed = (threading.Event() for _ in range(3))
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.started.set()
-        assert self.release.wait(30)
-        self.snapshots.extend(spans)
-        return SpanExportResult.SUCCESS
-
-    def shutdown(self) -> None:
-        self.closed.set()
 
 
 @pytest.fixture
@@ -49,64 +31,79 @@ def tracing(tmp_path: Path) -> Any:
     tracing.close()
 
 
-def test_the_newest_state_is_sent_and_updates_never_block(tracing: Tracing) -> None:
-    """A hundred updates during an export make one more snapshot, of the last state."""
-    exporter = SlowExporter()
-    snapshots = SnapshotExporter(exporter, interval=3600.0)
-    span = tracing.tracer.start_span("phase")
-    snapshots.update(span)
-    assert exporter.started.wait(30)
-    exporter.started.clear()
-    for number in range(100):
-        span.set_attribute("number", number)
-        snapshots.update(span)  # returns at once, although the exporter blocks
-    exporter.release.set()
-    assert exporter.started.wait(30)
-    snapshots.stop()
-    assert exporter.closed.is_set()
-    assert len(exporter.snapshots) == 2
-    newest = exporter.snapshots[-1]
-    assert (newest.attributes or {})["number"] == 99
-    assert newest.context == span.get_span_context()
+class Seconds:
+    """A clock that the test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_open_spans_are_taken_as_they_stand(tracing: Tracing) -> None:
+    """Ids and start are those of the span, the end is the present; an ended span is not taken."""
+    clock = Seconds()
+    snapshots = Snapshots(10.0, clock)
+    span, ended = (tracing.tracer.start_span(name) for name in ("phase", "pair"))
+    shown = {span: {"extra": 1}, ended: {}}
+    snapshots.show(shown)
+    ended.end()
+    assert snapshots.take() == []  # no picture of a run that is younger than an interval
+    clock.now = 10.0
+    span.set_attribute("number", 99)
+    (taken,) = snapshots.take()
+    span.set_attribute("number", 100)
+    attributes = dict(taken.attributes or {})
+    assert attributes.pop(LAST_SEEN).endswith("Z")
+    assert attributes == {"extra": 1, "number": 99}
+    assert taken.context == span.get_span_context()
     assert span.is_recording()
-    assert (newest.end_time or 0) >= (newest.start_time or 0) > 0
-    snapshots.update(span)
-    assert len(exporter.snapshots) == 2
+    assert (taken.end_time or 0) >= (taken.start_time or 0) > 0
+    assert snapshots.take() == []
+    clock.now = 19.9
+    assert snapshots.take() == []
+    clock.now = 20.0
+    shown[span] = {"extra": 2}
+    (taken,) = snapshots.take()
+    assert (taken.attributes or {})["extra"] == 2
     span.end()
 
 
-def test_a_snapshot_is_sent_at_every_interval(tracing: Tracing) -> None:
-    """The span is sent again without an update."""
-    exporter = SlowExporter()
-    exporter.release.set()
-    snapshots = SnapshotExporter(exporter, interval=0.01)
-    span = tracing.tracer.start_span("phase")
-    snapshots.update(span)
-    for _ in range(3):
-        exporter.started.clear()
-        assert exporter.started.wait(30)
-    snapshots.stop()
-    span.end()
+def test_a_heartbeat_hastens_the_next_snapshot_but_not_the_first(tracing: Tracing) -> None:
+    """No snapshot comes before the first interval has passed."""
+    clock = Seconds()
+    snapshots = Snapshots(10.0, clock)
+    snapshots.show({tracing.tracer.start_span("phase"): {}})
+    clock.now = 5.0
+    snapshots.hurry()
+    assert snapshots.take() == []
+    clock.now = 10.0
+    assert len(snapshots.take()) == 1
+    clock.now = 12.0
+    snapshots.hurry()
+    assert len(snapshots.take()) == 1
 
 
-def test_an_exporter_without_an_update_can_be_stopped() -> None:
-    """There is no thread to wait for."""
-    SnapshotExporter(SlowExporter()).stop()
-
-
-def test_snapshots_are_never_in_the_file(tmp_path: Path) -> None:
+def test_snapshots_are_never_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector gets the phase as it stands; the file has it once, as it ended."""
+    monkeypatch.setattr(exporters, "OTLP_DELAY", 0.01)
+    numbers: list[int] = []
     with http_receiver() as (url, received):
         tracing = Tracing(tmp_path / "trace.jsonl", url)
-        telemetry = Telemetry(tracing.tracer, tracing.snapshot_exporter())
+        tracing.on_delivered = numbers.extend
+        telemetry = Telemetry(tracing.tracer, tracing.show_open_spans(0.01))
         telemetry.run_started(RunStarted(run_id="r", time_ns=1))
-        while not received.spans:
-            telemetry.stage_started(StageStarted(stage="pairs", time_ns=2))
+        while len(received.spans) < 2:
+            time.sleep(0.01)
+        assert numbers == []
         telemetry.run_ended(RunEnded(state="finished", time_ns=3))
         assert tracing.close(timeout=60) == []
         states = [plain(s.attributes)["zemosaic.run.state"] for s in received.spans]
-        assert states == ["running", "finished"]
+        assert set(states[:-1]) == {"running"}
+        assert states[-1] == "finished"
+        assert len({span.span_id for span in received.spans}) == 1
     assert (tmp_path / "trace.jsonl").read_text().count(f'"name":"{PHASE}"') == 1
+    assert numbers == [1]
 
 
 DAY = 24 * 3600.0

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 
 from tests.helpers.semconv import ATTRIBUTES, GROUPS, SIGNALS, docs
-from zemosaic.observe import heartbeats, job_spans, telemetry
+from zemosaic.observe import heartbeats, job_spans, live, run_metrics, telemetry
 
-#: The modules that name spans, events and attributes.
-MODULES = (telemetry, job_spans, heartbeats)
+#: The modules that name spans, events, metrics and attributes.
+MODULES = (telemetry, job_spans, heartbeats, live, run_metrics)
 TYPES = {"string": str, "int": int, "double": float, "any": float}
 
 

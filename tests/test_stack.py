@@ -131,7 +131,7 @@ def test_demo_runs_only_in_its_profile_and_reports_to_jaeger():
     assert "profiles" not in JAEGER
     assert demo["profiles"] == ["demo"]
     assert demo["depends_on"]["jaeger"]["condition"] == "service_healthy"
-    assert demo["command"] == ["demo", "--otlp", "http://jaeger:4318"]
+    assert demo["command"] == ["demo", "--otlp", "http://jaeger:4318", "--live", "snapshot"]
     assert re.search(r"^FROM python:3\.12-slim$", dockerfile, re.M)
     assert dockerfile.index("\nUSER 10001\n") < dockerfile.index("pip install")
 

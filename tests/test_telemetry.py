@@ -181,10 +181,14 @@ def test_a_run_is_one_tree_of_spans(traced: Traced) -> None:
     """A phase has a child for each pair and stage, and stage "prepare" one for each tile."""
     pairs = len(traced.solution.records)
     assert pairs >= 5
-    assert Counter(span.name for span in traced.spans) == {
+    starts = traced.memory.named(f"{PHASE}.worker_start")
+    assert len(starts) == (SETTINGS.workers if traced.pool == "processes" else 0)
+    assert Counter(span.name for span in traced.spans if span not in starts) == {
         PHASE: 1,
         f"{PHASE}.prepare": 1,
+        f"{PHASE}.scan": 1,
         f"{PHASE}.overlap": 1,
+        f"{PHASE}.pairs": 1,
         f"{PHASE}.solve": 1,
         f"{PHASE}.apply": 1,
         f"{PHASE}.tile": SCENE.tiles,
@@ -194,7 +198,7 @@ def test_a_run_is_one_tree_of_spans(traced: Traced) -> None:
     assert phase.parent is None
     for span in traced.spans:
         assert span.context.trace_id == phase.context.trace_id
-        if span.name == f"{PHASE}.tile":
+        if span.name.removeprefix(PHASE) in (".tile", ".scan", ".worker_start"):
             assert parent_id(span) == prepare.context.span_id
         elif span is not phase:
             assert parent_id(span) == phase.context.span_id
@@ -207,7 +211,7 @@ def test_only_stages_that_ran_have_spans(memory: Memory, arrays: list[Any]) -> N
     solution = calibrate(arrays, SETTINGS, "serial", [Telemetry(memory.tracer)])
     names = Counter(span.name.removeprefix(PHASE) for span in memory.spans)
     pairs = len(solution.records)
-    one_each = {"": 1, ".prepare": 1, ".overlap": 1, ".solve": 1}
+    one_each = dict.fromkeys(["", ".prepare", ".scan", ".overlap", ".pairs", ".solve"], 1)
     assert names == {**one_each, ".tile": SCENE.tiles, ".pair": pairs}
     names_i = {span.attributes["zemosaic.pair.name_i"] for span in memory.pair_list()}
     assert names_i <= {f"tile {k}" for k in range(SCENE.tiles)}
@@ -464,7 +468,7 @@ def test_an_interrupted_run_leaves_no_span_open(memory: Memory, arrays: list[Any
     with pytest.raises(KeyboardInterrupt):
         calibrate(arrays, SETTINGS, "serial", [Telemetry(memory.tracer), Interrupter()])
     names = Counter(span.name.removeprefix(PHASE) for span in memory.spans)
-    assert names == {"": 1, ".prepare": 1, ".tile": 2}
+    assert names == {"": 1, ".prepare": 1, ".scan": 1, ".tile": 2}
     assert memory.one(PHASE).attributes["zemosaic.run.state"] == "interrupted"
     for name in (PHASE, f"{PHASE}.prepare"):
         assert memory.one(name).status.status_code is StatusCode.ERROR

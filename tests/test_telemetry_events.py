@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import Span, StatusCode
 
 from tests.helpers.recorded_traces import (
     BOOM,
@@ -23,7 +25,15 @@ from tests.helpers.recorded_traces import (
 )
 from zemosaic.observe.attributes import MAX_TEXT
 from zemosaic.observe.telemetry import PHASE, Telemetry
-from zemosaic.runtime.events import FanOut, JobError, RunEnded, SlowJob, StageEnded, StageStarted
+from zemosaic.runtime.events import (
+    FanOut,
+    JobError,
+    JobRunning,
+    RunEnded,
+    SlowJob,
+    StageEnded,
+    StageStarted,
+)
 
 
 def test_a_pair_span_has_the_times_of_its_worker() -> None:
@@ -233,8 +243,8 @@ def test_a_slow_pair_is_an_event_of_the_phase() -> None:
     }
 
 
-def test_the_link_opens_on_heartbeats_or_the_slowest_pair() -> None:
-    """The search text is the slowest pair, or the heartbeats if there were any."""
+def test_the_link_opens_on_errors_or_the_slowest_pair() -> None:
+    """The search text is the slowest pair, or the errors if there are any."""
     memory = Memory()
     telemetry = Telemetry(memory.tracer)
     telemetry.run_started(RUN_STARTED)
@@ -242,6 +252,113 @@ def test_the_link_opens_on_heartbeats_or_the_slowest_pair() -> None:
     for index, seconds in ((1, 1), (2, 3), (3, 2)):
         ended = PAIR_ENDED.started_ns + seconds * SECOND
         telemetry.job_ended(replace(PAIR_ENDED, index=index, ended_ns=ended))
-    assert telemetry.find == "zemosaic.pair.index=2"
     telemetry.heartbeat(HEARTBEAT)
-    assert telemetry.find == "phase5_intertile.heartbeat"
+    slowest = memory.pairs()[2].context.span_id
+    assert telemetry.find == f"{slowest:016x}"
+    telemetry.job_ended(replace(PAIR_ENDED, index=4, outcome="timeout", error=BOOM))
+    assert telemetry.find == "error.type"
+
+
+RUNNING = JobRunning(
+    stage="pairs",
+    time_ns=START + 13 * SECOND,
+    index=7,
+    started_ns=START + 3 * SECOND,
+    running_time=10.0,
+    attributes=PAIR_ENDED.attributes,
+    pid=4711,
+    step="fit",
+    stack="in strike",
+)
+
+
+class View:
+    """Keeps what `Telemetry` shows."""
+
+    def __init__(self) -> None:
+        self.spans: Mapping[Span, Mapping[str, Any]] = {}
+        self.hurried = 0
+
+    def show(self, spans: Mapping[Span, Mapping[str, Any]]) -> None:
+        self.spans = spans
+
+    def hurry(self) -> None:
+        self.hurried += 1
+
+    def named(self) -> dict[str, Mapping[str, Any]]:
+        """Return the shown attributes by the names of the spans."""
+        return {span.name: attributes for span, attributes in self.spans.items()}
+
+
+def test_a_running_pair_is_shown_and_its_end_keeps_its_id() -> None:
+    """It is shown with files, step and stack, beside the phase and its stage; nothing is left."""
+    memory, view = Memory(), View()
+    telemetry = Telemetry(memory.tracer, view)
+    for event in (RUN_STARTED, StageStarted(stage="pairs", time_ns=START), RUNNING):
+        telemetry.handle_batch([event])
+    shown = view.named()
+    assert set(shown) == {PHASE, f"{PHASE}.pairs", f"{PHASE}.pair"}
+    assert view.hurried == 1
+    pair, phase = shown[f"{PHASE}.pair"], shown[PHASE]
+    assert pair["zemosaic.pair.name_i"] == "a.fits"
+    assert pair["zemosaic.pair.running_stage"] == "fit"
+    assert pair["code.stacktrace"] == phase["code.stacktrace"] == "in strike"
+    assert phase["zemosaic.oldest.index"] == 7
+    assert phase["zemosaic.oldest.files"] == ["a.fits", "b [1].fits"]
+    (open_pair,) = [span for span in view.spans if span.name == f"{PHASE}.pair"]
+    telemetry.heartbeat(
+        replace(HEARTBEAT, running_indices=[7], running_time=[17.0], stack="in strike again")
+    )
+    assert view.named()[PHASE]["code.stacktrace"] == "in strike again"
+    assert view.named()[PHASE]["zemosaic.oldest.running_time"] == 17.0
+
+    telemetry.handle_batch([PAIR_ENDED, StageEnded(stage="pairs", time_ns=START + 30 * SECOND)])
+    ended = memory.one(f"{PHASE}.pair")
+    assert ended.context == open_pair.get_span_context()
+    assert ended.start_time == RUNNING.started_ns
+    assert "code.stacktrace" not in ended.attributes
+    assert view.named() == {PHASE: {}}
+    telemetry.run_ended(RunEnded(state="finished", time_ns=START + 60 * SECOND))
+    assert view.spans == {}
+    assert "zemosaic.oldest.index" not in memory.one(PHASE).attributes
+
+
+def test_a_marker_stands_for_a_running_pair() -> None:
+    """With markers a running pair has children with its files and its stack."""
+    memory = Memory()
+    telemetry = Telemetry(memory.tracer, markers=True)
+    later = replace(RUNNING, time_ns=START + 23 * SECOND, running_time=20.0)
+    for event in (RUN_STARTED, RUNNING, later, PAIR_ENDED):
+        telemetry.handle_batch([event])
+    telemetry.run_ended(RunEnded(state="finished", time_ns=START + 60 * SECOND))
+    markers = memory.named(f"{PHASE}.running")
+    assert [m.attributes["zemosaic.pair.running_time"] for m in markers] == [10.0, 20.0]
+    for marker in markers:
+        assert parent_id(marker) == memory.one(f"{PHASE}.pair").context.span_id
+        assert marker.attributes["zemosaic.pair.name_j"] == "b [1].fits"
+        assert marker.attributes["code.stacktrace"] == "in strike"
+
+
+@pytest.mark.parametrize("state", ["interrupted", "failed"])
+def test_a_run_that_ends_while_a_pair_runs_keeps_it(state: str) -> None:
+    """The running pair is an error, and the phase says which pair ran last."""
+    memory = Memory()
+    telemetry = Telemetry(memory.tracer)
+    telemetry.handle_batch([RUN_STARTED, RUNNING])
+    error = JobError("KeyboardInterrupt", "")
+    telemetry.run_ended(RunEnded(state=state, time_ns=START + 60 * SECOND, error=error))
+    assert memory.one(f"{PHASE}.pair").attributes["error.type"] == "KeyboardInterrupt"
+    assert memory.one(f"{PHASE}.pair").attributes["zemosaic.pair.name_i"] == "a.fits"
+    assert memory.one(PHASE).attributes["zemosaic.oldest.index"] == 7
+
+
+def test_a_resumed_run_is_linked_to_the_run_before() -> None:
+    """The phase has a link to the earlier phase, and its run's id."""
+    memory = Memory()
+    telemetry = Telemetry(memory.tracer, resumed_from={"run": "r0", "trace": 5, "span": 6})
+    telemetry.run_started(RUN_STARTED)
+    telemetry.run_ended(RunEnded(state="finished", time_ns=START + 60 * SECOND))
+    phase = memory.one(PHASE)
+    assert phase.attributes["zemosaic.run.resumed_from"] == "r0"
+    (link,) = phase.links
+    assert (link.context.trace_id, link.context.span_id) == (5, 6)

@@ -138,15 +138,41 @@ def test_photometry_follows_the_data_flow() -> None:
             assert not bad, f"{module} imports {bad}"
 
 
-def test_three_modules_import_opentelemetry() -> None:
-    """observe/telemetry.py imports the API, exporters.py and live.py the SDK, no other any."""
+#: The modules that import the API of OpenTelemetry alone.
+API = ours(*(f"observe.{name}" for name in ("telemetry", "run_metrics", "running_jobs", "parents")))
+#: The modules that import the SDK of OpenTelemetry.
+SDK = ours(
+    *(
+        f"observe.{name}"
+        for name in (
+            "exporters",
+            "live",
+            "recorder",
+            "collector_session",
+            "other_signals",
+            "senders",
+        )
+    )
+)
+
+
+def test_few_modules_import_opentelemetry() -> None:
+    """Some modules of observe import the API, some the SDK, no other module any."""
     for module, path in MODULES.items():
         targets = [t for t in imported_by(path) if within(t, "opentelemetry")]
-        if module == "zemosaic.observe.telemetry":
+        if module in API:
             assert targets
             assert not [t for t in targets if within(t, "opentelemetry.sdk")]
-        elif module not in ours("observe.exporters", "observe.live"):
+        elif module not in SDK:
             assert not targets, f"{module} imports {targets}"
+
+
+def test_no_private_name_of_opentelemetry_is_used() -> None:
+    """No module or name that is imported from it begins with an underscore."""
+    for module, path in MODULES.items():
+        for target in imported_by(path):
+            if within(target, "opentelemetry"):
+                assert "._" not in target, f"{module} imports {target}"
 
 
 def test_import_zemosaic_is_light() -> None:

@@ -118,6 +118,15 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
     own.stop()
 
 
+@pytest.fixture(scope="session")
+def memory_jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
+    """A Jaeger that keeps every copy of a span."""
+    own = _own(tmp_path_factory.mktemp("memory"), in_memory=True)
+    own.start()
+    yield own
+    own.stop()
+
+
 @pytest.fixture
 def own_jaeger(tmp_path: Path) -> Iterator[OwnJaeger]:
     """A Jaeger that a test may start, stop and kill."""
@@ -126,10 +135,10 @@ def own_jaeger(tmp_path: Path) -> Iterator[OwnJaeger]:
     own.stop(kill=True)
 
 
-def _own(folder: Path) -> OwnJaeger:
+def _own(folder: Path, *, in_memory: bool = False) -> OwnJaeger:
     if not PROGRAM:
         pytest.skip(NO_JAEGER)
-    return OwnJaeger(PROGRAM, folder)
+    return OwnJaeger(PROGRAM, folder, in_memory=in_memory)
 
 
 @pytest.fixture(scope="session")

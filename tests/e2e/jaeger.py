@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = ("OTLP_GRPC", "OTLP_HTTP", "QUERY", "QUERY_GRPC", "HEALTH")
 TIMEOUT = 60.0  # seconds; a start takes about one on an idle machine
@@ -61,16 +63,26 @@ class Jaeger:
 
 
 class OwnJaeger(Jaeger):
-    """A Jaeger process with the shipped configuration, free ports and its own Badger."""
+    """A Jaeger process with the shipped configuration, free ports and its own Badger.
 
-    def __init__(self, program: str, folder: Path) -> None:
+    With `in_memory` it keeps every copy of a span that is sent twice.
+    """
+
+    def __init__(self, program: str, folder: Path, *, in_memory: bool = False) -> None:
         ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
         super().__init__(
             f"http://127.0.0.1:{ports['QUERY']}", f"http://127.0.0.1:{ports['OTLP_HTTP']}"
         )
         self._health = f"http://127.0.0.1:{ports['HEALTH']}/status"
         self._log = folder / "jaeger.log"
-        self._command = [program, "--config", str(ROOT / "otel/jaeger.yaml")]
+        config = ROOT / "otel/jaeger.yaml"
+        if in_memory:
+            document = yaml.safe_load(config.read_text(encoding="utf-8"))
+            storage = document["extensions"]["jaeger_storage"]
+            storage["backends"] = {"traces": {"memory": {"max_traces": 1000}}}
+            config = folder / "memory.yaml"
+            config.write_text(yaml.safe_dump(document), encoding="utf-8")
+        self._command = [program, "--config", str(config)]
         self._environment = {
             **os.environ,
             **{f"JAEGER_{name}_PORT": str(port) for name, port in ports.items()},

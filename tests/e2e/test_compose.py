@@ -93,7 +93,7 @@ def _check_hardening(container: dict[str, Any]) -> None:
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
     assert "no-new-privileges:true" in host["SecurityOpt"]
-    assert host["Memory"] == 1 << 30
+    assert host["Memory"] == 2 << 30
     assert host["RestartPolicy"]["Name"] == "unless-stopped"
     assert container["Config"]["User"] == "10001"
     assert container["Config"]["Image"] == IMAGE

@@ -27,7 +27,8 @@ def stuck(jaeger: Jaeger, few_tiles: list[Path], tmp_path: Path) -> Iterator[Run
     """A run with a worker in a loop that holds the GIL, at pair 1."""
     running = intertile(
         tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5, "--pair-timeout", 0,
-        "--otlp", jaeger.otlp, **inject(tmp_path / "site", pair_0_1="hang"),
+        "--live", "snapshot", "--otlp", jaeger.otlp,
+        **inject(tmp_path / "site", pair_0_1="hang"),
     )  # fmt: skip
     yield running
     running.clean_up()
@@ -54,8 +55,18 @@ def names_the_stuck_pair(trace: Trace) -> bool:
     return bool(beats) and json.loads(beats[-1].get("zemosaic.pairs.running_indices", "[]")) == [1]
 
 
+def is_shown_stuck(trace: Trace) -> bool:
+    """Return whether pair 1 is shown as the only pair that runs, with its stack."""
+    shown = [pair for pair in trace.named(PAIR) if "zemosaic.run.last_seen" in pair.attributes]
+    indices = [pair.attributes["zemosaic.pair.index"] for pair in shown]
+    return (
+        names_the_stuck_pair(trace) and indices == [1] and "code.stacktrace" in shown[0].attributes
+    )
+
+
 def test_a_frozen_run_is_seen_while_it_hangs(jaeger: Jaeger, stuck: Running) -> None:
-    """The running phase span has heartbeats with the pair, its time and its stack."""
+    """The stuck pair is a growing bar with its files and stack; the phase names it as well."""
+    wait_for(jaeger, stuck, is_shown_stuck)
     first = wait_for(jaeger, stuck, names_the_stuck_pair)
     count = len(heartbeats(first))
     trace = wait_for(jaeger, stuck, lambda trace: len(heartbeats(trace)) > count)
@@ -70,8 +81,23 @@ def test_a_frozen_run_is_seen_while_it_hangs(jaeger: Jaeger, stuck: Running) -> 
     assert json.loads(last["zemosaic.pairs.running_time"])[0] > 0.5
     stacks = [e["code.stacktrace"] for e in heartbeats(trace) if "code.stacktrace" in e]
     assert "in strike" in stacks[-1]  # the caller of the regular expression
-    ended = [pair.attributes["zemosaic.pair.index"] for pair in trace.named(PAIR)]
-    assert sorted(ended) == list(range(2, total + 1))
+    pairs = {pair.attributes["zemosaic.pair.index"]: pair for pair in trace.named(PAIR)}
+    assert sorted(pairs) == list(range(1, total + 1))
+    pair = pairs[1]
+    assert "zemosaic.pair.outcome" not in pair.attributes
+    assert pair.attributes["zemosaic.pair.name_i"] == "tile_0000.fits"
+    assert pair.attributes["zemosaic.pair.name_j"] == "tile_0001.fits"
+    assert pair.attributes["zemosaic.pair.running_stage"] == "fit"
+    assert pair.parents == [phase.id]
+    assert pair.document["duration"] > 500_000
+    for span in (pair, phase):
+        assert "in strike" in span.attributes["code.stacktrace"]
+        assert span.attributes["zemosaic.run.last_seen"]
+    assert json.loads(phase.attributes["zemosaic.oldest.files"]) == [
+        "tile_0000.fits", "tile_0001.fits",
+    ]  # fmt: skip
+    (stage,) = trace.named(f"{PHASE}.pairs")
+    assert stage.parents == [phase.id]
     assert not trace.warnings
 
 
@@ -113,10 +139,12 @@ def test_the_final_span_replaces_the_snapshots(
 ) -> None:
     """A run that was shown during a stall has one phase span, which is finished."""
     running = intertile(
-        tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5, "--otlp", jaeger.otlp,
+        tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5,
+        "--live", "snapshot", "--otlp", jaeger.otlp,
         **inject(tmp_path / "site", pair_0_1="sleep"),
     )  # fmt: skip
-    snapshot = wait_for(jaeger, running, names_the_stuck_pair)
+    snapshot = wait_for(jaeger, running, is_shown_stuck)
+    (shown,) = [p for p in snapshot.named(PAIR) if p.attributes["zemosaic.pair.index"] == 1]
     assert snapshot.named(PHASE)[0].attributes["zemosaic.run.state"] == "running"
     run = running.wait()
     assert run.code == 0, run.err
@@ -128,4 +156,57 @@ def test_the_final_span_replaces_the_snapshots(
     assert names_the_stuck_pair(trace)
     assert phase.document["duration"] > snapshot.named(PHASE)[0].document["duration"]
     assert len(trace.spans) == len(run.spans)
+    (pair,) = [p for p in trace.named(PAIR) if p.attributes["zemosaic.pair.index"] == 1]
+    assert pair.id == shown.id
+    assert pair.document["startTime"] == shown.document["startTime"]
+    assert pair.attributes["zemosaic.pair.outcome"] == "measured"
+    assert not any("zemosaic.run.last_seen" in span.attributes for span in trace.spans)
+    assert not trace.warnings
+
+
+def test_a_store_that_keeps_copies_gets_markers(
+    memory_jaeger: Jaeger, few_tiles: list[Path], tmp_path: Path
+) -> None:
+    """By default it has each span once, and children of the pair that mark how long it ran."""
+    running = intertile(
+        tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5,
+        "--otlp", memory_jaeger.otlp, **inject(tmp_path / "site", pair_0_1="sleep"),
+    )  # fmt: skip
+    marker = f"{PHASE}.running"
+    live = wait_for(memory_jaeger, running, lambda trace: bool(trace.named(marker)))
+    assert live.named(marker)[0].attributes["zemosaic.pair.name_j"] == "tile_0001.fits"
+    assert live.named(PHASE) == []
+    run = running.wait()
+    assert run.code == 0, run.err
+
+    trace = memory_jaeger.trace(run.trace_id)
+    assert trace is not None
+    assert len(trace.spans) == len(run.spans) == len({span.id for span in trace.spans})
+    (phase,) = trace.named(PHASE)
+    assert phase.attributes["zemosaic.run.state"] == "finished"
+    (pair,) = [p for p in trace.named(PAIR) if p.attributes["zemosaic.pair.index"] == 1]
+    assert {span.parents[0] for span in trace.named(marker)} == {pair.id}
+    assert not trace.warnings
+
+
+def test_a_killed_run_is_whole_in_a_store_that_keeps_copies(
+    memory_jaeger: Jaeger, few_tiles: list[Path], tmp_path: Path
+) -> None:
+    """The autopsy sends what is missing and nothing twice."""
+    running = intertile(
+        tmp_path / "run", few_tiles, "--workers", 2, "--heartbeat", 0.5, "--pair-timeout", 0,
+        "--otlp", memory_jaeger.otlp, **inject(tmp_path / "site", pair_0_1="hang"),
+    )  # fmt: skip
+    try:
+        marker = f"{PHASE}.running"
+        wait_for(memory_jaeger, running, lambda trace: len(trace.named(marker)) > 1)
+        running.kill()
+    finally:
+        running.clean_up()
+    autopsy = Running(tmp_path / "autopsy", "autopsy", running.folder, "--otlp").wait()
+    assert autopsy.code == 0, autopsy.err
+    trace = memory_jaeger.trace(running.trace_id)
+    assert trace is not None
+    assert len(trace.spans) == len(running.spans) == len({span.id for span in trace.spans})
+    assert trace.named(PHASE)[0].attributes["zemosaic.run.state"] == "died"
     assert not trace.warnings

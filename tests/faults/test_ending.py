@@ -97,7 +97,7 @@ def test_a_collector_that_does_not_answer_costs_one_line(start: Start, kind: str
     assert done.code == 0
     (line,) = [line for line in done.err.splitlines() if "delivered" in line]
     assert "trace.jsonl" in line
-    assert len(spans(run.folder)) == 21
+    assert len(spans(run.folder)) == 23
     stages = {e.stage: e.time_ns for e in run.events(StageEnded)}
     assert run.events(RunEnded)[-1].time_ns - stages["solve"] < 9e9  # waits for no snapshot
 

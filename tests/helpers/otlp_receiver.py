@@ -6,12 +6,13 @@ import base64
 import gzip
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 from google.protobuf import json_format
@@ -20,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, LogsData
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
 
@@ -34,6 +36,7 @@ class Received:
         self.resource_spans: list[ResourceSpans] = []
         self.paths: list[str] = []
         self.compressed: list[bool] = []
+        self.authorizations: list[str] = []
 
     def take(self, path: str, request: ExportTraceServiceRequest) -> None:
         """Store a request."""
@@ -54,13 +57,40 @@ class Received:
             return resources_of(self.resource_spans)
 
 
+class Answer(NamedTuple):
+    """The answer of a receiver; with a status of 300 or more it keeps nothing."""
+
+    status: int = 200
+    content: bytes = ExportTraceServiceResponse().SerializeToString()
+    kind: str = "application/x-protobuf"
+    location: str = ""
+
+
+ACCEPT, FORBID = Answer(), Answer(403)
+
+
+def rejecting(count: int, message: str) -> Answer:
+    """Return the answer of a collector that rejects some spans."""
+    response = ExportTraceServiceResponse()
+    response.partial_success.rejected_spans = count
+    response.partial_success.error_message = message
+    return Answer(content=response.SerializeToString())
+
+
 @contextmanager
-def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[str, Received]]:
+def http_receiver(
+    *,
+    refusing: bool = False,
+    port: int = 0,
+    answer: Answer | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[tuple[str, Received]]:
     """Serve ``POST /v1/traces``; yield the endpoint and the received requests.
 
     A refusing receiver answers 403, after which no client retries.
     """
     received, connections = Received(), []
+    answer = answer or (FORBID if refusing else ACCEPT)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -75,25 +105,33 @@ def http_receiver(*, refusing: bool = False, port: int = 0) -> Iterator[tuple[st
             received.compressed.append(compressed)
             if compressed:
                 body = gzip.decompress(body)
-            if not refusing:
+            if self.path.endswith(("/v1/metrics", "/v1/logs")):  # as Jaeger does
+                self.send_error(404)
+                return
+            received.authorizations.append(self.headers.get("Authorization", ""))
+            if answer.status < 300:
                 received.take(self.path, ExportTraceServiceRequest.FromString(body))
-            answer = ExportTraceServiceResponse().SerializeToString()
-            self.send_response(403 if refusing else 200)
-            self.send_header("Content-Type", "application/x-protobuf")
-            self.send_header("Content-Length", str(len(answer)))
+            self.send_response(answer.status)
+            if answer.kind:
+                self.send_header("Content-Type", answer.kind)
+            if answer.location:
+                self.send_header("Location", answer.location)
+            self.send_header("Content-Length", str(len(answer.content)))
             self.end_headers()
-            self.wfile.write(answer)
+            self.wfile.write(answer.content)
 
         def log_message(self, *_: object) -> None:
             """Keep standard error clean."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     # With the default interval of half a second, every test would end that much later.
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", received
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}", received
     finally:
         server.shutdown()
         server.server_close()
@@ -187,6 +225,15 @@ def read_otlp_json(line: str) -> list[ResourceSpans]:
     document = json.loads(line, parse_constant=_refuse)
     _ids_to_base64(document)
     return list(json_format.ParseDict(document, TracesData()).resource_spans)
+
+
+def read_otlp_logs(body: bytes) -> list[LogRecord]:
+    """Parse a request of OTLP/JSON with log records, as `read_otlp_json` does."""
+    document = json.loads(body, parse_constant=_refuse)
+    _ids_to_base64(document)
+    message = json_format.ParseDict(document, LogsData())
+    scopes = [scope for resource in message.resource_logs for scope in resource.scope_logs]
+    return [record for scope in scopes for record in scope.log_records]
 
 
 def _refuse(constant: str) -> None:

@@ -16,6 +16,7 @@ from ..settings import Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
+    RUN_OPTIONS,
     OutputPath,
     check_name,
     check_writable,
@@ -30,10 +31,6 @@ from .output import Output, echo
 
 if TYPE_CHECKING:
     from ..pipeline.solution import PhaseSolution
-
-
-#: Options of `run_options` that are not settings.
-RUN_OPTIONS = ("pool", "otlp", "live", "report", "stage_timeout")
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})

@@ -14,6 +14,9 @@ from ..photometry.tiles.file_options import split_input
 from ..settings import GAIN_SOURCES, LONGEST_TIMEOUT, MODELS, Settings
 from .output import OUTPUT_OPTIONS, echo
 
+#: The options of `run_options` that are fields of `RunOptions`; the others are settings.
+RUN_OPTIONS = ("pool", "otlp", "live", "on_stall", "report", "stage_timeout")
+
 
 class OutputPath(click.Path):
     """A path that is not empty, because an empty one would be the current folder."""
@@ -60,8 +63,10 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Seconds without a finished job before the pending jobs are listed."),
         click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
                      help="Send the trace to a collector; http://127.0.0.1:4318 without URL."),
-        click.option("--live", type=click.Choice(("snapshot", "marker", "off")),
-                     default="snapshot", help="How to show an unfinished run in the collector."),
+        click.option("--live", type=click.Choice(("auto", "snapshot", "marker", "off")),
+                     default="auto", help="How to show an unfinished run in the collector."),
+        click.option("--on-stall", default="", metavar="COMMAND",
+                     help="Command to run when no job ends for a heartbeat; it reads JSON."),
         click.option("--report/--no-report", default=True,
                      help="Write the page of the run, report.html, at the end."),
         *OUTPUT_OPTIONS,

@@ -9,8 +9,16 @@ from pathlib import Path
 from ..errors import UserError
 from ..files import atomic_write
 from ..observe.autopsy import Autopsy, replay
-from ..observe.endpoint import DEFAULT_ENDPOINT, check_endpoint, trace_url
-from ..observe.exporters import Ids, Tracing
+from ..observe.endpoint import (
+    DEFAULT_ENDPOINT,
+    export_target,
+    trace_url,
+    traces_endpoint,
+    without_credentials,
+)
+from ..observe.exporters import Tracing
+from ..observe.parents import parent_context
+from ..observe.recorder import Ids
 from ..observe.telemetry import Telemetry
 from ..runtime import journal
 from ..runtime.run_folder import RunFolder, claim
@@ -40,8 +48,10 @@ def send_missing_spans(autopsy: Autopsy, otlp: str) -> list[str]:
             "cannot be made again"
         )
     trace = about["trace"]
-    endpoint = check_endpoint(otlp or trace["endpoint"] or DEFAULT_ENDPOINT)
-    same_collector = endpoint == trace["endpoint"]
+    endpoint = trace["endpoint"]
+    if otlp or not endpoint:
+        endpoint = traces_endpoint(otlp or DEFAULT_ENDPOINT)
+    same_collector = _address(endpoint) == _address(trace["endpoint"])
     with claim(autopsy.folder):
         # Another collector may have none of the spans, so it gets all of them.
         delivered = autopsy.record.delivered if same_collector else set()
@@ -50,13 +60,22 @@ def send_missing_spans(autopsy: Autopsy, otlp: str) -> list[str]:
             tracing = Tracing(trace_file, endpoint, ids, delivered)
             with _record_delivered(autopsy.folder, tracing, same_collector) as sent:
                 telemetry = Telemetry(
-                    tracing.tracer, markers=trace["live"] == "marker", host=about["host"]
+                    tracing.tracer,
+                    markers=trace["live"] == "marker",
+                    host=about["host"],
+                    parent=parent_context(trace.get("parent", {})),
+                    resumed_from=about.get("resumed_from"),
                 )
                 replay(autopsy, telemetry)
                 lines = [f"zemosaic: {problem}" for problem in tracing.close()]
-    lines.append(f"sent         {len(sent)} spans that {endpoint} did not have")
-    lines.append(f"trace        {trace_url(endpoint, telemetry.trace_id, telemetry.find)}")
+    lines.append(f"sent         {len(sent)} spans that {tracing.endpoint} did not have")
+    if page := trace_url(endpoint, telemetry.trace_id, telemetry.find):
+        lines.append(f"trace        {page}")
     return lines
+
+
+def _address(endpoint: str) -> str:
+    return without_credentials(export_target(endpoint).address) if endpoint else ""
 
 
 @contextlib.contextmanager

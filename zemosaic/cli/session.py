@@ -20,18 +20,22 @@ from .._version import __version__
 from ..observe.console import Console
 from ..observe.endpoint import (
     DEFAULT_ENDPOINT,
-    check_endpoint,
     endpoint_from_environment,
+    live_mode,
     trace_url,
+    traces_endpoint,
+    without_credentials,
 )
 from ..observe.exporters import Tracing
+from ..observe.parents import environment_parent, parent_context
+from ..observe.stall import OnStall, run_command
 from ..observe.telemetry import Telemetry
 from ..pipeline.calibrate import calibrate
 from ..pipeline.illumination_file import write_illuminations
 from ..pipeline.solution import PhaseSolution
 from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
 from ..runtime import journal
-from ..runtime.events import Observer
+from ..runtime.events import Observer, RunStarted
 from ..runtime.journal import Journal, Record
 from ..runtime.run_folder import RunFolder, claim
 from ..runtime.watchdog import Watchdog
@@ -54,8 +58,10 @@ class RunOptions:
         Kind of workers.
     otlp : str or None
         Endpoint of a collector; empty for the default one, None for the one in the environment.
-    live : {"snapshot", "marker", "off"}
+    live : {"auto", "snapshot", "marker", "off"}
         How an unfinished run is shown in the collector.
+    on_stall : str
+        Command to run when no job ends for a heartbeat; empty for none.
     resume : bool
         Reuse the results of earlier runs in the folder.
     apply_to : pathlib.Path or None
@@ -70,7 +76,8 @@ class RunOptions:
 
     pool: str = "processes"
     otlp: str | None = None
-    live: str = "snapshot"
+    live: str = "auto"
+    on_stall: str = ""
     resume: bool = False
     apply_to: Path | None = None
     stage_timeout: float = STAGE_TIMEOUT
@@ -115,21 +122,19 @@ def run_in_folder(
         _report_at_end(folder, terminal, options.report, watchdog),
     ):
         records = _earlier_runs(folder, terminal, options.resume)
-        tracing = Tracing(paths.trace, endpoint)
-        about = _about(settings, options, tracing)
+        tracing = Tracing(paths.trace, endpoint, other_signals=True)
+        about = _about(settings, options, tracing, _resumed_run(records) if options.resume else {})
         with _open_journal(folder, about, tracing, terminal) as journals:
-            telemetry = Telemetry(
-                tracing.tracer,
-                tracing.snapshot_exporter() if options.live == "snapshot" else None,
-                markers=options.live == "marker",
-            )
+            telemetry = _telemetry(tracing, about, settings.heartbeat)
             # The journal comes first, so that it has every event that others have seen.
             observers = [watchdog, *journals, telemetry, console]
+            if options.on_stall:
+                observers.append(OnStall(run_command(options.on_stall, str(folder))))
             cached = journal.results(records) if options.resume else {}
             solution = _calibrate(tiles, settings, folder, options, observers, cached, watchdog)
     files = _output_files(paths, options.apply_to)
-    if endpoint:
-        files["trace"] = trace_url(endpoint, telemetry.trace_id, telemetry.find)
+    if endpoint and (page := trace_url(endpoint, telemetry.trace_id, telemetry.find)):
+        files["trace"] = page
     lines = summary_lines(solution, console.stage_seconds)
     lines += [f"{name:12} {location}" for name, location in files.items()]
     facts = summary_facts(solution, console.stage_seconds)
@@ -140,8 +145,19 @@ def run_in_folder(
 
 def _endpoint(otlp: str | None) -> str:
     """Return the endpoint of the collector, checked; empty for none."""
-    endpoint = endpoint_from_environment() if otlp is None else otlp or DEFAULT_ENDPOINT
-    return check_endpoint(endpoint) if endpoint else ""
+    if otlp is None:
+        return endpoint_from_environment()
+    return traces_endpoint(otlp or DEFAULT_ENDPOINT)
+
+
+def _resumed_run(records: Sequence[Record]) -> dict[str, Any]:
+    """Return the last run in a journal and the ids of its phase; empty if there is none."""
+    for record in reversed(records):
+        start = next((e for e in record.events if isinstance(e, RunStarted)), None)
+        if start is not None and (trace := record.about.get("trace")):
+            # The phase is the first span of a run.
+            return {"run": start.run_id, "trace": trace["id"], "span": trace["first"] + 1}
+    return {}
 
 
 def _calibrate(
@@ -260,13 +276,27 @@ def _open_journal(
             entry.close()
 
 
-def _about(settings: Settings, options: RunOptions, tracing: Tracing) -> dict[str, Any]:
+def _telemetry(tracing: Tracing, about: dict[str, Any], heartbeat: float) -> Telemetry:
+    live = about["trace"]["live"]
+    return Telemetry(
+        tracing.tracer,
+        tracing.show_open_spans(heartbeat) if live == "snapshot" else None,
+        markers=live == "marker",
+        parent=parent_context(about["trace"]["parent"]),
+        resumed_from=about["resumed_from"],
+        signals=tracing.signals,
+    )
+
+
+def _about(
+    settings: Settings, options: RunOptions, tracing: Tracing, resumed_from: dict[str, Any]
+) -> dict[str, Any]:
     """Return the first line of the journal: facts for the autopsy, the report and the next run."""
     return {
         "version": __version__,
         "python": platform.python_version(),
         "host": platform.node(),
-        "command": shlex.join(["zemosaic", *sys.argv[1:]]),
+        "command": without_credentials(shlex.join(["zemosaic", *sys.argv[1:]])),
         "cwd": os.getcwd(),
         "settings": asdict(settings),
         "pool": options.pool,
@@ -274,9 +304,11 @@ def _about(settings: Settings, options: RunOptions, tracing: Tracing) -> dict[st
             "id": tracing.ids.trace,
             "first": tracing.ids.first,
             "endpoint": tracing.endpoint,
-            "live": options.live,
+            "live": live_mode(options.live, tracing.endpoint),
+            "parent": environment_parent(),
         },
         "resume": options.resume,
+        "resumed_from": resumed_from,
     }
 
 

@@ -41,19 +41,6 @@ def valid_attributes(attributes: Mapping[str, Any], names: Names = NO_PREFIX) ->
     return valid
 
 
-def is_valid_column(column: Sequence[Any]) -> bool:
-    """Return whether all values have one type and `valid_attributes` would not change them."""
-    kind = type(column[0])
-    if {*map(type, column)} != {kind}:
-        return False
-    if kind is float:
-        # A sum that overflows only costs the fast path.
-        return math.isfinite(sum(column))
-    if issubclass(kind, str):
-        return all(map(str.isascii, column)) and max(map(len, column)) <= MAX_TEXT
-    return kind is int or all(map(_is_valid, column))
-
-
 def _is_valid(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)

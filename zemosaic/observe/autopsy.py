@@ -26,6 +26,7 @@ from ..runtime.events import (
     RunStarted,
     StageEnded,
     StageStarted,
+    WorkerStarted,
 )
 from ..runtime.inflight import Row, Snapshot
 from ..runtime.journal import Record
@@ -246,7 +247,7 @@ def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
     for event in record.events[-50:]:
         if isinstance(event, JobEnded):
             times.append(event.ended_ns)
-        elif not isinstance(event, Note):
+        elif not isinstance(event, Note | WorkerStarted):
             times.append(event.time_ns)
     # A run whose loop is blocked still dumps its own stack.
     with contextlib.suppress(OSError):

@@ -7,74 +7,41 @@ a bounded time; the SDK's own shutdown can take half a minute.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
-import random
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from opentelemetry import context
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import (
-    IdGenerator,
-    ReadableSpan,
-    SpanLimits,
-    SpanProcessor,
-    TracerProvider,
-)
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-from opentelemetry.trace import Span, SpanContext, SpanKind, Status, Tracer
+from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from .._version import __version__
+from ..errors import UserError
 from ..files import no_follow
-from . import otlp_json, otlp_proto
-from .endpoint import export_target
-from .export_queue import ExportQueue
-from .live import SNAPSHOT_TIMEOUT, SnapshotExporter
-from .span_tables import SharedFields, SpanTable, span_ids
+from ..threads import report
+from . import otlp_json
+from .endpoint import exporters_from_environment, without_credentials
+from .export_queue import MAX_BATCH, MAX_QUEUED_SPANS, ExportQueue, QueueLimits
+from .live import SNAPSHOT_INTERVAL, Snapshots
+from .recorder import Ids, Recorder
+from .senders import Sender, otlp_sender
+
+if TYPE_CHECKING:
+    from .other_signals import OtherSignals
 
 FILE_DELAY = 0.2  # seconds of spans in a line of the file, and lost at most in a crash
 OTLP_DELAY = 1.0
-MAX_ATTRIBUTES = 32  # attributes of a span: no span of ours has more
 MAX_EVENTS = 10_000  # events of a span: a heartbeat every ten seconds for a day
-# Seconds that an unresponsive collector may cost at the end, besides SNAPSHOT_TIMEOUT.
-SHUTDOWN_TIMEOUT = 4.0
+SHUTDOWN_TIMEOUT = 5.0  # seconds that an unresponsive collector may cost at the end
 
 _sdk_logger = logging.getLogger("opentelemetry")
-
-
-class Ids(IdGenerator):
-    """Ids of one trace: a random start, and consecutive span ids from there.
-
-    The spans of a dead run can therefore be made again from its journal with the same ids, and
-    delivered spans are identified by their numbers.
-
-    Parameters
-    ----------
-    trace, first : int, optional
-        Ids of an earlier run: 128 and 64 bits.
-    """
-
-    def __init__(self, trace: int = 0, first: int = 0) -> None:
-        self.trace = trace or random.SystemRandom().randrange(1, 1 << 128)
-        self.first = first or random.SystemRandom().randrange(1, 1 << 32) << 32
-        self._counter = itertools.count(1)  # thread-safe in CPython
-
-    def generate_trace_id(self) -> int:
-        """Return the id of the trace."""
-        return self.trace
-
-    def generate_span_id(self) -> int:
-        """Return the id of the next span."""
-        return self.first + next(self._counter)
-
-    def span_numbers(self, items: Iterable[Any]) -> list[int]:
-        """Return the numbers of spans, counted from 1 in the order of their start."""
-        return [span_id - self.first for item in items for span_id in span_ids(item)]
 
 
 class Tracing:
@@ -85,84 +52,142 @@ class Tracing:
     file : pathlib.Path
         Receives OTLP/JSON, a batch per line; an existing file is replaced.
     endpoint : str
-        OTLP endpoint, see `export_target`; empty for none.
+        OTLP endpoint, see `endpoint.export_target`; empty for none.
     ids : Ids, optional
         Ids of an earlier run, to make its spans again.
     skip : iterable of int
         Numbers of spans for the file only, because the collector has them already.
+    other_signals : bool
+        Send metrics and log records as well.
+
+    Raises
+    ------
+    UserError
+        A variable of the environment has no valid value.
 
     Attributes
     ----------
     on_delivered : callable
         Called from another thread with the numbers of delivered spans.
+    signals : OtherSignals or None
+        Metrics and log records, for `zemosaic.observe.telemetry.Telemetry`.
     """
 
     def __init__(
-        self, file: Path, endpoint: str = "", ids: Ids | None = None, skip: Iterable[int] = ()
+        self,
+        file: Path,
+        endpoint: str = "",
+        ids: Ids | None = None,
+        skip: Iterable[int] = (),
+        *,
+        other_signals: bool = False,
     ) -> None:
-        self.endpoint = endpoint
+        self.endpoint = without_credentials(endpoint)
         self.ids = ids or Ids()
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
-        self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
+        self.snapshots: Snapshots | None = None
+        self.signals: OtherSignals | None = None
+        self._last_reason: Callable[[], str] = lambda: ""
         self._lock = threading.Lock()
-        self._queues = [ExportQueue(file.name, self._write, FILE_DELAY, on_closed=self._closed)]
-        if endpoint:
-            self._queues.append(self._collector_queue({self.ids.first + n for n in skip}))
-        self._open_queues = len(self._queues)
-        self._tracer = self._make_tracer()
+        self._open_queues = 0
+        self._signals_thread: threading.Thread | None = None
+        self._tracer = self._make_tracer(endpoint, other_signals)
+        exporter = otlp_sender(endpoint) if endpoint else None
+        limits = _queue_limits()
+        self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
+        self._queues = [self._queue(file.name, self._write, QueueLimits(FILE_DELAY))]
+        if exporter is not None:
+            self._last_reason = exporter.reason
+            self._queues.append(self._collector_queue(exporter, limits, skip))
+        if "console" in exporters_from_environment():
+            console = Sender(ConsoleSpanExporter(out=sys.stdout))
+            self._queues.append(self._queue("the console", console, limits))
         # The exporters log every failed attempt; the queues count, and one line is enough.
         self._level = _sdk_logger.level
         _sdk_logger.setLevel(logging.CRITICAL)
 
-    def _collector_queue(self, skip_ids: set[int]) -> ExportQueue:
-        exporter = _otlp_exporter(self.endpoint)
-
-        def delivered(items: Sequence[Any]) -> None:
-            self.on_delivered(self.ids.span_numbers(items))
-
+    def _queue(
+        self,
+        name: str,
+        send: Callable[[Sequence[Any]], str],
+        limits: QueueLimits,
+        on_closed: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> ExportQueue:
         def closed() -> None:
-            exporter.shutdown()
+            on_closed()
             self._closed()
 
-        return ExportQueue(
-            self.endpoint, _sender(exporter), OTLP_DELAY, delivered, skip_ids, closed
+        self._open_queues += 1
+        return ExportQueue(name, send, limits, on_closed=closed, **options)
+
+    def _collector_queue(
+        self, exporter: Sender, limits: QueueLimits, skip: Iterable[int]
+    ) -> ExportQueue:
+        def delivered(spans: Sequence[Any]) -> None:
+            self.on_delivered(self.ids.span_numbers(spans))
+
+        def open_spans() -> Sequence[Any]:
+            return self.snapshots.take() if self.snapshots is not None else ()
+
+        return self._queue(
+            self.endpoint,
+            exporter,
+            limits,
+            exporter.shutdown,
+            on_delivered=delivered,
+            skip_ids={self.ids.first + number for number in skip},
+            open_spans=open_spans,
         )
 
-    def _make_tracer(self) -> Tracer:
+    def _make_tracer(self, endpoint: str, other_signals: bool) -> Tracer:
+        limits = _span_limits()
         # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
         resource = _default_resource().merge(
             Resource({"service.name": "zemosaic", "service.version": __version__})
         )
-        limits = SpanLimits(max_events=MAX_EVENTS)
+        # The provider makes no spans; it reads the environment.
         provider = TracerProvider(
             resource=resource.merge(OTELResourceDetector().detect()),
             span_limits=limits,
-            id_generator=self.ids,
             shutdown_on_exit=False,
         )
-        provider.add_span_processor(_QueueProcessor(self._queues))
-        tracer = provider.get_tracer("zemosaic", __version__)
-        # Only the SDK enforces the limits of the environment.
-        if limits.max_span_attribute_length is None and limits.max_span_attributes > MAX_ATTRIBUTES:
-            return _BatchTracer(tracer, self.ids, self._queues)
-        return tracer
+        if isinstance(provider.get_tracer("zemosaic"), NoOpTracer):  # OTEL_SDK_DISABLED
+            return NoOpTracer()
+        scope = InstrumentationScope("zemosaic", __version__)
+        if endpoint and other_signals:
+            from .other_signals import OtherSignals
+
+            try:
+                self.signals = OtherSignals(endpoint, provider.resource, scope)
+                self._open_queues += 1
+            except RuntimeError as error:  # no thread can be started
+                report(f"{error}: no metrics and log records are sent")
+        return Recorder(provider.resource, scope, self.ids, limits, provider.sampler, self._put)
+
+    def _put(self, span: ReadableSpan) -> None:
+        for queue in self._queues:
+            queue.put(span)
 
     @property
     def tracer(self) -> Tracer:
         """The tracer for `zemosaic.observe.telemetry.Telemetry`."""
         return self._tracer
 
-    def snapshot_exporter(self) -> SnapshotExporter | None:
-        """Return an exporter of open spans; None without a collector."""
-        if not self.endpoint:
-            return None
-        return SnapshotExporter(_otlp_exporter(self.endpoint, SNAPSHOT_TIMEOUT))
+    def show_open_spans(self, interval: float = SNAPSHOT_INTERVAL) -> Snapshots | None:
+        """Return a view of open spans, sent at every interval; None without a collector."""
+        if self.endpoint:
+            self.snapshots = Snapshots(min(interval, SNAPSHOT_INTERVAL))
+        return self.snapshots
 
-    def _write(self, items: Sequence[Any]) -> bool:
+    def _write(self, spans: Sequence[Any]) -> str:
         """Write a batch as a line of OTLP/JSON, and flush it to the kernel."""
-        self._stream.write(otlp_json.encode(items))
-        self._stream.flush()
-        return True
+        try:
+            self._stream.write(otlp_json.encode(spans))
+            self._stream.flush()
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
 
     def close(self, timeout: float = SHUTDOWN_TIMEOUT) -> list[str]:
         """Send the remaining spans.
@@ -180,18 +205,24 @@ class Tracing:
         deadline = time.monotonic() + timeout
         for queue in self._queues:
             queue.close()
+        if self.signals is not None and self._signals_thread is None:
+            self._signals_thread = self.signals.close(self._closed)
         written = self._queues[0].join(SHUTDOWN_TIMEOUT)
         for queue in self._queues[1:]:
             queue.join(max(0.0, deadline - time.monotonic()))
+        if self._signals_thread is not None:
+            self._signals_thread.join(max(0.0, deadline - time.monotonic()))
         if written:
             # The queue has already counted the spans for which the disk had no room.
             with contextlib.suppress(OSError):
                 self._stream.close()
-        return [
-            f"{lost} span{'s' if lost > 1 else ''} could not be delivered to {queue.name}"
-            for queue in self._queues
-            if (lost := queue.accepted - queue.delivered)
-        ]
+        return [self._loss(queue) for queue in self._queues if queue.lost]
+
+    def _loss(self, queue: ExportQueue) -> str:
+        # The exporter may still be trying again; the reason of its last attempt is known.
+        reason = queue.reason or self._last_reason() or "no answer"
+        spans = f"{queue.lost} span{'s' if queue.lost > 1 else ''}"
+        return f"{spans} could not be delivered to {queue.name}: {reason}"
 
     def _closed(self) -> None:
         # The last queue restores the level of the logger: until then an attempt would be logged.
@@ -209,141 +240,27 @@ def _default_resource() -> Resource:
         return Resource.get_empty()
 
 
-class _BatchTracer(Tracer):
-    """The SDK's tracer, and a way past it for ended spans: the SDK takes five times as long."""
-
-    def __init__(self, tracer: Tracer, ids: Ids, queues: Sequence[ExportQueue]) -> None:
-        self._tracer, self._ids, self._queues = tracer, ids, queues
-        self._shared: dict[tuple[str, int], SharedFields] = {}
-
-    def start_span(self, *args: Any, **kwargs: Any) -> Span:
-        return self._tracer.start_span(*args, **kwargs)
-
-    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
-        return self._tracer.start_as_current_span(*args, **kwargs)
-
-    def record_spans(
-        self,
-        name: str,
-        parent: Span,
-        keys: tuple[str, ...],
-        columns: Sequence[Sequence[Any]],
-        starts: Sequence[int],
-        ends: Sequence[int],
-    ) -> None:
-        shared = self._shared.get((name, id(parent)))
-        if shared is None or shared.parent is not parent.get_span_context():
-            shared = self._shared[name, id(parent)] = SharedFields.under(parent, name)
-        types = tuple([type(column[0]) for column in columns])
-        ids = [self._ids.generate_span_id() for _ in starts]
-        table = SpanTable(shared, keys, types, ids, starts, ends, columns)
-        for queue in self._queues:
-            queue.put(table)
-
-    def send_now(self) -> None:
-        for queue in self._queues:
-            queue.send_now()
+def _span_limits() -> SpanLimits:
+    try:
+        given = "OTEL_SPAN_EVENT_COUNT_LIMIT" in os.environ
+        return SpanLimits(max_events=None if given else MAX_EVENTS)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
-class _QueueProcessor(SpanProcessor):
-    """Puts ended spans of the SDK into the queues."""
-
-    def __init__(self, queues: Sequence[ExportQueue]) -> None:
-        self._queues = queues
-
-    def on_end(self, span: ReadableSpan) -> None:
-        for queue in self._queues:
-            queue.put(span)
-
-
-class _SpanRow(NamedTuple):
-    shared: SharedFields
-    span_id: int
-    start_time: int
-    end_time: int
-    attributes: dict[str, Any]
-
-
-class _TableSpan(_SpanRow):
-    """A span of a table with the attributes of a `ReadableSpan`, for the SDK's exporters."""
-
-    __slots__ = ()
-    kind, status = SpanKind.INTERNAL, Status()
-    events: tuple[()] = ()
-    links: tuple[()] = ()
-    dropped_attributes = dropped_events = dropped_links = 0
-    name = property(lambda self: self.shared.name)
-    parent = property(lambda self: self.shared.parent)
-    resource = property(lambda self: self.shared.resource)
-    instrumentation_scope = property(lambda self: self.shared.instrumentation_scope)
-
-    def get_span_context(self) -> SpanContext:
-        shared = self.shared
-        return SpanContext(
-            shared.trace_id, self.span_id, False, shared.trace_flags, shared.trace_state
-        )
-
-    context = property(get_span_context)
-
-
-def _single_spans(items: Iterable[Any]) -> list[Any]:
-    """Return all spans of spans and tables, one by one."""
-    spans: list[Any] = []
-    for item in items:
-        if isinstance(item, SpanTable):
-            spans += [_TableSpan(item.shared, *row) for row in item.rows()]
-        else:
-            spans.append(item)
-    return spans
-
-
-class _HttpExporter(SpanExporter):
-    """The SDK's HTTP exporter with `otlp_proto`, which takes a sixth of the time to encode."""
-
-    def __init__(self, exporter: SpanExporter) -> None:
-        self._exporter = exporter
-        self._client = getattr(exporter, "_client", None)  # version 1.43 has none
-
-    def export(self, items: Sequence[Any]) -> SpanExportResult:
-        if self._client is None:
-            return self._exporter.export(_single_spans(items))
-        try:
-            message = otlp_proto.encode(items)
-        except ValueError:  # a text with lone surrogates
-            return SpanExportResult.FAILURE
-        success = self._client.export(message).success
-        return SpanExportResult.SUCCESS if success else SpanExportResult.FAILURE
-
-    def shutdown(self) -> None:
-        self._exporter.shutdown()
-
-
-def _sender(exporter: SpanExporter) -> Callable[[Sequence[Any]], bool]:
-    """Return the `send` function of a queue; its own requests are not traced."""
-
-    def send(items: Sequence[Any]) -> bool:
-        token = context.attach(context.set_value(context._SUPPRESS_INSTRUMENTATION_KEY, True))
-        try:
-            spans = items if isinstance(exporter, _HttpExporter) else _single_spans(items)
-            return exporter.export(spans) is SpanExportResult.SUCCESS
-        finally:
-            context.detach(token)
-
-    return send
-
-
-def _otlp_exporter(endpoint: str, timeout: float | None = None) -> SpanExporter:
-    """Return the exporter of an endpoint; the other one is not imported."""
-    options = {} if timeout is None else {"timeout": timeout}
-    target = export_target(endpoint)
-    if target.protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import (
-            OTLPSpanExporter as GrpcExporter,
-        )
-
-        return GrpcExporter(endpoint=target.address, insecure=not target.secure, **options)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-        OTLPSpanExporter as HttpExporter,
+def _queue_limits() -> QueueLimits:
+    """Return the limits of the collector's queue, which OTEL_BSP_* changes."""
+    return QueueLimits(
+        delay=_positive("OTEL_BSP_SCHEDULE_DELAY", 1000 * OTLP_DELAY) / 1000,
+        batch=int(_positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH)),
+        queued=int(_positive("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)),
     )
 
-    return _HttpExporter(HttpExporter(endpoint=target.address, **options))
+
+def _positive(name: str, default: float, environment: Mapping[str, str] = os.environ) -> float:
+    text = environment.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{name} must be a positive integer but is {text!r}")
+    return int(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..runtime.events import Heartbeat
+from .job_spans import job_files
 
 # The first 60 heartbeats of a silence are recorded, then 60 at every second, 60 at every fourth,
 # and so on up to every 32nd: a day of silence gives about five hundred.
@@ -55,6 +56,9 @@ class HeartbeatFilter:
             "zemosaic.pairs.running_stages": event.running_steps,
             "zemosaic.pairs.last_completed_index": event.last_completed_index,
             "zemosaic.idle_time": event.idle_time,
+            "zemosaic.oldest.files": job_files(event.running_attributes[0])
+            if event.running_attributes
+            else None,
             "code.stacktrace": self._new_stack(event),
         }
 
@@ -72,4 +76,5 @@ class HeartbeatFilter:
     def end_silence(self) -> None:
         """Reset the counts, because a job has ended."""
         self.skipped = None
+        self._last_stack = ""
         self._beats = self._recorded = self._stacks = 0

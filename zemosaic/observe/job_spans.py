@@ -1,12 +1,12 @@
-"""Attributes of the spans of jobs: a mapping for one span, columns for a batch of similar ones."""
+"""Names and attributes of the spans of jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..runtime.events import JobEnded, SlowJob
-from .attributes import Names, is_valid_column, valid_attributes
+from ..runtime.events import JobEnded, JobRunning, SlowJob
+from .attributes import Names, valid_attributes
 
 PAIR = "phase5_intertile.pair"
 TILE = "phase5_intertile.tile"
@@ -63,57 +63,41 @@ def slow_job_attributes(event: SlowJob, *, with_stack: bool) -> dict[str, Any]:
     return valid_attributes(attributes)
 
 
-def batch_key(event: JobEnded) -> tuple[Any, ...]:
-    """Return equal keys for jobs whose spans differ in values alone; () for a span of its own."""
-    if event.error is not None or event.stage not in JOB_SPANS:
-        return ()
-    return (
-        event.stage,
-        event.outcome,
-        (*event.attributes,),
-        (*event.step_times,),
-        bool(event.pid),
+def running_attributes(event: JobRunning, host: str) -> dict[str, Any]:
+    """Return the attributes of the open span of a running job."""
+    names = job_span(event.stage).attributes
+    return valid_attributes(
+        {
+            **{names[key]: value for key, value in event.attributes.items()},
+            names["index"]: event.attributes.get("index", event.index),
+            names["running_time"]: event.running_time,
+            names["running_stage"]: event.step or None,
+            "code.stacktrace": event.stack or None,
+            "process.pid": event.pid or None,
+            "host.name": host,
+        }
     )
 
 
-def job_columns(
-    events: Sequence[JobEnded], host: str
-) -> tuple[tuple[str, ...], list[Sequence[Any]]] | None:
-    """Return the names of the attributes of a batch, and a column of values for each.
+def job_files(attributes: Mapping[str, Any]) -> list[Any]:
+    """Return the names of the tiles of a job."""
+    return [attributes[key] for key in ("name_i", "name_j", "name") if key in attributes]
 
-    Parameters
-    ----------
-    events : sequence of JobEnded
-        Jobs with the same `batch_key`.
-    host : str
-        Where they ran.
 
-    Returns
-    -------
-    tuple or None
-        None if a name comes twice or a value needs `valid_attributes`.
-    """
-    first, count = events[0], len(events)
-    _, names, steps = job_span(first.stage)
-    keys = [names[key] for key in first.attributes]
-    columns: list[Sequence[Any]] = [*zip(*[e.attributes.values() for e in events], strict=True)]
-    if names["index"] not in keys:
-        keys.append(names["index"])
-        columns.append([event.index for event in events])
-    keys += [names["outcome"], names["queue_time"], *(steps[key] for key in first.step_times)]
-    columns += [
-        [first.outcome] * count,
-        [*map(_queue_time, events)],
-        *zip(*[e.step_times.values() for e in events], strict=True),
-    ]
-    if len({*keys}) < len(keys) or not all(map(is_valid_column, columns)):
-        return None
-    keys.append("host.name")
-    columns.append([host] * count)
-    if first.pid:
-        keys.append("process.pid")
-        columns.append([event.pid for event in events])
-    return tuple(keys), columns
+def oldest_attributes(stage: str, running: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of the phase about the job that has run longest."""
+    names = job_span(stage).attributes
+    files = [running[names[key]] for key in ("name_i", "name_j", "name") if names[key] in running]
+    return valid_attributes(
+        {
+            "zemosaic.stage": stage,
+            "zemosaic.oldest.index": running.get(names["index"]),
+            "zemosaic.oldest.files": files,
+            "zemosaic.oldest.running_time": running.get(names["running_time"]),
+            "zemosaic.oldest.running_stage": running.get(names["running_stage"]),
+            "code.stacktrace": running.get("code.stacktrace"),
+        }
+    )
 
 
 def _queue_time(event: JobEnded) -> float:

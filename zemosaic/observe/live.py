@@ -1,82 +1,61 @@
-"""Snapshots of an open span."""
+"""Open spans, shown in the collector as they stand."""
 
 from __future__ import annotations
 
-import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import Span
 
-from ..threads import start_thread
+from .recorder import RecordedSpan
 
-SNAPSHOT_INTERVAL = 10.0  # seconds between two snapshots without an update
-SNAPSHOT_TIMEOUT = 1.0  # time-out of the export of a snapshot, in seconds
+SNAPSHOT_INTERVAL = 10.0  # seconds between two snapshots, and before the first
+LAST_SEEN = "zemosaic.run.last_seen"
 
 
-class SnapshotExporter:
-    """Exports a span as it stands, with the same ids and the present time as its end.
+class Snapshots:
+    """Shows open spans with the same ids and the present time as their end.
 
     Jaeger on Badger keeps one span for each id and start time. Each snapshot therefore replaces
     the one before, and the ended span replaces the last.
 
     Parameters
     ----------
-    exporter : SpanExporter
-        With `SNAPSHOT_TIMEOUT` as its time-out. It is used by a thread of its own.
     interval : float
-        Seconds between two snapshots without an update.
+        Seconds before the first snapshot, and between two.
+    clock : callable
+        Returns seconds.
     """
 
-    def __init__(self, exporter: SpanExporter, interval: float = SNAPSHOT_INTERVAL) -> None:
-        self._exporter = exporter
-        self._interval = interval
-        self._span: Span | None = None
-        self._wake, self._stopping = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
-        self._refused = False
+    def __init__(
+        self,
+        interval: float = SNAPSHOT_INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._interval, self._clock = interval, clock
+        self._first = self._due = clock() + interval
+        self._spans: Mapping[Span, Mapping[str, Any]] = {}
 
-    def update(self, span: Span) -> None:
-        """Export the span as it stands, now and at every interval; return at once."""
-        self._span = span
-        self._wake.set()
-        if self._thread is None and not self._refused:
-            self._thread = start_thread(
-                self._work, "zemosaic-live", "the collector does not show the unfinished run"
-            )
-            self._refused = self._thread is None
+    def show(self, spans: Mapping[Span, Mapping[str, Any]]) -> None:
+        """Show the open ones of these spans, each with more attributes; later changes count."""
+        self._spans = spans
 
-    def stop(self) -> None:
-        """Export no more; wait for a snapshot in progress, up to `SNAPSHOT_TIMEOUT`."""
-        self._stopping.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(SNAPSHOT_TIMEOUT)
+    def hurry(self) -> None:
+        """Take the next snapshot at once, but none before the first is due."""
+        self._due = min(self._due, max(self._first, self._clock()))
 
-    def _work(self) -> None:
-        while True:
-            self._wake.wait(self._interval)
-            self._wake.clear()
-            if self._stopping.is_set():
-                break
-            if isinstance(self._span, ReadableSpan):
-                self._exporter.export([_snapshot(self._span)])
-        self._exporter.shutdown()
-
-
-def _snapshot(span: ReadableSpan) -> ReadableSpan:
-    return ReadableSpan(
-        name=span.name,
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=dict(span.attributes or {}),
-        events=list(span.events),
-        links=span.links,
-        kind=span.kind,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=time.time_ns(),
-        instrumentation_scope=span.instrumentation_scope,
-    )
+    def take(self) -> list[ReadableSpan]:
+        """Return the open spans as they stand; none if the last ones are not yet old."""
+        now = self._clock()
+        if now < self._due:
+            return []
+        self._due = now + self._interval
+        now_ns = time.time_ns()
+        seen = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now_ns / 1e9))
+        return [
+            span.as_it_stands(now_ns, {LAST_SEEN: seen, **attributes})
+            for span, attributes in list(self._spans.items())  # the run changes them
+            if isinstance(span, RecordedSpan) and span.is_recording()
+        ]

@@ -1,8 +1,8 @@
 """The events of a run as records, and the observers receiving them.
 
 A run sends `RunStarted`; for each stage `StageStarted`, a `JobSubmitted` and a `JobEnded` for each
-job, and `StageEnded`; finally `RunEnded`. `Heartbeat`, `SlowJob` and `Note` may come at any time in
-between. Jobs end in any order.
+job, and `StageEnded`; finally `RunEnded`. `Heartbeat`, `JobRunning`, `SlowJob`, `WorkerStarted` and
+`Note` may come at any time in between. Jobs end in any order.
 
 Times named ``*_ns`` are nanoseconds since the epoch, on the clock of the recording process. Indices
 of jobs count from 1.
@@ -190,6 +190,46 @@ class SlowJob:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobRunning:
+    """A job has run for a heartbeat, and again for two, four, eight and so on.
+
+    Parameters
+    ----------
+    started_ns : int
+        Start by the worker's own clock, if it is known.
+    running_time : float
+        Seconds since then.
+    attributes : Mapping
+        Attributes of the job.
+    pid : int
+        Process of the worker; 0 if unknown.
+    step : str
+        Current step; empty if unknown.
+    stack : str
+        Current stack, as Python prints it; empty if unknown.
+    """
+
+    stage: str
+    time_ns: int
+    index: int
+    started_ns: int
+    running_time: float
+    attributes: Mapping[str, Any]
+    pid: int = 0
+    step: str = ""
+    stack: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStarted:
+    """A worker process was started, and was ready for its first job at `ready_ns`."""
+
+    pid: int
+    started_ns: int
+    ready_ns: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Note:
     """A message for users; `level` is a level of the logging module."""
 
@@ -208,8 +248,8 @@ class RunEnded:
 
 
 Event = (
-    RunStarted | StageStarted | StageEnded | JobSubmitted | JobEnded | Heartbeat | SlowJob | Note
-    | RunEnded
+    RunStarted | StageStarted | StageEnded | JobSubmitted | JobEnded | Heartbeat | JobRunning
+    | SlowJob | WorkerStarted | Note | RunEnded
 )  # fmt: skip
 
 
@@ -243,8 +283,14 @@ class Observer:
     def heartbeat(self, event: Heartbeat) -> None:
         """Called when no job has ended for a while, and repeatedly until one does."""
 
+    def job_running(self, event: JobRunning) -> None:
+        """Called when a job has run for one, two, four, eight and so on heartbeats."""
+
     def slow_job(self, event: SlowJob) -> None:
         """Called once for each slow job."""
+
+    def worker_started(self, event: WorkerStarted) -> None:
+        """Called for each worker process when it is ready."""
 
     def note(self, event: Note) -> None:
         """Called with a message for users."""
@@ -260,7 +306,9 @@ _METHODS = {
     JobSubmitted: "job_submitted",
     JobEnded: "job_ended",
     Heartbeat: "heartbeat",
+    JobRunning: "job_running",
     SlowJob: "slow_job",
+    WorkerStarted: "worker_started",
     Note: "note",
     RunEnded: "run_ended",
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from .events import WorkerStarted
 from .worker import TaskResult
 
 
@@ -42,6 +43,10 @@ class Pool:
 
     def idle_deaths(self) -> list[Exception]:
         """Return the deaths of idle workers since the last call."""
+        return []
+
+    def worker_starts(self) -> list[WorkerStarted]:
+        """Return the workers that have become ready since the last call."""
         return []
 
     def close(self) -> None:

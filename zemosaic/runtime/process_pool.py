@@ -15,6 +15,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -27,6 +28,7 @@ from typing import Any
 from ..errors import UserError
 from ..threads import report, start_thread
 from .daemonic import allow_children
+from .events import WorkerStarted
 from .pool import Pool, no_identity
 from .worker import TaskResult, run_task
 from .worker_process import serve
@@ -85,6 +87,7 @@ class _Task:
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    started_ns: int
     ready: bool = False
     killed: bool = False  # by `ProcessPool.abandon`
     task: _Task | None = None
@@ -114,6 +117,7 @@ class ProcessPool(Pool):
         self._queue: deque[_Task] = deque()  # not yet assigned
         self._live_workers: list[_Worker] = []
         self._idle_deaths: list[Exception] = []
+        self._starts: list[WorkerStarted] = []
         self._error: Exception | None = None  # ended the thread of the pool
         self._is_woken = self._closed = False
         self._thread: threading.Thread | None = None
@@ -158,6 +162,12 @@ class ProcessPool(Pool):
         with self._lock:
             deaths, self._idle_deaths = self._idle_deaths, []
         return deaths
+
+    def worker_starts(self) -> list[WorkerStarted]:
+        """Return the workers that have become ready since the last call."""
+        with self._lock:
+            starts, self._starts = self._starts, []
+        return starts
 
     def close(self) -> None:
         """Kill the workers; unfinished tasks fail."""
@@ -210,6 +220,7 @@ class ProcessPool(Pool):
                 name="zemosaic-worker",
                 daemon=True,
             )
+            started_ns = time.time_ns()
             # With our copy closed, the pipe ends when the worker does.
             try:
                 with theirs, allow_children(), _without_current_folder():
@@ -221,7 +232,7 @@ class ProcessPool(Pool):
                     report(f"no process can be started ({error or 'it ended'}): {_WITHOUT_WORKERS}")
                 return
             with self._lock:
-                self._live_workers.append(_Worker(process, ours))
+                self._live_workers.append(_Worker(process, ours, started_ns))
 
     def _run_tasks_here(self) -> None:
         """Run all waiting tasks in this thread, if no process can be started."""
@@ -291,6 +302,10 @@ class ProcessPool(Pool):
         if not worker.ready:
             self._check_identity(message.decode(errors="surrogateescape"))
             worker.ready = True
+            pid = worker.process.pid or 0
+            start = WorkerStarted(pid=pid, started_ns=worker.started_ns, ready_ns=time.time_ns())
+            with self._lock:
+                self._starts.append(start)
             return []
         task, worker.task = worker.task, None
         assert task is not None

@@ -150,9 +150,10 @@ class _Loop:
         for future in ended:
             if future in self.window:  # else `_fail_pending` has removed it
                 self._finish(future, now)
+        self.events += self.pool.worker_starts()
         self._report_idle_deaths()
         self._abandon_overdue(now)
-        self.events += self.watch.slow_jobs(now)
+        self.events += [*self.watch.running_jobs(now), *self.watch.slow_jobs(now)]
         self.batcher.add_alone(self.window.recall(now, self.watch.tick))
         self.events += self.watch.heartbeats(now)
 

@@ -46,6 +46,8 @@ class Batch:
         0 if the batch still waits.
     slow_reported : bool
         Whether the current job has been reported as slow.
+    reports : int
+        How often the current job has been reported as running.
     recalled : bool
         Whether all jobs but the current one have been removed from the batch.
     """
@@ -57,6 +59,7 @@ class Batch:
     running_since: float | None = None
     running_since_ns: int = 0
     slow_reported: bool = False
+    reports: int = 0
     recalled: bool = False
 
     @property
@@ -82,7 +85,7 @@ class Batch:
 
     def start_job(self, position: int, now: float, now_ns: int) -> None:
         """Make the job at a position the current one, running since now."""
-        self.current, self.slow_reported = position, False
+        self.current, self.slow_reported, self.reports = position, False, 0
         self.running_since, self.running_since_ns = now, now_ns
 
     def recall_waiting(self) -> list[Job]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .batcher import Batcher
 from .clock import Clock
-from .events import Heartbeat, SlowJob
+from .events import Heartbeat, JobRunning, SlowJob
 from .outcomes import OutcomeLog
 from .submission import Batch
 from .window import Window
@@ -60,6 +60,34 @@ class Watch:
     def job_ended(self, now: float) -> None:
         """Restart the time without an end."""
         self._last_end = now
+
+    def running_jobs(self, now: float) -> list[JobRunning]:
+        """Return an event for each job that has run for 1, 2, 4, 8 and so on heartbeats."""
+        due = [
+            batch
+            for batch in self._running(now)
+            if batch.running_time(now) >= self.heartbeat * 2**batch.reports
+        ]
+        for batch in due:
+            while batch.running_time(now) >= self.heartbeat * 2**batch.reports:
+                batch.reports += 1
+        return [self._job_running(batch, now) for batch in due]
+
+    def _job_running(self, batch: Batch, now: float) -> JobRunning:
+        row = self.window.row(batch)
+        if row is not None and row.index != batch.current_job.index:  # it has just gone on
+            row = None
+        return JobRunning(
+            stage=self.outcomes.stage,
+            time_ns=self.clock.time_ns(),
+            index=batch.current_job.index,
+            started_ns=row.started_ns if row else batch.running_since_ns,
+            running_time=batch.running_time(now),
+            attributes=batch.current_job.attributes,
+            pid=row.pid if row else 0,
+            step=row.step if row else "",
+            stack=self.window.stack(row),
+        )
 
     def slow_jobs(self, now: float) -> list[SlowJob]:
         """Return an event for each job when it becomes slow.
