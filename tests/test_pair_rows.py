@@ -246,7 +246,9 @@ def scored(values: np.ndarray, noise: np.ndarray, first: float) -> float:
             break
         precision = 1 / variance + 1 / noise**2
         posterior = values / noise**2 / precision
-        variance = scored_variance(variance, posterior**2, 1 / precision)
+        variance, evident = scored_variance(variance, posterior**2, 1 / precision)
+        if not evident:
+            return 0.0
     return variance
 
 

@@ -17,6 +17,7 @@ from .same_sky import SkyCheck
 # Typical difference of the gains of a pair, and in standard errors, from which on a model that
 # holds the gains does not fit.
 HELD_GAIN_DIFFERENCE, HELD_GAIN_CHI = 0.02, 5.0
+PATCH_NUMBERS, PATCH_WEIGHT = 9, 7  # of `PairMeasurement.patches`
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,4 +146,11 @@ class PhaseSolution(Solution):
             for name, size in zip(names, surfaces, strict=True)
             if size > 0
         ]
-        yield from found or ["no gradients"]
+        patches = [
+            sum(weight > 0 for weight in line.patches[PATCH_WEIGHT::PATCH_NUMBERS])
+            for record in self.records
+            for line in record.measurements
+            if isinstance(line, PairMeasurement)
+        ]
+        small = patches and max(patches) == 1
+        yield from found or ["overlaps too small to tell gradients" if small else "no gradients"]

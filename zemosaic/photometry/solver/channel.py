@@ -264,6 +264,17 @@ class Channel:
         first = np.unique(self.component, return_index=True)[1]
         return self.ties.gain_components(np.arange(self.tiles), first[self.component])
 
+    @cached_property
+    def gained(self) -> np.ndarray:
+        """Whether each tile ``(T,)`` has a gain: any pair of its gain group shows one.
+
+        Levels alone show none that can be relied on.
+        """
+        measured = np.isfinite(self.pairs.gain) & np.isfinite(self.pairs.gain_err)
+        shown = np.zeros(self.tiles, dtype=bool)
+        shown[self.ties.gain[np.r_[self.pairs.i[measured], self.pairs.j[measured]]]] = True
+        return shown[self.ties.gain] & self.gains_are_free
+
     @property
     def gains_are_free(self) -> bool:
         """Whether the model has gains other than 1."""

@@ -75,7 +75,7 @@ def solve_channel(channel: Channel) -> ChannelSolution:
     level but not their gain are tied only where their gains are comparable.
     """
     comparable = in_reference_group(_gain_groups(channel), channel.component, channel.anchor)
-    loose = channel.mixed_gains & ~comparable
+    loose = channel.mixed_gains & ~comparable & (_pairs_of_tiles(channel) > 0)
     if loose.any():
         channel = replace(channel, ties=channel.ties.untie_levels(loose))
     solution = _solve_once(channel)

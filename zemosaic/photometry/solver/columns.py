@@ -41,7 +41,7 @@ class Columns:
         ties, tiles = channel.ties, np.arange(channel.tiles)
         used = np.zeros(channel.tiles, dtype=bool)
         used[channel.pairs.i] = used[channel.pairs.j] = True
-        gain = _nodes(ties.gain, used) & channel.gains_are_free
+        gain = channel.gained & (tiles == ties.gain)
         level = _nodes(ties.level, used) & channel.offsets_are_free
         if channel.anchor is not None:
             gain &= tiles != ties.gain[channel.anchor]
@@ -128,24 +128,25 @@ def centred_gains(channel: Channel, state: State) -> np.ndarray:
 
     It is not 0 in that of an anchor, and the prior is about it: an anchor sets the gauge alone.
     """
-    component = channel.gain_component
-    count = np.maximum(np.bincount(component), 1)
-    return state.log_gain - (np.bincount(component, state.log_gain) / count)[component]
+    component, gained = channel.gain_component, channel.gained
+    count = np.maximum(np.bincount(component, gained), 1)
+    mean = np.bincount(component, state.log_gain * gained) / count
+    return np.where(gained, state.log_gain - mean[component], 0.0)
 
 
 def set_gauge(channel: Channel, state: State, reference: np.ndarray) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
 
-    The component of an anchor stays as it is. `reference` ``(T,)`` are the levels of the tiles at
+    A tile without a measured gain has 1. The component of an anchor stays as it is. `reference` ``(T,)`` are the levels of the tiles at
     which `State.level` is given.
     """
     component, joined = channel.component, channel.gain_component
     components = component.max(initial=-1) + 1
-    mean = np.bincount(joined, state.log_gain) / np.maximum(np.bincount(joined), 1)
-    mean *= channel.gains_are_free
+    mean = np.bincount(joined, state.log_gain * channel.gained)
+    mean /= np.maximum(np.bincount(joined, channel.gained), 1)
     if channel.anchor is not None:
         mean[joined[channel.anchor]] = 0.0
-    log_gain = state.log_gain - mean[joined]
+    log_gain = np.where(channel.gained, state.log_gain - mean[joined], 0.0)
     factor = np.exp(-mean)[joined]
     level = state.level * factor
     if channel.offsets_are_free:

@@ -36,7 +36,7 @@ SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connect
 FIRST_GAIN_SPREAD = 0.1
 UNEXPLAINED = 1.0  # excess of levels, in their variances, from which on there may be a glow
 BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
-LOOSE = 1e3  # spreads of the levels: how far a level may move that no pair holds
+LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +206,9 @@ class HierarchySolver:
                 sizes, spreads = spreads, self._learn(learner, spreads, rows, weights)
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
-        residuals = self._residuals(self._rows(state, columns, spreads))
+        # Of suspects the excess of all others is no excuse.
+        own = spreads.replace(level_excess=0.0)
+        residuals = self._residuals(self._rows(state, columns, own))
         return Fit(self.equations.half_tile, state, spreads, columns, self._normal, residuals)
 
     def _residuals(self, rows: Sequence[Rows]) -> PairResiduals:
@@ -241,6 +243,8 @@ class HierarchySolver:
         spreads = learner.shared(spreads)
         if self.learns_tiles:
             spreads = learner.of_tiles(spreads, centred_gains(self.channel, learner.state))
+        else:
+            learner.set_tails(spreads)
         if self.learns_tiles and learner.number > EXCESS_AFTER:
             spreads = learner.level_excess(spreads, rows, weights)
         return spreads

@@ -21,8 +21,8 @@ from .spreads import (
 KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
 DAMPED_AFTER, DAMPING = 12, 0.6  # rounds, after which variances change by part of a step
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
-#: Variance of log-gains at least: overlaps that show no gains do not show that they are equal.
-LEAST_GAIN_SPREAD = 0.01**2
+LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
+USUAL_GAIN = 0.08  # log-gain of a usual tile
 #: Patches whose excess is alike: a structure that the model leaves out covers some of them.
 CORRELATED = 4.0
 TRUSTED = 0.1  # least weight of a pair whose residuals count
@@ -72,6 +72,13 @@ class Learner:
             ),
         )  # fmt: skip
 
+    def set_tails(self, spreads: Spreads) -> None:
+        """Set the weights of the tiles in the classes of surfaces."""
+        active = self.columns.active.surface
+        for kind in np.unique(SURFACE_CLASS[active]).tolist():
+            squares = self.state.surface[:, active & (SURFACE_CLASS == kind)] ** 2
+            self.tails[:, kind] = tail_weights(squares, spreads.surface[kind])
+
     def of_tiles(self, spreads: Spreads, log_gain: np.ndarray) -> Spreads:
         """Estimate the classes of the tiles' own terms; `log_gain` ``(T,)`` have mean 0."""
         columns, state = self.columns, self.state
@@ -81,16 +88,18 @@ class Learner:
         gain, surface = spreads.gain, spreads.surface.copy()
         if own[:, 0].any():
             chosen = own[:, 0]
-            score = scored_variance(gain, log_gain[chosen] ** 2, error[chosen, 0])
+            # One more tile of a usual gain: overlaps that show no gains do not show equal ones.
+            squares, errors = np.append(log_gain[chosen] ** 2, USUAL_GAIN**2), error[chosen, 0]
+            score = scored_variance(gain, squares, np.append(errors, 0.0))
             gain = max(self._next(gain, *score), LEAST_GAIN_SPREAD)
         if not own[:, 1].any():
             return spreads.replace(gain=gain)
         kinds = SURFACE_CLASS[columns.active.surface]
         values = state.surface[:, columns.active.surface]
+        self.set_tails(spreads)
         for kind in np.unique(kinds).tolist():
             members = np.flatnonzero(kinds == kind)
             squares = values[:, members] ** 2
-            self.tails[:, kind] = tail_weights(squares, surface[kind])
             chosen = own[:, 1]
             score = scored_variance(
                 surface[kind], squares[chosen], error[:, 2 + members][chosen],

@@ -167,12 +167,11 @@ class PairEquations:
         level_residual, contrast = ends[0].value - ends[1].value, pairs.contrast[chosen]
         log_flat = np.einsum("np,np->n", contrast, ends[1].log_flat - ends[0].log_flat)
         log_ratio = self.log_ratio[chosen] - (ends[0].log_gain - ends[1].log_gain) - log_flat
-        # In the mean unit of both tiles, so that swapping them changes nothing and a common factor
-        # on all gains has no effect.
+        # In the mean unit of both tiles, so that swapping them changes nothing.
         unit = np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
         level_var = unit * np.maximum(self.level_var[chosen], LEAST_LEVEL_ERROR**2) + excess[0]
         gain_var = self.gain_var[chosen] + excess[1] * pairs.concentration[chosen]
-        own = [end.own(sign, level_residual) for end, sign in zip(ends, (-1, 1), strict=True)]
+        own = [end.own(sign) for end, sign in zip(ends, (-1, 1), strict=True)]
         shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
         labels = [int(label) for label in instruments if label >= 0]
         if len(labels) == 2 and labels[0] == labels[1]:
@@ -307,14 +306,13 @@ class _End(NamedTuple):
     by_bias: np.ndarray
     flat_basis: np.ndarray
 
-    def own(self, sign: int, level_residual: np.ndarray) -> np.ndarray:
+    def own(self, sign: int) -> np.ndarray:
         """Return the derivatives ``(n, 17, 2 + K)`` by the tile's own terms.
 
         `sign` is that of the tile in the difference of the levels.
         """
-        by_gain = sign * self.lever + level_residual / 2
-        levels = np.stack([by_gain, sign * self.by_level], axis=-1)
-        levels = np.concatenate([levels, sign * self.surface], axis=2)
+        levels = np.stack([self.lever, self.by_level], axis=-1)
+        levels = sign * np.concatenate([levels, self.surface], axis=2)
         gains = np.zeros((len(levels), 1, levels.shape[2]))
         gains[:, 0, 0] = -sign
         return np.concatenate([levels, gains], axis=1)
