@@ -33,6 +33,7 @@ WriteTiles = Callable[..., list[Path]]
 
 COLUMNS = [
     "tile", "file", "channel", "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y",
+    "curve_xx", "curve_xy", "curve_yy", "cubic_xxx", "cubic_xxy", "cubic_xyy", "cubic_yyy",
     "component", "gain_group", "pairs", "suspect", "shift",
 ]  # fmt: skip
 
@@ -95,6 +96,8 @@ def test_corrections_have_these_columns_and_a_row_per_tile_and_channel(
         "offset_err": u.adu,
         "slope_x": u.adu / u.pix,
         "slope_y": u.adu / u.pix,
+        **{f"curve_{powers}": u.adu / u.pix**2 for powers in ("xx", "xy", "yy")},
+        **{f"cubic_{powers}": u.adu / u.pix**3 for powers in ("xxx", "xxy", "xyy", "yyy")},
         "shift": u.pix,
     }
     assert corrections["tile"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
@@ -427,7 +430,7 @@ def test_results_go_to_standard_output_and_all_else_to_standard_error(
     assert lines[:3] == [
         "tiles        2 of 2, in 1 group",
         "pairs        1 of 1 overlaps: 1 measured",
-        "model        gain+offset in 1 group (too few pairs to tell)",
+        "model        auto: gains scatter 5.7 %, no gradients",
     ]
     assert re.fullmatch(
         r"time         prepare \d+\.\d\d s, overlap \S+ s, pairs \S+ s, solve \S+ s", lines[3]

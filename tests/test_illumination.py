@@ -32,7 +32,7 @@ from zemosaic.report.images import coadd_mosaic
 from zemosaic.settings import Settings
 
 SHAPE = simulated()[0].data.shape
-GAIN, OFFSET = 1.25, -40.0
+GAIN, OFFSET, BIAS = 1.25, -40.0, 12.0
 
 
 def illumination(
@@ -48,12 +48,13 @@ def illumination(
     of_glow[:, TERMS.tolist().index([0, 1])] = glow
     roots = random.normal(0, 1e-3, (2, channels, count, count))
     covariances = roots @ roots.swapaxes(-1, -2) / count
-    return Illumination("Camera", np.arange(tiles), shape, log_flat, of_glow, *covariances)
+    bias = np.full(channels, BIAS * (glow > 0))
+    return Illumination("Camera", np.arange(tiles), shape, log_flat, of_glow, *covariances, bias)
 
 
 def full_correction(light: Illumination) -> Correction:
     """Return a correction with every term, the same in all channels."""
-    terms = (GAIN, OFFSET, 0.1, -0.2, 1e-3, -2e-3, 3e-3)
+    terms = (GAIN, OFFSET, 0.1, -0.2, 1e-3, -2e-3, 3e-3, 1e-5, -2e-5, 3e-5, -4e-5)
     channels = len(light.log_flat)
     return Correction(*(np.full(channels, term) for term in terms), illumination=light)
 
@@ -72,7 +73,9 @@ def truth(data: np.ndarray, channel: int = 0) -> np.ndarray:
     y = y[:, None]
     glow = 3.0 * y / (data.shape[0] / 2)
     surface = 0.1 * x - 0.2 * y + 1e-3 * x**2 - 2e-3 * x * y + 3e-3 * y**2
-    return (GAIN * data.astype(float) + OFFSET - glow) / true_flat(data.shape, channel) + surface
+    surface = surface + 1e-5 * x**3 - 2e-5 * x**2 * y + 3e-5 * x * y**2 - 4e-5 * y**3
+    light = GAIN * (data.astype(float) - glow) + OFFSET - BIAS
+    return light / true_flat(data.shape, channel) + BIAS + surface
 
 
 # ---- applied ----------------------------------------------------------------------------------
@@ -116,11 +119,12 @@ def test_companions_follow_gain_and_illumination_pixel_by_pixel(tmp_path: Path) 
         header = hdus["SCI"].header
     curves = [header[f"ZECU{axes}0"] for axes in ("XX", "XY", "YY")]
     assert curves == [1e-3, -2e-3, 3e-3]
+    assert [header[f"ZE{axes}0"] for axes in ("XXX", "XYY")] == [1e-5, 3e-5]
     assert header["ZEILLUM"] == illumination().digest
     assert header["MAGZERO"] == pytest.approx(25 + 2.5 * np.log10(GAIN))
     assert header.comments["SKY"].startswith("before correction")
     history = "".join(header["HISTORY"])
-    assert "(1.25 * data + -40 - glow) / F + 0.1 * (x - x0)" in history
+    assert "(1.25 * (data - glow) + -40 - 12) / F + 12 + 0.1 * (x - x0)" in history
 
 
 def test_one_error_image_for_channels_of_different_illumination_stays(tmp_path: Path) -> None:
@@ -225,11 +229,12 @@ def test_a_run_writes_and_applies_what_the_tiles_share(
     table = Table.read(folder / "corrections.ecsv", format="ascii.ecsv")
     assert (table["curve_xx"] == 1e-3).all()
     assert str(table["curve_xx"].unit) == "adu / pix2"
-    assert "- glow) / F + slope_x" in table.meta["formula"]
+    assert "- bias) / F + bias + slope_x" in table.meta["formula"]
     assert "instrument" not in table.colnames
     (read,) = read_illuminations(folder / "illumination.fits")
     np.testing.assert_array_equal(read.factor(), light.factor())
     np.testing.assert_array_equal(read.glow_cov, light.glow_cov)
+    np.testing.assert_array_equal(read.bias, light.bias)
     assert read.tiles.tolist() == [0, 1, 2, 3]
     assert read.digest == light.digest
     solution = calibrate(files, Settings(), "serial", [])
@@ -240,7 +245,7 @@ def test_a_run_writes_and_applies_what_the_tiles_share(
     assert "Illumination: 5.8 % less light in the corners" in page
     assert 'alt="Illumination"' in page
     assert 'alt="Glow, adu"' in page.replace("ADU", "adu")
-    assert "(gain × data + offset − glow) / illumination + a surface per tile" in page
+    assert "offset − bias) / illumination + bias + a surface per tile" in page
 
 
 def test_illumination_fits_has_images_with_errors(

@@ -79,7 +79,8 @@ class Illumination:
     @property
     def digest(self) -> str:
         """16 digits of the SHA-256 of its coefficients."""
-        numbers = np.stack([self.log_flat, self.glow]).astype("<f8").tobytes()
+        parts = self.log_flat, self.glow, self.bias
+        numbers = np.concatenate([part.ravel() for part in parts]).astype("<f8").tobytes()
         return hashlib.sha256(numbers).hexdigest()[:16]
 
     def corner_loss(self, channel: int) -> tuple[float, float]:

@@ -264,5 +264,7 @@ def _record_correction(header: fits.Header, tile: Tile, correction: Correction, 
             header[f"{keyword}{channel}"] = value, f"{of_unit}intertile {title}, channel {channel}"
             formula.append(f"{value:.8g} * {position}" if position else f"{value:.8g}")
             if name == "offset" and light is not None:
-                formula = [f"({' + '.join(formula)} - glow) / F"]
+                line = " + ".join(formula).replace("data", "(data - glow)")
+                bias = f"{light.bias[channel]:.8g}"
+                formula = [f"({line} - {bias}) / F + {bias}"]
         header.add_history(f"zemosaic: channel {channel} = {' + '.join(formula)}")
