@@ -14,12 +14,21 @@ from astropy.io import fits
 from tests.helpers.cli import Run
 from tests.helpers.kernels import use_kernels
 from tests.helpers.tiles import simulated
+from tests.shortfalls import SHORTFALLS
 from zemosaic.cli import run
 from zemosaic.photometry import _kernels
 
 # A loaded machine must not fail a test by the clock.
 hypothesis.settings.register_profile("zemosaic", deadline=None)
 hypothesis.settings.load_profile("zemosaic")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Expect the tests of promises that are not kept yet to fail."""
+    for item in items:
+        name = item.nodeid.rpartition("/")[2].partition("[")[0]
+        if name in SHORTFALLS:
+            item.add_marker(pytest.mark.xfail(reason=SHORTFALLS[name]))
 
 
 @pytest.fixture(autouse=True)

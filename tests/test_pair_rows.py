@@ -70,24 +70,13 @@ def changed(state: State, name: str, index: tuple[int, ...], step: float) -> Sta
 
 
 def derivatives(
-    equations: PairEquations, state: State, name: str, index: tuple[int, ...], scaled: bool
+    equations: PairEquations, state: State, name: str, index: tuple[int, ...]
 ) -> list[np.ndarray]:
-    """Return minus the derivatives of all residuals by one value, by finite differences.
-
-    With `scaled`, levels are in the unit that their variances have in the first state.
-    """
+    """Return minus the derivatives of all residuals by one value, by finite differences."""
     sides = []
     for sign in (1, -1):
         parts = rows_of(equations, changed(state, name, index, sign * STEP))
-        residuals = []
-        for part in parts:
-            residual = part.residual.copy()
-            if scaled:
-                i, j = (end[part.pairs] for end in _ends(equations))
-                change = (i == index[0]).astype(float) + (j == index[0])
-                residual[:, :-1] *= np.exp(-sign * STEP * change / 2)[:, None]
-            residuals.append(residual)
-        sides.append(residuals)
+        sides.append([part.residual for part in parts])
     return [(low - high) / (2 * STEP) for high, low in zip(*sides, strict=True)]
 
 
@@ -100,17 +89,14 @@ def _ends(equations: PairEquations) -> tuple[np.ndarray, np.ndarray]:
 def test_derivatives_by_the_terms_of_tiles_are_those_of_the_residuals(
     instruments: int, tied: bool
 ) -> None:
-    """For gain, level and all terms of the surface of either tile, also of tied tiles.
-
-    Levels are in the mean unit of both tiles, so half of the change of a gain divides them.
-    """
+    """For gain, level and all terms of the surface of either tile, also of tied tiles."""
     pair_equations, state = equations(instruments, tied)
     found = rows_of(pair_equations, state)
     for column in range(11):
         name = ("log_gain", "level", "surface")[min(column, 2)]
         for tile in (0, 4, 8):
             index = (tile, column - 2) if column >= 2 else (tile,)
-            expected = derivatives(pair_equations, state, name, index, scaled=column == 0)
+            expected = derivatives(pair_equations, state, name, index)
             for part, numbers in zip(found, expected, strict=True):
                 for side, ends in enumerate(_ends(pair_equations)):
                     mine = ends[part.pairs] == tile
@@ -136,7 +122,7 @@ def test_derivatives_by_the_shared_terms_are_those_of_the_residuals(instruments:
             *(("glow", (label, k), terms + k) for k in (0, 1, 4, terms - 1)),
             ("bias", (label,), 2 * terms),
         ):
-            expected = derivatives(pair_equations, state, name, index, scaled=False)
+            expected = derivatives(pair_equations, state, name, index)
             for part, numbers in zip(found, expected, strict=True):
                 if label not in part.instruments:
                     assert not numbers.any()

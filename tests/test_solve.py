@@ -102,8 +102,7 @@ def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
     truth, pairs = corner_tied_by_a_bad_tile()
     solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
     assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
-    mean = np.exp(np.log(solution.gain).mean())
-    assert solution.gain[0, 0] == pytest.approx(mean, abs=0.01)
+    assert solution.gain[0, 0] == 1
     assert np.isnan(solution.gain_err[0, 0])
     assert np.isfinite(solution.gain_err[1:, 0]).all()
     assert (solution.component == 0).all()
@@ -302,7 +301,7 @@ def lines(pairs: list[list[Measurement]]) -> list[PairMeasurement]:
     return [p for (p,) in pairs if isinstance(p, PairMeasurement)]
 
 
-PROPERTY = settings(derandomize=True, max_examples=25, deadline=None)
+PROPERTY = settings(derandomize=True, max_examples=6, deadline=None)
 
 
 @PROPERTY

@@ -20,7 +20,7 @@ POINTS = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)]) / np.sqrt(3)  # of Gauss
 class InventedMosaic:
     """Tiles of one size on a square lattice, all parallel to the grid.
 
-    ``gain * data + offset = F * (scene - surface - bias) + glow + bias``, so the solver shall find
+    ``gain * (data - glow) + offset = F * (scene - surface - bias) + bias``, so the solver shall find
     gain, offset and surface of each tile, and F and glow of each instrument.
 
     Parameters
@@ -117,7 +117,7 @@ class InventedMosaic:
         surface = surface_basis((place - self.centre[tile]) / self.unit) @ self.surface[tile]
         log_flat, glow = self.flat(tile, place)
         light = np.exp(log_flat) * (self.scene(place) - surface - self.bias)
-        return (light + glow + self.bias - self.offset[tile]) / self.gain[tile]
+        return (light + self.bias - self.offset[tile]) / self.gain[tile] + glow
 
     def sky(self) -> np.ndarray:
         """Return the sky levels ``(T, 1)``."""

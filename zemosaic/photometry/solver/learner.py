@@ -76,7 +76,7 @@ class Learner:
         """Set the weights of the tiles in the classes of surfaces."""
         active = self.columns.active.surface
         for kind in np.unique(SURFACE_CLASS[active]).tolist():
-            squares = self.state.surface[:, active & (SURFACE_CLASS == kind)] ** 2
+            squares = self.state.surface[:, active & (kind == SURFACE_CLASS)] ** 2
             self.tails[:, kind] = tail_weights(squares, spreads.surface[kind])
 
     def of_tiles(self, spreads: Spreads, log_gain: np.ndarray) -> Spreads:

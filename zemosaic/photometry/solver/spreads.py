@@ -123,7 +123,8 @@ def scored_excess(
         return excess
     change = EXCESS_DAMPING * score / information
     changed = float(np.clip(excess + change, excess / 3, 3 * excess + least))
-    return changed if changed > NEGLIGIBLE * least else 0.0
+    evident = changed**2 * information > 2 * LEAST_EVIDENCE**2
+    return changed if evident and changed > NEGLIGIBLE * least else 0.0
 
 
 def tail_weights(squares: np.ndarray, variance: float) -> np.ndarray:
