@@ -20,8 +20,8 @@ POINTS = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)]) / np.sqrt(3)  # of Gauss
 class InventedMosaic:
     """Tiles of one size on a square lattice, all parallel to the grid.
 
-    ``gain * (data - glow) + offset = F * (scene - surface - bias) + bias``, so the solver shall find
-    gain, offset and surface of each tile, and F and glow of each instrument.
+    ``gain * (data - glow) + offset = F * (scene - surface - bias) + bias``, so the solver shall
+    find gain, offset and surface of each tile, and F and glow of each instrument.
 
     Parameters
     ----------

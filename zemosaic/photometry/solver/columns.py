@@ -137,13 +137,13 @@ def centred_gains(channel: Channel, state: State) -> np.ndarray:
 def set_gauge(channel: Channel, state: State, reference: np.ndarray) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
 
-    A tile without a measured gain has 1. The component of an anchor stays as it is. `reference` ``(T,)`` are the levels of the tiles at
-    which `State.level` is given.
+    A tile without a measured gain has 1. The component of an anchor stays as it is. `reference`
+    ``(T,)`` are the levels of the tiles at which `State.level` is given.
     """
     component, joined = channel.component, channel.gain_component
     components = component.max(initial=-1) + 1
-    mean = np.bincount(joined, state.log_gain * channel.gained)
-    mean /= np.maximum(np.bincount(joined, channel.gained), 1)
+    count = np.maximum(np.bincount(joined, channel.gained), 1)
+    mean = np.bincount(joined, state.log_gain * channel.gained) / count
     if channel.anchor is not None:
         mean[joined[channel.anchor]] = 0.0
     log_gain = np.where(channel.gained, state.log_gain - mean[joined], 0.0)
