@@ -24,11 +24,11 @@ hypothesis.settings.load_profile("zemosaic")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Expect the tests of promises that are not kept yet to fail."""
+    """Let the tests of promises that are not kept yet fail; some pass for single cases."""
     for item in items:
         name = item.nodeid.rpartition("/")[2].partition("[")[0]
         if name in SHORTFALLS:
-            item.add_marker(pytest.mark.xfail(reason=SHORTFALLS[name]))
+            item.add_marker(pytest.mark.xfail(reason=SHORTFALLS[name], strict=False))
 
 
 @pytest.fixture(autouse=True)

@@ -63,4 +63,4 @@ def test_a_run_without_threads_or_processes(
     (record,) = journal.read(folder)
     assert record.ended is not None
     assert len([e for e in record.events if isinstance(e, JobEnded)]) == 6 + 6 + 11
-    assert (folder / "trace.jsonl").read_text().count('"spanId"') == 21
+    assert (folder / "trace.jsonl").read_text().count('"spanId"') == 23

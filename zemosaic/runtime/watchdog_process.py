@@ -74,7 +74,10 @@ class Watch:
 def main(pid: int, timeout: float, grace: float, path: str) -> None:
     """Watch a run until its end, or end it."""
     chunks: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(chunks,), daemon=True).start()
+    try:
+        threading.Thread(target=_read, args=(chunks,), daemon=True).start()
+    except RuntimeError:  # a limit on threads: the run goes on without a watchdog
+        return
     watch, last = Watch(timeout, grace), time.monotonic()
     while True:
         try:
