@@ -59,7 +59,7 @@ def corrected(
     surface = sum(
         getattr(correction, name)[0] * x**a * y**b for name, (a, b) in SURFACE_POWERS.items()
     )
-    level = correction.gain[0] * data + correction.offset[0] - bias - glow
+    level = correction.gain[0] * (data - glow) + correction.offset[0] - bias
     return np.asarray(level / flat + bias + surface)
 
 

@@ -237,6 +237,7 @@ def test_a_run_writes_and_applies_what_the_tiles_share(
     np.testing.assert_array_equal(read.bias, light.bias)
     assert read.tiles.tolist() == [0, 1, 2, 3]
     assert read.digest == light.digest
+    assert replace(light, bias=light.bias + 1).digest != light.digest
     solution = calibrate(files, Settings(), "serial", [])
     corrected = fits.getdata(out / "t2.fits")
     expected = correct(simulated()[2].data, solution.correction(2))

@@ -2,7 +2,8 @@
 
 For instrument k it has the images ``FLATk``, F in C channels, and ``FLATERRk``; with a glow also
 ``GLOWk`` and ``GLOWERRk``; and the tables ``TERMSk``, the Legendre coefficients with their
-covariances, and ``TILESk``, the indices of the tiles.
+covariances and, in its header, the bias ``BIASn`` of each channel n, and ``TILESk``, the indices of
+the tiles.
 """
 
 from __future__ import annotations
