@@ -190,7 +190,7 @@ def test_every_chip_is_calibrated(exposures: list[Path], tmp_path: Path) -> None
     ]
     expected, solution = calibrate(singles, pool="serial"), calibrate(exposures, pool="serial")
     for name in ("gain", "offset", "gain_err", "offset_err"):
-        np.testing.assert_allclose(getattr(solution, name), getattr(expected, name), rtol=1e-6)
+        np.testing.assert_array_equal(getattr(solution, name), getattr(expected, name))
     assert solution.names == (
         "e0.fits[SCI,1]",
         "e0.fits[SCI,2]",

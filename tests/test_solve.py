@@ -301,7 +301,7 @@ def lines(pairs: list[list[Measurement]]) -> list[PairMeasurement]:
     return [p for (p,) in pairs if isinstance(p, PairMeasurement)]
 
 
-PROPERTY = settings(derandomize=True, max_examples=6, deadline=None)
+PROPERTY = settings(derandomize=True, max_examples=25, deadline=None)
 
 
 @PROPERTY
