@@ -31,9 +31,6 @@ SHORTFALLS = {
     "test_real_frames.py::test_two_nights_agree_with_their_nebula": "the gain is that of the stars",
     "test_real_frames.py::test_unseen_squares_match_no_worse_than_with_offsets_alone": _SMALL,
     "test_seestar.py::test_gains_of_nights_agree_with_star_photometry": "blue is 5 % off",
-    "test_workers.py::test_tiles_that_kill_every_worker_end_in_a_clear_failure": (
-        "once no worker can be started, the run takes over the job that kills"
-    ),
     "test_solve.py::test_another_unit_of_a_tile_is_undone": _PRIOR,
     "test_solve.py::test_errors_are_honest": "errors of single patches are 1.5 times too large",
     "test_solve.py::test_the_anchor_sets_only_the_gauge": _PRIOR,
