@@ -7,6 +7,7 @@ Exit codes: 0 solved; 1 solved, but tiles or pairs failed; 2 bad input or usage;
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    # Set before numpy is imported. The blocks of the solver are small: beside busy workers a second
+    # thread of OpenBLAS spins more than it computes, and where it cannot start, OpenBLAS interrupts.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if isinstance(sys.stdout, TextIOWrapper):
         # A file name that the terminal's encoding lacks must not lose the results.
         sys.stdout.reconfigure(errors="backslashreplace")
