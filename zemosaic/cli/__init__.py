@@ -27,8 +27,8 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
-    # Set before numpy is imported. The blocks of the solver are small: beside busy workers a second
-    # thread of OpenBLAS spins more than it computes, and where it cannot start, OpenBLAS interrupts.
+    # Before numpy is imported. The solver's blocks are small: beside busy workers a second thread
+    # of OpenBLAS spins more than it computes, and OpenBLAS interrupts if it cannot start one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if isinstance(sys.stdout, TextIOWrapper):
         # A file name that the terminal's encoding lacks must not lose the results.
