@@ -265,6 +265,14 @@ class Channel:
         return self.ties.gain_components(np.arange(self.tiles), first[self.component])
 
     @cached_property
+    def gain_group(self) -> np.ndarray:
+        """Label ``(T,)`` the tiles joined by pairs with a measured gain, or tied."""
+        if not self.gains_are_free:
+            return self.component
+        measured = np.isfinite(self.pairs.gain) & np.isfinite(self.pairs.gain_err)
+        return self.ties.gain_components(self.pairs.i[measured], self.pairs.j[measured])
+
+    @cached_property
     def gained(self) -> np.ndarray:
         """Whether each tile ``(T,)`` has a gain: any pair of its gain group shows one.
 

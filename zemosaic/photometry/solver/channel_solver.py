@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .channel import DISTRUST, MOST_TILES, Channel, spread
+from .columns import counted_tiles
 from .gauge import in_reference_group
 from .hierarchy import Fit, fit_hierarchy
 from .initial import reference_levels
+from .robust_lsq import LEAST_WEIGHT
 from .shared_terms import SharedTerms
 from .spreads import Spreads
 from .surfaces import SURFACE_POWERS, pixel_polynomials
@@ -74,7 +76,7 @@ def solve_channel(channel: Channel) -> ChannelSolution:
     again and report its gain as unknown: it would be as wrong as they are. Tiles that share their
     level but not their gain are tied only where their gains are comparable.
     """
-    comparable = in_reference_group(_gain_groups(channel), channel.component, channel.anchor)
+    comparable = in_reference_group(channel.gain_group, channel.component, channel.anchor)
     loose = channel.mixed_gains & ~comparable & (_pairs_of_tiles(channel) > 0)
     if loose.any():
         channel = replace(channel, ties=channel.ties.untie_levels(loose))
@@ -94,10 +96,7 @@ def _loose_gains(channel: Channel, solution: ChannelSolution) -> tuple[np.ndarra
     There are none in a model that holds the gains.
     """
     i, j, measured = channel.pairs.i, channel.pairs.j, channel.measured
-    # Levels of tiles whose gains are not comparable contradict each other without a fault.
-    comparable = solution.gain_group[i] == solution.gain_group[j]
-    suspect = find_suspects(channel, np.where(comparable, solution.chi[measured], 0.0))
-    suspect &= channel.gains_are_free
+    suspect = solution.suspect & channel.gains_are_free
     used = np.isfinite(solution.gain_residual[measured])
     loose = tied_by_suspects(channel, used, solution.gain_group, suspect)
     return loose, (loose[i] & suspect[j]) | (suspect[i] & loose[j])
@@ -106,20 +105,20 @@ def _loose_gains(channel: Channel, solution: ChannelSolution) -> tuple[np.ndarra
 def _solve_once(channel: Channel) -> ChannelSolution:
     """Solve for all terms together, and compute their errors."""
     reference = reference_levels(channel)
-    fit = fit_hierarchy(channel, reference)
-    residuals, own_pairs = fit.residuals, _pairs_of_tiles(channel)
     shift, misplaced = _positions(channel)
+    fit = fit_hierarchy(channel, reference, misplaced)
+    residuals, own_pairs = fit.residuals, _pairs_of_tiles(channel)
     terms = _terms(channel, fit, reference, own_pairs)
     return ChannelSolution(
         **terms,
         component=channel.component,
-        gain_group=_gain_groups(channel),
+        gain_group=channel.gain_group,
         pairs=own_pairs,
         planes=np.full(channel.tiles, fit.columns.active.surface.any()) & (own_pairs > 0),
         residual=spread(residuals.level, channel.measured),
         gain_residual=spread(residuals.log_gain, channel.measured),
         chi=spread(residuals.chi, channel.measured),
-        suspect=find_suspects(channel, residuals.chi) | misplaced,
+        suspect=find_suspects(channel, residuals.chi, fit.doubtful) | misplaced,
         shift=shift,
         misplaced=misplaced,
         spreads=fit.spreads,
@@ -135,7 +134,7 @@ def _terms(
     no_level = _sums(own_pairs, channel.ties.level) == 0
     gain = np.where(no_gain, 1.0, np.exp(fit.state.log_gain))
     log_gain_err, level_err = _errors(channel, fit)
-    tied = in_reference_group(_gain_groups(channel), channel.component, channel.anchor)
+    tied = in_reference_group(channel.gain_group, channel.component, channel.anchor)
     surface = _surface_terms(channel, fit)
     surface["offset"] = fit.state.level + surface.pop("level") - gain * reference
     alone = no_gain & no_level
@@ -148,15 +147,6 @@ def _terms(
         ),
         **{name: np.where(alone, 0.0, values) for name, values in surface.items()},
     }
-
-
-def _gain_groups(channel: Channel) -> np.ndarray:
-    """Label ``(T,)`` the tiles joined by pairs with a measured gain, or tied."""
-    if not channel.gains_are_free:
-        return channel.component
-    pairs = channel.pairs
-    measured = np.isfinite(pairs.gain) & np.isfinite(pairs.gain_err)
-    return channel.ties.gain_components(pairs.i[measured], pairs.j[measured])
 
 
 def _pairs_of_tiles(channel: Channel) -> np.ndarray:
@@ -177,16 +167,18 @@ def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     columns, variance = fit.columns, fit.columns.of_kind(fit.normal.variance())
     errors = []
     for kind, component in enumerate((channel.gain_component, channel.component)):
-        size = np.bincount(component)[component]
+        counted = np.ones(channel.tiles) if kind else counted_tiles(channel, fit.doubtful)
+        counted = counted / np.maximum(np.bincount(component, counted), 1)[component]
         free = np.ones(channel.tiles, dtype=bool)
         if channel.anchor is not None:
             free = component != component[channel.anchor]
         mean = np.zeros(columns.size + 1)
-        np.add.at(mean, columns.index[free, kind], 1 / size[free])
+        np.add.at(mean, columns.index[free, kind], counted[free])
         covariance = fit.normal.solve(mean[:-1], np.zeros(len(fit.normal.shared_inverse)))[0]
         with_mean = np.append(covariance, 0.0)[columns.index[:, kind]]
-        overall = (np.bincount(component, with_mean) / np.bincount(component))[component]
+        overall = np.bincount(component, with_mean * counted)[component]
         about_mean = variance[:, kind] - free * (2 * with_mean - overall)
+        about_mean[fit.doubtful] *= LEAST_WEIGHT  # as if its pairs had their weight
         errors.append(np.sqrt(np.maximum(about_mean, 0.0)))
     return errors[0], errors[1]
 

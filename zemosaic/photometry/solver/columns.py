@@ -123,27 +123,41 @@ def _nodes(node: np.ndarray, used: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def centred_gains(channel: Channel, state: State) -> np.ndarray:
+def counted_tiles(channel: Channel, doubtful: np.ndarray) -> np.ndarray:
+    """Return the tiles ``(T,)`` that count for the mean gain of their component."""
+    component, gained = channel.gain_component, channel.gained
+    sound = np.bincount(component, gained & ~doubtful) > 0
+    return gained & ~(doubtful & sound[component])
+
+
+def centred_gains(channel: Channel, state: State, doubtful: np.ndarray) -> np.ndarray:
     """Return the log-gains ``(T,)`` relative to the mean of their component.
+
+    Those of doubtful tiles ``(T,)`` do not enter the mean.
 
     It is not 0 in that of an anchor, and the prior is about it: an anchor sets the gauge alone.
     """
     component, gained = channel.gain_component, channel.gained
-    count = np.maximum(np.bincount(component, gained), 1)
-    mean = np.bincount(component, state.log_gain * gained) / count
+    counted = counted_tiles(channel, doubtful)
+    count = np.maximum(np.bincount(component, counted), 1)
+    mean = np.bincount(component, state.log_gain * counted) / count
     return np.where(gained, state.log_gain - mean[component], 0.0)
 
 
-def set_gauge(channel: Channel, state: State, reference: np.ndarray) -> State:
+def set_gauge(
+    channel: Channel, state: State, reference: np.ndarray, doubtful: np.ndarray
+) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
+
+    Doubtful tiles ``(T,)`` do not count, unless there are no others.
 
     A tile without a measured gain has 1. The component of an anchor stays as it is. `reference`
     ``(T,)`` are the levels of the tiles at which `State.level` is given.
     """
     component, joined = channel.component, channel.gain_component
-    components = component.max(initial=-1) + 1
-    count = np.maximum(np.bincount(joined, channel.gained), 1)
-    mean = np.bincount(joined, state.log_gain * channel.gained) / count
+    components, counted = component.max(initial=-1) + 1, counted_tiles(channel, doubtful)
+    count = np.maximum(np.bincount(joined, counted), 1)
+    mean = np.bincount(joined, state.log_gain * counted) / count
     if channel.anchor is not None:
         mean[joined[channel.anchor]] = 0.0
     log_gain = np.where(channel.gained, state.log_gain - mean[joined], 0.0)
@@ -161,16 +175,22 @@ def set_gauge(channel: Channel, state: State, reference: np.ndarray) -> State:
 
 
 def hold_means(
-    channel: Channel, columns: Columns, normal: Bordered, own: np.ndarray, shared: np.ndarray
+    channel: Channel,
+    columns: Columns,
+    normal: Bordered,
+    step: tuple[np.ndarray, np.ndarray],
+    sound: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Constrain a step ``(N,)`` and ``(S,)``: no mean log-gain or level of a component changes.
+
+    The means are those of sound tiles ``(T,)``.
 
     No overlap holds them, but the priors would shrink all gains together, and move all levels
     instead of the bias. Components that tied gains join count as one.
     """
-    component, free = channel.gain_component, np.ones(channel.tiles, dtype=bool)
+    (own, shared), component, free = step, channel.gain_component, sound.copy()
     if channel.anchor is not None:
-        free = component != component[channel.anchor]
+        free &= component != component[channel.anchor]
     means = np.zeros((columns.size + 1, 2))
     for kind in (0, 1):
         np.add.at(means, (columns.index[free, kind], kind), 1.0)

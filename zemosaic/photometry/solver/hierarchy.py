@@ -23,11 +23,17 @@ from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
+from .robust_lsq import LEAST_WEIGHT
 from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
+from .suspects import doubtful_tiles, suspect_limit, worst_tiles
 
 ROUNDS = 60  # at most
 SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gains on F
+PLANE_ROUNDS = 24  # at most, with planes alone
+EXTREME_TAIL = 0.05  # weight of a surface below which it is extreme
+KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
+DAMPED_AFTER = 12  # rounds, after which variances change by part of a step
 EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
 LAST_LEARNING = 45  # round, after which sizes are kept
 STEADY = 1e-9  # change of a log-gain in the last round
@@ -57,6 +63,8 @@ class Fit:
         The factorized normal equations.
     residuals : PairResiduals
         Residuals of the pairs.
+    doubtful : ndarray
+        ``(T,)`` bool: tiles whose pairs had the least weight throughout.
     """
 
     half_tile: float
@@ -65,9 +73,10 @@ class Fit:
     columns: Columns
     normal: Bordered
     residuals: PairResiduals
+    doubtful: np.ndarray
 
 
-def fit_hierarchy(channel: Channel, reference: np.ndarray) -> Fit:
+def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray) -> Fit:
     """Fit the model of a channel.
 
     In a large mosaic the sizes of the tiles' own terms are those of a sample of its tiles.
@@ -78,16 +87,20 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray) -> Fit:
         Its pairs and tiles.
     reference : ndarray
         ``(T,)`` level of each tile at which its level is solved for.
+    misplaced : ndarray
+        ``(T,)`` bool: tiles that lie elsewhere than their WCS says.
     """
     state, gain_excess = initial_state(channel, reference)
-    state = set_gauge(channel, state, reference)
+    state = set_gauge(channel, state, reference, misplaced)
     sample = sample_pairs(channel)
     part = replace(channel, pairs=channel.pairs.chosen(sample)) if not sample.all() else channel
-    survey = _survey(HierarchySolver(part, reference, gain_excess, learns_tiles=True), state)
+    given = reference, gain_excess, misplaced
+    survey = _survey(HierarchySolver(part, *given, learns_tiles=True), state)
     if part is channel:
         return survey
     shared = {name: getattr(survey.state, name) for name in ("log_flat", "glow", "bias")}
-    solver = HierarchySolver(channel, reference, gain_excess, learns_tiles=False)
+    solver = HierarchySolver(channel, *given, learns_tiles=False)
+    state = solver.find_doubtful(state, survey.spreads)
     return solver.fit(replace(state, **shared), survey.spreads)
 
 
@@ -96,6 +109,7 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
 
     A glow, which is nearly an illumination, is tried if the rest leaves much unexplained.
     """
+    state = solver.find_doubtful(state, solver.first_spreads(state))
     spreads, none = solver.first_spreads(state), np.zeros(3)
     try:
         fit = solver.fit(state, spreads)
@@ -134,16 +148,23 @@ class HierarchySolver:
         ``(T,)`` level of each tile at which its level is solved for.
     gain_excess : float
         Excess variance of the gains of pairs by their own loops.
+    misplaced : ndarray
+        ``(T,)`` bool: tiles that lie elsewhere than their WCS says.
     learns_tiles : bool
         Whether the sizes of the classes of the tiles' own terms are estimated as well; those of the
         shared terms always are.
     """
 
     def __init__(
-        self, channel: Channel, reference: np.ndarray, gain_excess: float, learns_tiles: bool
+        self,
+        channel: Channel,
+        reference: np.ndarray,
+        gain_excess: float,
+        misplaced: np.ndarray,
+        learns_tiles: bool,
     ) -> None:
         self.channel, self.reference, self.learns_tiles = channel, reference, learns_tiles
-        self.gain_excess = gain_excess
+        self.gain_excess, self.misplaced = gain_excess, misplaced
         self.equations = PairEquations(channel, reference)
         variances = self.equations.level_var[np.isfinite(self.equations.level_var)]
         self.patch_var = float(np.median(variances)) if len(variances) else 1.0
@@ -190,26 +211,102 @@ class HierarchySolver:
             columns = self._layout(spreads)
             state = columns.clear_inactive(state)
             rows = self._rows(state, columns, spreads)
-            weights = robust.of_round(number, self._residuals(rows))
-            if number <= SEPARATE_ROUNDS:
-                _separate(rows)
-            step = self._step(number, columns, rows, weights, state, spreads)
-            last, state = state, set_gauge(self.channel, columns.add(state, *step), self.reference)
-            change = float(np.abs(state.log_gain - last.log_gain).max(initial=0.0))
-            if not np.isfinite(change):
-                raise np.linalg.LinAlgError("the rounds diverge")
-            if not learning:
-                if change < STEADY:
-                    break
-            elif number > SEPARATE_ROUNDS:
-                learner = Learner(columns, state, self._normal, self.tails, number)
-                sizes, spreads = spreads, self._learn(learner, spreads, rows, weights)
+            weights = self._weights(robust, number, rows)
+            self._separate(rows, everywhere=number <= SEPARATE_ROUNDS)
+            last, state = state, self._next(number, columns, rows, weights, state, spreads)
+            if learning and number > SEPARATE_ROUNDS:
+                sizes, spreads = spreads, self._learn(number, state, spreads, rows, weights)
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
-        # Of suspects the excess of all others is no excuse.
-        own = spreads.replace(level_excess=0.0)
-        residuals = self._residuals(self._rows(state, columns, own))
-        return Fit(self.equations.half_tile, state, spreads, columns, self._normal, residuals)
+            elif np.abs(state.log_gain - last.log_gain).max(initial=0.0) < STEADY:
+                break
+        residuals = self._own_residuals(state, columns, spreads)
+        return Fit(
+            self.equations.half_tile, state, spreads, columns, self._normal, residuals,
+            self.doubtful,
+        )  # fmt: skip
+
+    def find_doubtful(self, state: State, spreads: Spreads) -> State:
+        """Leave out the tiles that contradict all others, and return a state for the others.
+
+        Surfaces are planes, and gains are those of contrast alone: curvature, illumination and
+        levels would take up part of the faults of a tile. A bad tile makes its neighbours look bad,
+        so the worst are left out first, and a neighbour that was left out before is tried again.
+        """
+        pairs, tried_again = self.channel.pairs, self.misplaced
+        self._doubt(self.misplaced)
+        while True:
+            state, residuals = self._fit_planes(state, spreads)
+            chi = np.where(self.doubted, 0.0, residuals.chi)
+            extreme = self.tails[:, 0] < EXTREME_TAIL
+            worst = worst_tiles(self.channel, chi, suspect_limit(residuals.chi), extreme)
+            if not (worst & ~self.doubtful).any():
+                return state
+            beside = np.zeros_like(worst)
+            beside[pairs.i[worst[pairs.j]]] = beside[pairs.j[worst[pairs.i]]] = True
+            again = self.doubtful & beside & ~tried_again
+            tried_again = tried_again | again
+            self._doubt(worst | self.doubtful & ~again)
+
+    def _fit_planes(self, state: State, spreads: Spreads) -> tuple[State, PairResiduals]:
+        """Fit gains, levels and planes until their sizes are steady."""
+        robust, none = RobustWeights(), np.zeros(3)
+        spreads = spreads.replace(
+            surface=spreads.surface * (np.arange(3) < 1), log_flat=none, level_excess=0.0
+        )
+        for number in range(1, PLANE_ROUNDS + 1):
+            columns = self._layout(spreads)
+            rows = self._rows(state, columns, spreads)
+            weights = self._weights(robust, number, rows)
+            self._separate(rows, everywhere=number <= MILD_ROUNDS)
+            state = self._next(number, columns, rows, weights, state, spreads)
+            sizes, spreads = spreads, self._learn(number, state, spreads, rows, weights, kept=True)
+            if number > MILD_ROUNDS + NARROWING and settled(sizes, spreads):
+                break
+        return state, self._own_residuals(state, columns, spreads)
+
+    def _weights(self, robust: RobustWeights, number: int, rows: Sequence[Rows]) -> np.ndarray:
+        """Return the weights ``(P,)`` of the pairs in a round."""
+        return np.where(
+            self.doubted, LEAST_WEIGHT, robust.of_round(number, self._residuals(rows))
+        )
+
+    def _next(
+        self,
+        number: int,
+        columns: Columns,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        state: State,
+        spreads: Spreads,
+    ) -> State:
+        """Return the state after a round."""
+        step = self._step(number, columns, rows, weights, state, spreads)
+        state = set_gauge(
+            self.channel, columns.add(state, *step), self.reference, self.doubtful
+        )
+        if not np.isfinite(state.log_gain).all():
+            raise np.linalg.LinAlgError("the rounds diverge")
+        return state
+
+    def _doubt(self, tiles: np.ndarray) -> None:
+        """Leave the pairs of some tiles ``(T,)`` nearly without weight."""
+        pairs = self.channel.pairs
+        self.doubtful = doubtful_tiles(self.channel, tiles)
+        self.doubted = self.doubtful[pairs.i] | self.doubtful[pairs.j]
+
+    def _separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
+        """Let levels hold no information on gains, nor gains on F: everywhere or of doubtful tiles.
+        """
+        for part in rows:
+            separate = np.flatnonzero(self.doubted[part.pairs] | everywhere)
+            gains = [0, part.own.shape[2] // 2]
+            part.own[np.ix_(separate, np.arange(part.own.shape[1] - 1), gains)] = 0.0
+            part.shared[separate, -1] = 0.0
+
+    def _own_residuals(self, state: State, columns: Columns, spreads: Spreads) -> PairResiduals:
+        """Return the residuals for suspects: the excess of all others is no excuse."""
+        return self._residuals(self._rows(state, columns, spreads.replace(level_excess=0.0)))
 
     def _residuals(self, rows: Sequence[Rows]) -> PairResiduals:
         return PairResiduals.of(rows, len(self.equations.has_gain))
@@ -234,20 +331,31 @@ class HierarchySolver:
         if renewed:
             self._normal, self._shape = equations.factorize(*priors), shape
         step = self._normal.solve(*self._right(columns, equations, state, *priors))
-        return hold_means(self.channel, columns, self._normal, *step)
+        return hold_means(self.channel, columns, self._normal, step, ~self.doubtful)
 
     def _learn(
-        self, learner: Learner, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray
+        self,
+        number: int,
+        state: State,
+        spreads: Spreads,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        kept: bool = False,
     ) -> Spreads:
-        """Estimate the sizes again."""
+        """Estimate the sizes again from the state after a round; some are `kept` above 0."""
+        assert self._columns is not None
+        learner = Learner(
+            self._columns, state, self._normal, self.tails, ~self.doubtful,
+            damped=number > DAMPED_AFTER, drops=number > KEPT_ROUNDS and not kept,
+        )  # fmt: skip
         spreads = learner.shared(spreads)
-        if self.learns_tiles:
-            spreads = learner.of_tiles(spreads, centred_gains(self.channel, learner.state))
-        else:
+        if not self.learns_tiles:
             learner.set_tails(spreads)
-        if self.learns_tiles and learner.number > EXCESS_AFTER:
-            spreads = learner.level_excess(spreads, rows, weights)
-        return spreads
+            return spreads
+        spreads = learner.of_tiles(spreads, centred_gains(self.channel, state, self.doubtful))
+        if kept or number <= EXCESS_AFTER:
+            return spreads
+        return learner.level_excess(spreads, rows, weights)
 
     def _layout(self, spreads: Spreads) -> Columns:
         """Return the columns for the classes that have a size, and set the system's structure."""
@@ -269,9 +377,11 @@ class HierarchySolver:
         """Return the inverse variances of the prior, ``(N,)`` and ``(S,)``."""
         kinds = SURFACE_CLASS[columns.active.surface]
         inverse = np.zeros(columns.index.shape)
-        inverse[:, 0] = 1 / spreads.gain if spreads.gain > 0 else 0.0
+        # The gain of a doubtful tile is still that of its pairs.
+        inverse[:, 0] = np.where(self.doubtful, LEAST_WEIGHT, 1.0) / spreads.gain
         inverse[:, 1] = self.level_prior
         inverse[:, 2:] = self.tails[:, kinds] / spreads.surface[kinds]
+        inverse[self.doubtful, 2:] = 1 / spreads.surface[kinds]
         prior = np.zeros(columns.size + 1)
         prior[columns.index] = inverse
         flat, glow = SHARED_CLASS[columns.active.log_flat], SHARED_CLASS[columns.active.glow]
@@ -291,7 +401,7 @@ class HierarchySolver:
         values = np.zeros(columns.size + 1)
         of_tiles = np.column_stack(
             [
-                centred_gains(self.channel, state),
+                centred_gains(self.channel, state, self.doubtful),
                 np.zeros(len(state.level)),
                 state.surface[:, columns.active.surface],
             ]
@@ -301,10 +411,3 @@ class HierarchySolver:
             equations.right[:-1] - prior * values[:-1],
             equations.shared_right - shared_prior * columns.shared_values(state),
         )
-
-
-def _separate(rows: Sequence[Rows]) -> None:
-    """Let levels hold no information on the gains, and gains none on the illumination."""
-    for part in rows:
-        part.own[:, :-1, [0, part.own.shape[2] // 2]] = 0.0
-        part.shared[:, -1] = 0.0

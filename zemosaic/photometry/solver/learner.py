@@ -18,8 +18,7 @@ from .spreads import (
     tail_weights,
 )
 
-KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
-DAMPED_AFTER, DAMPING = 12, 0.6  # rounds, after which variances change by part of a step
+DAMPING = 0.6  # part of a step
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
 USUAL_GAIN = 0.08  # log-gain of a usual tile
@@ -41,17 +40,27 @@ class Learner:
         The factorized normal equations.
     tails : ndarray
         ``(T, 3)`` weights of each tile in each class of surfaces; changed.
-    number : int
-        Number of the round, from 1.
+    sound : ndarray
+        ``(T,)`` bool: tiles whose terms count.
+    damped : bool
+        Whether variances change by a part of a step.
+    drops : bool
+        Whether classes that the data do not show are left out.
     """
 
     def __init__(
-        self, columns: Columns, state: State, normal: Bordered, tails: np.ndarray, number: int
+        self,
+        columns: Columns,
+        state: State,
+        normal: Bordered,
+        tails: np.ndarray,
+        sound: np.ndarray,
+        damped: bool,
+        drops: bool,
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
-        self.number = number
-        self.damping = DAMPING if number > DAMPED_AFTER else 1.0
-        self.drops = number > KEPT_ROUNDS
+        self.sound, self.drops = sound, drops
+        self.damping = DAMPING if damped else 1.0
 
     def shared(self, spreads: Spreads) -> Spreads:
         """Estimate the classes of the shared terms."""
@@ -85,6 +94,7 @@ class Learner:
         error = columns.of_kind(self.normal.variance())
         tile = np.arange(len(columns.index))
         own = np.append(columns.owner, -1)[columns.index[:, :2]] == tile[:, None]
+        own &= self.sound[:, None]
         gain, surface = spreads.gain, spreads.surface.copy()
         if own[:, 0].any():
             chosen = own[:, 0]

@@ -13,7 +13,7 @@ SUSPECT_CHI = 6.0  # robust standard deviations: a pair beyond has the least wei
 FEWEST_PAIRS = 2  # of a tile, to call it a suspect
 
 
-def find_suspects(channel: Channel, chi: np.ndarray) -> np.ndarray:
+def find_suspects(channel: Channel, chi: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Find the tiles with a median chi beyond `SUSPECT_CHI` robust deviations of all pairs.
 
     A bad tile makes its neighbours look bad. Therefore only the worst of each neighbourhood is
@@ -25,28 +25,51 @@ def find_suspects(channel: Channel, chi: np.ndarray) -> np.ndarray:
         Its pairs.
     chi : ndarray
         ``(P,)`` residuals of the pairs in units of their errors.
+    known : ndarray
+        ``(T,)`` bool: tiles that are known to be suspect.
 
     Returns
     -------
     ndarray
-        ``(T,)`` bool.
+        ``(T,)`` bool, with the known ones.
     """
-    tiles, i, j = channel.tiles, channel.pairs.i, channel.pairs.j
-    suspect = np.zeros(tiles, dtype=bool)
-    limit = SUSPECT_CHI * max(1.0, float(np.nanmedian(chi)) / GAUSSIAN_MEDIAN) if len(chi) else 0.0
-    while len(chi):
-        median, count = group_medians(np.r_[i, j], np.r_[chi, chi], tiles)
-        excess = np.where((count >= FEWEST_PAIRS) & (median > limit), median, 0.0)
-        of_neighbours = np.zeros(tiles)
-        np.maximum.at(of_neighbours, i, excess[j])
-        np.maximum.at(of_neighbours, j, excess[i])
-        worst = (excess > 0) & (excess >= of_neighbours)
+    suspect, limit = known, suspect_limit(chi)
+    i, j = channel.pairs.i, channel.pairs.j
+    while True:
+        worst = worst_tiles(channel, np.where(suspect[i] | suspect[j], 0.0, chi), limit)
         if not worst.any():
-            break
-        suspect |= worst
-        sound = ~(worst[i] | worst[j])
-        i, j, chi = i[sound], j[sound], chi[sound]
-    return suspect
+            return suspect
+        suspect = suspect | worst
+
+
+def suspect_limit(chi: np.ndarray) -> float:
+    """Return the median chi beyond which a tile is suspect; `chi` ``(P,)`` are those of all pairs."""
+    scale = float(np.median(chi)) / GAUSSIAN_MEDIAN if len(chi) else 1.0
+    return SUSPECT_CHI * max(1.0, scale)
+
+
+def worst_tiles(
+    channel: Channel, chi: np.ndarray, limit: float, extreme: np.ndarray | None = None
+) -> np.ndarray:
+    """Find the tiles ``(T,)`` with a median chi beyond a limit, and beyond that of all neighbours.
+
+    Pairs with a `chi` ``(P,)`` of 0 do not count. For `extreme` tiles ``(T,)`` the largest chi
+    takes the place of the median: an extreme surface makes some pairs agree with anything.
+    """
+    # Levels of tiles whose gains are not comparable contradict each other without a fault.
+    comparable = channel.gain_group[channel.pairs.i] == channel.gain_group[channel.pairs.j]
+    counted = (chi > 0) & comparable
+    i, j, chi = channel.pairs.i[counted], channel.pairs.j[counted], chi[counted]
+    evidence, count = group_medians(np.r_[i, j], np.r_[chi, chi], channel.tiles)
+    if extreme is not None:
+        largest = np.zeros(channel.tiles)
+        np.maximum.at(largest, np.r_[i, j], np.r_[chi, chi])
+        evidence = np.where(extreme, largest, evidence)
+    excess = np.where((count >= FEWEST_PAIRS) & (evidence > limit), evidence, 0.0)
+    of_neighbours = np.zeros(channel.tiles)
+    np.maximum.at(of_neighbours, i, excess[j])
+    np.maximum.at(of_neighbours, j, excess[i])
+    return (excess > 0) & (excess >= of_neighbours)
 
 
 def tied_by_suspects(
@@ -79,3 +102,21 @@ def tied_by_suspects(
     near_good = np.zeros(channel.tiles, dtype=bool)
     near_good[i[used & ~suspect[j]]] = near_good[j[used & ~suspect[i]]] = True
     return tied & ~still_tied & ~(suspect & near_good)
+
+
+def doubtful_tiles(channel: Channel, chosen: np.ndarray) -> np.ndarray:
+    """Find which of some tiles ``(T,)`` can lose their pairs while all others stay connected."""
+    i, j, nodes = channel.pairs.i, channel.pairs.j, channel.ties
+    sound = ~(chosen[i] | chosen[j])
+    doubtful = chosen.copy()
+    for component in (
+        nodes.level_components(i[sound], j[sound]),
+        nodes.gain_components(i[sound], j[sound]),
+    ):
+        lowest, highest = np.full(len(chosen), len(chosen)), np.full(len(chosen), -1)
+        for tile, other in ((i, j), (j, i)):
+            near = chosen[tile] & ~chosen[other]
+            np.minimum.at(lowest, tile[near], component[other[near]])
+            np.maximum.at(highest, tile[near], component[other[near]])
+        doubtful &= lowest >= highest
+    return doubtful
