@@ -241,12 +241,16 @@ class HierarchySolver:
             extreme = self.tails[:, 0] < EXTREME_TAIL
             worst = worst_tiles(self.channel, chi, suspect_limit(residuals.chi), extreme)
             if not (worst & ~self.doubtful).any():
-                return state
+                break
             beside = np.zeros_like(worst)
             beside[pairs.i[worst[pairs.j]]] = beside[pairs.j[worst[pairs.i]]] = True
             again = self.doubtful & beside & ~tried_again
             tried_again = tried_again | again
             self._doubt(worst | self.doubtful & ~again)
+        if self.doubted.any():
+            sound = replace(self.channel, pairs=pairs.chosen(~self.doubted))
+            _, self.gain_excess = initial_state(sound, self.reference)
+        return state
 
     def _fit_planes(self, state: State, spreads: Spreads) -> tuple[State, PairResiduals]:
         """Fit gains, levels and planes until their sizes are steady."""
@@ -254,16 +258,33 @@ class HierarchySolver:
         spreads = spreads.replace(
             surface=spreads.surface * (np.arange(3) < 1), log_flat=none, level_excess=0.0
         )
+        gain_var = np.zeros(self.channel.tiles)
         for number in range(1, PLANE_ROUNDS + 1):
             columns = self._layout(spreads)
-            rows = self._rows(state, columns, spreads)
+            rows = self._separated_rows(state, columns, spreads, gain_var)
             weights = self._weights(robust, number, rows)
-            self._separate(rows, everywhere=number <= MILD_ROUNDS)
             state = self._next(number, columns, rows, weights, state, spreads)
+            gain_var = columns.of_kind(self._normal.variance())[:, 0]
             sizes, spreads = spreads, self._learn(number, state, spreads, rows, weights, kept=True)
             if number > MILD_ROUNDS + NARROWING and settled(sizes, spreads):
                 break
-        return state, self._own_residuals(state, columns, spreads)
+        return state, self._residuals(self._separated_rows(state, columns, spreads, gain_var))
+
+    def _separated_rows(
+        self, state: State, columns: Columns, spreads: Spreads, gain_var: np.ndarray
+    ) -> list[Rows]:
+        """Return equations in which levels hold no information on gains, but allow for their errors.
+
+        `gain_var` ``(T,)`` are the variances of the log-gains.
+        """
+        rows, pairs = self._rows(state, columns, spreads), self.channel.pairs
+        for part in rows:
+            second = part.own.shape[2] // 2
+            for column, tile in ((0, pairs.i[part.pairs]), (second, pairs.j[part.pairs])):
+                levers = part.own[:, :-1, column]
+                part.variance[:, :-1] += levers**2 * gain_var[tile, None]
+        self._separate(rows, everywhere=True)
+        return rows
 
     def _weights(self, robust: RobustWeights, number: int, rows: Sequence[Rows]) -> np.ndarray:
         """Return the weights ``(P,)`` of the pairs in a round."""
