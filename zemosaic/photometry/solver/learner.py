@@ -116,7 +116,8 @@ class Learner:
                 self.tails[chosen, kind][:, None],
             )  # fmt: skip
             surface[kind] = self._next(surface[kind], *score)
-        return spreads.replace(gain=gain, surface=surface)
+        # A smooth surface has no order that is larger than the one below.
+        return spreads.replace(gain=gain, surface=np.minimum.accumulate(surface))
 
     def level_excess(self, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray) -> Spreads:
         """Estimate the excess variance of levels, with the weights ``(P,)`` of the pairs."""
