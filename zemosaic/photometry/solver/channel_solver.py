@@ -6,7 +6,7 @@ states the equations, `hierarchy` solves them for all terms together, and estima
 of each class of terms, by which those are shrunk that the overlaps do not show.
 
 The gauge sets what the overlaps leave free. The geometric mean of the gains is 1 and the median sky
-level does not change, or an anchor tile keeps gain 1, offset 0 and no surface.
+level does not change, or an anchor tile keeps gain 1 and offset 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from .channel import DISTRUST, MOST_TILES, Channel, spread
 from .columns import counted_tiles
-from .gauge import in_reference_group
+from .gauge import anchored, in_reference_group
 from .hierarchy import Fit, fit_hierarchy
 from .initial import reference_levels
 from .robust_lsq import LEAST_WEIGHT
@@ -108,21 +108,25 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     shift, misplaced = _positions(channel)
     fit = fit_hierarchy(channel, reference, misplaced)
     residuals, own_pairs = fit.residuals, _pairs_of_tiles(channel)
-    terms = _terms(channel, fit, reference, own_pairs)
+    terms, level_residual = _terms(channel, fit, reference, own_pairs), residuals.level
+    shared = SharedTerms.of(fit.state, fit.columns, fit.normal)
+    if channel.anchor is not None:
+        unit, terms, shared = anchored(channel, channel.anchor, terms, shared)
+        level_residual = level_residual / unit[channel.pairs.i]
     return ChannelSolution(
         **terms,
         component=channel.component,
         gain_group=channel.gain_group,
         pairs=own_pairs,
         planes=np.full(channel.tiles, fit.columns.active.surface.any()) & (own_pairs > 0),
-        residual=spread(residuals.level, channel.measured),
+        residual=spread(level_residual, channel.measured),
         gain_residual=spread(residuals.log_gain, channel.measured),
         chi=spread(residuals.chi, channel.measured),
         suspect=find_suspects(channel, residuals.chi, fit.doubtful) | misplaced,
         shift=shift,
         misplaced=misplaced,
         spreads=fit.spreads,
-        shared=SharedTerms.of(fit.state, fit.columns, fit.normal),
+        shared=shared,
     )
 
 
@@ -169,16 +173,20 @@ def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     for kind, component in enumerate((channel.gain_component, channel.component)):
         counted = np.ones(channel.tiles) if kind else counted_tiles(channel, fit.doubtful)
         counted = counted / np.maximum(np.bincount(component, counted), 1)[component]
-        free = np.ones(channel.tiles, dtype=bool)
         if channel.anchor is not None:
-            free = component != component[channel.anchor]
+            anchored_part = component == component[channel.anchor]
+            is_anchor = np.arange(channel.tiles) == channel.anchor
+            counted = np.where(anchored_part, is_anchor, counted)
         mean = np.zeros(columns.size + 1)
-        np.add.at(mean, columns.index[free, kind], counted[free])
+        np.add.at(mean, columns.index[:, kind], counted)
         covariance = fit.normal.solve(mean[:-1], np.zeros(len(fit.normal.shared_inverse)))[0]
         with_mean = np.append(covariance, 0.0)[columns.index[:, kind]]
         overall = np.bincount(component, with_mean * counted)[component]
-        about_mean = variance[:, kind] - free * (2 * with_mean - overall)
+        about_mean = variance[:, kind] - 2 * with_mean + overall
         about_mean[fit.doubtful] *= LEAST_WEIGHT  # as if its pairs had their weight
+        if channel.anchor is not None:
+            node = channel.ties.node[:, kind]
+            about_mean[node == node[channel.anchor]] = 0.0  # but for rounding
         errors.append(np.sqrt(np.maximum(about_mean, 0.0)))
     return errors[0], errors[1]
 

@@ -43,9 +43,6 @@ class Columns:
         used[channel.pairs.i] = used[channel.pairs.j] = True
         gain = channel.gained & (tiles == ties.gain)
         level = _nodes(ties.level, used) & channel.offsets_are_free
-        if channel.anchor is not None:
-            gain &= tiles != ties.gain[channel.anchor]
-            level &= tiles != ties.level[channel.anchor]
         active = Unknowns(
             surface=spreads.surface[SURFACE_CLASS] > 0,
             log_flat=spreads.log_flat[SHARED_CLASS] > 0,
@@ -135,7 +132,6 @@ def centred_gains(channel: Channel, state: State, doubtful: np.ndarray) -> np.nd
 
     Those of doubtful tiles ``(T,)`` do not enter the mean.
 
-    It is not 0 in that of an anchor, and the prior is about it: an anchor sets the gauge alone.
     """
     component, gained = channel.gain_component, channel.gained
     counted = counted_tiles(channel, doubtful)
@@ -151,15 +147,13 @@ def set_gauge(
 
     Doubtful tiles ``(T,)`` do not count, unless there are no others.
 
-    A tile without a measured gain has 1. The component of an anchor stays as it is. `reference`
+    A tile without a measured gain has 1. `reference`
     ``(T,)`` are the levels of the tiles at which `State.level` is given.
     """
     component, joined = channel.component, channel.gain_component
     components, counted = component.max(initial=-1) + 1, counted_tiles(channel, doubtful)
     count = np.maximum(np.bincount(joined, counted), 1)
     mean = np.bincount(joined, state.log_gain * counted) / count
-    if channel.anchor is not None:
-        mean[joined[channel.anchor]] = 0.0
     log_gain = np.where(channel.gained, state.log_gain - mean[joined], 0.0)
     factor = np.exp(-mean)[joined]
     level = state.level * factor
@@ -168,8 +162,6 @@ def set_gauge(
         before, _ = group_medians(component, channel.sky, components)
         after, _ = group_medians(component, corrected, components)
         shift = np.nan_to_num(before - after)
-        if channel.anchor is not None:
-            shift[component[channel.anchor]] = 0.0
         level = level + shift[component]
     return replace(state, log_gain=log_gain, level=level, surface=state.surface * factor[:, None])
 
@@ -188,12 +180,10 @@ def hold_means(
     No overlap holds them, but the priors would shrink all gains together, and move all levels
     instead of the bias. Components that tied gains join count as one.
     """
-    (own, shared), component, free = step, channel.gain_component, sound.copy()
-    if channel.anchor is not None:
-        free &= component != component[channel.anchor]
+    (own, shared), component = step, channel.gain_component
     means = np.zeros((columns.size + 1, 2))
     for kind in (0, 1):
-        np.add.at(means, (columns.index[free, kind], kind), 1.0)
+        np.add.at(means, (columns.index[sound, kind], kind), 1.0)
     means = means[:-1]
     response, common = normal.solve(means, np.zeros((len(shared), 2)))
     place, components = component[columns.owner], component.max(initial=-1) + 1
@@ -206,6 +196,6 @@ def hold_means(
     ).transpose(2, 0, 1)
     change = np.array([totals(means[:, a] * own) for a in (0, 1)]).T
     multiplier = np.einsum("cab,cb->ca", np.linalg.pinv(stiffness, hermitian=True), change)
-    size = np.maximum(np.bincount(component[free], minlength=components), 1e-300)
+    size = np.maximum(np.bincount(component[sound], minlength=components), 1e-300)
     mean = np.average(multiplier, axis=0, weights=size)
     return own - (response * multiplier[place]).sum(axis=1), shared - common @ mean

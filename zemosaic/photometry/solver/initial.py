@@ -56,18 +56,14 @@ def reference_levels(channel: Channel) -> np.ndarray:
 
 def _log_gains(channel: Channel) -> tuple[np.ndarray, float]:
     """Solve ``log g_i - log g_j = log a`` for pairs with the measured gain a."""
-    pairs, node, anchor = channel.pairs, channel.ties.gain, channel.anchor
+    pairs, node = channel.pairs, channel.ties.gain
     measured = np.isfinite(pairs.gain) & np.isfinite(pairs.gain_err)
     if not channel.gains_are_free or not measured.any():
         return np.zeros(channel.tiles), 0.0
     gain = pairs.gain[measured]
     variance = np.maximum(pairs.gain_err[measured] / gain, LEAST_GAIN_ERROR) ** 2
     i, j = node[pairs.i[measured]], node[pairs.j[measured]]
-    fit = potentials(
-        channel.tiles,
-        Differences(i, j, np.log(gain), 1 / variance),
-        anchor if anchor is None else int(node[anchor]),
-    )
+    fit = potentials(channel.tiles, Differences(i, j, np.log(gain), 1 / variance))
     unknowns = len(np.unique(np.r_[i, j])) - len(
         np.unique(component_labels(channel.tiles, i, j)[i])
     )
@@ -96,9 +92,5 @@ def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.nda
     i, j = pairs.i, pairs.j
     difference = gain[j] * (pairs.y - reference[j]) - gain[i] * (pairs.x - reference[i])
     error = np.maximum(gain[j] * pairs.level_err, LEAST_LEVEL_ERROR)
-    anchor = None if channel.anchor is None else int(node[channel.anchor])
-    fit = potentials(channel.tiles, Differences(node[i], node[j], difference, error**-2.0), anchor)
-    level = fit.value[node]
-    if anchor is not None:
-        level[channel.component == channel.component[anchor]] += reference[anchor]
-    return level
+    fit = potentials(channel.tiles, Differences(node[i], node[j], difference, error**-2.0))
+    return np.asarray(fit.value[node])
