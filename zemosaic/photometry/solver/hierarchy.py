@@ -6,7 +6,7 @@ solves, sets the gauge, and estimates the size of each class of terms again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,8 +100,11 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
         return survey
     shared = {name: getattr(survey.state, name) for name in ("log_flat", "glow", "bias")}
     solver = HierarchySolver(channel, *given, learns_tiles=False)
-    state = solver.find_doubtful(state, survey.spreads)
-    return solver.fit(replace(state, **shared), survey.spreads)
+
+    def fit(start: State) -> Fit:
+        return solver.fit(replace(start, **shared), survey.spreads)
+
+    return _fit_sound(solver, state, survey.spreads, fit)
 
 
 def _survey(solver: HierarchySolver, state: State) -> Fit:
@@ -109,18 +112,32 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
 
     A glow, which is nearly an illumination, is tried if the rest leaves much unexplained.
     """
-    state = solver.find_doubtful(state, solver.first_spreads(state))
     spreads, none = solver.first_spreads(state), np.zeros(3)
-    try:
-        fit = solver.fit(state, spreads)
-        left = fit.spreads.level_excess
-        if left <= UNEXPLAINED * solver.patch_var or not spreads.log_flat.any():
-            return fit
-        again = fit.spreads.replace(glow=np.full(3, left), level_excess=0.0)
-        with_glow = solver.fit(fit.state, again)
-        return with_glow if with_glow.spreads.level_excess < left / 2 else fit
-    except np.linalg.LinAlgError:
-        return solver.fit(state, spreads.replace(surface=none, log_flat=none))
+
+    def fit_all(start: State) -> Fit:
+        try:
+            fit = solver.fit(start, spreads)
+            left = fit.spreads.level_excess
+            if left <= UNEXPLAINED * solver.patch_var or not spreads.log_flat.any():
+                return fit
+            again = fit.spreads.replace(glow=np.full(3, left), level_excess=0.0)
+            with_glow = solver.fit(fit.state, again)
+            return with_glow if with_glow.spreads.level_excess < left / 2 else fit
+        except np.linalg.LinAlgError:
+            return solver.fit(start, spreads.replace(surface=none, log_flat=none))
+
+    return _fit_sound(solver, state, spreads, fit_all)
+
+
+def _fit_sound(
+    solver: HierarchySolver, state: State, spreads: Spreads, fit_all: Callable[[State], Fit]
+) -> Fit:
+    """Fit from a state, and again without the tiles that contradict all others, if there are any."""
+    fit = fit_all(state)
+    if not solver.has_contradictions(fit.residuals):
+        return fit
+    state = solver.find_doubtful(state, spreads)
+    return fit_all(state) if (solver.doubtful & ~solver.misplaced).any() else fit
 
 
 def sample_pairs(channel: Channel) -> np.ndarray:
@@ -172,6 +189,7 @@ class HierarchySolver:
         self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
         self.level_prior = (LOOSE * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
         self.tails = np.ones((channel.tiles, 3))
+        self._doubt(misplaced)
         self._columns: Columns | None = None
         self._shape = (-1, -1)
         self._system: BlockSystem
@@ -214,7 +232,9 @@ class HierarchySolver:
             weights = self._weights(robust, number, rows)
             self._separate(rows, everywhere=number <= SEPARATE_ROUNDS)
             last, state = state, self._next(number, columns, rows, weights, state, spreads)
-            if learning and number > SEPARATE_ROUNDS:
+            if number <= SEPARATE_ROUNDS:
+                continue
+            if learning:
                 sizes, spreads = spreads, self._learn(number, state, spreads, rows, weights)
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
@@ -225,6 +245,13 @@ class HierarchySolver:
             self.equations.half_tile, state, spreads, columns, self._normal, residuals,
             self.doubtful,
         )  # fmt: skip
+
+    def has_contradictions(self, residuals: PairResiduals) -> bool:
+        """Whether several pairs of a tile contradict the others, or one of an extreme surface."""
+        pairs, chi = self.channel.pairs, np.where(self.doubted, 0.0, residuals.chi)
+        bad = chi > suspect_limit(residuals.chi)
+        count = np.bincount(np.r_[pairs.i[bad], pairs.j[bad]], minlength=self.channel.tiles)
+        return bool((count > np.where(self.tails[:, 0] < EXTREME_TAIL, 0, 1)).any())
 
     def find_doubtful(self, state: State, spreads: Spreads) -> State:
         """Leave out the tiles that contradict all others, and return a state for the others.
