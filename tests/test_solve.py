@@ -102,7 +102,10 @@ def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
     truth, pairs = corner_tied_by_a_bad_tile()
     solution = solve(truth.i, truth.j, pairs, truth.sky, anchor=anchor)
     assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
-    assert solution.gain[0, 0] == 1
+    free = solve(truth.i, truth.j, pairs, truth.sky)
+    assert free.gain[0, 0] == 1
+    unit = 1.0 if anchor is None else free.gain[anchor, 0]
+    assert solution.gain[0, 0] == pytest.approx(1 / unit, rel=1e-12)
     assert np.isnan(solution.gain_err[0, 0])
     assert np.isfinite(solution.gain_err[1:, 0]).all()
     assert (solution.component == 0).all()

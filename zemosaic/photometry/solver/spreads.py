@@ -127,7 +127,8 @@ def scored_excess(
         return excess
     change = EXCESS_DAMPING * score / information
     changed = float(np.clip(excess + change, excess / 3, 3 * excess + least))
-    evident = changed**2 * information > 2 * LEAST_EVIDENCE**2
+    # The present one counts too: a step down from one that is too large is no evidence of none.
+    evident = max(changed, excess) ** 2 * information > 2 * LEAST_EVIDENCE**2
     return changed if evident and changed > NEGLIGIBLE * least else 0.0
 
 
