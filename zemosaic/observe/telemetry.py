@@ -196,13 +196,20 @@ class Telemetry(Observer):
         if self._tree is None:
             return
         self._jobs.running.update(event)
+        stage = self._stages.get(event.stage)
+        if stage is not None and not event.total and event.stack:  # a stage without jobs
+            self._tree.open[stage] = {"code.stacktrace": valid_text(event.stack)}
         if self._heartbeats.accept(event):
             self._record_heartbeat(event)
         self._hurry()
 
     def _record_heartbeat(self, event: Heartbeat) -> None:
         attributes = valid_attributes(self._heartbeats.attributes(event))
-        body = f"no job has finished for {event.idle_time:.0f} s; {event.pending} are pending"
+        body = (
+            f"no job has finished for {event.idle_time:.0f} s; {event.pending} are pending"
+            if event.total
+            else f"{event.stage} has been running for {event.idle_time:.0f} s"
+        )
         self._add_event(HEARTBEAT, event.time_ns, attributes, body)
         if self._markers and self._tree is not None:
             start_ns = event.time_ns - int(1e9 * event.idle_time)
