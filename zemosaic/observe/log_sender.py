@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from queue import Full, Queue
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
@@ -32,8 +32,13 @@ from .span_tree import LogRecord
 MAX_RECORDS = 1000  # log records that wait for the collector
 LOG_TIMEOUT = 5.0
 _SEVERITIES: dict[str, Any] = {"WARN": 13, "ERROR": 17}
-#: Post a request, and return whether the collector may take later ones.
-Post = Callable[[ExportLogsServiceRequest], bool]
+
+
+class _Client(NamedTuple):
+    """Posts a request and returns whether the collector may take later ones; closes itself."""
+
+    post: Callable[[ExportLogsServiceRequest], bool]
+    close: Callable[[], None]
 
 
 class LogSender:
@@ -52,7 +57,8 @@ class LogSender:
     def __init__(self, endpoint: str, resource: Resource, scope: InstrumentationScope) -> None:
         self._resource, self._scope = resource, scope
         target = export_target(endpoint)
-        self._post = _grpc_post(target) if target.protocol == "grpc" else _http_post(target)
+        make = _grpc_client if target.protocol == "grpc" else _http_client
+        self._client = make(target)
         self._records: Queue[LogRecord | None] = Queue(MAX_RECORDS)
         self._thread = threading.Thread(target=self._work, name="zemosaic-logs", daemon=True)
         self._thread.start()
@@ -68,12 +74,13 @@ class LogSender:
         """Send the waiting records and end the thread."""
         self._records.put(None)
         self._thread.join()
+        self._client.close()
 
     def _work(self) -> None:
         taken = True
         while (record := self._records.get()) is not None:
             if taken:
-                taken = self._post(encode_log(record, self._resource, self._scope))
+                taken = self._client.post(encode_log(record, self._resource, self._scope))
 
 
 def encode_log(
@@ -105,7 +112,7 @@ def encode_log(
     return ExportLogsServiceRequest(resource_logs=[logs])
 
 
-def _http_post(target: Target) -> Post:
+def _http_client(target: Target) -> _Client:
     session = CollectorSession(ExportLogsServiceResponse)
     session.headers.update({**_headers(), "Content-Type": PROTOBUF})
     session.verify = _variable("CERTIFICATE") or True
@@ -119,10 +126,10 @@ def _http_post(target: Target) -> Post:
             return not session.refused
         return True
 
-    return post
+    return _Client(post, session.close)
 
 
-def _grpc_post(target: Target) -> Post:
+def _grpc_client(target: Target) -> _Client:
     import grpc
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
 
@@ -143,7 +150,7 @@ def _grpc_post(target: Target) -> Post:
             return bool(error.code() in comes_back)
         return True
 
-    return post
+    return _Client(post, channel.close)
 
 
 def _headers() -> dict[str, Any]:

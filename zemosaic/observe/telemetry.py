@@ -20,7 +20,7 @@ from ..runtime.events import (
     WorkerStarted,
 )
 from .attributes import Names, valid_attributes, valid_text
-from .heartbeats import MAX_STACKS, HeartbeatFilter
+from .heartbeats import MAX_STACKS, HeartbeatFilter, sentence
 from .job_recorder import RUNNING, JobRecorder
 from .job_spans import PAIR, TILE, job_files, slow_job_attributes
 from .run_metrics import Meter, RunMetrics, application_metrics
@@ -205,11 +205,7 @@ class Telemetry(Observer):
 
     def _record_heartbeat(self, event: Heartbeat) -> None:
         attributes = valid_attributes(self._heartbeats.attributes(event))
-        body = (
-            f"no job has finished for {event.idle_time:.0f} s; {event.pending} are pending"
-            if event.total
-            else f"{event.stage} has been running for {event.idle_time:.0f} s"
-        )
+        body = valid_text(sentence(event))
         self._add_event(HEARTBEAT, event.time_ns, attributes, body)
         if self._markers and self._tree is not None:
             start_ns = event.time_ns - int(1e9 * event.idle_time)
