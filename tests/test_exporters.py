@@ -768,6 +768,7 @@ def test_limits_of_the_environment_are_enforced(
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"),
         ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
     ],
 )
 def test_a_malformed_limit_is_one_line(
@@ -776,7 +777,7 @@ def test_a_malformed_limit_is_one_line(
     """The line has the variable and its value."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable} must be .*{value}"):
-        Tracing(tmp_path / "trace.jsonl")
+        Tracing(tmp_path / "trace.jsonl", "http://h:4318")
 
 
 def test_the_number_of_events_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -136,6 +136,19 @@ def export_target(endpoint: str) -> Target:
     return Target("http", endpoint if parts.path else endpoint + TRACES, secure=False)
 
 
+def check_timeout() -> None:
+    """Check the time-out of the exporter, which the one for HTTP would ignore.
+
+    Raises
+    ------
+    UserError
+        It is not a number.
+    """
+    text = _variable("TIMEOUT")
+    if text and not re.fullmatch(r"\d+\.?\d*|\.\d+", text):
+        raise UserError(f"OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds but is {text!r}")
+
+
 def live_mode(live: str, endpoint: str) -> str:
     """Return how open spans are shown: "auto" is "snapshot" for the compose stack's address."""
     if live != "auto":

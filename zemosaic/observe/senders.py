@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from ..errors import UserError
-from .endpoint import channel_options, export_target, without_credentials
+from .endpoint import channel_options, check_timeout, export_target, without_credentials
 
 _grpc_logger = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
@@ -48,6 +48,7 @@ class _LastError(logging.Filter):
 def otlp_sender(endpoint: str) -> Sender:
     """Return the exporter of an endpoint; the other one is not imported."""
     target = export_target(endpoint)
+    check_timeout()
     make = _grpc_exporter if target.protocol == "grpc" else _http_exporter
     try:
         return make(target.address, secure=target.secure)
