@@ -107,9 +107,11 @@ class LastPair(Observer):
 @contextmanager
 def records(folder: Path, url: str) -> Iterator[list[Observer]]:
     """Yield the observers of the command line, and wait for their output at the end."""
-    tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
+    tracing = Tracing(folder / "trace.jsonl", url, other_signals=True)
+    journal = Journal(folder, {})
     tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-    yield [journal, Telemetry(tracing.tracer, tracing.show_open_spans())]
+    telemetry = Telemetry(tracing.tracer, tracing.show_open_spans(), signals=tracing.signals)
+    yield [journal, telemetry]
     if lost := tracing.close():
         raise RuntimeError(f"the figures mean nothing: {lost}")
     journal.close()
