@@ -3,11 +3,11 @@
     python benchmarks/overhead.py [--quick] [--shape HxW] [--rgb] [--repeats N] [--workers N]
                                   [--folder DIR] [--json FILE]
 
-The calibration runs with all observers (journal, table of running jobs, stacks, trace to a file and
-to a receiver, live snapshots) and with none, alternately in one process with warm workers; the
-overhead is the median of the ratios. The second measurement is the processor time of each part for
-one pair, without workers. The third is the effect on the loop of a collector that is absent, never
-answers, or comes and goes. See benchmarks/README.md.
+Whole calibrations with no observers, with all of them but a collector, and with a collector as well
+run in turns in one process with warm workers. Other programs only ever slow a run down, so the
+fastest run of each kind counts. The second table is the processor time of each part for one pair,
+without workers; the third the effect on the loop of a collector that is absent or never answers.
+See benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ import gc
 import json
 import multiprocessing
 import socket
-import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from harness import Load, TileSet, load_line, median_ratio, size, write_set
+from harness import Load, TileSet, cpu_seconds, load_line, median_ratio, size, write_set
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -54,7 +52,7 @@ from zemosaic.runtime.worker import TaskResult, run_task
 PAIRS = 5_000  # pairs for the cost of the parts
 COLLECTOR_PAIRS = 20_000  # pairs for the effect of a collector, which receives a batch a second
 BATCH = 32  # pairs that a worker receives at once
-FLAP = 0.7  # seconds for which a flapping collector answers, is absent and does not answer
+NOTHING, FILES, ALL = "nothing", "all but a collector", "all"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -77,15 +75,23 @@ def _answer(port: Any) -> None:
 
 
 @contextmanager
-def receiver(serve: Callable[[Any], None] = _answer) -> Iterator[str]:
+def receiver() -> Iterator[str]:
     """Start a receiver in a process of its own; yield its URL."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_answer, args=(theirs,))
     process.start()
     try:
         yield f"http://127.0.0.1:{ours.recv()}"
     finally:
         process.kill()
+
+
+@contextmanager
+def mute() -> Iterator[str]:
+    """Yield the URL of a collector that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 class LastPair(Observer):
@@ -98,168 +104,72 @@ class LastPair(Observer):
         self.last = event
 
 
-def off(tiles: TileSet, settings: Settings, pool: Pool) -> tuple[float, LastPair]:
-    """Return the seconds of the calibration without observers and table, and its last pair.
+@contextmanager
+def records(folder: Path, url: str) -> Iterator[list[Observer]]:
+    """Yield the observers of the command line, and wait for their output at the end."""
+    tracing = Tracing(folder / "trace.jsonl", url, other_signals=True)
+    journal = Journal(folder, {})
+    tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
+    telemetry = Telemetry(tracing.tracer, tracing.show_open_spans(), signals=tracing.signals)
+    yield [journal, telemetry]
+    if lost := tracing.close():
+        raise RuntimeError(f"the figures mean nothing: {lost}")
+    journal.close()
 
-    It has a run folder too, with the thumbnails for the report, which are not part of the cost.
+
+def timed(kind: str, tiles: TileSet, settings: Settings, pool: Pool, url: str) -> dict[str, Any]:
+    """Return the wall time of a calibration, its processor time, and its last pair.
+
+    All kinds have a run folder, with the thumbnails for the report.
     """
     last_pair, original = LastPair(), zemosaic.pipeline.calibrate._make_inflight
-    zemosaic.pipeline.calibrate._make_inflight = lambda *_: None
+    if kind == NOTHING:
+        zemosaic.pipeline.calibrate._make_inflight = lambda *_: None
     try:
         with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
-            start = time.perf_counter()
-            calibrate(tiles.files, settings, pool, [last_pair], folder=name)
-            return time.perf_counter() - start, last_pair
+            folder = Path(name)
+            start, spent = time.perf_counter(), cpu_seconds()
+            observed = records(folder, url if kind == ALL else "")
+            with nullcontext([]) if kind == NOTHING else observed as observers:
+                calibrate(tiles.files, settings, pool, [last_pair, *observers], folder=folder)
+            seconds = time.perf_counter() - start
+            return {"wall": seconds, "cpu": cpu_seconds() - spent, "pair": last_pair.last}
     finally:
         zemosaic.pipeline.calibrate._make_inflight = original
 
 
-@contextmanager
-def mute(port: int = 0) -> Iterator[str]:
-    """Yield the URL of a collector that accepts and never answers."""
-    with socket.create_server(("127.0.0.1", port)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-def _flap(port: Any) -> None:
-    number = 0
-    while True:
-        server = ThreadingHTTPServer(("127.0.0.1", number), _Handler)
-        if not number:
-            number = server.server_port
-            port.send(number)
-        threading.Timer(FLAP, server.shutdown).start()
-        server.serve_forever(0.05)
-        server.server_close()
-        time.sleep(FLAP)
-        with mute(number):
-            time.sleep(FLAP)
-
-
-def time_reports(port: Any, pair: JobEnded, url: str) -> None:
-    """Send the wall time that the loop takes per pair with all observers, in seconds.
-
-    It includes the waits for the GIL, which the threads that send spans also need.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
-        tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        telemetry = Telemetry(tracing.tracer, tracing.show_open_spans())
-        telemetry.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
-        start = time.perf_counter()
-        report_pairs(pair, COLLECTOR_PAIRS, [journal, telemetry], Inflight(folder, 1, 10.0))
-        port.send((time.perf_counter() - start) / COLLECTOR_PAIRS)
-        zemosaic.pipeline.calibrate.stacks.close()
-        tracing.close(timeout=0.1)
-        journal.close()
-
-
-def collectors(pair: JobEnded, repeats: int) -> dict[str, list[float]]:
-    """Return the seconds of the loop per pair, in every round, for each kind of collector."""
-    spawn = multiprocessing.get_context("spawn")
-    runs: dict[str, list[float]] = {}
-    with receiver() as live, mute() as deaf, receiver(_flap) as flapping:
-        kinds = {
-            "is not configured": "", "answers": live, "is absent": "http://127.0.0.1:9",
-            "accepts and never answers": deaf, "flaps": flapping,
-        }  # fmt: skip
-        for repetition in range(repeats):
-            # The order is reversed in every round.
-            for kind, url in [*kinds.items()][:: 1 if repetition % 2 else -1]:
-                # In a process of its own: threads that are still sending would disturb the next.
-                ours, theirs = spawn.Pipe()
-                process = spawn.Process(target=time_reports, args=(theirs, pair, url))
-                process.start()
-                runs.setdefault(kind, []).append(ours.recv())
-                process.join()
-            times = ", ".join(f"{kind} {runs[kind][-1] * 1e6:.0f} µs" for kind in runs)
-            print(f"  round {repetition}: {times}", file=sys.stderr, flush=True)
-    return runs
-
-
-def median_error(values: Sequence[float]) -> float:
-    """Return the standard error of the median of normally distributed values."""
-    return float(1.2533 * statistics.pstdev(values) / len(values) ** 0.5)
-
-
-def say_collectors(runs: dict[str, list[float]], seconds: float) -> None:
-    """Print the extra cost of a pair compared with two kinds of collector.
-
-    Parameters
-    ----------
-    runs : dict
-        Seconds per pair for each kind of collector.
-    seconds : float
-        Time of a pair in a whole run.
-    """
-
-    def compared(times: list[float], other: str) -> str:
-        extra = [100 * (a - b) / seconds for a, b in zip(times, runs[other], strict=True)]
-        return f"{statistics.median(extra):+.2f} ± {median_error(extra):.2f} %"
-
-    print(
-        "\n| a collector that | µs to report a pair | compared with one that answers, of the time "
-        "of a pair | compared with none |\n|---|---|---|---|"
-    )
-    for kind, times in runs.items():
-        print(
-            f"| {kind} | {statistics.median(times) * 1e6:.0f} "
-            f"| {compared(times, 'answers')} | {compared(times, 'is not configured')} |"
-        )
-
-
-def on(tiles: TileSet, settings: Settings, pool: Pool, url: str) -> tuple[float, int]:
-    """Return the seconds of the calibration with all observers, and the incomplete outputs."""
-    with tempfile.TemporaryDirectory(dir=tiles.folder) as name:
-        folder = Path(name)
-        start = time.perf_counter()
-        tracing = Tracing(folder / "trace.jsonl", url)
-        journal = Journal(folder, {})
-        tracing.on_delivered = lambda numbers: journal.write({"kind": "delivered"})
-        observers = [journal, Telemetry(tracing.tracer, tracing.show_open_spans())]
-        calibrate(tiles.files, settings, pool, observers, folder=folder)
-        incomplete = tracing.close()
-        seconds = time.perf_counter() - start
-        journal.close()
-        return seconds, len(incomplete)
-
-
-def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, Any]:
-    """Run both alternately; the first round, which reads the files from disk, does not count."""
+def in_turns(tiles: TileSet, workers: int, repeats: int) -> dict[str, list[dict[str, Any]]]:
+    """Run all kinds in turns; the first round, which reads the files from disk, does not count."""
     settings = Settings(neighbours=0, workers=workers)
     pool = ProcessPool(workers)
     for future in [pool.submit(ready, (0.5,)) for _ in range(workers)]:
         future.result()
-    without, everything, incomplete = [], [], 0
+    runs: dict[str, list[dict[str, Any]]] = {kind: [] for kind in (NOTHING, FILES, ALL)}
     gc.freeze()  # as the command line does
     try:
         with receiver() as url:
             for repetition in range(repeats + 1):
                 # The order is reversed in every round.
-                for mode in ("off", "on") if repetition % 2 else ("on", "off"):
-                    if mode == "off":
-                        seconds, last_pair = off(tiles, settings, pool)
-                        without.append(seconds)
-                    else:
-                        seconds, missing = on(tiles, settings, pool, url)
-                        everything.append(seconds)
-                        incomplete += missing
-                times = f"off {without[-1]:.2f} s, on {everything[-1]:.2f} s"
+                for kind in [*runs][:: 1 if repetition % 2 else -1]:
+                    runs[kind].append(timed(kind, tiles, settings, pool, url))
+                times = ", ".join(f"{kind} {runs[kind][-1]['wall']:.2f} s" for kind in runs)
                 print(f"  round {repetition}: {times}", file=sys.stderr, flush=True)
     finally:
         gc.unfreeze()
         pool.close()
-    ratios = [upper / lower for upper, lower in zip(everything[1:], without[1:], strict=True)]
-    return {
-        "pairs": last_pair.last.total,
-        "off_seconds": without[1:],
-        "on_seconds": everything[1:],
-        "ratio": median_ratio(everything[1:], without[1:]),
-        "ratio_error": median_error(ratios),
-        "incomplete_outputs": incomplete,
-        "pair": last_pair.last,
-    }
+    return {kind: measured[1:] for kind, measured in runs.items()}
+
+
+def compare(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Return the wall and processor time of each kind, also as multiples of those of nothing."""
+    figures: dict[str, dict[str, float]] = {kind: {} for kind in runs}
+    for measure in ("wall", "cpu"):
+        seconds = {kind: [one[measure] for one in measured] for kind, measured in runs.items()}
+        for kind, row in figures.items():
+            row[measure] = min(seconds[kind])
+            row[f"{measure}_ratio"] = min(seconds[kind]) / min(seconds[NOTHING])
+            row[f"{measure}_median_ratio"] = median_ratio(seconds[kind], seconds[NOTHING])
+    return figures
 
 
 class _ImmediatePool(Pool):
@@ -292,17 +202,24 @@ def parts(pair: JobEnded) -> dict[str, float]:
     """Return the processor time of each part for a pair, in microseconds."""
 
     def cost(observers: list[Observer], table: Inflight | None = None) -> float:
-        return min(single_cost(observers, table) for _ in range(3))
+        return fastest(lambda: report_pairs(pair, PAIRS, observers, table))
 
-    def single_cost(observers: list[Observer], table: Inflight | None) -> float:
-        start = time.process_time()
-        report_pairs(pair, PAIRS, observers, table)
-        return (time.process_time() - start) / PAIRS * 1e6
+    def fastest(work: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(3):
+            start = time.process_time()
+            work()
+            seconds.append(time.process_time() - start)
+        return min(seconds) / PAIRS * 1e6
 
     def telemetry(tracer: Any) -> Telemetry:
         observer = Telemetry(tracer)
         observer.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
         return observer
+
+    def in_batches(function: Callable[[Sequence[Any]], object]) -> float:
+        batches = [spans[first : first + 512] for first in range(0, PAIRS, 512)]
+        return fastest(lambda: [function(batch) for batch in batches])
 
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(InMemorySpanExporter()))
@@ -327,16 +244,49 @@ def parts(pair: JobEnded) -> dict[str, float]:
         costs["spans, with the command line"] = cost([telemetry(tracing.tracer)]) - loop
         tracing._queues = queues
         tracing.close()
-        spans = spans[-PAIRS:]
-        for part, function in (
-            ("writing them to the file", otlp_json.encode),
-            ("encoding them for OTLP", lambda s: encode_spans(s).SerializePartialToString()),
-        ):
-            start = time.process_time()
-            for first in range(0, len(spans), 512):
-                function(spans[first : first + 512])
-            costs[part] = (time.process_time() - start) / PAIRS * 1e6
+        costs["writing them to the file"] = in_batches(otlp_json.encode)
+        costs["encoding them for OTLP"] = in_batches(
+            lambda batch: encode_spans(batch).SerializePartialToString()
+        )
     return costs
+
+
+def _time_reports(port: Any, pair: JobEnded, url: str) -> None:
+    """Send the wall time that the loop takes per pair with all observers, in microseconds.
+
+    It includes the waits for the GIL, which the threads that send spans also need.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
+        telemetry = Telemetry(tracing.tracer, tracing.show_open_spans())
+        telemetry.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
+        start = time.perf_counter()
+        report_pairs(pair, COLLECTOR_PAIRS, [journal, telemetry], Inflight(folder, 1, 10.0))
+        port.send((time.perf_counter() - start) / COLLECTOR_PAIRS * 1e6)
+        zemosaic.pipeline.calibrate.stacks.close()
+        tracing.close(timeout=0.1)
+        journal.close()
+
+
+def collectors(pair: JobEnded, repeats: int) -> dict[str, float]:
+    """Return the least time of the loop for a pair, in microseconds, for each kind of collector."""
+    spawn = multiprocessing.get_context("spawn")
+    times: dict[str, list[float]] = {}
+    with receiver() as live, mute() as deaf:
+        kinds = {
+            "is not configured": "", "answers": live, "is absent": "http://127.0.0.1:9",
+            "accepts and never answers": deaf,
+        }  # fmt: skip
+        for _ in range(repeats):
+            for kind, url in kinds.items():
+                # In a process of its own: threads that are still sending would disturb the next.
+                ours, theirs = spawn.Pipe()
+                process = spawn.Process(target=_time_reports, args=(theirs, pair, url))
+                process.start()
+                times.setdefault(kind, []).append(ours.recv())
+                process.join()
+    return {kind: min(measured) for kind, measured in times.items()}
 
 
 def main() -> None:
@@ -353,29 +303,29 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        few = options.quick
-        shape = LIGHT if few else options.shape
+        few, shape = options.quick, LIGHT if options.quick else options.shape
         scene = Scene(tiles=40 if few else 200, shape=shape, overlap=DENSE, rgb=options.rgb)
+        tiles = write_set(scene, options.folder or Path(temporary))
         load = Load()
-        tiles = write_set(scene, folder)
-        result = in_turns(tiles, options.workers, options.repeats)
-        pair = result.pop("pair")
-        cost, told_of = parts(pair), collectors(pair, options.repeats)
-    told = load.report()
-    print(
-        f"\n{result['pairs']} pairs: everything off {statistics.median(result['off_seconds']):.2f} "
-        f"s, everything on {statistics.median(result['on_seconds']):.2f} s, median of the ratios "
-        f"{result['ratio']:.3f} ± {result['ratio_error']:.3f}.\n\n"
-        "| part | µs of processor a pair |\n|---|---|"
-    )
+        runs = in_turns(tiles, options.workers, options.repeats)
+        machine, pair = load.report(), runs[ALL][-1]["pair"]
+        whole, cost = compare(runs), parts(pair)
+        reports = collectors(pair, options.repeats)
+    print(f"\n{pair.total} pairs; the fastest of {options.repeats} runs of each kind.\n")
+    print("| records | s | × nothing | median | s of processor | × nothing | median |")
+    print("|---|---|---|---|---|---|---|")
+    for kind, row in whole.items():
+        print(f"| {kind} | {' | '.join(f'{figure:.3f}' for figure in row.values())} |")
+    print("\n| part | µs of processor a pair |\n|---|---|")
     for name, microseconds in cost.items():
         print(f"| {name} | {microseconds:.1f} |")
-    say_collectors(told_of, statistics.median(result["on_seconds"]) / result["pairs"])
-    print(f"\n{load_line(told)}")
+    print("\n| a collector that | µs to report a pair |\n|---|---|")
+    for kind, microseconds in reports.items():
+        print(f"| {kind} | {microseconds:.0f} |")
+    print(f"\n{load_line(machine)}")
     if options.json:
-        told_all = {**result, "collectors": told_of, "microseconds_a_pair": cost, "machine": told}
-        options.json.write_text(json.dumps(told_all, indent=1))
+        figures = {"whole": whole, "parts": cost, "collectors": reports, "machine": machine}
+        options.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ import pytest
 from tests.helpers.fakes import Recorder
 from tests.helpers.journals import BEGUN, SECOND, write
 from zemosaic.errors import UserError
-from zemosaic.observe.autopsy import Autopsy, examine, replay
+from zemosaic.observe.autopsy import Autopsy, examine
 from zemosaic.observe.autopsy_text import summary_lines
+from zemosaic.observe.replay import replay
 from zemosaic.runtime import stacks
 from zemosaic.runtime.events import Heartbeat, JobEnded, RunEnded, StageEnded
 from zemosaic.runtime.inflight import Inflight

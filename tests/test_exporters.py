@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import logging
 import re
@@ -18,11 +19,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from tests.helpers.environment import remove_proxies
 from tests.helpers.otlp_receiver import (
+    ACCEPT,
+    FORBID,
     Answer,
     Received,
     dead_port,
@@ -38,11 +42,10 @@ from tests.helpers.otlp_receiver import (
 from zemosaic import __version__
 from zemosaic.errors import UserError
 from zemosaic.observe import exporters, senders
-from zemosaic.observe.endpoint import (
-    endpoint_from_environment,
-)
+from zemosaic.observe.collector_session import CollectorSession, RefusedError
+from zemosaic.observe.endpoint import endpoint_from_environment
 from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
-from zemosaic.observe.parents import environment_parent, parent_context
+from zemosaic.observe.span_tree import environment_parent
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.scheduler import Job, run
@@ -383,6 +386,20 @@ def test_the_sdk_is_silenced_only_while_tracing(
     finally:
         logger.setLevel(logging.NOTSET)
     assert [r for r in caplog.records if r.name.startswith("opentelemetry")] == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [(FORBID, True), (rejecting(1, ""), False), (Answer(503), False), (ACCEPT, False)],
+)
+def test_a_collector_that_rejects_a_part_has_not_refused_the_rest(
+    answer: Answer, refused: bool
+) -> None:
+    """Metrics and log records go on after a partial success, and stop after a refusal."""
+    session = CollectorSession(ExportTraceServiceResponse)
+    with http_receiver(answer=answer) as (url, _), contextlib.suppress(RefusedError):
+        session.post(f"{url}/v1/traces", b"", timeout=30)
+    assert session.refused is refused
 
 
 # Answers that are no success.
@@ -751,6 +768,7 @@ def test_limits_of_the_environment_are_enforced(
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1"),
         ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "0"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "soon"),
     ],
 )
 def test_a_malformed_limit_is_one_line(
@@ -759,7 +777,7 @@ def test_a_malformed_limit_is_one_line(
     """The line has the variable and its value."""
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable} must be .*{value}"):
-        Tracing(tmp_path / "trace.jsonl")
+        Tracing(tmp_path / "trace.jsonl", "http://h:4318")
 
 
 def test_the_number_of_events_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -815,7 +833,7 @@ def test_a_parent_of_the_environment_is_the_parent_of_the_run(
     monkeypatch.setenv("TRACEPARENT", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     monkeypatch.setenv("TRACESTATE", "vendor=1")
     tracing = Tracing(tmp_path / "trace.jsonl")
-    telemetry = Telemetry(tracing.tracer, parent=parent_context(environment_parent()))
+    telemetry = Telemetry(tracing.tracer, parent=environment_parent())
     telemetry.run_started(RunStarted(run_id="r", time_ns=1))
     telemetry.run_ended(RunEnded(state="finished", time_ns=2))
     assert tracing.close() == []

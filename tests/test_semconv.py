@@ -7,10 +7,18 @@ import re
 from pathlib import Path
 
 from tests.helpers.semconv import ATTRIBUTES, GROUPS, SIGNALS, docs
-from zemosaic.observe import heartbeats, job_spans, live, run_metrics, telemetry
+from zemosaic.observe import (
+    heartbeats,
+    job_recorder,
+    job_spans,
+    live,
+    run_metrics,
+    span_tree,
+    telemetry,
+)
 
 #: The modules that name spans, events, metrics and attributes.
-MODULES = (telemetry, job_spans, heartbeats, live, run_metrics)
+MODULES = (telemetry, job_recorder, job_spans, heartbeats, live, run_metrics, span_tree)
 TYPES = {"string": str, "int": int, "double": float, "any": float}
 
 

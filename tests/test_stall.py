@@ -14,8 +14,9 @@ import pytest
 
 from tests.helpers.recorded_traces import HEARTBEAT, PAIR_ENDED, RUN_STARTED
 from zemosaic.observe import stall
-from zemosaic.observe.stall import OnStall, message, run_command
-from zemosaic.runtime.events import Event, Heartbeat
+from zemosaic.observe.heartbeats import sentence
+from zemosaic.observe.stall import OnStall, run_command
+from zemosaic.runtime.events import Event, Heartbeat, StageEnded
 
 NAMED = replace(
     HEARTBEAT,
@@ -35,6 +36,19 @@ def test_a_silence_calls_once() -> None:
     assert calls.get(timeout=30) == (HEARTBEAT, "r")
     on_stall.handle_batch([again, later])
     assert calls.get(timeout=30) == (again, "r")
+    assert calls.empty()
+
+
+def test_a_stage_without_jobs_calls_once() -> None:
+    """Its end is the end of the silence."""
+    calls: Queue[str] = Queue()
+    on_stall = OnStall(lambda beat, run_id: calls.put(sentence(beat)))
+    solve = replace(HEARTBEAT, stage="solve", total=0, running_attributes=[])
+    ended = StageEnded(stage="solve", time_ns=HEARTBEAT.time_ns)
+    on_stall.handle_batch([RUN_STARTED, solve, solve, ended, HEARTBEAT])
+    first, second = sorted(calls.get(timeout=30) for _ in range(2))
+    assert first.startswith("no job has finished")
+    assert second == "solve has been running for 10 s"
     assert calls.empty()
 
 
@@ -60,7 +74,7 @@ def test_a_command_reads_the_heartbeat_as_json(tmp_path: Path) -> None:
     assert entry["folder"] == "run"
     assert entry["pending_indices"] == [1, 2, 3]
     assert entry["running_attributes"][0] == {"name_i": "a.fits", "name_j": "b.fits"}
-    assert entry["message"] == message(NAMED)
+    assert entry["message"] == sentence(NAMED)
     assert entry["message"] == (
         "no job has finished for 10 s, 4 of 9 pairs done; a.fits and b.fits for 12 s"
     )

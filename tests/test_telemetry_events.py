@@ -362,3 +362,19 @@ def test_a_resumed_run_is_linked_to_the_run_before() -> None:
     assert phase.attributes["zemosaic.run.resumed_from"] == "r0"
     (link,) = phase.links
     assert (link.context.trace_id, link.context.span_id) == (5, 6)
+
+
+def test_a_stage_without_jobs_is_shown_with_its_stack() -> None:
+    """The open span of a solver that hangs has its stack until it ends."""
+    memory, view = Memory(), View()
+    telemetry = Telemetry(memory.tracer, view)
+    silent = replace(
+        HEARTBEAT, stage="solve", total=0, done=0, pending=0, pending_indices=[],
+        running_indices=[], running_time=[], running_attributes=[], stack="in iterate",
+    )  # fmt: skip
+    for event in (RUN_STARTED, StageStarted(stage="solve", time_ns=START), silent):
+        telemetry.handle_batch([event])
+    assert view.named()[f"{PHASE}.solve"] == {"code.stacktrace": "in iterate"}
+    telemetry.stage_ended(StageEnded(stage="solve", time_ns=START + SECOND))
+    (stage,) = memory.spans
+    assert "code.stacktrace" not in (stage.attributes or {})

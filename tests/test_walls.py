@@ -138,33 +138,46 @@ def test_photometry_follows_the_data_flow() -> None:
             assert not bad, f"{module} imports {bad}"
 
 
-#: The modules that import the API of OpenTelemetry alone.
-API = ours(*(f"observe.{name}" for name in ("telemetry", "run_metrics", "running_jobs", "parents")))
-#: The modules that import the SDK of OpenTelemetry.
-SDK = ours(
-    *(
-        f"observe.{name}"
-        for name in (
-            "exporters",
-            "live",
-            "recorder",
-            "collector_session",
-            "other_signals",
-            "senders",
-        )
-    )
-)
+#: The modules that import OpenTelemetry, and the parts of it that each may import.
+OPENTELEMETRY = {
+    "span_tree": ("trace", "context"),
+    "run_metrics": ("trace", "metrics"),
+    "recorder": ("trace", "context", "attributes", "sdk.trace", "sdk.resources", "sdk.util"),
+    "exporters": ("trace", "sdk.trace", "sdk.resources", "sdk.util"),
+    "senders": ("sdk.trace", "exporter", "proto.collector.trace"),
+    "other_signals": (
+        "sdk.metrics", "sdk.resources", "sdk.util", "exporter", "proto.collector.metrics",
+    ),
+    "log_sender": ("sdk.trace", "sdk.resources", "sdk.util", "util.re", "exporter", "proto"),
+}  # fmt: skip
+#: The modules that hosts of the library import, which may have the API alone.
+LIBRARY = ("watching", "zemosaic_utils", "pipeline.calibrate")
 
 
 def test_few_modules_import_opentelemetry() -> None:
-    """Some modules of observe import the API, some the SDK, no other module any."""
+    """Each imports the parts of its purpose, no other module any."""
     for module, path in MODULES.items():
-        targets = [t for t in imported_by(path) if within(t, "opentelemetry")]
-        if module in API:
-            assert targets
-            assert not [t for t in targets if within(t, "opentelemetry.sdk")]
-        elif module not in SDK:
-            assert not targets, f"{module} imports {targets}"
+        targets = {t for t in imported_by(path) if within(t, "opentelemetry")}
+        targets.discard("opentelemetry")
+        parts = OPENTELEMETRY.get(module.removeprefix("zemosaic.observe."), ())
+        allowed = tuple(f"opentelemetry.{part}" for part in parts)
+        foreign = {target for target in targets if not within(target, *allowed)}
+        assert not foreign, f"{module} imports {foreign}"
+        unused = {part for part in allowed if not any(within(t, part) for t in targets)}
+        assert not unused, f"{module} does not import {unused}"
+
+
+@pytest.mark.parametrize("module", LIBRARY)
+def test_the_library_imports_no_sdk(module: str) -> None:
+    """A library call takes the provider of its application, and needs the API alone."""
+    program = (
+        f"import sys, zemosaic.{module}; "
+        "print([m for m in sys.modules if m.startswith('opentelemetry.sdk')])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout.strip() == "[]"
 
 
 def test_no_private_name_of_opentelemetry_is_used() -> None:

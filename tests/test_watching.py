@@ -127,12 +127,12 @@ def test_the_spans_have_the_names_of_the_phase() -> None:
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from zemosaic.observe.telemetry import PhaseTracer, Telemetry
+    from zemosaic.observe.telemetry import Telemetry
 
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    telemetry = Telemetry(PhaseTracer("phase9", provider.get_tracer("test")))
+    telemetry = Telemetry(provider.get_tracer("test"), name="phase9")
     with (
         ThreadPoolExecutor(2) as pool,
         zemosaic.watch("phase9", observers=[telemetry]) as watcher,

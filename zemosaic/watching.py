@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from .observe.telemetry import PHASE, PhaseTracer, Telemetry
+from .observe.telemetry import Telemetry
 from .reporting import CallbackReporter
 from .runtime import stacks
 from .runtime.events import (
@@ -82,12 +82,11 @@ def watch(
         Its `as_completed` takes futures of any executor or of Dask, and their labels.
     """
     reporter = _LoopReporter(name, progress, logger, f"[{name}] " if prefix is None else prefix)
-    tracer = PhaseTracer(name) if name != PHASE else None
     with ExitStack() as stack:
         about = {"loop": name, "settings": {}}
         kept = stack.enter_context(keep_folder(folder, about, reporter.log))
         journals = kept.journals if kept else []
-        fan_out = FanOut([*journals, reporter, Telemetry(tracer), *observers])
+        fan_out = FanOut([*journals, reporter, Telemetry(name=name), *observers])
         inflight = stack.enter_context(_inflight(kept, reporter))
         watcher = LoopWatch(fan_out, total or 0, heartbeat, inflight)
         reporter.labels = watcher.label

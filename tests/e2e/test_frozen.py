@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from tests.e2e.conftest import Running, intertile
 from tests.e2e.faults import inject
 from tests.e2e.jaeger import Jaeger, Trace, until
+from zemosaic.runtime import journal
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the workers of a killed run are cleaned up by process group"
@@ -42,6 +45,20 @@ def wait_for(jaeger: Jaeger, running: Running, condition: Callable[[Trace], bool
             if trace is not None and condition(trace):
                 return trace
     raise AssertionError("the trace in Jaeger never fulfilled the condition")
+
+
+def halt_when_acknowledged(jaeger: Jaeger, running: Running) -> None:
+    """Halt a run while its journal has every span that Jaeger has; others would be sent again."""
+    for _ in until(60):
+        running.process.send_signal(signal.SIGSTOP)
+        time.sleep(0.5)  # a request on its way arrives
+        trace = jaeger.trace(running.trace_id)
+        if trace is not None and len(journal.read(running.folder)[-1].delivered) == len(
+            trace.spans
+        ):
+            return
+        running.process.send_signal(signal.SIGCONT)
+    raise AssertionError("the run never had acknowledged all spans")
 
 
 def heartbeats(trace: Trace) -> list[dict[str, Any]]:
@@ -200,6 +217,7 @@ def test_a_killed_run_is_whole_in_a_store_that_keeps_copies(
     try:
         marker = f"{PHASE}.running"
         wait_for(memory_jaeger, running, lambda trace: len(trace.named(marker)) > 1)
+        halt_when_acknowledged(memory_jaeger, running)
         running.kill()
     finally:
         running.clean_up()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from tests.e2e.conftest import TIMEOUT, Run, intertile, simulated_tiles
 from tests.e2e.faults import inject
 from tests.e2e.jaeger import until
-from tests.helpers.otlp_receiver import spans_of
+from tests.helpers.otlp_receiver import http_receiver, spans_of
 from tests.helpers.semconv import ATTRIBUTES, SIGNALS, faults, seen
 
 #: Attributes of open spans, which are in no file unless the run ends so, and of a resumed run.
@@ -19,6 +20,45 @@ OF_OPEN_RUNS = {
     "zemosaic.run.last_seen", "zemosaic.run.resumed_from", "zemosaic.oldest.index",
     "zemosaic.oldest.running_time", "zemosaic.oldest.running_stage",
 }  # fmt: skip
+
+#: An application whose third future ends when the watch has reported it as slow.
+APPLICATION = """
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import zemosaic
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from zemosaic.runtime.events import Observer
+
+slow = threading.Event()
+
+class Reports(Observer):
+    def slow_job(self, event):
+        slow.set()
+
+provider = TracerProvider()
+provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(sys.argv[1])))
+trace.set_tracer_provider(provider)
+with ThreadPoolExecutor(2) as pool, zemosaic.watch(
+    "phase5_intertile", heartbeat=0.2, observers=[Reports()]
+) as watcher:
+    jobs = {pool.submit(abs, -1): "good", pool.submit(abs): "bad"}
+    list(watcher.as_completed({**jobs, pool.submit(slow.wait, 60): "slow"}))
+"""
+
+
+@pytest.fixture(scope="module")
+def watched() -> list[Any]:
+    """The spans of a loop under `zemosaic.watch`, from the provider of its application."""
+    with http_receiver() as (url, received):
+        subprocess.run(
+            [sys.executable, "-c", APPLICATION, f"{url}/v1/traces"], check=True, timeout=TIMEOUT
+        )
+    return received.resource_spans
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +130,29 @@ def test_the_names_of_a_resumed_run_are_declared(resumed: tuple[list[Any], Run])
     assert attributes >= OF_OPEN_RUNS - {"zemosaic.run.last_seen"}
 
 
-def test_every_sent_name_is_declared(faulty: Run, lost: Run, plain: Run) -> None:
+def test_every_sent_name_is_declared(
+    faulty: Run, lost: Run, plain: Run, watched: list[Any]
+) -> None:
     """Names and types are those of the registry, and no required attribute is missing."""
     assert faulty.code == 1, faulty.err
     assert lost.code == 2, lost.err
     assert plain.code == 0, plain.err
     for run in (faulty, lost, plain):
         assert faults(run.resource_spans) == set()
+        (phase,) = [span for span in run.spans if span.name == "phase5_intertile"]
+        keys = {attribute.key for attribute in phase.attributes}
+        assert keys >= {f"zemosaic.{key}" for key in ("tiles.total", "pool.kind", "pool.workers")}
+    # The resource of a library call is that of its application.
+    assert {fault for fault in faults(watched) if "('entity', 'zemosaic')" not in fault} == set()
 
 
-def test_every_declared_name_is_sent(faulty: Run, lost: Run, plain: Run) -> None:
+def test_every_declared_name_is_sent(
+    faulty: Run, lost: Run, plain: Run, watched: list[Any]
+) -> None:
     """Some run has each span, event and attribute of the registry."""
     signals, attributes = set(), set()
-    for run in (faulty, lost, plain):
-        for kind_and_name, values in seen(run.resource_spans):
+    for sent in (faulty.resource_spans, lost.resource_spans, plain.resource_spans, watched):
+        for kind_and_name, values in seen(sent):
             signals.add(kind_and_name)
             attributes |= {attribute.declared for attribute in values}
     assert {key for key in SIGNALS if key[0] != "metric"} - signals == set()

@@ -21,7 +21,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, LogsData
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, Span, TracesData
 
@@ -225,15 +224,6 @@ def read_otlp_json(line: str) -> list[ResourceSpans]:
     document = json.loads(line, parse_constant=_refuse)
     _ids_to_base64(document)
     return list(json_format.ParseDict(document, TracesData()).resource_spans)
-
-
-def read_otlp_logs(body: bytes) -> list[LogRecord]:
-    """Parse a request of OTLP/JSON with log records, as `read_otlp_json` does."""
-    document = json.loads(body, parse_constant=_refuse)
-    _ids_to_base64(document)
-    message = json_format.ParseDict(document, LogsData())
-    scopes = [scope for resource in message.resource_logs for scope in resource.scope_logs]
-    return [record for scope in scopes for record in scope.log_records]
 
 
 def _refuse(constant: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import atomic_write
-from ..observe.autopsy import Autopsy, replay
+from ..observe.autopsy import Autopsy
 from ..observe.endpoint import (
     DEFAULT_ENDPOINT,
     export_target,
@@ -17,8 +17,8 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
-from ..observe.parents import parent_context
 from ..observe.recorder import Ids
+from ..observe.replay import replay
 from ..observe.telemetry import Telemetry
 from ..runtime import journal
 from ..runtime.run_folder import RunFolder, claim
@@ -63,7 +63,7 @@ def send_missing_spans(autopsy: Autopsy, otlp: str) -> list[str]:
                     tracing.tracer,
                     markers=trace["live"] == "marker",
                     host=about["host"],
-                    parent=parent_context(trace.get("parent", {})),
+                    parent=trace.get("parent"),
                     resumed_from=about.get("resumed_from"),
                 )
                 replay(autopsy, telemetry)

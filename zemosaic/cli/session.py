@@ -27,7 +27,7 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
-from ..observe.parents import environment_parent, parent_context
+from ..observe.span_tree import environment_parent
 from ..observe.stall import OnStall, run_command
 from ..observe.telemetry import Telemetry
 from ..pipeline.calibrate import calibrate
@@ -282,7 +282,7 @@ def _telemetry(tracing: Tracing, about: dict[str, Any], heartbeat: float) -> Tel
         tracing.tracer,
         tracing.show_open_spans(heartbeat) if live == "snapshot" else None,
         markers=live == "marker",
-        parent=parent_context(about["trace"]["parent"]),
+        parent=about["trace"]["parent"],
         resumed_from=about["resumed_from"],
         signals=tracing.signals,
     )

@@ -1,39 +1,21 @@
-"""Reconstruct from a run folder how the last run ended and which jobs were running.
-
-`replay` sends the journal of a dead run to an observer again, with the ends that are missing.
-Span ids follow from the order of the events, so the spans get the ids that they had.
-"""
+"""Reconstruct from a run folder how the last run ended and which jobs were running."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from ..runtime import inflight, journal, stacks
-from ..runtime.events import (
-    Event,
-    FanOut,
-    JobEnded,
-    JobError,
-    Note,
-    Observer,
-    RunEnded,
-    RunStarted,
-    StageEnded,
-    StageStarted,
-    WorkerStarted,
-)
+from ..runtime.events import JobEnded, Note, RunStarted, StageEnded, StageStarted, WorkerStarted
 from ..runtime.inflight import Row, Snapshot
 from ..runtime.journal import Record
 from ..runtime.run_folder import RunFolder, holder
 
 SILENCE = 5.0  # seconds without a sign of life that are worth a word
-RUN_DIED = "RunDied"  # error type of the jobs that died with their run
 _CAUSE_KILLED = "killed from outside (kill -9, out of memory or power loss): no error was recorded"
 _CAUSE_TRUNCATED = "the journal stops before the run ended: a full disk, most likely"
 
@@ -175,9 +157,7 @@ def examine(folder: Path) -> Autopsy:
         record=record,
         state=state,
         pid=table.pid,
-        cause=_read_verdict(folder)
-        if state == "died" and _read_verdict(folder)
-        else _cause(record, state, fault),
+        cause=(_read_verdict(folder) if state == "died" else "") or _cause(record, state, fault),
         stack=fault,
         last_ns=last_ns,
         running_jobs=_running_jobs(folder, record, table, state == "running", last_ns),
@@ -277,43 +257,3 @@ def _running_jobs(
 def _run_started(record: Record) -> RunStarted | None:
     first = record.events[0] if record.events else None
     return first if isinstance(first, RunStarted) else None
-
-
-def all_events(autopsy: Autopsy) -> Iterator[Event]:
-    """Yield all events of an ended run, with the missing ends of a dead one."""
-    yield from autopsy.record.events
-    if autopsy.record.ended is not None:
-        return
-    for job in autopsy.running_jobs:
-        yield _died_with_run(autopsy, job)
-    if autopsy.stage:
-        yield StageEnded(stage=autopsy.stage, time_ns=autopsy.last_ns)
-    error = JobError(RUN_DIED, autopsy.cause) if autopsy.state == "died" else None
-    yield RunEnded(state=autopsy.state, time_ns=autopsy.last_ns, error=error)
-
-
-def _died_with_run(autopsy: Autopsy, job: StuckJob) -> JobEnded:
-    row = job.row
-    done, total = autopsy.job_counts(row.stage)
-    return JobEnded(
-        stage=row.stage,
-        index=row.index,
-        done=done,
-        total=total,
-        outcome="crashed",
-        attributes=job.attributes,
-        submitted_ns=row.started_ns,
-        started_ns=row.started_ns,
-        ended_ns=max(autopsy.last_ns, row.started_ns),
-        pid=row.pid,
-        error=JobError(
-            RUN_DIED, f"the run died while this job was in step {row.step!r}", job.stack
-        ),
-    )
-
-
-def replay(autopsy: Autopsy, observer: Observer) -> None:
-    """Send all events of a run to an observer, from its start to its end."""
-    fan_out = FanOut([observer])
-    for event in all_events(autopsy):
-        fan_out.dispatch(event)

@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from google.protobuf import json_format
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from .endpoint import is_loopback, without_credentials
 
 PROTOBUF = "application/x-protobuf"
+_REJECTED = "rejected"
 _TRY_AGAIN = (429, 502, 503, 504)
 _KNOWN: dict[type, str] = {
     socket.gaierror: "no such host",
@@ -33,6 +34,11 @@ class RefusedError(requests.RequestException):
 class CollectorSession(requests.Session):
     """A session that raises where the collector has not taken all data of a request.
 
+    Parameters
+    ----------
+    response_type : type
+        Message of OTLP that answers the requests.
+
     Attributes
     ----------
     reason : str
@@ -41,15 +47,18 @@ class CollectorSession(requests.Session):
         Status of the last answer; 0 if there was none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, response_type: Any) -> None:
         super().__init__()
+        self._response_type = response_type
         self.reason = ""
         self.status = 0
 
     @property
     def refused(self) -> bool:
         """Whether the last answer shows that no later request will succeed."""
-        return bool(self.reason and self.status) and self.status not in _TRY_AGAIN
+        if not self.reason or not self.status or self.status in _TRY_AGAIN:
+            return False
+        return not self.reason.startswith(_REJECTED)  # others of the same signal were taken
 
     def request(self, method: str, url: str, **options: Any) -> requests.Response:  # type: ignore[override]
         """Send a request; a redirect, a web page or a partial success raises `RefusedError`."""
@@ -65,29 +74,30 @@ class CollectorSession(requests.Session):
         if answer.status_code in _TRY_AGAIN:  # the exporter does
             self.reason = f"{answer.status_code} {answer.reason}"
             return answer
-        self.reason = _refusal(answer)
+        self.reason = self._refusal(answer)
         if self.reason:
             raise RefusedError(self.reason)
         return answer
 
-
-def _refusal(answer: requests.Response) -> str:
-    """Return why an answer is no success; empty if it is one."""
-    if answer.status_code >= 300:
-        return _describe_status(answer)
-    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        return _json_refusal(answer)
-    if not answer.content and kind != "text/html":
-        return ""
-    if kind not in (PROTOBUF, "application/protobuf", ""):
-        return f"answered {kind}, as no collector does"
-    try:
-        # The responses for metrics and logs have the same fields.
-        partial = ExportTraceServiceResponse.FromString(answer.content).partial_success
-    except DecodeError:
-        return "answered as no collector does"
-    return _rejection(partial.rejected_spans, partial.error_message)
+    def _refusal(self, answer: requests.Response) -> str:
+        """Return why an answer is no success; empty if it is one."""
+        if answer.status_code >= 300:
+            return _describe_status(answer)
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if not answer.content and kind != "text/html":
+            return ""
+        if kind not in (PROTOBUF, "application/protobuf", "application/json", ""):
+            return f"answered {kind}, as no collector does"
+        try:
+            if kind == "application/json":
+                response = json_format.ParseDict(
+                    {**answer.json()}, self._response_type(), ignore_unknown_fields=True
+                )
+            else:
+                response = self._response_type.FromString(answer.content)
+        except (DecodeError, json_format.ParseError, ValueError, TypeError):
+            return "answered as no collector does"
+        return _rejection(response.partial_success)
 
 
 def _describe_status(answer: requests.Response) -> str:
@@ -96,19 +106,13 @@ def _describe_status(answer: requests.Response) -> str:
     return f"redirected to {without_credentials(answer.headers.get('Location', 'another place'))}"
 
 
-def _json_refusal(answer: requests.Response) -> str:
-    try:
-        partial = (answer.json() if answer.content else {}).get("partialSuccess") or {}
-        counts = [int(n) for name, n in partial.items() if name.startswith("rejected")]
-        return _rejection(sum(counts), str(partial.get("errorMessage", "")))
-    except (ValueError, AttributeError, TypeError):
-        return "answered as no collector does"
-
-
-def _rejection(count: int, message: str) -> str:
+def _rejection(partial_success: Any) -> str:
+    fields = {field.name: value for field, value in partial_success.ListFields()}
+    message = " ".join(fields.pop("error_message", "").split())
+    count = sum(fields.values())  # the name of the field has that of the signal
     if not count:
         return ""
-    return f"rejected {count} of {{sent}}" + (f": {' '.join(message.split())}" if message else "")
+    return f"{_REJECTED} {count} of {{sent}}" + (f": {message}" if message else "")
 
 
 def _describe(error: BaseException, timeout: Any) -> str:

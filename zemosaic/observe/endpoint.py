@@ -47,8 +47,7 @@ def endpoint_from_environment() -> str:
     if exporters and "otlp" not in exporters:
         return ""
     if traces := os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
-        traces = check_endpoint(_with_scheme(traces))  # used as it stands
-        return traces if urlsplit(traces).path else f"{traces}/"
+        return _as_it_stands(traces)
     # The specification makes this the base of the endpoints of all signals.
     base = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     if not base and "otlp" in exporters:
@@ -74,14 +73,14 @@ def traces_endpoint(url: str) -> str:
 def signal_endpoint(endpoint: str, signal: str) -> str:
     """Return the endpoint of "metrics" or "logs" beside that of the traces; empty for none.
 
-    OTEL_METRICS_EXPORTER and OTEL_LOGS_EXPORTER switch them off. Logs are sent over HTTP alone.
+    OTEL_METRICS_EXPORTER and OTEL_LOGS_EXPORTER switch them off.
     """
     if os.environ.get(f"OTEL_{signal.upper()}_EXPORTER", "otlp").strip().lower() != "otlp":
         return ""
     if own := os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT"):
-        return own
+        return _as_it_stands(own)
     if export_target(endpoint).protocol == "grpc":
-        return endpoint if signal == "metrics" else ""
+        return endpoint
     parts = urlsplit(endpoint)
     if not parts.path.endswith(TRACES):
         return ""
@@ -137,6 +136,19 @@ def export_target(endpoint: str) -> Target:
     return Target("http", endpoint if parts.path else endpoint + TRACES, secure=False)
 
 
+def check_timeout() -> None:
+    """Check the time-out of the exporter, which the one for HTTP would ignore.
+
+    Raises
+    ------
+    UserError
+        It is not a number.
+    """
+    text = _variable("TIMEOUT")
+    if text and not re.fullmatch(r"\d+\.?\d*|\.\d+", text):
+        raise UserError(f"OTEL_EXPORTER_OTLP_TIMEOUT must be a number of seconds but is {text!r}")
+
+
 def live_mode(live: str, endpoint: str) -> str:
     """Return how open spans are shown: "auto" is "snapshot" for the compose stack's address."""
     if live != "auto":
@@ -145,6 +157,11 @@ def live_mode(live: str, endpoint: str) -> str:
         return "off"
     is_stack = is_loopback(endpoint) and urlsplit(endpoint).port in (4317, 4318)
     return "snapshot" if is_stack else "marker"
+
+
+def channel_options(address: str) -> tuple[tuple[str, int], ...]:
+    """Return the options of a gRPC channel: no proxy for this machine; it has another loopback."""
+    return (("grpc.enable_http_proxy", 0),) if is_loopback(f"grpc://{address}") else ()
 
 
 def is_loopback(url: str) -> bool:
@@ -189,6 +206,12 @@ def _protocol() -> str:
         choice = " or ".join(PROTOCOLS)
         raise UserError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol!r}; choose {choice}")
     return protocol
+
+
+def _as_it_stands(url: str) -> str:
+    """Return the full address of a signal, checked; without a path its path is the root."""
+    checked = check_endpoint(_with_scheme(url))
+    return checked if urlsplit(checked).path else f"{checked}/"
 
 
 def _with_scheme(url: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence, Set
 from itertools import islice
 from typing import Any, NamedTuple
 
+from ..errors import UserError
 from ..threads import start_thread
 
 # Ten seconds of 5,000 pairs a second; an ended span takes about 2 KB, so 100 MB at most. A full
@@ -23,6 +25,21 @@ class QueueLimits(NamedTuple):
     delay: float
     batch: int = MAX_BATCH
     queued: int = MAX_QUEUED_SPANS
+
+    @classmethod
+    def from_environment(cls, delay: float) -> QueueLimits:
+        """Return the limits of OTEL_BSP_*, by default with this delay.
+
+        Raises
+        ------
+        UserError
+            A variable is not a positive integer.
+        """
+        return cls(
+            _positive("OTEL_BSP_SCHEDULE_DELAY", 1000 * delay) / 1000,
+            int(_positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH)),
+            int(_positive("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)),
+        )
 
 
 class ExportQueue:
@@ -155,3 +172,12 @@ class ExportQueue:
                 self.delivered += len(batch)
                 with contextlib.suppress(Exception):
                     self._on_delivered(batch)
+
+
+def _positive(name: str, default: float) -> float:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"{name} must be a positive integer but is {text!r}")
+    return int(text)

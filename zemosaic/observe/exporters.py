@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from ..files import no_follow
 from ..threads import report
 from . import otlp_json
 from .endpoint import exporters_from_environment, without_credentials
-from .export_queue import MAX_BATCH, MAX_QUEUED_SPANS, ExportQueue, QueueLimits
+from .export_queue import ExportQueue, QueueLimits
 from .live import SNAPSHOT_INTERVAL, Snapshots
 from .recorder import Ids, Recorder
 from .senders import Sender, otlp_sender
@@ -93,7 +93,7 @@ class Tracing:
         self._signals_thread: threading.Thread | None = None
         self._tracer = self._make_tracer(endpoint, other_signals)
         exporter = otlp_sender(endpoint) if endpoint else None
-        limits = _queue_limits()
+        limits = QueueLimits.from_environment(OTLP_DELAY)
         self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
         self._queues = [self._queue(file.name, self._write, QueueLimits(FILE_DELAY))]
         if exporter is not None:
@@ -246,21 +246,3 @@ def _span_limits() -> SpanLimits:
         return SpanLimits(max_events=None if given else MAX_EVENTS)
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def _queue_limits() -> QueueLimits:
-    """Return the limits of the collector's queue, which OTEL_BSP_* changes."""
-    return QueueLimits(
-        delay=_positive("OTEL_BSP_SCHEDULE_DELAY", 1000 * OTLP_DELAY) / 1000,
-        batch=int(_positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_BATCH)),
-        queued=int(_positive("OTEL_BSP_MAX_QUEUE_SIZE", MAX_QUEUED_SPANS)),
-    )
-
-
-def _positive(name: str, default: float, environment: Mapping[str, str] = os.environ) -> float:
-    text = environment.get(name, "").strip()
-    if not text:
-        return default
-    if not text.isdecimal() or not int(text):
-        raise UserError(f"{name} must be a positive integer but is {text!r}")
-    return int(text)

@@ -14,6 +14,18 @@ MAX_INTERVAL = 32
 MAX_STACKS = 32  # stacks of a silence, and of slow jobs: more show nothing new
 
 
+def sentence(event: Heartbeat) -> str:
+    """Return a heartbeat as a sentence."""
+    if not event.total:  # a stage without jobs
+        return f"{event.stage} has been running for {event.idle_time:.0f} s"
+    files = job_files(event.running_attributes[0]) if event.running_attributes else []
+    oldest = f"; {' and '.join(files)} for {event.running_time[0]:.0f} s" if files else ""
+    return (
+        f"no job has finished for {event.idle_time:.0f} s, "
+        f"{event.done} of {event.total} {event.stage} done{oldest}"
+    )
+
+
 class HeartbeatFilter:
     """Choose the heartbeats and the stacks to record.
 

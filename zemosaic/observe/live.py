@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Span
-
 from .recorder import RecordedSpan
+from .span_tree import Span
 
 SNAPSHOT_INTERVAL = 10.0  # seconds between two snapshots, and before the first
 LAST_SEEN = "zemosaic.run.last_seen"
@@ -46,8 +44,8 @@ class Snapshots:
         """Take the next snapshot at once, but none before the first is due."""
         self._due = min(self._due, max(self._first, self._clock()))
 
-    def take(self) -> list[ReadableSpan]:
-        """Return the open spans as they stand; none if the last ones are not yet old."""
+    def take(self) -> list[Any]:
+        """Return the open spans as they stand, readable; none if the last ones are not yet old."""
         now = self._clock()
         if now < self._due:
             return []

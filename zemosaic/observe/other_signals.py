@@ -1,32 +1,30 @@
 """Metrics and log records of a run, for collectors that take more than traces.
 
 Jaeger takes traces alone. A signal that the collector refuses is switched off, without a message.
-The SDK has no public names for logs, so their requests are made here.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
-from queue import Full, Queue
+from collections.abc import Callable
 from typing import Any
 
-from opentelemetry.metrics import Meter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExportResult, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext
-from opentelemetry.util.re import parse_env_headers
 
-from . import otlp_json
 from .collector_session import CollectorSession
-from .endpoint import export_target, signal_endpoint
+from .endpoint import channel_options, export_target, signal_endpoint
+from .log_sender import LogSender
+from .run_metrics import Meter
+from .span_tree import LogRecord
 
 METRIC_INTERVAL = 10.0  # seconds, as between two heartbeats; OTEL_METRIC_EXPORT_INTERVAL changes it
-MAX_RECORDS = 1000  # log records that wait for the collector
-LOG_TIMEOUT = 5.0
 
 
 class OtherSignals:
@@ -54,20 +52,12 @@ class OtherSignals:
             self._provider = MeterProvider([_reader(address)], resource, shutdown_on_exit=False)
             self.meter = self._provider.get_meter(scope.name, scope.version)
         logs = signal_endpoint(endpoint, "logs")
-        self._logs = _LogSender(logs, resource, scope) if logs else None
+        self._logs = LogSender(logs, resource, scope) if logs else None
 
-    def emit(
-        self,
-        name: str,
-        time_ns: int,
-        severity: str,
-        body: str,
-        attributes: Mapping[str, Any],
-        span: SpanContext,
-    ) -> None:
-        """Send a log record that belongs to a span; return at once."""
+    def emit(self, record: LogRecord) -> None:
+        """Send a log record; return at once."""
         if self._logs is not None:
-            self._logs.put(otlp_json.LogRecord(name, time_ns, severity, body, attributes, span))
+            self._logs.put(record)
 
     def close(self, on_closed: Callable[[], None]) -> threading.Thread:
         """Send the last values in a thread, which calls `on_closed` at its end, and return it."""
@@ -96,12 +86,13 @@ def _metric_exporter(address: str) -> Any:
     """Return the exporter of the SDK, which stops when the collector refuses metrics."""
     target = export_target(address)
     options: dict[str, Any] = {"endpoint": target.address}
-    session = CollectorSession()
+    session = CollectorSession(ExportMetricsServiceResponse)
     if target.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as grpc_exporter
 
         exporter: Any = grpc_exporter.OTLPMetricExporter
         options["insecure"] = not target.secure
+        options["channel_options"] = channel_options(target.address)
     else:
         from opentelemetry.exporter.otlp.proto.http import metric_exporter as http_exporter
 
@@ -122,52 +113,3 @@ def _metric_exporter(address: str) -> Any:
             return MetricExportResult.SUCCESS
 
     return OptionalMetricExporter(**options)
-
-
-class _LogSender:
-    """Posts log records from a thread of its own."""
-
-    def __init__(self, address: str, resource: Resource, scope: InstrumentationScope) -> None:
-        self._address, self._resource, self._scope = address, resource, scope
-        self._session = CollectorSession()
-        self._session.headers.update(_headers())
-        self._session.verify = _variable("CERTIFICATE") or True
-        certificate, key = _variable("CLIENT_CERTIFICATE"), _variable("CLIENT_KEY")
-        self._session.cert = (certificate, key) if certificate and key else certificate or None
-        self._records: Queue[Any] = Queue(MAX_RECORDS)
-        self._thread = threading.Thread(target=self._work, name="zemosaic-logs", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Send the waiting records and end the thread."""
-        self._records.put(None)
-        self._thread.join()
-
-    def put(self, record: otlp_json.LogRecord) -> None:
-        """Send a record; with a full queue it is lost."""
-        try:
-            self._records.put_nowait(record)
-        except Full:
-            return
-
-    def _work(self) -> None:
-        while (record := self._records.get()) is not None:
-            if not self._session.refused:
-                self._send(record)
-
-    def _send(self, record: otlp_json.LogRecord) -> None:
-        body = otlp_json.encode_log(record, self._resource, self._scope)
-        try:
-            self._session.post(self._address, body, timeout=LOG_TIMEOUT)
-        except OSError:  # every failure of a request; the file and the trace have the event
-            return
-
-
-def _headers() -> Mapping[str, str]:
-    text = _variable("HEADERS")
-    return {**parse_env_headers(text, liberal=True), "Content-Type": "application/json"}
-
-
-def _variable(name: str) -> str:
-    general = os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "")
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_LOGS_{name}") or general

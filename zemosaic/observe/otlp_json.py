@@ -12,7 +12,7 @@ import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from orjson import dumps
 
@@ -48,44 +48,6 @@ def encode(spans: Iterable[Any]) -> bytes:
         line += [b"," * (len(line) > 1), _group_start(owner), b",".join(encoded), b"]}]}"]
     # Joined once: each copy of a long line needs new pages of memory.
     return b"".join((*line, b"]}\n"))
-
-
-class LogRecord(NamedTuple):
-    """A log record that belongs to a span."""
-
-    name: str
-    time_ns: int
-    severity: str
-    body: str
-    attributes: Mapping[str, Any]
-    span: Any
-
-
-_SEVERITIES = {"INFO": 9, "WARN": 13, "ERROR": 17}
-_LOG = (
-    b'{"resourceLogs":[{"resource":{"attributes":%b},"scopeLogs":[{"scope":%b,"logRecords":[{'
-    b'"timeUnixNano":"%d","observedTimeUnixNano":"%d","severityNumber":%d,"severityText":%b,'
-    b'"eventName":%b,"body":{"stringValue":%b},"attributes":%b,"traceId":"%032x","spanId":"%016x",'
-    b'"flags":%d}]}]}]}'
-)
-
-
-def encode_log(record: LogRecord, resource: Any, scope: Any) -> bytes:
-    """Return an ExportLogsServiceRequest of one record."""
-    return _LOG % (
-        _attributes(resource.attributes),
-        _scope(scope),
-        record.time_ns,
-        record.time_ns,
-        _SEVERITIES[record.severity],
-        _scalar(record.severity),
-        _scalar(record.name),
-        _scalar(record.body),
-        _attributes(record.attributes),
-        record.span.trace_id,
-        record.span.span_id,
-        record.span.trace_flags,
-    )
 
 
 def _group_start(owner: Any) -> bytes:

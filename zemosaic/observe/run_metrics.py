@@ -19,6 +19,8 @@ IDLE_TIME = "zemosaic.idle_time"
 #: Upper bounds of the buckets in seconds, from short pairs to the time-out.
 DURATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
+__all__ = ["Meter", "RunMetrics", "application_metrics"]
+
 
 @cache
 def application_metrics() -> RunMetrics:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from opentelemetry.trace import Span
-
 from ..runtime.events import Heartbeat
 from .attributes import valid_text
 from .job_spans import job_span, oldest_attributes
+from .span_tree import Span
 
 Key = tuple[str, int]
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from ..errors import UserError
-from .endpoint import export_target, is_loopback, without_credentials
+from .endpoint import channel_options, check_timeout, export_target, without_credentials
 
 _grpc_logger = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
@@ -32,22 +31,24 @@ class Sender:
 
 
 class _LastError(logging.Filter):
-    """Keeps the last error that the gRPC exporter logs, which has no other way to give a reason."""
+    """Keeps the last error of spans that gRPC logs, which has no other way to give a reason."""
 
     reason = ""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Keep an error and drop all records."""
         if record.levelno >= logging.ERROR and isinstance(record.args, tuple):
-            code, details = (*record.args, "", "")[2:4]
+            signal, _, code, details = (*record.args, "", "", "", "")[:4]
             name = getattr(code, "name", str(code)).replace("_", " ").lower()
-            self.reason = f"{name}: {details}" if details else name
+            if signal == "traces":
+                self.reason = f"{name}: {details}" if details else name
         return False
 
 
 def otlp_sender(endpoint: str) -> Sender:
     """Return the exporter of an endpoint; the other one is not imported."""
     target = export_target(endpoint)
+    check_timeout()
     make = _grpc_exporter if target.protocol == "grpc" else _http_exporter
     try:
         return make(target.address, secure=target.secure)
@@ -57,20 +58,22 @@ def otlp_sender(endpoint: str) -> Sender:
 
 def _http_exporter(address: str, *, secure: bool) -> Sender:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+        ExportTraceServiceResponse,
+    )
 
     from .collector_session import CollectorSession
 
-    session = CollectorSession()
+    session = CollectorSession(ExportTraceServiceResponse)
     return Sender(OTLPSpanExporter(endpoint=address, session=session), lambda: session.reason)
 
 
 def _grpc_exporter(address: str, *, secure: bool) -> Sender:
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
-    options: dict[str, Any] = {}
-    if is_loopback(f"grpc://{address}"):  # a proxy has another loopback
-        options["channel_options"] = (("grpc.enable_http_proxy", 0),)
-    exporter = OTLPSpanExporter(endpoint=address, insecure=not secure, **options)
+    exporter = OTLPSpanExporter(
+        endpoint=address, insecure=not secure, channel_options=channel_options(address)
+    )
     last = _LastError()
     level = _grpc_logger.level
     _grpc_logger.filters.insert(0, last)  # before the exporter's own, which drops repetitions

@@ -6,11 +6,12 @@ import json
 import logging
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..runtime.events import Heartbeat, JobEnded, Observer, RunStarted
+from ..runtime.events import Heartbeat, JobEnded, Observer, RunStarted, StageEnded
+from ..threads import start_thread
+from .heartbeats import sentence
 
 COMMAND_TIMEOUT = 60.0  # seconds
 
@@ -18,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class OnStall(Observer):
-    """Calls a function once in each silence: when no job has ended for a heartbeat.
+    """Calls a function once in each silence: when no job has ended for a heartbeat, or when
+    a stage without jobs runs for one.
 
     Parameters
     ----------
@@ -40,11 +42,17 @@ class OnStall(Observer):
         """End the silence."""
         self._is_silent = False
 
+    def stage_ended(self, event: StageEnded) -> None:
+        """End the silence, also of a stage without jobs."""
+        self._is_silent = False
+
     def heartbeat(self, event: Heartbeat) -> None:
         """Call the function at the first heartbeat of a silence."""
         if not self._is_silent:
             self._is_silent = True
-            threading.Thread(target=self._call, args=(event,), daemon=True).start()
+            start_thread(
+                lambda: self._call(event), "zemosaic-stall", "nothing is called at a stall"
+            )
 
     def _call(self, event: Heartbeat) -> None:
         try:
@@ -61,7 +69,7 @@ def run_command(command: str, folder: str) -> Callable[[Heartbeat, str], object]
     """
 
     def call(event: Heartbeat, run_id: str) -> None:
-        entry = {"run_id": run_id, "folder": folder, "message": message(event), **vars(event)}
+        entry = {"run_id": run_id, "folder": folder, "message": sentence(event), **vars(event)}
         # A file, because a command that does not read would block a pipe.
         with tempfile.TemporaryFile() as text:
             text.write(json.dumps(entry, default=_plain).encode() + b"\n")
@@ -72,20 +80,6 @@ def run_command(command: str, folder: str) -> Callable[[Heartbeat, str], object]
             )  # fmt: skip
 
     return call
-
-
-def message(event: Heartbeat) -> str:
-    """Return a heartbeat as a sentence."""
-    names = [str(value) for key, value in _oldest(event).items() if key.startswith("name")]
-    oldest = f"; {' and '.join(names)} for {event.running_time[0]:.0f} s" if names else ""
-    return (
-        f"no job has finished for {event.idle_time:.0f} s, "
-        f"{event.done} of {event.total} {event.stage} done{oldest}"
-    )
-
-
-def _oldest(event: Heartbeat) -> Mapping[str, Any]:
-    return event.running_attributes[0] if event.running_attributes else {}
 
 
 def _plain(value: Any) -> Any:

@@ -1,9 +1,4 @@
-"""Spans and span events of a run, with the OpenTelemetry API alone.
-
-The parent process makes all spans, at the times that the workers report. The death of a worker
-therefore loses no span, and workers need no SDK. Without an SDK in the process the spans of the
-API record nothing, and this observer costs next to nothing.
-"""
+"""A run as a trace, log records and metrics, made from its events."""
 
 from __future__ import annotations
 
@@ -11,16 +6,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from opentelemetry import context, trace
-from opentelemetry.metrics import Meter
-from opentelemetry.trace import Link, Span, Status, StatusCode, Tracer
-
-from .._version import __version__
 from ..runtime.events import (
     Event,
     Heartbeat,
     JobEnded,
-    JobError,
     JobRunning,
     Observer,
     RunEnded,
@@ -30,24 +19,14 @@ from ..runtime.events import (
     StageStarted,
     WorkerStarted,
 )
-from .attributes import MAX_TEXT, Names, valid_attributes, valid_text
-from .heartbeats import MAX_STACKS, HeartbeatFilter
-from .job_spans import (
-    PAIR,
-    TILE,
-    job_attributes,
-    job_files,
-    job_span,
-    running_attributes,
-    slow_job_attributes,
-)
-from .parents import remote_span
-from .run_metrics import RunMetrics, application_metrics
-from .running_jobs import RunningJobs
+from .attributes import Names, valid_attributes, valid_text
+from .heartbeats import MAX_STACKS, HeartbeatFilter, sentence
+from .job_recorder import RUNNING, JobRecorder
+from .job_spans import PAIR, TILE, job_files, slow_job_attributes
+from .run_metrics import Meter, RunMetrics, application_metrics
+from .span_tree import PHASE, EventLog, Span, SpanTree, Tracer, default_tracer, set_error
 
-PHASE = "phase5_intertile"
 HEARTBEAT = "phase5_intertile.heartbeat"
-RUNNING = "phase5_intertile.running"
 SLOW_PAIR = "phase5_intertile.slow_pair"
 WORKER = "phase5_intertile.worker_start"
 __all__ = [
@@ -59,8 +38,6 @@ __all__ = [
 STAGE_SPANS = {
     "prepare": "", "scan": "prepare", "overlap": "", "pairs": "", "solve": "", "apply": "",
 }  # fmt: skip
-#: Stages whose spans are the parents of the spans of their jobs. Pairs are children of the phase.
-_JOB_PARENTS = {"scan": "prepare", "tiles": "prepare"}
 
 _RUN = Names("zemosaic.")
 
@@ -75,21 +52,10 @@ class OpenSpans(Protocol):
         """Show their new state soon."""
 
 
-class EventLog(Protocol):
-    """Receives the events of a run as log records."""
+class Signals(EventLog, Protocol):
+    """Receives log records, and metrics if it has a meter."""
 
     meter: Meter | None
-
-    def emit(
-        self,
-        name: str,
-        time_ns: int,
-        severity: str,
-        body: str,
-        attributes: Mapping[str, Any],
-        span: trace.SpanContext,
-    ) -> None:
-        """Send a log record that belongs to a span; return at once."""
 
 
 class Telemetry(Observer):
@@ -106,13 +72,20 @@ class Telemetry(Observer):
         of spans.
     host : str, optional
         Where the jobs ran; by default this machine.
-    parent : opentelemetry.context.Context, optional
-        Has the parent of the phase; by default the current context.
+    parent : Mapping, optional
+        "traceparent" and "tracestate" of the parent of the phase; by default the current span.
     resumed_from : Mapping, optional
         "run", "trace" and "span": ids of the run that this one resumes, and of its phase.
-    signals : EventLog, optional
+    signals : Signals, optional
         Receives heartbeats and failures as log records, and metrics in place of the application's
         meter provider.
+    name : str
+        Name of the phase: that of a watched loop.
+
+    Attributes
+    ----------
+    trace_id : str
+        The trace id as 32 hexadecimal digits; empty if nothing is recorded.
     """
 
     def __init__(
@@ -121,182 +94,123 @@ class Telemetry(Observer):
         open_spans: OpenSpans | None = None,
         markers: bool = False,
         host: str = "",
-        parent: context.Context | None = None,
+        parent: Mapping[str, str] | None = None,
         resumed_from: Mapping[str, Any] | None = None,
-        signals: EventLog | None = None,
+        signals: Signals | None = None,
+        name: str = PHASE,
     ) -> None:
-        self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
+        self._tracer = tracer or default_tracer()
         self._view = open_spans
         self._markers = markers
         self._host = valid_text(host or platform.node())
-        self._parent = parent
+        self._parent = parent or {}
         self._resumed_from = resumed_from or {}
         self._signals = signals
+        self._name = name
         meter = signals.meter if signals is not None else None
         self._metrics = RunMetrics(meter) if meter is not None else application_metrics()
-        self._reset()
-        #: The trace id as 32 hexadecimal digits; empty if nothing is recorded.
+        self._tree: SpanTree | None = None
         self.trace_id = ""
-
-    def _reset(self) -> None:
-        self._phase: Span | None = None
-        self._stages: dict[str, Span] = {}
-        self._stage_starts: dict[Span, int] = {}
-        # Open spans with the attributes that they have only while they are open.
-        self._open: dict[Span, dict[str, Any]] = {}
-        self._running = RunningJobs(self._open)
-        self._contexts: dict[Span, context.Context] = {}
-        self._pair_counts = {"failed": 0, "rejected": 0}
-        self._job_errors = self._slow_jobs = 0
-        self._heartbeats = HeartbeatFilter()
-        self._slowest_pair = (0, "")  # nanoseconds, and id of the span
 
     @property
     def find(self) -> str:
-        """The text to search for in the trace: the errors, else the span of the slowest pair.
-
-        Jaeger finds parts of names and values, but ids as a whole.
-        """
-        return "error.type" if self._job_errors else self._slowest_pair[1]
+        """The text to search for in the trace; empty if nothing is recorded."""
+        return self._jobs.find if self._tree is not None else ""
 
     def run_started(self, event: RunStarted) -> None:
         """Start the phase span under the caller's current span."""
-        self._reset()
-        earlier = self._resumed_from
-        links = [Link(remote_span(earlier["trace"], earlier["span"]))] if earlier else []
-        phase = self._tracer.start_span(PHASE, self._parent, links=links, start_time=event.time_ns)
-        self.trace_id = ""
-        if not phase.is_recording():
+        tree = SpanTree(
+            self._tracer, self._name, event.time_ns, self._parent, self._resumed_from, self._signals
+        )
+        self._tree = tree if tree.is_recording else None
+        self.trace_id = tree.trace_id if tree.is_recording else ""
+        if self._tree is None:
             return
-        self._phase = phase
+        self._stages: dict[str, Span] = {}
+        self._stage_starts: dict[Span, int] = {}
+        self._jobs = JobRecorder(tree, self._stages, self._metrics, self._host, self._markers)
+        self._slow_jobs = 0
+        self._heartbeats = HeartbeatFilter()
         self._metrics.start(event.time_ns)
-        self.trace_id = trace.format_trace_id(phase.get_span_context().trace_id)
-        self._open[phase] = {}
-        phase.set_attribute("zemosaic.run.id", event.run_id)
-        phase.set_attribute("zemosaic.run.state", "running")
-        if earlier:
-            phase.set_attribute("zemosaic.run.resumed_from", earlier["run"])
+        tree.root.set_attribute("zemosaic.run.id", event.run_id)
+        tree.root.set_attribute("zemosaic.run.state", "running")
+        if self._resumed_from:
+            tree.root.set_attribute("zemosaic.run.resumed_from", self._resumed_from["run"])
         self._set_run_attributes(event.attributes)
         if self._view is not None:
-            self._view.show(self._open)
+            self._view.show(tree.open)
 
     def stage_started(self, event: StageStarted) -> None:
         """Start the span of a stage, if it has one."""
-        if self._phase is None or event.stage not in STAGE_SPANS:
+        if self._tree is None or event.stage not in STAGE_SPANS:
             return
-        parent = self._stages.get(STAGE_SPANS[event.stage], self._phase)
-        span = self._start(f"{PHASE}.{event.stage}", parent, event.time_ns)
+        parent = self._stages.get(STAGE_SPANS[event.stage], self._tree.root)
+        span = self._tree.start(f"{PHASE}.{event.stage}", parent, event.time_ns)
         self._stages[event.stage], self._stage_starts[span] = span, event.time_ns
-        self._open[span] = {}
+        self._tree.open[span] = {}
 
     def stage_ended(self, event: StageEnded) -> None:
         """End the span of a stage; its attributes go to the phase."""
+        if self._tree is None:
+            return
         self._set_run_attributes(event.attributes)
         span = self._stages.pop(event.stage, None)
         if span is not None:
-            self._end(span, event.time_ns)
+            self._tree.end(span, event.time_ns)
 
     def worker_started(self, event: WorkerStarted) -> None:
         """Make the span of a worker's start."""
-        if self._phase is None:
+        if self._tree is None:
             return
         stages = self._stages.values()
         begun = [stage for stage in stages if self._stage_starts[stage] <= event.started_ns]
-        parent = begun[0] if begun else self._phase
+        parent = begun[0] if begun else self._tree.root
         attributes = {"process.pid": event.pid, "host.name": self._host}
-        self._start(WORKER, parent, event.started_ns, attributes).end(end_time=event.ready_ns)
+        span = self._tree.start(WORKER, parent, event.started_ns, attributes)
+        self._tree.end(span, event.ready_ns)
 
     def handle_batch(self, events: Sequence[Event]) -> None:
         """Handle the events in order, and count the pairs once per batch."""
         super().handle_batch(events)
-        if self._phase is None:
+        if self._tree is None:
             return
         for event in reversed(events):
             if isinstance(event, JobEnded) and event.stage == "pairs":
-                self._phase.set_attribute("zemosaic.pairs.done", event.done)
+                self._tree.root.set_attribute("zemosaic.pairs.done", event.done)
                 return
 
     def job_ended(self, event: JobEnded) -> None:
         """Make the span of a tile or a pair, at the times of its worker."""
-        if self._phase is None:
-            return
-        self._end_silence()
-        self._metrics.job_ended(event.ended_ns)
-        if event.error is not None:
-            self._job_errors += 1
-        span = self._running.pop((event.stage, event.index))
-        if event.stage == "apply":
-            self._record_file_error(event)
-            if span is None:
-                return
-        # A tile has a job for its header and one for its pixels. The second one makes its span,
-        # unless the first fails or takes long.
-        elif event.stage == "scan" and event.outcome == "measured" and span is None:
-            return
-        attributes = job_attributes(event, self._host)
-        if span is None:
-            parent = self._parent_of(event.stage)
-            span = self._start(job_span(event.stage).name, parent, event.started_ns, attributes)
-        else:
-            span.set_attributes(attributes)
-        if event.error is not None:
-            self._record_error(span, event.error, event.ended_ns, event.attributes)
-        if event.stage == "pairs":
-            self._count_pair(event, span)
-        self._end(span, event.ended_ns)
-
-    def _count_pair(self, event: JobEnded, span: Span) -> None:
-        """Count a pair, and find the slowest."""
-        self._metrics.pair_ended(event, span)
-        if event.outcome != "measured":
-            outcome = "rejected" if event.outcome == "rejected" else "failed"
-            self._pair_counts[outcome] += 1
-        duration = event.ended_ns - event.started_ns
-        if duration > self._slowest_pair[0]:
-            span_id = span.get_span_context().span_id
-            self._slowest_pair = duration, trace.format_span_id(span_id)
-
-    def _record_file_error(self, event: JobEnded) -> None:
-        """Record a failure to write a corrected tile; written tiles have no span."""
-        stage = self._stages.get("apply")
-        if event.error is not None and stage is not None:
-            error = {"exception.type": event.error.type, "exception.message": str(event.error)}
-            body = valid_text(str(event.error))
-            self._add_event("exception", event.ended_ns, valid_attributes(error), stage, body)
+        if self._tree is not None:
+            self._end_silence()
+            self._jobs.ended(event)
 
     def job_running(self, event: JobRunning) -> None:
         """Show a job that has run for long, under the id that its span will have."""
-        if self._phase is None:
-            return
-        key = event.stage, event.index
-        if key not in self._running:
-            parent = self._parent_of(event.stage)
-            span = self._start(job_span(event.stage).name, parent, event.started_ns)
-            self._running.add(key, span)
-        attributes = running_attributes(event, self._host)
-        span = self._running.show(key, attributes)
-        if self._markers:
-            marker = self._start(RUNNING, span, event.started_ns, attributes)
-            marker.end(end_time=event.time_ns)
-        self._hurry()
+        if self._tree is not None:
+            self._jobs.still_running(event)
+            self._hurry()
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Record a heartbeat, unless the silence has had many."""
-        if self._phase is None:
+        if self._tree is None:
             return
-        self._running.update(event)
+        self._jobs.running.update(event)
+        stage = self._stages.get(event.stage)
+        if stage is not None and not event.total and event.stack:  # a stage without jobs
+            self._tree.open[stage] = {"code.stacktrace": valid_text(event.stack)}
         if self._heartbeats.accept(event):
             self._record_heartbeat(event)
         self._hurry()
 
     def _record_heartbeat(self, event: Heartbeat) -> None:
         attributes = valid_attributes(self._heartbeats.attributes(event))
-        body = f"no job has finished for {event.idle_time:.0f} s; {event.pending} are pending"
-        self._add_event(HEARTBEAT, event.time_ns, attributes, body=body)
-        if self._markers and self._phase is not None:
-            start = event.time_ns - int(1e9 * event.idle_time)
-            marker = self._start(HEARTBEAT, self._phase, start, attributes)
-            marker.end(end_time=event.time_ns)
+        body = valid_text(sentence(event))
+        self._add_event(HEARTBEAT, event.time_ns, attributes, body)
+        if self._markers and self._tree is not None:
+            start_ns = event.time_ns - int(1e9 * event.idle_time)
+            marker = self._tree.start(HEARTBEAT, self._tree.root, start_ns, attributes)
+            self._tree.end(marker, event.time_ns)
 
     def _end_silence(self) -> None:
         """Record the newest heartbeat, if it was skipped."""
@@ -308,107 +222,38 @@ class Telemetry(Observer):
 
     def slow_job(self, event: SlowJob) -> None:
         """Record a slow pair or tile."""
+        if self._tree is None:
+            return
         self._slow_jobs += 1
         attributes = slow_job_attributes(event, with_stack=self._slow_jobs <= MAX_STACKS)
         files = " and ".join(map(str, job_files(event.attributes)))
         body = valid_text(f"{files}: running for {event.running_time:.0f} s")
-        self._add_event(SLOW_PAIR, event.time_ns, attributes, body=body)
+        self._add_event(SLOW_PAIR, event.time_ns, attributes, body)
 
     def run_ended(self, event: RunEnded) -> None:
         """End the phase span, and the spans that are still open."""
-        if self._phase is None:
+        if self._tree is None:
             return
         self._end_silence()
         self._metrics.stop()
         self._set_run_attributes(event.attributes)
-        self._phase.set_attribute("zemosaic.run.state", event.state)
-        for outcome, count in self._pair_counts.items():
-            self._phase.set_attribute(f"zemosaic.pairs.{outcome}", count)
-        for span, attributes in reversed(self._open.copy().items()):
+        self._tree.root.set_attribute("zemosaic.run.state", event.state)
+        for outcome, count in self._jobs.pair_counts.items():
+            self._tree.root.set_attribute(f"zemosaic.pairs.{outcome}", count)
+        for span, attributes in reversed(self._tree.open.copy().items()):
             if event.error is not None:
                 span.set_attributes(attributes)
-                _set_error(span, event.error.type, event.error.message)
-            self._end(span, event.time_ns)
-
-    def _start(
-        self, name: str, parent: Span, time_ns: int, attributes: Mapping[str, Any] | None = None
-    ) -> Span:
-        if parent not in self._contexts:
-            self._contexts[parent] = trace.set_span_in_context(parent)
-        return self._tracer.start_span(
-            name, self._contexts[parent], attributes=attributes, start_time=time_ns
-        )
-
-    def _end(self, span: Span, time_ns: int) -> None:
-        span.end(end_time=time_ns)
-        self._open.pop(span, None)
-        self._contexts.pop(span, None)
-
-    def _parent_of(self, stage: str) -> Span:
-        assert self._phase is not None
-        return self._stages.get(_JOB_PARENTS.get(stage, ""), self._phase)
+                set_error(span, event.error.type, event.error.message)
+            self._tree.end(span, event.time_ns)
 
     def _hurry(self) -> None:
         if self._view is not None:
             self._view.hurry()
 
-    def _add_event(
-        self,
-        name: str,
-        time_ns: int,
-        attributes: Mapping[str, Any],
-        span: Span | None = None,
-        body: str = "",
-    ) -> None:
-        """Add an event to the phase or another span, and to the log.
-
-        OpenTelemetry is replacing span events by log records (OTEP 4430).
-        """
-        span = span or self._phase
-        if span is None:
-            return
-        span.add_event(name, attributes, timestamp=time_ns)
-        if self._signals is not None:
-            severity = "ERROR" if name == "exception" else "WARN"
-            context = span.get_span_context()
-            self._signals.emit(name, time_ns, severity, body, attributes, context)
-
-    def _record_error(
-        self, span: Span, error: JobError, time_ns: int, job: Mapping[str, Any]
-    ) -> None:
-        _set_error(span, error.type, str(error))
-        exception = {"exception.type": error.type, "exception.message": error.message}
-        if error.traceback:
-            exception["exception.stacktrace"] = error.traceback[-MAX_TEXT:]
-        files = " and ".join(map(str, job_files(job)))
-        body = valid_text(f"{files}: {error}" if files else str(error))
-        self._add_event("exception", time_ns, valid_attributes(exception), span, body)
+    def _add_event(self, name: str, time_ns: int, attributes: Mapping[str, Any], body: str) -> None:
+        if self._tree is not None:
+            self._tree.add_event(self._tree.root, name, time_ns, attributes, body)
 
     def _set_run_attributes(self, attributes: Mapping[str, Any]) -> None:
-        if self._phase is not None:
-            self._phase.set_attributes(valid_attributes(attributes, _RUN))
-
-
-def _set_error(span: Span, error_type: str, message: str) -> None:
-    span.set_attribute("error.type", error_type)
-    span.set_status(Status(StatusCode.ERROR, valid_text(message)))
-
-
-class PhaseTracer:
-    """Makes the spans of a phase under the name of a watched loop.
-
-    Parameters
-    ----------
-    name : str
-        Name in place of "phase5_intertile".
-    tracer : opentelemetry.trace.Tracer, optional
-        By default a tracer of the application's provider.
-    """
-
-    def __init__(self, name: str, tracer: Tracer | None = None) -> None:
-        self._name = name
-        self._tracer = tracer or trace.get_tracer("zemosaic", __version__)
-
-    def start_span(self, name: str, *args: Any, **kwargs: Any) -> Span:
-        """Start a span under its new name."""
-        return self._tracer.start_span(self._name + name.removeprefix(PHASE), *args, **kwargs)
+        if self._tree is not None:
+            self._tree.root.set_attributes(valid_attributes(attributes, _RUN))

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from statistics import median
 from typing import Any
 
-from ..observe.autopsy import RUN_DIED, Autopsy
+from ..observe.autopsy import Autopsy
+from ..observe.replay import RUN_DIED
 from ..pipeline.illumination_file import Illumination
 from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import Heartbeat, JobEnded, SlowJob

@@ -18,7 +18,8 @@ from astropy.table import Table
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..observe.autopsy import Autopsy, all_events
+from ..observe.autopsy import Autopsy
+from ..observe.replay import all_events
 from ..pipeline.illumination_file import read_illuminations
 from ..pipeline.records import decode_measurements, failure_reason
 from ..pipeline.tables import SURFACE_POWERS
