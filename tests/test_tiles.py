@@ -271,7 +271,7 @@ def test_a_file_with_a_damaged_header_is_closed(
     save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No file stays open until the garbage collector finds it."""
-    path = save(np.ones((8, 10)))
+    path = save(primary(IMAGE))
     path.write_bytes(path.read_bytes().replace(b"NAXIS1", b"NAXISX", 1))
     left_open: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", left_open.append)
