@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..threads import take_reports
+from .interrupts import held
 from .library_messages import LibraryMessage
 
 logger = logging.getLogger(__name__)
@@ -340,7 +341,7 @@ class FanOut:
 
     def dispatch(self, *events: Event) -> None:
         """Pass simultaneous events to all observers, after the reports of missing threads."""
-        with self.lock:
+        with self.lock, held:
             self._dispatch(events)
 
     def _dispatch(self, events: Sequence[Event]) -> None:
