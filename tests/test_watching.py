@@ -100,6 +100,18 @@ def test_a_loop_without_futures_is_watched() -> None:
     assert [call[1:] for call in callback.calls if call[0] == "phase9"] == [(1, 2), (2, 2)]
 
 
+def test_progress_arrives_while_the_loop_is_stuck() -> None:
+    """The end of a fast item is not held back by the next one."""
+    done = threading.Event()
+
+    def progress(name: str, count: int, total: int | None, *_: str) -> None:
+        if (name, count, total) == ("phase9", 2, 3):
+            done.set()
+
+    for item in zemosaic.watched(range(3), "phase9", progress=progress, heartbeat=HEARTBEAT):
+        assert item < 2 or done.wait(60)
+
+
 def test_a_break_ends_the_watch(tmp_path: Path) -> None:
     """After a break the run has ended, and the thread of the watch with it."""
     recorder = Recorder()
