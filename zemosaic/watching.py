@@ -15,7 +15,6 @@ from .reporting import CallbackReporter
 from .runtime import stacks
 from .runtime.events import (
     FanOut,
-    JobEnded,
     JobError,
     Observer,
     RunEnded,
@@ -89,7 +88,7 @@ def watch(
         journals = kept.journals if kept else []
         fan_out = FanOut([*journals, reporter, Telemetry(tracer), *observers])
         inflight = stack.enter_context(_inflight(kept, reporter))
-        watcher = LoopWatch(fan_out, total or 0, heartbeat, inflight)
+        watcher = LoopWatch(fan_out, total or 0, heartbeat, inflight, progress=reporter.progress)
         reporter.labels = watcher.label
         stack.enter_context(_run(fan_out, watcher, total or 0))
         yield watcher
@@ -134,10 +133,9 @@ class _LoopReporter(CallbackReporter):
         super().__init__(logger, callback, prefix)
         self._name = name
 
-    def job_ended(self, event: JobEnded) -> None:
-        """Report a future that ended."""
-        super().job_ended(event)
-        self.call_back(self._name, event.done, event.total)
+    def progress(self, done: int, total: int) -> None:
+        """Report the number of futures that ended."""
+        self.call_back(self._name, done, total)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any
@@ -46,6 +46,9 @@ class LoopWatch:
         Table of running jobs.
     clock : Clock, optional
         Source of all times.
+    progress : callable
+        Called with the numbers of ended and of all futures before each is yielded, because the
+        loop may report its progress to the same place.
     """
 
     def __init__(
@@ -55,8 +58,9 @@ class LoopWatch:
         heartbeat: float = 10.0,
         inflight: Inflight | None = None,
         clock: Clock | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._clock = clock or Clock()
+        self._clock, self._progress = clock or Clock(), progress
         self._observers, self._inflight = observers, inflight
         self._least_total = total
         self._window = FutureWindow(STAGE, self._clock, inflight)
@@ -165,6 +169,7 @@ class LoopWatch:
                 self._batcher.add_duration((ended_ns - started_ns) / 1e9)
             self._events.append(self._outcomes.record(batch, outcome, result))
             self._watch.job_ended(now)
+            self._progress(self._outcomes.done, self._outcomes.total)
             if now - self._dispatched >= BATCH_SECONDS or not self._window:
                 self._dispatch(now)
 
