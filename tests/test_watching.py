@@ -18,7 +18,8 @@ import pytest
 import zemosaic
 from tests.helpers.fakes import Recorder
 from zemosaic.observe.autopsy import examine
-from zemosaic.runtime.events import JobEnded, Observer, RunEnded, RunStarted
+from zemosaic.runtime.events import JobEnded, RunEnded, RunStarted
+from zemosaic.runtime.observers import Observer
 
 HEARTBEAT = 0.05  # seconds: the promises below hold for any
 

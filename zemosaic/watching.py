@@ -13,18 +13,11 @@ from typing import Any
 from .observe.telemetry import PHASE, PhaseTracer, Telemetry
 from .reporting import CallbackReporter
 from .runtime import stacks
-from .runtime.events import (
-    FanOut,
-    JobError,
-    Observer,
-    RunEnded,
-    RunStarted,
-    StageEnded,
-    StageStarted,
-)
+from .runtime.events import JobError, RunEnded, RunStarted, StageEnded, StageStarted
 from .runtime.inflight import Inflight
 from .runtime.kept_folder import KeptFolder, keep_folder
 from .runtime.loop_watch import STAGE, LoopWatch
+from .runtime.observers import FanOut, Observer
 
 ROWS = 64  # running futures in the table of running jobs
 

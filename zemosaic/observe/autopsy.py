@@ -17,11 +17,9 @@ from ..errors import UserError
 from ..runtime import inflight, journal, stacks
 from ..runtime.events import (
     Event,
-    FanOut,
     JobEnded,
     JobError,
     Note,
-    Observer,
     RunEnded,
     RunStarted,
     StageEnded,
@@ -30,6 +28,7 @@ from ..runtime.events import (
 )
 from ..runtime.inflight import Row, Snapshot
 from ..runtime.journal import Record
+from ..runtime.observers import FanOut, Observer
 from ..runtime.run_folder import RunFolder, holder
 
 SILENCE = 5.0  # seconds without a sign of life that are worth a word

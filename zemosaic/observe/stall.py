@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..runtime.events import Heartbeat, JobEnded, Observer, RunStarted
+from ..runtime.events import Heartbeat, JobEnded, RunStarted
+from ..runtime.observers import Observer
 
 COMMAND_TIMEOUT = 60.0  # seconds
 

@@ -22,7 +22,6 @@ from ..runtime.events import (
     JobEnded,
     JobError,
     JobRunning,
-    Observer,
     RunEnded,
     RunStarted,
     SlowJob,
@@ -30,6 +29,7 @@ from ..runtime.events import (
     StageStarted,
     WorkerStarted,
 )
+from ..runtime.observers import Observer
 from .attributes import MAX_TEXT, Names, valid_attributes, valid_text
 from .heartbeats import MAX_STACKS, HeartbeatFilter
 from .job_spans import (

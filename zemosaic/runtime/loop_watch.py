@@ -17,9 +17,10 @@ from typing import Any
 
 from .batcher import Batcher
 from .clock import Clock
-from .events import Event, FanOut, JobError, JobSubmitted
+from .events import Event, JobError, JobSubmitted
 from .future_window import FutureWindow
 from .inflight import Inflight
+from .observers import FanOut
 from .outcomes import Outcome, OutcomeLog
 from .submission import Batch, Job
 from .watch import Watch

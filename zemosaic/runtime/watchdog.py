@@ -15,7 +15,8 @@ from typing import Any
 
 from ..threads import report, start_thread
 from . import watchdog_process
-from .events import Event, Observer, RunEnded, RunStarted, StageEnded, StageStarted
+from .events import Event, RunEnded, RunStarted, StageEnded, StageStarted
+from .observers import Observer
 from .run_folder import RunFolder
 
 BEAT = 1.0  # seconds between two signs of life
