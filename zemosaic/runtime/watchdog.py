@@ -55,6 +55,9 @@ class Watchdog(Observer):
         self._start(timeout, grace, RunFolder(folder).verdict)
 
     def _start(self, timeout: float, grace: float, verdict: Path) -> None:
+        if getattr(sys, "frozen", False):  # its executable runs no other script
+            report("no watchdog in a frozen application: stages have no time-out")
+            return
         script = watchdog_process.__file__
         command = [sys.executable, "-I", "-S", script, str(os.getpid()), str(timeout), str(grace),
                    os.path.abspath(verdict)]  # fmt: skip
