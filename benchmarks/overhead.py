@@ -41,9 +41,10 @@ from zemosaic.observe import otlp_json
 from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.simulate import Scene
-from zemosaic.runtime.events import FanOut, JobEnded, Observer, RunStarted
+from zemosaic.runtime.events import JobEnded, RunStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.journal import Journal
+from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.pool import Pool
 from zemosaic.runtime.process_pool import ProcessPool
 from zemosaic.runtime.scheduler import Job, run

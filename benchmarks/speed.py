@@ -48,7 +48,8 @@ from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
 from zemosaic.photometry.tiles.tile_files import open_tile
 from zemosaic.pipeline.solution import PhaseSolution
-from zemosaic.runtime.events import JobEnded, Observer, StageEnded, StageStarted
+from zemosaic.runtime.events import JobEnded, StageEnded, StageStarted
+from zemosaic.runtime.observers import Observer
 from zemosaic.runtime.pool import usable_processors
 from zemosaic.runtime.process_pool import ProcessPool
 

@@ -20,7 +20,6 @@ from tests.helpers.fakes import FakeClock, ManualPool
 from zemosaic.observe.console import Console
 from zemosaic.observe.progress import ProgressRate, format_duration
 from zemosaic.runtime.events import (
-    FanOut,
     Heartbeat,
     JobEnded,
     JobError,
@@ -30,6 +29,7 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
+from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.scheduler import Job, run
 
 FILES = {"name_i": "a [red].fits", "name_j": "b[/bold].fits"}

@@ -47,7 +47,8 @@ from zemosaic.observe.endpoint import endpoint_from_environment
 from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
 from zemosaic.observe.span_tree import environment_parent
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted
+from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted
+from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool
 
@@ -512,7 +513,8 @@ import logging, sys, time
 from pathlib import Path
 from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.runtime.events import FanOut, Observer, RunEnded, RunStarted
+from zemosaic.runtime.events import RunEnded, RunStarted
+from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.scheduler import Job, run
 

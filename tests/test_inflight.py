@@ -14,8 +14,8 @@ import pytest
 
 from tests.helpers.fakes import FakeClock, Gate, Recorder
 from zemosaic.runtime import inflight
-from zemosaic.runtime.events import FanOut
 from zemosaic.runtime.inflight import Inflight, Slot
+from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.pool import Pool
 from zemosaic.runtime.process_pool import ProcessPool
 from zemosaic.runtime.scheduler import Job, run

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from zemosaic.runtime import journal, journal_lines
 from zemosaic.runtime.events import (
-    FanOut,
     Heartbeat,
     JobEnded,
     JobError,
@@ -32,6 +31,7 @@ from zemosaic.runtime.events import (
     StageStarted,
 )
 from zemosaic.runtime.journal import Journal
+from zemosaic.runtime.observers import FanOut
 
 ERROR = JobError("ValueError", "no «good»\ud800", "Traceback\n  line")
 EVENTS: list[Any] = [

@@ -18,9 +18,10 @@ from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.live import LAST_SEEN, Snapshots
 from zemosaic.observe.telemetry import PHASE, Telemetry
 from zemosaic.runtime import journal
-from zemosaic.runtime.events import FanOut, Heartbeat, RunEnded, RunStarted
+from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.journal import Journal
+from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.scheduler import Job, run
 
 

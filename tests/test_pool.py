@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fakes import HeldClock, Recorder
-from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer
+from zemosaic.runtime.events import Heartbeat, JobEnded, Note
 from zemosaic.runtime.executor_pool import ExecutorPool
 from zemosaic.runtime.inflight import Inflight, read
 from zemosaic.runtime.make_pool import make_pool
+from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.process_pool import ProcessPool, WorkerLostError
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool
@@ -135,7 +136,8 @@ def test_a_stuck_thread_does_not_keep_the_program_from_ending() -> None:
         """
         import threading
         from tests.helpers.fakes import HeldClock, Recorder
-        from zemosaic.runtime.events import FanOut, JobEnded
+        from zemosaic.runtime.events import JobEnded
+        from zemosaic.runtime.observers import FanOut
         from zemosaic.runtime.thread_pool import ThreadPool
         from zemosaic.runtime.scheduler import Job, run
 
@@ -351,7 +353,7 @@ def test_workers_unable_to_start_end_the_run_with_a_clear_error(tmp_path: Path) 
     script.write_text(
         textwrap.dedent(
             """
-            from zemosaic.runtime.events import FanOut
+            from zemosaic.runtime.observers import FanOut
             from zemosaic.runtime.process_pool import ProcessPool
             from zemosaic.runtime.scheduler import Job, run
 

@@ -28,8 +28,9 @@ from zemosaic.pipeline.records import (
     encode_tile,
     restore_tile,
 )
-from zemosaic.runtime.events import JobEnded, Observer
+from zemosaic.runtime.events import JobEnded
 from zemosaic.runtime.journal import Journal
+from zemosaic.runtime.observers import Observer
 
 any_float = st.floats(allow_nan=True, allow_infinity=True)
 VALUES = {

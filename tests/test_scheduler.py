@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.helpers.fakes import FakeClock, Gate, ManualPool, Recorder
-from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Note, Observer, SlowJob
+from zemosaic.runtime.events import Heartbeat, JobEnded, Note, SlowJob
 from zemosaic.runtime.executor_pool import ExecutorPool
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.make_pool import make_pool
+from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.pool import Pool
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool

@@ -20,8 +20,9 @@ from tests.helpers.fakes import Recorder
 from tests.helpers.tiles import simulated
 from zemosaic import calibrate
 from zemosaic.runtime import stacks
-from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, Observer
+from zemosaic.runtime.events import Heartbeat, JobEnded
 from zemosaic.runtime.inflight import Inflight
+from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.process_pool import ProcessPool
 from zemosaic.runtime.run_folder import RunFolder
 from zemosaic.runtime.scheduler import Job, run

@@ -39,16 +39,8 @@ from zemosaic.errors import NoSolution
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 from zemosaic.pipeline.solution import PhaseSolution
-from zemosaic.runtime.events import (
-    FanOut,
-    JobEnded,
-    JobError,
-    Note,
-    Observer,
-    RunEnded,
-    StageEnded,
-    StageStarted,
-)
+from zemosaic.runtime.events import JobEnded, JobError, Note, RunEnded, StageEnded, StageStarted
+from zemosaic.runtime.observers import FanOut, Observer
 
 PHASE = "phase5_intertile"
 SCENE = Scene(tiles=6, shape=(96, 128), overlap=0.35)

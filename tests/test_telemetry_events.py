@@ -26,7 +26,6 @@ from tests.helpers.recorded_traces import (
 from zemosaic.observe.attributes import MAX_TEXT
 from zemosaic.observe.telemetry import PHASE, Telemetry
 from zemosaic.runtime.events import (
-    FanOut,
     JobError,
     JobRunning,
     RunEnded,
@@ -34,6 +33,7 @@ from zemosaic.runtime.events import (
     StageEnded,
     StageStarted,
 )
+from zemosaic.runtime.observers import FanOut
 
 
 def test_a_pair_span_has_the_times_of_its_worker() -> None:

@@ -22,7 +22,8 @@ from tests.helpers.recorded_traces import (
 from zemosaic.observe.telemetry import PHASE, Telemetry
 from zemosaic.photometry.pairfit.measurement import Rejected
 from zemosaic.pipeline.records import summarize_pair
-from zemosaic.runtime.events import FanOut, Heartbeat, Observer, RunEnded, RunStarted
+from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted
+from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.process_pool import ProcessPool
 from zemosaic.runtime.scheduler import Clock, Job, run
 from zemosaic.runtime.thread_pool import ThreadPool

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -263,6 +265,20 @@ def test_a_truncated_file_is_a_one_line_error(save: Save) -> None:
         ) as caught:
             read(open_tile(path))
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_damaged_header_is_closed(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file stays open until the garbage collector finds it."""
+    path = save(primary(IMAGE))
+    path.write_bytes(path.read_bytes().replace(b"NAXIS1", b"NAXISX", 1))
+    left_open: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", left_open.append)
+    with pytest.raises(TileError, match="cannot be read as FITS"):
+        open_tile(path)
+    gc.collect()
+    assert not left_open
 
 
 def test_pixels_are_a_copy() -> None:

@@ -89,7 +89,10 @@ def test_a_wing_does_not_import_the_others(name: str, foreign: tuple[str, ...]) 
 def test_observers_and_the_report_import_only_events_and_file_formats(name: str) -> None:
     """From the runtime they import the events and the file formats of the run folder."""
     allowed = ours(
-        *(f"runtime.{part}" for part in ("events", "journal", "inflight", "stacks", "run_folder"))
+        *(
+            f"runtime.{part}"
+            for part in ("events", "observers", "journal", "inflight", "stacks", "run_folder")
+        )
     )
     for module, path in wing(name).items():
         bad = [

@@ -19,6 +19,7 @@ import zemosaic
 from tests.helpers.fakes import Recorder
 from zemosaic.observe.autopsy import examine
 from zemosaic.runtime.events import JobEnded, RunEnded, RunStarted
+from zemosaic.runtime.observers import Observer
 
 HEARTBEAT = 0.05  # seconds: the promises below hold for any
 
@@ -98,6 +99,31 @@ def test_a_loop_without_futures_is_watched() -> None:
     assert seen == ["a", "b"]
     assert "done=1/2 pending=1 last_completed_idx=a" in callback.lines("Heartbeat")[0][0]
     assert [call[1:] for call in callback.calls if call[0] == "phase9"] == [(1, 2), (2, 2)]
+
+
+def test_an_end_is_recorded_while_the_loop_is_stuck() -> None:
+    """The end of a fast item waits for others to be recorded with it, but not for the next one."""
+    done = threading.Event()
+
+    class WaitForTheSecond(Observer):
+        def job_ended(self, event: JobEnded) -> None:
+            if event.done == 2:
+                done.set()
+
+    observers = [WaitForTheSecond()]
+    for item in zemosaic.watched(range(3), "phase9", observers=observers, heartbeat=HEARTBEAT):
+        assert item < 2 or done.wait(60)
+
+
+def test_progress_comes_before_that_of_the_loop() -> None:
+    """A loop that reports its own count to the same callback reports no lower one."""
+    callback = Callback()
+    with ThreadPoolExecutor(2) as pool, zemosaic.watch("phase9", progress=callback) as watcher:
+        futures = {pool.submit(square, k): k for k in range(20, 40)}
+        for count, _ in enumerate(watcher.as_completed(futures), 1):
+            callback("phase9", count, len(futures))
+    counts = [call[1] for call in callback.calls if call[0] == "phase9"]
+    assert counts == sorted(counts)
 
 
 def test_a_break_ends_the_watch(tmp_path: Path) -> None:

@@ -8,15 +8,8 @@ from typing import Any
 
 from .observe.progress import job_name
 from .runtime import stacks
-from .runtime.events import (
-    Heartbeat,
-    JobEnded,
-    Note,
-    Observer,
-    SlowJob,
-    StageEnded,
-    StageStarted,
-)
+from .runtime.events import Heartbeat, JobEnded, Note, SlowJob, StageEnded, StageStarted
+from .runtime.observers import Observer
 
 #: Indices of pending jobs in the log line of a heartbeat, and running jobs described there.
 HEARTBEAT_INDICES, HEARTBEAT_JOBS = 5, 3

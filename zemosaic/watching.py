@@ -13,19 +13,11 @@ from typing import Any
 from .observe.telemetry import Telemetry
 from .reporting import CallbackReporter
 from .runtime import stacks
-from .runtime.events import (
-    FanOut,
-    JobEnded,
-    JobError,
-    Observer,
-    RunEnded,
-    RunStarted,
-    StageEnded,
-    StageStarted,
-)
+from .runtime.events import JobError, RunEnded, RunStarted, StageEnded, StageStarted
 from .runtime.inflight import Inflight
 from .runtime.kept_folder import KeptFolder, keep_folder
 from .runtime.loop_watch import STAGE, LoopWatch
+from .runtime.observers import FanOut, Observer
 
 ROWS = 64  # running futures in the table of running jobs
 
@@ -88,7 +80,7 @@ def watch(
         journals = kept.journals if kept else []
         fan_out = FanOut([*journals, reporter, Telemetry(name=name), *observers])
         inflight = stack.enter_context(_inflight(kept, reporter))
-        watcher = LoopWatch(fan_out, total or 0, heartbeat, inflight)
+        watcher = LoopWatch(fan_out, total or 0, heartbeat, inflight, progress=reporter.progress)
         reporter.labels = watcher.label
         stack.enter_context(_run(fan_out, watcher, total or 0))
         yield watcher
@@ -133,10 +125,9 @@ class _LoopReporter(CallbackReporter):
         super().__init__(logger, callback, prefix)
         self._name = name
 
-    def job_ended(self, event: JobEnded) -> None:
-        """Report a future that ended."""
-        super().job_ended(event)
-        self.call_back(self._name, event.done, event.total)
+    def progress(self, done: int, total: int) -> None:
+        """Report the number of futures that ended."""
+        self.call_back(self._name, done, total)
 
 
 @contextmanager

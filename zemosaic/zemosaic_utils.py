@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .pipeline.solution import PhaseSolution
     from .pipeline.tasks import ScannedTile
     from .reporting import PhaseReporter
-    from .runtime.events import Observer
+    from .runtime.observers import Observer
     from .runtime.pool import Pool
     from .runtime.scheduler import Clock
 

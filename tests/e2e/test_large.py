@@ -14,15 +14,8 @@ import pytest
 from tests.e2e.jaeger import ROOT, Jaeger
 from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.runtime.events import (
-    Event,
-    FanOut,
-    JobEnded,
-    RunEnded,
-    RunStarted,
-    StageEnded,
-    StageStarted,
-)
+from zemosaic.runtime.events import Event, JobEnded, RunEnded, RunStarted, StageEnded, StageStarted
+from zemosaic.runtime.observers import FanOut
 
 SHARED = Path(os.environ.get("ZEMOSAIC_SHARED_DATA", ROOT.parent / "shared" / "data"))
 GRAPH = SHARED / "graphs" / "zemosaic_m31_197_tiles_overlaps.csv"

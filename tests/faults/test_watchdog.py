@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ import pytest
 
 from tests.faults.command import Start
 from zemosaic.runtime.events import Heartbeat
+from zemosaic.runtime.watchdog import Watchdog
 from zemosaic.runtime.watchdog_process import Watch
+from zemosaic.threads import take_reports
 
 posix = pytest.mark.skipif(os.name == "nt", reason="signals as POSIX has them")
 
@@ -81,6 +86,16 @@ def test_the_run_works_without_a_watchdog(start: Start, tmp_path: Path) -> None:
     done = run.end()
     assert done.code == 0
     assert done.err.count("no watchdog can be started") == 1
+
+
+def test_a_frozen_application_has_no_watchdog(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its executable is the application, which must not start a second time."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
+    with contextlib.closing(Watchdog(tmp_path, 1.0)):
+        assert any("no watchdog" in report for report in take_reports())
 
 
 def test_time_in_which_the_run_was_suspended_does_not_count() -> None:

@@ -19,8 +19,9 @@ from zemosaic.observe.status import status
 from zemosaic.pipeline.calibrate import calibrate
 from zemosaic.report.build import write_report
 from zemosaic.runtime import journal
-from zemosaic.runtime.events import Event, Observer
+from zemosaic.runtime.events import Event
 from zemosaic.runtime.journal import Journal
+from zemosaic.runtime.observers import Observer
 from zemosaic.settings import Settings
 
 ABOUT = {"version": "x", "command": "zemosaic intertile", "cwd": "/", "resume": True}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
-from zemosaic.runtime.events import Observer
+from zemosaic.runtime.observers import Observer
 from zemosaic.runtime.pool import Pool
 from zemosaic.runtime.scheduler import Clock
 from zemosaic.runtime.worker import TaskResult, run_in_slot, run_task

@@ -6,14 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from zemosaic.runtime.events import (
-    FanOut,
-    JobEnded,
-    JobSubmitted,
-    RunStarted,
-    StageStarted,
-)
+from zemosaic.runtime.events import JobEnded, JobSubmitted, RunStarted, StageStarted
 from zemosaic.runtime.journal import Journal
+from zemosaic.runtime.observers import FanOut
 
 SECOND = 1_000_000_000
 ABOUT = {"command": "zemosaic intertile a.fits b.fits -o run", "cwd": os.getcwd(), "host": "h"}

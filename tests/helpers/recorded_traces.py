@@ -11,7 +11,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from zemosaic.observe.telemetry import PHASE, Telemetry
-from zemosaic.runtime.events import FanOut, Heartbeat, JobEnded, JobError, RunEnded, RunStarted
+from zemosaic.runtime.events import Heartbeat, JobEnded, JobError, RunEnded, RunStarted
+from zemosaic.runtime.observers import FanOut
 
 
 class Memory:

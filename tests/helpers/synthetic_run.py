@@ -18,7 +18,6 @@ from zemosaic.pipeline.records import PairRecord, encode_measurements, save_thum
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.pipeline.tables import corrections_table, pairs_table, write_table
 from zemosaic.runtime.events import (
-    FanOut,
     Heartbeat,
     JobEnded,
     JobError,
@@ -29,6 +28,7 @@ from zemosaic.runtime.events import (
     StageStarted,
 )
 from zemosaic.runtime.journal import Journal
+from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.run_folder import RunFolder
 from zemosaic.settings import Settings
 

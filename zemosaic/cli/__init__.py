@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
@@ -17,6 +16,7 @@ import click
 
 from ..errors import UserError
 from ..runtime import stacks
+from ..runtime.interrupts import handle_signals
 from ..runtime.library_messages import collect_library_messages
 from .output import Output
 
@@ -35,16 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     # Log records also arrive as notes; without a handler they would be printed twice.
     logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())
-    for name in ("SIGTERM", "SIGBREAK"):  # Windows sends SIGBREAK when a console is closed
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _interrupt)
+    handle_signals()
     stacks.use_alarm()
     sys.exit(run(arguments))
-
-
-def _interrupt(signal_number: int, frame: object) -> None:
-    """End as after Ctrl-C: send the spans, complete the journal, exit with 130."""
-    raise KeyboardInterrupt
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

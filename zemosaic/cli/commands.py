@@ -178,7 +178,7 @@ def _calibrate(
 ) -> tuple[PhaseSolution, int]:
     """Run the calibration and print its results; return the solution and the exit code."""
     if options["pool"] == "processes":
-        from ..runtime.process_pool import start_server
+        from ..runtime.process_start import start_server
 
         start_server(PRELOAD)
     from .session import RunOptions, run_in_folder

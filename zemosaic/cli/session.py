@@ -35,8 +35,9 @@ from ..pipeline.illumination_file import write_illuminations
 from ..pipeline.solution import PhaseSolution
 from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
 from ..runtime import journal
-from ..runtime.events import Observer, RunStarted
+from ..runtime.events import RunStarted
 from ..runtime.journal import Journal, Record
+from ..runtime.observers import Observer
 from ..runtime.run_folder import RunFolder, claim
 from ..runtime.watchdog import Watchdog
 from ..settings import Settings

@@ -17,16 +17,8 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from ..runtime.events import (
-    Heartbeat,
-    JobEnded,
-    Note,
-    Observer,
-    RunEnded,
-    SlowJob,
-    StageEnded,
-    StageStarted,
-)
+from ..runtime.events import Heartbeat, JobEnded, Note, RunEnded, SlowJob, StageEnded, StageStarted
+from ..runtime.observers import Observer
 from ..runtime.stacks import innermost
 from ..text import printable
 from ..threads import report

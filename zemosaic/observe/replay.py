@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..runtime.events import Event, FanOut, JobEnded, JobError, Observer, RunEnded, StageEnded
+from ..runtime.events import Event, JobEnded, JobError, RunEnded, StageEnded
+from ..runtime.observers import FanOut, Observer
 from .autopsy import Autopsy, StuckJob
 
 RUN_DIED = "RunDied"  # error type of the jobs that died with their run

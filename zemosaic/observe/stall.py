@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..runtime.events import Heartbeat, JobEnded, Observer, RunStarted, StageEnded
+from ..runtime.events import Heartbeat, JobEnded, RunStarted, StageEnded
+from ..runtime.observers import Observer
 from ..threads import start_thread
 from .heartbeats import sentence
 

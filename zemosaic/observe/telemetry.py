@@ -11,7 +11,6 @@ from ..runtime.events import (
     Heartbeat,
     JobEnded,
     JobRunning,
-    Observer,
     RunEnded,
     RunStarted,
     SlowJob,
@@ -19,6 +18,7 @@ from ..runtime.events import (
     StageStarted,
     WorkerStarted,
 )
+from ..runtime.observers import Observer
 from .attributes import Names, valid_attributes, valid_text
 from .heartbeats import MAX_STACKS, HeartbeatFilter, sentence
 from .job_recorder import RUNNING, JobRecorder

@@ -18,9 +18,10 @@ from typing import Any
 from ..errors import UserError
 from ..files import require_different
 from ..runtime import stacks
-from ..runtime.events import FanOut, JobError, Note, Observer, RunEnded, RunStarted
+from ..runtime.events import JobError, Note, RunEnded, RunStarted
 from ..runtime.inflight import Inflight
 from ..runtime.make_pool import make_pool
+from ..runtime.observers import FanOut, Observer
 from ..runtime.pool import Pool
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Clock

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.events import FanOut, Note, StageEnded, StageStarted
+from ..runtime.events import Note, StageEnded, StageStarted
 from ..runtime.inflight import Inflight
+from ..runtime.observers import FanOut
 from ..runtime.pool import Pool
 from ..runtime.scheduler import Clock, Job, Outcome, run
 from ..runtime.stage_heartbeat import beat

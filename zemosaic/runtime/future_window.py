@@ -51,16 +51,15 @@ class FutureWindow(Window):
         del self._futures[batch.current_job.index]
         return batch
 
-    def update_next(self) -> None:
+    def update_next(self, now: float) -> None:
         """Update which futures run; executors start them in the order of their submission."""
-        now, now_ns = self._clock.monotonic(), self._clock.time_ns()
         while self._waiting:
             future = self._waiting[0]
             batch = self._batches.get(future)
             if batch is not None and not future.done():
                 if not _is_running(future):
                     return
-                batch.start_job(0, now, now_ns)
+                batch.start_job(0, now, self._clock.time_ns())
             self._waiting.popleft()
 
     def update_running(self) -> None:

@@ -19,16 +19,7 @@ from typing import Any
 
 from ..files import no_follow
 from ..threads import start_thread
-from .events import (
-    Event,
-    Heartbeat,
-    JobEnded,
-    JobSubmitted,
-    Observer,
-    RunEnded,
-    RunStarted,
-    StageEnded,
-)
+from .events import Event, Heartbeat, JobEnded, JobSubmitted, RunEnded, RunStarted, StageEnded
 from .journal_lines import (
     DamagedLineError,
     decode_event,
@@ -36,6 +27,7 @@ from .journal_lines import (
     decode_spans,
     encode_line,
 )
+from .observers import Observer
 from .run_folder import RunFolder
 
 _SYNCED = {RunStarted, StageEnded, Heartbeat}

@@ -6,19 +6,21 @@ sends heartbeats and slow jobs also while the body of the loop is stuck.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any
 
 from .batcher import Batcher
 from .clock import Clock
-from .events import Event, FanOut, JobError, JobSubmitted
+from .events import Event, JobError, JobSubmitted
 from .future_window import FutureWindow
 from .inflight import Inflight
+from .observers import FanOut
 from .outcomes import Outcome, OutcomeLog
 from .submission import Batch, Job
 from .watch import Watch
@@ -26,6 +28,7 @@ from .worker import TaskResult
 
 STAGE = "loop"
 FIRST_LOOK = 10  # the first look comes after this part of a tick
+BATCH_SECONDS = 0.05  # ends within this time are dispatched together, for a fraction of the cost
 Ended = queue.SimpleQueue[tuple[Any, int]]
 
 
@@ -44,6 +47,9 @@ class LoopWatch:
         Table of running jobs.
     clock : Clock, optional
         Source of all times.
+    progress : callable
+        Called with the numbers of ended and of all futures before each is yielded, because the
+        loop may report its progress to the same place.
     """
 
     def __init__(
@@ -53,8 +59,9 @@ class LoopWatch:
         heartbeat: float = 10.0,
         inflight: Inflight | None = None,
         clock: Clock | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
-        self._clock = clock or Clock()
+        self._clock, self._progress = clock or Clock(), progress
         self._observers, self._inflight = observers, inflight
         self._least_total = total
         self._window = FutureWindow(STAGE, self._clock, inflight)
@@ -71,6 +78,8 @@ class LoopWatch:
             timeout=0.0,
         )
         self._labels: list[Any] = []
+        self._events: list[Event] = []  # not yet dispatched
+        self._dispatched = -math.inf
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="zemosaic-watch", daemon=True)
@@ -129,6 +138,7 @@ class LoopWatch:
         if self._thread.ident is not None:
             self._thread.join(5.0)
         with self._lock:
+            self._dispatch(self._clock.monotonic())
             self._write_progress()
 
     def _add(self, labels: Mapping[Any, Any], ended: Ended | None) -> int:
@@ -141,7 +151,7 @@ class LoopWatch:
                 attributes = {"name": str(self._labels[-1])}
                 self._window.add(future, Batch([Job(index, _nothing, (), attributes)], now_ns))
             self._outcomes.total = max(self._least_total, len(self._labels))
-            self._window.update_next()
+            self._window.update_next(self._clock.monotonic())
         if ended is not None:
             for future in labels:
                 future.add_done_callback(lambda f: ended.put((f, time.time_ns())))
@@ -149,17 +159,25 @@ class LoopWatch:
 
     def _finish(self, future: Any, ended_ns: int) -> None:
         with self._lock:
+            now = self._clock.monotonic()
             batch = self._window.take(future)
-            self._window.update_next()
+            self._window.update_next(now)
             error = _error_of(future)
             started_ns = min(batch.running_since_ns or batch.submitted_ns, ended_ns)
             result = TaskResult(None, error, started_ns, ended_ns, 0)
             outcome = Outcome(batch.jobs[0], "failed" if error else "measured", error=error)
             if error is None:
                 self._batcher.add_duration((ended_ns - started_ns) / 1e9)
-            event = self._outcomes.record(batch, outcome, result)
-            self._watch.job_ended(self._clock.monotonic())
-            self._observers.dispatch(event)
+            self._events.append(self._outcomes.record(batch, outcome, result))
+            self._watch.job_ended(now)
+            self._progress(self._outcomes.done, self._outcomes.total)
+            if now - self._dispatched >= BATCH_SECONDS or not self._window:
+                self._dispatch(now)
+
+    def _dispatch(self, now: float) -> None:
+        events, self._events, self._dispatched = self._events, [], now
+        if events:
+            self._observers.dispatch(*events)
 
     def _look_on(self) -> None:
         wait = self._watch.tick / FIRST_LOOK
@@ -174,10 +192,9 @@ class LoopWatch:
             self._window.forget_threads()
             now = self._clock.monotonic()
             # Not one for every future: the autopsy needs those that run for long.
-            events: list[Event] = [_submitted(batch) for batch in self._window.write_rows()]
-            events += [*self._watch.slow_jobs(now), *self._watch.heartbeats(now)]
-            if events:
-                self._observers.dispatch(*events)
+            self._events += map(_submitted, self._window.write_rows())
+            self._events += [*self._watch.slow_jobs(now), *self._watch.heartbeats(now)]
+            self._dispatch(now)
             self._write_progress()
 
     def _write_progress(self) -> None:

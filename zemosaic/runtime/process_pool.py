@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import multiprocessing
-import os
-import pickle
-import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from ..errors import UserError
@@ -30,7 +25,9 @@ from ..threads import report, start_thread
 from .daemonic import allow_children
 from .events import WorkerStarted
 from .pool import Pool, no_identity
-from .worker import TaskResult, run_task
+from .process_start import start_context, without_current_folder
+from .process_task import Task
+from .worker import TaskResult
 from .worker_process import serve
 
 _WITHOUT_WORKERS = "jobs run in the process of the run, one after the other and without time-outs"
@@ -50,47 +47,13 @@ class WorkerLostError(Exception):
 
 
 @dataclass(eq=False)
-class _Task:
-    future: Future[TaskResult]
-    call: tuple[Callable[..., Any], tuple[Any, ...]]
-    pickled: bytes = b""
-
-    def pickle(self) -> None:
-        """Pickle the call, if it is not yet pickled."""
-        self.pickled = self.pickled or bytes(ForkingPickler.dumps(self.call))
-
-    def run_here(self) -> None:
-        """Run the task in this process."""
-        if self.future.set_running_or_notify_cancel():
-            function, args = self.call
-            result = run_task(function, args)
-            with contextlib.suppress(InvalidStateError):  # the task was abandoned
-                self.future.set_result(result)
-
-    def set_pickled_result(self, pickled: bytes) -> None:
-        """Set the result of the future, or the exception raised by unpickling it."""
-        try:
-            result = pickle.loads(pickled)
-        except Exception as error:  # noqa: BLE001 - unpickling may raise anything
-            self.set_exception(error)
-        else:
-            with contextlib.suppress(InvalidStateError):  # the task was abandoned
-                self.future.set_result(result)
-
-    def set_exception(self, error: Exception) -> None:
-        """Set the exception of the future."""
-        with contextlib.suppress(InvalidStateError):  # the task was abandoned
-            self.future.set_exception(error)
-
-
-@dataclass(eq=False)
 class _Worker:
     process: BaseProcess
     pipe: Connection
     started_ns: int
     ready: bool = False
     killed: bool = False  # by `ProcessPool.abandon`
-    task: _Task | None = None
+    task: Task | None = None
 
 
 class ProcessPool(Pool):
@@ -107,14 +70,14 @@ class ProcessPool(Pool):
     ) -> None:
         self.workers = workers
         self._identify = identify
-        self._context = _start_context(preload)
+        self._context = start_context(preload)
         # Workers hold the reading end: it signals them when the run, the only writer, has ended.
         self._lifeline, self._lifeline_writer = self._context.Pipe(duplex=False)
         # Messages in this pipe wake the thread of the pool.
         self._wakeups, self._wakeup_writer = self._context.Pipe(duplex=False)
         # The lock protects all fields below, which both threads change.
         self._lock = threading.Lock()
-        self._queue: deque[_Task] = deque()  # not yet assigned
+        self._queue: deque[Task] = deque()  # not yet assigned
         self._live_workers: list[_Worker] = []
         self._idle_deaths: list[Exception] = []
         self._starts: list[WorkerStarted] = []
@@ -126,7 +89,7 @@ class ProcessPool(Pool):
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Queue a task for the next free worker."""
-        task = _Task(Future(), (function, args))
+        task = Task(Future(), (function, args))
         with self._lock:
             if self._error is not None:
                 task.set_exception(self._error)
@@ -223,7 +186,7 @@ class ProcessPool(Pool):
             started_ns = time.time_ns()
             # With our copy closed, the pipe ends when the worker does.
             try:
-                with theirs, allow_children(), _without_current_folder():
+                with theirs, allow_children(), without_current_folder():
                     process.start()
             except (OSError, EOFError) as error:  # of a limit on processes, memory or files
                 ours.close()
@@ -253,7 +216,7 @@ class ProcessPool(Pool):
                     task = worker.task = self._queue.popleft()
                 self._send(worker, task)
 
-    def _send(self, worker: _Worker, task: _Task) -> None:
+    def _send(self, worker: _Worker, task: Task) -> None:
         """Send a task to its worker; free the worker if it is cancelled or unpicklable."""
         if not task.future.set_running_or_notify_cancel():
             worker.task = None
@@ -282,7 +245,7 @@ class ProcessPool(Pool):
             with self._lock:
                 self._wakeups.recv_bytes()
                 self._is_woken = False
-        results: list[tuple[_Task, bytes]] = []
+        results: list[tuple[Task, bytes]] = []
         try:
             for worker in [worker for worker in self._live_workers if worker.pipe in readable]:
                 results += self._receive(worker)
@@ -292,7 +255,7 @@ class ProcessPool(Pool):
                 task.set_pickled_result(pickled)
         self._pickle_next_tasks()
 
-    def _receive(self, worker: _Worker) -> list[tuple[_Task, bytes]]:
+    def _receive(self, worker: _Worker) -> list[tuple[Task, bytes]]:
         """Return a worker's result, if its message is one and not its start or its death."""
         try:
             message = worker.pipe.recv_bytes()
@@ -334,55 +297,3 @@ class ProcessPool(Pool):
                 self._idle_deaths.append(death)
         if worker.task is not None:
             worker.task.set_exception(death)
-
-
-def start_server(preload: Sequence[str]) -> None:
-    """Start the forkserver, where there is one, so that it imports `preload` in the meantime."""
-    if _start_context(preload).get_start_method() == "forkserver":
-        from multiprocessing import forkserver
-
-        # The pool tries again, and reports a failure.
-        with _without_current_folder(), contextlib.suppress(OSError):
-            forkserver.ensure_running()
-
-
-@contextlib.contextmanager
-def _without_current_folder() -> Iterator[None]:
-    """Let processes started in the context import from the folders of this one's import path.
-
-    The forkserver and spawned processes start as ``python -c``, whose import path begins with the
-    current folder until they have received that of this process: a file like ``numpy.py`` there
-    would be executed. The forkserver would never look in folders that a program has added.
-    """
-    folders = [folder for folder in sys.path if _is_added(folder)]
-    names = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _is_added(folder: str) -> bool:
-    """Return whether a folder of the import path is not one of Python's own."""
-    own = {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}
-    return (
-        os.path.isabs(folder)
-        and os.pathsep not in folder
-        and not any(folder.startswith(os.path.join(prefix, "")) for prefix in own)
-    )
-
-
-def _start_context(preload: Sequence[str]) -> Any:
-    """Return a start method other than a plain fork, which copies the locks held by threads."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
-        context = multiprocessing.get_context("forkserver")
-        # The forkserver imports these modules once, for all workers.
-        context.set_forkserver_preload([*preload, serve.__module__])
-        return context
-    return multiprocessing.get_context("spawn")

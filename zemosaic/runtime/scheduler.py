@@ -32,8 +32,9 @@ from dataclasses import dataclass, field
 from ..errors import UserError
 from .batcher import Batcher
 from .clock import Clock
-from .events import Event, FanOut, JobEnded, JobError, JobSubmitted, Note
+from .events import Event, JobEnded, JobError, JobSubmitted, Note
 from .inflight import Inflight, Row
+from .observers import FanOut
 from .outcomes import Outcome, OutcomeLog, Serialize, Summarize
 from .pool import Pool
 from .submission import Batch, Failure, Job, describe_death

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from ..threads import start_thread
 from . import stacks
-from .events import FanOut, Heartbeat
+from .events import Heartbeat
+from .observers import FanOut
 
 
 @contextlib.contextmanager

@@ -15,7 +15,8 @@ from typing import Any
 
 from ..threads import report, start_thread
 from . import watchdog_process
-from .events import Event, Observer, RunEnded, RunStarted, StageEnded, StageStarted
+from .events import Event, RunEnded, RunStarted, StageEnded, StageStarted
+from .observers import Observer
 from .run_folder import RunFolder
 
 BEAT = 1.0  # seconds between two signs of life
@@ -54,6 +55,9 @@ class Watchdog(Observer):
         self._start(timeout, grace, RunFolder(folder).verdict)
 
     def _start(self, timeout: float, grace: float, verdict: Path) -> None:
+        if getattr(sys, "frozen", False):  # its executable runs no other script
+            report("no watchdog in a frozen application: stages have no time-out")
+            return
         script = watchdog_process.__file__
         command = [sys.executable, "-I", "-S", script, str(os.getpid()), str(timeout), str(grace),
                    os.path.abspath(verdict)]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from astropy.io import fits
 
-from ..tiles.fits_files import ignore_astropy_warnings, name_read_errors
+from ..tiles.fits_files import name_read_errors, open_hdus
 
 #: Bytes that are copied at once.
 CHUNK = 1 << 22
@@ -49,9 +49,7 @@ def decompressed(hdus: fits.HDUList, source: Path, path: Path) -> Iterator[fits.
             with name_read_errors(source):
                 chunk = file.read(CHUNK)
             out.write(chunk)
-    with fits.open(path, memmap=False) as plain:
-        with ignore_astropy_warnings():
-            len(plain)
+    with open_hdus(path) as plain:
         yield plain
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from astropy.io import fits
 
 from ..tiles.axes import channel_axis, channels_first_shape, row_axis, squeeze_shape
-from ..tiles.fits_files import ignore_astropy_warnings, name_read_errors
+from ..tiles.fits_files import ignore_astropy_warnings, name_read_errors, open_hdus
 from .arrays import row_strips
 
 #: FITS files consist of blocks of this many bytes.
@@ -153,10 +153,7 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
 def _renew_checksums(path: Path, indices: Collection[int]) -> None:
     """Replace the checksums in the headers of some HDUs, without the time of day."""
     headers = {}
-    with (
-        ignore_astropy_warnings(),
-        fits.open(path, memmap=False, disable_image_compression=True) as hdus,
-    ):
+    with open_hdus(path, disable_image_compression=True) as hdus, ignore_astropy_warnings():
         for index in indices:
             hdu, comment = hdus[index], "updated by zemosaic"
             if "CHECKSUM" in hdu.header:

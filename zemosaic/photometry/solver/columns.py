@@ -140,9 +140,7 @@ def centred_gains(channel: Channel, state: State, doubtful: np.ndarray) -> np.nd
     return np.where(gained, state.log_gain - mean[component], 0.0)
 
 
-def set_gauge(
-    channel: Channel, state: State, reference: np.ndarray, doubtful: np.ndarray
-) -> State:
+def set_gauge(channel: Channel, state: State, reference: np.ndarray, doubtful: np.ndarray) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
 
     Doubtful tiles ``(T,)`` do not count, unless there are no others.

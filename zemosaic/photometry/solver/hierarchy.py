@@ -300,7 +300,7 @@ class HierarchySolver:
     def _separated_rows(
         self, state: State, columns: Columns, spreads: Spreads, gain_var: np.ndarray
     ) -> list[Rows]:
-        """Return equations in which levels hold no information on gains, but allow for their errors.
+        """Return equations in which levels allow for the errors of gains, and do not inform on them.
 
         `gain_var` ``(T,)`` are the variances of the log-gains.
         """
@@ -315,9 +315,7 @@ class HierarchySolver:
 
     def _weights(self, robust: RobustWeights, number: int, rows: Sequence[Rows]) -> np.ndarray:
         """Return the weights ``(P,)`` of the pairs in a round."""
-        return np.where(
-            self.doubted, LEAST_WEIGHT, robust.of_round(number, self._residuals(rows))
-        )
+        return np.where(self.doubted, LEAST_WEIGHT, robust.of_round(number, self._residuals(rows)))
 
     def _next(
         self,
@@ -330,9 +328,7 @@ class HierarchySolver:
     ) -> State:
         """Return the state after a round."""
         step = self._step(number, columns, rows, weights, state, spreads)
-        state = set_gauge(
-            self.channel, columns.add(state, *step), self.reference, self.doubtful
-        )
+        state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.doubtful)
         if not np.isfinite(state.log_gain).all():
             raise np.linalg.LinAlgError("the rounds diverge")
         return state
@@ -344,8 +340,7 @@ class HierarchySolver:
         self.doubted = self.doubtful[pairs.i] | self.doubtful[pairs.j]
 
     def _separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
-        """Let levels hold no information on gains, nor gains on F: everywhere or of doubtful tiles.
-        """
+        """Let levels hold no information on gains, nor gains on F: everywhere or of doubtful tiles."""
         for part in rows:
             separate = np.flatnonzero(self.doubted[part.pairs] | everywhere)
             gains = [0, part.own.shape[2] // 2]

@@ -43,7 +43,7 @@ def find_suspects(channel: Channel, chi: np.ndarray, known: np.ndarray) -> np.nd
 
 
 def suspect_limit(chi: np.ndarray) -> float:
-    """Return the median chi beyond which a tile is suspect; `chi` ``(P,)`` are those of all pairs."""
+    """Return the median chi from which on a tile is suspect, by the `chi` ``(P,)`` of all pairs."""
     scale = float(np.median(chi)) / GAUSSIAN_MEDIAN if len(chi) else 1.0
     return SUSPECT_CHI * max(1.0, scale)
 

@@ -45,9 +45,18 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
     """Open a FITS file, and raise errors of the block as a one-line `TileError`."""
     with name_read_errors(path):
         _refuse_many_axes(path)
-        # No memory map: a network drive that disappears would cause a bus error.
+        with open_hdus(path) as hdus:
+            yield hdus
+
+
+@contextmanager
+def open_hdus(path: Path, **options: Any) -> Iterator[fits.HDUList]:
+    """Open a FITS file with options of `astropy.io.fits.open`, and read all its headers."""
+    # astropy leaves a file that it opened itself open where a header is damaged.
+    with path.open("rb") as file:
         with ignore_astropy_warnings():
-            hdus = fits.open(path, memmap=False)
+            # No memory map: a network drive that disappears would cause a bus error.
+            hdus = fits.open(file, memmap=False, **options)
         with hdus:
             with ignore_astropy_warnings():
                 len(hdus)  # reads all headers now, while warnings are ignored
