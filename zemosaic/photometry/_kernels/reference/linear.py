@@ -1,0 +1,80 @@
+"""Linear sampling of an image between its pixels, without its invalid ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+STRIP_PIXELS = 1 << 16  # sampled at once
+
+
+def sample_linear(
+    image: np.ndarray, nodes: np.ndarray, shape: tuple[int, int], step: int
+) -> np.ndarray:
+    """Sample an image at positions that are linear between nodes.
+
+    A sample is the mean of the four pixels around its position, weighted linearly. Invalid pixels
+    do not count. The sample of a constant is this constant, and no sample is outside the range of
+    its pixels.
+
+    Parameters
+    ----------
+    image : ndarray
+        ``(N, h, w)`` float32; not finite where a pixel is invalid.
+    nodes : ndarray
+        ``(2, rows, columns)`` float64 x and y of every `step`-th sample, at least one node beyond
+        the last one in each direction. NaN where there is no position.
+    shape : tuple of int
+        Height and width of the result.
+    step : int
+        Samples between two nodes.
+
+    Returns
+    -------
+    ndarray
+        ``(N, *shape)`` float32. NaN outside the pixels, which are squares about their centres, and
+        where the nearest pixel and half of the weight are invalid.
+    """
+    height, width = shape
+    values = np.empty((len(image), *shape), dtype=np.float32)
+    rows = max(1, STRIP_PIXELS // width)
+    columns = _interpolate(nodes, np.arange(width), step, 2)
+    for top in range(0, height, rows):
+        strip = np.arange(top, min(top + rows, height))
+        x, y = _interpolate(columns, strip, step, 1)
+        _sample_strip(image, x, y, values[:, top : top + rows])
+    return values
+
+
+def _interpolate(nodes: np.ndarray, samples: np.ndarray, step: int, axis: int) -> np.ndarray:
+    """Interpolate along an axis; at a node the others do not matter."""
+    below, beyond = np.divmod(samples, step)
+    fraction = np.expand_dims(beyond / step, tuple(range(1, nodes.ndim - axis)))
+    first = nodes.take(below, axis)
+    between = first + fraction * (nodes.take(below + 1, axis) - first)
+    return np.where(fraction > 0, between, first)
+
+
+def _sample_strip(image: np.ndarray, x: np.ndarray, y: np.ndarray, values: np.ndarray) -> None:
+    _, rows, columns = image.shape
+    with np.errstate(invalid="ignore"):
+        inside = (x >= -0.5) & (x <= columns - 0.5) & (y >= -0.5) & (y <= rows - 0.5)
+    x, y = np.where(inside, x, 0.0), np.where(inside, y, 0.0)
+    left, top = np.floor(x), np.floor(y)
+    u, v = x - left, y - top
+    weights = np.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v])
+    column = np.clip([left, left + 1, left, left + 1], 0, columns - 1).astype(np.intp)
+    row = np.clip([top, top, top + 1, top + 1], 0, rows - 1).astype(np.intp)
+    nearest = weights.argmax(axis=0)[np.newaxis]
+    for layer, out in zip(image, values, strict=True):
+        pixels = layer[row, column].astype(np.float64)
+        finite = np.isfinite(pixels)
+        counted = np.where(finite, weights, 0.0)
+        total = counted.sum(axis=0)
+        enough = np.take_along_axis(finite, nearest, 0)[0] | (total >= 0.5)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            upper = pixels[0] + u * (pixels[1] - pixels[0])
+            lower = pixels[2] + u * (pixels[3] - pixels[2])
+            plain = upper + v * (lower - upper)
+            mean = (counted * np.where(finite, pixels, 0.0)).sum(axis=0) / total
+            mean = np.where(np.isfinite(plain), plain, mean).astype(np.float32)
+        out[:] = np.where(inside & (np.isfinite(plain) | enough), mean, np.nan)

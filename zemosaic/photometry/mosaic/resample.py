@@ -1,0 +1,301 @@
+"""A corrected tile at the pixels of a block of the canvas.
+
+The positions of the pixels in the tile are computed with both WCSs at nodes and interpolated in
+between, as SWarp does; the distance of the nodes follows from the error of the interpolation. The
+tile is sampled linearly: no sample is outside the range of its pixels, which a sharper kernel would
+leave beside stars and bad pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from astropy.wcs import WCS
+
+from .. import _kernels
+from ..apply.arrays import correct_rows, row_strips
+from ..solver.solve import Correction
+from ..tiles.fits_files import name_read_errors
+from ..tiles.sky import pixel_to_sky, sky_to_pixel
+from ..tiles.strips import read_window
+from ..tiles.tile import Tile
+from .canvas import Box, Placement
+from .survey import TileSurvey
+
+#: Samples between nodes, tried in this order, and the largest error of a position in pixels.
+STEPS, POSITION_ERROR = (64, 16, 4, 1), 0.01
+#: Most samples along a side of a pixel of the canvas that is larger than those of a tile.
+MOST_SAMPLES = 16
+#: Ratio of the pixels of canvas and tile up to which one sample is enough.
+NEAR_RATIO = 1.3
+
+
+@dataclass(frozen=True, eq=False)
+class CoaddInput:
+    """A tile to be coadded.
+
+    Parameters
+    ----------
+    tile : Tile
+        The tile.
+    correction : Correction
+        Its correction.
+    survey : TileSurvey
+        Its survey.
+    placement : Placement
+        Its place on the canvas.
+    noise : ndarray
+        ``(C,)`` standard deviation of the noise of a corrected pixel in ADU, above 0.
+    """
+
+    tile: Tile
+    correction: Correction
+    survey: TileSurvey
+    placement: Placement
+    noise: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A corrected tile on a part of the canvas.
+
+    Parameters
+    ----------
+    box : Box
+        That part.
+    values : ndarray
+        ``(C, h, w)`` float32 in ADU, NaN where the tile has no datum.
+    weight : ndarray
+        ``(h, w)`` float32: weight of the tile by its distance from its borders.
+    inverse_variance : ndarray
+        ``(C, 1, 1)`` or ``(C, h, w)`` float32 of a pixel of the corrected tile.
+    change : ndarray or None
+        ``(C, h, w)`` float32: corrected minus uncorrected values, if asked for.
+    """
+
+    box: Box
+    values: np.ndarray
+    weight: np.ndarray
+    inverse_variance: np.ndarray
+    change: np.ndarray | None = None
+
+
+def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change: bool = False) -> Layer | None:
+    """Return a tile on a block of the canvas with this WCS; None if it is not on it.
+
+    Parameters
+    ----------
+    wcs : astropy.wcs.WCS
+        WCS of the canvas.
+    block : Box
+        The block.
+    source : CoaddInput
+        The tile.
+    change : bool
+        Whether the change by the correction is needed as well.
+
+    Raises
+    ------
+    TileError
+        The tile cannot be read.
+    """
+    if source.placement.box is None or (box := block.common(source.placement.box)) is None:
+        return None
+    grid = _find_positions(wcs, box, source)
+    window = grid.window(source.tile.shape)
+    if window is None:
+        return None
+    raw, weight = _read(source, *window)
+    corrected = _correct(raw, source, *window)
+    layers = [corrected, *([weight] if weight is not None else [])]
+    if change:
+        layers.append(corrected - raw)
+    sampled = grid.sample(np.concatenate(layers) if len(layers) > 1 else corrected, window)
+    if not np.isfinite(sampled).any():
+        return None
+    channels = source.tile.channels
+    maps = grid.sample_map(_coarse_maps(source), source.survey.side)
+    inverse_variance = (1 / source.noise**2).astype(np.float32)[:, None, None]
+    if len(maps) > 1:
+        inverse_variance = inverse_variance * maps[1:] ** 2
+    if weight is not None:
+        inverse_variance = inverse_variance * (
+            np.nan_to_num(sampled[channels]) / np.float32(source.survey.typical_weight)
+        )
+    return Layer(
+        box, sampled[:channels], np.nan_to_num(maps[0]), inverse_variance,
+        sampled[-channels:] if change else None,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Positions:
+    """Positions in a tile of the pixels of a box: nodes, or a shift by whole pixels.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Height and width of the box.
+    nodes : ndarray
+        ``(2, rows, columns)`` x and y at every `step`-th sample.
+    step : int
+        Samples between nodes.
+    samples : int
+        Samples along a side of a pixel.
+    whole : bool
+        Whether all positions are pixels of the tile.
+    """
+
+    shape: tuple[int, int]
+    nodes: np.ndarray
+    step: int
+    samples: int = 1
+    whole: bool = False
+
+    def window(self, shape: tuple[int, int]) -> tuple[slice, slice] | None:
+        """Return the rows and columns of a tile of this shape that are needed, None without any."""
+        if self.whole:
+            first = self.nodes[::-1, 0, 0].astype(int).tolist()
+            rows, columns = (slice(a, a + n) for a, n in zip(first, self.shape, strict=True))
+            return rows, columns
+        slices = []
+        for length, nodes in zip(shape, self.nodes[::-1], strict=True):
+            finite = nodes[np.isfinite(nodes)]
+            if not len(finite):
+                return None
+            first, last = math.floor(finite.min()) - 1, math.ceil(finite.max()) + 2
+            slices.append(slice(max(0, first), min(length, last)))
+        rows, columns = slices
+        return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
+
+    def sample(self, image: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
+        """Return the samples ``(N, h, w)`` of a part ``(N, ...)`` of the tile."""
+        if self.whole:
+            return np.where(np.isfinite(image), image, np.float32(np.nan))
+        shift = np.array([window[1].start, window[0].start])[:, None, None]
+        return self._sample(image, self.nodes - shift)
+
+    def sample_map(self, coarse: np.ndarray, side: int) -> np.ndarray:
+        """Return the samples ``(N, h, w)`` of maps of the tile in bins of this side."""
+        return self._sample(coarse, (self.nodes + 0.5) / side - 0.5)
+
+    def _sample(self, image: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        height, width = (length * self.samples for length in self.shape)
+        values = _kernels.sample_linear(image, nodes, (height, width), self.step)
+        return values if self.samples == 1 else _mean_samples(values, self.samples)
+
+
+def _mean_samples(values: np.ndarray, samples: int) -> np.ndarray:
+    """Return the means of the valid samples in each pixel, NaN if these are less than half."""
+    layers, height, width = values.shape
+    parts = values.reshape(layers, height // samples, samples, width // samples, samples)
+    valid = np.isfinite(parts)
+    count = valid.sum(axis=(2, 4))
+    total = np.where(valid, parts, np.float32(0)).sum(axis=(2, 4), dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / count
+    return np.where(2 * count >= samples**2, mean, np.nan).astype(np.float32)
+
+
+def _find_positions(wcs: WCS, box: Box, source: CoaddInput) -> _Positions:
+    if source.placement.shift is not None:
+        first = np.array([box.x0, box.y0]) - source.placement.shift
+        step = max(box.shape)
+        x, y = first[:, None] + [0.0, step]
+        return _Positions(box.shape, np.stack(np.meshgrid(x, y)), step, whole=True)
+    samples = _samples_per_side(wcs, box, source.tile)
+    locate = partial(_locate, wcs, source.tile.wcs, box, samples)
+    shape = box.shape[0] * samples, box.shape[1] * samples
+    for step in STEPS:
+        nodes = locate(*(np.arange(0, length + step, step, dtype=float) for length in shape))
+        if step == 1 or _is_fine(nodes, step, locate):
+            break
+    return _Positions(box.shape, nodes, step, samples)
+
+
+def _locate(
+    wcs: WCS, tile_wcs: WCS, box: Box, samples: int, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Return pixel x and y of a tile ``(2, rows, columns)`` at some samples of a box."""
+    x, y = (columns + 0.5) / samples - 0.5 + box.x0, (rows + 0.5) / samples - 0.5 + box.y0
+    places = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    with np.errstate(invalid="ignore"):
+        found = sky_to_pixel(tile_wcs, pixel_to_sky(wcs, places))
+    return np.ascontiguousarray(found.T).reshape(2, len(rows), len(columns))
+
+
+def _is_fine(nodes: np.ndarray, step: int, locate: partial[np.ndarray]) -> bool:
+    """Return whether positions between nodes can be interpolated, by those in the middle."""
+    rows, columns = (step * (np.arange(length - 1) + 0.5) for length in nodes.shape[1:])
+    exact = locate(rows, columns)
+    corners = (nodes[:, :-1, :-1], nodes[:, 1:, :-1], nodes[:, :-1, 1:], nodes[:, 1:, 1:])
+    with np.errstate(invalid="ignore"):
+        error = np.abs(sum(corners) / 4 - exact)
+    return bool((error < POSITION_ERROR).all())
+
+
+def _samples_per_side(wcs: WCS, box: Box, tile: Tile) -> int:
+    middle = np.array([box.x0 + box.x1 - 1, box.y0 + box.y1 - 1]) / 2
+    scale = math.sqrt(abs(np.linalg.det(_jacobian(wcs, tile.wcs, middle))))
+    return min(MOST_SAMPLES, math.ceil(scale)) if scale > NEAR_RATIO else 1
+
+
+def _jacobian(wcs: WCS, tile_wcs: WCS, place: np.ndarray) -> np.ndarray:
+    """Return the derivative ``(2, 2)`` of the position in a tile; 1 where there is none."""
+    points = place + 0.5 * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    with np.errstate(invalid="ignore"):
+        xy = sky_to_pixel(tile_wcs, pixel_to_sky(wcs, points))
+    found = np.stack([xy[0] - xy[1], xy[2] - xy[3]])
+    return found if np.isfinite(found).all() else np.eye(2)
+
+
+@contextmanager
+def _reading(tile: Tile) -> Iterator[None]:
+    """Name the file in the errors of the block."""
+    if tile.path is None:
+        yield
+    else:
+        with name_read_errors(tile.path):
+            yield
+
+
+def _read(
+    source: CoaddInput, rows: slice, columns: slice
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return channels ``(C, h, w)`` and weights ``(1, h, w)``, if any, of a part of a tile."""
+    tile = source.tile
+    with _reading(tile), tile.open() as (image, quality):
+        window = read_window(image, quality, rows, columns, weights=True)
+    channels = window[: tile.channels]
+    if source.survey.blank is not None:
+        channels[:, source.survey.blank_mask(tile.shape, rows, columns)] = np.nan
+    return channels, window[tile.channels :] if tile.has_weights else None
+
+
+def _correct(raw: np.ndarray, source: CoaddInput, rows: slice, columns: slice) -> np.ndarray:
+    corrected = np.empty_like(raw)
+    channels, height, width = raw.shape
+    for strip in row_strips(height, channels * width):
+        own = slice(rows.start + strip.start, rows.start + strip.stop)
+        corrected[:, strip] = correct_rows(
+            raw[:, strip], source.correction, own, source.tile.shape, columns
+        )
+    return corrected
+
+
+def _coarse_maps(source: CoaddInput) -> np.ndarray:
+    """Return in bins of the survey the feather and, with an illumination, F of each channel."""
+    survey, light = source.survey, source.correction.illumination
+    if light is None:
+        return survey.feather[np.newaxis]
+    y, x = (
+        np.clip(((np.arange(bins) + 0.5) * survey.side * 2 - length) / length, -1, 1)
+        for bins, length in zip(survey.feather.shape, source.tile.shape, strict=True)
+    )
+    factor, _ = light.at(*np.meshgrid(x, y))
+    return np.concatenate([survey.feather[np.newaxis], factor.astype(np.float32)])
