@@ -58,9 +58,10 @@ __all__ = [
 #: Stages with a span of their own, and the stages that contain them.
 STAGE_SPANS = {
     "prepare": "", "scan": "prepare", "overlap": "", "pairs": "", "solve": "", "apply": "",
+    "mosaic": "",
 }  # fmt: skip
 #: Stages whose spans are the parents of the spans of their jobs. Pairs are children of the phase.
-_JOB_PARENTS = {"scan": "prepare", "tiles": "prepare"}
+_JOB_PARENTS = {"scan": "prepare", "tiles": "prepare", "surveys": "mosaic", "blocks": "mosaic"}
 
 _RUN = Names("zemosaic.")
 

@@ -10,25 +10,18 @@ typedef struct {
     double weight[4], across, down;
 } Neighbours;
 
-/* Return the mean of the valid ones of four pixels by their weights, NaN if these are less than half
-and the nearest pixel is not valid. */
+/* Return the mean of the valid ones of four pixels by their weights, NaN without any. */
 static float valid_mean(const float *image, const Neighbours *at)
 {
-    double sum = 0, valid = 0, largest = 0;
-    int nearest_valid = 0;
+    double sum = 0, valid = 0;
     for (int k = 0; k < 4; k++) {
         const float value = image[at->corner[k]];
-        const int finite = isfinite(value);
-        if (at->weight[k] > largest) {
-            largest = at->weight[k];
-            nearest_valid = finite;
-        }
-        if (finite && at->weight[k] > 0) {
+        if (isfinite(value) && at->weight[k] > 0) {
             sum += at->weight[k] * (double)value;
             valid += at->weight[k];
         }
     }
-    return nearest_valid || valid >= 0.5 ? (float)(sum / valid) : NAN;
+    return valid > 0 ? (float)(sum / valid) : NAN;
 }
 
 /* Find the neighbours of a position; 0 if it lies outside the pixels. */

@@ -33,6 +33,8 @@ STEPS, POSITION_ERROR = (64, 16, 4, 1), 0.01
 MOST_SAMPLES = 16
 #: Ratio of the pixels of canvas and tile up to which one sample is enough.
 NEAR_RATIO = 1.3
+#: Least share of valid pixels by which a sample is weighted.
+SMALLEST_SHARE = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,25 +114,23 @@ def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change: bool = False) 
         return None
     raw, weight = _read(source, *window)
     corrected = _correct(raw, source, *window)
-    layers = [corrected, *([weight] if weight is not None else [])]
-    if change:
-        layers.append(corrected - raw)
-    sampled = grid.sample(np.concatenate(layers) if len(layers) > 1 else corrected, window)
+    sampled = grid.sample(corrected, window)
     if not np.isfinite(sampled).any():
         return None
-    channels = source.tile.channels
     maps = grid.sample_map(_coarse_maps(source), source.survey.side)
+    feather = np.nan_to_num(maps[0])
+    valid = np.isfinite(corrected).all(axis=0, keepdims=True)
+    if not valid.all():
+        # A value beside an invalid pixel counts less, down to nothing.
+        feather *= np.nan_to_num(np.maximum(grid.sample(valid, window)[0], SMALLEST_SHARE))
     inverse_variance = (1 / source.noise**2).astype(np.float32)[:, None, None]
     if len(maps) > 1:
         inverse_variance = inverse_variance * maps[1:] ** 2
     if weight is not None:
-        inverse_variance = inverse_variance * (
-            np.nan_to_num(sampled[channels]) / np.float32(source.survey.typical_weight)
-        )
-    return Layer(
-        box, sampled[:channels], np.nan_to_num(maps[0]), inverse_variance,
-        sampled[-channels:] if change else None,
-    )  # fmt: skip
+        relative = np.nan_to_num(grid.sample(weight, window))
+        inverse_variance = inverse_variance * (relative / np.float32(source.survey.typical_weight))
+    changed = grid.sample(corrected - raw, window) if change else None
+    return Layer(box, sampled, feather, inverse_variance, changed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ def sample_linear(
     -------
     ndarray
         ``(N, *shape)`` float32. NaN outside the pixels, which are squares about their centres, and
-        where the nearest pixel and half of the weight are invalid.
+        where none of the four pixels is valid.
     """
     height, width = shape
     values = np.empty((len(image), *shape), dtype=np.float32)
@@ -64,17 +64,15 @@ def _sample_strip(image: np.ndarray, x: np.ndarray, y: np.ndarray, values: np.nd
     weights = np.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v])
     column = np.clip([left, left + 1, left, left + 1], 0, columns - 1).astype(np.intp)
     row = np.clip([top, top, top + 1, top + 1], 0, rows - 1).astype(np.intp)
-    nearest = weights.argmax(axis=0)[np.newaxis]
     for layer, out in zip(image, values, strict=True):
         pixels = layer[row, column].astype(np.float64)
         finite = np.isfinite(pixels)
         counted = np.where(finite, weights, 0.0)
         total = counted.sum(axis=0)
-        enough = np.take_along_axis(finite, nearest, 0)[0] | (total >= 0.5)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             upper = pixels[0] + u * (pixels[1] - pixels[0])
             lower = pixels[2] + u * (pixels[3] - pixels[2])
             plain = upper + v * (lower - upper)
             mean = (counted * np.where(finite, pixels, 0.0)).sum(axis=0) / total
             mean = np.where(np.isfinite(plain), plain, mean).astype(np.float32)
-        out[:] = np.where(inside & (np.isfinite(plain) | enough), mean, np.nan)
+        out[:] = np.where(inside & (total > 0), mean, np.nan)

@@ -1,0 +1,141 @@
+"""The stage of the mosaic: a survey job per tile, a job per block, and the file at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..files import sweep
+from ..photometry.mosaic import store
+from ..photometry.mosaic.canvas import Canvas, canvas_like, choose_canvas
+from ..photometry.mosaic.coadd import CoaddPlan, plan_coadd
+from ..photometry.mosaic.survey import TileSurvey, survey_tile
+from ..photometry.tiles.tile import Tile
+from ..runtime.scheduler import Job
+from .preview_jobs import by_tile, tile_attributes
+from .records import failure_reason
+from .run_context import RunContext
+from .solution import PhaseSolution
+from .tables import run_name
+from .tasks import cache_key, coadd_to_file, file_key
+
+#: Names of tiles in the attributes of a block.
+MOST_NAMES = 16
+
+
+@dataclass(frozen=True)
+class MosaicOptions:
+    """Options of the mosaic.
+
+    Parameters
+    ----------
+    output : pathlib.Path
+        FITS file of the mosaic.
+    like : pathlib.Path or None
+        FITS file with the WCS and the size of the mosaic, by default those that fit the tiles.
+    combination : {"mean", "clip"}
+        How the tiles are combined.
+    """
+
+    output: Path
+    like: Path | None = None
+    combination: str = "mean"
+
+    def canvas(self, tiles: Sequence[Tile]) -> Canvas:
+        """Return the canvas; raise `UserError` if it cannot have these tiles."""
+        return choose_canvas(tiles) if self.like is None else canvas_like(self.like)
+
+
+def write_mosaic(context: RunContext, solution: PhaseSolution, options: MosaicOptions) -> str:
+    """Write the mosaic of the usable tiles.
+
+    Blocks that an earlier run left whole are kept. If a block fails, the unfinished file stays for
+    the next run.
+
+    Returns
+    -------
+    str
+        Why the mosaic is not written, empty if it is.
+    """
+    problem = ""
+    with context.stage("mosaic", has_jobs=True):
+        try:
+            sweep(options.output)
+            plan = _plan(context, solution, options)
+            problem = _write(context, solution, options, plan)
+        except UserError as error:
+            problem = str(error)
+            context.note(logging.ERROR, problem)
+    return problem
+
+
+def _plan(context: RunContext, solution: PhaseSolution, options: MosaicOptions) -> CoaddPlan:
+    """Survey the tiles, and plan the coadd without those that cannot be read."""
+    tiles = {k: tile for k, tile in solution.tiles.items() if k not in solution.failed}
+    jobs = [
+        Job(number, survey_tile, (tile,), tile_attributes(index, tile.name))
+        for number, (index, tile) in enumerate(tiles.items(), 1)
+    ]
+    timeout = context.settings.tile_timeout
+    outcomes = context.run_jobs("surveys", jobs, len(jobs), timeout)
+    surveys, failed = by_tile(outcomes)
+    if failed:
+        raise UserError(f"{options.output}: is not written: {next(iter(failed.values()))}")
+    pairs = [(tile, solution.correction(index)) for index, tile in tiles.items()]
+    return plan_coadd(pairs, _in_order(surveys), options.canvas(list(tiles.values())),
+                      options.combination)  # fmt: skip
+
+
+def _in_order(surveys: Mapping[int, TileSurvey]) -> list[TileSurvey]:
+    return [surveys[index] for index in sorted(surveys)]
+
+
+def _write(
+    context: RunContext, solution: PhaseSolution, options: MosaicOptions, plan: CoaddPlan
+) -> str:
+    run = run_name(solution, context.settings)
+    header, table = plan.files(run)
+    file = store.create(options.output, plan.canvas, header, plan.channels, table)
+    jobs, kept = _jobs(context, plan, file, run)
+    outcomes = context.run_jobs(
+        "blocks", jobs, len(jobs) + kept, context.settings.tile_timeout,
+        done=kept, serialize=int,
+    )  # fmt: skip
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if failed:
+        return (
+            f"{options.output}: is not written, because {len(failed)} of {len(jobs) + kept} blocks "
+            f"failed ({failure_reason(failed[0].error, 'a block')}); --resume repeats these alone"
+        )
+    with context.stage("compress"):
+        store.finish(file)
+    return ""
+
+
+def _jobs(
+    context: RunContext, plan: CoaddPlan, file: store.MosaicFile, run: str
+) -> tuple[list[Job], int]:
+    """Return the jobs of the blocks, and the number of those that an earlier run left whole."""
+    common = run, plan.canvas, plan.combination, str(file.output.absolute())
+    keys = {source.tile.name: file_key(source.tile) for source in plan.sources}
+    jobs, kept = [], 0
+    for number, box in enumerate(plan.blocks(), 1):
+        own = plan.on(box)
+        names = [source.tile.name for source in own.sources]
+        own_keys = [keys[name] for name in names]
+        key = cache_key(*common, tuple(box), own_keys) if all(own_keys) else ""
+        checksum = context.cached_results.get(key) if key else None
+        if checksum is not None and file.checksum(box) == checksum:
+            kept += 1
+            continue
+        height, width = box.shape
+        attributes = {"x": box.x0, "y": box.y0, "width": width, "height": height,
+                      "depth": len(names), "tiles": names[:MOST_NAMES]}  # fmt: skip
+        jobs.append(Job(number, coadd_to_file, (own, box, file), attributes, key))
+    if context.cached_results:
+        message = f"resumed: {kept} of {len(jobs) + kept} blocks of the mosaic are whole"
+        context.note(logging.INFO, message)
+    return jobs, kept
