@@ -16,7 +16,6 @@ from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
     RUN_OPTIONS,
-    OutputPath,
     find_anchor,
     output_options,
     parse_hdu,

@@ -83,14 +83,31 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     The command gets `apply_to`, a path or None, and `mosaic`, a `MosaicOptions` or None.
     """
 
-    @click.option("--apply", "apply_to", type=FOLDER, metavar="DIR",
-                  help="Write the corrected tiles to this folder.")
-    @click.option("--mosaic", type=OutputPath(path_type=Path, dir_okay=False), metavar="OUT.fits",
-                  help="Write a coadd of the corrected tiles, and a picture of it.")
-    @click.option("--mosaic-like", type=OutputPath(path_type=Path, dir_okay=False, exists=True),
-                  metavar="FILE", help="FITS file with the WCS and the size of the mosaic.")
-    @click.option("--combine", type=click.Choice(("mean", "clip")), default="mean",
-                  help="Weighted mean of the tiles, or also without the outliers of three or more.")
+    @click.option(
+        "--apply",
+        "apply_to",
+        type=FOLDER,
+        metavar="DIR",
+        help="Write the corrected tiles to this folder.",
+    )
+    @click.option(
+        "--mosaic",
+        type=OutputPath(path_type=Path, dir_okay=False),
+        metavar="OUT.fits",
+        help="Write a coadd of the corrected tiles, and a picture of it.",
+    )
+    @click.option(
+        "--mosaic-like",
+        type=OutputPath(path_type=Path, dir_okay=False, exists=True),
+        metavar="FILE",
+        help="FITS file with the WCS and the size of the mosaic.",
+    )
+    @click.option(
+        "--combine",
+        type=click.Choice(("mean", "clip")),
+        default="mean",
+        help="Weighted mean of the tiles, or also without the outliers of three or more.",
+    )
     @wraps(command)
     def checked(
         *args: Any, mosaic: Path | None, mosaic_like: Path | None, combine: str, **options: Any

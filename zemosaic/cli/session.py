@@ -230,10 +230,11 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
 def _report_at_end(
     folder: Path, terminal: Terminal, enabled: bool, watchdog: Watchdog
 ) -> Iterator[None]:
-    """Remove the page of an earlier run, and write the page of this run however it ends."""
+    """Remove the pictures of an earlier run, and write the page of this run however it ends."""
     paths = RunFolder(folder)
     with contextlib.suppress(OSError):
         paths.report.unlink(missing_ok=True)
+        paths.mosaic.unlink(missing_ok=True)
     try:
         yield
     finally:

@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import UserError
-from ..files import sweep
+from ..files import atomic_write, sweep
 from ..photometry.mosaic import store
 from ..photometry.mosaic.canvas import Canvas, canvas_like, choose_canvas
 from ..photometry.mosaic.coadd import CoaddPlan, plan_coadd
+from ..photometry.mosaic.picture import PictureFile, north_up
 from ..photometry.mosaic.survey import TileSurvey, survey_tile
 from ..photometry.tiles.tile import Tile
+from ..pictures import encode_png, stretch
+from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job
 from .preview_jobs import by_tile, tile_attributes
 from .records import failure_reason
@@ -99,42 +104,58 @@ def _write(
     run = run_name(solution, context.settings)
     header, table = plan.files(run)
     file = store.create(options.output, plan.canvas, header, plan.channels, table)
-    jobs, kept = _jobs(context, plan, file, run)
+    folder = RunFolder(context.previews.parent)
+    with store.name_write_errors(folder.unfinished_mosaic):
+        picture = PictureFile.create(folder.unfinished_mosaic, plan.canvas, plan.channels)
+    jobs, kept = _jobs(context, plan, file, picture, run)
     outcomes = context.run_jobs(
         "blocks", jobs, len(jobs) + kept, context.settings.tile_timeout,
         done=kept, serialize=int,
     )  # fmt: skip
-    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    failed = [outcome.error for outcome in outcomes if outcome.error is not None]
     if failed:
         return (
             f"{options.output}: is not written, because {len(failed)} of {len(jobs) + kept} blocks "
-            f"failed ({failure_reason(failed[0].error, 'a block')}); --resume repeats these alone"
+            f"failed ({failure_reason(failed[0], 'a block')}); --resume repeats these alone"
         )
     with context.stage("compress"):
         store.finish(file)
+        _finish_pictures(picture, plan.canvas, options.output, folder)
     return ""
 
 
+def _finish_pictures(picture: PictureFile, canvas: Canvas, output: Path, folder: RunFolder) -> None:
+    """Write the PNG file beside the mosaic, and both pictures to the run folder."""
+    image = output.with_suffix(".png")
+    with store.name_write_errors(image):
+        both = [north_up(pixels, canvas) for pixels in np.load(picture.path)]
+        with atomic_write(image) as temporary:
+            temporary.write_bytes(encode_png(stretch(both[:1], levels_of=both[0])[0]))
+        with atomic_write(folder.mosaic) as temporary:
+            np.save(temporary, np.array(both))
+        picture.path.unlink()
+
+
 def _jobs(
-    context: RunContext, plan: CoaddPlan, file: store.MosaicFile, run: str
+    context: RunContext, plan: CoaddPlan, file: store.MosaicFile, picture: PictureFile, run: str
 ) -> tuple[list[Job], int]:
     """Return the jobs of the blocks, and the number of those that an earlier run left whole."""
     common = run, plan.canvas, plan.combination, str(file.output.absolute())
     keys = {source.tile.name: file_key(source.tile) for source in plan.sources}
     jobs, kept = [], 0
-    for number, box in enumerate(plan.blocks(), 1):
+    for number, box in enumerate(plan.blocks(picture.factor), 1):
         own = plan.on(box)
         names = [source.tile.name for source in own.sources]
         own_keys = [keys[name] for name in names]
         key = cache_key(*common, tuple(box), own_keys) if all(own_keys) else ""
         checksum = context.cached_results.get(key) if key else None
-        if checksum is not None and file.checksum(box) == checksum:
+        if checksum is not None and not picture.fresh and file.checksum(box) == checksum:
             kept += 1
             continue
         height, width = box.shape
         attributes = {"x": box.x0, "y": box.y0, "width": width, "height": height,
                       "depth": len(names), "tiles": names[:MOST_NAMES]}  # fmt: skip
-        jobs.append(Job(number, coadd_to_file, (own, box, file), attributes, key))
+        jobs.append(Job(number, coadd_to_file, (own, box, file, picture), attributes, key))
     if context.cached_results:
         message = f"resumed: {kept} of {len(jobs) + kept} blocks of the mosaic are whole"
         context.note(logging.INFO, message)

@@ -45,11 +45,11 @@ class CoaddPlan:
         """Number of channels."""
         return len(self.known_noise)
 
-    def blocks(self) -> list[Box]:
-        """Return the blocks of the canvas."""
+    def blocks(self, multiple: int = 1) -> list[Box]:
+        """Return the blocks of the canvas, which begin at multiples of a number."""
         boxes = [source.placement.box for source in self.sources]
         stacked = self.combination == "clip"
-        return divide(self.canvas, [box for box in boxes if box], self.channels, stacked)
+        return divide(self.canvas, [box for box in boxes if box], self.channels, stacked, multiple)
 
     def on(self, box: Box) -> CoaddPlan:
         """Return the plan with the tiles that may cover a box."""
@@ -80,7 +80,7 @@ def plan_coadd(
         [np.abs(correction.gain) * survey.noise
          for (_, correction), survey in zip(tiles, surveys, strict=True)]
     )  # fmt: skip
-    known = (noise > 0).any(axis=0)
+    known = np.any(noise > 0, axis=0)
     for channel in noise.T:
         positive = channel[channel > 0]
         channel[~(channel > 0)] = np.median(positive) if len(positive) else 1.0

@@ -63,7 +63,7 @@ def mosaic_header(
     header["COMBINET"] = (combination, "weighted mean; clip: without outliers")
     header["CREATOR"] = f"zemosaic {__version__}"
     if run:
-        header["ZERUN"] = (run, "SHA-256 of the run's corrections.ecsv (16 digits)")
+        header["ZERUN"] = (run, "of the SHA-256 of corrections.ecsv")
     header.add_history(
         f"zemosaic: coadd ({combination}) of {len(tiles)} tiles by version {__version__}"
         + (f", calibrated by run {run}" if run else "")

@@ -264,9 +264,7 @@ def _reading(tile: Tile) -> Iterator[None]:
             yield
 
 
-def _read(
-    source: CoaddInput, rows: slice, columns: slice
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _read(source: CoaddInput, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray | None]:
     """Return channels ``(C, h, w)`` and weights ``(1, h, w)``, if any, of a part of a tile."""
     tile = source.tile
     with _reading(tile), tile.open() as (image, quality):

@@ -27,8 +27,8 @@ from .canvas import Box, Canvas
 from .combine import Coadd
 
 BLOCK = 2880
-#: Quantization of a compressed mosaic: steps in each standard deviation of the noise.
-QUANTIZE_LEVEL = 16.0
+#: A compressed mosaic has 16 steps in each standard deviation of the noise, dithered.
+QUANTIZATION = {"quantize_level": 16.0, "quantize_method": 2, "dither_seed": 1}
 
 
 @dataclass(frozen=True)
@@ -195,14 +195,9 @@ def _compress_images(path: Path, target: Path) -> None:
             if isinstance(hdu, fits.BinTableHDU):
                 hdus.append(hdu.copy())
                 continue
-            lossy = {"quantize_level": QUANTIZE_LEVEL, "quantize_method": 2, "dither_seed": 1}
-            options = lossy if hdu.data.dtype.kind == "f" else {}
-            hdus.append(
-                fits.CompImageHDU(
-                    hdu.data, hdu.header, name=hdu.name or "MOSAIC", compression_type="RICE_1",
-                    **options,
-                )  # fmt: skip
-            )
+            options = QUANTIZATION if hdu.data.dtype.kind == "f" else {}
+            name = hdu.name or "MOSAIC"
+            hdus.append(fits.CompImageHDU(hdu.data, hdu.header, name, "RICE_1", **options))
             hdus.flush()
 
 

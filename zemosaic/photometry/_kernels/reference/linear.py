@@ -55,24 +55,26 @@ def _interpolate(nodes: np.ndarray, samples: np.ndarray, step: int, axis: int) -
 
 
 def _sample_strip(image: np.ndarray, x: np.ndarray, y: np.ndarray, values: np.ndarray) -> None:
-    _, rows, columns = image.shape
+    rows, columns = image.shape[1:]
     with np.errstate(invalid="ignore"):
         inside = (x >= -0.5) & (x <= columns - 0.5) & (y >= -0.5) & (y <= rows - 0.5)
     x, y = np.where(inside, x, 0.0), np.where(inside, y, 0.0)
     left, top = np.floor(x), np.floor(y)
-    u, v = x - left, y - top
-    weights = np.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v])
     column = np.clip([left, left + 1, left, left + 1], 0, columns - 1).astype(np.intp)
     row = np.clip([top, top, top + 1, top + 1], 0, rows - 1).astype(np.intp)
     for layer, out in zip(image, values, strict=True):
         pixels = layer[row, column].astype(np.float64)
-        finite = np.isfinite(pixels)
-        counted = np.where(finite, weights, 0.0)
-        total = counted.sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            upper = pixels[0] + u * (pixels[1] - pixels[0])
-            lower = pixels[2] + u * (pixels[3] - pixels[2])
-            plain = upper + v * (lower - upper)
-            mean = (counted * np.where(finite, pixels, 0.0)).sum(axis=0) / total
-            mean = np.where(np.isfinite(plain), plain, mean).astype(np.float32)
-        out[:] = np.where(inside & (total > 0), mean, np.nan)
+        out[:] = np.where(inside, _mean(pixels, x - left, y - top), np.nan)
+
+
+def _mean(pixels: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return the means of four pixels ``(4, ...)``, at a distance from the first of them."""
+    weights = np.stack([(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v])
+    finite = np.isfinite(pixels)
+    counted = np.where(finite, weights, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        upper = pixels[0] + u * (pixels[1] - pixels[0])
+        lower = pixels[2] + u * (pixels[3] - pixels[2])
+        plain = upper + v * (lower - upper)  # of a constant it is this constant
+        mean = (counted * np.where(finite, pixels, 0.0)).sum(axis=0) / counted.sum(axis=0)
+    return np.where(np.isfinite(plain), plain, mean).astype(np.float32)
