@@ -79,7 +79,8 @@ def write_mosaic(context: RunContext, solution: PhaseSolution, options: MosaicOp
 
 def _plan(context: RunContext, solution: PhaseSolution, options: MosaicOptions) -> CoaddPlan:
     """Survey the tiles, and plan the coadd without those that cannot be read."""
-    tiles = {k: tile for k, tile in solution.tiles.items() if k not in solution.failed}
+    solved = np.isfinite(solution.gain).all(axis=1)
+    tiles = {index: tile for index, tile in solution.tiles.items() if solved[index]}
     jobs = [
         Job(number, survey_tile, (tile,), tile_attributes(index, tile.name))
         for number, (index, tile) in enumerate(tiles.items(), 1)
