@@ -228,7 +228,7 @@ def coadd_to_file(plan: CoaddPlan, box: Box, file: MosaicFile, picture: PictureF
         The block cannot be written.
     """
     with timed_step("coadd"):
-        coadd = coadd_block(plan, box, change=True)
+        coadd = coadd_block(plan, box, picture.factor)
     with timed_step("write"):
         with name_write_errors(picture.path):
             picture.write(box, coadd)

@@ -69,6 +69,7 @@ enum {
     reads(float, image, LAYERS, IMAGE_ROWS, IMAGE_COLUMNS)                                      \
     reads(double, nodes, 2, NODE_ROWS, NODE_COLUMNS)                                            \
     writes(float, values, LAYERS, HEIGHT, WIDTH)                                                \
+    writes(double, position_work, 2, WIDTH)                                                     \
     number(step)
 
 /* Two previews, the origin of each (x0, y0, and its first block's column and row in the frame), and

@@ -60,6 +60,7 @@ def sample_linear(
         image=np.ascontiguousarray(image, dtype=np.float32),
         nodes=np.ascontiguousarray(nodes),
         values=values,
+        position_work=np.empty((2, shape[1])),
         step=step,
     )
     return values

@@ -4,21 +4,24 @@
 
 #include <math.h>
 
-/* The four pixels around a position, of which some may be the same at an edge. */
+/* The four pixels around a position, of which some may be the same at an edge, and its distance from
+the first of them. */
 typedef struct {
     Index corner[4];
-    double weight[4], across, down;
+    double across, down;
 } Neighbours;
 
 /* Return the mean of the valid ones of four pixels by their weights, NaN without any. */
 static float valid_mean(const float *image, const Neighbours *at)
 {
+    const double u = at->across, v = at->down;
+    const double weights[4] = {(1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v};
     double sum = 0, valid = 0;
     for (int k = 0; k < 4; k++) {
         const float value = image[at->corner[k]];
-        if (isfinite(value) && at->weight[k] > 0) {
-            sum += at->weight[k] * (double)value;
-            valid += at->weight[k];
+        if (isfinite(value) && weights[k] > 0) {
+            sum += weights[k] * (double)value;
+            valid += weights[k];
         }
     }
     return valid > 0 ? (float)(sum / valid) : NAN;
@@ -28,29 +31,25 @@ static float valid_mean(const float *image, const Neighbours *at)
 static int find_neighbours(double x, double y, Index rows, Index columns, Neighbours *at)
 {
     if (!(x >= -0.5 && x <= (double)columns - 0.5 && y >= -0.5 && y <= (double)rows - 0.5)) return 0;
-    const double left = floor(x), top = floor(y);
-    const Index i0 = left < 0 ? 0 : (Index)left, j0 = top < 0 ? 0 : (Index)top;
-    const Index i1 = (Index)left + 1 < columns ? (Index)left + 1 : columns - 1;
-    const Index j1 = (Index)top + 1 < rows ? (Index)top + 1 : rows - 1;
-    const double u = x - left, v = y - top;
-    at->corner[0] = j0 * columns + i0;
-    at->corner[1] = j0 * columns + i1;
-    at->corner[2] = j1 * columns + i0;
-    at->corner[3] = j1 * columns + i1;
-    at->weight[0] = (1 - u) * (1 - v);
-    at->weight[1] = u * (1 - v);
-    at->weight[2] = (1 - u) * v;
-    at->weight[3] = u * v;
+    const Index i = (Index)(x + 1) - 1, j = (Index)(y + 1) - 1; /* rounds down, without a call */
+    const Index i0 = i < 0 ? 0 : i, i1 = i + 1 < columns ? i + 1 : columns - 1;
+    const Index j0 = (j < 0 ? 0 : j) * columns, j1 = (j + 1 < rows ? j + 1 : rows - 1) * columns;
+    const double u = x - (double)i, v = y - (double)j;
+    at->corner[0] = j0 + i0;
+    at->corner[1] = j0 + i1;
+    at->corner[2] = j1 + i0;
+    at->corner[3] = j1 + i1;
     at->across = u;
     at->down = v;
     return 1;
 }
 
+/* Sample all layers at a position. */
 static void sample_pixel(const SampleLinear *a, double x, double y, Index pixel)
 {
     const Index rows = a->size.image_rows, columns = a->size.image_columns;
     const Index area = a->size.height * a->size.width;
-    Neighbours at;
+    Neighbours at = {{0}, 0, 0};
     const int inside = find_neighbours(x, y, rows, columns, &at);
     for (Index k = 0; k < a->size.layers; k++) {
         float *const value = a->values + k * area + pixel;
@@ -68,30 +67,39 @@ static void sample_pixel(const SampleLinear *a, double x, double y, Index pixel)
     }
 }
 
+/* Compute one coordinate of a row of samples, linear between nodes; at a node others do not matter. */
+static void interpolate_row(const double *nodes, Index node_columns, double fraction, Index step,
+                            Index width, double *position)
+{
+    for (Index k = 0; k * step < width; k++) {
+        const double *const above = nodes + k, *const below = above + node_columns;
+        const double first = fraction > 0 ? above[0] + fraction * (below[0] - above[0]) : above[0];
+        const double next = fraction > 0 ? above[1] + fraction * (below[1] - above[1]) : above[1];
+        const double slope = next - first;
+        const Index start = k * step, count = width - start < step ? width - start : step;
+        position[start] = first;
+        for (Index i = 1; i < count; i++)
+            position[start + i] = first + (double)i / (double)step * slope;
+    }
+}
+
 /* Sample all layers at positions that are linear between nodes. */
 int sample_linear(const SampleLinear *a)
 {
     const Index width = a->size.width, node_columns = a->size.node_columns;
-    const Index step = (Index)a->step, node_count = a->size.node_rows * node_columns;
-    if (a->size.image_rows < 1 || a->size.image_columns < 1 || !(a->step >= 1 && a->step < 65536) ||
-        (node_columns - 1) * step < width || (a->size.node_rows - 1) * step < a->size.height)
+    const Index node_count = a->size.node_rows * node_columns;
+    double *const x = a->position_work, *const y = x + width;
+    if (a->size.image_rows < 1 || a->size.image_columns < 1 || !(a->step >= 1 && a->step < 65536))
+        return -1;
+    const Index step = (Index)a->step;
+    if ((node_columns - 1) * step < width || (a->size.node_rows - 1) * step < a->size.height)
         return -1;
     for (Index row = 0; row < a->size.height; row++) {
-        const double down = (double)(row % step) / (double)step;
-        const double *const x = a->nodes + row / step * node_columns, *const y = x + node_count;
-        for (Index k = 0; k * step < width; k++) {
-            double start[2], slope[2];
-            for (int axis = 0; axis < 2; axis++) {
-                const double *const above = (axis ? y : x) + k, *const below = above + node_columns;
-                const double next = down > 0 ? above[1] + down * (below[1] - above[1]) : above[1];
-                start[axis] = down > 0 ? above[0] + down * (below[0] - above[0]) : above[0];
-                slope[axis] = step > 1 ? (next - start[axis]) / (double)step : 0;
-            }
-            const Index end = (k + 1) * step < width ? step : width - k * step;
-            for (Index i = 0; i < end; i++)
-                sample_pixel(a, start[0] + (double)i * slope[0], start[1] + (double)i * slope[1],
-                             row * width + k * step + i);
-        }
+        const double *const nodes = a->nodes + row / step * node_columns;
+        const double fraction = (double)(row % step) / (double)step;
+        interpolate_row(nodes, node_columns, fraction, step, width, x);
+        interpolate_row(nodes + node_count, node_columns, fraction, step, width, y);
+        for (Index i = 0; i < width; i++) sample_pixel(a, x[i], y[i], row * width + i);
     }
     return 0;
 }

@@ -92,7 +92,7 @@ def plan_coadd(
     return CoaddPlan(canvas, tuple(sources), known, combination)
 
 
-def coadd_block(plan: CoaddPlan, box: Box, change: bool = False) -> Coadd:
+def coadd_block(plan: CoaddPlan, box: Box, change_step: int = 0) -> Coadd:
     """Coadd a block of the canvas.
 
     Parameters
@@ -101,8 +101,9 @@ def coadd_block(plan: CoaddPlan, box: Box, change: bool = False) -> Coadd:
         The plan, with at least the tiles that may cover the block.
     box : Box
         The block.
-    change : bool
-        Whether the mean change by the corrections is needed as well.
+    change_step : int
+        Step of the pixels at which the mean change by the corrections is needed as well; 0 for
+        none.
 
     Raises
     ------
@@ -110,10 +111,9 @@ def coadd_block(plan: CoaddPlan, box: Box, change: bool = False) -> Coadd:
         A tile cannot be read.
     """
     wcs = plan.canvas.wcs
-    layers = (sample_tile(wcs, box, source, change) for source in plan.sources)
-    coadd = combine(
-        (layer for layer in layers if layer is not None), box, plan.channels, plan.combination
-    )
+    layers = (sample_tile(wcs, box, source, change_step) for source in plan.sources)
+    used = (layer for layer in layers if layer is not None)
+    coadd = combine(used, box, plan.channels, plan.combination, change_step)
     coadd.error[~plan.known_noise] = np.nan
     return coadd
 

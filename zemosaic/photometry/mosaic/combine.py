@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .canvas import Box
-from .resample import Layer
+from .resample import Layer, lattice
 
 COMBINATIONS = ("mean", "clip")
 #: A value is an outlier if it differs from the median of at least so many tiles by more than
@@ -35,7 +35,8 @@ class Coadd:
     coverage : ndarray
         ``(h, w)`` int16: number of tiles in the channel with the most.
     change : ndarray or None
-        ``(C, h, w)`` float32: mean change of the tiles by their corrections, if they have it.
+        ``(C, m, n)`` float32: mean change of the tiles by their corrections, at the middle of
+        every square of so many pixels, NaN without any.
     """
 
     data: np.ndarray
@@ -44,25 +45,33 @@ class Coadd:
     change: np.ndarray | None
 
 
-def combine(layers: Iterable[Layer], box: Box, channels: int, combination: str) -> Coadd:
-    """Combine tiles on a box of the canvas; those of a mean are in memory one after the other."""
+def combine(
+    layers: Iterable[Layer], box: Box, channels: int, combination: str, change_step: int = 0
+) -> Coadd:
+    """Combine tiles on a box of the canvas; those of a mean are in memory one after the other.
+
+    With a `change_step` the layers have their changes at every so many pixels.
+    """
     if combination == "clip":
         stack = list(layers)
         drop_outliers(stack, box)
         layers = stack
-    sums = _Sums(box, channels)
+    sums = _Sums(box, channels, change_step)
     for layer in layers:
         sums.add(layer)
     return sums.result()
 
 
 class _Sums:
-    def __init__(self, box: Box, channels: int) -> None:
+    def __init__(self, box: Box, channels: int, change_step: int) -> None:
         self._box = box
         shape = (channels, *box.shape)
         self._total, self._weight, self._variance = (np.zeros(shape) for _ in range(3))
         self._count = np.zeros(shape, dtype=np.int16)
-        self._change: np.ndarray | None = None
+        self._step = change_step
+        self._lattice = lattice(box, change_step or 1)
+        rows, columns = self._lattice
+        self._change = np.zeros((channels, len(rows), len(columns)) if change_step else (0, 0, 0))
 
     def add(self, layer: Layer) -> None:
         """Add a tile."""
@@ -75,17 +84,29 @@ class _Sums:
         self._variance[at] += weight * layer.weight
         self._count[at] += weight > 0
         if layer.change is not None:
-            if self._change is None:
-                self._change = np.zeros_like(self._total)
-            self._change[at] += weight * np.where(valid, layer.change, np.float32(0))
+            self._add_change(layer, weight)
+
+    def _add_change(self, layer: Layer, weight: np.ndarray) -> None:
+        assert layer.change is not None
+        rows, columns = layer.lattice
+        if not len(rows) or not len(columns):
+            return
+        y, x = layer.box.y0 - self._box.y0, layer.box.x0 - self._box.x0
+        row, column = (
+            int(np.searchsorted(all_, first)) for all_, first in
+            zip(self._lattice, (rows[0] + y, columns[0] + x), strict=True)
+        )  # fmt: skip
+        part = self._change[:, row : row + len(rows), column : column + len(columns)]
+        part += weight[:, rows][:, :, columns] * np.nan_to_num(layer.change)
 
     def result(self) -> Coadd:
         """Return the coadd."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             mean, error = self._total / self._weight, np.sqrt(self._variance) / self._weight
             change = None
-            if self._change is not None:
-                change = (self._change / self._weight).astype(np.float32)
+            if self._step:
+                rows, columns = self._lattice
+                change = (self._change / self._weight[:, rows][:, :, columns]).astype(np.float32)
             return Coadd(
                 mean.astype(np.float32),
                 np.where(self._weight > 0, error, np.nan).astype(np.float32),

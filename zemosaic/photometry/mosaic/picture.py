@@ -58,9 +58,13 @@ class PictureFile:
         return cls(path, factor)
 
     def write(self, box: Box, coadd: Coadd) -> None:
-        """Write a block, which begins at a multiple of `factor`; the coadd has its change."""
+        """Write a block, which begins at a multiple of `factor`; the coadd has its change at
+        every `factor` pixels."""
         after = shrink(coadd.data, self.factor)
-        change = 0.0 if coadd.change is None else shrink(coadd.change, self.factor)
+        change = np.full_like(after, np.nan)  # of squares at the edge without a middle
+        if coadd.change is not None:
+            _, rows, columns = coadd.change.shape
+            change[:, :rows, :columns] = coadd.change
         y, x = box.y0 // self.factor, box.x0 // self.factor
         pixels = np.load(self.path, mmap_mode="r+")
         height, width = after.shape[1:]

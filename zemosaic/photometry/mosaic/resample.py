@@ -18,6 +18,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from .. import _kernels
+from .._kernels.nodes import interpolate_at
 from ..apply.arrays import correct_rows, row_strips
 from ..solver.solve import Correction
 from ..tiles.fits_files import name_read_errors
@@ -77,7 +78,9 @@ class Layer:
     inverse_variance : ndarray
         ``(C, 1, 1)`` or ``(C, h, w)`` float32 of a pixel of the corrected tile.
     change : ndarray or None
-        ``(C, h, w)`` float32: corrected minus uncorrected values, if asked for.
+        ``(C, m, n)`` float32: corrected minus uncorrected values at every so many pixels.
+    lattice : tuple of ndarray
+        Rows ``(m,)`` and columns ``(n,)`` of these in the box.
     """
 
     box: Box
@@ -85,9 +88,19 @@ class Layer:
     weight: np.ndarray
     inverse_variance: np.ndarray
     change: np.ndarray | None = None
+    lattice: tuple[np.ndarray, np.ndarray] = (np.empty(0, int), np.empty(0, int))
 
 
-def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change: bool = False) -> Layer | None:
+def lattice(box: Box, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns in a box of the middle pixel of each square of a side of `step`."""
+    ends = (box.y0, box.y1), (box.x0, box.x1)
+    rows, columns = (
+        np.arange((step // 2 - start) % step, stop - start, step) for start, stop in ends
+    )
+    return rows, columns
+
+
+def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change_step: int = 0) -> Layer | None:
     """Return a tile on a block of the canvas with this WCS; None if it is not on it.
 
     Parameters
@@ -98,8 +111,8 @@ def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change: bool = False) 
         The block.
     source : CoaddInput
         The tile.
-    change : bool
-        Whether the change by the correction is needed as well.
+    change_step : int
+        Step of the pixels at which the change by the correction is needed as well; 0 for none.
 
     Raises
     ------
@@ -129,8 +142,11 @@ def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change: bool = False) 
     if weight is not None:
         relative = np.nan_to_num(grid.sample(weight, window))
         inverse_variance = inverse_variance * (relative / np.float32(source.survey.typical_weight))
-    changed = grid.sample(corrected - raw, window) if change else None
-    return Layer(box, sampled, feather, inverse_variance, changed)
+    if not change_step:
+        return Layer(box, sampled, feather, inverse_variance)
+    places = lattice(box, change_step)
+    changed = grid.at(*places).sample(corrected - raw, window)
+    return Layer(box, sampled, feather, inverse_variance, changed, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +188,15 @@ class _Positions:
             slices.append(slice(max(0, first), min(length, last)))
         rows, columns = slices
         return (rows, columns) if rows.start < rows.stop and columns.start < columns.stop else None
+
+    def at(self, rows: np.ndarray, columns: np.ndarray) -> _Positions:
+        """Return the positions of the middles of some rows and columns, at least one node each."""
+        middle = (self.samples - 1) / 2  # of a pixel, in samples
+        nodes = self.nodes
+        for axis, cells in ((1, rows), (2, columns)):
+            ends = np.append(cells, cells[-1:])  # one more, as the kernel needs it
+            nodes = interpolate_at(nodes, ends * self.samples + middle, self.step, axis)
+        return _Positions((len(rows), len(columns)), nodes, 1)
 
     def sample(self, image: np.ndarray, window: tuple[slice, slice]) -> np.ndarray:
         """Return the samples ``(N, h, w)`` of a part ``(N, ...)`` of the tile."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..nodes import interpolate_at
+
 STRIP_PIXELS = 1 << 16  # sampled at once
 
 
@@ -37,21 +39,12 @@ def sample_linear(
     height, width = shape
     values = np.empty((len(image), *shape), dtype=np.float32)
     rows = max(1, STRIP_PIXELS // width)
-    columns = _interpolate(nodes, np.arange(width), step, 2)
+    columns = interpolate_at(nodes, np.arange(width), step, 2)
     for top in range(0, height, rows):
         strip = np.arange(top, min(top + rows, height))
-        x, y = _interpolate(columns, strip, step, 1)
+        x, y = interpolate_at(columns, strip, step, 1)
         _sample_strip(image, x, y, values[:, top : top + rows])
     return values
-
-
-def _interpolate(nodes: np.ndarray, samples: np.ndarray, step: int, axis: int) -> np.ndarray:
-    """Interpolate along an axis; at a node the others do not matter."""
-    below, beyond = np.divmod(samples, step)
-    fraction = np.expand_dims(beyond / step, tuple(range(1, nodes.ndim - axis)))
-    first = nodes.take(below, axis)
-    between = first + fraction * (nodes.take(below + 1, axis) - first)
-    return np.where(fraction > 0, between, first)
 
 
 def _sample_strip(image: np.ndarray, x: np.ndarray, y: np.ndarray, values: np.ndarray) -> None:
