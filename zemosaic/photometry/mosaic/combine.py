@@ -15,7 +15,7 @@ from .resample import Layer, lattice
 
 COMBINATIONS = ("mean", "clip")
 #: A value is an outlier if it differs from the median of at least so many tiles by more than
-#: `LIMIT` standard errors of itself and the range of the median within a pixel.
+#: `LIMIT` standard errors of itself and the change of the median over a pixel.
 FEWEST, LIMIT = 3, 4.0
 #: Share of this limit from which on a neighbour of an outlier is one.
 NEIGHBOUR = 0.5
@@ -119,8 +119,8 @@ def drop_outliers(layers: Sequence[Layer], box: Box) -> None:
     """Set the values of outliers to NaN, in place, where enough tiles cover a box.
 
     As for cosmic rays in images of the Hubble Space Telescope (`drizzle`), the limit grows with
-    the range of the median around a pixel, so that differences in seeing and position do not make
-    outliers of stars.
+    the change of the median from pixel to pixel, so that differences in seeing and position do not
+    make outliers of stars.
     """
     if len(layers) < FEWEST:
         return
@@ -129,7 +129,7 @@ def drop_outliers(layers: Sequence[Layer], box: Box) -> None:
     for values, layer in zip(stack, layers, strict=True):
         values[(slice(None), *layer.box.slices_in(box))] = layer.values
     median, count = _median(stack)
-    allowance = _local_range(median)
+    allowance = _steepness(median)
     for values, layer in zip(stack, layers, strict=True):
         at = (slice(None), *layer.box.slices_in(box))
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -156,8 +156,8 @@ def _median(stack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.mean(list(middle), axis=0), count
 
 
-def _local_range(image: np.ndarray) -> np.ndarray:
-    """Return the range of the finite values among each pixel and its neighbours, 0 without any."""
+def _steepness(image: np.ndarray) -> np.ndarray:
+    """Return the largest difference of a finite pixel from its neighbours, 0 without any."""
     from scipy import ndimage
 
     size = (1, 3, 3)
@@ -165,5 +165,5 @@ def _local_range(image: np.ndarray) -> np.ndarray:
     highest = ndimage.maximum_filter(np.where(finite, image, -np.inf), size)
     lowest = ndimage.minimum_filter(np.where(finite, image, np.inf), size)
     with np.errstate(invalid="ignore"):
-        spread = highest - lowest
-    return np.where(np.isfinite(spread), spread, 0).astype(np.float32)
+        steepness = np.maximum(highest - image, image - lowest)
+    return np.where(np.isfinite(steepness), steepness, 0).astype(np.float32)
