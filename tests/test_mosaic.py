@@ -214,12 +214,14 @@ def test_a_single_bad_pixel_is_no_border() -> None:
     data = np.ones((256, 256), dtype=np.float32)
     data[::40, ::40] = np.nan
     data[100:140, 100:140] = np.nan
-    weight = survey_tile(tile_from_array(data, wcs_at())).feather
-    assert weight.shape == (64, 64)
-    assert weight[10:15, 10:20].min() == 1
-    assert weight[24, 30] < 0.02
-    assert 0 < weight.min() < 0.01
-    assert (np.diff(feather(np.ones((64, 64), dtype=bool))[32, :16]) >= 0).all()
+    distance = survey_tile(tile_from_array(data, wcs_at())).distance
+    assert distance.shape == (66, 66)
+    assert distance[15, 15] == pytest.approx(4 * 14.5)
+    assert (distance[26:34, 26:34] < 0).all()
+    assert distance[32, 0] == pytest.approx(-2)
+    assert distance[32, 1] == pytest.approx(2)
+    weight = feather(np.array([-3, 0.5, 2, 16, 40, np.nan], dtype=np.float32), (256, 256))
+    assert weight == pytest.approx([1e-5, 7e-4, 0.0114, 0.5, 1, 0], rel=0.05)
 
 
 def test_clip_leaves_out_trails_and_hot_pixels(tmp_path: Path) -> None:

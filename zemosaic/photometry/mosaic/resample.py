@@ -26,7 +26,7 @@ from ..tiles.sky import pixel_to_sky, sky_to_pixel
 from ..tiles.strips import read_window
 from ..tiles.tile import Tile
 from .canvas import Box, Placement
-from .survey import TileSurvey
+from .survey import TileSurvey, feather
 
 #: Samples between nodes, tried in this order, and the largest error of a position in pixels.
 STEPS, POSITION_ERROR = (64, 16, 4, 1), 0.01
@@ -130,12 +130,12 @@ def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change_step: int = 0) 
     sampled = grid.sample(corrected, window)
     if not np.isfinite(sampled).any():
         return None
-    maps = grid.sample_map(_coarse_maps(source), source.survey.side)
-    feather = np.nan_to_num(maps[0])
+    maps = grid.sample_map(_coarse_maps(source), source.tile.shape)
+    weights = feather(maps[0], source.tile.shape)
     valid = np.isfinite(corrected).all(axis=0, keepdims=True)
     if not valid.all():
         # A value beside an invalid pixel counts less, down to nothing.
-        feather *= np.nan_to_num(np.maximum(grid.sample(valid, window)[0], SMALLEST_SHARE))
+        weights *= np.nan_to_num(np.maximum(grid.sample(valid, window)[0], SMALLEST_SHARE))
     inverse_variance = (1 / source.noise**2).astype(np.float32)[:, None, None]
     if len(maps) > 1:
         inverse_variance = inverse_variance * maps[1:] ** 2
@@ -143,10 +143,10 @@ def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change_step: int = 0) 
         relative = np.nan_to_num(grid.sample(weight, window))
         inverse_variance = inverse_variance * (relative / np.float32(source.survey.typical_weight))
     if not change_step:
-        return Layer(box, sampled, feather, inverse_variance)
+        return Layer(box, sampled, weights, inverse_variance)
     places = lattice(box, change_step)
     changed = grid.at(*places).sample(corrected - raw, window)
-    return Layer(box, sampled, feather, inverse_variance, changed, places)
+    return Layer(box, sampled, weights, inverse_variance, changed, places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,9 +205,11 @@ class _Positions:
         shift = np.array([window[1].start, window[0].start])[:, None, None]
         return self._sample(image, self.nodes - shift)
 
-    def sample_map(self, coarse: np.ndarray, side: int) -> np.ndarray:
-        """Return the samples ``(N, h, w)`` of maps of the tile in bins of this side."""
-        return self._sample(coarse, (self.nodes + 0.5) / side - 0.5)
+    def sample_map(self, coarse: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+        """Return the samples ``(N, h, w)`` of maps of a tile of this shape, in bins with a ring."""
+        bins = np.array(coarse.shape[:0:-1]) - 2
+        per_pixel = (bins / shape[::-1])[:, None, None]
+        return self._sample(coarse, (self.nodes + 0.5) * per_pixel + 0.5)
 
     def _sample(self, image: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         height, width = (length * self.samples for length in self.shape)
@@ -312,13 +314,12 @@ def _correct(raw: np.ndarray, source: CoaddInput, rows: slice, columns: slice) -
 
 
 def _coarse_maps(source: CoaddInput) -> np.ndarray:
-    """Return in bins of the survey the feather and, with an illumination, F of each channel."""
-    survey, light = source.survey, source.correction.illumination
+    """Return the border distance in bins and, with an illumination, F of each channel."""
+    distance, light = source.survey.distance[np.newaxis], source.correction.illumination
     if light is None:
-        return survey.feather[np.newaxis]
-    y, x = (
-        np.clip(((np.arange(bins) + 0.5) * survey.side * 2 - length) / length, -1, 1)
-        for bins, length in zip(survey.feather.shape, source.tile.shape, strict=True)
-    )
+        return distance
+    # F is a polynomial, of no good beyond the tile.
+    y, x = (np.clip(np.arange(-1, n - 1) * 2 + 1, 0, 2 * n - 4) / (n - 2) - 1
+            for n in distance.shape[1:])  # fmt: skip
     factor, _ = light.at(*np.meshgrid(x, y))
-    return np.concatenate([survey.feather[np.newaxis], factor.astype(np.float32)])
+    return np.concatenate([distance, factor.astype(np.float32)])

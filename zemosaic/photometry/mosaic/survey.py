@@ -17,10 +17,10 @@ from ..tiles.blanks import find_blanks
 from ..tiles.fits_files import open_fits
 from ..tiles.tile import Tile
 
-#: Bins along the shorter side of a tile, and those of them over which its weight rises.
-BINS, FEATHER_BINS = 64, 8
+#: Bins along the shorter side of a tile, and the share of it over which its weight rises.
+BINS, FEATHER = 64, 1 / 8
 #: Weight of a valid pixel at the border: it counts alone, but hardly beside other tiles.
-FLOOR = 1e-3
+FLOOR = 1e-5
 #: Side in pixels of the bins that the noise is measured in, as for the previews of most tiles.
 NOISE_BIN = 2
 #: Pixels of the strips in which a tile is read, and pixels that the noise is measured in.
@@ -43,11 +43,9 @@ class TileSurvey:
     noise : ndarray
         ``(C,)`` float64 standard deviation of the noise of a pixel in ADU, from bins of two
         pixels; 0 if unknown.
-    feather : ndarray
-        ``(h, w)`` float32 in bins of `side` pixels: a weight that falls from 1 to almost 0 towards
-        the borders of the valid pixels. Single bad pixels have no border.
-    side : int
-        Side of a bin in pixels.
+    distance : ndarray
+        The distance from the border of the valid pixels, see `border_distance`. Single bad pixels
+        have no border.
     typical_weight : float
         Median of the tile's own weights, 1 without any.
     blank : bytes or None
@@ -57,8 +55,7 @@ class TileSurvey:
     """
 
     noise: np.ndarray
-    feather: np.ndarray
-    side: int
+    distance: np.ndarray
     typical_weight: float
     blank: bytes | None
     keywords: Mapping[str, object]
@@ -89,8 +86,7 @@ def survey_tile(tile: Tile) -> TileSurvey:
         layers = _read(tile, mask, None)
     return TileSurvey(
         noise=layers.noise,
-        feather=feather(layers.valid >= 0.5),
-        side=layers.side,
+        distance=border_distance(layers.valid >= 0.5, tile.shape),
         typical_weight=layers.typical_weight,
         blank=None if mask is None else zlib.compress(np.packbits(mask, axis=1).tobytes(), 1),
         keywords=_keywords(tile),
@@ -98,68 +94,94 @@ def survey_tile(tile: Tile) -> TileSurvey:
 
 
 class _Layers(NamedTuple):
-    """Valid share of each bin ``(h, w)``, side of a bin, noise ``(C,)`` and typical weight."""
+    """Valid share of each bin ``(h, w)``, noise ``(C,)`` and typical weight."""
 
     valid: np.ndarray
-    side: int
     noise: np.ndarray
     typical_weight: float
 
 
 def _read(tile: Tile, blank: np.ndarray | None, values: Survey | None) -> _Layers:
     """Read a tile without its blank pixels, and add its strips to the survey of its values."""
-    side = max(1, min(tile.shape) // BINS)
-    rows = max(1, STRIP_PIXELS // (tile.shape[1] * side)) * side
-    strips = -(-tile.shape[0] // rows)
-    every = min(strips, max(1, tile.shape[0] * tile.shape[1] // NOISE_PIXELS))
-    valid = np.zeros([-(-length // side) for length in tile.shape], dtype=np.float32)
-    bins, weights = [], []
+    height, width = tile.shape
+    rows = max(2, STRIP_PIXELS // width)
+    strips = -(-height // rows)
+    every = min(strips, max(1, height * width // NOISE_PIXELS))
+    edges = _bin_edges(tile.shape)
+    counts, bins, weights = [], [], []
     for number, strip in enumerate(tile.strips(rows, weights=True)):
         channels = strip[: tile.channels]
         if values is not None:
             values.add(channels)
         if blank is not None:
             channels[:, blank[number * rows : (number + 1) * rows]] = np.nan
-        share = _valid_share(channels, side)
-        valid[number * rows // side :][: len(share)] = share
+        valid = np.isfinite(channels).all(axis=0)
+        counts.append(np.add.reduceat(valid, edges[1][:-1], axis=1, dtype=np.int32))
         if number % every == every // 2:
-            bins.append(bin_strip(channels, min(NOISE_BIN, *tile.shape))[0])
+            bins.append(bin_strip(channels, min(NOISE_BIN, *channels.shape[1:]))[0])
         if tile.has_weights:
             positive = strip[-1][strip[-1] > 0]
             weights.append(positive[:: max(1, len(positive) * strips // SAMPLED_WEIGHTS)])
+    count = np.add.reduceat(np.concatenate(counts), edges[0][:-1], axis=0)
+    return _Layers(
+        count / np.outer(*map(np.diff, edges)), _noise(bins, tile.shape), _median(weights)
+    )
+
+
+def _noise(bins: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """Return the noise of a pixel ``(C,)`` by the bins of some strips."""
     joined = np.concatenate(bins, axis=1)
-    noise = np.array([estimate_noise(channel) * min(NOISE_BIN, *tile.shape) for channel in joined])
-    typical = float(np.median(np.concatenate(weights))) if any(map(len, weights)) else 1.0
-    return _Layers(valid, side, noise, typical)
+    return np.array([estimate_noise(channel) * min(NOISE_BIN, *shape) for channel in joined])
 
 
-def feather(valid: np.ndarray) -> np.ndarray:
-    """Return weights ``(h, w)`` float32 that rise with the distance from the borders.
+def _median(weights: list[np.ndarray]) -> float:
+    return float(np.median(np.concatenate(weights))) if any(map(len, weights)) else 1.0
+
+
+def _bin_edges(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first rows and columns of bins that are as square as possible, and the ends."""
+    side = max(1, min(shape) // BINS)
+    rows, columns = (
+        np.rint(np.linspace(0, length, max(1, round(length / side)) + 1)).astype(np.intp)
+        for length in shape
+    )
+    return rows, columns
+
+
+def border_distance(valid: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the distance of bins from the border of the valid ones, in pixels.
 
     Parameters
     ----------
     valid : ndarray
-        ``(h, w)`` bool; what is beyond its edges is not valid.
+        ``(h, w)`` bool.
+    shape : tuple of int
+        Height and width of the tile in pixels.
+
+    Returns
+    -------
+    ndarray
+        ``(h + 2, w + 2)`` float32 at the centres of the bins and of a ring of bins around the tile,
+        negative on the other side of the border, which is 0 where bins meet.
     """
     from scipy import ndimage
 
-    distance = ndimage.distance_transform_edt(np.pad(valid, 1))[1:-1, 1:-1] - 0.5
-    width = max(1.0, min(valid.shape) * FEATHER_BINS / BINS)
-    t = np.clip(distance / width, 0, 1)
-    return (FLOOR + (1 - FLOOR) * t * t * (3 - 2 * t)).astype(np.float32)
+    inside = np.pad(valid, 1)
+    size = np.array(shape) / valid.shape
+    distances = (ndimage.distance_transform_edt(part, size) for part in (inside, ~inside))
+    within, beyond = (np.maximum(distance - size.mean() / 2, 0) for distance in distances)
+    return (within - beyond).astype(np.float32)
 
 
-def _valid_share(strip: np.ndarray, side: int) -> np.ndarray:
-    """Return the share of pixels ``(h, w)`` of each bin that are valid in all channels."""
-    valid = np.isfinite(strip[0])
-    for channel in strip[1:]:
-        valid &= np.isfinite(channel)
-    _, height, width = strip.shape
-    ends = [np.arange(0, length, side) for length in (height, width)]
-    counts = np.add.reduceat(valid, ends[0], axis=0, dtype=np.int32)
-    counts = np.add.reduceat(counts, ends[1], axis=1)
-    sizes = [np.diff(np.append(end, n)) for end, n in zip(ends, (height, width), strict=True)]
-    return counts / np.outer(*sizes)
+def feather(distance: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the weight float32 at a distance in pixels from the border of a tile of a shape.
+
+    It rises smoothly from almost 0 to 1. NaN is outside the tile, where the weight is 0.
+    """
+    with np.errstate(invalid="ignore"):
+        t = np.clip(distance * np.float32(1 / max(1.0, FEATHER * min(shape))), 0, 1)
+    t *= t * (3 - 2 * t)
+    return np.nan_to_num(np.maximum(t, np.float32(FLOOR)))
 
 
 def _keywords(tile: Tile) -> dict[str, object]:
