@@ -143,12 +143,12 @@ def test_the_size_is_checked_before_the_tiles_are_read(
     start: Start, tmp_path: Path, tiles: list[str]
 ) -> None:
     """A tile far from the others is named with exit code 2, before any preview is made."""
-    far = tmp_path / "far.fits"
+    far = tmp_path / "far99.fits"
     data, header = fits.getdata(tiles[0], header=True)
     header["CRVAL1"], header["CRVAL2"] = header["CRVAL1"] - 40, header["CRVAL2"] - 40
     fits.writeto(far, data, header)
     run = start("--mosaic", tmp_path / "m.fits", tiles=[*tiles, str(far)], pool="serial")
     done = run.end()
     assert done.code == 2
-    assert "pixels: tile far.fits lies " in done.err
+    assert "pixels: tile far99.fits lies " in done.err
     assert not run.events(JobEnded, "tiles")
