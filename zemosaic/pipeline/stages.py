@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import NoSolution
 from ..photometry.illumination import Instruments
 from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
+from ..photometry.preview.grid import odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
@@ -71,8 +72,8 @@ def run_stages(
             )
         anchor = scan.anchor_index(context.settings.anchor)
         names, scanned = tuple(scan.names), scan.usable
-        if mosaic is not None and scanned:
-            mosaic.canvas([entry.tile for entry in scanned.values()])
+        if mosaic is not None:
+            _check_canvas(mosaic, {index: entry.tile for index, entry in scanned.items()})
         prepared = prepare_tiles(context, scanned)
     failed = scan.failed | prepared.failed
     _check_usable(len(names), anchor, failed)
@@ -111,6 +112,14 @@ def run_stages(
         return solution
     not_written = write_corrected_tiles(context, tiles, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
+
+
+def _check_canvas(mosaic: MosaicOptions, tiles: Mapping[int, Tile]) -> None:
+    """Raise `UserError` if the mosaic cannot have the tiles, without those that will fail."""
+    odd = odd_scales(tiles)
+    usable = [tile for index, tile in tiles.items() if index not in odd]
+    if usable:
+        mosaic.canvas(usable)
 
 
 def _find_shared(
