@@ -17,7 +17,7 @@ from tests.helpers.tiles import simulated
 from zemosaic.errors import UserError
 from zemosaic.photometry import _kernels
 from zemosaic.photometry._kernels import reference
-from zemosaic.photometry.mosaic import write_mosaic
+from zemosaic.photometry.mosaic import survey, write_mosaic
 from zemosaic.photometry.mosaic.canvas import Box, Canvas, choose_canvas, divide
 from zemosaic.photometry.mosaic.picture import north_up, shrink
 from zemosaic.photometry.mosaic.survey import feather, survey_tile
@@ -222,6 +222,18 @@ def test_a_single_bad_pixel_is_no_border() -> None:
     assert distance[32, 1] == pytest.approx(2)
     weight = feather(np.array([-3, 0.5, 2, 16, 40, np.nan], dtype=np.float32), (256, 256))
     assert weight == pytest.approx([1e-5, 7e-4, 0.0114, 0.5, 1, 0], rel=0.05)
+
+
+def test_a_last_strip_of_one_row_is_surveyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise comes from the other strips, whatever the height of the tile."""
+    monkeypatch.setattr(survey, "STRIP_PIXELS", 4 * SHAPE[1])
+    monkeypatch.setattr(survey, "NOISE_PIXELS", SHAPE[1] * SHAPE[0])
+    for height in (1, 2, 81, 89, 90):
+        data = noisy_tile(5.0, 1).data[:height]
+        noise = survey_tile(tile_from_array(data, wcs_at())).noise
+        assert noise.shape == (1,)
+        if height > 2:
+            assert noise[0] == pytest.approx(5.0, rel=0.1)
 
 
 def test_clip_leaves_out_trails_and_hot_pixels(tmp_path: Path) -> None:

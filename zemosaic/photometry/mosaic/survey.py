@@ -107,7 +107,7 @@ def _read(tile: Tile, blank: np.ndarray | None, values: Survey | None) -> _Layer
     rows = max(2, STRIP_PIXELS // width)
     strips = -(-height // rows)
     every = min(strips, max(1, height * width // NOISE_PIXELS))
-    edges = _bin_edges(tile.shape)
+    edges, side = _bin_edges(tile.shape), min(NOISE_BIN, height, width)
     counts, bins, weights = [], [], []
     for number, strip in enumerate(tile.strips(rows, weights=True)):
         channels = strip[: tile.channels]
@@ -117,21 +117,19 @@ def _read(tile: Tile, blank: np.ndarray | None, values: Survey | None) -> _Layer
             channels[:, blank[number * rows : (number + 1) * rows]] = np.nan
         valid = np.isfinite(channels).all(axis=0)
         counts.append(np.add.reduceat(valid, edges[1][:-1], axis=1, dtype=np.int32))
-        if number % every == every // 2:
-            bins.append(bin_strip(channels, min(NOISE_BIN, *channels.shape[1:]))[0])
+        if number % every == 0 and channels.shape[1] >= side:  # the last may be a single row
+            bins.append(bin_strip(channels, side)[0])
         if tile.has_weights:
             positive = strip[-1][strip[-1] > 0]
             weights.append(positive[:: max(1, len(positive) * strips // SAMPLED_WEIGHTS)])
     count = np.add.reduceat(np.concatenate(counts), edges[0][:-1], axis=0)
-    return _Layers(
-        count / np.outer(*map(np.diff, edges)), _noise(bins, tile.shape), _median(weights)
-    )
+    return _Layers(count / np.outer(*map(np.diff, edges)), _noise(bins, side), _median(weights))
 
 
-def _noise(bins: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+def _noise(bins: list[np.ndarray], side: int) -> np.ndarray:
     """Return the noise of a pixel ``(C,)`` by the bins of some strips."""
     joined = np.concatenate(bins, axis=1)
-    return np.array([estimate_noise(channel) * min(NOISE_BIN, *shape) for channel in joined])
+    return np.array([estimate_noise(channel) * side for channel in joined])
 
 
 def _median(weights: list[np.ndarray]) -> float:
