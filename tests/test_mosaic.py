@@ -19,7 +19,9 @@ from zemosaic.photometry import _kernels
 from zemosaic.photometry._kernels import reference
 from zemosaic.photometry.mosaic import survey, write_mosaic
 from zemosaic.photometry.mosaic.canvas import Box, Canvas, choose_canvas, divide
+from zemosaic.photometry.mosaic.coadd import coadd_block, plan_coadd
 from zemosaic.photometry.mosaic.picture import north_up, shrink
+from zemosaic.photometry.mosaic.resample import lattice
 from zemosaic.photometry.mosaic.survey import feather, survey_tile
 from zemosaic.photometry.solver.solve import Correction
 from zemosaic.photometry.tiles.tile import Tile, tile_from_array
@@ -448,6 +450,25 @@ def test_pictures_have_north_up_and_east_left(turn: float, flip: bool) -> None:
     middle, north, east = (np.array(np.nonzero(np.nan_to_num(c))).mean(axis=1) for c in turned)
     np.testing.assert_allclose(north - middle, [-25, 0], atol=1.5)
     np.testing.assert_allclose(east - middle, [0, -25], atol=1.5)
+
+
+def test_the_change_by_the_correction_is_that_of_the_tiles() -> None:
+    """At the middles of squares, also where a tile touches a block without any of them."""
+    correction = Correction(np.array([1.2]), np.array([-150.0]), np.array([0.5]))
+    tiles = [flat_tile(wcs_at(), level=1000.0), flat_tile(wcs_at(61.3, 20.2, 5.0), level=1000.0)]
+    pairs = [(tile, correction) for tile in tiles]
+    plan = plan_coadd(pairs, [survey_tile(tile) for tile in tiles], choose_canvas(tiles))
+    for step in (1, 7):
+        whole = coadd_block(plan, plan.canvas.box, step)
+        rows, columns = lattice(plan.canvas.box, step)
+        at = np.ix_([0], rows, columns)
+        np.testing.assert_allclose(whole.change, whole.data[at] - 1000, atol=1e-3)
+        for block in divide(Canvas("", plan.canvas.shape), [], 1 << 10, False, step):
+            part = coadd_block(plan, block, step)
+            own = whole.data[(slice(None), *block.slices_in(plan.canvas.box))]
+            np.testing.assert_array_equal(np.isfinite(part.data), np.isfinite(own))
+            at = np.ix_([0], *lattice(block, step))
+            np.testing.assert_allclose(part.change, part.data[at] - 1000, atol=1e-3)
 
 
 def test_a_picture_has_the_means_of_valid_pixels() -> None:

@@ -89,8 +89,6 @@ class _Sums:
     def _add_change(self, layer: Layer, weight: np.ndarray) -> None:
         assert layer.change is not None
         rows, columns = layer.lattice
-        if not len(rows) or not len(columns):
-            return
         y, x = layer.box.y0 - self._box.y0, layer.box.x0 - self._box.x0
         row, column = (
             int(np.searchsorted(all_, first)) for all_, first in

@@ -130,9 +130,9 @@ def sample_tile(wcs: WCS, block: Box, source: CoaddInput, change_step: int = 0) 
     if weight is not None:
         relative = np.nan_to_num(grid.sample(weight, window))
         inverse_variance = inverse_variance * (relative / np.float32(source.survey.typical_weight))
-    if not change_step:
+    places = lattice(box, change_step) if change_step else ()
+    if not places or not all(map(len, places)):
         return Layer(box, sampled, weights, inverse_variance)
-    places = lattice(box, change_step)
     changed = grid.at(*places).sample(corrected - raw, window)
     return Layer(box, sampled, weights, inverse_variance, changed, places)
 
