@@ -10,7 +10,12 @@ NODE_STEP = 16
 
 def interpolate_nodes(nodes: np.ndarray, first: int, last: int, axis: int) -> np.ndarray:
     """Interpolate linearly between nodes along an axis, at the cells from `first` up to `last`."""
-    return interpolate_at(nodes, np.arange(first, last), NODE_STEP, axis)
+    below, cells = np.divmod(np.arange(first, last), NODE_STEP)
+    positions = nodes.take(below, axis)
+    step = nodes.take(below + 1, axis) - positions
+    step *= np.expand_dims(cells / NODE_STEP, tuple(range(1, nodes.ndim - axis)))
+    positions += step
+    return positions
 
 
 def interpolate_at(nodes: np.ndarray, cells: np.ndarray, step: int, axis: int) -> np.ndarray:
