@@ -1,7 +1,7 @@
 """Compare the calibration with other programs that match tiles, on the same tiles.
 
     python benchmarks/peers.py [--quick] [--tiles N] [--shape HxW] [--vignetting FRACTION]
-                               [--rounds N] [--folder DIR] [--json FILE]
+                               [--rounds N] [--folder DIR] [--json FILE] [--mosaic]
 
 Each program runs as a command, from start to end, and ours directly before each of them; the ratio
 of wall times is that of these two runs. A program that is not installed is skipped with one line.
@@ -89,6 +89,15 @@ def ours(tiles: TileSet, scratch: Path) -> Iterator[Run]:
     start = [sys.executable, "-c", "from zemosaic.cli import main; main()", "intertile"]
     took = run_watched([[*start, "-o", "run", *tiles.files]], scratch)
     yield Run("zemosaic", took, _calibrated(tiles.files))
+
+
+def our_mosaic(tiles: TileSet, scratch: Path) -> Iterator[Run]:
+    """Run the command line with a mosaic, whose stage alone counts; the memory is of all stages."""
+    start = [sys.executable, "-c", "from zemosaic.cli import main; main()", "intertile"]
+    options = ["-o", "run", "--mosaic", "m.fits", "--no-report", "--quiet", "--json"]
+    took = run_watched([[*start, *options, *tiles.files]], scratch)
+    facts = json.loads((scratch / "0.log").read_text().splitlines()[-1])
+    yield Run("zemosaic, mosaic alone", Watched(facts["seconds"]["mosaic"], took.peak), None)
 
 
 @cache
@@ -185,6 +194,12 @@ def by_reproject(tiles: TileSet, scratch: Path) -> Iterator[Run]:
     yield from _in_python("reproject", "reproject, match_background", tiles, scratch)
 
 
+def by_reproject_coadd(tiles: TileSet, scratch: Path) -> Iterator[Run]:
+    """Run reproject_and_coadd() with reproject_interp, and write its mosaic."""
+    command = [sys.executable, __file__, "--answer", "coadd", *tiles.files]
+    yield Run("reproject, coadd alone", run_watched([command], scratch), None)
+
+
 def by_skymatch(tiles: TileSet, scratch: Path) -> Iterator[Run]:
     """Run skymatch of stcal with the settings of its pipeline."""
     yield from _in_python("stcal", "skymatch (stcal)", tiles, scratch)
@@ -221,6 +236,20 @@ def answer_of_reproject(files: Sequence[str]) -> list[float]:
     return [-float(value) for value in subtracted[0]]
 
 
+def coadd_of_reproject(files: Sequence[str]) -> list[float]:
+    """Write the coadd of reproject, which changes nothing."""
+    from astropy.io import fits
+    from reproject import reproject_interp
+    from reproject.mosaicking import find_optimal_celestial_wcs, reproject_and_coadd
+
+    wcs, shape = find_optimal_celestial_wcs(list(files))
+    coadd, _ = reproject_and_coadd(
+        list(files), wcs, shape_out=shape, hdu_in=0, reproject_function=reproject_interp
+    )
+    fits.writeto("coadd.fits", coadd.astype("float32"), wcs.to_header())
+    return [0.0 for _ in files]
+
+
 def answer_of_stcal(files: Sequence[str]) -> list[float]:
     """Return the offsets that skymatch would add to the tiles."""
     import numpy as np
@@ -251,9 +280,12 @@ def answer_of_stcal(files: Sequence[str]) -> list[float]:
 
 ANSWERS: dict[str, Callable[[Sequence[str]], list[float]]] = {
     "reproject": answer_of_reproject,
+    "coadd": coadd_of_reproject,
     "stcal": answer_of_stcal,
 }
-PEERS = (swarp, by_skymatch, montage, by_reproject)
+Program = Callable[[TileSet, Path], Iterator[Run]]
+PEERS: tuple[Program, ...] = (swarp, by_skymatch, montage, by_reproject)
+COADDS: tuple[Program, ...] = (swarp, by_reproject_coadd)
 
 
 def errors(scene: Scene, answers: Sequence[Answer | PhaseSolution]) -> list[dict[str, float]]:
@@ -278,14 +310,16 @@ def errors(scene: Scene, answers: Sequence[Answer | PhaseSolution]) -> list[dict
     return rows
 
 
-def compete(tiles: TileSet, rounds: int) -> tuple[list[Run], dict[str, list[float]], list[str]]:
+def compete(
+    tiles: TileSet, rounds: int, mine_: Program = ours, peers: Sequence[Program] = PEERS
+) -> tuple[list[Run], dict[str, list[float]], list[str]]:
     """Run all programs alternately; return runs, ratios to ours, and lines about skipped ones."""
     runs: list[Run] = []
     ratios: dict[str, list[float]] = {}
     skipped: dict[str, None] = {}
     for _ in range(rounds):
-        for peer in PEERS:
-            for mine in _once(ours, tiles):
+        for peer in peers:
+            for mine in _once(mine_, tiles):
                 runs.append(mine)
             try:
                 for other in _once(peer, tiles):
@@ -296,7 +330,7 @@ def compete(tiles: TileSet, rounds: int) -> tuple[list[Run], dict[str, list[floa
     return runs, ratios, list(skipped)
 
 
-def _once(program: Callable[[TileSet, Path], Iterator[Run]], tiles: TileSet) -> list[Run]:
+def _once(program: Program, tiles: TileSet) -> list[Run]:
     with tempfile.TemporaryDirectory(dir=tiles.folder) as scratch:
         runs = []
         for run in program(tiles, Path(scratch)):
@@ -309,8 +343,21 @@ def summary(
     all_runs: Sequence[Run], ratios: dict[str, list[float]], scene: Scene
 ) -> list[dict[str, Any]]:
     """Return one row for each program, and one for no correction."""
-    rows: list[dict[str, Any]] = []
+    rows = costs(all_runs, ratios)
     answers = {run.name: run.answer for run in all_runs if run.answer is not None}
+    rows.append({"name": "no correction"})
+    answers["no correction"] = answer(0.0, tiles=scene.tiles)
+    judged = dict(zip(answers, errors(scene, list(answers.values())), strict=True))
+    for row in rows:
+        if row["name"] in judged:
+            row.update(judged[row["name"]])
+            row["solves_gain"] = bool((answers[row["name"]].gain != 1).any())
+    return rows
+
+
+def costs(all_runs: Sequence[Run], ratios: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Return one row for each program with its time and its memory."""
+    rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(run.name for run in all_runs):
         runs = [run for run in all_runs if run.name == name]
         row: dict[str, Any] = {
@@ -320,13 +367,6 @@ def summary(
             "ratio": statistics.median(ratios[name]) if name in ratios else 1.0,
         }
         rows.append(row)
-    rows.append({"name": "no correction"})
-    answers["no correction"] = answer(0.0, tiles=scene.tiles)
-    judged = dict(zip(answers, errors(scene, list(answers.values())), strict=True))
-    for row in rows:
-        if row["name"] in judged:
-            row.update(judged[row["name"]])
-            row["solves_gain"] = bool((answers[row["name"]].gain != 1).any())
     return rows
 
 
@@ -369,6 +409,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="number of runs of each program")
     parser.add_argument("--folder", type=Path, help="keep the tiles in this folder")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
+    parser.add_argument("--mosaic", action="store_true", help="compare the coadds alone")
     options = parser.parse_args()
     count, shape = (16, (512, 512)) if options.quick else (options.tiles, options.shape)
     scene = Scene(tiles=count, shape=shape, overlap=0.3, vignetting=options.vignetting)
@@ -376,9 +417,10 @@ def main() -> None:
         tiles = write_set(scene, (options.folder or Path(temporary)).resolve())
         list(map(Path.read_bytes, map(Path, tiles.files)))  # so that all programs read from memory
         load = Load()
-        runs, ratios, skipped = compete(tiles, options.rounds)
+        programs = (our_mosaic, COADDS) if options.mosaic else (ours, PEERS)
+        runs, ratios, skipped = compete(tiles, options.rounds, *programs)
         machine = load.report()
-        rows = summary(runs, ratios, scene)
+        rows = costs(runs, ratios) if options.mosaic else summary(runs, ratios, scene)
     print_table(rows)
     print(f"\n{count} tiles of {shape[0]} × {shape[1]}. {load_line(machine)}")
     for line in skipped:

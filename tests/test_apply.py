@@ -17,8 +17,9 @@ from astropy.wcs import WCS
 
 from tests.helpers.tiles import simulated
 from zemosaic._version import __version__
+from zemosaic.errors import UserError
 from zemosaic.photometry.apply import correct, files, write_corrected
-from zemosaic.photometry.mosaic import write_mosaic
+from zemosaic.photometry.mosaic import store, write_mosaic
 from zemosaic.photometry.solver.solve import Correction
 from zemosaic.photometry.tiles.tile import TileError, tile_from_array
 from zemosaic.photometry.tiles.tile_files import open_tile
@@ -380,12 +381,12 @@ def test_a_full_disk_leaves_the_old_coadd(tmp_path: Path, monkeypatch: pytest.Mo
     output = tmp_path / "m.fits"
     output.write_text("of an earlier run")
 
-    def fail(_: Any, name: Path, **options: Any) -> None:
-        Path(name).write_text("half a file")
+    def fail(file: Any, data: memoryview) -> None:
+        file.write(data[:1])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(fits.HDUList, "writeto", fail)
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+    monkeypatch.setattr(store, "_write_all", fail)
+    with pytest.raises(UserError, match=rf"m\.fits: .*{os.strerror(errno.ENOSPC)}"):
         write_mosaic([(open_tile(path), Correction(np.ones(1), np.zeros(1)))] * 2, output)
     assert output.read_text() == "of an earlier run"
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.fits", "m.fits"]

@@ -27,6 +27,7 @@ from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.simulate import Scene
 from zemosaic.photometry.solver.solve import Correction
 from zemosaic.photometry.tiles.tile_files import open_tile
+from zemosaic.report.build import load_run
 
 Command = Callable[..., Run]
 WriteTiles = Callable[..., list[Path]]
@@ -289,7 +290,13 @@ def test_mosaic_coadds_without_seams(
         assert np.isfinite(after[middle])
     assert seams(before, scene) > 20
     assert seams(after, scene) < 0.5
-    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "after.fits"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"after.fits", "after.png"}
+    _, pictures = load_run(tmp_path / "run")
+    assert pictures is not None
+    np.testing.assert_array_equal(pictures.after, after[np.newaxis])
+    # The weights differ a little, because they follow the gains.
+    np.testing.assert_allclose(np.nanmedian(pictures.before - before), 0, atol=20)
+    assert seams(pictures.before[0].astype(float), scene) > 20
 
 
 # ---- options ----------------------------------------------------------------------------------

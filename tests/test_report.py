@@ -24,10 +24,10 @@ from tests.helpers.cli import Run
 from tests.helpers.hostile import EVIL
 from tests.helpers.synthetic_run import SyntheticRun, grid_graph, isolated_graph
 from zemosaic.errors import UserError
+from zemosaic.pictures import encode_png
 from zemosaic.report.build import load_run, write_report
 from zemosaic.report.charts import worker_lanes
 from zemosaic.report.data import finite_median, job_outcome
-from zemosaic.report.images import encode_png
 from zemosaic.report.text import chi_square_sentences, headline
 from zemosaic.runtime.events import JobEnded, JobError
 from zemosaic.runtime.run_folder import claim

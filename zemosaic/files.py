@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,29 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove temporary files of a path that dead processes left beside it; not on Windows.
+
+    There a process cannot be asked whether it lives.
+    """
+    if sys.platform == "win32":
+        return
+    for left in path.parent.glob(f".*.part.{glob.escape(path.name[-NAME_END:])}"):
+        pid = left.name[1:].partition("-")[0]
+        if pid.isdecimal() and not _is_alive(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        pass
+    return True
 
 
 #: Compressions that can be read but not written.

@@ -1,7 +1,8 @@
 """Real faults in the workers of real runs.
 
 `inject` writes a ``sitecustomize.py``, which every process of the run imports at its start. A fault
-hits a pair in its step ``fit`` or a tile in its step ``preview``, and is one of
+hits a pair in its step ``fit``, a tile in its step ``preview`` or a block of the mosaic in its step
+``coadd``, and is one of
 
 - ``hang``: an endless loop in C that holds the GIL;
 - ``raise``: an exception;
@@ -61,7 +62,11 @@ if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv
         return "tile_" + path.stem
 
     tasks.measure = struck(tasks.measure, pair, "measure_pair")
+    def block(plan, box, *_):
+        return f"block_{{box.x0}}_{{box.y0}}"
+
     tasks.prepare = struck(tasks.prepare, tile, "make_preview")
+    tasks.coadd_to_file = struck(tasks.coadd_to_file, block, "coadd_block")
 """
 
 

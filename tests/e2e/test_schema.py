@@ -32,7 +32,7 @@ from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from zemosaic.runtime.events import Observer
+from zemosaic.runtime.observers import Observer
 
 slow = threading.Event()
 
@@ -69,11 +69,12 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Run:
     tiles[8].write_bytes(tiles[8].read_bytes()[:9000])
     (folder / "corrected" / tiles[5].name).mkdir(parents=True)  # in the place of a file
     faults = inject(
-        folder / "site", tile_4="sleep", pair_0_1="raise", pair_1_2="crash", pair_3_4="hang"
-    )
+        folder / "site", tile_4="sleep", pair_0_1="raise", pair_1_2="crash", pair_3_4="hang",
+        block_0_0="sleep",
+    )  # fmt: skip
     return intertile(
         folder / "run", tiles, "--apply", folder / "corrected", "--heartbeat", 0.5,
-        "--pair-timeout", 3, "--live", "marker", **faults,
+        "--pair-timeout", 3, "--live", "marker", "--mosaic", folder / "m.fits", **faults,
     ).wait()  # fmt: skip
 
 

@@ -11,16 +11,13 @@ import click
 
 from ..files import require_different
 from ..pipeline import PRELOAD
-from ..runtime.library_messages import collect_library_messages
 from ..settings import Settings
 from . import INCOMPLETE, NO_SOLUTION, SOLVED
 from .options import (
     FOLDER,
     RUN_OPTIONS,
-    OutputPath,
-    check_name,
-    check_writable,
     find_anchor,
+    output_options,
     parse_hdu,
     parse_size,
     print_version,
@@ -30,6 +27,7 @@ from .options import (
 from .output import Output, echo
 
 if TYPE_CHECKING:
+    from ..pipeline.mosaic_stage import MosaicOptions
     from ..pipeline.solution import PhaseSolution
 
 
@@ -52,19 +50,7 @@ def cli() -> None:
     metavar="RUN",
     help="Run folder.",
 )
-@click.option(
-    "--apply",
-    "apply_to",
-    type=FOLDER,
-    metavar="DIR",
-    help="Write the corrected tiles to this folder.",
-)
-@click.option(
-    "--mosaic",
-    type=OutputPath(path_type=Path, dir_okay=False),
-    metavar="OUT.fits",
-    help="Write a coadd of the corrected tiles.",
-)
+@output_options
 @click.option(
     "--anchor",
     metavar="TILE",
@@ -142,7 +128,7 @@ def intertile(
     tiles: tuple[str, ...],
     folder: Path,
     apply_to: Path | None,
-    mosaic: Path | None,
+    mosaic: MosaicOptions | None,
     anchor: str | None,
     **options: Any,
 ) -> int:
@@ -154,22 +140,9 @@ def intertile(
     require_different(tiles)
     run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
-    refuse_to_overwrite_inputs(tiles, apply_to, mosaic)
-    if mosaic is not None:
-        check_name(mosaic)
-    for target in (apply_to, mosaic.parent if mosaic else None):
-        if target is not None:
-            check_writable(target)
-    solution, code = _calibrate(output, tiles, settings, folder, apply_to=apply_to, **run)
-    if mosaic is not None:
-        from ..photometry.mosaic import write_mosaic
-
-        usable = {k: tile for k, tile in solution.tiles.items() if k not in solution.failed}
-        with collect_library_messages() as messages:
-            write_mosaic([(tile, solution.correction(k)) for k, tile in usable.items()], mosaic)
-        output.library_messages(messages)
-        output.line(f"mosaic       {mosaic}")
-        output.facts["mosaic"] = str(mosaic)
+    refuse_to_overwrite_inputs(tiles, apply_to, mosaic.output if mosaic else None)
+    run |= {"apply_to": apply_to, "mosaic": mosaic}
+    _, code = _calibrate(output, tiles, settings, folder, **run)
     return code
 
 
@@ -199,7 +172,7 @@ def _exit_code(output: Output, solution: PhaseSolution) -> int:
         return output.error(message, NO_SOLUTION)
     outcomes = {record.outcome for record in solution.records}
     complete = not solution.failed and outcomes <= {"measured", "rejected"}
-    complete &= not solution.sky_check.doubt
+    complete &= not solution.sky_check.doubt and not solution.no_mosaic
     return SOLVED if complete else INCOMPLETE
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,56 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the files that a run writes besides its tables.
+
+    The command gets `apply_to`, a path or None, and `mosaic`, a `MosaicOptions` or None.
+    """
+
+    @click.option(
+        "--apply",
+        "apply_to",
+        type=FOLDER,
+        metavar="DIR",
+        help="Write the corrected tiles to this folder.",
+    )
+    @click.option(
+        "--mosaic",
+        type=OutputPath(path_type=Path, dir_okay=False),
+        metavar="OUT.fits",
+        help="Write a coadd of the corrected tiles, and a picture of it.",
+    )
+    @click.option(
+        "--mosaic-like",
+        type=OutputPath(path_type=Path, dir_okay=False, exists=True),
+        metavar="FILE",
+        help="FITS file with the WCS and the size of the mosaic.",
+    )
+    @click.option(
+        "--combine",
+        type=click.Choice(("mean", "clip")),
+        default="mean",
+        help="Weighted mean of the tiles, or also without the outliers of three or more.",
+    )
+    @wraps(command)
+    def checked(
+        *args: Any, mosaic: Path | None, mosaic_like: Path | None, combine: str, **options: Any
+    ) -> Any:
+        from ..pipeline.mosaic_stage import MosaicOptions
+
+        if mosaic is None and (mosaic_like is not None or combine != "mean"):
+            raise click.UsageError("--mosaic-like and --combine need --mosaic; give it as well")
+        if mosaic is not None:
+            check_name(mosaic)
+        for target in (options["apply_to"], mosaic.parent if mosaic else None):
+            if target is not None:
+                check_writable(target)
+        chosen = MosaicOptions(mosaic, mosaic_like, combine) if mosaic else None
+        return command(*args, mosaic=chosen, **options)
+
+    return checked
 
 
 def parse_hdu(

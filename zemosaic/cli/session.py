@@ -32,6 +32,7 @@ from ..observe.stall import OnStall, run_command
 from ..observe.telemetry import Telemetry
 from ..pipeline.calibrate import calibrate
 from ..pipeline.illumination_file import write_illuminations
+from ..pipeline.mosaic_stage import MosaicOptions
 from ..pipeline.solution import PhaseSolution
 from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
 from ..runtime import journal
@@ -67,6 +68,8 @@ class RunOptions:
         Reuse the results of earlier runs in the folder.
     apply_to : pathlib.Path or None
         Folder for corrected tiles.
+    mosaic : MosaicOptions or None
+        The mosaic to write.
     stage_timeout : float
         Seconds after which a stage of the run itself is ended with the run; 0 means never.
     report : bool
@@ -81,6 +84,7 @@ class RunOptions:
     on_stall: str = ""
     resume: bool = False
     apply_to: Path | None = None
+    mosaic: MosaicOptions | None = None
     stage_timeout: float = STAGE_TIMEOUT
     report: bool = True
     quiet: bool = False
@@ -140,6 +144,9 @@ def run_in_folder(
     lines += [f"{name:12} {location}" for name, location in files.items()]
     facts = summary_facts(solution, console.stage_seconds)
     facts |= {"folder": str(folder), "files": files}
+    if options.mosaic is not None and not solution.no_mosaic:
+        lines.append(f"mosaic       {options.mosaic.output}")
+        facts["mosaic"] = str(options.mosaic.output)
     journalled = bool(journals) and not journals[0].failed
     return RunResult(solution, tuple(lines), facts, journalled)
 
@@ -181,8 +188,9 @@ def _calibrate(
     gc.freeze()  # collecting all imported modules takes a twentieth of a second
     try:
         return calibrate(
-            tiles, settings, options.pool, observers, apply_to=options.apply_to, folder=folder,
-            cached_results=cached_results, on_solution=write_tables,
+            tiles, settings, options.pool, observers, apply_to=options.apply_to,
+            mosaic=options.mosaic, folder=folder, cached_results=cached_results,
+            on_solution=write_tables,
         )  # fmt: skip
     finally:
         gc.unfreeze()
@@ -223,10 +231,11 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
 def _report_at_end(
     folder: Path, terminal: Terminal, enabled: bool, watchdog: Watchdog
 ) -> Iterator[None]:
-    """Remove the page of an earlier run, and write the page of this run however it ends."""
+    """Remove the pictures of an earlier run, and write the page of this run however it ends."""
     paths = RunFolder(folder)
     with contextlib.suppress(OSError):
         paths.report.unlink(missing_ok=True)
+        paths.mosaic.unlink(missing_ok=True)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from ..pipeline.illumination_text import describe_illuminations
 from ..pipeline.solution import PhaseSolution
 from ..pipeline.star_gains import stars_facts, stars_line
 
-STAGES = ("prepare", "overlap", "pairs", "solve", "apply")
+STAGES = ("prepare", "overlap", "pairs", "solve", "apply", "mosaic")
 
 
 def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -70,6 +70,7 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
             f"suspect      {solution.names[index]}: {solution.why_suspect(index)}"
             for index in solution.suspects
         ),
+        *([f"failed       {solution.no_mosaic}"] if solution.no_mosaic else []),
         *(f"failed       {reason}" for _, reason in sorted(solution.failed.items())),
         "time         " + ", ".join(times),
     ]

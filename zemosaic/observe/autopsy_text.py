@@ -14,6 +14,9 @@ from ..runtime.stacks import innermost
 from .autopsy import Autopsy, StuckJob
 from .progress import job_name, stage_title
 
+#: Stages whose results are saved, and names of these.
+SAVED_RESULTS = {"tiles": "tiles", "pairs": "pairs", "blocks": "blocks of the mosaic"}
+
 
 def summary_lines(autopsy: Autopsy) -> list[str]:
     """Return the state of the run in lines for people."""
@@ -71,14 +74,17 @@ def resume_command(autopsy: Autopsy) -> str:
 
 def _saved_results(autopsy: Autopsy) -> str:
     counts = []
-    for stage in ("tiles", "pairs"):
+    for stage, title in SAVED_RESULTS.items():
         total = autopsy.job_counts(stage)[1]
         saved = sum(
             isinstance(event, JobEnded) and event.stage == stage and bool(event.key)
             for event in autopsy.record.events
         )
-        counts.append(f"{saved} of {total} {stage}" if total else f"no {stage}")
-    return f"{' and '.join(counts)} measured by this run, in {RunFolder(autopsy.folder).journal}"
+        if total or stage != "blocks":
+            counts.append(f"{saved} of {total} {title}" if total else f"no {title}")
+    measured = f"{' and '.join(counts[:2])} measured by this run"
+    blocks = "".join(f", {count} written" for count in counts[2:])
+    return f"{measured}{blocks}, in {RunFolder(autopsy.folder).journal}"
 
 
 def _is_alive(pid: int) -> bool:

@@ -14,7 +14,7 @@ from .span_tree import Span, SpanTree, set_error, span_id
 
 RUNNING = "phase5_intertile.running"
 #: Stages whose spans are the parents of the spans of their jobs. Pairs are children of the phase.
-_PARENTS = {"scan": "prepare", "tiles": "prepare"}
+_PARENTS = {"scan": "prepare", "tiles": "prepare", "surveys": "mosaic", "blocks": "mosaic"}
 
 
 class JobRecorder:

@@ -10,6 +10,7 @@ from .attributes import Names, valid_attributes
 
 PAIR = "phase5_intertile.pair"
 TILE = "phase5_intertile.tile"
+BLOCK = "phase5_intertile.block"
 FUTURE = "phase5_intertile.future"
 
 
@@ -25,6 +26,7 @@ TILE_SPAN = JobSpan(TILE, Names("zemosaic.tile."), Names("zemosaic.tile.stage.")
 JOB_SPANS = {
     "pairs": JobSpan(PAIR, Names("zemosaic.pair."), Names("zemosaic.pair.stage.")),
     "tiles": TILE_SPAN,
+    "blocks": JobSpan(BLOCK, Names("zemosaic.block."), Names("zemosaic.block.stage.")),
     "loop": JobSpan(FUTURE, Names("zemosaic.future."), Names("zemosaic.future.stage.")),
 }
 
@@ -81,13 +83,15 @@ def running_attributes(event: JobRunning, host: str) -> dict[str, Any]:
 
 def job_files(attributes: Mapping[str, Any]) -> list[Any]:
     """Return the names of the tiles of a job."""
-    return [attributes[key] for key in ("name_i", "name_j", "name") if key in attributes]
+    names = [attributes[key] for key in ("name_i", "name_j", "name") if key in attributes]
+    return names + list(attributes.get("tiles", ()))
 
 
 def oldest_attributes(stage: str, running: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes of the phase about the job that has run longest."""
     names = job_span(stage).attributes
-    files = [running[names[key]] for key in ("name_i", "name_j", "name") if names[key] in running]
+    keys = ("name_i", "name_j", "name", "tiles")
+    files = job_files({key: running[names[key]] for key in keys if names[key] in running})
     return valid_attributes(
         {
             "zemosaic.stage": stage,

@@ -19,6 +19,10 @@ STAGE_TITLES = {
     "pairs": "measuring pairs",
     "solve": "solving",
     "apply": "writing corrected tiles",
+    "mosaic": "making the mosaic",
+    "surveys": "looking at tiles",
+    "blocks": "coadding blocks",
+    "compress": "finishing the mosaic",
     "loop": "running the loop",
 }
 #: Outcomes of jobs without a result.
@@ -39,6 +43,8 @@ def job_name(stage: str, index: int, attributes: Mapping[str, Any]) -> str:
     if stage == "pairs":
         names = f"{attributes.get('name_i')}, {attributes.get('name_j')}"
         return printable(f"pair {index} ({names})")
+    if stage == "blocks":
+        return printable(f"block {index} ({', '.join(attributes.get('tiles', ()))})")
     return printable(str(attributes.get("name") or f"tile {index}"))
 
 

@@ -37,6 +37,7 @@ __all__ = [
 #: Stages with a span of their own, and the stages that contain them.
 STAGE_SPANS = {
     "prepare": "", "scan": "prepare", "overlap": "", "pairs": "", "solve": "", "apply": "",
+    "mosaic": "",
 }  # fmt: skip
 
 _RUN = Names("zemosaic.")

@@ -51,13 +51,13 @@ class Illumination:
     glow_cov: np.ndarray
     bias: np.ndarray
 
-    def factor(self, rows: slice | None = None) -> np.ndarray:
-        """Return F ``(C, rows, W)`` for some rows of a tile, or all; 1 is the mean of ln F."""
-        return np.exp(self._surface(self.log_flat, rows))
+    def factor(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """Return F ``(C, rows, columns)`` for a part of a tile; 1 is the mean of ln F."""
+        return np.exp(self._surface(self.log_flat, rows, columns))
 
-    def glow_level(self, rows: slice | None = None) -> np.ndarray:
-        """Return the glow ``(C, rows, W)`` in ADU for some rows of a tile, or all."""
-        return self._surface(self.glow, rows)
+    def glow_level(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
+        """Return the glow ``(C, rows, columns)`` in ADU for a part of a tile."""
+        return self._surface(self.glow, rows, columns)
 
     def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return F and the glow in ADU, ``(C, ...)``, at detector coordinates x and y ``(...)``."""
@@ -105,10 +105,10 @@ class Illumination:
         variance = change @ self.glow_cov[channel] @ change
         return float(np.ptp(glow)), float(np.sqrt(max(variance, 0.0)))
 
-    def _surface(self, coefficients: np.ndarray, rows: slice | None) -> np.ndarray:
+    def _surface(self, coefficients: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
         height, width = self.shape
-        y = detector_coordinate(np.arange(height)[rows or slice(None)], height)
-        x = detector_coordinate(np.arange(width), width)
+        y = detector_coordinate(np.arange(height)[rows], height)
+        x = detector_coordinate(np.arange(width)[columns], width)
         along_y, along_x = (legendre.legvander(axis, DEGREE) for axis in (y, x))
         return along_y @ _matrix(coefficients) @ along_x.T
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Clock
 from ..settings import Settings
 from . import PRELOAD, describe_package
+from .mosaic_stage import MosaicOptions, write_mosaic
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .stages import run_stages
@@ -40,6 +41,7 @@ def calibrate(
     observers: Iterable[Observer] | None = None,
     *,
     apply_to: str | os.PathLike[str] | None = None,
+    mosaic: MosaicOptions | None = None,
     folder: str | os.PathLike[str] | None = None,
     cached_results: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
@@ -64,6 +66,8 @@ def calibrate(
         application has set.
     apply_to : path-like, optional
         Folder for the corrected tiles; tiles given as arrays are not written.
+    mosaic : MosaicOptions, optional
+        The mosaic to write.
     folder : path-like, optional
         Run folder for the table of running jobs, the stacks and, until the run has finished,
         the previews; temporary by default. If another run may use it, claim it first
@@ -74,7 +78,7 @@ def calibrate(
     clock : Clock, optional
         Clock of the scheduler.
     on_solution : callable, optional
-        Called with the solution before observers see the run as finished.
+        Called with the solution before the mosaic is written.
 
     Returns
     -------
@@ -115,10 +119,13 @@ def calibrate(
             cached_results=cached_results or {},
             run_folder=path if folder is not None else None,
         )
-        solution = run_stages(context, tiles, apply_to)
+        solution = run_stages(context, tiles, apply_to, mosaic)
         if run.inflight is not None:
             run.inflight.write_progress("tables", 0, 0)
         on_solution(solution)
+        if mosaic is not None:
+            problem = write_mosaic(context, solution, mosaic)
+            solution = replace(solution, no_mosaic=problem)
         shutil.rmtree(previews, ignore_errors=True)
     return solution
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..files import no_follow
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.preview.preview import Preview
@@ -212,4 +213,5 @@ def make_record(outcome: Outcome, i: int, j: int, area: float, channels: int) ->
 
 def failure_reason(error: JobError, name: str) -> str:
     """Return the reason why a tile failed as one line that names the tile."""
-    return error.message if error.type == TileError.__name__ else f"{name}: {error}"
+    own = {TileError.__name__, UserError.__name__}
+    return error.message if error.type in own else f"{name}: {error}"

@@ -43,6 +43,8 @@ class PhaseSolution(Solution):
     unit : str
         Unit of the levels: the BUNIT that all tiles share, "adu" if they have none, and empty if
         they have different ones.
+    no_mosaic : str
+        Why the mosaic is not written; empty if it is, or none was asked for.
     """
 
     settings: Settings
@@ -53,6 +55,7 @@ class PhaseSolution(Solution):
     tiles: dict[int, Tile] = field(default_factory=dict)
     sky_check: SkyCheck = field(default_factory=SkyCheck)
     unit: str = "adu"
+    no_mosaic: str = ""
 
     @property
     def groups(self) -> int:

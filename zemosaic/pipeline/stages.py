@@ -1,6 +1,6 @@
 """The stages of the calibration, composed.
 
-tiles -> prepare (scan, then one preview per tile) -> overlap -> pairs -> solve -> apply
+tiles -> prepare (scan, then one preview per tile) -> overlap -> pairs -> solve -> apply -> mosaic
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from ..errors import NoSolution
 from ..photometry.illumination import Instruments
 from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
+from ..photometry.preview.grid import odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.mosaic_solver import solve_mosaic
@@ -28,6 +29,7 @@ from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
 from .groups import tie_tiles
 from .instruments import find_instruments
+from .mosaic_stage import MosaicOptions
 from .records import (
     PairRecord,
     decode_measurements,
@@ -45,14 +47,21 @@ from .tile_stages import PreparedTiles, prepare_tiles, write_corrected_tiles
 
 
 def run_stages(
-    context: RunContext, tiles: Sequence[TileLike], apply_to: str | os.PathLike[str] | None
+    context: RunContext,
+    tiles: Sequence[TileLike],
+    apply_to: str | os.PathLike[str] | None,
+    mosaic: MosaicOptions | None = None,
 ) -> PhaseSolution:
-    """Run all stages; corrected tiles are written only if `apply_to` is given.
+    """Run all stages but that of the mosaic, whose size is checked before any work.
+
+    Corrected tiles are written only if `apply_to` is given.
 
     Raises
     ------
     NoSolution
         Fewer than two tiles can be used, or the anchor cannot.
+    UserError
+        The mosaic cannot have these tiles.
     """
     with context.stage("prepare", has_jobs=True) as attributes:
         scan = scan_tiles(context, tiles)
@@ -63,6 +72,8 @@ def run_stages(
             )
         anchor = scan.anchor_index(context.settings.anchor)
         names, scanned = tuple(scan.names), scan.usable
+        if mosaic is not None:
+            _check_canvas(mosaic, {index: entry.tile for index, entry in scanned.items()})
         prepared = prepare_tiles(context, scanned)
     failed = scan.failed | prepared.failed
     _check_usable(len(names), anchor, failed)
@@ -101,6 +112,14 @@ def run_stages(
         return solution
     not_written = write_corrected_tiles(context, tiles, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
+
+
+def _check_canvas(mosaic: MosaicOptions, tiles: Mapping[int, Tile]) -> None:
+    """Raise `UserError` if the mosaic cannot have the tiles, without those that will fail."""
+    odd = odd_scales(tiles)
+    usable = [tile for index, tile in tiles.items() if index not in odd]
+    if usable:
+        mosaic.canvas(usable)
 
 
 def _find_shared(

@@ -16,6 +16,10 @@ from typing import Any
 
 from .._version import __version__
 from ..photometry._kernels import COMPILED
+from ..photometry.mosaic.canvas import Box
+from ..photometry.mosaic.coadd import CoaddPlan, coadd_block
+from ..photometry.mosaic.picture import PictureFile
+from ..photometry.mosaic.store import MosaicFile, name_write_errors
 from ..photometry.pairfit.measure import measure_pair
 from ..photometry.pairfit.measurement import Measurement
 from ..photometry.preview.grid import Grid
@@ -110,7 +114,7 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
             raise TileError(tile.problem)
         return [tile]
     if isinstance(tile, Tile):
-        return [ScannedTile(tile.name, tile, _file_key(tile))]
+        return [ScannedTile(tile.name, tile, file_key(tile))]
     if isinstance(tile, (str, os.PathLike)):
         return _scan_file(tile, options)
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
@@ -128,12 +132,12 @@ def _scan_file(path: str | os.PathLike[str], options: FileOptions) -> list[Scann
     return [
         ScannedTile(name, problem=str(tile))
         if isinstance(tile, TileError)
-        else ScannedTile(name, tile, _file_key(tile))
+        else ScannedTile(name, tile, file_key(tile))
         for name, tile in tiles
     ]
 
 
-def _file_key(tile: Tile) -> str:
+def file_key(tile: Tile) -> str:
     """Return a key of the state of a tile's files, empty for an array."""
     if tile.path is None:
         return ""
@@ -211,6 +215,24 @@ def prepare(
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
         return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *rest)
+
+
+def coadd_to_file(plan: CoaddPlan, box: Box, file: MosaicFile, picture: PictureFile) -> int:
+    """Coadd a block of the mosaic, write it to its places, and return its checksum.
+
+    Raises
+    ------
+    TileError
+        A tile cannot be read.
+    UserError
+        The block cannot be written.
+    """
+    with timed_step("coadd"):
+        coadd = coadd_block(plan, box, picture.factor)
+    with timed_step("write"):
+        with name_write_errors(picture.path):
+            picture.write(box, coadd)
+        return file.write(box, coadd)
 
 
 def refuse(reason: str) -> None:

@@ -10,7 +10,7 @@ from ..runtime import journal
 from ..runtime.run_folder import RunFolder
 from .data import RunData
 from .gather import gather_run
-from .images import Mosaic, coadd_mosaic, mosaic_pngs, seam_pngs
+from .images import Mosaic, coadd_mosaic, mosaic_pngs, seam_pngs, with_pictures
 from .light import light_images
 from .page import PageImages, write_page
 
@@ -26,7 +26,8 @@ def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
     autopsy = examine(folder)
     resumed = autopsy.record.about.get("resume")
     run = gather_run(autopsy, journal.read(folder) if resumed else [autopsy.record])
-    return run, coadd_mosaic(folder, run)
+    mosaic = coadd_mosaic(folder, run)
+    return run, mosaic and with_pictures(mosaic, folder)
 
 
 def write_report(folder: Path, png: bool = False) -> list[Path]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from ..pictures import encode_png, stretch
 from ..pipeline.records import load_thumbnails
 from ..pipeline.tables import SURFACE_POWERS
+from ..runtime.run_folder import RunFolder
 from .data import Placement, RunData, TileData
 
 MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, whose tiles would be dots
-BLACK, WHITE = 2.0, 99.7  # black: widths of the sky below its level; white: percentile
-MIN_WHITE = 6.0  # widths above the sky level, so that noise looks like noise
-SOFTENING = 0.1  # fraction of the range in which the asinh stretch is linear
 SEAM_LIMIT = 99  # percentile of the seam map with the brightest colour
 # The colour map "cividis" (Nuñez, Anderton & Renslow 2018) at equal steps: it looks the same with
 # and without colour vision deficiency, and in grey.
@@ -112,6 +109,15 @@ def coadd_mosaic(folder: Path, run: RunData) -> Mosaic | None:
     return Mosaic(before, seams_before, *canvas.coadd(thumbnails, _corrected))
 
 
+def with_pictures(mosaic: Mosaic, folder: Path) -> Mosaic:
+    """Return the images of the mosaic that the run wrote, if it did, in place of coadds."""
+    try:
+        after, before = np.load(RunFolder(folder).mosaic)[:, :, ::-1]
+    except (OSError, ValueError):
+        return mosaic
+    return replace(mosaic, before=before, after=after)
+
+
 def _thumbnails(folder: Path, run: RunData) -> list[_Thumbnail]:
     """Return the thumbnails with the factor of most tiles."""
     factors = [tile.placement.thumb if tile.placement else 0 for tile in run.tiles]
@@ -202,31 +208,9 @@ def _tile_pixels(thumbnail: _Thumbnail) -> tuple[np.ndarray, np.ndarray]:
 def stretch_rgb(mosaic: Mosaic) -> list[np.ndarray]:
     """Return the images with one asinh stretch: ``(h, w, 4)`` uint8 red, green, blue and alpha.
 
-    Three channels are red, green and blue; of any other number the first is shown in grey.
-    """
-    channels = range(3 if len(mosaic.before) == 3 else 1)
-    stretched = [_stretch([image[channel] for image in mosaic.images]) for channel in channels]
-    rgba = []
-    for shades in zip(*stretched, strict=True):
-        valid = np.isfinite(shades).any(axis=0)
-        rgb = [np.nan_to_num(255 * shade) for shade in shades] * (3 // len(shades))
-        rgba.append(np.stack([*rgb, np.where(valid, 255, 0)], axis=-1).astype(np.uint8))
-    return rgba
-
-
-def _stretch(images: list[np.ndarray]) -> list[np.ndarray]:
-    """Scale one channel of all images to 0..1 by the levels of the last one.
-
     The levels of an uncorrected image, whose tiles disagree, would hide the sky.
     """
-    finite = images[-1][np.isfinite(images[-1])]
-    sky = float(np.median(finite))
-    width = 1.4826 * float(np.median(np.abs(finite - sky)))
-    low = sky - BLACK * width
-    high = max(float(np.percentile(finite, WHITE)), sky + MIN_WHITE * width)
-    scale = SOFTENING * max(high - low, 1e-6)
-    top = np.arcsinh((high - low) / scale) or 1.0
-    return [np.clip(np.arcsinh((image - low) / scale) / top, 0, 1) for image in images]
+    return stretch(mosaic.images, levels_of=mosaic.images[-1])
 
 
 def mosaic_pngs(mosaic: Mosaic) -> list[bytes]:
@@ -251,18 +235,3 @@ def seam_pngs(mosaic: Mosaic) -> list[bytes]:
         alpha = np.where(np.isfinite(seams), 255, 0)
         pngs.append(encode_png(np.stack([*rgb, alpha], axis=-1).astype(np.uint8)[::-1]))
     return pngs
-
-
-def encode_png(rgba: np.ndarray) -> bytes:
-    """Return ``(h, w, 4)`` uint8 red, green, blue and alpha as a PNG file (ISO/IEC 15948)."""
-    height, width, _ = rgba.shape
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        checksum = zlib.crc32(kind + data)
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-    rows = np.zeros((height, 1 + 4 * width), dtype=np.uint8)  # column 0 is the filter type: none
-    rows[:, 1:] = rgba.reshape(height, -1)
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
-    data = chunk(b"IDAT", zlib.compress(rows.tobytes(), 3))
-    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")

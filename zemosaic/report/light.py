@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..pictures import encode_png
 from ..pipeline.illumination_text import describe_illuminations
 from .data import RunData
-from .images import CIVIDIS, encode_png
+from .images import CIVIDIS
 
 LONGEST = 128  # pixels of a picture
 MAX_CHANNELS = 3

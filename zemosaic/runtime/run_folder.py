@@ -71,6 +71,16 @@ class RunFolder:
         return self.path / "thumbs.npy"
 
     @property
+    def mosaic(self) -> Path:
+        """The mosaic made small, after and before the correction."""
+        return self.path / "mosaic.npy"
+
+    @property
+    def unfinished_mosaic(self) -> Path:
+        """The small mosaic while its blocks are made."""
+        return self.path / "mosaic.unfinished.npy"
+
+    @property
     def corrections(self) -> Path:
         """The table of corrections."""
         return self.path / "corrections.ecsv"

@@ -95,11 +95,13 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
         "prepare": lambda tile, channels, grid, path, *_: f"tile{path.stem}",
         "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
+        "coadd_to_file": lambda plan, box, *_: f"block{box.x0}-{box.y0}",
     },
     "zemosaic.photometry.solver.solve": {"solve": lambda *_: "solve"},
     "zemosaic.photometry.overlap.graph": {"find_overlaps": lambda *_: "overlap"},
     "zemosaic.report.build": {"write_report": lambda *_: "page"},
     "zemosaic.pipeline.tables": {"write_table": lambda table, path: path.name},
+    "zemosaic.photometry.mosaic.canvas": {},
 }
 
 
@@ -118,6 +120,8 @@ class Finder(importlib.abc.MetaPathFinder):
             run(module)
             for function, where in PLACES[name].items():
                 setattr(module, function, at_fault(getattr(module, function), where))
+            if hasattr(module, "BLOCK_VALUES"):  # small tiles shall have many blocks
+                module.BLOCK_VALUES = 1 << 12
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -39,6 +39,7 @@ enum {
 #define AXES(axis)                                                                              \
     axis(POLYGONS, polygons) axis(VERTICES, vertices) axis(TILES, tiles) axis(PAIRS, pairs)     \
     axis(LAYERS, layers) axis(BLOCK_ROWS, block_rows) axis(BLOCK_COLUMNS, block_columns)        \
+    axis(IMAGE_ROWS, image_rows) axis(IMAGE_COLUMNS, image_columns)                             \
     axis(NODE_ROWS, node_rows) axis(NODE_COLUMNS, node_columns) axis(HEIGHT, height)            \
     axis(WIDTH, width) axis(FIRST_BLOCK_ROWS, first_block_rows)                                 \
     axis(FIRST_BLOCK_COLUMNS, first_block_columns) axis(FIRST_HEIGHT, first_height)             \
@@ -63,6 +64,13 @@ enum {
     writes(float, variance_factor, HEIGHT, WIDTH)                                               \
     writes(float, weights_work, 8, WIDTH)                                                       \
     writes(double, position_work, 3, WIDTH)
+
+#define SAMPLE_LINEAR(reads, writes, number)                                                    \
+    reads(float, image, LAYERS, IMAGE_ROWS, IMAGE_COLUMNS)                                      \
+    reads(double, nodes, 2, NODE_ROWS, NODE_COLUMNS)                                            \
+    writes(float, values, LAYERS, HEIGHT, WIDTH)                                                \
+    writes(double, position_work, 2, WIDTH)                                                     \
+    number(step)
 
 /* Two previews, the origin of each (x0, y0, and its first block's column and row in the frame), and
 the frame (see Frame in preview_pair.h). */
@@ -224,6 +232,7 @@ the frame (see Frame in preview_pair.h). */
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \
     kernel(sample_spline, SampleSpline, SAMPLE_SPLINE)                                          \
+    kernel(sample_linear, SampleLinear, SAMPLE_LINEAR)                                          \
     kernel(gather_blocks, GatherBlocks, GATHER_BLOCKS)                                          \
     kernel(gather_cells, GatherCells, GATHER_CELLS)                                             \
     kernel(block_weights, BlockWeights, BLOCK_WEIGHTS)                                          \

@@ -51,6 +51,21 @@ def sample_spline(
     return values, variance_factor
 
 
+def sample_linear(
+    image: np.ndarray, nodes: np.ndarray, shape: tuple[int, int], step: int
+) -> np.ndarray:
+    """Sample an image linearly, without its invalid pixels."""
+    values = np.empty((len(image), *shape), dtype=np.float32)
+    _fused.sample_linear(
+        image=np.ascontiguousarray(image, dtype=np.float32),
+        nodes=np.ascontiguousarray(nodes),
+        values=values,
+        position_work=np.empty((2, shape[1])),
+        step=step,
+    )
+    return values
+
+
 def gather_blocks(
     pair: PreviewPair, frame: OverlapFrame, *,
     preview_side: int, few_cells: int, whole_share: float, border_error: float,

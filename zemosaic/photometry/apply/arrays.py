@@ -35,7 +35,7 @@ def correct(data: np.ndarray, correction: Correction) -> np.ndarray:
     image, corrected = to_channels_first(data), to_channels_first(result)
     channels, height, width = image.shape
     for rows in row_strips(height, channels * width):
-        corrected[:, rows] = correct_rows(image[:, rows], correction, rows, height)
+        corrected[:, rows] = correct_rows(image[:, rows], correction, rows, (height, width))
     return result
 
 
@@ -46,20 +46,26 @@ def row_strips(height: int, pixels_per_row: int, multiple: int = 1) -> Iterator[
         yield slice(top, min(top + strip, height))
 
 
-def correct_rows(strip: np.ndarray, correction: Correction, rows: slice, height: int) -> np.ndarray:
-    """Correct some rows of a tile of the given height, ``(C, rows, W)``, as float32."""
+def correct_rows(
+    strip: np.ndarray,
+    correction: Correction,
+    rows: slice,
+    shape: tuple[int, int],
+    columns: slice = slice(None),
+) -> np.ndarray:
+    """Correct some rows and columns of a tile of the given shape, ``(C, h, w)``, as float32."""
     corrected, shared = strip.astype(np.float64), correction.illumination
     if shared is not None and shared.glow.any():
-        corrected -= shared.glow_level(rows)
+        corrected -= shared.glow_level(rows, columns)
     corrected *= per_channel(correction.gain)
     corrected += per_channel(correction.offset)
     if shared is not None:
         bias = per_channel(shared.bias)
         corrected -= bias
-        corrected /= shared.factor(rows)
+        corrected /= shared.factor(rows, columns)
         corrected += bias
-    x = np.arange(strip.shape[2]) - (strip.shape[2] - 1) / 2
-    y = np.arange(rows.start, rows.stop)[:, None] - (height - 1) / 2
+    x = np.arange(shape[1])[columns] - (shape[1] - 1) / 2
+    y = np.arange(shape[0])[rows, None] - (shape[0] - 1) / 2
     _add_surface(corrected, correction, x, y)
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
         return corrected.astype(np.float32)

@@ -160,7 +160,7 @@ def _change_image(
             datum &= ~blanks.mask[rows]
         if tile.alpha:
             datum &= strip[-1] != 0
-        corrected = correct_rows(channels, correction, rows, tile.shape[0])
+        corrected = correct_rows(channels, correction, rows, tile.shape)
         np.copyto(changed[: tile.channels], corrected, where=datum)
         return changed
 

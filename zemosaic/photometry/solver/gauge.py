@@ -67,19 +67,30 @@ def anchored(
     shared : SharedTerms
         With another bias.
     """
-    gains, levels = channel.gain_component, channel.component
+    gains, label = channel.gain_component, channel.instruments.labels
     unit = np.where(gains == gains[anchor], terms["gain"][anchor], 1.0)
     shift = -terms["offset"][anchor] / unit[anchor]
-    corrected = terms["gain"] * channel.sky + terms["offset"]
-    median, _ = group_medians(levels, corrected, levels.max() + 1)
-    kept = np.nan_to_num(median - median / unit[np.unique(levels, return_index=True)[1]])
-    shifts = np.where(levels == levels[anchor], shift, kept[levels])
-    converted = {name: values / unit for name, values in terms.items()}
-    converted["offset"] = converted["offset"] + shifts
-    label = channel.instruments.labels
-    bias = np.where(shared.log_flat.any(axis=1), shared.bias / unit[anchor] + shift, shared.bias)
-    has_bias = np.append(shared.log_flat.any(axis=1), False)[label]
+    lit = shared.log_flat.any(axis=1)
+    bias = np.where(lit, shared.bias / unit[anchor] + shift, shared.bias)
     before, after = (np.append(values, 0.0)[label] for values in (shared.bias, bias))
-    lights = (terms["offset"] - before) / unit + after
-    converted["offset"] = np.where(has_bias, lights, converted["offset"])
+    converted = {name: values / unit for name, values in terms.items()}
+    converted["offset"] = np.where(
+        np.append(lit, False)[label],
+        (terms["offset"] - before) / unit + after,
+        converted["offset"] + _level_shifts(channel, anchor, terms, unit, shift),
+    )
     return unit, converted, replace(shared, bias=bias)
+
+
+def _level_shifts(
+    channel: Channel, anchor: int, terms: dict[str, np.ndarray], unit: np.ndarray, shift: float
+) -> np.ndarray:
+    """Return the shifts ``(T,)`` after a division by `unit` ``(T,)``.
+
+    That of the anchor's component is given; all others keep their median sky.
+    """
+    component = channel.component
+    corrected = terms["gain"] * channel.sky + terms["offset"]
+    median = group_medians(component, corrected, component.max() + 1)[0][component]
+    kept = np.nan_to_num(median - median / unit)
+    return np.where(component == component[anchor], shift, kept)

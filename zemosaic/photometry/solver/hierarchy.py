@@ -132,7 +132,7 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
 def _fit_sound(
     solver: HierarchySolver, state: State, spreads: Spreads, fit_all: Callable[[State], Fit]
 ) -> Fit:
-    """Fit from a state, and again without the tiles that contradict all others, if there are any."""
+    """Fit from a state, and again without the tiles that contradict all others, if any."""
     fit = fit_all(state)
     if not solver.has_contradictions(fit.residuals):
         return fit
@@ -300,7 +300,7 @@ class HierarchySolver:
     def _separated_rows(
         self, state: State, columns: Columns, spreads: Spreads, gain_var: np.ndarray
     ) -> list[Rows]:
-        """Return equations in which levels allow for the errors of gains, and do not inform on them.
+        """Return equations in which levels allow for the errors of gains, with no say on them.
 
         `gain_var` ``(T,)`` are the variances of the log-gains.
         """
@@ -340,7 +340,7 @@ class HierarchySolver:
         self.doubted = self.doubtful[pairs.i] | self.doubtful[pairs.j]
 
     def _separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
-        """Let levels hold no information on gains, nor gains on F: everywhere or of doubtful tiles."""
+        """Let levels not inform on gains, nor gains on F: everywhere, or of doubtful tiles."""
         for part in rows:
             separate = np.flatnonzero(self.doubted[part.pairs] | everywhere)
             gains = [0, part.own.shape[2] // 2]

@@ -90,15 +90,27 @@ def read_strips(
     ndarray
         ``(C, rows, W)`` float32, a copy. Values beyond the range of float32 are infinite.
     """
-    for number, (strip, bad) in enumerate(read_raw_strips(image, quality, rows)):
-        for part in bad:
-            strip[np.broadcast_to(part, strip.shape)] = np.nan
-        if not weights or quality.weight is None:
-            yield strip
-        else:
-            weight = quality.weight.rows(slice(number * rows, number * rows + strip.shape[1]))
-            usable = np.where(_is_usable(weight), weight, 0).min(axis=0, keepdims=True)
-            yield np.concatenate([strip, usable.astype(np.float32)])
+    height = channels_first_shape(image.shape)[1]
+    for top in range(0, height, rows):
+        yield read_window(image, quality, slice(top, min(top + rows, height)), weights=weights)
+
+
+def read_window(
+    image: PixelPlane,
+    quality: Quality,
+    rows: slice,
+    columns: slice = slice(None),
+    weights: bool = False,
+) -> np.ndarray:
+    """Read a rectangle of an image, as a strip of `read_strips`."""
+    strip, bad = _read_raw(image, quality, rows, columns)
+    for part in bad:
+        strip[np.broadcast_to(part, strip.shape)] = np.nan
+    if not weights or quality.weight is None:
+        return strip
+    weight = quality.weight.rows(rows)[:, :, columns]
+    usable = np.where(_is_usable(weight), weight, 0).min(axis=0, keepdims=True)
+    return np.concatenate([strip, usable.astype(np.float32)])
 
 
 def read_raw_strips(
@@ -115,19 +127,26 @@ def read_raw_strips(
     """
     height = channels_first_shape(image.shape)[1]
     for top in range(0, height, rows):
-        strip_rows = slice(top, min(top + rows, height))
-        raw, bad = image.rows(strip_rows), []
-        if quality.alpha:
-            bad.append(raw[-1:] == 0)
-            raw = raw[:-1]
-        if quality.mask is not None:
-            bad.append(is_bad(quality.mask.rows(strip_rows), quality.ignored_flags)[: len(raw)])
-        if quality.weight is not None:
-            weight = quality.weight.rows(strip_rows)
-            bad.append(~_is_usable(weight).all(axis=0, keepdims=True))
-        with np.errstate(over="ignore"):
-            strip = raw.astype(np.float32, order="C")
-        yield strip, bad
+        yield _read_raw(image, quality, slice(top, min(top + rows, height)), slice(None))
+
+
+def _read_raw(
+    image: PixelPlane, quality: Quality, rows: slice, columns: slice
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Read a rectangle of an image and its bad pixels, as `read_raw_strips` yields them."""
+    raw, bad = image.rows(rows)[:, :, columns], []
+    if quality.alpha:
+        bad.append(raw[-1:] == 0)
+        raw = raw[:-1]
+    if quality.mask is not None:
+        mask = quality.mask.rows(rows)[:, :, columns]
+        bad.append(is_bad(mask, quality.ignored_flags)[: len(raw)])
+    if quality.weight is not None:
+        weight = quality.weight.rows(rows)[:, :, columns]
+        bad.append(~_is_usable(weight).all(axis=0, keepdims=True))
+    with np.errstate(over="ignore"):
+        strip = raw.astype(np.float32, order="C")
+    return strip, bad
 
 
 def _is_usable(weight: np.ndarray) -> np.ndarray:

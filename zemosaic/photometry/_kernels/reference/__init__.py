@@ -5,6 +5,7 @@ from __future__ import annotations
 from .bands import summarize_bands
 from .blocks import block_weights, gather_blocks, gather_cells
 from .irls import fit_irls
+from .linear import sample_linear
 from .resampling import sample_spline
 from .scene import design_matrix, sky_planes
 from .slope import initial_slope
@@ -19,6 +20,7 @@ __all__ = [
     "gather_cells",
     "initial_slope",
     "overlap_areas",
+    "sample_linear",
     "sample_spline",
     "sky_planes",
     "summarize_bands",
