@@ -164,31 +164,53 @@ def _sums(values: np.ndarray, node: np.ndarray) -> np.ndarray:
 
 
 def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the standard errors ``(T,)`` of log-gains and levels about their means.
+    """Compute the standard errors ``(T,)`` of log-gains and levels under the gauge.
 
-    In the component of an anchor they are those relative to it.
+    It holds the mean log-gain and the mean level of each component, or those of the anchor. Both
+    together, because a common factor moves each level in proportion to itself.
     """
-    columns, variance = fit.columns, fit.columns.of_kind(fit.normal.variance())
-    errors = []
-    for kind, component in enumerate((channel.gain_component, channel.component)):
-        counted = np.ones(channel.tiles) if kind else counted_tiles(channel, fit.doubtful)
-        counted = counted / np.maximum(np.bincount(component, counted), 1)[component]
+    columns, index = fit.columns, fit.columns.index[:, :2]
+    components = channel.gain_component, channel.component
+    counted = np.stack([counted_tiles(channel, fit.doubtful), np.ones(channel.tiles)])
+    held = np.zeros((columns.size + 1, 2))
+    for kind, component in enumerate(components):
         if channel.anchor is not None:
-            anchored_part = component == component[channel.anchor]
+            of_anchor = component == component[channel.anchor]
             is_anchor = np.arange(channel.tiles) == channel.anchor
-            counted = np.where(anchored_part, is_anchor, counted)
-        mean = np.zeros(columns.size + 1)
-        np.add.at(mean, columns.index[:, kind], counted)
-        covariance = fit.normal.solve(mean[:-1], np.zeros(len(fit.normal.shared_inverse)))[0]
-        with_mean = np.append(covariance, 0.0)[columns.index[:, kind]]
-        overall = np.bincount(component, with_mean * counted)[component]
-        about_mean = variance[:, kind] - 2 * with_mean + overall
-        about_mean[fit.doubtful] *= LEAST_WEIGHT  # as if its pairs had their weight
-        if channel.anchor is not None:
-            node = channel.ties.node[:, kind]
-            about_mean[node == node[channel.anchor]] = 0.0  # but for rounding
-        errors.append(np.sqrt(np.maximum(about_mean, 0.0)))
-    return errors[0], errors[1]
+            counted[kind] = np.where(of_anchor, is_anchor, counted[kind])
+        counted[kind] /= np.maximum(np.bincount(component, counted[kind]), 1)[component]
+        np.add.at(held[:, kind], index[:, kind], counted[kind])
+    shared = np.zeros((len(fit.normal.shared_inverse), 2))
+    response = np.append(fit.normal.solve(held[:-1], shared)[0], np.zeros((1, 2)), axis=0)
+    covariance = response[index]  # (T, 2, 2): of log-gain and level with what is held
+    gauge = np.stack(
+        [
+            np.stack(
+                [np.bincount(part, weight * covariance[:, kind, b])[part] for b in (0, 1)], axis=1
+            )
+            for kind, (part, weight) in enumerate(zip(components, counted, strict=True))
+        ],
+        axis=1,
+    )
+    variance = columns.of_kind(fit.normal.variance())[:, :2] - _explained(covariance, gauge)
+    variance[fit.doubtful] *= LEAST_WEIGHT  # as if their pairs had their weight
+    if channel.anchor is not None:
+        variance[channel.ties.node == channel.ties.node[channel.anchor]] = 0.0  # but for rounding
+    errors = np.sqrt(np.maximum(variance, 0.0))
+    return errors[:, 0], errors[:, 1]
+
+
+def _explained(covariance: np.ndarray, gauge: np.ndarray) -> np.ndarray:
+    """Return the variances ``(T, 2)`` of terms that two others explain.
+
+    `covariance` ``(T, 2, 2)`` are those of the terms with the others, and `gauge` ``(T, 2, 2)``
+    those of the others, of which one may be constant.
+    """
+    scale = np.sqrt(np.maximum(np.diagonal(gauge, axis1=1, axis2=2), 1e-300))
+    relative = gauge[:, 1, 0] / (scale[:, 0] * scale[:, 1])
+    normed = covariance / scale[:, None, :]
+    squares = (normed**2).sum(axis=2) - 2 * relative[:, None] * normed.prod(axis=2)
+    return np.asarray(squares / np.maximum(1 - relative**2, 1e-12)[:, None])
 
 
 def _surface_terms(channel: Channel, fit: Fit) -> dict[str, np.ndarray]:
