@@ -16,7 +16,8 @@ import numpy as np
 MANY = 10
 #: Ratio of their number to that at the next lower value.
 SPIKE = 4
-#: Share of a tile that clipped stars fill at most; a level below more pixels is wrong.
+#: Share of a tile, or of its valid pixels, that clipped stars fill at most; a level below more
+#: pixels is wrong.
 LARGEST_SHARE = 0.1
 #: Fraction of the level in a header from which pixels are clipped: a bias may have been subtracted
 #: and a flat divided out since, and few detectors are linear up to their limit.
@@ -108,7 +109,9 @@ class _Top:
         if not self.places:
             return False
         places = np.concatenate(self.places)
-        if len(places) <= most and self.highest in FULL_SCALES:
+        if len(places) > most:
+            return False
+        if self.highest in FULL_SCALES:
             return True
         if not np.isfinite(self.next_lower):
             return False
@@ -141,14 +144,15 @@ class SaturationSearch:
             _Limit(np.inf if level is None else level, self._most)
             for level in levels or [None] * channels
         ]
-        self._row = 0
+        self._row, self._valid = 0, [0] * channels
 
     def add(self, strip: np.ndarray) -> None:
         """Add the next strip, ``(C, h, W)`` float32 in ADU."""
         first = self._row * self._shape[1]
         finders = zip(self._tops, self._of_header, self._shared, strict=True)
-        for channel, of_channel in zip(strip, finders, strict=True):
-            peak = float(_finite_max(channel))
+        for number, (channel, of_channel) in enumerate(zip(strip, finders, strict=True)):
+            peak, valid = _finite_max(channel)
+            self._valid[number] += valid
             for finder in of_channel:
                 finder.add(channel, peak, first)
         self._row += strip.shape[1]
@@ -157,10 +161,14 @@ class SaturationSearch:
     def ceiling(self) -> Ceiling:
         """The highest values of the tile, whatever is known of other tiles."""
         clipped = [
-            bool(limit.places) or top.is_clipped(self._shape[1], self._most)
-            for top, limit in zip(self._tops, self._of_header, strict=True)
+            bool(limit.places) or self._is_clipped(number)
+            for number, limit in enumerate(self._of_header)
         ]
         return Ceiling(np.array([top.highest for top in self._tops]), np.array(clipped))
+
+    def _is_clipped(self, channel: int) -> bool:
+        most = LARGEST_SHARE * self._valid[channel]
+        return self._tops[channel].is_clipped(self._shape[1], most)
 
     def bins(self, side: int) -> np.ndarray | None:
         """Return the bins with a pixel that is clipped, or touches a clipped one, in any channel.
@@ -176,8 +184,8 @@ class SaturationSearch:
             ``(H // side, W // side)`` bool; None if no pixel is clipped.
         """
         places = [part for limit in (*self._of_header, *self._shared) for part in limit.places]
-        for top in self._tops:
-            places += top.places if top.is_clipped(self._shape[1], self._most) else []
+        for number, top in enumerate(self._tops):
+            places += top.places if self._is_clipped(number) else []
         if not places:
             return None
         height, width = self._shape
@@ -235,9 +243,10 @@ def _touch(places: np.ndarray, width: int) -> bool:
     return bool(np.count_nonzero(distance <= 1) > len(places))
 
 
-def _finite_max(channel: np.ndarray) -> np.floating:
-    """Return the highest finite value; -inf if there is none."""
+def _finite_max(channel: np.ndarray) -> tuple[float, int]:
+    """Return the highest finite value, -inf if there is none, and the number of finite ones."""
     peak = channel.max()  # usually finite, and ten times as fast
     if np.isfinite(peak):
-        return peak
-    return np.max(channel, initial=-np.inf, where=np.isfinite(channel))
+        return float(peak), channel.size
+    finite = np.isfinite(channel)
+    return float(np.max(channel, initial=-np.inf, where=finite)), int(np.count_nonzero(finite))

@@ -33,7 +33,7 @@ SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gai
 PLANE_ROUNDS = 24  # at most, with planes alone
 EXTREME_TAIL = 0.05  # weight of a surface below which it is extreme
 KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
-DAMPED_AFTER = 12  # rounds, after which variances change by part of a step
+DAMPED_AFTER, SLOWER = 12, 10  # rounds, after which variances change by ever smaller steps
 EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
 LAST_LEARNING = 45  # round, after which sizes are kept
 STEADY = 1e-9  # change of a log-gain in the last round
@@ -94,7 +94,7 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
     state = set_gauge(channel, state, reference, misplaced)
     sample = sample_pairs(channel)
     part = replace(channel, pairs=channel.pairs.chosen(sample)) if not sample.all() else channel
-    given = reference, gain_excess, misplaced
+    given = reference, state.log_gain, gain_excess, misplaced
     survey = _survey(HierarchySolver(part, *given, learns_tiles=True), state)
     if part is channel:
         return survey
@@ -163,6 +163,8 @@ class HierarchySolver:
         Its pairs and tiles.
     reference : ndarray
         ``(T,)`` level of each tile at which its level is solved for.
+    log_gain : ndarray
+        ``(T,)`` first log-gains.
     gain_excess : float
         Excess variance of the gains of pairs by their own loops.
     misplaced : ndarray
@@ -176,6 +178,7 @@ class HierarchySolver:
         self,
         channel: Channel,
         reference: np.ndarray,
+        log_gain: np.ndarray,
         gain_excess: float,
         misplaced: np.ndarray,
         learns_tiles: bool,
@@ -183,7 +186,9 @@ class HierarchySolver:
         self.channel, self.reference, self.learns_tiles = channel, reference, learns_tiles
         self.gain_excess, self.misplaced = gain_excess, misplaced
         self.equations = PairEquations(channel, reference)
-        variances = self.equations.level_var[np.isfinite(self.equations.level_var)]
+        unit = np.exp(log_gain[channel.pairs.i] + log_gain[channel.pairs.j])
+        variances = unit[:, None] * self.equations.level_var
+        variances = variances[np.isfinite(variances)]
         self.patch_var = float(np.median(variances)) if len(variances) else 1.0
         sky = channel.sky[np.isfinite(channel.sky)]
         self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
@@ -389,7 +394,7 @@ class HierarchySolver:
         assert self._columns is not None
         learner = Learner(
             self._columns, state, self._normal, self.tails, ~self.doubtful,
-            damped=number > DAMPED_AFTER, drops=number > KEPT_ROUNDS and not kept,
+            damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)), drops=number > KEPT_ROUNDS and not kept,
         )  # fmt: skip
         spreads = learner.shared(spreads)
         if not self.learns_tiles:

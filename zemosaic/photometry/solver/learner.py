@@ -18,7 +18,6 @@ from .spreads import (
     tail_weights,
 )
 
-DAMPING = 0.6  # part of a step
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
 USUAL_GAIN = 0.08  # log-gain of a usual tile
@@ -42,8 +41,8 @@ class Learner:
         ``(T, 3)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
         ``(T,)`` bool: tiles whose terms count.
-    damped : bool
-        Whether variances change by a part of a step.
+    damping : float
+        Part of a step by which variances change.
     drops : bool
         Whether classes that the data do not show are left out.
     """
@@ -55,12 +54,11 @@ class Learner:
         normal: Bordered,
         tails: np.ndarray,
         sound: np.ndarray,
-        damped: bool,
+        damping: float,
         drops: bool,
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
-        self.sound, self.drops = sound, drops
-        self.damping = DAMPING if damped else 1.0
+        self.sound, self.damping, self.drops = sound, damping, drops
 
     def shared(self, spreads: Spreads) -> Spreads:
         """Estimate the classes of the shared terms."""
@@ -135,6 +133,8 @@ class Learner:
         least = float(np.median(own)) if len(own) else 0.0
         ones = np.ones(len(own))
         changed = scored_excess(present, ones, squares, own + present, leverage, least)
+        if present > 0 and changed > 0:
+            changed = present * (changed / present) ** self.damping
         return spreads.replace(level_excess=changed)
 
     def _leverage(self, part: Rows, blocks: np.ndarray) -> np.ndarray:
