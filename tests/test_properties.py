@@ -90,14 +90,23 @@ NOISE = st.sampled_from([0.0, 10.0])
 )
 @example(electrons=10.0, tile=2, scale=1.0, shift=-1000.0)
 @example(electrons=10.0, tile=2, scale=65535.0, shift=0.0)
-@example(electrons=0.0, tile=3, scale=1 / 65535.0, shift=0.0)
 def test_scaling_and_shifting_a_tile_changes_its_own_correction_only(
     electrons: float, tile: int, scale: float, shift: float
 ) -> None:
     """If the data becomes s x + b, the tile's gain is divided by s and its offset follows.
 
-    This holds for a sky of 0, and for data scaled to 0..1 as some programs store it.
+    This holds for a sky of 0, and for a tile whose data is scaled to 16 bits.
     """
+    assert_own_correction_follows(electrons, tile, scale, shift)
+
+
+def test_a_tile_scaled_to_1_changes_its_own_correction_only() -> None:
+    """Data without noise may be scaled to 0..1, as some programs store it."""
+    assert_own_correction_follows(electrons=0.0, tile=3, scale=1 / 65535.0, shift=0.0)
+
+
+def assert_own_correction_follows(electrons: float, tile: int, scale: float, shift: float) -> None:
+    """Assert that the correction of a changed tile follows, and that no other changes."""
     tiles, first = list(tiles_of(electrons)), original_solution(electrons, 0)
     data = tiles[tile].data.astype(np.float64) * scale + shift
     tiles[tile] = replace(tiles[tile], data=data.astype(np.float32))

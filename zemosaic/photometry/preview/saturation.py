@@ -69,6 +69,10 @@ class _Limit:
         if self._left < 0:  # a level below the sky, or nonsense
             self.places = []
 
+    def within(self, most: float) -> list[np.ndarray]:
+        """Return the places, unless there are too many."""
+        return self.places if sum(map(len, self.places)) <= most else []
+
 
 class _Top:
     """The pixels of one channel at its highest value."""
@@ -161,14 +165,16 @@ class SaturationSearch:
     def ceiling(self) -> Ceiling:
         """The highest values of the tile, whatever is known of other tiles."""
         clipped = [
-            bool(limit.places) or self._is_clipped(number)
+            bool(limit.within(self._most_of(number))) or self._is_clipped(number)
             for number, limit in enumerate(self._of_header)
         ]
         return Ceiling(np.array([top.highest for top in self._tops]), np.array(clipped))
 
+    def _most_of(self, channel: int) -> float:
+        return LARGEST_SHARE * self._valid[channel]
+
     def _is_clipped(self, channel: int) -> bool:
-        most = LARGEST_SHARE * self._valid[channel]
-        return self._tops[channel].is_clipped(self._shape[1], most)
+        return self._tops[channel].is_clipped(self._shape[1], self._most_of(channel))
 
     def bins(self, side: int) -> np.ndarray | None:
         """Return the bins with a pixel that is clipped, or touches a clipped one, in any channel.
@@ -183,8 +189,10 @@ class SaturationSearch:
         ndarray or None
             ``(H // side, W // side)`` bool; None if no pixel is clipped.
         """
-        places = [part for limit in (*self._of_header, *self._shared) for part in limit.places]
+        places = []
         for number, top in enumerate(self._tops):
+            for limit in (self._of_header[number], self._shared[number]):
+                places += limit.within(self._most_of(number))
             places += top.places if self._is_clipped(number) else []
         if not places:
             return None

@@ -394,7 +394,8 @@ class HierarchySolver:
         assert self._columns is not None
         learner = Learner(
             self._columns, state, self._normal, self.tails, ~self.doubtful,
-            damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)), drops=number > KEPT_ROUNDS and not kept,
+            damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)),
+            drops=number > KEPT_ROUNDS and not kept,
         )  # fmt: skip
         spreads = learner.shared(spreads)
         if not self.learns_tiles:
