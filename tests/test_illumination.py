@@ -189,14 +189,14 @@ def with_illumination(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that gives every later solution some illuminations."""
 
     def give(*lights: Illumination) -> None:
-        solve = stages.solve_mosaic
+        solve = stages.solve
 
         def solve_with(*arguments: Any) -> Solution:
             solution = solve(*arguments)
             curve = np.full_like(solution.curve_xx, 1e-3)
             return replace(solution, illuminations=lights, curve_xx=curve)
 
-        monkeypatch.setattr(stages, "solve_mosaic", solve_with)
+        monkeypatch.setattr(stages, "solve", solve_with)
 
     return give
 
@@ -297,7 +297,7 @@ def test_a_run_without_illumination_leaves_no_file_of_an_earlier_one(
 
 def labels(monkeypatch: pytest.MonkeyPatch, tiles: Any, **options: Any) -> tuple[Any, list[str]]:
     """Return the instruments of the tiles of a run, and its notes."""
-    seen, solve, notes = [], stages.solve_mosaic, []
+    seen, solve, notes = [], stages.solve, []
 
     def spy(*arguments: Any) -> Solution:
         seen.append(arguments[-1])
@@ -307,7 +307,7 @@ def labels(monkeypatch: pytest.MonkeyPatch, tiles: Any, **options: Any) -> tuple
         def handle_batch(self, events: Any) -> None:
             notes.extend(getattr(event, "message", "") for event in events)
 
-    monkeypatch.setattr(stages, "solve_mosaic", spy)
+    monkeypatch.setattr(stages, "solve", spy)
     calibrate(tiles, Settings(**options), "serial", [Notes()])
     return seen[0], notes
 

@@ -21,9 +21,9 @@ class Settings(FileOptions):
 
     Parameters
     ----------
-    model : {"auto", "gain+offset", "gain+plane", "offset", "offset+plane", "gain"}
-        Terms solved for each tile and channel. "auto" fits planes where the overlaps
-        show a separate sky gradient in each tile, and gain and offset elsewhere.
+    model : {"auto", "gain+offset", "gain+plane", "gain+surface", "offset", "offset+plane", "gain"}
+        Terms that may be solved for in each tile and channel. "auto" allows all, and an
+        illumination and a glow of each instrument, as large as the overlaps show.
     anchor : int, str or None
         The tile that keeps gain 1 and offset 0: index of its file in the input, or the
         file, or one of its images (``"a.fits[SCI,2]"``). It is the first tile of a file

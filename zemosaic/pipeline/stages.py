@@ -17,12 +17,11 @@ import numpy as np
 
 from ..errors import NoSolution
 from ..photometry.illumination import Instruments
-from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
+from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune, repetition
 from ..photometry.preview.grid import odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
-from ..photometry.solver.mosaic_solver import solve_mosaic
-from ..photometry.solver.solve import Solution
+from ..photometry.solver.solve import Solution, solve
 from ..photometry.solver.ties import Ties
 from ..photometry.stars.gain import with_star_gains
 from ..photometry.tiles.tile import Tile
@@ -239,7 +238,10 @@ def _solve(
     if context.settings.gain_from == "stars":
         measurements = [with_star_gains(record.measurements, record.stars) for record in records]
     model = context.settings.model
-    return solve_mosaic(graph, corners, measurements, sky, model, anchor, frame, ties, instruments)
+    factors = repetition(graph, corners)
+    return solve(
+        graph.i, graph.j, measurements, sky, model, anchor, frame, factors, ties, instruments
+    )
 
 
 def _warn_about_unmatched_tiles(context: RunContext, solution: PhaseSolution) -> None:
