@@ -7,7 +7,7 @@ from pathlib import Path
 from .._version import __version__
 
 #: Modules that worker processes import before their first task.
-PRELOAD = (f"{__name__}.calibrate",)
+PRELOAD = (f"{__name__}.tasks",)
 
 
 def describe_package() -> str:

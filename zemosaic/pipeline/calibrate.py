@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import require_different
@@ -27,11 +27,13 @@ from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Clock
 from ..settings import Settings
 from . import PRELOAD, describe_package
-from .mosaic_stage import MosaicOptions, write_mosaic
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .stages import run_stages
 from .tasks import TileLike
+
+if TYPE_CHECKING:
+    from .mosaic_stage import MosaicOptions
 
 
 def calibrate(
@@ -124,6 +126,8 @@ def calibrate(
             run.inflight.write_progress("tables", 0, 0)
         on_solution(solution)
         if mosaic is not None:
+            from .mosaic_stage import write_mosaic
+
             problem = write_mosaic(context, solution, mosaic)
             solution = replace(solution, no_mosaic=problem)
         shutil.rmtree(previews, ignore_errors=True)

@@ -20,12 +20,13 @@ from ..photometry.tiles.tile import Tile
 from ..pictures import encode_png, stretch
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job
+from .mosaic_tasks import coadd_to_file
 from .preview_jobs import by_tile, tile_attributes
 from .records import failure_reason
 from .run_context import RunContext
 from .solution import PhaseSolution
 from .tables import run_name
-from .tasks import cache_key, coadd_to_file, file_key
+from .tasks import cache_key, file_key
 
 #: Names of tiles in the attributes of a block.
 MOST_NAMES = 16

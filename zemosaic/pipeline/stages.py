@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +29,6 @@ from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
 from .groups import tie_tiles
 from .instruments import find_instruments
-from .mosaic_stage import MosaicOptions
 from .records import (
     PairRecord,
     decode_measurements,
@@ -43,6 +43,9 @@ from .solution import PhaseSolution
 from .star_gains import add_star_gains
 from .tasks import TileLike, cache_key, measure, preview_path
 from .tile_stages import PreparedTiles, prepare_tiles, write_corrected_tiles
+
+if TYPE_CHECKING:
+    from .mosaic_stage import MosaicOptions
 
 
 def run_stages(

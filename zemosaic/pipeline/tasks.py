@@ -16,10 +16,6 @@ from typing import Any
 
 from .._version import __version__
 from ..photometry._kernels import COMPILED
-from ..photometry.mosaic.canvas import Box
-from ..photometry.mosaic.coadd import CoaddPlan, coadd_block
-from ..photometry.mosaic.picture import PictureFile
-from ..photometry.mosaic.store import MosaicFile, name_write_errors
 from ..photometry.pairfit.measure import measure_pair
 from ..photometry.pairfit.measurement import Measurement
 from ..photometry.preview.grid import Grid
@@ -215,24 +211,6 @@ def prepare(
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
         return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *rest)
-
-
-def coadd_to_file(plan: CoaddPlan, box: Box, file: MosaicFile, picture: PictureFile) -> int:
-    """Coadd a block of the mosaic, write it to its places, and return its checksum.
-
-    Raises
-    ------
-    TileError
-        A tile cannot be read.
-    UserError
-        The block cannot be written.
-    """
-    with timed_step("coadd"):
-        coadd = coadd_block(plan, box, picture.factor)
-    with timed_step("write"):
-        with name_write_errors(picture.path):
-            picture.write(box, coadd)
-        return file.write(box, coadd)
 
 
 def refuse(reason: str) -> None:
