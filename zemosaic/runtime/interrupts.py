@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 
 
 class _Held(threading.local):
@@ -26,6 +27,7 @@ class _Held(threading.local):
 
 
 held = _Held()
+_acknowledge: Callable[[], None] | None = None
 
 
 def handle_signals() -> None:
@@ -38,7 +40,19 @@ def handle_signals() -> None:
         signal.signal(signal.SIGINT, _interrupt)
 
 
+def acknowledge_with(function: Callable[[], None] | None) -> bool:
+    """Call a function in the main thread whenever it handles an interrupt.
+
+    Returns whether this process handles interrupts at all, see `handle_signals`.
+    """
+    global _acknowledge
+    _acknowledge = function
+    return signal.getsignal(signal.SIGTERM) is _interrupt
+
+
 def _interrupt(signal_number: int, frame: object) -> None:
+    if _acknowledge is not None:
+        _acknowledge()
     if held.depth:
         held.interrupted = True
     else:
