@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import faulthandler
+import itertools
 import os
 import platform
 import signal
@@ -47,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     stacks.close()
     # A test of the command line may have called `use_alarm` in this process.
     monkeypatch.setattr(stacks._timer, "by_alarm", False)
+    monkeypatch.setattr(stacks, "DUMPS_IN_PYTHON", False)
     stacks.create_folder(tmp_path)
     yield tmp_path
     stacks.close()
@@ -167,6 +170,46 @@ def test_without_an_alarm_a_long_job_is_dumped_once(folder: Path) -> None:
     assert path.read_text().count("Timeout (") == 1
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+def test_a_handler_in_python_dumps_where_faulthandler_cannot(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.13.0: again and again; only a job stuck in C is dumped from a thread."""
+    monkeypatch.setattr(stacks, "DUMPS_IN_PYTHON", True)
+    path = folder / "stacks" / f"{os.getpid()}.txt"
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        stacks.use_alarm()
+        stacks.arm(str(folder), 0.01)
+        deadline = time.monotonic() + PATIENCE
+        while path.read_text().count("Current thread") < 20:
+            assert time.monotonic() < deadline
+        assert "Timeout (" not in path.read_text()
+        monkeypatch.setattr(stacks, "HANDLER_LAG", 0.05)
+        stacks.cancel()
+        stacks.arm(str(folder), 0.01)
+        collections.deque(itertools.repeat(None, 10**8), maxlen=0)  # long, in C
+        assert path.read_text().count("Timeout (") == 1
+        stacks.cancel()
+        size = path.stat().st_size
+        time.sleep(0.1)
+        assert path.stat().st_size == size
+    finally:
+        stacks.close()
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+def test_a_busy_job_is_not_dumped_from_a_thread_where_that_faults(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an alarm, as in the workers of a foreign executor, there is no dump at all."""
+    monkeypatch.setattr(stacks, "DUMPS_IN_PYTHON", True)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: pytest.fail("dump"))
+    stacks.arm(str(folder), 0.01)
+    stacks.cancel()
+
+
 DUMPS = 50
 
 
@@ -220,7 +263,10 @@ def test_a_busy_worker_survives_many_dumps(tmp_path: Path) -> None:
     assert text.count("in run_in_slot") == text.count("Current thread")  # none is torn
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGALRM") or stacks.DUMPS_IN_PYTHON,
+    reason="no alarms on this system, or a handler that waits for the end of the read",
+)
 def test_a_read_interrupted_by_an_alarm_continues(tmp_path: Path) -> None:
     """A tile on a slow disk is read in full."""
     pipe = tmp_path / "slow"

@@ -58,7 +58,7 @@ def test_heartbeats_do_not_prolong_a_stage_without_jobs(start: Start) -> None:
 
 def test_a_stage_whose_jobs_end_may_take_longer_than_the_timeout(start: Start) -> None:
     """Stages with jobs are timed from event to event."""
-    done = start("--stage-timeout", 4, slow=1.0).end()
+    done = start("--stage-timeout", 3, slow=0.7).end()
     assert done.code == 0, done.err
 
 

@@ -10,6 +10,12 @@ import threading
 from collections.abc import Callable
 
 
+class _Process:
+    """State of this process."""
+
+    acknowledge: Callable[[], None] | None = None
+
+
 class _Held(threading.local):
     """Context in which an interrupt of its thread waits for the end of the context."""
 
@@ -27,7 +33,6 @@ class _Held(threading.local):
 
 
 held = _Held()
-_acknowledge: Callable[[], None] | None = None
 
 
 def handle_signals() -> None:
@@ -45,14 +50,13 @@ def acknowledge_with(function: Callable[[], None] | None) -> bool:
 
     Returns whether this process handles interrupts at all, see `handle_signals`.
     """
-    global _acknowledge
-    _acknowledge = function
+    _Process.acknowledge = function
     return signal.getsignal(signal.SIGTERM) is _interrupt
 
 
 def _interrupt(signal_number: int, frame: object) -> None:
-    if _acknowledge is not None:
-        _acknowledge()
+    if _Process.acknowledge is not None:
+        _Process.acknowledge()
     if held.depth:
         held.interrupted = True
     else:

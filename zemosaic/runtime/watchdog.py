@@ -29,7 +29,8 @@ class Watchdog(Observer):
 
     A stage that takes longer than the time-out is ended together with the run, even if it holds
     the GIL; so is a run whose main thread does not handle an interrupt, or that gives no sign of
-    life after it. Signs of life are also the time of the lock file, which ``zemosaic status`` reads.
+    life after it. Signs of life also set the time of the lock file, which ``zemosaic status``
+    reads.
 
     Stages with jobs are timed from event to event, and only with worker processes: other pools run
     jobs of any length in this process.
