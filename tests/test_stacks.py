@@ -296,6 +296,7 @@ CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine(), 0)
 def wait_in_the_kernel(leave: str, folder: Path) -> None:
     """Wait for a child made by vfork, uninterruptibly, as for a dead disk."""
     # A dump from before would hide the wait: remove it, and begin with a long interval.
+    faulthandler.cancel_dump_traceback_later()  # armed on Python 3.13.0
     signal.setitimer(signal.ITIMER_REAL, 1.0, 0.05)
     os.truncate(RunFolder(folder).stack(os.getpid()), 0)
     if ctypes.CDLL(None).syscall(CLONE, 0x4000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:
