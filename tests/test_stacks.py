@@ -73,6 +73,14 @@ def test_the_last_stack_of_a_thread_is_read(folder: Path) -> None:
     assert "other" in stacks.read_last(path)
 
 
+def test_of_a_dump_from_a_thread_the_main_thread_is_read(folder: Path) -> None:
+    """Python lists it last; an earlier dump of its own does not hide it."""
+    own = DUMP.format(inner="busy")
+    from_thread = DUMP.replace("Current thread", "Thread").replace("in other", "in stuck")
+    stack = stacks.read_last(write(folder, own + from_thread.format(inner="beat")))
+    assert stacks.innermost(stack) == "d.py:5 in stuck"
+
+
 def test_after_a_fault_the_current_thread_is_read(folder: Path) -> None:
     """With the line of the error, and without Python's list of modules."""
     stack = stacks.read_last(write(folder, FAULT.format(inner="innocent")))

@@ -205,7 +205,7 @@ def read_last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
     path : pathlib.Path
         File of dumps; it may be missing or torn.
     thread : int
-        Identifier of the thread; 0 selects the current one, which a fatal signal ended.
+        Identifier of the thread; 0 selects the one that a fatal signal ended, else the main thread.
     since_ns : int
         Ignore a file last written before, in nanoseconds since the epoch.
 
@@ -227,9 +227,11 @@ def read_last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
         found = [stack for stack in found if _thread_of(stack) == thread]
     if not found:
         return ""
+    if not errors:
+        return found[-1]  # of all threads, the main one comes last
     current = [stack for stack in found if stack.startswith("Current")]
     stack = found[-1] if thread else "\n".join(current or found)
-    return f"{heading}\n{stack}" if errors else stack
+    return f"{heading}\n{stack}"
 
 
 def _read_end(path: Path, since_ns: int) -> str:
