@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import faulthandler
+import itertools
 import os
 import platform
 import signal
@@ -47,6 +49,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     stacks.close()
     # A test of the command line may have called `use_alarm` in this process.
     monkeypatch.setattr(stacks._timer, "by_alarm", False)
+    monkeypatch.setattr(stacks, "DUMPS_IN_PYTHON", False)
     stacks.create_folder(tmp_path)
     yield tmp_path
     stacks.close()
@@ -68,6 +71,14 @@ def test_the_last_stack_of_a_thread_is_read(folder: Path) -> None:
     assert stacks.innermost(stack) == "b.py:3 in second"
     assert stacks.read_last(path, 0x7F03) == ""
     assert "other" in stacks.read_last(path)
+
+
+def test_of_a_dump_from_a_thread_the_main_thread_is_read(folder: Path) -> None:
+    """Python lists it last; an earlier dump of its own does not hide it."""
+    own = DUMP.format(inner="busy")
+    from_thread = DUMP.replace("Current thread", "Thread").replace("in other", "in stuck")
+    stack = stacks.read_last(write(folder, own + from_thread.format(inner="beat")))
+    assert stacks.innermost(stack) == "d.py:5 in stuck"
 
 
 def test_after_a_fault_the_current_thread_is_read(folder: Path) -> None:
@@ -167,6 +178,46 @@ def test_without_an_alarm_a_long_job_is_dumped_once(folder: Path) -> None:
     assert path.read_text().count("Timeout (") == 1
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+def test_a_handler_in_python_dumps_where_faulthandler_cannot(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.13.0: again and again; only a job stuck in C is dumped from a thread."""
+    monkeypatch.setattr(stacks, "DUMPS_IN_PYTHON", True)
+    path = folder / "stacks" / f"{os.getpid()}.txt"
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        stacks.use_alarm()
+        stacks.arm(str(folder), 0.01)
+        deadline = time.monotonic() + PATIENCE
+        while path.read_text().count("Current thread") < 20:
+            assert time.monotonic() < deadline
+        assert "Timeout (" not in path.read_text()
+        monkeypatch.setattr(stacks, "HANDLER_LAG", 0.05)
+        stacks.cancel()
+        stacks.arm(str(folder), 0.01)
+        collections.deque(itertools.repeat(None, 10**8), maxlen=0)  # long, in C
+        assert path.read_text().count("Timeout (") == 1
+        stacks.cancel()
+        size = path.stat().st_size
+        time.sleep(0.1)
+        assert path.stat().st_size == size
+    finally:
+        stacks.close()
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+def test_a_busy_job_is_not_dumped_from_a_thread_where_that_faults(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without an alarm, as in the workers of a foreign executor, there is no dump at all."""
+    monkeypatch.setattr(stacks, "DUMPS_IN_PYTHON", True)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: pytest.fail("dump"))
+    stacks.arm(str(folder), 0.01)
+    stacks.cancel()
+
+
 DUMPS = 50
 
 
@@ -220,7 +271,10 @@ def test_a_busy_worker_survives_many_dumps(tmp_path: Path) -> None:
     assert text.count("in run_in_slot") == text.count("Current thread")  # none is torn
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="no alarms on this system")
+@pytest.mark.skipif(
+    not hasattr(signal, "SIGALRM") or stacks.DUMPS_IN_PYTHON,
+    reason="no alarms on this system, or a handler that waits for the end of the read",
+)
 def test_a_read_interrupted_by_an_alarm_continues(tmp_path: Path) -> None:
     """A tile on a slow disk is read in full."""
     pipe = tmp_path / "slow"
@@ -250,6 +304,7 @@ CLONE = {"x86_64": 56, "aarch64": 220}.get(platform.machine(), 0)
 def wait_in_the_kernel(leave: str, folder: Path) -> None:
     """Wait for a child made by vfork, uninterruptibly, as for a dead disk."""
     # A dump from before would hide the wait: remove it, and begin with a long interval.
+    faulthandler.cancel_dump_traceback_later()  # armed on Python 3.13.0
     signal.setitimer(signal.ITIMER_REAL, 1.0, 0.05)
     os.truncate(RunFolder(folder).stack(os.getpid()), 0)
     if ctypes.CDLL(None).syscall(CLONE, 0x4000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:

@@ -47,6 +47,22 @@ def test_a_stage_that_holds_the_gil_is_ended(start: Start, examine: Any) -> None
 
 
 @posix
+def test_heartbeats_do_not_prolong_a_stage_without_jobs(start: Start) -> None:
+    """Its thread beats on while the stage hangs in C with the interpreter's lock released."""
+    run = start("--stage-timeout", 5, fault="c@solve", pool="serial")
+    done = run.end()
+    assert done.code == -signal.SIGABRT
+    assert "stage solve has not ended in" in done.err
+    assert len(run.events(Heartbeat, "solve")) >= 2
+
+
+def test_a_stage_whose_jobs_end_may_take_longer_than_the_timeout(start: Start) -> None:
+    """Stages with jobs are timed from event to event."""
+    done = start("--stage-timeout", 3, slow=0.7).end()
+    assert done.code == 0, done.err
+
+
+@posix
 @pytest.mark.parametrize("place", ["overlap", "corrections.ecsv", "page"])
 def test_every_stage_of_the_run_is_timed(start: Start, place: str) -> None:
     """The line names the stage."""
@@ -67,7 +83,22 @@ def test_an_interrupt_ends_a_run_that_holds_the_gil(start: Start, number: int) -
     run.kill(number)
     done = run.end()
     assert done.code == -signal.SIGABRT
-    assert "interrupted, but no sign of life in stage solve" in done.err
+    assert "interrupted, but stage solve has not reacted for" in done.err
+
+
+@posix
+def test_sigterm_ends_a_run_that_hangs_in_c(start: Start, examine: Any) -> None:
+    """A thread that still gives signs of life changes nothing; the autopsy shows the stack."""
+    run = start(fault="c@solve", pool="serial")
+    run.wait_for(lambda: [e for e in run.events(Heartbeat, "solve") if "in hang_in_c" in e.stack])
+    run.kill(signal.SIGTERM)
+    done = run.end()
+    assert done.code == -signal.SIGABRT
+    assert "interrupted, but stage solve has not reacted for" in done.err
+    told = examine("autopsy", run.folder).out
+    assert "cause        interrupted, but stage solve has not reacted for" in told
+    assert "in hang_in_c" in told
+    assert "11 of 11 pairs" in told
 
 
 def test_a_stage_that_only_waits_has_heartbeats(start: Start) -> None:
@@ -111,7 +142,7 @@ def test_time_in_which_the_run_was_suspended_does_not_count() -> None:
     for _ in range(200):
         watch.count(1.0)
     assert watch.verdict() == ""
-    watch.receive(b"." + bytes([signal.SIGTERM]) + b".")
+    watch.receive(b"." + bytes([signal.SIGTERM]) + b"!.")
     for _ in range(9):
         watch.count(1.0)
     assert watch.verdict() == ""
@@ -120,4 +151,30 @@ def test_time_in_which_the_run_was_suspended_does_not_count() -> None:
     assert watch.verdict() == ""
     for _ in range(8):
         watch.count(1.0)
-    assert "no sign of life in stage tiles" in watch.verdict()
+    assert "stage tiles has not reacted" in watch.verdict()
+
+
+def test_signs_of_life_count_once_an_interrupt_was_handled() -> None:
+    """Until then those of other threads do not, nor does a second interrupt prolong the grace."""
+    number = bytes([signal.SIGINT])
+    watch = Watch(timeout=0.0, grace=10.0)
+    for _ in range(20):  # silent for long before the interrupt
+        watch.count(1.0)
+    watch.receive(number)
+    assert watch.verdict() == ""
+    for _ in range(9):
+        watch.count(1.0)
+        watch.receive(b".stage solve\n" + number)
+    assert watch.verdict() == ""
+    watch.receive(b"!")
+    for _ in range(20):
+        watch.count(1.0)
+        watch.receive(b".")
+    assert watch.verdict() == ""
+    watch.receive(number)  # the end of the run hangs as well
+    for _ in range(9):
+        watch.count(1.0)
+        watch.receive(b".")
+    assert watch.verdict() == ""
+    watch.count(1.0)
+    assert watch.verdict() == "interrupted, but stage solve has not reacted for 10 s"

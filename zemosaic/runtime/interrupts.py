@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
+
+
+class _Process:
+    """State of this process."""
+
+    acknowledge: Callable[[], None] | None = None
 
 
 class _Held(threading.local):
@@ -38,7 +45,18 @@ def handle_signals() -> None:
         signal.signal(signal.SIGINT, _interrupt)
 
 
+def acknowledge_with(function: Callable[[], None] | None) -> bool:
+    """Call a function in the main thread whenever it handles an interrupt.
+
+    Returns whether this process handles interrupts at all, see `handle_signals`.
+    """
+    _Process.acknowledge = function
+    return signal.getsignal(signal.SIGTERM) is _interrupt
+
+
 def _interrupt(signal_number: int, frame: object) -> None:
+    if _Process.acknowledge is not None:
+        _Process.acknowledge()
     if held.depth:
         held.interrupted = True
     else:

@@ -7,6 +7,10 @@ watchdog thread in C dumps once, because it reads frames that may be changing. T
 job that hangs or waits; for jobs busy in Python, one dump in 100 to 2,000 ended the
 process with a segmentation fault (CPython 3.11).
 
+In Python 3.13.0 alone a dump also faults if it comes as C calls Python (python/cpython#123967): in
+busy jobs, every hundredth. There the alarm has a handler in Python, and a thread dumps only a job
+that keeps the handler waiting, so is stuck in C; without alarms nothing is dumped.
+
 A worker arms the timer when it starts a job, at most four times per interval, and cancels it after
 its last one, so short jobs cost almost nothing.
 """
@@ -20,6 +24,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -31,6 +36,8 @@ from .run_folder import RunFolder
 MAX_READ = 1 << 16  # bytes from the end of a file; a dump of one worker has about 1,000
 MAX_FILE = 1 << 20  # bytes of dumps before a file is truncated
 DUMP_POINT = 0.8  # share of the interval: after the start of the job, before the heartbeat
+HANDLER_LAG = 1.0  # seconds after which a job that keeps the handler waiting is stuck in C
+DUMPS_IN_PYTHON = sys.version_info[:3] == (3, 13, 0)
 FILE_CLOCK_LAG = 50_000_000  # ns by which the time of a file may be behind the clock
 
 
@@ -44,6 +51,7 @@ class _Timer:
     armed_for: tuple[str, int] = ("", 0)  # folder and process
     enabled: bool = False  # whether we, not the host application, enabled `faulthandler`
     by_alarm: bool = False
+    stuck_after: float = 0.0  # seconds
 
 
 _timer = _Timer()
@@ -63,6 +71,9 @@ def use_alarm() -> None:
     """
     if hasattr(faulthandler, "register"):
         signal.signal(signal.SIGALRM, signal.SIG_IGN)  # while no file is open
+        if DUMPS_IN_PYTHON:
+            signal.signal(signal.SIGALRM, _handle_alarm)
+            signal.siginterrupt(signal.SIGALRM, False)
         _timer.by_alarm = True
 
 
@@ -77,9 +88,24 @@ def arm(folder: str, interval: float) -> None:
         os.truncate(path, 0)
         if _timer.by_alarm:
             signal.setitimer(signal.ITIMER_REAL, DUMP_POINT * interval, interval)
-        else:
+            if DUMPS_IN_PYTHON:
+                _timer.stuck_after = interval + HANDLER_LAG
+                _dump_if_stuck()
+        elif not DUMPS_IN_PYTHON:
             faulthandler.dump_traceback_later(DUMP_POINT * interval, file=_timer.descriptor)
         _timer.armed_at, _timer.armed_for = now, target
+
+
+def _handle_alarm(signal_number: int, frame: object) -> None:
+    if _timer.armed_at > -math.inf:
+        faulthandler.dump_traceback(_timer.descriptor)
+        _dump_if_stuck()
+
+
+def _dump_if_stuck() -> None:
+    """Dump once from a thread, unless called again in time."""
+    with contextlib.suppress(RuntimeError):  # a limit on threads must not end the job
+        faulthandler.dump_traceback_later(_timer.stuck_after, file=_timer.descriptor)
 
 
 def arm_alarm(folder: str, interval: float) -> None:
@@ -95,7 +121,7 @@ def cancel() -> None:
     _timer.armed_at = -math.inf
     if _timer.by_alarm:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    else:
+    if DUMPS_IN_PYTHON or not _timer.by_alarm:
         faulthandler.cancel_dump_traceback_later()
 
 
@@ -113,7 +139,7 @@ def close() -> None:
     if _timer.descriptor < 0:
         return
     cancel()
-    if _timer.by_alarm:
+    if _timer.by_alarm and not DUMPS_IN_PYTHON:
         faulthandler.unregister(signal.SIGALRM)
     if _timer.enabled:
         faulthandler.disable()
@@ -135,7 +161,7 @@ def _open(path: str) -> None:
     if not faulthandler.is_enabled():
         faulthandler.enable(_timer.descriptor)
         _timer.enabled = True
-    if _timer.by_alarm:
+    if _timer.by_alarm and not DUMPS_IN_PYTHON:
         # Not chained, so that the kernel restarts an interrupted read.
         faulthandler.register(signal.SIGALRM, _timer.descriptor, all_threads=True, chain=False)
 
@@ -179,7 +205,7 @@ def read_last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
     path : pathlib.Path
         File of dumps; it may be missing or torn.
     thread : int
-        Identifier of the thread; 0 selects the current one, which a fatal signal ended.
+        Identifier of the thread; 0 selects the one that a fatal signal ended, else the main thread.
     since_ns : int
         Ignore a file last written before, in nanoseconds since the epoch.
 
@@ -201,9 +227,11 @@ def read_last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
         found = [stack for stack in found if _thread_of(stack) == thread]
     if not found:
         return ""
+    if not errors:
+        return found[-1]  # of all threads, the main one comes last
     current = [stack for stack in found if stack.startswith("Current")]
     stack = found[-1] if thread else "\n".join(current or found)
-    return f"{heading}\n{stack}" if errors else stack
+    return f"{heading}\n{stack}"
 
 
 def _read_end(path: Path, since_ns: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..threads import report, start_thread
-from . import watchdog_process
+from . import interrupts, watchdog_process
 from .events import Event, RunEnded, RunStarted, StageEnded, StageStarted
 from .observers import Observer
 from .run_folder import RunFolder
@@ -28,8 +28,9 @@ class Watchdog(Observer):
     """Reports the stages of this process, and signs of life, to a process that watches them.
 
     A stage that takes longer than the time-out is ended together with the run, even if it holds
-    the GIL; so is a run that gives no sign of life after an interrupt. Signs of life are also the
-    time of the lock file, which ``zemosaic status`` reads.
+    the GIL; so is a run whose main thread does not handle an interrupt, or that gives no sign of
+    life after it. Signs of life also set the time of the lock file, which ``zemosaic status``
+    reads.
 
     Stages with jobs are timed from event to event, and only with worker processes: other pools run
     jobs of any length in this process.
@@ -46,9 +47,10 @@ class Watchdog(Observer):
         self._lock_file = RunFolder(folder).lock
         self._stages: list[tuple[str, bool]] = []  # open stages, and whether each has jobs
         self._times_jobs = True
-        self._last_beat = 0.0
+        self._last_beat = self._last_report = 0.0
         self._stop = threading.Event()
-        self._pipe = self._wakeup = -1
+        self._pipe = -1
+        self._wakeup: int | None = None  # descriptor to restore, if ours is set
         self._process: subprocess.Popen[bytes] | None = None
         beats = start_thread(self._beat, "zemosaic-beat", "status cannot tell silence from work")
         grace = GRACE if beats is not None else GRACE_WITHOUT_BEATS
@@ -76,16 +78,19 @@ class Watchdog(Observer):
         self._pipe = self._process.stdin.fileno()
         with contextlib.suppress(OSError, AttributeError):  # pipes on Windows before Python 3.12
             os.set_blocking(self._pipe, False)
-        with contextlib.suppress(ValueError):  # not the main thread, or a pipe that blocks
-            self._wakeup = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
+        if interrupts.acknowledge_with(lambda: self._send(watchdog_process.HANDLED)):
+            with contextlib.suppress(ValueError):  # not the main thread, or a pipe that blocks
+                self._wakeup = signal.set_wakeup_fd(self._pipe, warn_on_full_buffer=False)
 
     def close(self) -> None:
         """Watch no more."""
         self._stop.set()
         if self._process is None or self._process.stdin is None:
             return
-        with contextlib.suppress(ValueError):
-            signal.set_wakeup_fd(self._wakeup)
+        interrupts.acknowledge_with(None)
+        if self._wakeup is not None:
+            with contextlib.suppress(ValueError):  # not the main thread
+                signal.set_wakeup_fd(self._wakeup)
         pipe, self._pipe = self._process.stdin, -1
         with contextlib.suppress(OSError):
             pipe.close()
@@ -104,7 +109,7 @@ class Watchdog(Observer):
             self._send_stage()
 
     def handle_batch(self, events: Sequence[Event]) -> None:
-        """Report changes of the stage at once, and other events as signs of life."""
+        """Report changes of the stage at once, and other events of stages with jobs as progress."""
         changed = False
         for event in events:
             if isinstance(event, RunStarted):
@@ -117,12 +122,16 @@ class Watchdog(Observer):
                 changed = True
             elif isinstance(event, RunEnded):
                 self._stages, changed = [], True
-        if changed or time.monotonic() - self._last_beat >= BEAT:
+        has_jobs = bool(self._stages) and self._stages[-1][1]
+        if changed or (has_jobs and time.monotonic() - self._last_report >= BEAT):
             self._send_stage()
+        elif time.monotonic() - self._last_beat >= BEAT:
+            self._send(b".")
 
     def _send_stage(self) -> None:
         name, has_jobs = self._stages[-1] if self._stages else ("end", False)
         kind = "untimed" if has_jobs and not self._times_jobs else "stage"
+        self._last_report = time.monotonic()
         self._send(f"{kind} {name}\n".encode())
 
     def _beat(self) -> None:

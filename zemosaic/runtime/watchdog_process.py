@@ -1,8 +1,9 @@
 """The process that ends a run which gives no sign of life: a script of the standard library alone.
 
 Usage: ``python watchdog_process.py PID TIMEOUT GRACE FILE``. From standard input it reads lines
-``stage NAME`` and ``untimed NAME``, dots as signs of life, and the numbers of received signals as
-single bytes (`signal.set_wakeup_fd`). It ends when its input does.
+``stage NAME`` and ``untimed NAME``, dots as signs of life, the numbers of received signals as
+single bytes (`signal.set_wakeup_fd`), and `HANDLED` when the main thread has handled one. It ends
+when its input does.
 """
 
 from __future__ import annotations
@@ -20,39 +21,52 @@ DUMP_TIME = 5.0  # seconds for the run to dump its stack and end
 INTERRUPTS = {
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)
 }
+HANDLED = b"!"
 
 
 class Watch:
     """The state of a run, from its messages.
 
-    Time during which the run or the machine is suspended does not count.
+    Time during which the run or the machine is suspended does not count. Other threads may give
+    signs of life while the main thread is stuck in C: from an interrupt until the main thread has
+    handled it, they do not count.
 
     Parameters
     ----------
     timeout : float
         Seconds after which a timed stage is ended; 0 means never.
     grace : float
-        Seconds without a sign of life, after an interrupt, after which the run is ended.
+        Seconds without a sign of life, from an interrupt on, after which the run is ended.
     """
 
     def __init__(self, timeout: float, grace: float) -> None:
         self.timeout, self.grace = timeout, grace
         self.tick = min(TICK, timeout / 4 or TICK, grace / 4)
-        self.stage, self.timed, self.interrupted = "start", True, False
+        self.stage, self.timed = "start", True
+        self.interrupted = self.handled = False
         self.elapsed = self.silence = 0.0
         self._rest = b""
 
     def receive(self, chunk: bytes) -> None:
         """Handle messages."""
-        if any(byte in INTERRUPTS for byte in chunk):
-            self.interrupted = True
+        for byte in chunk:
+            if byte in INTERRUPTS:
+                self._interrupt()
+            elif byte == HANDLED[0]:
+                self.handled = True
         chunk = bytes(byte for byte in chunk if byte >= 32 or byte == 10)
-        if chunk:
+        if chunk and (self.handled or not self.interrupted):
             self.silence = 0.0
-        *lines, self._rest = (self._rest + chunk.replace(b".", b"")).split(b"\n")
+        chunk = chunk.replace(b".", b"").replace(HANDLED, b"")
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             kind, _, name = line.decode(errors="replace").partition(" ")
             self.stage, self.timed, self.elapsed = name, kind == "stage", 0.0
+
+    def _interrupt(self) -> None:
+        if self.handled or not self.interrupted:  # else a second one must not prolong the grace
+            self.silence = 0.0
+        self.interrupted, self.handled = True, False
 
     def count(self, seconds: float) -> None:
         """Add time in which the run could have worked."""
@@ -63,9 +77,7 @@ class Watch:
     def verdict(self) -> str:
         """Return why the run is to be ended; empty if it is not."""
         if self.interrupted and self.silence >= self.grace:
-            return (
-                f"interrupted, but no sign of life in stage {self.stage} for {self.silence:.0f} s"
-            )
+            return f"interrupted, but stage {self.stage} has not reacted for {self.silence:.0f} s"
         if self.timeout and self.timed and self.elapsed >= self.timeout:
             return f"stage {self.stage} has not ended in {self.elapsed:.0f} s (--stage-timeout)"
         return ""

@@ -29,6 +29,14 @@ def hold_the_lock() -> None:
     collections.deque(itertools.repeat(None), maxlen=0)
 
 
+def hang_in_c() -> None:
+    """Wait in C for a lock that this thread holds, with the GIL released; no signal ends it."""
+    libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+    libc.pthread_mutex_init(mutex, None)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+
+
 def wait_for_leave() -> None:
     """Wait until a test creates a file."""
     while not os.path.exists(os.environ["ZEMOSAIC_LEAVE"]):
@@ -60,6 +68,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "raise": lambda: 1 / 0,
     "sleep": lambda: time.sleep(3600),
     "gil": hold_the_lock,
+    "c": hang_in_c,
     "wait": wait_for_leave,
     "kill": lambda: os.kill(os.getpid(), signal.SIGTERM if os.name == "nt" else signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),
