@@ -27,7 +27,7 @@ def assert_no_original():
 # Worker processes import this file as well, after the modules that their server preloads.
 assert_no_original()
 if __name__ != "__main__" and "forkserver" in multiprocessing.get_all_start_methods():
-    assert "vendored_name.pipeline.calibrate" in sys.modules
+    assert "vendored_name.pipeline.tasks" in sys.modules
 sys.meta_path.insert(0, RefuseOriginal())
 
 if __name__ == "__main__":
