@@ -112,8 +112,6 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def checked(
         *args: Any, mosaic: Path | None, mosaic_like: Path | None, combine: str, **options: Any
     ) -> Any:
-        from ..pipeline.mosaic_stage import MosaicOptions
-
         if mosaic is None and (mosaic_like is not None or combine != "mean"):
             raise click.UsageError("--mosaic-like and --combine need --mosaic; give it as well")
         if mosaic is not None:
@@ -121,7 +119,11 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         for target in (options["apply_to"], mosaic.parent if mosaic else None):
             if target is not None:
                 check_writable(target)
-        chosen = MosaicOptions(mosaic, mosaic_like, combine) if mosaic else None
+        chosen = None
+        if mosaic is not None:  # what a mosaic needs takes a while to import
+            from ..pipeline.mosaic_stage import MosaicOptions
+
+            chosen = MosaicOptions(mosaic, mosaic_like, combine)
         return command(*args, mosaic=chosen, **options)
 
     return checked

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Terminal
 
@@ -32,7 +32,6 @@ from ..observe.stall import OnStall, run_command
 from ..observe.telemetry import Telemetry
 from ..pipeline.calibrate import calibrate
 from ..pipeline.illumination_file import write_illuminations
-from ..pipeline.mosaic_stage import MosaicOptions
 from ..pipeline.solution import PhaseSolution
 from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
 from ..runtime import journal
@@ -44,6 +43,9 @@ from ..runtime.watchdog import Watchdog
 from ..settings import Settings
 from ..text import printable
 from .summary import summary_facts, summary_lines
+
+if TYPE_CHECKING:
+    from ..pipeline.mosaic_stage import MosaicOptions
 
 logger = logging.getLogger(__name__)
 
