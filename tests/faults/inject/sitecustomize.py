@@ -104,6 +104,8 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
         "prepare": lambda tile, channels, grid, path, *_: f"tile{path.stem}",
         "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
+    },
+    "zemosaic.pipeline.mosaic_tasks": {
         "coadd_to_file": lambda plan, box, *_: f"block{box.x0}-{box.y0}",
     },
     "zemosaic.photometry.solver.solve": {"solve": lambda *_: "solve"},
