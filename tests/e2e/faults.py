@@ -36,8 +36,8 @@ def strike(fault):
         time.sleep(3)
 
 
-def struck(job, name_of, inner):
-    original = getattr(tasks, inner)
+def strike_in(module, task, name_of, inner):
+    job, original = getattr(module, task), getattr(module, inner)
 
     @functools.wraps(job)
     def wrapper(*job_arguments):
@@ -45,15 +45,15 @@ def struck(job, name_of, inner):
             strike(FAULTS.get(name_of(*job_arguments)))
             return original(*arguments)
 
-        setattr(tasks, inner, faulty)
+        setattr(module, inner, faulty)
         return job(*job_arguments)
 
-    return wrapper
+    setattr(module, task, wrapper)
 
 
 # Not in the auxiliary processes of multiprocessing, which stay light.
 if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv):
-    from zemosaic.pipeline import tasks
+    from zemosaic.pipeline import mosaic_tasks, tasks
 
     def pair(first, second, *_):
         return "pair_" + Path(first).stem + "_" + Path(second).stem
@@ -61,12 +61,12 @@ if any("zemosaic" in text or "multiprocessing" in text for text in sys.orig_argv
     def tile(tile, channels, grid, path, *_):
         return "tile_" + path.stem
 
-    tasks.measure = struck(tasks.measure, pair, "measure_pair")
     def block(plan, box, *_):
         return f"block_{{box.x0}}_{{box.y0}}"
 
-    tasks.prepare = struck(tasks.prepare, tile, "make_preview")
-    tasks.coadd_to_file = struck(tasks.coadd_to_file, block, "coadd_block")
+    strike_in(tasks, "measure", pair, "measure_pair")
+    strike_in(tasks, "prepare", tile, "make_preview")
+    strike_in(mosaic_tasks, "coadd_to_file", block, "coadd_block")
 """
 
 
