@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -24,8 +27,17 @@ def echo(text: str, err: bool = False) -> None:
     try:
         click.echo(printable(text), err=err)
     except OSError as error:
+        _discard(sys.stderr if err else sys.stdout)
         stream = "standard error" if err else "standard output"
         raise OSError(error.errno, error.strerror, stream) from None
+
+
+def _discard(stream: IO[str]) -> None:
+    """Discard the unwritten rest of a stream, which Python would report with a code of its own."""
+    with contextlib.suppress(OSError, ValueError):  # not a file, or closed
+        number = stream.fileno()
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), number)
 
 
 @dataclass
