@@ -114,6 +114,22 @@ def test_a_gain_tied_by_a_bad_tile_alone_is_unknown(anchor: int | None) -> None:
     assert solution.chi[bad, 0] > 6
 
 
+def test_a_bad_tile_that_joins_two_parts_is_not_left_out() -> None:
+    """Two good mosaics that a bad tile alone joins are solved, and it is suspect."""
+    parts = Truth(3, 1), Truth(3, 2)
+    i, j = (np.r_[getattr(parts[0], end), getattr(parts[1], end) + 9] for end in ("i", "j"))
+    lines = parts[0].pairs(1.0) + parts[1].pairs(1.0)
+    ends = np.array([0, 1, 3, 4, 9, 10, 12, 13])
+    for k in range(len(ends)):
+        lines.append([pair_line(1 + 0.4 * (-1) ** k, 1000.0, 1000.0 + 500 * (k % 3))])
+    sky = np.concatenate([parts[0].sky, parts[1].sky, [[1000.0]]])
+    solution = solve(np.r_[i, ends], np.r_[j, np.full(len(ends), 18)], lines, sky)
+    assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [18]
+    assert (solution.component == 0).all()
+    for part, tiles in zip(parts, (slice(0, 9), slice(9, 18)), strict=True):
+        assert np.ptp(np.log(solution.gain[tiles, 0] / part.gain)) < 0.02
+
+
 def assert_same_bits(first: object, second: object) -> None:
     """Compare arrays, or objects of arrays, bit by bit."""
     if isinstance(first, np.ndarray | float):

@@ -18,7 +18,8 @@ import numpy as np
 from .channel import DISTRUST, MOST_TILES, Channel, spread
 from .columns import counted_tiles
 from .gauge import anchored, in_reference_group
-from .hierarchy import Fit, fit_hierarchy
+from .hierarchy import fit_hierarchy
+from .hierarchy_solver import Fit
 from .initial import reference_levels
 from .robust_lsq import LEAST_WEIGHT
 from .shared_terms import SharedTerms

@@ -57,10 +57,6 @@ class Spreads:
         names = ("surface", "glow", "level_excess")
         return replace(self, **{name: unit**2 * getattr(self, name) for name in names})
 
-    def without_curvature(self) -> Spreads:
-        """Return spreads without surfaces of second and third order."""
-        return replace(self, surface=np.where(np.arange(3) < 1, self.surface, 0.0))
-
     def replace(self, **changes: Any) -> Spreads:
         """Return spreads with some of them changed."""
         return replace(self, **changes)

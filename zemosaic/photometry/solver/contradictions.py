@@ -1,0 +1,97 @@
+"""The search for tiles that contradict all others, before the whole model is fitted again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .columns import Columns
+from .hierarchy_solver import HierarchySolver
+from .initial import initial_state
+from .learner import settled
+from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
+from .pair_rows import Rows, State
+from .spreads import Spreads
+from .suspects import suspect_limit, worst_tiles
+
+#: Times that a tile is found worst at most: one that joins others cannot be left out.
+MOST_BLAMES = 2
+PLANE_ROUNDS = 24  # at most, with planes alone
+EXTREME_TAIL = 0.05  # weight of a surface below which it is extreme
+
+
+def has_contradictions(solver: HierarchySolver, residuals: PairResiduals) -> bool:
+    """Whether several pairs of a tile contradict the others, or one of an extreme surface."""
+    pairs, chi = solver.channel.pairs, np.where(solver.doubted, 0.0, residuals.chi)
+    bad = chi > suspect_limit(residuals.chi)
+    count = np.bincount(np.r_[pairs.i[bad], pairs.j[bad]], minlength=solver.channel.tiles)
+    return bool((count > np.where(solver.tails[:, 0] < EXTREME_TAIL, 0, 1)).any())
+
+
+def find_doubtful(solver: HierarchySolver, state: State, spreads: Spreads) -> State:
+    """Leave out the tiles that contradict all others, and return a state for the others.
+
+    Surfaces are planes, and gains are those of contrast alone: curvature, illumination and
+    levels would take up part of the faults of a tile. A bad tile makes its neighbours look bad,
+    so the worst are left out first, and a neighbour that was left out before is tried again.
+    """
+    pairs, tried_again = solver.channel.pairs, solver.misplaced
+    blames = np.zeros(solver.channel.tiles, dtype=int)
+    solver.doubt(solver.misplaced)
+    while True:
+        state, residuals = _fit_planes(solver, state, spreads)
+        chi = np.where(solver.doubted, 0.0, residuals.chi)
+        extreme = solver.tails[:, 0] < EXTREME_TAIL
+        worst = worst_tiles(solver.channel, chi, suspect_limit(residuals.chi), extreme)
+        worst &= blames < MOST_BLAMES
+        if not worst.any():
+            break
+        blames += worst
+        beside = np.zeros_like(worst)
+        beside[pairs.i[worst[pairs.j]]] = beside[pairs.j[worst[pairs.i]]] = True
+        again = solver.doubtful & beside & ~tried_again
+        tried_again = tried_again | again
+        solver.doubt(worst | solver.doubtful & ~again)
+    if solver.doubted.any():
+        sound = replace(solver.channel, pairs=pairs.chosen(~solver.doubted))
+        _, solver.gain_excess = initial_state(sound, solver.reference)
+    return state
+
+
+def _fit_planes(
+    solver: HierarchySolver, state: State, spreads: Spreads
+) -> tuple[State, PairResiduals]:
+    """Fit gains, levels and planes until their sizes are steady."""
+    robust, none = RobustWeights(), np.zeros(3)
+    spreads = spreads.replace(
+        surface=spreads.surface * (np.arange(3) < 1), log_flat=none, level_excess=0.0
+    )
+    gain_var = np.zeros(solver.channel.tiles)
+    for number in range(1, PLANE_ROUNDS + 1):
+        columns = solver.layout(spreads)
+        rows = _separated_rows(solver, state, columns, spreads, gain_var)
+        weights = solver.weights(robust, number, rows)
+        state = solver.next_state(number, columns, rows, weights, state, spreads)
+        gain_var = columns.of_kind(solver.normal.variance())[:, 0]
+        sizes, spreads = spreads, solver.learn(number, state, spreads, rows, weights, kept=True)
+        if number > MILD_ROUNDS + NARROWING and settled(sizes, spreads):
+            break
+    return state, solver.residuals(_separated_rows(solver, state, columns, spreads, gain_var))
+
+
+def _separated_rows(
+    solver: HierarchySolver, state: State, columns: Columns, spreads: Spreads, gain_var: np.ndarray
+) -> list[Rows]:
+    """Return equations in which levels allow for the errors of gains, with no say on them.
+
+    `gain_var` ``(T,)`` are the variances of the log-gains.
+    """
+    rows, pairs = solver.rows(state, columns, spreads), solver.channel.pairs
+    for part in rows:
+        second = part.own.shape[2] // 2
+        for column, tile in ((0, pairs.i[part.pairs]), (second, pairs.j[part.pairs])):
+            levers = part.own[:, :-1, column]
+            part.variance[:, :-1] += levers**2 * gain_var[tile, None]
+    solver.separate(rows, everywhere=True)
+    return rows

@@ -1,0 +1,312 @@
+"""The rounds in which the model of a channel is solved.
+
+Each linearizes the equations of the pairs about the last state, weights the pairs robustly, solves,
+sets the gauge, and estimates the size of each class of terms again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..robust import GAUSSIAN_MEDIAN
+from .block_system import BlockSystem
+from .bordered import Bordered
+from .channel import Channel
+from .columns import Columns, centred_gains, hold_means, set_gauge
+from .learner import CORRELATED, Learner, settled
+from .normal_equations import NormalEquations
+from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
+from .pair_rows import PairEquations, Rows, State
+from .robust_lsq import LEAST_WEIGHT
+from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
+from .surfaces import ORDERS
+from .suspects import doubtful_tiles
+
+ROUNDS = 60  # at most
+SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gains on F
+KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
+DAMPED_AFTER, SLOWER = 12, 10  # rounds, after which variances change by ever smaller steps
+EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
+LAST_LEARNING = 45  # round, after which sizes are kept
+STEADY = 1e-9  # change of a log-gain in the last round
+DIRECT, RENEWAL = 5_000, 5  # columns beyond which the equations are factorized every so many rounds
+FIRST_GAIN_SPREAD = 0.1
+BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
+LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The fitted model.
+
+    Parameters
+    ----------
+    half_tile : float
+        Unit of the places in the surfaces, in cells.
+    state : State
+        Values of all terms.
+    spreads : Spreads
+        Sizes of their classes.
+    columns : Columns
+        The terms that were solved for.
+    normal : Bordered
+        The factorized normal equations.
+    residuals : PairResiduals
+        Residuals of the pairs.
+    doubtful : ndarray
+        ``(T,)`` bool: tiles whose pairs had the least weight throughout.
+    """
+
+    half_tile: float
+    state: State
+    spreads: Spreads
+    columns: Columns
+    normal: Bordered
+    residuals: PairResiduals
+    doubtful: np.ndarray
+
+
+class HierarchySolver:
+    """Solves the model of a channel.
+
+    Parameters
+    ----------
+    channel : Channel
+        Its pairs and tiles.
+    reference : ndarray
+        ``(T,)`` level of each tile at which its level is solved for.
+    log_gain : ndarray
+        ``(T,)`` first log-gains.
+    gain_excess : float
+        Excess variance of the gains of pairs by their own loops.
+    misplaced : ndarray
+        ``(T,)`` bool: tiles that lie elsewhere than their WCS says.
+    learns_tiles : bool
+        Whether the sizes of the classes of the tiles' own terms are estimated as well; those of the
+        shared terms always are.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        reference: np.ndarray,
+        log_gain: np.ndarray,
+        gain_excess: float,
+        misplaced: np.ndarray,
+        learns_tiles: bool,
+    ) -> None:
+        self.channel, self.reference, self.learns_tiles = channel, reference, learns_tiles
+        self.gain_excess, self.misplaced = gain_excess, misplaced
+        self.equations = PairEquations(channel, reference)
+        unit = np.exp(log_gain[channel.pairs.i] + log_gain[channel.pairs.j])
+        variances = unit[:, None] * self.equations.level_var
+        variances = variances[np.isfinite(variances)]
+        self.patch_var = float(np.median(variances)) if len(variances) else 1.0
+        sky = channel.sky[np.isfinite(channel.sky)]
+        self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
+        self.level_prior = (LOOSE * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
+        self.tails = np.ones((channel.tiles, 3))
+        self.doubt(misplaced)
+        self._columns: Columns | None = None
+        self._shape = (-1, -1)
+        self._system: BlockSystem
+        self.normal: Bordered
+
+    def first_spreads(self, state: State) -> Spreads:
+        """Return sizes from which all classes that the model allows can be found."""
+        none = Spreads(0.0, np.zeros(3), np.zeros(3), np.zeros(3))
+        columns = Columns.of(self.channel, none)
+        rows = self.equations.rows(state, columns.active, (0.0, 0.0))
+        squares = np.concatenate(
+            [(part.residual**2)[:, :-1][np.isfinite(part.variance[:, :-1])] for part in rows]
+            or [np.zeros(0)]
+        )
+        typical = float(np.median(squares)) / GAUSSIAN_MEDIAN**2 if len(squares) else 0.0
+        typical = max(typical, self.patch_var)
+        shares = (self.channel.instruments.labels >= 0).any() and self.channel.frame is not None
+        return none.replace(
+            gain=FIRST_GAIN_SPREAD**2,
+            gain_excess=self.gain_excess,
+            surface=np.where(np.arange(3) < self.channel.surface_order, typical, 0.0),
+            log_flat=np.full(3, typical / self.light**2 * shares),
+            # What the model leaves out must not bend the gains before its size is known.
+            level_excess=typical * (self.channel.surface_order < ORDERS.max()),
+        )
+
+    def fit(self, state: State, spreads: Spreads) -> Fit:
+        """Iterate from a state and sizes until both are steady.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            The rounds diverge.
+        """
+        robust, learning = RobustWeights(), True
+        for number in range(1, ROUNDS + 1):
+            columns = self.layout(spreads)
+            state = columns.clear_inactive(state)
+            rows = self.rows(state, columns, spreads)
+            weights = self.weights(robust, number, rows)
+            self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
+            last, state = state, self.next_state(number, columns, rows, weights, state, spreads)
+            if number <= SEPARATE_ROUNDS:
+                continue
+            if learning:
+                sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
+                learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
+                learning &= number < LAST_LEARNING
+            elif np.abs(state.log_gain - last.log_gain).max(initial=0.0) < STEADY:
+                break
+        residuals = self._own_residuals(state, columns, spreads)
+        return Fit(
+            self.equations.half_tile, state, spreads, columns, self.normal, residuals,
+            self.doubtful,
+        )  # fmt: skip
+
+    def weights(self, robust: RobustWeights, number: int, rows: Sequence[Rows]) -> np.ndarray:
+        """Return the weights ``(P,)`` of the pairs in a round."""
+        return np.where(self.doubted, LEAST_WEIGHT, robust.of_round(number, self.residuals(rows)))
+
+    def next_state(
+        self,
+        number: int,
+        columns: Columns,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        state: State,
+        spreads: Spreads,
+    ) -> State:
+        """Return the state after a round."""
+        step = self._step(number, columns, rows, weights, state, spreads)
+        state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.doubtful)
+        if not np.isfinite(state.log_gain).all():
+            raise np.linalg.LinAlgError("the rounds diverge")
+        return state
+
+    def doubt(self, tiles: np.ndarray) -> None:
+        """Leave the pairs of some tiles ``(T,)`` nearly without weight."""
+        pairs = self.channel.pairs
+        self.doubtful = doubtful_tiles(self.channel, tiles)
+        self.doubted = self.doubtful[pairs.i] | self.doubtful[pairs.j]
+
+    def separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
+        """Let levels not inform on gains, nor gains on F: everywhere, or of doubtful tiles."""
+        for part in rows:
+            separate = np.flatnonzero(self.doubted[part.pairs] | everywhere)
+            gains = [0, part.own.shape[2] // 2]
+            part.own[np.ix_(separate, np.arange(part.own.shape[1] - 1), gains)] = 0.0
+            part.shared[separate, -1] = 0.0
+
+    def _own_residuals(self, state: State, columns: Columns, spreads: Spreads) -> PairResiduals:
+        """Return the residuals for suspects: the excess of all others is no excuse."""
+        return self.residuals(self.rows(state, columns, spreads.replace(level_excess=0.0)))
+
+    def residuals(self, rows: Sequence[Rows]) -> PairResiduals:
+        """Return the residuals of all pairs."""
+        return PairResiduals.of(rows, len(self.equations.has_gain))
+
+    def _step(
+        self,
+        number: int,
+        columns: Columns,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        state: State,
+        spreads: Spreads,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the step to the solution of the equations of a round.
+
+        The factor of an earlier round solves a large system nearly as well.
+        """
+        priors, shape = self._priors(columns, spreads), (columns.size, columns.shared_terms)
+        renewed = columns.size <= DIRECT or number <= MILD_ROUNDS or number % RENEWAL == 0
+        renewed |= shape != self._shape
+        equations = NormalEquations(columns, self._system, rows, weights, with_matrix=renewed)
+        if renewed:
+            self.normal, self._shape = equations.factorize(*priors), shape
+        step = self.normal.solve(*self._right(columns, equations, state, *priors))
+        return hold_means(self.channel, columns, self.normal, step, ~self.doubtful)
+
+    def learn(
+        self,
+        number: int,
+        state: State,
+        spreads: Spreads,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        kept: bool = False,
+    ) -> Spreads:
+        """Estimate the sizes again from the state after a round; some are `kept` above 0."""
+        assert self._columns is not None
+        learner = Learner(
+            self._columns, state, self.normal, self.tails, ~self.doubtful,
+            damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)),
+            drops=number > KEPT_ROUNDS and not kept,
+        )  # fmt: skip
+        spreads = learner.shared(spreads)
+        if not self.learns_tiles:
+            learner.set_tails(spreads)
+            return spreads
+        spreads = learner.of_tiles(spreads, centred_gains(self.channel, state, self.doubtful))
+        if kept or number <= EXCESS_AFTER:
+            return spreads
+        return learner.level_excess(spreads, rows, weights)
+
+    def layout(self, spreads: Spreads) -> Columns:
+        """Return the columns for the classes that have a size, and set the system's structure."""
+        columns, last = Columns.of(self.channel, spreads), self._columns
+        if last is None or columns.index.shape != last.index.shape:
+            frame, tiles = self.channel.frame, self.channel.tiles
+            position = np.column_stack([np.arange(tiles), np.zeros(tiles)])
+            if frame is not None:
+                position = np.nan_to_num(frame.centre)
+            self._system = BlockSystem(columns.owner, columns.cliques(self.channel), position)
+        self._columns = columns
+        return columns
+
+    def rows(self, state: State, columns: Columns, spreads: Spreads) -> list[Rows]:
+        """Return the equations about a state, with the excess variances."""
+        excess = CORRELATED * spreads.level_excess, spreads.gain_excess
+        return list(self.equations.rows(state, columns.active, excess))
+
+    def _priors(self, columns: Columns, spreads: Spreads) -> tuple[np.ndarray, np.ndarray]:
+        """Return the inverse variances of the prior, ``(N,)`` and ``(S,)``."""
+        kinds = SURFACE_CLASS[columns.active.surface]
+        inverse = np.zeros(columns.index.shape)
+        # The gain of a doubtful tile is still that of its pairs.
+        inverse[:, 0] = np.where(self.doubtful, LEAST_WEIGHT, 1.0) / spreads.gain
+        inverse[:, 1] = self.level_prior
+        inverse[:, 2:] = self.tails[:, kinds] / spreads.surface[kinds]
+        inverse[self.doubtful, 2:] = 1 / spreads.surface[kinds]
+        prior = np.zeros(columns.size + 1)
+        prior[columns.index] = inverse
+        flat, glow = SHARED_CLASS[columns.active.log_flat], SHARED_CLASS[columns.active.glow]
+        bias = np.full(int(columns.active.log_flat.any()), (BIAS_SPREAD * self.light) ** -2.0)
+        shared = np.concatenate([1 / spreads.log_flat[flat], 1 / spreads.glow[glow], bias])
+        return prior[:-1], np.tile(shared, columns.instruments)
+
+    def _right(
+        self,
+        columns: Columns,
+        equations: NormalEquations,
+        state: State,
+        prior: np.ndarray,
+        shared_prior: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the right-hand sides ``(N,)`` and ``(S,)``; the prior of a level is its value."""
+        values = np.zeros(columns.size + 1)
+        of_tiles = np.column_stack(
+            [
+                centred_gains(self.channel, state, self.doubtful),
+                np.zeros(len(state.level)),
+                state.surface[:, columns.active.surface],
+            ]
+        )
+        values[columns.index] = of_tiles
+        return (
+            equations.right[:-1] - prior * values[:-1],
+            equations.shared_right - shared_prior * columns.shared_values(state),
+        )
