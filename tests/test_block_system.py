@@ -91,14 +91,10 @@ class Case:
         self.inverse = np.linalg.inv(self.dense)
 
     def blocks_of_inverse(self) -> np.ndarray:
-        """Return the inverse at each clique, 0 at missing columns, and the shared columns."""
-        n = self.size
-        order = np.r_[np.arange(n), n + 1 + np.arange(len(self.corner))]
-        padded = np.zeros((len(order) + 1, len(order) + 1))
-        padded[np.ix_(order, order)] = self.inverse
-        shared = np.broadcast_to(order[n:], (len(self.cliques), len(self.corner)))
-        index = np.concatenate([self.cliques, shared], axis=1)
-        return padded[index[:, :, None], index[:, None, :]]
+        """Return the inverse at each clique, 0 at missing columns."""
+        padded = np.zeros((self.size + 1, self.size + 1))
+        padded[:-1, :-1] = self.inverse[: self.size, : self.size]
+        return padded[self.cliques[:, :, None], self.cliques[:, None, :]]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -129,9 +125,20 @@ def test_bordered_systems_are_solved_as_by_dense_algebra(name: str, shared: int)
     np.testing.assert_allclose(np.concatenate([own, common]), expected, atol=1e-9)
     assert normal.log_determinant == pytest.approx(np.linalg.slogdet(case.dense)[1], rel=1e-12)
     np.testing.assert_allclose(normal.variance(), np.diag(case.inverse)[: case.size], rtol=1e-8)
-    variance, blocks = normal.covariances()
-    np.testing.assert_allclose(variance, normal.variance(), rtol=1e-12)
-    np.testing.assert_allclose(blocks, case.blocks_of_inverse(), atol=1e-9)
+    place = np.arange(0, shared, 2)
+    rows = case.rng.normal(size=(len(case.cliques), 2, case.cliques.shape[1] + len(place)))
+    own_rows, shared_rows = np.split(rows, [case.cliques.shape[1]], axis=2)
+    variance = normal.row_variances(
+        own_rows, shared_rows, normal.factor.inverse()[1], case.cliques, place
+    )
+    rows[:, :, : case.cliques.shape[1]] *= (case.cliques < case.size)[:, None]
+    padded = np.insert(np.insert(case.inverse, case.size, 0, axis=0), case.size, 0, axis=1)
+    common = np.broadcast_to(case.size + 1 + place, (len(rows), len(place)))
+    index = np.concatenate([case.cliques, common], axis=1)
+    expected = np.einsum(
+        "nra,nab,nrb->nr", rows, padded[index[:, :, None], index[:, None, :]], rows
+    )
+    np.testing.assert_allclose(variance, expected, atol=1e-8)
 
 
 def test_large_lattices_are_divided_and_dense_graphs_are_not() -> None:

@@ -114,6 +114,31 @@ def test_an_illumination_is_found(instruments: int) -> None:
     assert np.abs(losses).max() < 8e-3
 
 
+@pytest.mark.parametrize("terms", [{}, {"slope": 5.0}, {"slope": 5.0, "corner": 0.2}], ids=str)
+def test_errors_of_seams_are_honest(terms: dict[str, float]) -> None:
+    """Corrected tiles differ in their overlaps by as much as the errors of the seams admit."""
+    deviations = []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(5, seed, **terms)
+        solution = mosaic.solve()
+        seam = matched_levels(mosaic, solution).mean(axis=1)
+        deviations.append(seam / solution.seam_err[:, 0])
+    assert 0.85 < rms(deviations) < 1.2
+    assert np.abs(deviations).max() < 5
+
+
+def test_errors_of_offsets_are_honest() -> None:
+    """A trend of the gains that a slope of F hides moves offsets less than levels."""
+    deviations = []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(5, seed, corner=0.2, slope=5.0)
+        solution = mosaic.solve()
+        factor = np.exp(np.log(solution.gain[:, 0] / mosaic.gain).mean())
+        error = solution.offset[:, 0] - factor * mosaic.offset
+        deviations.append((error - error.mean()) / solution.offset_err[:, 0])
+    assert 0.5 < rms(deviations) < 1.8  # few trends, each common to all tiles
+
+
 def test_gradients_and_illumination_are_separated() -> None:
     """With both, F and the slopes are found."""
     mosaic = InventedMosaic(5, 1, corner=0.2, slope=5.0)

@@ -40,6 +40,7 @@ def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
             for light in solution.illuminations
         ],
         "rms": solution.rms,
+        "seam_err": dict(zip(("median", "largest"), solution.seam_errors, strict=True)),
         "seconds": {name: round(value, 3) for name, value in stage_seconds.items()},
     }
 
@@ -56,6 +57,7 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
         + (f": {counts}" if counts else ""),
         f"model        {solution.model_line()}",
+        *([f"seams        {solution.seams_line()}"] if solution.seam_errors[1] else []),
         *(
             f"{name:12} {text}"
             for name, text in describe_illuminations(solution.illuminations, solution.unit)

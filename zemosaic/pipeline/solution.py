@@ -79,6 +79,22 @@ class PhaseSolution(Solution):
         residual = self.residual[np.isfinite(self.residual)]
         return float(np.sqrt(np.mean(residual**2))) if len(residual) else 0.0
 
+    @property
+    def seam_errors(self) -> tuple[float, float]:
+        """Median and largest standard error of a seam in ADU; 0 without pairs."""
+        errors = self.seam_err[np.isfinite(self.seam_err)]
+        return (float(np.median(errors)), float(errors.max())) if len(errors) else (0.0, 0.0)
+
+    def seams_line(self) -> str:
+        """Return how well corrected tiles match in their overlaps, in one line."""
+        typical, largest = self.seam_errors
+        unit = f" {self.unit}" if self.unit else ""
+        worst = self.records[int(np.nan_to_num(self.seam_err).max(axis=1).argmax())]
+        return (
+            f"levels match to {typical:.2g}{unit}, at worst to {largest:.2g}{unit}: "
+            f"{self.names[worst.i]} and {self.names[worst.j]}"
+        )
+
     def why_suspect(self, tile: int) -> str:
         """Return the reason why a tile is suspect, in a few words."""
         if tile in self.sky_check.tiles:

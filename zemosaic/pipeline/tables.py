@@ -31,7 +31,7 @@ MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
 )  # fmt: skip
 STAR_COLUMNS = ("star_gain", "star_gain_err", "stars")
-LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual")
+LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual", "seam_err")
 SURFACE = " + ".join(
     f"{name} * " + " * ".join(["dx"] * power_x + ["dy"] * power_y)
     for name, (power_x, power_y) in SURFACE_POWERS.items()
@@ -69,15 +69,18 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
     """Return a table with one row per pair and channel, with the reason if it was not measured."""
     names = _printable(solution.names)
     rows = [
-        _pair_row(record, names, channel, measurement) | {"residual": residual}
-        for record, residuals in zip(solution.records, solution.residual, strict=True)
-        for channel, (measurement, residual) in enumerate(
-            zip(record.measurements, residuals, strict=True)
-        )
+        _pair_row(record, names, channel, measurement)
+        | {
+            "residual": solution.residual[pair, channel],
+            "seam_err": solution.seam_err[pair, channel],
+        }
+        for pair, record in enumerate(solution.records)
+        for channel, measurement in enumerate(record.measurements)
     ]
     columns = (
         "pair", "tile_i", "tile_j", "file_i", "file_j", "channel", "outcome", "reason", "area",
         *MEASUREMENT_COLUMNS, *(STAR_COLUMNS if settings.needs_stars else ()), "residual",
+        "seam_err",
     )  # fmt: skip
     return _table(
         {name: [row[name] for row in rows] for name in columns},

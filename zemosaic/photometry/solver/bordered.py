@@ -66,25 +66,37 @@ class Bordered:
         by_shared = np.einsum("nm,nm->n", self.ratio @ self.shared_inverse, self.ratio)
         return self.factor.inverse_diagonal() + by_shared
 
-    def covariances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the inverse at each clique of P, with the shared columns.
+    def row_variances(
+        self,
+        own: np.ndarray,
+        shared: np.ndarray,
+        blocks: np.ndarray,
+        cliques: np.ndarray,
+        place: np.ndarray,
+    ) -> np.ndarray:
+        """Compute the variances of R linear functions of the terms of each of n cliques.
+
+        Parameters
+        ----------
+        own, shared : ndarray
+            ``(n, R, m)`` and ``(n, R, s)`` derivatives by the columns of the clique, and by some of
+            the shared ones.
+        blocks : ndarray
+            ``(n, m, m)`` inverse of A at the cliques.
+        cliques : ndarray
+            ``(n, m)`` int columns of the cliques; N stands for none.
+        place : ndarray
+            ``(s,)`` int: which of the shared columns.
 
         Returns
         -------
-        variance : ndarray
-            ``(N,)`` diagonal.
-        blocks : ndarray
-            ``(P, m + M, m + M)``: the columns of the clique, then the shared ones.
+        ndarray
+            ``(n, R)``.
         """
-        variance, own = self.factor.inverse()
-        cliques, shared = self.factor.system.cliques, len(self.shared_inverse)
-        ratio = np.append(self.ratio, np.zeros((1, shared)), axis=0)[cliques]
-        across = -ratio @ self.shared_inverse
-        blocks = np.empty((len(cliques), *(cliques.shape[1] + shared,) * 2))
-        clique, common = slice(cliques.shape[1]), slice(cliques.shape[1], None)
-        blocks[:, clique, clique] = own - across @ ratio.swapaxes(1, 2)
-        blocks[:, clique, common] = across
-        blocks[:, common, clique] = across.swapaxes(1, 2)
-        blocks[:, common, common] = self.shared_inverse
-        by_shared = np.einsum("nm,nm->n", self.ratio @ self.shared_inverse, self.ratio)
-        return variance + by_shared, blocks
+        variance = np.einsum("nra,nra->nr", own @ blocks, own)
+        if len(place):
+            ratio = np.append(self.ratio, np.zeros((1, self.ratio.shape[1])), axis=0)
+            across = -own @ ratio[cliques]
+            across[..., place] += shared
+            variance += np.einsum("nrs,nrs->nr", across @ self.shared_inverse, across)
+        return np.asarray(variance)

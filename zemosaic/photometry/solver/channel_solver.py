@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .channel import DISTRUST, MOST_TILES, Channel, spread
-from .columns import counted_tiles
+from .errors import seam_errors, tile_errors
 from .gauge import anchored, in_reference_group
 from .hierarchy import fit_hierarchy
 from .hierarchy_solver import Fit
 from .initial import reference_levels
-from .robust_lsq import LEAST_WEIGHT
 from .shared_terms import SharedTerms
 from .spreads import Spreads
 from .surfaces import SURFACE_POWERS, pixel_polynomials
@@ -52,6 +51,7 @@ class ChannelSolution:
     planes: np.ndarray
     residual: np.ndarray
     gain_residual: np.ndarray
+    seam_err: np.ndarray
     chi: np.ndarray
     suspect: np.ndarray
     shift: np.ndarray
@@ -61,7 +61,7 @@ class ChannelSolution:
 
     def in_adu(self, unit: float) -> ChannelSolution:
         """Convert a solution in units of `unit` ADU."""
-        names = ("offset", "offset_err", *SURFACE_POWERS, "residual")
+        names = ("offset", "offset_err", *SURFACE_POWERS, "residual", "seam_err")
         return replace(
             self,
             **{name: unit * getattr(self, name) for name in names},
@@ -110,10 +110,12 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     fit = fit_hierarchy(channel, reference, misplaced)
     residuals, own_pairs = fit.residuals, _pairs_of_tiles(channel)
     terms, level_residual = _terms(channel, fit, reference, own_pairs), residuals.level
+    seam_err = seam_errors(fit)
     shared = SharedTerms.of(fit.state, fit.columns, fit.normal)
     if channel.anchor is not None:
         unit, terms, shared = anchored(channel, channel.anchor, terms, shared)
         level_residual = level_residual / unit[channel.pairs.i]
+        seam_err = seam_err / unit[channel.pairs.i]
     return ChannelSolution(
         **terms,
         component=channel.component,
@@ -122,6 +124,7 @@ def _solve_once(channel: Channel) -> ChannelSolution:
         planes=np.full(channel.tiles, fit.columns.active.surface.any()) & (own_pairs > 0),
         residual=spread(level_residual, channel.measured),
         gain_residual=spread(residuals.log_gain, channel.measured),
+        seam_err=spread(seam_err, channel.measured),
         chi=spread(residuals.chi, channel.measured),
         suspect=find_suspects(channel, residuals.chi, fit.doubtful) | misplaced,
         shift=shift,
@@ -138,7 +141,7 @@ def _terms(
     no_gain = _sums(own_pairs, channel.ties.gain) == 0
     no_level = _sums(own_pairs, channel.ties.level) == 0
     gain = np.where(no_gain, 1.0, np.exp(fit.state.log_gain))
-    log_gain_err, level_err = _errors(channel, fit)
+    log_gain_err, offset_err = tile_errors(channel, fit, reference)
     tied = in_reference_group(channel.gain_group, channel.component, channel.anchor)
     surface = _surface_terms(channel, fit)
     surface["offset"] = fit.state.level + surface.pop("level") - gain * reference
@@ -146,10 +149,7 @@ def _terms(
     return {
         "gain": gain,
         "gain_err": np.where(no_gain | ~tied, np.nan, gain * log_gain_err),
-        # The error of a gain moves the offset in proportion to the level where it was measured.
-        "offset_err": np.where(
-            no_level, np.nan, np.hypot(level_err, log_gain_err * gain * reference)
-        ),
+        "offset_err": np.where(no_level, np.nan, offset_err),
         **{name: np.where(alone, 0.0, values) for name, values in surface.items()},
     }
 
@@ -162,56 +162,6 @@ def _pairs_of_tiles(channel: Channel) -> np.ndarray:
 def _sums(values: np.ndarray, node: np.ndarray) -> np.ndarray:
     """Sum values ``(T,)`` over the tiles that share a node."""
     return np.bincount(node, values, minlength=len(node))[node]
-
-
-def _errors(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the standard errors ``(T,)`` of log-gains and levels under the gauge.
-
-    It holds the mean log-gain and the mean level of each component, or those of the anchor. Both
-    together, because a common factor moves each level in proportion to itself.
-    """
-    columns, index = fit.columns, fit.columns.index[:, :2]
-    components = channel.gain_component, channel.component
-    counted = np.stack([counted_tiles(channel, fit.doubtful), np.ones(channel.tiles)])
-    held = np.zeros((columns.size + 1, 2))
-    for kind, component in enumerate(components):
-        if channel.anchor is not None:
-            of_anchor = component == component[channel.anchor]
-            is_anchor = np.arange(channel.tiles) == channel.anchor
-            counted[kind] = np.where(of_anchor, is_anchor, counted[kind])
-        counted[kind] /= np.maximum(np.bincount(component, counted[kind]), 1)[component]
-        np.add.at(held[:, kind], index[:, kind], counted[kind])
-    shared = np.zeros((len(fit.normal.shared_inverse), 2))
-    response = np.append(fit.normal.solve(held[:-1], shared)[0], np.zeros((1, 2)), axis=0)
-    covariance = response[index]  # (T, 2, 2): of log-gain and level with what is held
-    gauge = np.stack(
-        [
-            np.stack(
-                [np.bincount(part, weight * covariance[:, kind, b])[part] for b in (0, 1)], axis=1
-            )
-            for kind, (part, weight) in enumerate(zip(components, counted, strict=True))
-        ],
-        axis=1,
-    )
-    variance = columns.of_kind(fit.normal.variance())[:, :2] - _explained(covariance, gauge)
-    variance[fit.doubtful] *= LEAST_WEIGHT  # as if their pairs had their weight
-    if channel.anchor is not None:
-        variance[channel.ties.node == channel.ties.node[channel.anchor]] = 0.0  # but for rounding
-    errors = np.sqrt(np.maximum(variance, 0.0))
-    return errors[:, 0], errors[:, 1]
-
-
-def _explained(covariance: np.ndarray, gauge: np.ndarray) -> np.ndarray:
-    """Return the variances ``(T, 2)`` of terms that two others explain.
-
-    `covariance` ``(T, 2, 2)`` are those of the terms with the others, and `gauge` ``(T, 2, 2)``
-    those of the others, of which one may be constant.
-    """
-    scale = np.sqrt(np.maximum(np.diagonal(gauge, axis1=1, axis2=2), 1e-300))
-    relative = gauge[:, 1, 0] / (scale[:, 0] * scale[:, 1])
-    normed = covariance / scale[:, None, :]
-    squares = (normed**2).sum(axis=2) - 2 * relative[:, None] * normed.prod(axis=2)
-    return np.asarray(squares / np.maximum(1 - relative**2, 1e-12)[:, None])
 
 
 def _surface_terms(channel: Channel, fit: Fit) -> dict[str, np.ndarray]:

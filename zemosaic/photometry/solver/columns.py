@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,6 +67,11 @@ class Columns:
         """Number of active shared terms of each instrument."""
         active = self.active
         return int(active.log_flat.sum() + active.glow.sum() + active.log_flat.any())
+
+    def shared_places(self, instruments: Sequence[int]) -> np.ndarray:
+        """Return the places ``(s,)`` of the shared columns of some instruments."""
+        terms = np.arange(self.shared_terms)
+        return np.concatenate([label * len(terms) + terms for label in instruments] or [terms[:0]])
 
     def cliques(self, channel: Channel) -> np.ndarray:
         """Return the columns ``(P, 2 (2 + K))`` of each pair."""

@@ -54,6 +54,8 @@ class Fit:
         The terms that were solved for.
     normal : Bordered
         The factorized normal equations.
+    rows : list of Rows
+        The equations of the pairs about the state.
     residuals : PairResiduals
         Residuals of the pairs.
     doubtful : ndarray
@@ -65,6 +67,7 @@ class Fit:
     spreads: Spreads
     columns: Columns
     normal: Bordered
+    rows: list[Rows]
     residuals: PairResiduals
     doubtful: np.ndarray
 
@@ -160,10 +163,11 @@ class HierarchySolver:
                 learning &= number < LAST_LEARNING
             elif np.abs(state.log_gain - last.log_gain).max(initial=0.0) < STEADY:
                 break
-        residuals = self._own_residuals(state, columns, spreads)
+        # The excess of all pairs excuses no suspect.
+        rows = self.rows(state, columns, spreads.replace(level_excess=0.0))
         return Fit(
-            self.equations.half_tile, state, spreads, columns, self.normal, residuals,
-            self.doubtful,
+            self.equations.half_tile, state, spreads, columns, self.normal, rows,
+            self.residuals(rows), self.doubtful,
         )  # fmt: skip
 
     def weights(self, robust: RobustWeights, number: int, rows: Sequence[Rows]) -> np.ndarray:
@@ -199,10 +203,6 @@ class HierarchySolver:
             gains = [0, part.own.shape[2] // 2]
             part.own[np.ix_(separate, np.arange(part.own.shape[1] - 1), gains)] = 0.0
             part.shared[separate, -1] = 0.0
-
-    def _own_residuals(self, state: State, columns: Columns, spreads: Spreads) -> PairResiduals:
-        """Return the residuals for suspects: the excess of all others is no excuse."""
-        return self.residuals(self.rows(state, columns, spreads.replace(level_excess=0.0)))
 
     def residuals(self, rows: Sequence[Rows]) -> PairResiduals:
         """Return the residuals of all pairs."""

@@ -124,7 +124,14 @@ class Learner:
         for part in rows:
             weight = weights[part.pairs][:, None]
             used = np.isfinite(part.variance[:, :-1]) & (weight > TRUSTED)
-            leverage = self._leverage(part, blocks) * weight / part.variance
+            leverage = self.normal.row_variances(
+                part.own,
+                part.shared,
+                blocks[part.pairs],
+                self.normal.factor.system.cliques[part.pairs],
+                self.columns.shared_places(part.instruments),
+            )
+            leverage *= weight / part.variance
             arrays = part.residual**2 * weight, part.variance, leverage
             numbers.append(np.stack([array[:, :-1][used] for array in arrays]))
         squares, variance, leverage = np.concatenate(numbers, axis=1)
@@ -136,19 +143,6 @@ class Learner:
         if present > 0 and changed > 0:
             changed = present * (changed / present) ** self.damping
         return spreads.replace(level_excess=changed)
-
-    def _leverage(self, part: Rows, blocks: np.ndarray) -> np.ndarray:
-        """Return the variances ``(n, 17)`` of the modelled values."""
-        normal, columns = self.normal, self.columns
-        variance = np.einsum("nra,nra->nr", part.own @ blocks[part.pairs], part.own)
-        if part.shared.shape[2]:
-            width = columns.shared_terms
-            place = np.concatenate([q * width + np.arange(width) for q in part.instruments])
-            ratio = np.append(normal.ratio, np.zeros((1, normal.ratio.shape[1])), axis=0)
-            across = -part.own @ ratio[normal.factor.system.cliques[part.pairs]]
-            across[..., place] += part.shared
-            variance += np.einsum("nrs,nrs->nr", across @ normal.shared_inverse, across)
-        return variance
 
     def _shared_classes(
         self,

@@ -42,8 +42,7 @@ class NormalEquations:
         weights: np.ndarray,
         with_matrix: bool = True,
     ) -> None:
-        size, width = columns.size, columns.shared_terms
-        shared = columns.instruments * width
+        size, shared = columns.size, columns.instruments * columns.shared_terms
         self.system, self.cliques = system, system.cliques
         blocks = (*self.cliques.shape, self.cliques.shape[1]) if with_matrix else (0, 0, 0)
         self.blocks = np.zeros(blocks)
@@ -58,9 +57,7 @@ class NormalEquations:
             product = (weighted @ part.residual[..., None])[..., 0]
             self.right += np.bincount(column.ravel(), product.ravel(), size + 1)
             if part.shared.shape[2]:
-                place = np.concatenate(
-                    [label * width + np.arange(width) for label in part.instruments]
-                )
+                place = columns.shared_places(part.instruments)
                 self._add_shared(part, weight, weighted @ part.shared, column, place)
 
     def _add_shared(

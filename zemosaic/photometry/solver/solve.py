@@ -66,6 +66,9 @@ class Solution:
         NaN if the pair was not measured.
     gain_residual : ndarray
         ``(P, C)`` float64: residual of each pair's log-gain; NaN if it was not measured.
+    seam_err : ndarray
+        ``(P, C)`` float64: standard error in ADU of the mean difference of both corrected tiles in
+        their overlap; NaN if the pair was not measured.
     chi : ndarray
         ``(P, C)`` float64: the larger of both residuals in units of its error; NaN if the pair
         was not measured.
@@ -102,6 +105,7 @@ class Solution:
     planes: np.ndarray
     residual: np.ndarray
     gain_residual: np.ndarray
+    seam_err: np.ndarray
     chi: np.ndarray
     suspect: np.ndarray
     shift: np.ndarray
