@@ -13,9 +13,6 @@ _STARS = "the scatter of a gain from one group of stars to another is left out o
 #: Reasons by file, name of a test function, and cases; without cases, for all of them.
 SHORTFALLS = {
     "test_chips.py::test_every_chip_is_calibrated": ("the last bits depend on the instruments", ()),
-    "test_hierarchy.py::test_an_illumination_is_found": (
-        "errors of F leave out its bias in part", ()
-    ),
     "test_hierarchy.py::test_equal_gains_stay_equal_in_poor_overlaps": (_PRIOR, ()),
     "test_hierarchy.py::test_the_sizes_of_a_sample_of_tiles_serve_all": (_PRIOR, ()),
     "test_mutations.py::test_a_byte_too_many_is_named": (_SMALL, ()),

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import pair_line, patches_of
-from zemosaic.photometry.illumination import Instruments
+from zemosaic.photometry.illumination import TERMS, Instruments
 from zemosaic.photometry.solver import hierarchy
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.photometry.solver.surfaces import SURFACE_POWERS
@@ -137,6 +137,24 @@ def test_errors_of_offsets_are_honest() -> None:
         error = solution.offset[:, 0] - factor * mosaic.offset
         deviations.append((error - error.mean()) / solution.offset_err[:, 0])
     assert 0.5 < rms(deviations) < 1.8  # few trends, each common to all tiles
+
+
+@pytest.mark.parametrize("corner", [0.0, 0.2])
+@pytest.mark.parametrize("size", [5.0, 30.0])
+def test_a_glow_is_found_beside_an_illumination(corner: float, size: float) -> None:
+    """A glow of 19 or 117 ADU, off the centre, is no part of F, and the tiles match."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(5, seed, corner=corner)
+        degrees = [(2, 0), (0, 2), (1, 0), (0, 3)]
+        terms = [TERMS.tolist().index(list(degree)) for degree in degrees]
+        mosaic.glow[0, terms] = size * np.array([1.0, 1.0, 0.5, 1 / 3])
+        solution = mosaic.solve()
+        (light,) = solution.illuminations
+        assert bool(light.log_flat.any()) == (corner > 0)
+        truth, _ = replace(light, glow=mosaic.glow).glow_range(0)
+        found, error = light.glow_range(0)
+        assert found == pytest.approx(truth, abs=max(4 * error, 0.03 * truth))
+        assert rms(matched_levels(mosaic, solution)) < 0.2
 
 
 def test_gradients_and_illumination_are_separated() -> None:

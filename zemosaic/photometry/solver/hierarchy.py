@@ -22,7 +22,8 @@ from .pair_rows import State
 from .spreads import Spreads
 
 SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connected parts of these
-UNEXPLAINED = 1.0  # excess of levels, in their variances, from which on there may be a glow
+FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
+GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
 
 
 def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray) -> Fit:
@@ -59,7 +60,8 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
 def _survey(solver: HierarchySolver, state: State) -> Fit:
     """Fit with all classes, or, if that has no finite solution, with gains and levels alone.
 
-    A glow, which is nearly an illumination, is tried if the rest leaves much unexplained.
+    A glow is nearly an illumination. It is tried where there is one, or where levels remain
+    unexplained.
     """
     spreads, none = solver.first_spreads(state), np.zeros(3)
 
@@ -67,15 +69,29 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
         try:
             fit = solver.fit(start, spreads)
             left = fit.spreads.level_excess
-            if left <= UNEXPLAINED * solver.patch_var or not spreads.log_flat.any():
+            if not spreads.log_flat.any() or not (fit.spreads.log_flat.any() or left > 0):
                 return fit
-            again = fit.spreads.replace(glow=np.full(3, left), level_excess=0.0)
+            size = max(left, FIRST_GLOW * solver.patch_var)
+            again = fit.spreads.replace(glow=np.full(3, size), level_excess=0.0)
             with_glow = solver.fit(fit.state, again)
-            return with_glow if with_glow.spreads.level_excess < left / 2 else fit
+            return with_glow if _explains_more(with_glow, fit) else fit
         except np.linalg.LinAlgError:
             return solver.fit(start, spreads.replace(surface=none, log_flat=none))
 
     return _fit_sound(solver, state, spreads, fit_all)
+
+
+def _explains_more(with_glow: Fit, fit: Fit) -> bool:
+    """Whether a smooth glow is found, halves what levels leave, and does not spoil the gains."""
+    found, before = with_glow.spreads, fit.spreads
+    smooth = found.glow[0] > 0 and found.level_excess <= before.level_excess / 2
+    return bool(smooth and _gain_misfit(with_glow) < _gain_misfit(fit) + GAIN_MISFIT)
+
+
+def _gain_misfit(fit: Fit) -> float:
+    """Return the mean square of the gains' residuals in units of their errors."""
+    chi = fit.residuals.gain_chi
+    return float(np.square(chi).sum() / max(np.count_nonzero(chi), 1))
 
 
 def _fit_sound(

@@ -84,7 +84,7 @@ class HierarchySolver:
     log_gain : ndarray
         ``(T,)`` first log-gains.
     gain_excess : float
-        Excess variance of the gains of pairs by their own loops.
+        Largest excess variance of the gains of pairs, by their own loops.
     misplaced : ndarray
         ``(T,)`` bool: tiles that lie elsewhere than their WCS says.
     learns_tiles : bool
@@ -148,6 +148,7 @@ class HierarchySolver:
             The rounds diverge.
         """
         robust, learning = RobustWeights(), True
+        spreads = spreads.replace(gain_excess=min(spreads.gain_excess, self.gain_excess))
         for number in range(1, ROUNDS + 1):
             columns = self.layout(spreads)
             state = columns.clear_inactive(state)
@@ -253,7 +254,7 @@ class HierarchySolver:
         spreads = learner.of_tiles(spreads, centred_gains(self.channel, state, self.doubtful))
         if kept or number <= EXCESS_AFTER:
             return spreads
-        return learner.level_excess(spreads, rows, weights)
+        return learner.excess(spreads, rows, weights, self.channel.pairs.concentration)
 
     def layout(self, spreads: Spreads) -> Columns:
         """Return the columns for the classes that have a size, and set the system's structure."""

@@ -117,32 +117,78 @@ class Learner:
         # A smooth surface has no order that is larger than the one below.
         return spreads.replace(gain=gain, surface=np.minimum.accumulate(surface))
 
-    def level_excess(self, spreads: Spreads, rows: Sequence[Rows], weights: np.ndarray) -> Spreads:
-        """Estimate the excess variance of levels, with the weights ``(P,)`` of the pairs."""
+    def excess(
+        self,
+        spreads: Spreads,
+        rows: Sequence[Rows],
+        weights: np.ndarray,
+        concentration: np.ndarray,
+    ) -> Spreads:
+        """Estimate the excess variances of levels, and of gains where it is smaller than before.
+
+        An illumination that was not known then spoils the loops of the gains. A larger one is no
+        evidence: levels that the model does not describe contradict the gains.
+
+        Parameters
+        ----------
+        spreads : Spreads
+            The present ones.
+        rows : sequence of Rows
+            The equations of the pairs.
+        weights, concentration : ndarray
+            ``(P,)`` of the pairs.
+        """
+        squares, variance, leverage = self._scatter(rows, weights)
+        trusted = weights > TRUSTED
+        level, gain = spreads.level_excess, spreads.gain_excess
+        levels = np.isfinite(variance[:, :-1]) & trusted[:, None]
+        level = self._scored(
+            level, np.ones(levels.sum()), CORRELATED * level,
+            *(values[:, :-1][levels] for values in (squares, variance, leverage)),
+        )  # fmt: skip
+        gains = np.isfinite(variance[:, -1]) & trusted
+        if gain > 0:
+            factor = concentration[gains]
+            numbers = (values[gains, -1] for values in (squares, variance, leverage))
+            gain = min(gain, self._scored(gain, factor, gain * factor, *numbers))
+        return spreads.replace(level_excess=level, gain_excess=gain)
+
+    def _scatter(
+        self, rows: Sequence[Rows], weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return weighted squared residuals, variances and leverages ``(P, 17)`` of all rows."""
         _, blocks = self.normal.factor.inverse()
-        numbers = [np.zeros((3, 0))]
+        squares, variance, leverage = np.full((3, len(weights), 17), np.inf)
         for part in rows:
             weight = weights[part.pairs][:, None]
-            used = np.isfinite(part.variance[:, :-1]) & (weight > TRUSTED)
-            leverage = self.normal.row_variances(
+            modelled = self.normal.row_variances(
                 part.own,
                 part.shared,
                 blocks[part.pairs],
                 self.normal.factor.system.cliques[part.pairs],
                 self.columns.shared_places(part.instruments),
             )
-            leverage *= weight / part.variance
-            arrays = part.residual**2 * weight, part.variance, leverage
-            numbers.append(np.stack([array[:, :-1][used] for array in arrays]))
-        squares, variance, leverage = np.concatenate(numbers, axis=1)
-        present = spreads.level_excess
-        own = variance - CORRELATED * present
+            squares[part.pairs], variance[part.pairs] = part.residual**2 * weight, part.variance
+            leverage[part.pairs] = modelled * weight / part.variance
+        return squares, variance, leverage
+
+    def _scored(
+        self,
+        present: float,
+        factor: np.ndarray,
+        added: np.ndarray | float,
+        squares: np.ndarray,
+        variance: np.ndarray,
+        leverage: np.ndarray,
+    ) -> float:
+        """Return the next excess variance of rows, whose variances have the present one `added`."""
+        own = variance - added
         least = float(np.median(own)) if len(own) else 0.0
-        ones = np.ones(len(own))
-        changed = scored_excess(present, ones, squares, own + present, leverage, least)
+        total = own + present * factor
+        changed = scored_excess(present, factor, squares, total, leverage, least)
         if present > 0 and changed > 0:
             changed = present * (changed / present) ** self.damping
-        return spreads.replace(level_excess=changed)
+        return changed
 
     def _shared_classes(
         self,
