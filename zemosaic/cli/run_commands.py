@@ -1,0 +1,91 @@
+"""The commands on runs and installations: status, report, autopsy, vendor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from . import SOLVED
+from .options import FOLDER
+from .output import echo
+
+RUN = click.argument("folder", type=FOLDER, metavar="RUN")
+
+
+@click.command()
+@RUN
+def status(folder: Path) -> int:
+    """Show the progress of a run.
+
+    Watches the run in the folder RUN until it ends.
+    """
+    from rich.console import Console as Terminal
+
+    from ..observe.autopsy import examine
+    from ..observe.status import watch
+
+    # Lines for a program are not wrapped.
+    terminal = Terminal(width=None if sys.stdout.isatty() else 250)
+    watch(lambda: examine(folder), terminal)
+    return SOLVED
+
+
+@click.command()
+@RUN
+@click.option("--png", is_flag=True, help="Also write the figures as PNG to RUN/figures.")
+def report(folder: Path, png: bool) -> int:
+    """Write the page of a run.
+
+    Shows the results of the run in the folder RUN in pictures.
+    """
+    from ..report.build import write_report
+
+    for path in write_report(folder, png):
+        echo(str(path))
+    return SOLVED
+
+
+@click.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--name", default="zemosaic_phase", show_default=True, help="Name of the copy.")
+def vendor(folder: Path, name: str) -> int:
+    """Copy this package into an application.
+
+    Writes it to DIR/zemosaic_phase, compiled parts included, with its licence, for applications
+    that have a package called zemosaic of their own. An earlier copy is replaced.
+    """
+    from .vendor import vendor_package
+
+    click.echo(f"{vendor_package(folder, name)}: import it as {name}")
+    return SOLVED
+
+
+@click.command()
+@RUN
+@click.option(
+    "--otlp",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[URL]",
+    help="Send the missing spans to a collector; without URL to that of the run.",
+)
+def autopsy(folder: Path, otlp: str | None) -> int:
+    """Explain how a run ended.
+
+    Shows the cause, the running jobs and the saved results of the run in the folder RUN.
+    """
+    from ..observe.autopsy import examine
+    from ..observe.autopsy_text import summary_lines
+
+    examined = examine(folder)
+    for line in summary_lines(examined):
+        echo(line)
+    if otlp is not None:
+        from .resend import send_missing_spans
+
+        for line in send_missing_spans(examined, otlp):
+            echo(line)
+    return SOLVED
