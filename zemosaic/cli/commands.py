@@ -127,6 +127,7 @@ def intertile(
     apply_to: Path | None,
     mosaic: MosaicOptions | None,
     anchor: str | None,
+    tables: tuple[str, ...],
     **options: Any,
 ) -> int:
     """Calibrate the FITS files TILES.
@@ -138,7 +139,7 @@ def intertile(
     run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
     settings = Settings(anchor=find_anchor(anchor, tiles), **options)
     refuse_to_overwrite_inputs(tiles, apply_to, mosaic.output if mosaic else None)
-    run |= {"apply_to": apply_to, "mosaic": mosaic}
+    run |= {"apply_to": apply_to, "mosaic": mosaic, "tables": tables}
     _, code = run_calibration(output, tiles, settings, folder, **run)
     return code
 
