@@ -13,6 +13,7 @@ from .calibration import run_calibration
 from .options import (
     FOLDER,
     RUN_OPTIONS,
+    complete_file,
     find_anchor,
     output_options,
     parse_hdu,
@@ -21,7 +22,7 @@ from .options import (
     run_options,
 )
 from .output import Output
-from .run_commands import autopsy, report, status, vendor
+from .run_commands import autopsy, doctor, report, status, vendor
 from .scene_commands import demo, simulate
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("tiles", nargs=-1, required=True)
+@click.argument("tiles", nargs=-1, required=True, shell_complete=complete_file)
 @click.option(
     "-o",
     "--output",
@@ -51,6 +52,7 @@ def cli() -> None:
 @click.option(
     "--anchor",
     metavar="TILE",
+    shell_complete=complete_file,
     help="Tile that keeps gain 1 and offset 0: a file, or an image like a.fits[SCI,2].",
 )
 @click.option(
@@ -144,5 +146,5 @@ def intertile(
     return code
 
 
-for command in (simulate, demo, status, report, vendor, autopsy):
+for command in (simulate, demo, status, report, vendor, autopsy, doctor):
     cli.add_command(command)

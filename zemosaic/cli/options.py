@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..files import output_names
 from ..photometry.tiles.file_options import split_input
@@ -138,6 +139,13 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, mosaic=chosen, **options)
 
     return checked
+
+
+def complete_file(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete the name of a file."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 def parse_hdu(

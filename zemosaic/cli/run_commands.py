@@ -1,4 +1,4 @@
-"""The commands on runs and installations: status, report, autopsy, vendor."""
+"""The commands on runs and installations: status, report, autopsy, vendor, doctor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from . import SOLVED
+from . import INCOMPLETE, SOLVED
 from .options import FOLDER
 from .output import echo
 
@@ -89,3 +89,31 @@ def autopsy(folder: Path, otlp: str | None) -> int:
         for line in send_missing_spans(examined, otlp):
             echo(line)
     return SOLVED
+
+
+@click.command()
+@click.option(
+    "--otlp",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[URL]",
+    help="Require a collector; http://127.0.0.1:4318 without URL.",
+)
+def doctor(otlp: str | None) -> int:
+    """Check the installation and this machine.
+
+    Prints a line for each check, and last the text to put into a bug report. The exit code is 1
+    if something is wrong.
+    """
+    from .doctor import WRONG, check_machine, describe_machine, report_lines
+
+    findings = []
+    for finding in check_machine(otlp):
+        echo(str(finding))
+        findings.append(finding)
+    wrong = sum(finding.state == WRONG for finding in findings)
+    echo(f"{wrong or 'nothing'} wrong; the text for a bug report:")
+    for line in ("", *report_lines([*describe_machine(), *findings])):
+        echo(line)
+    return INCOMPLETE if wrong else SOLVED
