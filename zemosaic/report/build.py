@@ -10,7 +10,7 @@ from ..runtime import journal
 from ..runtime.run_folder import RunFolder
 from .data import RunData
 from .gather import gather_run
-from .images import Mosaic, coadd_mosaic, mosaic_pngs, seam_pngs, with_pictures
+from .images import Mosaic, coadd_mosaic, mosaic_pictures, seam_pictures, with_pictures
 from .light import light_images
 from .page import PageImages, write_page
 
@@ -45,7 +45,7 @@ def _page_images(run: RunData, mosaic: Mosaic | None) -> PageImages:
     lights = list(light_images(run))
     if mosaic is None:
         return PageImages(lights=lights)
-    return PageImages(mosaic_pngs(mosaic), seam_pngs(mosaic), mosaic.seam_limit, lights)
+    return PageImages(mosaic_pictures(mosaic), seam_pictures(mosaic), mosaic.seam_limit, lights)
 
 
 def _trace_link(run: RunData) -> str:

@@ -13,8 +13,17 @@
   const isKnown = x => x !== null && x !== undefined;
   const number = (x, digits = 3) =>
     isKnown(x) ? Number(x.toPrecision(digits)).toString() : "unknown";
-  const withError = (x, error, digits = 4) =>
-    number(x, digits) + (isKnown(error) ? " ± " + number(error, 2) : "");
+  // The error has two significant digits, and the value as many decimals.
+  function withError(x, error) {
+    if (!isKnown(x) || !(error > 0)) return number(x, 4);
+    const exponent = +error.toExponential(1).split("e")[1];
+    if (Math.abs(exponent) > 7) {
+      const power = Math.max(exponent, +x.toExponential(1).split("e")[1]);
+      return `(${withError(x / 10 ** power, error / 10 ** power)})e${power}`;
+    }
+    const places = Math.max(0, 1 - exponent), unit = 10 ** Math.max(0, exponent - 1);
+    return [x, error].map(y => (Math.round(y / unit) * unit).toFixed(places)).join(" ± ");
+  }
   const isNarrow = () => innerWidth < NARROW;
 
   function tileText(tile) {
@@ -295,6 +304,19 @@
         ticktext: ["≤ −6", "−4", "−2", "0", "2", "4", "≥ 6"] }) })];
   }
 
+  // Plotly is in the page as gzip in base64.
+  const { nonce } = document.currentScript;
+  async function unpackPlotly() {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent),
+      letter => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.nonce = nonce;
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
+  const unpacked = unpackPlotly();
+
   const charts = {
     sky, lanes, gain: () => corrections("gain", "gain"),
     offset: () => corrections("offset", data.unit ? "offset, " + data.unit : "offset"),
@@ -302,6 +324,12 @@
     gains: () => histogram(data.gainChi, "residual relative gain"),
   };
   async function draw(element) {
+    try {
+      await unpacked;
+    } catch (error) {
+      element.textContent = `This browser cannot draw the charts (${error.message}).`;
+      return;
+    }
     const [traces, options] = charts[element.id]();
     element.style.height = (options.height ?? 300) + "px";  // or the text below moves late
     await Plotly.react(element, traces, { height: 300, ...options },
