@@ -11,7 +11,7 @@ import numpy as np
 
 BLACK, WHITE = 2.0, 99.7  # black: widths of the sky below its level; white: percentile
 MIN_WHITE = 6.0  # widths above the sky level, so that noise looks like noise
-WEBP_QUALITY = 80
+WEBP_QUALITY = 70
 SOFTENING = 0.1  # fraction of the range in which the asinh stretch is linear
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..photometry.pairfit.measurement import PairMeasurement
+from ..text import two_digits
 from .solution import PhaseSolution
 
 
@@ -32,8 +33,9 @@ def seam_line(solution: PhaseSolution) -> str:
     before, after = (steps[np.isfinite(steps)] for steps in seam_steps(solution))
     if not len(after):
         return "no seam was measured"
+    typical = [two_digits(float(np.median(steps))) for steps in (before, after)]
     unit = f" {solution.unit}" if solution.unit else ""
     return (
-        f"typical step {np.median(before):.2g} before, {np.median(after):.2g} after, in units of "
-        f"the cell noise; levels agree to {solution.rms:.2g}{unit} (rms)"
+        f"typical step {typical[0]} before, {typical[1]} after, in units of "
+        f"the cell noise; levels agree to {two_digits(solution.rms)}{unit} (rms)"
     )

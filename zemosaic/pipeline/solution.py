@@ -12,6 +12,7 @@ from ..photometry.pairfit.measurement import PairMeasurement
 from ..photometry.solver.solve import Solution
 from ..photometry.tiles.tile import Tile
 from ..settings import Settings
+from ..text import two_digits
 from .records import PairRecord
 from .same_sky import SkyCheck
 
@@ -228,11 +229,11 @@ class PhaseSolution(Solution):
         unit = f" {self.unit}" if self.unit else ""
         gain = max(spreads.gain for spreads in self.spreads) ** 0.5
         if gain > 0:
-            yield f"gains scatter {100 * gain:.2g} %"
+            yield f"gains scatter {two_digits(100 * gain)} %"
         surfaces = np.sqrt(np.max([spreads.surface for spreads in self.spreads], axis=0))
         names = "gradients of {} a tile", "second order {}", "third order {}"
         found = [
-            name.format(f"{size:.2g}{unit}")
+            name.format(f"{two_digits(size)}{unit}")
             for name, size in zip(names, surfaces, strict=True)
             if size > 0
         ]

@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from ..text import printable, with_error
+from ..text import printable, two_digits, with_error
 from .seams import seam_line, seam_steps
 from .sky_map import STEP_CLASSES, sky_corners, step_class
 from .solution import PhaseSolution
@@ -85,7 +85,7 @@ def _map(
             (x1, y1), (x2, y2) = (end.split(",") for end in ends)
             parts.append(
                 f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke-width="3" '
-                f'stroke="{step_class(largest)[1]}"><title>{largest:.2g}</title></line>'
+                f'stroke="{step_class(largest)[1]}"><title>{two_digits(largest)}</title></line>'
             )
     box = f"-2 -2 {size[0] + 4:.0f} {size[1] + 4:.0f}"
     return (

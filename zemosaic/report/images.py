@@ -15,7 +15,7 @@ from ..runtime.run_folder import RunFolder
 from .data import Placement, RunData, TileData
 
 MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, whose tiles would be dots
-LONGEST = 1000  # pixels along a side of a picture in the page
+LONGEST = 800  # pixels along a side of a picture in the page: two stand side by side
 SEAM_LIMIT = 99  # percentile of the seam map with the brightest colour
 # The colour map "cividis" (Nuñez, Anderton & Renslow 2018) at equal steps: it looks the same with
 # and without colour vision deficiency, and in grey.

@@ -19,7 +19,7 @@ from ..runtime.run_folder import RunFolder
 from .charts import chart_data
 from .data import RunData
 from .light import LightImage, light_sentences
-from .markup import escape
+from .markup import escape, folded
 from .problems import find_problems
 from .tables import (
     corrections_table,
@@ -91,8 +91,8 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
             *_images(images, run),
             *_lights(run, images.lights),
             *_map(run),
-            *_times(run),
             *_corrections(run),
+            *_times(run),
             *_settings(run, trace_link),
             "</main>",
             '<div id="tip" role="tooltip"></div>',
@@ -247,7 +247,7 @@ def _settings(run: RunData, trace_link: str) -> Iterator[str]:
     yield "<h2>The run</h2>"
     command = run.autopsy.record.about.get("command", "")
     yield f'<p class="command"><code>{escape(command)}</code></p>'
-    yield settings_table(run)
+    yield folded("All settings", settings_table(run))
     trace = f'<a href="{escape(trace_link)}" rel="noreferrer">the trace</a>, ' if trace_link else ""
     files = ["journal.jsonl", *(["corrections.ecsv", "pairs.ecsv"] if run.solved else [])]
     files += ["illumination.fits"] if run.illuminations else []

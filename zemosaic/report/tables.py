@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..observe.autopsy_text import describe_job
 from ..observe.progress import stage_title
 from ..runtime.events import JobEnded
-from ..text import with_error
+from ..text import two_digits, with_error
 from .alerts import alert_job
 from .data import PairData, RunData, StarComparison, job_outcome, job_seconds
 from .markup import escape, folded, table
@@ -95,7 +95,7 @@ def pairs_table(run: RunData) -> Iterator[str]:
         (
             pair.index, run.tiles[pair.i].name, run.tiles[pair.j].name,
             *(_largest(pair.finite(name)) for name in ("before", "after")),
-            _residual(pair), pair.max_chi,
+            _residual(pair), two_digits(pair.max_chi),
         )
         for pair in worst[:MAX_LISTED]
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def pairs_table(run: RunData) -> Iterator[str]:
         "pair", "tile", "and tile", "step before, × noise", "after, × noise",
         run.in_unit("residual"), "in errors",
     )  # fmt: skip
-    body = table(head, rows, {0: "d", 3: ".2g", 4: ".2g", 5: "", 6: ".2g"})
+    body = table(head, rows, {0: "d", 3: "", 4: "", 5: "", 6: ""})
     if len(worst) > MAX_LISTED:
         body += f"<p>and {len(worst) - MAX_LISTED} more, in pairs.ecsv</p>"
     yield folded("Table of the pairs, largest step first", body)
@@ -114,8 +114,8 @@ def _step(pair: PairData) -> float:
     return max(pair.finite("after") or pair.finite("before"))
 
 
-def _largest(values: list[float]) -> float:
-    return max(values, default=math.nan)
+def _largest(values: list[float]) -> str:
+    return two_digits(max(values, default=math.nan))
 
 
 def _residual(pair: PairData) -> str:

@@ -11,15 +11,20 @@
 
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name);
   const isKnown = x => x !== null && x !== undefined;
-  const number = (x, digits = 3) =>
-    isKnown(x) ? Number(x.toPrecision(digits)).toString() : "unknown";
+  const number = (x, digits = 3) => {
+    if (!isKnown(x)) return "unknown";
+    const text = x.toPrecision(digits); // 1.3e+2 where 130 is meant
+    return text.includes("e") && Math.abs(x) < 1e7 ? Number(text).toString() : text;
+  };
   // The error has two significant digits, and the value as many decimals.
   function withError(x, error) {
     if (!isKnown(x) || !(error > 0)) return number(x, 4);
     const exponent = +error.toExponential(1).split("e")[1];
     if (Math.abs(exponent) > 7) {
-      const power = Math.max(exponent, +x.toExponential(1).split("e")[1]);
-      return `(${withError(x / 10 ** power, error / 10 ** power)})e${power}`;
+      const power = x ? Math.max(exponent, +x.toExponential(1).split("e")[1]) : exponent;
+      const decimals = Math.min(15, power - exponent + 1);
+      const scaled = [x, error].map(y => (y / 10 ** power).toFixed(decimals));
+      return `(${scaled.join(" ± ")})e${power}`;
     }
     const places = Math.max(0, 1 - exponent), unit = 10 ** Math.max(0, exponent - 1);
     return [x, error].map(y => (Math.round(y / unit) * unit).toFixed(places)).join(" ± ");
