@@ -35,14 +35,22 @@ def status(folder: Path) -> int:
 @click.command()
 @RUN
 @click.option("--png", is_flag=True, help="Also write the figures as PNG to RUN/figures.")
-def report(folder: Path, png: bool) -> int:
+@click.option(
+    "--survey",
+    is_flag=False,
+    flag_value="CDS/P/DSS2/color",
+    default="",
+    metavar="[HIPS]",
+    help="Draw the map over a picture of a survey, fetched from CDS; DSS2 in colour without HIPS.",
+)
+def report(folder: Path, png: bool, survey: str) -> int:
     """Write the page of a run.
 
     Shows the results of the run in the folder RUN in pictures.
     """
     from ..report.build import write_report
 
-    for path in write_report(folder, png):
+    for path in write_report(folder, png, survey):
         echo(str(path))
     return SOLVED
 

@@ -208,7 +208,7 @@ def prepare(
     with timed_step("save"):
         try:
             preview.save(path)
-            rest = *masked, stars.save(stars_file) if stars and stars_file else 0, levels
+            rest = *masked, stars.save(stars_file) if stars and stars_file else 0
         except OSError as error:
             raise TileError(
                 f"{tile.place}: its preview cannot be written to {path.parent} "
@@ -216,11 +216,13 @@ def prepare(
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *rest)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *rest, levels)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
-        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *rest)
+        return PreparedTile(
+            bare, checksum, tile.shape, grid.scale, thumb, image, *rest, levels, grid.centre
+        )
 
 
 def refuse(reason: str) -> None:

@@ -11,7 +11,7 @@ import base64
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files import atomic_write
@@ -21,6 +21,7 @@ from .data import RunData
 from .light import LightImage, light_sentences
 from .markup import escape, folded
 from .problems import find_problems
+from .survey import SurveyPicture, aladin_link
 from .tables import (
     corrections_table,
     pairs_table,
@@ -40,13 +41,14 @@ class PageImages:
     """Images of the mosaic as WebP files: before and, with a solution, after correction.
 
     `seam_limit` is the spread, in the unit of the levels, of the brightest colour in the seam maps.
-    `lights` are pictures of what the tiles of each instrument share.
+    `lights` are pictures of what the tiles of each instrument share; `survey` lies behind the map.
     """
 
     mosaic: Sequence[bytes] = ()
     seams: Sequence[bytes] = ()
     seam_limit: float = 0.0
     lights: Sequence[LightImage] = ()
+    survey: SurveyPicture | None = None
 
 
 def write_page(run: RunData, images: PageImages, trace_link: str = "") -> Path:
@@ -77,7 +79,8 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     # "<" could end the script element; JSON reads the escape as the same character.
-    data = json.dumps(chart_data(run), separators=(",", ":")).replace("<", "\\u003c")
+    charts = chart_data(run) | {"survey": _background(images.survey)}
+    data = json.dumps(charts, separators=(",", ":")).replace("<", "\\u003c")
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -90,7 +93,7 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
             *_summary(run),
             *_images(images, run),
             *_lights(run, images.lights),
-            *_map(run),
+            *_map(run, images.survey),
             *_corrections(run),
             *_times(run),
             *_settings(run, trace_link),
@@ -184,7 +187,15 @@ def _lights(run: RunData, images: Sequence[LightImage]) -> Iterator[str]:
     yield "</div>"
 
 
-def _map(run: RunData) -> Iterator[str]:
+def _background(survey: SurveyPicture | None) -> dict[str, object] | None:
+    """Return the survey picture for the script of the page, with its place on the map."""
+    if survey is None:
+        return None
+    source = f"data:image/jpeg;base64,{base64.b64encode(survey.jpeg).decode()}"
+    return {"source": source, **asdict(survey.field)}
+
+
+def _map(run: RunData, survey: SurveyPicture | None) -> Iterator[str]:
     yield "<h2>Tiles and pairs on the sky</h2>"
     if not any(tile.placement for tile in run.tiles):
         yield "<p>No tile was prepared, so there is no map.</p>"
@@ -197,6 +208,10 @@ def _map(run: RunData) -> Iterator[str]:
     yield _chart(
         "sky", "Map of the tiles and pairs; the tables of gains and of pairs have its data"
     )
+    if survey is not None:
+        yield f"<p>Behind the tiles: {escape(survey.survey)}, from hips2fits of CDS.</p>"
+    if link := aladin_link(run):
+        yield f'<p><a href="{escape(link)}" rel="noreferrer">This field in Aladin Lite</a></p>'
     yield from pairs_table(run)
 
 

@@ -218,8 +218,11 @@
     const width = document.getElementById("sky").clientWidth - 80;
     const legend = isNarrow() ? 240 : 120;
     const traces = [...outlines(placed), ...pairTraces(centres), ...tileMarkers(placed, centres)];
+    const { source, left: x, right, bottom, top: y } = data.survey ?? {};
+    const images = data.survey ? [{ source, x, y, sizex: right - x, sizey: y - bottom,
+      xref: "x", yref: "y", sizing: "stretch", layer: "below", opacity: 0.7 }] : [];
     return [traces, layout({
-      height: Math.min(legend + width * extentY / extentX, 640) || 400,
+      images, height: Math.min(legend + width * extentY / extentX, 640) || 400,
       xaxis: axis("← east, degrees", { constrain: "domain" }),
       yaxis: axis("degrees, north ↑", { scaleanchor: "x", constrain: "domain" }) })];
   }
