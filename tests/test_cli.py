@@ -439,10 +439,11 @@ def test_results_go_to_standard_output_and_all_else_to_standard_error(
         "pairs        1 of 1 overlaps: 1 measured",
         "model        auto: gains scatter 5.7 %, no gradients",
     ]
+    assert re.fullmatch(r"seams        typical step \S+ before, \S+ after, in units .*", lines[3])
     assert re.fullmatch(
-        r"time         prepare \d+\.\d\d s, overlap \S+ s, pairs \S+ s, solve \S+ s", lines[3]
+        r"time         prepare \d+\.\d\d s, overlap \S+ s, pairs \S+ s, solve \S+ s", lines[4]
     )
-    assert lines[4:] == [
+    assert lines[5:] == [
         f"corrections  {run / 'corrections.ecsv'}",
         f"pairs        {run / 'pairs.ecsv'}",
         f"report       {run / 'report.html'}",

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from urllib.error import HTTPError
 from urllib.parse import quote, urlencode
-from urllib.request import urlopen
 
 from ..errors import UserError
 from .data import RunData
@@ -71,6 +69,9 @@ def fetch_survey(run: RunData, survey: str) -> SurveyPicture:
     UserError
         The run has no map of the sky, or there is no picture.
     """
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
     field = Field.of(run)
     if field is None:
         raise UserError(f"{run.autopsy.folder}: has no map of the sky to draw over a survey")
