@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from astropy.nddata import (
 from astropy.table import QTable
 from astropy.wcs import WCS
 
+from tests.helpers.cli import Run
 from tests.helpers.tiles import simulated
 from zemosaic import Settings, TileError, calibrate
 from zemosaic.errors import UserError
@@ -236,6 +238,36 @@ def test_tables_are_also_written_as_fits_and_parquet(
     if unit == "adu":
         assert again["offset"].unit == u.adu
     assert list(again["file"]) == list(table["file"])
+
+
+def test_a_run_writes_its_tables_in_other_formats(
+    intertile: Callable[..., Run],
+    write_tiles: Callable[..., list[Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """--tables adds files beside those in ECSV; a format without its package is refused at once."""
+    tiles = write_tiles()
+    assert intertile(*tiles, "--tables", "fits").code == 0
+    for name in ("corrections", "pairs"):
+        again, ecsv = (QTable.read(tmp_path / "run" / f"{name}.{end}") for end in ("fits", "ecsv"))
+        assert again.colnames == ecsv.colnames
+        assert np.array_equal(again["gain"], ecsv["gain"], equal_nan=True)
+    monkeypatch.setattr("zemosaic.cli.options.find_spec", lambda name: None)
+    refused = intertile(*tiles, "--tables", "parquet")
+    assert refused.code == 2
+    assert "needs pyarrow; pip install 'zemosaic[parquet]'" in refused.err
+
+
+def test_progress_reports_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    """With progress=True the error of a tile is printed; without it nothing is."""
+    tiles: list[Any] = [*arrays(), "none.fits"]
+    solve(tiles)
+    assert capsys.readouterr() == ("", "")
+    calibrate(tiles, pool="serial", progress=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "none.fits: no such file" in err
 
 
 def test_a_solution_shows_itself(reference: PhaseSolution) -> None:
