@@ -110,6 +110,19 @@ def test_the_page_of_sixteen_tiles_is_small(
     assert write_report(folder)[0].stat().st_size < 1_500_000
 
 
+def test_the_table_of_pairs_has_steps_and_residuals(tmp_path: Path) -> None:
+    """The largest step comes first; the last column is the residual of level or gain in errors."""
+    synthetic_run(tmp_path).write()
+    rows = re.findall(r"<tr>(.*?)</tr>", page_of(tmp_path).partition("Table of the pairs")[2])
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows[1:29]]
+    steps = [float(row[4]) for row in cells]
+    assert steps == sorted(steps, reverse=True)
+    for *_, residual, chi in cells:
+        value, error = map(float, residual.split(" ± "))
+        assert float(chi) >= 0.94 * abs(value) / error - 0.06  # or it is that of the gain
+    assert any(abs(float(r.split(" ± ")[0])) > 5 * float(r.split(" ± ")[1]) for *_, r, _ in cells)
+
+
 def test_no_report_writes_none_and_removes_the_old_one(
     intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]], tmp_path: Path
 ) -> None:

@@ -237,6 +237,6 @@ def test_the_page_of_a_large_run_opens_and_has_tooltips(page: Page, tmp_path: Pa
     page.open(path)
     assert page.console == []
     assert page.requests == []
-    assert page.charts == ["sky", "lanes", "gain", "offset", "levels", "gains"]
+    assert page.charts == ["sky", "gain", "offset", "levels", "gains", "lanes"]
     last = page.run("return document.getElementById('gain').data.length") - 1
     assert page.hover("gain", last, 100).startswith("tile_0100.fits\n")

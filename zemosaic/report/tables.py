@@ -124,7 +124,8 @@ def _residual(pair: PairData) -> str:
     if not solved:
         return "unknown"
     largest = max(solved, key=lambda residual: abs(residual.residual))
-    return with_error(largest.residual, largest.level_err)
+    chi = largest.level_chi
+    return with_error(largest.residual, largest.residual / chi if chi else math.nan)
 
 
 def unmeasured_tables(run: RunData) -> Iterator[str]:

@@ -307,7 +307,7 @@
       { x: middles, y: expected, name: "if the errors were exact", mode: "lines",
         hoverinfo: "skip", line: { color: colour("orange"), width: 3, shape: "spline" } },
     ], layout({ bargap: 0.05, yaxis: axis("pairs"),
-      xaxis: axis(title + ", in standard errors", { range: [-6.3, 6.3],
+      xaxis: axis(title + (isNarrow() ? ",<br>" : ", ") + "in standard errors", { range: [-6.3, 6.3],
         tickvals: [-6, -4, -2, 0, 2, 4, 6],
         ticktext: ["≤ −6", "−4", "−2", "0", "2", "4", "≥ 6"] }) })];
   }
