@@ -419,3 +419,17 @@ def test_quiet_leaves_standard_output_empty(
     """A good run with -q prints nothing at all."""
     result = intertile(*write_tiles(), "-q")
     assert (result.code, result.out, result.err) == (0, "", "")
+
+
+@pytest.mark.parametrize(("widgets", "bars"), [(True, 1), (False, 0)])
+def test_a_notebook_has_a_bar_if_it_has_widgets(
+    widgets: bool, bars: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a notebook the bar needs ipywidgets; without them progress is lines, and no warning."""
+    monkeypatch.setattr("zemosaic.observe.console.find_spec", lambda name: widgets or None)
+    started: list[str] = []
+    monkeypatch.setattr("rich.progress.Progress.start", lambda self: started.append("bar"))
+    console = Console(Terminal(file=io.StringIO(), force_jupyter=True))
+    console.stage_started(StageStarted(stage="pairs", time_ns=0, total=2))
+    console.stage_ended(StageEnded(stage="pairs", time_ns=1))
+    assert len(started) == bars

@@ -98,6 +98,31 @@ def test_the_corrected_mosaic_has_no_seams(
     assert before > 10 * after
 
 
+def test_the_page_of_sixteen_tiles_is_small(
+    intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """Pictures of nothing but noise, which compress worst, leave the page under 1.5 MB."""
+    side = 16 * 96
+    header = write_tiles(tiles=16, shape=(96, 96), rgb=True, electrons=2.0)
+    assert intertile(*header, "--mosaic", tmp_path / "mosaic.fits").code == 0
+    folder, rng = tmp_path / "run", np.random.default_rng(1)
+    np.save(folder / "mosaic.npy", rng.normal(1000, 10, (2, 3, side, side)).astype(np.float32))
+    assert write_report(folder)[0].stat().st_size < 1_500_000
+
+
+def test_the_table_of_pairs_has_steps_and_residuals(tmp_path: Path) -> None:
+    """The largest step comes first; the last column is the residual of level or gain in errors."""
+    synthetic_run(tmp_path).write()
+    rows = re.findall(r"<tr>(.*?)</tr>", page_of(tmp_path).partition("Table of the pairs")[2])
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows[1:29]]
+    steps = [float(row[4]) for row in cells]
+    assert steps == sorted(steps, reverse=True)
+    for *_, residual, chi in cells:
+        value, error = map(float, residual.split(" ± "))
+        assert float(chi) >= 0.94 * abs(value) / error - 0.06  # or it is that of the gain
+    assert any(abs(float(r.split(" ± ")[0])) > 5 * float(r.split(" ± ")[1]) for *_, r, _ in cells)
+
+
 def test_no_report_writes_none_and_removes_the_old_one(
     intertile: Callable[..., Run], write_tiles: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -163,7 +188,7 @@ def test_names_from_files_are_text_only(tmp_path: Path) -> None:
     assert sum(tag == "script" for tag, _ in parsed.elements) == 3
     assert all("onerror" not in attributes for _, attributes in parsed.elements)
     images = [attributes for tag, attributes in parsed.elements if tag == "img"]
-    assert all(str(image["src"]).startswith("data:image/png;base64,") for image in images)
+    assert all(str(image["src"]).startswith("data:image/webp;base64,") for image in images)
     assert EVIL[0] in parsed.text
     assert html.escape(EVIL[0]) in page
     assert [tile["name"] for tile in chart_data_of(page)["tiles"]][:3] == EVIL[:3]

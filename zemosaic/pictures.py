@@ -1,15 +1,17 @@
-"""Pictures of images of the sky: their stretch, and PNG files."""
+"""Pictures of images of the sky: their stretch, and PNG and WebP files."""
 
 from __future__ import annotations
 
 import struct
 import zlib
 from collections.abc import Sequence
+from io import BytesIO
 
 import numpy as np
 
 BLACK, WHITE = 2.0, 99.7  # black: widths of the sky below its level; white: percentile
 MIN_WHITE = 6.0  # widths above the sky level, so that noise looks like noise
+WEBP_QUALITY = 70
 SOFTENING = 0.1  # fraction of the range in which the asinh stretch is linear
 
 
@@ -63,3 +65,16 @@ def encode_png(rgba: np.ndarray) -> bytes:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(rows.tobytes(), 3))
     return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
+
+
+def encode_webp(rgba: np.ndarray, longest: int) -> bytes:
+    """Return ``(h, w, 4)`` uint8 as a WebP file of at most `longest` pixels along a side.
+
+    Noise, which PNG cannot compress, makes a PNG file twenty times as large.
+    """
+    from PIL import Image
+
+    image, file = Image.fromarray(rgba), BytesIO()
+    image.thumbnail((longest, longest))
+    image.save(file, "WEBP", quality=WEBP_QUALITY)
+    return file.getvalue()

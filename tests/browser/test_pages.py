@@ -1,6 +1,8 @@
 """The report in a real browser: Debian's Chromium, headless and without a network.
 
-Needs the extra ``browser`` and, on Debian, ``apt-get install chromium chromium-driver``.
+Needs the extra ``browser`` and, on Debian, ``apt-get install chromium chromium-driver``. The tests
+of accessibility need axe-core: ``npm install --prefix FOLDER axe-core``, and the path of its
+``axe.min.js`` in AXE_CORE.
 """
 
 from __future__ import annotations
@@ -154,6 +156,32 @@ def test_a_page_opens_without_errors_or_requests(
     assert page.run("return document.querySelectorAll('[onerror], iframe, object').length") == 0
 
 
+@pytest.fixture
+def axe() -> str:
+    """The script of axe-core, which finds what keeps people with disabilities out."""
+    path = Path(os.environ.get("AXE_CORE", PROJECT / "node_modules/axe-core/axe.min.js"))
+    if not path.is_file():
+        pytest.skip("no axe-core: npm install --prefix FOLDER axe-core, and set AXE_CORE")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("case", [good, faulty, dead])
+def test_a_page_can_be_read_by_everybody(
+    page: Page, tmp_path: Path, axe: str, case: Callable[[Path], None], width: int
+) -> None:
+    """axe-core finds no fault of contrast, names, order or keyboard, with all tables open."""
+    case(tmp_path)
+    page.open(write_report(tmp_path)[0], width, dark=width == 400)
+    page.run("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    page.run(axe)
+    found = page.driver.execute_async_script(
+        "const done = arguments[0]; axe.run(document).then(result => done(result.violations.map("
+        "v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 200)).join('; '))))"
+    )
+    assert found == []
+
+
 def test_the_tooltip_of_a_tile_has_its_name_and_corrections(page: Page, tmp_path: Path) -> None:
     """The tooltip shows the name as text, whatever it contains, and gain and offset."""
     faulty(tmp_path)
@@ -209,6 +237,6 @@ def test_the_page_of_a_large_run_opens_and_has_tooltips(page: Page, tmp_path: Pa
     page.open(path)
     assert page.console == []
     assert page.requests == []
-    assert page.charts == ["sky", "lanes", "gain", "offset", "levels", "gains"]
+    assert page.charts == ["sky", "gain", "offset", "levels", "gains", "lanes"]
     last = page.run("return document.getElementById('gain').data.length") - 1
     assert page.hover("gain", last, 100).startswith("tile_0100.fits\n")

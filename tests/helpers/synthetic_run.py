@@ -194,7 +194,7 @@ class SyntheticRun:
             "x0": int(cx - width / 2), "y0": int(cy - height / 2), "centre": [cx, cy],
             "jacobian": [[1 / CELL, 0.0], [0.0, 1 / CELL]], "checksum": 0,
             "shape": [height * CELL, width * CELL], "scale": SCALE, "thumb": 1,
-            "sky": [SKY] * self.channels,
+            "sky": [SKY] * self.channels, "origin": [10.5, 41.25],
         }  # fmt: skip
 
     def _thumbnail(self, k: int, placement: dict[str, Any]) -> np.ndarray:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ..files import output_names
 from ..photometry.tiles.file_options import split_input
@@ -108,6 +110,12 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         default="mean",
         help="Weighted mean of the tiles, or also without the outliers of three or more.",
     )
+    @click.option(
+        "--tables",
+        type=click.Choice(("fits", "parquet")),
+        multiple=True,
+        help="Write the tables of the run in this format as well; may be repeated.",
+    )
     @wraps(command)
     def checked(
         *args: Any, mosaic: Path | None, mosaic_like: Path | None, combine: str, **options: Any
@@ -124,9 +132,20 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             from ..pipeline.mosaic_stage import MosaicOptions
 
             chosen = MosaicOptions(mosaic, mosaic_like, combine)
+        if "parquet" in options["tables"] and find_spec("pyarrow") is None:
+            raise click.UsageError(
+                "--tables parquet needs pyarrow; pip install 'zemosaic[parquet]'"
+            )
         return command(*args, mosaic=chosen, **options)
 
     return checked
+
+
+def complete_file(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete the name of a file."""
+    return [CompletionItem(incomplete, type="file")]
 
 
 def parse_hdu(

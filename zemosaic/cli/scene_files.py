@@ -13,6 +13,7 @@ from astropy.table import Table
 from ..photometry.simulate import Scene, SimulatedTile, align_truth, simulate
 from ..photometry.solver.solve import Solution
 from ..pipeline.tables import write_table
+from ..text import with_error
 from .options import check_writable
 
 
@@ -57,9 +58,10 @@ def comparison_lines(solution: Solution, folder: Path) -> Iterator[str]:
     truth = Table.read(folder / "truth.ecsv", format="ascii.ecsv")
     true_gain, true_offset = truth["gain"].data[:, None], truth["offset"].data[:, None]
     gain, offset = align_truth(solution, true_gain, true_offset)
-    yield "\ntile  true gain  solved   ± error      true offset  solved    ± error (ADU)"
+    yield "\ntile  true gain             solved  true offset      solved (ADU)"
     columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
     for tile, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):
-        yield "{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(tile, *row)
+        solved_gain, solved_offset = with_error(*row[1:3]), with_error(*row[4:])
+        yield f"{tile:4d}  {row[0]:9.5f}  {solved_gain:>17}  {row[3]:11.2f}  {solved_offset:>16}"
     error = (solution.gain / gain - 1).std() * 100
     yield f"rms gain error {error:.3f} %; the true gains vary by {100 * gain.std():.1f} %"

@@ -72,6 +72,8 @@ class RunOptions:
         Folder for corrected tiles.
     mosaic : MosaicOptions or None
         The mosaic to write.
+    tables : tuple of {"fits", "parquet"}
+        Formats of the tables besides ECSV.
     stage_timeout : float
         Seconds after which a stage of the run itself is ended with the run; 0 means never.
     report : bool
@@ -87,6 +89,7 @@ class RunOptions:
     resume: bool = False
     apply_to: Path | None = None
     mosaic: MosaicOptions | None = None
+    tables: tuple[str, ...] = ()
     stage_timeout: float = STAGE_TIMEOUT
     report: bool = True
     quiet: bool = False
@@ -183,8 +186,12 @@ def _calibrate(
 
     def write_tables(solution: PhaseSolution) -> None:
         with watchdog.stage("tables"):
-            write_table(corrections_table(solution, settings), paths.corrections)
-            write_table(pairs_table(solution, settings), paths.pairs)
+            for table, path in (
+                (corrections_table(solution, settings), paths.corrections),
+                (pairs_table(solution, settings), paths.pairs),
+            ):
+                for ending in ("ecsv", *options.tables):
+                    write_table(table, path.with_suffix(f".{ending}"))
             write_illuminations(solution, paths.illumination, run_name(solution, settings))
 
     gc.freeze()  # collecting all imported modules takes a twentieth of a second

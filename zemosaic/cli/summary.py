@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..pipeline.illumination_text import describe_illuminations
+from ..pipeline.seams import seam_line
 from ..pipeline.solution import PhaseSolution
 from ..pipeline.star_gains import stars_facts, stars_line
 
@@ -57,7 +58,7 @@ def summary_lines(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
         f"pairs        {len(solution.records)} of {solution.candidates} overlaps"
         + (f": {counts}" if counts else ""),
         f"model        {solution.model_line()}",
-        *([f"seams        {solution.seams_line()}"] if solution.seam_errors[1] else []),
+        *([f"seams        {seam_line(solution)}"] if outcomes["measured"] else []),
         *(
             f"{name:12} {text}"
             for name, text in describe_illuminations(solution.illuminations, solution.unit)

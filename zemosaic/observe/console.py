@@ -10,6 +10,7 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class Console(Observer):
     Parameters
     ----------
     terminal : rich.console.Console
-        Output; without colours if ``NO_COLOR`` is set, without a bar if it is a file.
+        Output; without colours if ``NO_COLOR`` is set, without a bar if it is a file. In a
+        notebook the bar needs ipywidgets.
     folder : pathlib.Path, optional
         Run folder, for the advice to call ``zemosaic status``.
     quiet : bool
@@ -75,7 +77,7 @@ class Console(Observer):
             return
         self._last_line, self._printed_progress = self._clock(), False
         self._rate = ProgressRate(event.total, self._last_line)
-        if self._terminal.is_terminal and not self._quiet:
+        if _can_draw(self._terminal) and not self._quiet:
             self._bar = Progress(
                 TextColumn("{task.description:>16}"),
                 BarColumn(),
@@ -179,6 +181,13 @@ class Console(Observer):
         now = time.strftime("%H:%M:%S")
         text = "\n".join(f"{now} {printable(line)}" for line in message.split("\n"))
         self._terminal.print(Text(text, style=STYLES.get(level, "")), soft_wrap=True)
+
+
+def _can_draw(terminal: Terminal) -> bool:
+    """Return whether a bar can be drawn: on a terminal, or in a notebook with widgets."""
+    if terminal.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return terminal.is_terminal
 
 
 def _running_lines(event: Heartbeat) -> Iterator[str]:

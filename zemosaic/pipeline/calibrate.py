@@ -48,15 +48,17 @@ def calibrate(
     cached_results: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
     on_solution: Callable[[PhaseSolution], None] = lambda solution: None,
+    progress: bool = False,
 ) -> PhaseSolution:
     """Compute one gain and one offset per tile and channel that make the overlaps agree.
 
     Parameters
     ----------
     tiles : iterable
-        At least two FITS files, `Tile` objects, ``(array, wcs)`` or ``(array, wcs, mask)``
-        tuples (mask true: bad pixel). Arrays are ``(H, W)``, ``(C, H, W)`` or ``(H, W, C)``
-        in ADU; NaN marks missing data.
+        At least two FITS files, `Tile` objects, HDUs or lists of HDUs of `astropy.io.fits`,
+        `astropy.nddata.NDData` or `CCDData` with a WCS, ``(array, wcs)`` or
+        ``(array, wcs, mask)`` tuples (mask true: bad pixel). Arrays are ``(H, W)``,
+        ``(C, H, W)`` or ``(H, W, C)`` in ADU, or quantities; NaN marks missing data.
     settings : Settings, optional
         Settings of the run.
     pool : {"processes", "threads", "serial"}, Executor or Pool
@@ -81,6 +83,8 @@ def calibrate(
         Clock of the scheduler.
     on_solution : callable, optional
         Called with the solution before the mosaic is written.
+    progress : bool, optional
+        Show progress and problems on a terminal or in a notebook.
 
     Returns
     -------
@@ -98,6 +102,12 @@ def calibrate(
         from ..observe.telemetry import Telemetry
 
         observers = [Telemetry()]
+    if progress:
+        from rich.console import Console as Terminal
+
+        from ..observe.console import Console
+
+        observers = [*observers, Console(Terminal(stderr=True))]
     settings = settings or Settings()
     tiles = list(tiles)
     require_different(tile for tile in tiles if isinstance(tile, (str, os.PathLike)))

@@ -17,7 +17,8 @@ def find_instruments(context: RunContext, count: int, tiles: Mapping[int, Tile])
     """Return the instruments of `count` tiles, of which some are usable, by `instrument`.
 
     Tiles of one instrument have the same keywords, the same shape and number of channels, and are
-    both mirrored or both not. An array has no keywords.
+    both mirrored or both not. An array has no keywords, as a file with
+    none of them.
     """
     option = context.settings.instrument
     if option == "none":
@@ -29,7 +30,8 @@ def find_instruments(context: RunContext, count: int, tiles: Mapping[int, Tile])
     for index in sorted(tiles):
         tile = tiles[index]
         place = tile.shape, tile.channels, _is_mirrored(tile)
-        number = numbers.setdefault((tile.instrument, *place), len(numbers))
+        keywords = tile.instrument if any(tile.instrument) else ()
+        number = numbers.setdefault((keywords, *place), len(numbers))
         if number == len(names):
             names.append(_name(tile))
         labels[index] = number

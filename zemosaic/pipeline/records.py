@@ -49,6 +49,8 @@ class PreparedTile:
         Checksum of the file of its stars; 0 if they are not measured.
     levels : Levels
         Levels at which other tiles are clipped, with which the preview was made.
+    origin : tuple of float
+        Right ascension and declination in degrees of grid cell (0, 0).
     """
 
     preview: Preview
@@ -61,6 +63,7 @@ class PreparedTile:
     sources_masked: bool = False
     stars: int = 0
     levels: Levels = None
+    origin: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,8 @@ from typing import Any
 
 from ..errors import UserError
 from ..photometry.tiles.file_options import FileOptions, split_input
+from ..photometry.tiles.fits_files import TileError
+from ..photometry.tiles.objects import is_object
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job
 from ..runtime.serial_pool import SerialPool
@@ -83,6 +85,10 @@ def scan_tiles(context: RunContext, inputs: Sequence[TileLike]) -> ScannedTiles:
     """Read all headers, as jobs, because a stuck drive gets stuck here first."""
     options = FileOptions.of(context.settings)
     names = [tile_name(tile, index) for index, tile in enumerate(inputs)]
+    inputs = [
+        _scan_object(tile, name, options) if is_object(tile) else tile
+        for tile, name in zip(inputs, names, strict=True)
+    ]
     jobs = [
         Job(index + 1, scan, (tile, name, options), {"index": index, "name": name})
         for index, (tile, name) in enumerate(zip(inputs, names, strict=True))
@@ -103,6 +109,14 @@ def scan_tiles(context: RunContext, inputs: Sequence[TileLike]) -> ScannedTiles:
     _leave_out_other_frames(tiles)
     _report_files(context, tiles)
     return tiles
+
+
+def _scan_object(item: TileLike, name: str, options: FileOptions) -> TileLike:
+    """Scan an HDU or an NDData in this process: it may hold a file open, which cannot be sent."""
+    try:
+        return scan(item, name, options)
+    except TileError as error:
+        return ScannedTile(name, problem=str(error))
 
 
 def _summarize(scanned: Sequence[ScannedTile]) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,8 +12,12 @@ from ..photometry.pairfit.measurement import PairMeasurement
 from ..photometry.solver.solve import Solution
 from ..photometry.tiles.tile import Tile
 from ..settings import Settings
+from ..text import two_digits
 from .records import PairRecord
 from .same_sky import SkyCheck
+
+if TYPE_CHECKING:
+    from astropy.table import QTable
 
 # Typical difference of the gains of a pair, and in standard errors, from which on a model that
 # holds the gains does not fit.
@@ -20,7 +25,7 @@ HELD_GAIN_DIFFERENCE, HELD_GAIN_CHI = 0.02, 5.0
 PATCH_NUMBERS, PATCH_WEIGHT = 9, 7  # of `PairMeasurement.patches`
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PhaseSolution(Solution):
     """A `Solution` with the outcome of every tile and pair.
 
@@ -85,15 +90,88 @@ class PhaseSolution(Solution):
         errors = self.seam_err[np.isfinite(self.seam_err)]
         return (float(np.median(errors)), float(errors.max())) if len(errors) else (0.0, 0.0)
 
-    def seams_line(self) -> str:
-        """Return how well corrected tiles match in their overlaps, in one line."""
-        typical, largest = self.seam_errors
-        unit = f" {self.unit}" if self.unit else ""
-        worst = self.records[int(np.nan_to_num(self.seam_err).max(axis=1).argmax())]
+    def to_table(self) -> QTable:
+        """Return the corrections, a row per tile and channel, as a table with units.
+
+        The columns are those of ``corrections.ecsv``.
+        """
+        from .tables import corrections_table, quantity_table
+
+        return quantity_table(corrections_table(self, self.settings))
+
+    def to_pairs_table(self) -> QTable:
+        """Return the pairs, a row per pair and channel, as a table with units.
+
+        The columns are those of ``pairs.ecsv``.
+        """
+        from .tables import pairs_table, quantity_table
+
+        return quantity_table(pairs_table(self, self.settings))
+
+    def correct(self, tile: Any) -> Any:
+        """Return a corrected tile in memory.
+
+        Parameters
+        ----------
+        tile : int, str, path-like or object
+            Its index, its name or path, or the object that was given to `calibrate`.
+
+        Returns
+        -------
+        CCDData, NDData, ImageHDU, Quantity or ndarray
+            The kind of object that was given; `astropy.nddata.CCDData` for an index, a name, a
+            path, a `Tile` or a tuple. float32; NaN where a pixel is missing or bad. The
+            uncertainty of an NDData is scaled with its pixels.
+
+        Raises
+        ------
+        UserError
+            There is no such tile, or it has no correction.
+        """
+        from .corrected import corrected_tile
+
+        return corrected_tile(self, tile)
+
+    def plot_sky(self, axes: Any = None) -> Any:
+        """Draw the tiles and their pairs on the sky by matplotlib (extra ``plot``).
+
+        Parameters
+        ----------
+        axes : matplotlib.axes.Axes, optional
+            Axes of astropy with a celestial WCS (``projection=wcs``); by default new ones.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+            The axes.
+
+        Raises
+        ------
+        UserError
+            matplotlib is not installed, or no tile has a place on the sky.
+        """
+        from .sky_map import plot_sky
+
+        return plot_sky(self, axes)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.headline()}>"
+
+    def headline(self) -> str:
+        """Return the numbers of tiles, groups and pairs in one line."""
+        tiles, groups = len(self.names), self.groups
+        usable = tiles - int(np.isnan(self.gain).any(axis=1).sum())
+        measured = sum(record.outcome == "measured" for record in self.records)
         return (
-            f"levels match to {typical:.2g}{unit}, at worst to {largest:.2g}{unit}: "
-            f"{self.names[worst.i]} and {self.names[worst.j]}"
+            f"{usable} of {tiles} tiles in {groups} group{'s' if groups != 1 else ''}, "
+            f"{measured} of {len(self.records)} pairs measured"
         )
+
+    def _repr_html_(self) -> str:
+        """Return groups, suspects, corrections, and the seams before and after, for a notebook."""
+        from .solution_html import solution_html
+
+        return solution_html(self)
 
     def why_suspect(self, tile: int) -> str:
         """Return the reason why a tile is suspect, in a few words."""
@@ -157,11 +235,11 @@ class PhaseSolution(Solution):
         unit = f" {self.unit}" if self.unit else ""
         gain = max(spreads.gain for spreads in self.spreads) ** 0.5
         if gain > 0:
-            yield f"gains scatter {100 * gain:.2g} %"
+            yield f"gains scatter {two_digits(100 * gain)} %"
         surfaces = np.sqrt(np.max([spreads.surface for spreads in self.spreads], axis=0))
         names = "gradients of {} a tile", "second order {}", "third order {}"
         found = [
-            name.format(f"{size:.2g}{unit}")
+            name.format(f"{two_digits(size)}{unit}")
             for name, size in zip(names, surfaces, strict=True)
             if size > 0
         ]

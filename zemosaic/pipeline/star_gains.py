@@ -13,6 +13,7 @@ import numpy as np
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement
 from ..photometry.stars.aperture import Stars
 from ..photometry.stars.gain import StarGain, star_gains
+from ..text import with_error
 from .records import PairRecord
 from .run_context import RunContext
 from .tasks import stars_path
@@ -89,6 +90,6 @@ def _both_gains(record: PairRecord) -> str:
         key=lambda channel: np.nan_to_num(gain_difference(*channel)),
     )
     return (
-        f"{line.gain:.4f} ± {line.gain_err:.4f} by the overlap, "
-        f"{star.gain:.4f} ± {star.gain_err:.4f} by its stars"
+        f"{with_error(line.gain, line.gain_err)} by the overlap, "
+        f"{with_error(star.gain, star.gain_err)} by its stars"
     )

@@ -1,16 +1,17 @@
-"""The tables of a run folder as ECSV with units: corrections.ecsv and pairs.ecsv."""
+"""The tables of a run folder with units: corrections.ecsv and pairs.ecsv, and other formats."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy import units as u
-from astropy.table import Table
+from astropy.table import QTable, Table
 
 from .._version import __version__
 from ..files import atomic_write
@@ -21,7 +22,14 @@ from ..settings import Settings
 from .records import PairRecord
 from .solution import PhaseSolution
 
-__all__ = ["SURFACE_POWERS", "corrections_table", "pairs_table", "run_name", "write_table"]
+__all__ = [
+    "SURFACE_POWERS",
+    "corrections_table",
+    "pairs_table",
+    "parse_unit",
+    "run_name",
+    "write_table",
+]
 
 SOLUTION_COLUMNS = (
     "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS,
@@ -36,6 +44,9 @@ SURFACE = " + ".join(
     f"{name} * " + " * ".join(["dx"] * power_x + ["dy"] * power_y)
     for name, (power_x, power_y) in SURFACE_POWERS.items()
 )
+#: Name of the format in astropy by the ending of a file.
+TABLE_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet"}
+LONGEST_KEYWORD = 8  # of FITS
 CENTRE = "dx, dy in pixels from the tile's centre"
 UNITS = {"shift": u.pix, "area": u.deg**2}
 
@@ -91,9 +102,45 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
 
 
 def write_table(table: Table, path: Path) -> None:
-    """Write a table as ECSV, replacing `path` only when it is complete."""
+    """Write a table as ECSV, FITS or Parquet, replacing `path` only when it is complete.
+
+    The format is that of the ending: ``.ecsv``, ``.fits`` or ``.parquet``.
+    """
+    name = TABLE_FORMATS[path.suffix]
     with atomic_write(path) as temporary:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
+        table = _fits_table(table) if name == "fits" else table
+        table.write(temporary, format=name, overwrite=True)
+
+
+def _fits_table(table: Table) -> Table:
+    """Return a table whose metadata and units FITS can hold: others become comments and text."""
+    meta, comments = {}, []
+    for key, value in table.meta.items():
+        if len(key) <= LONGEST_KEYWORD and isinstance(value, (str, int, float)):
+            meta[key] = value
+        else:
+            comments.append(f"{key} = {json.dumps(value)}")
+    plain = table.copy()
+    for name in plain.colnames:
+        unit = plain[name].unit
+        if isinstance(unit, u.UnrecognizedUnit):
+            plain[name].unit = None
+            comments.append(f"unit of {name}: {unit}")
+    plain.meta = meta | {"comments": comments}
+    return plain
+
+
+def quantity_table(table: Table) -> QTable:
+    """Return a table whose columns with a unit that astropy knows are quantities."""
+    plain = {name: table[name].unit for name in table.colnames}
+    unknown = [name for name, unit in plain.items() if isinstance(unit, u.UnrecognizedUnit)]
+    table = table.copy()
+    for name in unknown:
+        table[name].unit = None
+    quantities = QTable(table)
+    for name in unknown:
+        quantities[name].unit = plain[name]
+    return quantities
 
 
 def run_name(solution: PhaseSolution, settings: Settings) -> str:
@@ -147,16 +194,16 @@ def _table(columns: dict[str, Any], settings: Settings, formula: str, unit: str)
     table = Table(columns, meta=meta | {"formula": formula})
     units = {
         **UNITS,
-        **dict.fromkeys(LEVEL_COLUMNS, _parse_unit(unit)),
+        **dict.fromkeys(LEVEL_COLUMNS, parse_unit(unit)),
     }
     for name, powers in SURFACE_POWERS.items():
-        units[name] = _parse_unit(unit, ("pix", "pix2", "pix3")[sum(powers) - 1])
+        units[name] = parse_unit(unit, ("pix", "pix2", "pix3")[sum(powers) - 1])
     for name in units.keys() & set(table.colnames):
         table[name].unit = units[name]
     return table
 
 
-def _parse_unit(unit: str, divisor: str = "") -> u.UnitBase | None:
+def parse_unit(unit: str, divisor: str = "") -> u.UnitBase | None:
     """Return a unit as astropy knows it, or as its text alone; None for an empty one."""
     if not unit:
         return None

@@ -26,6 +26,7 @@ from ..photometry.stars.aperture import measure_stars
 from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.mask_cover import mask_cover
+from ..photometry.tiles.objects import is_object, object_name, tiles_from_object
 from ..photometry.tiles.tile import Tile, tile_from_array
 from ..photometry.tiles.tile_files import read_tiles
 from ..runtime.worker import timed_step
@@ -58,14 +59,18 @@ class ScannedTile:
     problem: str = ""
 
 
-TileLike = Tile | ScannedTile | str | os.PathLike[str] | tuple[Any, ...]
+#: A file, a tile, ``(array, wcs)``, ``(array, wcs, mask)``, an HDU, an HDUList or an NDData; or
+#: what an earlier scan made of one of them.
+TileLike = Tile | ScannedTile | str | os.PathLike[str] | tuple[Any, ...] | Any
 
 
 def tile_name(tile: TileLike, index: int) -> str:
     """Return the base name of a tile's file, or a name made of its index in the input."""
     if isinstance(tile, (Tile, ScannedTile)):
         return tile.name
-    return Path(tile).name if isinstance(tile, (str, os.PathLike)) else f"tile {index}"
+    if isinstance(tile, (str, os.PathLike)):
+        return Path(tile).name
+    return object_name(tile) or f"tile {index}"
 
 
 def tile_path(tile: TileLike) -> Path | None:
@@ -112,17 +117,22 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
     if isinstance(tile, Tile):
         return [ScannedTile(tile.name, tile, file_key(tile))]
     if isinstance(tile, (str, os.PathLike)):
-        return _scan_file(tile, options)
+        return _scan_images(read_tiles(tile, options))
+    if is_object(tile):
+        return _scan_images(tiles_from_object(tile, name, options))
+    if isinstance(tile, list) and tile and isinstance(tile[0], ScannedTile):
+        return tile
     if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
-        raise TileError(f"{name}: is not a file, a Tile, (array, wcs) or (array, wcs, mask)")
+        raise TileError(
+            f"{name}: is not a file, a Tile, an HDU, an NDData, (array, wcs) or (array, wcs, mask)"
+        )
     bad_pixels = tile[2] if len(tile) == 3 else None
     tile = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
     return [ScannedTile(name, tile)]
 
 
-def _scan_file(path: str | os.PathLike[str], options: FileOptions) -> list[ScannedTile]:
-    """Make all tiles of a file; a single one that is not usable raises its `TileError`."""
-    tiles = read_tiles(path, options)
+def _scan_images(tiles: list[tuple[str, Tile | TileError]]) -> list[ScannedTile]:
+    """Return all tiles of a file; a single one that is not usable raises its `TileError`."""
     if len(tiles) == 1 and isinstance(tiles[0][1], TileError):
         raise tiles[0][1]
     return [
@@ -198,7 +208,7 @@ def prepare(
     with timed_step("save"):
         try:
             preview.save(path)
-            rest = *masked, stars.save(stars_file) if stars and stars_file else 0, levels
+            rest = *masked, stars.save(stars_file) if stars and stars_file else 0
         except OSError as error:
             raise TileError(
                 f"{tile.place}: its preview cannot be written to {path.parent} "
@@ -206,11 +216,13 @@ def prepare(
             ) from None
         bare = preview.without_arrays()
         if not thumb:
-            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *rest)
+            return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *rest, levels)
         # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
-        return PreparedTile(bare, checksum, tile.shape, grid.scale, thumb, image, *rest)
+        return PreparedTile(
+            bare, checksum, tile.shape, grid.scale, thumb, image, *rest, levels, grid.centre
+        )
 
 
 def refuse(reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..observe.autopsy import examine
@@ -10,9 +11,10 @@ from ..runtime import journal
 from ..runtime.run_folder import RunFolder
 from .data import RunData
 from .gather import gather_run
-from .images import Mosaic, coadd_mosaic, mosaic_pngs, seam_pngs, with_pictures
+from .images import Mosaic, coadd_mosaic, mosaic_pictures, seam_pictures, with_pictures
 from .light import light_images
 from .page import PageImages, write_page
+from .survey import fetch_survey
 
 
 def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
@@ -30,10 +32,28 @@ def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
     return run, mosaic and with_pictures(mosaic, folder)
 
 
-def write_report(folder: Path, png: bool = False) -> list[Path]:
-    """Write the report of the run in a folder, with `png` also its figures; return the paths."""
+def write_report(folder: Path, png: bool = False, survey: str = "") -> list[Path]:
+    """Write the report of the run in a folder, and return the paths.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        The run folder.
+    png : bool
+        Also write the figures.
+    survey : str
+        Survey behind the map, fetched from the network; empty for none.
+
+    Raises
+    ------
+    UserError
+        The folder has no journal of a run, or the survey has no picture.
+    """
     run, mosaic = load_run(folder)
-    paths = [write_page(run, _page_images(run, mosaic), _trace_link(run))]
+    images = _page_images(run, mosaic)
+    if survey:
+        images = replace(images, survey=fetch_survey(run, survey))
+    paths = [write_page(run, images, _trace_link(run))]
     if png:
         from .figures import write_figures
 
@@ -45,7 +65,7 @@ def _page_images(run: RunData, mosaic: Mosaic | None) -> PageImages:
     lights = list(light_images(run))
     if mosaic is None:
         return PageImages(lights=lights)
-    return PageImages(mosaic_pngs(mosaic), seam_pngs(mosaic), mosaic.seam_limit, lights)
+    return PageImages(mosaic_pictures(mosaic), seam_pictures(mosaic), mosaic.seam_limit, lights)
 
 
 def _trace_link(run: RunData) -> str:

@@ -38,6 +38,8 @@ class Placement:
         Grid cells along one side of a thumbnail's cell.
     sky : list of float
         Sky level in ADU, one per channel.
+    origin : list of float
+        Right ascension and declination of the origin in degrees; empty in early versions.
     """
 
     x0: int
@@ -48,12 +50,14 @@ class Placement:
     scale: float
     thumb: int
     sky: list[float]
+    origin: list[float] = field(default_factory=list)
 
     @classmethod
     def from_journal(cls, result: Mapping[str, Any]) -> Placement | None:
         """Return the placement in a journalled tile; None if an early version left fields out."""
         try:
-            return cls(**{item.name: result[item.name] for item in fields(cls)})
+            known = {"origin": [], **result}
+            return cls(**{item.name: known[item.name] for item in fields(cls)})
         except KeyError:
             return None
 
@@ -263,6 +267,12 @@ class RunData:
     def in_unit(self, label: str) -> str:
         """Return the label of an axis or a column with the unit of the levels."""
         return f"{label}, {self.unit}" if self.unit else label
+
+    @property
+    def origin(self) -> list[float]:
+        """Right ascension and declination of the map's origin in degrees; empty if unknown."""
+        origins = (tile.placement.origin for tile in self.tiles if tile.placement)
+        return next(filter(None, origins), [])
 
     @property
     def matched(self) -> bool:

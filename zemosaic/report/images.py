@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ..pictures import encode_png, stretch
+from ..pictures import encode_webp, stretch
 from ..pipeline.records import load_thumbnails
 from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.run_folder import RunFolder
 from .data import Placement, RunData, TileData
 
 MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, whose tiles would be dots
+LONGEST = 800  # pixels along a side of a picture in the page: two stand side by side
 SEAM_LIMIT = 99  # percentile of the seam map with the brightest colour
 # The colour map "cividis" (Nuñez, Anderton & Renslow 2018) at equal steps: it looks the same with
 # and without colour vision deficiency, and in grey.
@@ -213,13 +214,13 @@ def stretch_rgb(mosaic: Mosaic) -> list[np.ndarray]:
     return stretch(mosaic.images, levels_of=mosaic.images[-1])
 
 
-def mosaic_pngs(mosaic: Mosaic) -> list[bytes]:
-    """Return the stretched images as PNG files, north up."""
-    return [encode_png(rgba[::-1]) for rgba in stretch_rgb(mosaic)]
+def mosaic_pictures(mosaic: Mosaic) -> list[bytes]:
+    """Return the stretched images as WebP files, north up."""
+    return [encode_webp(rgba[::-1], LONGEST) for rgba in stretch_rgb(mosaic)]
 
 
-def seam_pngs(mosaic: Mosaic) -> list[bytes]:
-    """Return the seam maps as PNG files, north up; an empty list if no two tiles overlap.
+def seam_pictures(mosaic: Mosaic) -> list[bytes]:
+    """Return the seam maps as WebP files, north up; an empty list if no two tiles overlap.
 
     The colour is linear in the square root of the spread and reaches the brightest one at
     `Mosaic.seam_limit`.
@@ -227,11 +228,12 @@ def seam_pngs(mosaic: Mosaic) -> list[bytes]:
     limit = mosaic.seam_limit
     if np.isnan(limit):
         return []
-    pngs = []
+    pictures = []
     for seams in mosaic.seam_maps:
         fraction = np.sqrt(np.clip(seams / (limit or 1.0), 0, 1))
         steps = np.nan_to_num(fraction) * (len(CIVIDIS) - 1)
         rgb = [np.interp(steps, np.arange(len(CIVIDIS)), shades) for shades in CIVIDIS.T]
         alpha = np.where(np.isfinite(seams), 255, 0)
-        pngs.append(encode_png(np.stack([*rgb, alpha], axis=-1).astype(np.uint8)[::-1]))
-    return pngs
+        rgba = np.stack([*rgb, alpha], axis=-1).astype(np.uint8)[::-1]
+        pictures.append(encode_webp(rgba, LONGEST))
+    return pictures

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..pictures import encode_png
+from ..pictures import encode_webp
 from ..pipeline.illumination_text import describe_illuminations
 from .data import RunData
 from .images import CIVIDIS
@@ -18,9 +18,9 @@ MAX_CHANNELS = 3
 
 @dataclass(frozen=True)
 class LightImage:
-    """A picture as a PNG file, its caption, and the values of its darkest and brightest colour."""
+    """A picture as a WebP file, its caption, and the values of its darkest and brightest colour."""
 
-    png: bytes
+    picture: bytes
     caption: str
     low: float
     high: float
@@ -56,4 +56,4 @@ def _picture(image: np.ndarray, caption: str) -> LightImage:
     steps = (image - low) / (high - low) * (len(CIVIDIS) - 1)
     rgb = [np.interp(steps, np.arange(len(CIVIDIS)), shades) for shades in CIVIDIS.T]
     rgba = np.stack([*rgb, np.full(image.shape, 255)], axis=-1).astype(np.uint8)
-    return LightImage(encode_png(rgba[::-1]), caption, low, high)
+    return LightImage(encode_webp(rgba[::-1], LONGEST), caption, low, high)

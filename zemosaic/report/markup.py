@@ -16,17 +16,22 @@ def escape(value: Any) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], formats: Mapping[int, str]) -> str:
     """Return a table; `formats` has the format of each column of numbers, by its position."""
     columns = [(title, formats.get(position)) for position, title in enumerate(head)]
-    lines = ["".join(_head_cell(*column) for column in columns)]
+    titles = "".join(_head_cell(*column) for column in columns)
+    lines = []
     for row in rows:
         cells = zip(columns, row, strict=True)
         lines.append("".join(_cell(*column, value) for column, value in cells))
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     wide = ' class="wide"' if len(head) > 2 else ""
-    return f'<div class="table"><table{wide}>{body}</table></div>'
+    # The focus lets the keys scroll a table that is wider than the screen.
+    return (
+        f'<div class="table" tabindex="0" role="group" aria-label="{escape(", ".join(head))}">'
+        f"<table{wide}><thead><tr>{titles}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _head_cell(title: str, number_format: str | None) -> str:
-    return f'<th class="{_column_class(number_format)}">{escape(title)}</th>'
+    return f'<th scope="col" class="{_column_class(number_format)}">{escape(title)}</th>'
 
 
 def _cell(title: str, number_format: str | None, value: Any) -> str:

@@ -11,7 +11,7 @@ import base64
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..files import atomic_write
@@ -19,10 +19,12 @@ from ..runtime.run_folder import RunFolder
 from .charts import chart_data
 from .data import RunData
 from .light import LightImage, light_sentences
-from .markup import escape
+from .markup import escape, folded
 from .problems import find_problems
+from .survey import SurveyPicture, aladin_link
 from .tables import (
     corrections_table,
+    pairs_table,
     settings_table,
     stack_dumps,
     star_table,
@@ -36,16 +38,17 @@ ASSETS = Path(__file__).parent / "page"
 
 @dataclass(frozen=True)
 class PageImages:
-    """Images of the mosaic as PNG files: before and, with a solution, after correction.
+    """Images of the mosaic as WebP files: before and, with a solution, after correction.
 
     `seam_limit` is the spread, in the unit of the levels, of the brightest colour in the seam maps.
-    `lights` are pictures of what the tiles of each instrument share.
+    `lights` are pictures of what the tiles of each instrument share; `survey` lies behind the map.
     """
 
     mosaic: Sequence[bytes] = ()
     seams: Sequence[bytes] = ()
     seam_limit: float = 0.0
     lights: Sequence[LightImage] = ()
+    survey: SurveyPicture | None = None
 
 
 def write_page(run: RunData, images: PageImages, trace_link: str = "") -> Path:
@@ -76,7 +79,8 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     # "<" could end the script element; JSON reads the escape as the same character.
-    data = json.dumps(chart_data(run), separators=(",", ":")).replace("<", "\\u003c")
+    charts = chart_data(run) | {"survey": _background(images.survey)}
+    data = json.dumps(charts, separators=(",", ":")).replace("<", "\\u003c")
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -85,17 +89,18 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
             '<link rel="icon" href="data:,">',
             f"<title>{escape(run.autopsy.folder.resolve().name)}: zemosaic run</title>",
             f"<style>{(ASSETS / 'page.css').read_text(encoding='utf-8')}</style>",
-            "</head>\n<body>",
+            "</head>\n<body>\n<main>",
             *_summary(run),
-            *_images(images, run.unit),
+            *_images(images, run),
             *_lights(run, images.lights),
-            *_map(run),
-            *_times(run),
+            *_map(run, images.survey),
             *_corrections(run),
+            *_times(run),
             *_settings(run, trace_link),
+            "</main>",
             '<div id="tip" role="tooltip"></div>',
             f'<script type="application/json" id="data" nonce="{nonce}">{data}</script>',
-            f'<script nonce="{nonce}">{read_plotly()}</script>',
+            f'<script type="text/plain" id="plotly" nonce="{nonce}">{read_plotly()}</script>',
             f'<script nonce="{nonce}">{(ASSETS / "page.js").read_text(encoding="utf-8")}</script>',
             "</body>\n</html>\n",
         ]
@@ -103,8 +108,11 @@ def render_page(run: RunData, images: PageImages, trace_link: str = "") -> str:
 
 
 def read_plotly() -> str:
-    """Return plotly.js with bar and scatter charts alone, a quarter of the whole."""
-    return (ASSETS / "plotly-basic.min.js").read_text(encoding="utf-8")
+    """Return plotly.js with bar and scatter charts alone, a quarter of the whole.
+
+    It is compressed by gzip, which the page's script undoes, and in base64.
+    """
+    return base64.b64encode((ASSETS / "plotly-basic.min.js.gz").read_bytes()).decode()
 
 
 def _summary(run: RunData) -> Iterator[str]:
@@ -116,14 +124,14 @@ def _summary(run: RunData) -> Iterator[str]:
     yield "</div>"
     problems = find_problems(run)
     if problems:
-        yield '<h3>Problems</h3><ul class="problems">'
+        yield '<h2>Problems</h2><ul class="problems">'
         for problem in problems:
             kind = ' class="warning"' if problem.warning else ""
             yield f"<li{kind}>{escape(problem.text)}</li>"
         yield "</ul>"
 
 
-def _images(images: PageImages, unit: str) -> Iterator[str]:
+def _images(images: PageImages, run: RunData) -> Iterator[str]:
     if not images.mosaic:
         return
     yield "<h2>Before and after</h2>"
@@ -131,7 +139,7 @@ def _images(images: PageImages, unit: str) -> Iterator[str]:
         yield "<p>The uncorrected mosaic (asinh stretch); there is no solution to correct it.</p>"
     else:
         yield "<p>The mosaic before and after correction, with the same asinh stretch.</p>"
-    yield from _image_pair(images.mosaic, "The mosaic")
+    yield from _image_pair(images.mosaic, f"The mosaic of {len(run.tiles)} tiles")
     if not images.seams:
         return
     yield "<h3>Where tiles disagree</h3>"
@@ -139,23 +147,25 @@ def _images(images: PageImages, unit: str) -> Iterator[str]:
         "<p>The standard deviation of the tiles that cover each position. After a good match "
         "only noise and stars remain; a bright frame around a tile is a seam.</p>"
     )
-    yield from _image_pair(images.seams, "The disagreement")
+    yield from _image_pair(images.seams, "A map of the disagreement of the tiles")
     middle = images.seam_limit / 4  # the colour is linear in the square root
     yield (
-        f'<div class="scale">0 <i></i> {images.seam_limit:.3g} {escape(unit)} or more '
+        f'<div class="scale">0 <i></i> {images.seam_limit:.3g} {escape(run.unit)} or more '
         f"(middle: {middle:.3g})</div>"
     )
 
 
-def _image_pair(pngs: Sequence[bytes], title: str) -> Iterator[str]:
+def _image_pair(pictures: Sequence[bytes], title: str) -> Iterator[str]:
     yield '<div class="two">'
-    for png, state in zip(pngs, ("before", "after"), strict=False):
-        source = base64.b64encode(png).decode()
-        yield (
-            f'<figure><img alt="{title} {state}" src="data:image/png;base64,{source}">'
-            f"<figcaption>{state.capitalize()}</figcaption></figure>"
-        )
+    for picture, state in zip(pictures, ("before", "after"), strict=False):
+        yield f"<figure>{_image(picture, f'{title} {state} correction')}"
+        yield f"<figcaption>{state.capitalize()}</figcaption></figure>"
     yield "</div>"
+
+
+def _image(picture: bytes, text: str) -> str:
+    source = base64.b64encode(picture).decode()
+    return f'<img alt="{escape(text)}" src="data:image/webp;base64,{source}">'
 
 
 def _lights(run: RunData, images: Sequence[LightImage]) -> Iterator[str]:
@@ -169,16 +179,23 @@ def _lights(run: RunData, images: Sequence[LightImage]) -> Iterator[str]:
     )
     yield '<div class="lights">'
     for image in images:
-        source, caption = base64.b64encode(image.png).decode(), escape(image.caption)
         yield (
-            f'<figure><img alt="{caption}" src="data:image/png;base64,{source}">'
+            f"<figure>{_image(image.picture, image.caption)}"
             f'<div class="scale">{image.low:.4g} <i></i> {image.high:.4g}</div>'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f"<figcaption>{escape(image.caption)}</figcaption></figure>"
         )
     yield "</div>"
 
 
-def _map(run: RunData) -> Iterator[str]:
+def _background(survey: SurveyPicture | None) -> dict[str, object] | None:
+    """Return the survey picture for the script of the page, with its place on the map."""
+    if survey is None:
+        return None
+    source = f"data:image/jpeg;base64,{base64.b64encode(survey.jpeg).decode()}"
+    return {"source": source, **asdict(survey.field)}
+
+
+def _map(run: RunData, survey: SurveyPicture | None) -> Iterator[str]:
     yield "<h2>Tiles and pairs on the sky</h2>"
     if not any(tile.placement for tile in run.tiles):
         yield "<p>No tile was prepared, so there is no map.</p>"
@@ -188,7 +205,14 @@ def _map(run: RunData) -> Iterator[str]:
         "still disagree, its width the weight of the pair. Hover over a tile or pair for "
         "details; drag to zoom, double-click to reset; click a legend entry to hide it.</p>"
     )
-    yield _chart("sky")
+    yield _chart(
+        "sky", "Map of the tiles and pairs; the tables of gains and of pairs have its data"
+    )
+    if survey is not None:
+        yield f"<p>Behind the tiles: {escape(survey.survey)}, from hips2fits of CDS.</p>"
+    if link := aladin_link(run):
+        yield f'<p><a href="{escape(link)}" rel="noreferrer">This field in Aladin Lite</a></p>'
+    yield from pairs_table(run)
 
 
 def _times(run: RunData) -> Iterator[str]:
@@ -198,7 +222,7 @@ def _times(run: RunData) -> Iterator[str]:
             "<p>One lane per worker, one bar per job; in the gaps a worker starts or waits. Hover "
             "over a bar for details; drag to zoom, double-click to reset.</p>"
         )
-        yield _chart("lanes")
+        yield _chart("lanes", "Bars of the jobs of each worker over time")
     yield from time_tables(run)
     yield from stack_dumps(run)
 
@@ -215,15 +239,22 @@ def _corrections(run: RunData) -> Iterator[str]:
         f"<p>corrected = {line}{' + a surface per tile' if surfaces else ''}, with "
         "standard errors; without a visible bar the error is smaller than the marker.</p>"
     )
-    yield f'<div class="two">{_chart("gain")}{_chart("offset")}</div>'
+    gains, offsets = (
+        _chart(name, f"The {name} of each tile, as in the table below")
+        for name in ("gain", "offset")
+    )
+    yield f'<div class="two">{gains}{offsets}</div>'
     yield corrections_table(run)
     yield from star_table(run)
     sentences = chi_square_sentences(run)
     if sentences:
         yield "<h3>Residuals compared with their errors</h3>"
         yield from (f"<p>{escape(sentence)}</p>" for sentence in sentences)
-        gains = _chart("gains") if run.finite_residuals("gain_chi") else ""
-        yield f'<div class="two">{_chart("levels")}{gains}</div>'
+        title = "Histogram of the residual {} in standard errors"
+        gains = ""
+        if run.finite_residuals("gain_chi"):
+            gains = _chart("gains", title.format("gains"))
+        yield f'<div class="two">{_chart("levels", title.format("levels"))}{gains}</div>'
     yield from unmeasured_tables(run)
 
 
@@ -231,7 +262,7 @@ def _settings(run: RunData, trace_link: str) -> Iterator[str]:
     yield "<h2>The run</h2>"
     command = run.autopsy.record.about.get("command", "")
     yield f'<p class="command"><code>{escape(command)}</code></p>'
-    yield settings_table(run)
+    yield folded("All settings", settings_table(run))
     trace = f'<a href="{escape(trace_link)}" rel="noreferrer">the trace</a>, ' if trace_link else ""
     files = ["journal.jsonl", *(["corrections.ecsv", "pairs.ecsv"] if run.solved else [])]
     files += ["illumination.fits"] if run.illuminations else []
@@ -239,5 +270,7 @@ def _settings(run: RunData, trace_link: str) -> Iterator[str]:
     yield f'<p>See {trace}<a href="trace.jsonl">trace.jsonl</a> (opens in Jaeger), {links}.</p>'
 
 
-def _chart(name: str) -> str:
-    return f'<figure><div class="chart" id="{name}"></div></figure>'
+def _chart(name: str, description: str) -> str:
+    """Return the place of a chart, which a screen reader takes for one image."""
+    label = f'role="img" aria-label="{escape(description)}"'
+    return f'<figure><div class="chart" id="{name}" {label}></div></figure>'

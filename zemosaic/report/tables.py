@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ..observe.autopsy_text import describe_job
 from ..observe.progress import stage_title
 from ..runtime.events import JobEnded
+from ..text import two_digits, with_error
 from .alerts import alert_job
 from .data import PairData, RunData, StarComparison, job_outcome, job_seconds
 from .markup import escape, folded, table
@@ -70,15 +71,61 @@ def _stack(title: str, stack: str) -> str:
 def corrections_table(run: RunData) -> str:
     """Return the gains and offsets of all tiles, folded away."""
     rows = [
-        (tile.index, tile.name, *correction, tile.pairs)
+        (
+            tile.index, tile.name, name, with_error(gain, gain_err), with_error(offset, offset_err),
+            tile.pairs,
+        )
         for tile in run.tiles
-        for correction in zip(
+        for name, gain, gain_err, offset, offset_err in zip(
             run.channel_names, tile.gain, tile.gain_err, tile.offset, tile.offset_err, strict=False
         )
-    ]
-    head = ("tile", "file", "channel", "gain", "±", run.in_unit("offset"), "±", "pairs")
-    formats = {0: "d", 3: ".5f", 4: ".5f", 5: ".6g", 6: ".3g", 7: "d"}
+    ]  # fmt: skip
+    head = ("tile", "file", "channel", "gain", run.in_unit("offset"), "pairs")
+    formats = {0: "d", 3: "", 4: "", 5: "d"}
     return folded("Table of all gains and offsets", table(head, rows, formats))
+
+
+def pairs_table(run: RunData) -> Iterator[str]:
+    """Yield the steps of the pairs before and after correction, largest first, folded away."""
+    measured = [pair for pair in run.pairs if pair.finite("before")]
+    if not measured:
+        return
+    worst = sorted(measured, key=_step, reverse=True)
+    rows = [
+        (
+            pair.index, run.tiles[pair.i].name, run.tiles[pair.j].name,
+            *(_largest(pair.finite(name)) for name in ("before", "after")),
+            _residual(pair), two_digits(pair.max_chi),
+        )
+        for pair in worst[:MAX_LISTED]
+    ]  # fmt: skip
+    head = (
+        "pair", "tile", "and tile", "step before, × noise", "after, × noise",
+        run.in_unit("residual"), "in errors",
+    )  # fmt: skip
+    body = table(head, rows, {0: "d", 3: "", 4: "", 5: "", 6: ""})
+    if len(worst) > MAX_LISTED:
+        body += f"<p>and {len(worst) - MAX_LISTED} more, in pairs.ecsv</p>"
+    yield folded("Table of the pairs, largest step first", body)
+
+
+def _step(pair: PairData) -> float:
+    """Return the largest step after correction of a pair, or before it without a solution."""
+    return max(pair.finite("after") or pair.finite("before"))
+
+
+def _largest(values: list[float]) -> str:
+    return two_digits(max(values, default=math.nan))
+
+
+def _residual(pair: PairData) -> str:
+    """Return the largest residual level of a pair and its error."""
+    solved = [residual for residual in pair.residuals if math.isfinite(residual.residual)]
+    if not solved:
+        return "unknown"
+    largest = max(solved, key=lambda residual: abs(residual.residual))
+    chi = largest.level_chi
+    return with_error(largest.residual, largest.residual / chi if chi else math.nan)
 
 
 def unmeasured_tables(run: RunData) -> Iterator[str]:
@@ -116,15 +163,16 @@ def star_table(run: RunData) -> Iterator[str]:
     rows = [
         (
             row.pair, run.tiles[row.i].name, run.tiles[row.j].name, run.channel_names[row.channel],
-            row.gain, row.gain_err, row.star_gain, row.star_gain_err, row.stars, row.chi,
+            with_error(row.gain, row.gain_err), with_error(row.star_gain, row.star_gain_err),
+            row.stars, row.chi,
         )
         for row in worst[:MAX_LISTED]
     ]  # fmt: skip
     head = (
-        "pair", "tile", "and tile", "channel", "gain by the overlap", "±", "gain by the stars", "±",
-        "stars", "difference in errors",
+        "pair", "tile", "and tile", "channel", "gain by the overlap", "gain by the stars", "stars",
+        "difference in errors",
     )  # fmt: skip
-    formats = {0: "d", 4: ".4f", 5: ".4f", 6: ".4f", 7: ".4f", 8: "d", 9: "+.1f"}
+    formats = {0: "d", 4: "", 5: "", 6: "d", 7: "+.1f"}
     body = table(head, rows, formats)
     if len(worst) > MAX_LISTED:
         body += f"<p>and {len(worst) - MAX_LISTED} more, in pairs.ecsv</p>"

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..observe.progress import FAILED_OUTCOMES, stage_title
+from ..text import two_digits
 from .data import IN_PROGRESS, RunData, finite_median
 from .problems import count, find_problems
 
@@ -89,12 +90,12 @@ def key_figures(run: RunData) -> Iterator[KeyFigure]:
     after = finite_median(run.finite_residuals("after"))
     if math.isfinite(after):
         yield KeyFigure(
-            f"{before:.2g} → {after:.2g}",
+            f"{two_digits(before)} → {two_digits(after)}",
             "typical step at a seam, before → after, in units of the cell noise",
         )
     elif math.isfinite(before):
         yield KeyFigure(
-            f"{before:.2g}", "typical step at a seam, before, in units of the cell noise"
+            two_digits(before), "typical step at a seam, before, in units of the cell noise"
         )
 
 

@@ -91,3 +91,9 @@ def _power(values: np.ndarray, power: int) -> np.ndarray | float:
 def per_channel(values: np.ndarray | float) -> np.ndarray:
     """Return a number, or one of each channel, to be broadcast with ``(C, h, w)``."""
     return np.reshape(values, (-1, 1, 1))
+
+
+def pixel_factor(correction: Correction) -> np.ndarray:
+    """Return the factor of the pixels' noise, gain / F, to be broadcast with ``(C, H, W)``."""
+    gain, shared = per_channel(correction.gain), correction.illumination
+    return gain if shared is None else gain / shared.factor()

@@ -244,12 +244,16 @@ def tile_from_array(
 ) -> Tile:
     """Make a tile from an array and its WCS; the parameters are described in `Tile`.
 
+    A `Quantity` gives its unit, and a masked array its mask.
+
     Raises
     ------
     TileError
         The array is not an image, the WCS is not celestial, or the weights have another shape.
     """
     array = np.asarray(data)
+    if np.ma.isMaskedArray(data) and data.mask is not np.ma.nomask:
+        mask = data.mask if mask is None else data.mask | np.asarray(mask, dtype=bool)
     try:
         channels_first = channels_first_shape(array.shape)
     except ValueError as error:
@@ -275,11 +279,22 @@ def tile_from_array(
         mask=None if mask is None else np.asarray(mask),
         weight=weight,
         options=options or FileOptions(),
+        unit=unit_text(getattr(data, "unit", None)),
         wcs_parameters=parameters,
         array_wcs=wcs if parameters is None else None,
         frame=frame_name(wcs),
         alpha=alpha,
     )
+
+
+def unit_text(unit: Any) -> str:
+    """Return a unit of astropy as in a FITS header, empty for none."""
+    if unit is None:
+        return ""
+    try:
+        return str(unit.to_string("fits"))
+    except ValueError:  # the FITS standard has no such unit
+        return str(unit)
 
 
 def require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[int, int]]:

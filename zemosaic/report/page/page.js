@@ -11,10 +11,24 @@
 
   const colour = name => getComputedStyle(document.documentElement).getPropertyValue("--" + name);
   const isKnown = x => x !== null && x !== undefined;
-  const number = (x, digits = 3) =>
-    isKnown(x) ? Number(x.toPrecision(digits)).toString() : "unknown";
-  const withError = (x, error, digits = 4) =>
-    number(x, digits) + (isKnown(error) ? " ± " + number(error, 2) : "");
+  const number = (x, digits = 3) => {
+    if (!isKnown(x)) return "unknown";
+    const text = x.toPrecision(digits); // 1.3e+2 where 130 is meant
+    return text.includes("e") && Math.abs(x) < 1e7 ? Number(text).toString() : text;
+  };
+  // The error has two significant digits, and the value as many decimals.
+  function withError(x, error) {
+    if (!isKnown(x) || !(error > 0)) return number(x, 4);
+    const exponent = +error.toExponential(1).split("e")[1];
+    if (Math.abs(exponent) > 7) {
+      const power = x ? Math.max(exponent, +x.toExponential(1).split("e")[1]) : exponent;
+      const decimals = Math.min(15, power - exponent + 1);
+      const scaled = [x, error].map(y => (y / 10 ** power).toFixed(decimals));
+      return `(${scaled.join(" ± ")})e${power}`;
+    }
+    const places = Math.max(0, 1 - exponent), unit = 10 ** Math.max(0, exponent - 1);
+    return [x, error].map(y => (Math.round(y / unit) * unit).toFixed(places)).join(" ± ");
+  }
   const isNarrow = () => innerWidth < NARROW;
 
   function tileText(tile) {
@@ -204,8 +218,11 @@
     const width = document.getElementById("sky").clientWidth - 80;
     const legend = isNarrow() ? 240 : 120;
     const traces = [...outlines(placed), ...pairTraces(centres), ...tileMarkers(placed, centres)];
+    const { source, left: x, right, bottom, top: y } = data.survey ?? {};
+    const images = data.survey ? [{ source, x, y, sizex: right - x, sizey: y - bottom,
+      xref: "x", yref: "y", sizing: "stretch", layer: "below", opacity: 0.7 }] : [];
     return [traces, layout({
-      height: Math.min(legend + width * extentY / extentX, 640) || 400,
+      images, height: Math.min(legend + width * extentY / extentX, 640) || 400,
       xaxis: axis("← east, degrees", { constrain: "domain" }),
       yaxis: axis("degrees, north ↑", { scaleanchor: "x", constrain: "domain" }) })];
   }
@@ -290,10 +307,23 @@
       { x: middles, y: expected, name: "if the errors were exact", mode: "lines",
         hoverinfo: "skip", line: { color: colour("orange"), width: 3, shape: "spline" } },
     ], layout({ bargap: 0.05, yaxis: axis("pairs"),
-      xaxis: axis(title + ", in standard errors", { range: [-6.3, 6.3],
+      xaxis: axis(title + (isNarrow() ? ",<br>" : ", ") + "in standard errors", { range: [-6.3, 6.3],
         tickvals: [-6, -4, -2, 0, 2, 4, 6],
         ticktext: ["≤ −6", "−4", "−2", "0", "2", "4", "≥ 6"] }) })];
   }
+
+  // Plotly is in the page as gzip in base64.
+  const { nonce } = document.currentScript;
+  async function unpackPlotly() {
+    const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent),
+      letter => letter.charCodeAt(0));
+    const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.nonce = nonce;
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  }
+  const unpacked = unpackPlotly();
 
   const charts = {
     sky, lanes, gain: () => corrections("gain", "gain"),
@@ -302,6 +332,12 @@
     gains: () => histogram(data.gainChi, "residual relative gain"),
   };
   async function draw(element) {
+    try {
+      await unpacked;
+    } catch (error) {
+      element.textContent = `This browser cannot draw the charts (${error.message}).`;
+      return;
+    }
     const [traces, options] = charts[element.id]();
     element.style.height = (options.height ?? 300) + "px";  // or the text below moves late
     await Plotly.react(element, traces, { height: 300, ...options },
