@@ -17,7 +17,7 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
-from ..observe.recorder import Ids
+from ..observe.ids import Ids
 from ..observe.replay import replay
 from ..observe.telemetry import Telemetry
 from ..runtime import journal
