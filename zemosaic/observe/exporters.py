@@ -36,6 +36,15 @@ SHUTDOWN_TIMEOUT = 5.0  # seconds that an unresponsive collector may cost at the
 _sdk_logger = logging.getLogger("opentelemetry")
 
 
+class NoSignals:
+    """Stands for metrics and log records where there is no collector."""
+
+    meter = None
+
+    def emit(self, record: Any) -> None:
+        """Drop a log record."""
+
+
 class Tracing:
     """A tracer whose spans go to a file and, with an endpoint, to a collector.
 
@@ -61,7 +70,7 @@ class Tracing:
     ----------
     on_delivered : callable
         Called from another thread with the numbers of delivered spans.
-    signals : OtherSignals or None
+    signals : OtherSignals or NoSignals
         Metrics and log records, for `zemosaic.observe.telemetry.Telemetry`.
     """
 
@@ -78,7 +87,7 @@ class Tracing:
         self.ids = ids or Ids()
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
         self.snapshots: Snapshots | None = None
-        self.signals: OtherSignals | None = None
+        self.signals: OtherSignals | NoSignals = NoSignals()
         self._last_reason: Callable[[], str] = lambda: ""
         self._lock = threading.Lock()
         self._open_queues = 0
@@ -182,7 +191,7 @@ class Tracing:
         deadline = time.monotonic() + timeout
         for queue in self._queues:
             queue.close()
-        if self.signals is not None and self._signals_thread is None:
+        if not isinstance(self.signals, NoSignals) and self._signals_thread is None:
             self._signals_thread = self.signals.close(self._closed)
         written = self._queues[0].join(SHUTDOWN_TIMEOUT)
         for queue in self._queues[1:]:

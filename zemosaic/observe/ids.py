@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -36,3 +36,15 @@ class Ids:
     def span_numbers(self, spans: Sequence[Any]) -> list[int]:
         """Return the numbers of spans, counted from 1 in the order of their start."""
         return [span.context.span_id - self.first for span in spans]
+
+    def facts(
+        self, endpoint: str = "", live: str = "off", parent: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        """Return what the journal keeps of a trace, so that it can be made again."""
+        return {
+            "id": self.trace,
+            "first": self.first,
+            "endpoint": endpoint,
+            "live": live,
+            "parent": dict(parent or {}),
+        }

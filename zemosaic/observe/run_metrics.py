@@ -29,13 +29,16 @@ class RunMetrics:
 
     Parameters
     ----------
-    meter : opentelemetry.metrics.Meter
-        Source of the instruments.
+    meter : opentelemetry.metrics.Meter or None
+        Source of the instruments; with None nothing is measured.
     """
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter | None) -> None:
         self._last_end_ns = 0  # 0 while no run is in progress
         self._uncounted: Counter[str] = Counter()
+        self._is_off = meter is None
+        if meter is None:
+            return
         self._done = meter.create_counter(PAIRS_DONE, "{pair}", "Ended pairs, by outcome.")
         self._durations = meter.create_histogram(
             PAIR_DURATION,
@@ -62,6 +65,8 @@ class RunMetrics:
 
     def pair_ended(self, event: JobEnded, span: Span) -> None:
         """Record a pair, to be counted; its span is the exemplar of its duration."""
+        if self._is_off:
+            return
         self._uncounted[event.outcome] += 1
         seconds = max(0, event.ended_ns - event.started_ns) / 1e9
         self._durations.record(seconds, _outcome(event.outcome), span_context(span))

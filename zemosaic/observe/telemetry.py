@@ -108,8 +108,7 @@ class Telemetry(Observer):
         self._resumed_from = resumed_from or {}
         self._signals = signals
         self._name = name
-        meter = signals.meter if signals is not None else None
-        self._metrics = RunMetrics(meter) if meter is not None else application_metrics()
+        self._metrics = application_metrics() if signals is None else RunMetrics(signals.meter)
         self._tree: SpanTree | None = None
         self.trace_id = ""
 
