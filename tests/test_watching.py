@@ -29,7 +29,7 @@ from zemosaic.errors import UserError
 from zemosaic.observe import exporters
 from zemosaic.observe.autopsy import examine
 from zemosaic.observe.telemetry import Telemetry
-from zemosaic.runtime.events import JobEnded, RunEnded, RunStarted
+from zemosaic.runtime.events import JobEnded, JobRunning, RunEnded, RunStarted
 from zemosaic.runtime.observers import Observer
 
 HEARTBEAT = 0.05  # seconds: the promises below hold for any
@@ -251,6 +251,64 @@ def test_a_stuck_future_is_seen_in_the_collector(
     assert not callback.lines("could not be delivered")
     assert examine(tmp_path).record.delivered
     assert b'"name":"phase9.future"' in (tmp_path / "trace.jsonl").read_bytes()
+
+
+class DaskFuture:
+    """A future as Dask has it, which does not show whether it runs."""
+
+    def __init__(self, key: str, client: Any) -> None:
+        self.key, self.client, self.status = key, client, "pending"
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def done(self) -> bool:
+        return self.status != "pending"
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def finish(self) -> None:
+        self.status = "finished"
+        for callback in self._callbacks:
+            callback(self)
+
+
+class DaskClient:
+    """A client of a scheduler that has given one task to a worker, once it is there."""
+
+    def __init__(self, task: str) -> None:
+        self.scheduler, self._task, self.calls = self, task, 0
+
+    def processing(self, workers: None) -> dict[str, tuple[str, ...]]:
+        self.calls += 1
+        if self.calls == 1:
+            raise OSError("the scheduler is away")
+        return {"worker": (self._task,), "idle": ()}
+
+    def sync(self, function: Callable[..., Any], callback_timeout: float, **options: Any) -> Any:
+        assert callback_timeout > 0
+        return function(**options)
+
+
+def test_the_scheduler_of_dask_knows_what_runs() -> None:
+    """Its running future comes first in heartbeats, with its time; one that waits has none."""
+    callback, client = Callback(), DaskClient("second")
+    waits, runs = DaskFuture("first", client), DaskFuture("second", client)
+
+    class FinishBoth(Observer):
+        def job_running(self, event: JobRunning) -> None:
+            assert event.attributes["name"] == "runs"
+            if callback.heartbeat.is_set():
+                runs.finish()
+                waits.finish()
+
+    observers = [FinishBoth()]
+    with zemosaic.watch(
+        "phase9", progress=callback, heartbeat=HEARTBEAT, observers=observers
+    ) as watcher:
+        assert list(watcher.as_completed({waits: "waits", runs: "runs"})) == [runs, waits]
+    assert any("sample_pending_idx=['runs', 'waits']" in line for line, *_ in callback.calls)
+    assert any("  runs: for " in line for line, *_ in callback.calls)
+    assert not any("  waits: for " in line for line, *_ in callback.calls)
 
 
 PROGRAM = """

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
 from .observe.endpoint import DEFAULT_ENDPOINT, live_mode, traces_endpoint, without_credentials
@@ -22,6 +22,9 @@ from .runtime.kept_folder import KeptFolder, keep_folder
 from .runtime.loop_watch import STAGE, LoopWatch
 from .runtime.observers import FanOut, Observer
 from .runtime.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from .observe.exporters import Tracing
 
 #: How open spans are shown by a provider that makes no snapshots.
 _APPLICATION_LIVE = {"auto": "marker", "snapshot": "marker", "marker": "marker", "off": "off"}
@@ -77,7 +80,8 @@ def watch(
         Receive all events, in addition to the trace.
     otlp : str, optional
         OTLP endpoint of a collector for the trace, metrics and log records; empty for the default
-        one. By default the spans go to the tracer provider that the application has set.
+        one. By default the spans go to the tracer provider that the application has set. The end
+        waits for the collector for at most five seconds.
     live : {"auto", "snapshot", "marker", "off"}
         How the phase and long-running futures are seen before they end, as by
         ``zemosaic intertile --live``. Snapshots need `otlp`; "auto" makes markers without it.
@@ -169,20 +173,34 @@ def _trace(
     reporter: CallbackReporter,
 ) -> Iterator[Telemetry]:
     """Yield the observer that makes the spans, and wait for their delivery."""
-    if not endpoint or kept is None:
-        yield Telemetry(name=name, markers=facts["live"] == "marker")
+    tracing = _open_tracing(kept, endpoint, ids, reporter) if endpoint else None
+    if kept is None or tracing is None:
+        yield Telemetry(name=name, markers=facts["live"] != "off")
         return
-    # The SDK, which an application with a provider of its own does not need from here.
-    from .observe.exporters import Tracing
     from .observe.run_trace import make_telemetry, recorded_deliveries
-
-    tracing = Tracing(RunFolder(kept.path).trace, endpoint, ids, other_signals=True)
 
     def on_loss(problem: str) -> None:
         reporter.log(logging.WARNING, problem)
 
     with recorded_deliveries(tracing, kept.journals, on_loss):
         yield make_telemetry(tracing, facts, heartbeat, name=name)
+
+
+def _open_tracing(
+    kept: KeptFolder | None, endpoint: str, ids: Ids, reporter: CallbackReporter
+) -> Tracing | None:
+    """Return the trace of the run folder; None if it cannot be written."""
+    # The SDK, which an application with a provider of its own does not need from here.
+    from .observe.exporters import Tracing
+
+    reason = "no run folder"
+    if kept is not None:
+        try:
+            return Tracing(RunFolder(kept.path).trace, endpoint, ids, other_signals=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    reporter.log(logging.WARNING, f"no spans are sent to the collector ({reason})")
+    return None
 
 
 @contextmanager

@@ -182,6 +182,7 @@ class LoopWatch:
     def _look_on(self) -> None:
         wait = self._watch.tick / FIRST_LOOK
         while not self._stop.wait(wait):
+            self._window.ask_dask(self.pending, self._watch.tick)
             self.look()
             wait = self._watch.tick
 
