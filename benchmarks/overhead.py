@@ -213,8 +213,8 @@ def parts(pair: JobEnded) -> dict[str, float]:
             seconds.append(time.process_time() - start)
         return min(seconds) / PAIRS * 1e6
 
-    def telemetry(tracer: Any) -> Telemetry:
-        observer = Telemetry(tracer)
+    def telemetry(tracer: Any, signals: Any = None) -> Telemetry:
+        observer = Telemetry(tracer, signals=signals)
         observer.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
         return observer
 
@@ -242,7 +242,9 @@ def parts(pair: JobEnded) -> dict[str, float]:
         tracing = Tracing(folder / "trace.jsonl")
         spans: list[Any] = []
         tracing._queues, queues = [SimpleNamespace(put=spans.append)], tracing._queues  # no threads
-        costs["spans, with the command line"] = cost([telemetry(tracing.tracer)]) - loop
+        costs["spans, with the command line"] = (
+            cost([telemetry(tracing.tracer, tracing.signals)]) - loop
+        )
         tracing._queues = queues
         tracing.close()
         costs["writing them to the file"] = in_batches(otlp_json.encode)
@@ -260,7 +262,7 @@ def _time_reports(port: Any, pair: JobEnded, url: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tracing, journal = Tracing(folder / "trace.jsonl", url), Journal(folder, {})
-        telemetry = Telemetry(tracing.tracer, tracing.show_open_spans())
+        telemetry = Telemetry(tracing.tracer, tracing.show_open_spans(), signals=tracing.signals)
         telemetry.run_started(RunStarted(run_id="r", time_ns=time.time_ns()))
         start = time.perf_counter()
         report_pairs(pair, COLLECTOR_PAIRS, [journal, telemetry], Inflight(folder, 1, 10.0))

@@ -30,7 +30,8 @@ Every span, event, metric and attribute of a run. [`otel/semconv`](../otel/semco
 an [OpenTelemetry Weaver](https://github.com/open-telemetry/weaver) registry. Attributes without a
 meaningful value (None, NaN, an empty list) are left out. Events are also log records with the ids
 of their span; metrics and log records are sent to collectors that take them, and off where they
-are refused.
+are refused. Over gRPC a partial success counts as a success: the official exporter does not show
+the answer of the collector to its caller.
 """
 
 

@@ -6,15 +6,21 @@ import json
 import logging
 import random
 import re
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import zemosaic
+from tests.helpers.environment import remove_proxies
 from tests.helpers.fakes import FakeClock, ManualPool, without_slot
+from tests.helpers.otlp_receiver import http_receiver
+from zemosaic.cli.resend import send_missing_spans
 from zemosaic.drop_in.corrections import reduce_solution
+from zemosaic.observe.autopsy import examine
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.runtime.thread_pool import ThreadPool
@@ -369,3 +375,20 @@ def test_levels_absorb_planes(tiles: Any) -> None:
 
     assert seams(refitted.offset[:, 0]) < 1.0 < seams(solution.offset[:, 0])
     assert np.median(refitted.offset - solution.offset) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_autopsy_sends_the_trace_of_a_call(
+    tiles: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application without a tracer provider has none; its journal is enough, under fixed ids."""
+    remove_proxies(monkeypatch)
+    _, callback = calibrate(tiles, folder=tmp_path)
+    (total,) = {total for _, total in callback.progress("phase5_intertile_pairs")}
+    with http_receiver() as (url, received):
+        for _ in range(2):
+            send_missing_spans(examine(tmp_path), url)
+        names = Counter(span.name for span in received.spans)
+    assert len({span.trace_id for span in received.spans}) == 1
+    assert len({span.span_id for span in received.spans}) == len(received.spans) / 2
+    assert names["phase5_intertile"] == 2
+    assert names["phase5_intertile.pair"] == 2 * total

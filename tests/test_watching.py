@@ -8,17 +8,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 import zemosaic
+from tests.helpers.environment import remove_proxies
 from tests.helpers.fakes import Recorder
+from tests.helpers.otlp_receiver import http_receiver, plain
+from zemosaic.cli.resend import send_missing_spans
+from zemosaic.errors import UserError
+from zemosaic.observe import exporters
 from zemosaic.observe.autopsy import examine
-from zemosaic.runtime.events import JobEnded, RunEnded, RunStarted
+from zemosaic.observe.telemetry import Telemetry
+from zemosaic.runtime.events import JobEnded, JobRunning, RunEnded, RunStarted
 from zemosaic.runtime.observers import Observer
 
 HEARTBEAT = 0.05  # seconds: the promises below hold for any
@@ -148,13 +159,6 @@ def test_a_loop_that_raises_has_failed(tmp_path: Path) -> None:
 
 def test_the_spans_have_the_names_of_the_phase() -> None:
     """A span for the phase, and below it one for each future, at its times."""
-    pytest.importorskip("opentelemetry.sdk")
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-    from zemosaic.observe.telemetry import Telemetry
-
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -170,6 +174,141 @@ def test_the_spans_have_the_names_of_the_phase() -> None:
     assert {span.parent.span_id for span in futures} == {phase.context.span_id}
     names = {span.attributes["zemosaic.future.name"] for span in futures}
     assert names == {"item 0", "item 1", "item 2"}
+
+
+@contextmanager
+def application_spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """Set a tracer provider as an application does, and yield its exporter."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    yield exporter
+    provider.shutdown()
+
+
+def stuck_loop(callback: Callback, ended: Callable[[], bool], **options: Any) -> None:
+    """Watch a loop whose future runs until a condition holds."""
+
+    def wait() -> None:
+        while not ended():
+            time.sleep(0.01)
+
+    with (
+        ThreadPoolExecutor(1) as pool,
+        zemosaic.watch("phase9", progress=callback, heartbeat=HEARTBEAT, **options) as watcher,
+    ):
+        list(watcher.as_completed({pool.submit(wait): "stuck.fits"}))
+
+
+def test_a_stuck_future_is_marked_in_the_trace_of_the_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before it ends, a child span with its name and stack is exported; so is a heartbeat."""
+    markers = {"phase9.running", "phase9.heartbeat"}
+    with application_spans(monkeypatch) as exporter:
+        stuck_loop(
+            Callback(), lambda: markers <= {span.name for span in exporter.get_finished_spans()}
+        )
+        spans = {span.name: span for span in exporter.get_finished_spans()}
+    marker = spans["phase9.running"]
+    assert marker.attributes["zemosaic.future.name"] == "stuck.fits"
+    assert "in wait" in marker.attributes["code.stacktrace"]
+    assert marker.parent.span_id == spans["phase9.future"].context.span_id
+    assert spans["phase9.heartbeat"].parent.span_id == spans["phase9"].context.span_id
+
+
+def test_live_off_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spans are those of the phase and of the futures."""
+    callback = Callback()
+    with application_spans(monkeypatch) as exporter:
+        stuck_loop(callback, callback.heartbeat.is_set, live="off")
+        assert {s.name for s in exporter.get_finished_spans()} == {"phase9", "phase9.future"}
+    with pytest.raises(UserError, match="live is 'on'"), zemosaic.watch("phase9", live="on"):
+        pass
+
+
+@pytest.mark.parametrize("live", ["snapshot", "marker"])
+def test_a_stuck_future_is_seen_in_the_collector(
+    live: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With an endpoint it is shown as our own pairs are, and the journal knows what arrived."""
+    remove_proxies(monkeypatch)
+    monkeypatch.setattr(exporters, "OTLP_DELAY", 0.01)
+    shown = {"snapshot": "phase9.future", "marker": "phase9.running"}[live]
+    with http_receiver() as (url, received):
+
+        def pending() -> list[dict[str, Any]]:
+            return [plain(s.attributes) for s in received.spans if s.name == shown]
+
+        callback = Callback()
+        stuck_loop(callback, lambda: bool(pending()), otlp=url, live=live, folder=tmp_path)
+        picture = pending()[0]
+        ids = {s.span_id for s in received.spans if s.name == "phase9.future"}
+    assert picture["zemosaic.future.name"] == "stuck.fits"
+    assert "in wait" in picture["code.stacktrace"]
+    assert len(ids) == 1
+    assert not callback.lines("could not be delivered")
+    assert examine(tmp_path).record.delivered
+    assert b'"name":"phase9.future"' in (tmp_path / "trace.jsonl").read_bytes()
+
+
+class DaskFuture:
+    """A future as Dask has it, which does not show whether it runs."""
+
+    def __init__(self, key: str, client: Any) -> None:
+        self.key, self.client, self.status = key, client, "pending"
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def done(self) -> bool:
+        return self.status != "pending"
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def finish(self) -> None:
+        self.status = "finished"
+        for callback in self._callbacks:
+            callback(self)
+
+
+class DaskClient:
+    """A client of a scheduler that has given one task to a worker, once it is there."""
+
+    def __init__(self, task: str) -> None:
+        self.scheduler, self._task, self.calls = self, task, 0
+
+    def processing(self, workers: None) -> dict[str, tuple[str, ...]]:
+        self.calls += 1
+        if self.calls == 1:
+            raise OSError("the scheduler is away")
+        return {"worker": (self._task,), "idle": ()}
+
+    def sync(self, function: Callable[..., Any], callback_timeout: float, **options: Any) -> Any:
+        assert callback_timeout > 0
+        return function(**options)
+
+
+def test_the_scheduler_of_dask_knows_what_runs() -> None:
+    """Its running future comes first in heartbeats, with its time; one that waits has none."""
+    callback, client = Callback(), DaskClient("second")
+    waits, runs = DaskFuture("first", client), DaskFuture("second", client)
+
+    class FinishBoth(Observer):
+        def job_running(self, event: JobRunning) -> None:
+            assert event.attributes["name"] == "runs"
+            if callback.heartbeat.is_set():
+                runs.finish()
+                waits.finish()
+
+    observers = [FinishBoth()]
+    with zemosaic.watch(
+        "phase9", progress=callback, heartbeat=HEARTBEAT, observers=observers
+    ) as watcher:
+        assert list(watcher.as_completed({waits: "waits", runs: "runs"})) == [runs, waits]
+    assert any("sample_pending_idx=['runs', 'waits']" in line for line, *_ in callback.calls)
+    assert any("  runs: for " in line for line, *_ in callback.calls)
+    assert not any("  waits: for " in line for line, *_ in callback.calls)
 
 
 PROGRAM = """
@@ -191,8 +330,10 @@ with zemosaic.watch("phase9", progress=report, folder=sys.argv[1], heartbeat=0.2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
-def test_the_autopsy_of_a_killed_loop_names_the_future(tmp_path: Path) -> None:
-    """The journal and the table tell which future ran, for how long, and where it stood."""
+def test_the_autopsy_of_a_killed_loop_names_the_future(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the future that ran, for how long and where it stood, and sends its span."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, tmp_path], stdout=subprocess.PIPE, text=True
     ) as process:
@@ -203,6 +344,14 @@ def test_the_autopsy_of_a_killed_loop_names_the_future(tmp_path: Path) -> None:
         os.kill(process.pid, signal.SIGKILL)
     autopsy = examine(tmp_path)
     assert autopsy.state == "died"
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http_receiver() as (url, received):
+        for _ in range(2):  # under the same ids
+            send_missing_spans(autopsy, url)
+        spans = {span.name: span for span in received.spans}
+        assert {span.trace_id for span in received.spans} == {spans["phase9"].trace_id}
+    assert plain(spans["phase9"].attributes)["zemosaic.run.state"] == "died"
+    assert plain(spans["phase9.future"].attributes)["zemosaic.future.name"] == "pair 348"
     assert [job.attributes["name"] for job in autopsy.running_jobs] == ["pair 348"]
     assert "stuck_here" in autopsy.running_jobs[0].stack
 

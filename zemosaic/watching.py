@@ -6,10 +6,13 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .errors import UserError
+from .observe.endpoint import DEFAULT_ENDPOINT, live_mode, traces_endpoint, without_credentials
+from .observe.ids import Ids
 from .observe.telemetry import Telemetry
 from .reporting import CallbackReporter
 from .runtime import stacks
@@ -18,7 +21,13 @@ from .runtime.inflight import Inflight
 from .runtime.kept_folder import KeptFolder, keep_folder
 from .runtime.loop_watch import STAGE, LoopWatch
 from .runtime.observers import FanOut, Observer
+from .runtime.run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from .observe.exporters import Tracing
+
+#: How open spans are shown by a provider that makes no snapshots.
+_APPLICATION_LIVE = {"auto": "marker", "snapshot": "marker", "marker": "marker", "off": "off"}
 ROWS = 64  # running futures in the table of running jobs
 
 
@@ -33,6 +42,8 @@ def watch(
     prefix: str | None = None,
     heartbeat: float = 10.0,
     observers: Sequence[Observer] = (),
+    otlp: str | None = None,
+    live: str = "auto",
 ) -> Iterator[LoopWatch]:
     """Watch a loop over futures; its results and their order are the owner's.
 
@@ -66,7 +77,19 @@ def watch(
     heartbeat : float
         Seconds without an end before a heartbeat, and between two.
     observers : sequence of Observer
-        Receive all events, in addition to the application's tracer provider.
+        Receive all events, in addition to the trace.
+    otlp : str, optional
+        OTLP endpoint of a collector for the trace, metrics and log records; empty for the default
+        one. By default the spans go to the tracer provider that the application has set. The end
+        waits for the collector for at most five seconds.
+    live : {"auto", "snapshot", "marker", "off"}
+        How the phase and long-running futures are seen before they end, as by
+        ``zemosaic intertile --live``. Snapshots need `otlp`; "auto" makes markers without it.
+
+    Raises
+    ------
+    UserError
+        The endpoint, a variable of its environment or `live` has no valid value.
 
     Yields
     ------
@@ -75,10 +98,19 @@ def watch(
     """
     reporter = _LoopReporter(name, progress, logger, f"[{name}] " if prefix is None else prefix)
     with ExitStack() as stack:
-        about = {"loop": name, "settings": {}}
+        if live not in _APPLICATION_LIVE:
+            raise UserError(f"live is {live!r}; choose from {', '.join(_APPLICATION_LIVE)}")
+        endpoint = "" if otlp is None else traces_endpoint(otlp or DEFAULT_ENDPOINT)
+        ids = Ids()
+        shown = live_mode(live, endpoint) if endpoint else _APPLICATION_LIVE[live]
+        facts = ids.facts(without_credentials(endpoint), shown)
+        about = {"loop": name, "settings": {}, "trace": facts}
         kept = stack.enter_context(keep_folder(folder, about, reporter.log))
         journals = kept.journals if kept else []
-        fan_out = FanOut([*journals, reporter, Telemetry(name=name), *observers])
+        telemetry = stack.enter_context(
+            _trace(name, kept, endpoint, ids, facts, heartbeat, reporter)
+        )
+        fan_out = FanOut([*journals, reporter, telemetry, *observers])
         inflight = stack.enter_context(_inflight(kept, reporter))
         watcher = LoopWatch(fan_out, total or 0, heartbeat, inflight, progress=reporter.progress)
         reporter.labels = watcher.label
@@ -128,6 +160,47 @@ class _LoopReporter(CallbackReporter):
     def progress(self, done: int, total: int) -> None:
         """Report the number of futures that ended."""
         self.call_back(self._name, done, total)
+
+
+@contextmanager
+def _trace(
+    name: str,
+    kept: KeptFolder | None,
+    endpoint: str,
+    ids: Ids,
+    facts: Mapping[str, Any],
+    heartbeat: float,
+    reporter: CallbackReporter,
+) -> Iterator[Telemetry]:
+    """Yield the observer that makes the spans, and wait for their delivery."""
+    tracing = _open_tracing(kept, endpoint, ids, reporter) if endpoint else None
+    if kept is None or tracing is None:
+        yield Telemetry(name=name, markers=facts["live"] != "off")
+        return
+    from .observe.run_trace import make_telemetry, recorded_deliveries
+
+    def on_loss(problem: str) -> None:
+        reporter.log(logging.WARNING, problem)
+
+    with recorded_deliveries(tracing, kept.journals, on_loss):
+        yield make_telemetry(tracing, facts, heartbeat, name=name)
+
+
+def _open_tracing(
+    kept: KeptFolder | None, endpoint: str, ids: Ids, reporter: CallbackReporter
+) -> Tracing | None:
+    """Return the trace of the run folder; None if it cannot be written."""
+    # The SDK, which an application with a provider of its own does not need from here.
+    from .observe.exporters import Tracing
+
+    reason = "no run folder"
+    if kept is not None:
+        try:
+            return Tracing(RunFolder(kept.path).trace, endpoint, ids, other_signals=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+    reporter.log(logging.WARNING, f"no spans are sent to the collector ({reason})")
+    return None
 
 
 @contextmanager

@@ -171,13 +171,16 @@ def _calibrate(
     """Calibrate in a run folder; log the reason and return None if nothing can be matched."""
     from .drop_in.isolation import open_pool
     from .errors import NoSolution
+    from .observe.ids import Ids
     from .observe.telemetry import Telemetry
     from .pipeline.calibrate import calibrate
     from .runtime.kept_folder import keep_folder
 
     with ExitStack() as stack:
         kept = stack.enter_context(
-            keep_folder(folder, {"settings": asdict(settings)}, reporter.log)
+            keep_folder(
+                folder, {"settings": asdict(settings), "trace": Ids().facts()}, reporter.log
+            )
         )
         workers = stack.enter_context(open_pool(pool, settings.workers, reporter.log))
         try:

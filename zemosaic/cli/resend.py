@@ -17,9 +17,9 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
-from ..observe.recorder import Ids
+from ..observe.ids import Ids
 from ..observe.replay import replay
-from ..observe.telemetry import Telemetry
+from ..observe.telemetry import PHASE, Telemetry
 from ..runtime import journal
 from ..runtime.run_folder import RunFolder, claim
 
@@ -65,6 +65,8 @@ def send_missing_spans(autopsy: Autopsy, otlp: str) -> list[str]:
                     host=about["host"],
                     parent=trace.get("parent"),
                     resumed_from=about.get("resumed_from"),
+                    signals=tracing.signals,
+                    name=about.get("loop", PHASE),
                 )
                 replay(autopsy, telemetry)
                 lines = [f"zemosaic: {problem}" for problem in tracing.close()]

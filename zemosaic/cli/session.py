@@ -27,9 +27,9 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.exporters import Tracing
+from ..observe.run_trace import make_telemetry, recorded_deliveries
 from ..observe.span_tree import environment_parent
 from ..observe.stall import OnStall, run_command
-from ..observe.telemetry import Telemetry
 from ..pipeline.calibrate import calibrate
 from ..pipeline.illumination_file import write_illuminations
 from ..pipeline.solution import PhaseSolution
@@ -135,7 +135,9 @@ def run_in_folder(
         tracing = Tracing(paths.trace, endpoint, other_signals=True)
         about = _about(settings, options, tracing, _resumed_run(records) if options.resume else {})
         with _open_journal(folder, about, tracing, terminal) as journals:
-            telemetry = _telemetry(tracing, about, settings.heartbeat)
+            telemetry = make_telemetry(
+                tracing, about["trace"], settings.heartbeat, resumed_from=about["resumed_from"]
+            )
             # The journal comes first, so that it has every event that others have seen.
             observers = [watchdog, *journals, telemetry, console]
             if options.on_stall:
@@ -277,34 +279,16 @@ def _open_journal(
     except OSError as error:
         _warn(terminal, f"{folder}: no journal ({error.strerror}); the run cannot be resumed")
 
-    def on_delivered(numbers: list[int]) -> None:
-        with contextlib.suppress(OSError):  # the journal itself reports a full disk
-            for entry in journals:
-                entry.write({"kind": "delivered", "spans": journal.ranges(numbers)})
-
-    tracing.on_delivered = on_delivered
-    try:
-        yield journals
-    finally:
+    def on_loss(problem: str) -> None:
         trace = RunFolder(folder).trace
-        for problem in tracing.close():
-            hint = "" if problem.endswith(trace.name) else f"; see {trace}"
-            _warn(terminal, problem + hint)
-        tracing.on_delivered = lambda numbers: None
+        _warn(terminal, problem + ("" if problem.endswith(trace.name) else f"; see {trace}"))
+
+    try:
+        with recorded_deliveries(tracing, journals, on_loss):
+            yield journals
+    finally:
         for entry in journals:
             entry.close()
-
-
-def _telemetry(tracing: Tracing, about: dict[str, Any], heartbeat: float) -> Telemetry:
-    live = about["trace"]["live"]
-    return Telemetry(
-        tracing.tracer,
-        tracing.show_open_spans(heartbeat) if live == "snapshot" else None,
-        markers=live == "marker",
-        parent=about["trace"]["parent"],
-        resumed_from=about["resumed_from"],
-        signals=tracing.signals,
-    )
 
 
 def _about(
@@ -319,13 +303,9 @@ def _about(
         "cwd": os.getcwd(),
         "settings": asdict(settings),
         "pool": options.pool,
-        "trace": {
-            "id": tracing.ids.trace,
-            "first": tracing.ids.first,
-            "endpoint": tracing.endpoint,
-            "live": live_mode(options.live, tracing.endpoint),
-            "parent": environment_parent(),
-        },
+        "trace": tracing.ids.facts(
+            tracing.endpoint, live_mode(options.live, tracing.endpoint), environment_parent()
+        ),
         "resume": options.resume,
         "resumed_from": resumed_from,
     }

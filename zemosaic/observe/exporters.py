@@ -9,39 +9,40 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NoOpTracer, Tracer
-
-from .._version import __version__
-from ..errors import UserError
 from ..files import no_follow
 from ..threads import report
 from . import otlp_json
 from .endpoint import exporters_from_environment, without_credentials
 from .export_queue import ExportQueue, QueueLimits
+from .ids import Ids
 from .live import SNAPSHOT_INTERVAL, Snapshots
-from .recorder import Ids, Recorder
-from .senders import Sender, otlp_sender
+from .recorder import Recorder, make_tracer
+from .senders import Sender, console_sender, otlp_sender
+from .span_tree import Tracer
 
 if TYPE_CHECKING:
     from .other_signals import OtherSignals
 
 FILE_DELAY = 0.2  # seconds of spans in a line of the file, and lost at most in a crash
 OTLP_DELAY = 1.0
-MAX_EVENTS = 10_000  # events of a span: a heartbeat every ten seconds for a day
 SHUTDOWN_TIMEOUT = 5.0  # seconds that an unresponsive collector may cost at the end
 
 _sdk_logger = logging.getLogger("opentelemetry")
+
+
+class NoSignals:
+    """Stands for metrics and log records where there is no collector."""
+
+    meter = None
+
+    def emit(self, record: Any) -> None:
+        """Drop a log record."""
 
 
 class Tracing:
@@ -69,7 +70,7 @@ class Tracing:
     ----------
     on_delivered : callable
         Called from another thread with the numbers of delivered spans.
-    signals : OtherSignals or None
+    signals : OtherSignals or NoSignals
         Metrics and log records, for `zemosaic.observe.telemetry.Telemetry`.
     """
 
@@ -86,12 +87,14 @@ class Tracing:
         self.ids = ids or Ids()
         self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
         self.snapshots: Snapshots | None = None
-        self.signals: OtherSignals | None = None
+        self.signals: OtherSignals | NoSignals = NoSignals()
         self._last_reason: Callable[[], str] = lambda: ""
         self._lock = threading.Lock()
         self._open_queues = 0
         self._signals_thread: threading.Thread | None = None
-        self._tracer = self._make_tracer(endpoint, other_signals)
+        self._tracer = make_tracer(self.ids, self._put)
+        if endpoint and other_signals and isinstance(self._tracer, Recorder):
+            self._start_signals(endpoint, self._tracer)
         exporter = otlp_sender(endpoint) if endpoint else None
         limits = QueueLimits.from_environment(OTLP_DELAY)
         self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
@@ -100,8 +103,7 @@ class Tracing:
             self._last_reason = exporter.reason
             self._queues.append(self._collector_queue(exporter, limits, skip))
         if "console" in exporters_from_environment():
-            console = Sender(ConsoleSpanExporter(out=sys.stdout))
-            self._queues.append(self._queue("the console", console, limits))
+            self._queues.append(self._queue("the console", console_sender(), limits))
         # The exporters log every failed attempt; the queues count, and one line is enough.
         self._level = _sdk_logger.level
         _sdk_logger.setLevel(logging.CRITICAL)
@@ -140,32 +142,16 @@ class Tracing:
             open_spans=open_spans,
         )
 
-    def _make_tracer(self, endpoint: str, other_signals: bool) -> Tracer:
-        limits = _span_limits()
-        # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have precedence.
-        resource = _default_resource().merge(
-            Resource({"service.name": "zemosaic", "service.version": __version__})
-        )
-        # The provider makes no spans; it reads the environment.
-        provider = TracerProvider(
-            resource=resource.merge(OTELResourceDetector().detect()),
-            span_limits=limits,
-            shutdown_on_exit=False,
-        )
-        if isinstance(provider.get_tracer("zemosaic"), NoOpTracer):  # OTEL_SDK_DISABLED
-            return NoOpTracer()
-        scope = InstrumentationScope("zemosaic", __version__)
-        if endpoint and other_signals:
-            from .other_signals import OtherSignals
+    def _start_signals(self, endpoint: str, recorder: Recorder) -> None:
+        from .other_signals import OtherSignals
 
-            try:
-                self.signals = OtherSignals(endpoint, provider.resource, scope)
-                self._open_queues += 1
-            except RuntimeError as error:  # no thread can be started
-                report(f"{error}: no metrics and log records are sent")
-        return Recorder(provider.resource, scope, self.ids, limits, provider.sampler, self._put)
+        try:
+            self.signals = OtherSignals(endpoint, recorder.resource, recorder.scope)
+            self._open_queues += 1
+        except RuntimeError as error:  # no thread can be started
+            report(f"{error}: no metrics and log records are sent")
 
-    def _put(self, span: ReadableSpan) -> None:
+    def _put(self, span: Any) -> None:
         for queue in self._queues:
             queue.put(span)
 
@@ -205,7 +191,7 @@ class Tracing:
         deadline = time.monotonic() + timeout
         for queue in self._queues:
             queue.close()
-        if self.signals is not None and self._signals_thread is None:
+        if not isinstance(self.signals, NoSignals) and self._signals_thread is None:
             self._signals_thread = self.signals.close(self._closed)
         written = self._queues[0].join(SHUTDOWN_TIMEOUT)
         for queue in self._queues[1:]:
@@ -230,19 +216,3 @@ class Tracing:
             self._open_queues -= 1
             if not self._open_queues:
                 _sdk_logger.setLevel(self._level)
-
-
-def _default_resource() -> Resource:
-    """Return the SDK's own attributes; none if it cannot start the threads that find them."""
-    try:
-        return Resource.create()
-    except RuntimeError:
-        return Resource.get_empty()
-
-
-def _span_limits() -> SpanLimits:
-    try:
-        given = "OTEL_SPAN_EVENT_COUNT_LIMIT" in os.environ
-        return SpanLimits(max_events=None if given else MAX_EVENTS)
-    except ValueError as error:
-        raise UserError(str(error)) from None

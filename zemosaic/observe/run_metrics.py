@@ -1,17 +1,15 @@
-"""The metrics of a run, with the OpenTelemetry API alone."""
+"""The metrics of a run."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
-from opentelemetry import metrics, trace
-from opentelemetry.metrics import CallbackOptions, Meter, Observation
-from opentelemetry.trace import Span
-
-from .._version import __version__
 from ..runtime.events import JobEnded
+from .span_tree import Meter, Observation, Span, default_meter, span_context
 
 PAIRS_DONE = "zemosaic.pairs.done"
 PAIR_DURATION = "zemosaic.pair.duration"
@@ -19,13 +17,11 @@ IDLE_TIME = "zemosaic.idle_time"
 #: Upper bounds of the buckets in seconds, from short pairs to the time-out.
 DURATIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
-__all__ = ["Meter", "RunMetrics", "application_metrics"]
-
 
 @cache
 def application_metrics() -> RunMetrics:
     """Return the metrics of the application's meter provider; instruments cannot be removed."""
-    return RunMetrics(metrics.get_meter("zemosaic", __version__))
+    return RunMetrics(default_meter())
 
 
 class RunMetrics:
@@ -33,12 +29,16 @@ class RunMetrics:
 
     Parameters
     ----------
-    meter : opentelemetry.metrics.Meter
-        Source of the instruments.
+    meter : opentelemetry.metrics.Meter or None
+        Source of the instruments; with None nothing is measured.
     """
 
-    def __init__(self, meter: Meter) -> None:
+    def __init__(self, meter: Meter | None) -> None:
         self._last_end_ns = 0  # 0 while no run is in progress
+        self._uncounted: Counter[str] = Counter()
+        self._is_off = meter is None
+        if meter is None:
+            return
         self._done = meter.create_counter(PAIRS_DONE, "{pair}", "Ended pairs, by outcome.")
         self._durations = meter.create_histogram(
             PAIR_DURATION,
@@ -56,6 +56,7 @@ class RunMetrics:
 
     def stop(self) -> None:
         """End the run."""
+        self.count()
         self._last_end_ns = 0
 
     def job_ended(self, time_ns: int) -> None:
@@ -63,12 +64,24 @@ class RunMetrics:
         self._last_end_ns = max(self._last_end_ns, time_ns)
 
     def pair_ended(self, event: JobEnded, span: Span) -> None:
-        """Count a pair; its span is the exemplar of its duration."""
-        outcome = {"zemosaic.pair.outcome": event.outcome}
-        self._done.add(1, outcome)
+        """Record a pair, to be counted; its span is the exemplar of its duration."""
+        if self._is_off:
+            return
+        self._uncounted[event.outcome] += 1
         seconds = max(0, event.ended_ns - event.started_ns) / 1e9
-        self._durations.record(seconds, outcome, trace.set_span_in_context(span))
+        self._durations.record(seconds, _outcome(event.outcome), span_context(span))
 
-    def _observe_idle_time(self, options: CallbackOptions) -> Iterable[Observation]:
+    def count(self) -> None:
+        """Count the pairs that ended together, which costs as much as counting one."""
+        for outcome, pairs in self._uncounted.items():
+            self._done.add(pairs, _outcome(outcome))
+        self._uncounted.clear()
+
+    def _observe_idle_time(self, options: Any) -> Iterable[Observation]:
         if self._last_end_ns:
             yield Observation(max(0, time.time_ns() - self._last_end_ns) / 1e9)
+
+
+@cache
+def _outcome(outcome: str) -> dict[str, str]:
+    return {"zemosaic.pair.outcome": outcome}

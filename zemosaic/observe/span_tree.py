@@ -1,4 +1,6 @@
-"""The spans of one run, made with the trace API of OpenTelemetry alone.
+"""The spans of one run, made with the API of OpenTelemetry alone.
+
+No other module imports that API for an application; metrics take what they need of it from here.
 
 The parent process makes all spans, at the times that the workers report. The death of a worker
 therefore loses no span, and workers need no SDK. Without an SDK in the process the spans of the
@@ -11,7 +13,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from opentelemetry import context, trace
+from opentelemetry import context, metrics, trace
+from opentelemetry.metrics import Meter, Observation
 from opentelemetry.trace import (
     Link,
     Span,
@@ -28,8 +31,8 @@ from .attributes import valid_text
 
 PHASE = "phase5_intertile"
 __all__ = [
-    "PHASE", "EventLog", "LogRecord", "Span", "SpanTree", "Tracer", "default_tracer",
-    "environment_parent", "set_error", "span_id",
+    "PHASE", "EventLog", "LogRecord", "Meter", "Observation", "Span", "SpanTree", "Tracer",
+    "default_meter", "default_tracer", "environment_parent", "set_error", "span_context", "span_id",
 ]  # fmt: skip
 
 
@@ -54,6 +57,11 @@ class EventLog(Protocol):
 def default_tracer() -> Tracer:
     """Return a tracer of the application's provider; no provider is ever set here."""
     return trace.get_tracer("zemosaic", __version__)
+
+
+def default_meter() -> Meter:
+    """Return a meter of the application's provider; no provider is ever set here."""
+    return metrics.get_meter("zemosaic", __version__)
 
 
 def environment_parent() -> dict[str, str]:
@@ -121,7 +129,7 @@ class SpanTree:
     ) -> Span:
         """Start a span; its name begins with "phase5_intertile"."""
         if parent not in self._contexts:
-            self._contexts[parent] = trace.set_span_in_context(parent)
+            self._contexts[parent] = span_context(parent)
         name = self._name + name.removeprefix(PHASE)
         return self._tracer.start_span(
             name, self._contexts[parent], attributes=attributes, start_time=start_ns
@@ -145,6 +153,11 @@ class SpanTree:
             severity = "ERROR" if name == "exception" else "WARN"
             above = span.get_span_context()
             self._log.emit(LogRecord(name, time_ns, severity, body, attributes, above))
+
+
+def span_context(span: Span) -> context.Context:
+    """Return a context whose current span is this one."""
+    return trace.set_span_in_context(span)
 
 
 def span_id(span: Span) -> str:

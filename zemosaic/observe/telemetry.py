@@ -23,8 +23,8 @@ from .attributes import Names, valid_attributes, valid_text
 from .heartbeats import MAX_STACKS, HeartbeatFilter, sentence
 from .job_recorder import RUNNING, JobRecorder
 from .job_spans import PAIR, TILE, job_files, slow_job_attributes
-from .run_metrics import Meter, RunMetrics, application_metrics
-from .span_tree import PHASE, EventLog, Span, SpanTree, Tracer, default_tracer, set_error
+from .run_metrics import RunMetrics, application_metrics
+from .span_tree import PHASE, EventLog, Meter, Span, SpanTree, Tracer, default_tracer, set_error
 
 HEARTBEAT = "phase5_intertile.heartbeat"
 SLOW_PAIR = "phase5_intertile.slow_pair"
@@ -108,8 +108,7 @@ class Telemetry(Observer):
         self._resumed_from = resumed_from or {}
         self._signals = signals
         self._name = name
-        meter = signals.meter if signals is not None else None
-        self._metrics = RunMetrics(meter) if meter is not None else application_metrics()
+        self._metrics = application_metrics() if signals is None else RunMetrics(signals.meter)
         self._tree: SpanTree | None = None
         self.trace_id = ""
 
@@ -175,6 +174,7 @@ class Telemetry(Observer):
         super().handle_batch(events)
         if self._tree is None:
             return
+        self._metrics.count()
         for event in reversed(events):
             if isinstance(event, JobEnded) and event.stage == "pairs":
                 self._tree.root.set_attribute("zemosaic.pairs.done", event.done)

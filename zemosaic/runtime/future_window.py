@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -22,7 +24,8 @@ class FutureWindow(Window):
     """A window into which futures are put by their owner.
 
     Threads of a `ThreadPoolExecutor` are found by the future that they work for, so their stacks
-    are known; those of other processes are not.
+    are known; those of other processes are not. Futures of Dask do not show whether they run; their
+    scheduler does.
     """
 
     def __init__(self, stage: str, clock: Clock, inflight: Inflight | None) -> None:
@@ -33,6 +36,7 @@ class FutureWindow(Window):
         self._futures: dict[int, Any] = {}  # by the index of the job
         self._waiting: deque[Any] = deque()  # not seen running, in order of submission
         self._threads: dict[Any, int] | None = None
+        self._dask_keys: frozenset[Any] = frozenset()  # of tasks that Dask's workers have
 
     @property
     def futures(self) -> list[Any]:
@@ -51,13 +55,27 @@ class FutureWindow(Window):
         del self._futures[batch.current_job.index]
         return batch
 
+    def ask_dask(self, futures: Iterable[Any], timeout: float) -> None:
+        """Ask the schedulers of futures of Dask which tasks their workers have.
+
+        It may take `timeout` seconds for each scheduler, so no lock should be held.
+        """
+        keys: set[Any] = set()
+        for client in {future.client for future in futures if hasattr(future, "client")}:
+            with suppress(Exception):  # a scheduler that is away: its futures are not known to run
+                tasks = client.sync(
+                    client.scheduler.processing, workers=None, callback_timeout=timeout
+                )
+                keys.update(*tasks.values())
+        self._dask_keys = frozenset(keys)
+
     def update_next(self, now: float) -> None:
         """Update which futures run; executors start them in the order of their submission."""
         while self._waiting:
             future = self._waiting[0]
             batch = self._batches.get(future)
             if batch is not None and not future.done():
-                if not _is_running(future):
+                if not self._is_running(future):
                     return
                 batch.start_job(0, now, self._clock.time_ns())
             self._waiting.popleft()
@@ -66,8 +84,12 @@ class FutureWindow(Window):
         """Update which futures run, whatever the order in which they start."""
         now, now_ns = self._clock.monotonic(), self._clock.time_ns()
         for future, batch in self._batches.items():
-            if batch.running_since is None and _is_running(future):
+            if batch.running_since is None and self._is_running(future):
                 batch.start_job(0, now, now_ns)
+
+    def _is_running(self, future: Any) -> bool:
+        running = getattr(future, "running", None)
+        return bool(running()) if running else getattr(future, "key", None) in self._dask_keys
 
     def write_rows(self) -> list[Batch]:
         """Enter running futures into the table of running jobs, as far as it has rows.
@@ -124,12 +146,6 @@ class FutureWindow(Window):
     def forget_threads(self) -> None:
         """Look for the threads of the futures again when they are next asked for."""
         self._threads = None
-
-
-def _is_running(future: Any) -> bool:
-    """Return whether a future is known to run; those of Dask do not show it."""
-    running = getattr(future, "running", None)
-    return bool(running is not None and running())
 
 
 def _threads_by_future() -> dict[Any, int]:

@@ -182,18 +182,20 @@ class LoopWatch:
     def _look_on(self) -> None:
         wait = self._watch.tick / FIRST_LOOK
         while not self._stop.wait(wait):
+            self._window.ask_dask(self.pending, self._watch.tick)
             self.look()
             wait = self._watch.tick
 
     def look(self) -> None:
-        """Send heartbeats and slow jobs that are due, and update the table of running jobs."""
+        """Send reports of long-running and slow jobs and heartbeats; update the table of jobs."""
         with self._lock:
             self._window.update_running()
             self._window.forget_threads()
             now = self._clock.monotonic()
             # Not one for every future: the autopsy needs those that run for long.
             self._events += map(_submitted, self._window.write_rows())
-            self._events += [*self._watch.slow_jobs(now), *self._watch.heartbeats(now)]
+            self._events += [*self._watch.running_jobs(now), *self._watch.slow_jobs(now)]
+            self._events += self._watch.heartbeats(now)
             self._dispatch(now)
             self._write_progress()
 
