@@ -37,7 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())
     handle_signals()
     stacks.use_alarm()
-    sys.exit(run(arguments))
+    try:
+        code = run(arguments)
+    finally:
+        if "multiprocessing" in sys.modules:
+            from ..runtime.process_start import stop_server
+
+            stop_server()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

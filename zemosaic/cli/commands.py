@@ -150,10 +150,7 @@ def _calibrate(
     output: Output, tiles: Sequence[str], settings: Settings, folder: Path, **options: Any
 ) -> tuple[PhaseSolution, int]:
     """Run the calibration and print its results; return the solution and the exit code."""
-    if options["pool"] == "processes":
-        from ..runtime.process_start import start_server
-
-        start_server(PRELOAD)
+    _start_workers(options["pool"])
     from .session import RunOptions, run_in_folder
 
     run_options = RunOptions(**options, quiet=output.quiet, verbose=output.verbose)
@@ -163,6 +160,14 @@ def _calibrate(
     output.facts |= result.facts
     code = _exit_code(output, result.solution)
     return result.solution, code if code != SOLVED or result.journalled else INCOMPLETE
+
+
+def _start_workers(pool: str) -> None:
+    """Start the process from which workers are forked, which imports the tasks meanwhile."""
+    if pool == "processes":
+        from ..runtime.process_start import start_server
+
+        start_server(PRELOAD)
 
 
 def _exit_code(output: Output, solution: PhaseSolution) -> int:
@@ -262,11 +267,12 @@ def demo(output: Output, /, folder: Path, **options: Any) -> int:
 
     Writes the mosaic and the results to FOLDER, and compares the results with the truth.
     """
+    run = {name: options.pop(name) for name in RUN_OPTIONS}
+    settings = Settings(**options)
+    _start_workers(run["pool"])
     from ..photometry.simulate import Scene
     from .scene_files import comparison_lines, write_scene
 
-    run = {name: options.pop(name) for name in RUN_OPTIONS}
-    settings = Settings(**options)
     paths = write_scene(Scene(), folder / "tiles")
     output.line(f"simulated    {len(paths)} tiles in {folder / 'tiles'}")
     solution, code = _calibrate(output, paths, settings, folder, **run)

@@ -14,9 +14,8 @@ from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job
 from ..runtime.serial_pool import SerialPool
-from .records import failure_reason
 from .run_context import RunContext
-from .tasks import ScannedTile, TileLike, scan, tile_name
+from .scan_task import ScannedTile, TileLike, failure_reason, scan, tile_name
 
 
 @dataclass(frozen=True, eq=False)

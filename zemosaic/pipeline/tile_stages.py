@@ -23,9 +23,9 @@ from ..runtime.scheduler import Job
 from .preview_jobs import PreviewJobs, by_tile, tile_attributes
 from .records import PreparedTile, save_thumbnails
 from .run_context import RunContext
+from .scan_task import ScannedTile, TileLike, tile_path
 from .solution import PhaseSolution
 from .tables import run_name
-from .tasks import ScannedTile, TileLike, tile_path
 
 #: Share of a tile from which on its mask is suspicious.
 MOST_MASKED = 0.5

@@ -21,7 +21,8 @@ from scipy.sparse.csgraph import connected_components
 from ..observe.autopsy import Autopsy
 from ..observe.replay import all_events
 from ..pipeline.illumination_file import read_illuminations
-from ..pipeline.records import decode_measurements, failure_reason
+from ..pipeline.records import decode_measurements
+from ..pipeline.scan_task import failure_reason
 from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import (
     Event,
