@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before numpy is imported. The solver's blocks are small: beside busy workers a second thread
     # of OpenBLAS spins more than it computes, and OpenBLAS interrupts if it cannot start one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A thread that imports or computes keeps the one that feeds the workers waiting for so long.
+    sys.setswitchinterval(0.001)
     if isinstance(sys.stdout, TextIOWrapper):
         # A file name that the terminal's encoding lacks must not lose the results.
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -21,6 +21,7 @@ from ..photometry.solver.ties import Ties
 from ..photometry.stars.gain import with_star_gains
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
+from .apply_stage import write_corrected_tiles
 from .groups import tie_tiles
 from .instruments import find_instruments
 from .prepare_stage import FirstStage
@@ -37,7 +38,7 @@ from .scan_task import TileLike
 from .solution import PhaseSolution
 from .star_gains import add_star_gains
 from .tasks import cache_key, measure, preview_path
-from .tile_stages import PreparedTiles, write_corrected_tiles
+from .tile_stages import PreparedTiles
 
 
 def run_stages(

@@ -37,9 +37,11 @@ def stop_server() -> None:
 
     server: Any = forkserver._forkserver
     tracker: Any = resource_tracker._resource_tracker
-    if pid := getattr(server, "_forkserver_pid", None):
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)  # at once: it has nothing to tidy up
+    pid = getattr(server, "_forkserver_pid", None)
+    if pid is None:  # not started by this process
+        return
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL)  # at once: it has nothing to tidy up
 
     def stop() -> None:
         for process in (server, tracker):
