@@ -273,7 +273,7 @@ def _add_pair_counts(tiles: list[TileData], pairs: list[PairData]) -> None:
 def _add_components(tiles: list[TileData], pairs: list[PairData]) -> None:
     """Number the groups of prepared tiles connected by measured pairs."""
     edges = [(pair.i, pair.j) for pair in pairs if pair.outcome == "measured"]
-    i, j = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    i, j = np.array(edges, dtype=np.int32).reshape(-1, 2).T  # scipy before 1.13 needs 32 bits
     graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(tiles), len(tiles)))
     _, labels = connected_components(graph, directed=False)
     for tile, label in zip(tiles, labels.tolist(), strict=True):
