@@ -196,7 +196,7 @@ def compare_fits(samples: PairSamples, slope: np.ndarray, model: str) -> None:
     # The scene of a flat sky is a plane, which the plane's own terms explain: its slope is
     # rounding.
     nuisance, scene = design[0, 3:].T, design[0, 2]
-    residual = scene - nuisance @ np.linalg.lstsq(nuisance, scene)[0]
+    residual = scene - nuisance @ np.linalg.lstsq(nuisance, scene, rcond=None)[0]
     flat = model == "free" and np.abs(residual).max() < 1e-9 * np.ptp(samples.x)
     for fixed_slope in (True,) if flat else (False, True):
         expected = in_numpy(fit_irls, samples, design, slope, fixed_slope)

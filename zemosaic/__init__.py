@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .errors import TileError
     from .photometry.solver.solve import Solution
-    from .photometry.tiles.fits_files import TileError
     from .photometry.tiles.tile import Tile, tile_from_array
     from .photometry.tiles.tile_files import open_tile, open_tiles
     from .pipeline.calibrate import calibrate

@@ -12,3 +12,7 @@ class UserError(ValueError):
 
 class NoSolution(UserError):  # noqa: N818 - names an outcome rather than a fault
     """The tiles cannot be calibrated; the message gives the reason in one line."""
+
+
+class TileError(UserError):
+    """A tile cannot be used; the one-line message names the tile, the problem and the remedy."""

@@ -39,8 +39,6 @@ def stretch(images: Sequence[np.ndarray], levels_of: np.ndarray) -> list[np.ndar
 
 def _scaled(image: np.ndarray, levels_of: np.ndarray) -> np.ndarray:
     """Scale an image ``(h, w)`` to 0..1 by the levels of another one."""
-    from astropy.visualization import AsinhStretch, ManualInterval
-
     finite = levels_of[np.isfinite(levels_of)]
     if not len(finite):
         return np.full(image.shape, np.nan)
@@ -48,8 +46,10 @@ def _scaled(image: np.ndarray, levels_of: np.ndarray) -> np.ndarray:
     width = 1.4826 * float(np.median(np.abs(finite - sky)))
     low = sky - BLACK * width
     high = max(float(np.percentile(finite, WHITE)), sky + MIN_WHITE * width)
-    interval = ManualInterval(low, high if high > low else low + 1e-6)
-    return np.asarray((AsinhStretch(SOFTENING) + interval)(image.astype(np.float64)))
+    high = high if high > low else low + 1e-6
+    # As AsinhStretch and ManualInterval of astropy.visualization, which imports matplotlib.
+    scaled = np.clip((image.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+    return np.arcsinh(scaled / SOFTENING) / np.arcsinh(1 / SOFTENING)
 
 
 def encode_png(rgba: np.ndarray) -> bytes:

@@ -21,8 +21,8 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from .drop_in.corrections import Corrections
+    from .pipeline.scan_task import ScannedTile
     from .pipeline.solution import PhaseSolution
-    from .pipeline.tasks import ScannedTile
     from .reporting import PhaseReporter
     from .runtime.observers import Observer
     from .runtime.pool import Pool

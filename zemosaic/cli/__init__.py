@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before numpy is imported. The solver's blocks are small: beside busy workers a second thread
     # of OpenBLAS spins more than it computes, and OpenBLAS interrupts if it cannot start one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A thread that imports or computes keeps the one that feeds the workers waiting for so long.
+    sys.setswitchinterval(0.001)
     if isinstance(sys.stdout, TextIOWrapper):
         # A file name that the terminal's encoding lacks must not lose the results.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -37,7 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())
     handle_signals()
     stacks.use_alarm()
-    sys.exit(run(arguments))
+    try:
+        code = run(arguments)
+    finally:
+        if "multiprocessing" in sys.modules:
+            from ..runtime.process_start import stop_server
+
+            stop_server()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

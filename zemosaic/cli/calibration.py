@@ -19,10 +19,7 @@ def run_calibration(
     output: Output, tiles: Sequence[str], settings: Settings, folder: Path, **options: Any
 ) -> tuple[PhaseSolution, int]:
     """Run the calibration and print its results; return the solution and the exit code."""
-    if options["pool"] == "processes":
-        from ..runtime.process_start import start_server
-
-        start_server(PRELOAD)
+    start_workers(options["pool"])
     from .session import RunOptions, run_in_folder
 
     run_options = RunOptions(**options, quiet=output.quiet, verbose=output.verbose)
@@ -32,6 +29,14 @@ def run_calibration(
     output.facts |= result.facts
     code = _exit_code(output, result.solution)
     return result.solution, code if code != SOLVED or result.journalled else INCOMPLETE
+
+
+def start_workers(pool: str) -> None:
+    """Start the process from which workers are forked, which imports the tasks meanwhile."""
+    if pool == "processes":
+        from ..runtime.process_start import start_server
+
+        start_server(PRELOAD)
 
 
 def _exit_code(output: Output, solution: PhaseSolution) -> int:

@@ -10,6 +10,7 @@ import click
 from ..files import require_different
 from ..settings import Settings
 from .calibration import run_calibration
+from .inputs import expand_inputs
 from .options import (
     FOLDER,
     RUN_OPTIONS,
@@ -134,15 +135,19 @@ def intertile(
 ) -> int:
     """Calibrate the FITS files TILES.
 
+    Each of TILES is a file, a folder with FITS files, a pattern ('tile_*.fits'), @FILE or - for
+    names in a file or on standard input, one per line.
+
     Solves gain and offset of each tile so that the overlaps agree. All chips of a file are tiles;
     file.fits[SCI,2] is one of them.
     """
-    require_different(tiles)
+    files = expand_inputs(tiles)
+    require_different(files)
     run = {name: options.pop(name) for name in (*RUN_OPTIONS, "resume")}
-    settings = Settings(anchor=find_anchor(anchor, tiles), **options)
-    refuse_to_overwrite_inputs(tiles, apply_to, mosaic.output if mosaic else None)
+    settings = Settings(anchor=find_anchor(anchor, files), **options)
+    refuse_to_overwrite_inputs(files, apply_to, mosaic.output if mosaic else None)
     run |= {"apply_to": apply_to, "mosaic": mosaic, "tables": tables}
-    _, code = run_calibration(output, tiles, settings, folder, **run)
+    _, code = run_calibration(output, files, settings, folder, **run)
     return code
 
 

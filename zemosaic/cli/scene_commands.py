@@ -9,7 +9,7 @@ import click
 
 from ..settings import Settings
 from . import SOLVED
-from .calibration import run_calibration
+from .calibration import run_calibration, start_workers
 from .options import FOLDER, RUN_OPTIONS, parse_size, run_options
 from .output import Output, echo
 
@@ -100,11 +100,12 @@ def demo(output: Output, /, folder: Path, **options: Any) -> int:
 
     Writes the mosaic and the results to FOLDER, and compares the results with the truth.
     """
+    run = {name: options.pop(name) for name in RUN_OPTIONS}
+    settings = Settings(**options)
+    start_workers(run["pool"])
     from ..photometry.simulate import Scene
     from .scene_files import comparison_lines, write_scene
 
-    run = {name: options.pop(name) for name in RUN_OPTIONS}
-    settings = Settings(**options)
     paths = write_scene(Scene(), folder / "tiles")
     output.line(f"simulated    {len(paths)} tiles in {folder / 'tiles'}")
     solution, code = run_calibration(output, paths, settings, folder, **run)

@@ -31,9 +31,6 @@ from ..observe.run_trace import make_telemetry, recorded_deliveries
 from ..observe.span_tree import environment_parent
 from ..observe.stall import OnStall, run_command
 from ..pipeline.calibrate import calibrate
-from ..pipeline.illumination_file import write_illuminations
-from ..pipeline.solution import PhaseSolution
-from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
 from ..runtime import journal
 from ..runtime.events import RunStarted
 from ..runtime.journal import Journal, Record
@@ -42,10 +39,10 @@ from ..runtime.run_folder import RunFolder, claim
 from ..runtime.watchdog import Watchdog
 from ..settings import Settings
 from ..text import printable
-from .summary import summary_facts, summary_lines
 
 if TYPE_CHECKING:
     from ..pipeline.mosaic_stage import MosaicOptions
+    from ..pipeline.solution import PhaseSolution
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +141,8 @@ def run_in_folder(
                 observers.append(OnStall(run_command(options.on_stall, str(folder))))
             cached = journal.results(records) if options.resume else {}
             solution = _calibrate(tiles, settings, folder, options, observers, cached, watchdog)
+    from .summary import summary_facts, summary_lines
+
     files = _output_files(paths, options.apply_to)
     if endpoint and (page := trace_url(endpoint, telemetry.trace_id, telemetry.find)):
         files["trace"] = page
@@ -187,6 +186,9 @@ def _calibrate(
     paths = RunFolder(folder)
 
     def write_tables(solution: PhaseSolution) -> None:
+        from ..pipeline.illumination_file import write_illuminations
+        from ..pipeline.tables import corrections_table, pairs_table, run_name, write_table
+
         with watchdog.stage("tables"):
             for table, path in (
                 (corrections_table(solution, settings), paths.corrections),

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import TileError
 from ..photometry.tiles.axes import to_channels_first
-from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.tile import tile_from_array
-from ..pipeline.tasks import ScannedTile, cache_key
+from ..pipeline.scan_task import ScannedTile
+from ..pipeline.tasks import cache_key
 
 #: Numbers of planes of which the last is an alpha plane: grey and alpha, RGBA.
 ALPHA_PLANES = (2, 4)

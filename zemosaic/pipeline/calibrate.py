@@ -27,13 +27,13 @@ from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Clock
 from ..settings import Settings
 from . import PRELOAD, describe_package
+from .prepare_stage import scan_and_prepare
 from .run_context import RunContext
-from .solution import PhaseSolution
-from .stages import run_stages
-from .tasks import TileLike
+from .scan_task import TileLike
 
 if TYPE_CHECKING:
     from .mosaic_stage import MosaicOptions
+    from .solution import PhaseSolution
 
 
 def calibrate(
@@ -131,7 +131,10 @@ def calibrate(
             cached_results=cached_results or {},
             run_folder=path if folder is not None else None,
         )
-        solution = run_stages(context, tiles, apply_to, mosaic)
+        first = scan_and_prepare(context, tiles, mosaic)
+        from .stages import run_stages
+
+        solution = run_stages(context, tiles, first, apply_to)
         if run.inflight is not None:
             run.inflight.write_progress("tables", 0, 0)
         on_solution(solution)

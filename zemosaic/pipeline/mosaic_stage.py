@@ -22,11 +22,11 @@ from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Job
 from .mosaic_tasks import coadd_to_file
 from .preview_jobs import by_tile, tile_attributes
-from .records import failure_reason
 from .run_context import RunContext
+from .scan_task import failure_reason, file_key
 from .solution import PhaseSolution
 from .tables import run_name
-from .tasks import cache_key, file_key
+from .tasks import cache_key
 
 #: Names of tiles in the attributes of a block.
 MOST_NAMES = 16

@@ -13,9 +13,10 @@ import numpy as np
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.saturation import Ceiling, Levels, levels_of_tile, shared_levels
 from ..runtime.scheduler import Job, Outcome
-from .records import PreparedTile, ceiling_of, encode_tile, failure_reason, restore_tile
+from .records import PreparedTile, ceiling_of, encode_tile, restore_tile
 from .run_context import RunContext
-from .tasks import ScannedTile, cache_key, prepare, preview_path, refuse, stars_path
+from .scan_task import ScannedTile, failure_reason
+from .tasks import cache_key, prepare, preview_path, refuse, stars_path
 
 
 @dataclass(frozen=True, eq=False)

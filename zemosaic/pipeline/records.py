@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
 from ..files import no_follow
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.saturation import Ceiling, Levels
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.stars.gain import StarGain
-from ..photometry.tiles.fits_files import TileError
-from ..runtime.events import JobError
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Outcome
 from .field_packer import FieldPacker
@@ -212,9 +209,3 @@ def make_record(outcome: Outcome, i: int, j: int, area: float, channels: int) ->
         return PairRecord(outcome.job.index, i, j, outcome.state, area, lost)
     state, _ = summarize_pair(outcome.value)
     return PairRecord(outcome.job.index, i, j, state, area, outcome.value)
-
-
-def failure_reason(error: JobError, name: str) -> str:
-    """Return the reason why a tile failed as one line that names the tile."""
-    own = {TileError.__name__, UserError.__name__}
-    return error.message if error.type in own else f"{name}: {error}"

@@ -9,16 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..errors import TileError, UserError
 from ..photometry.tiles.file_options import FileOptions, split_input
-from ..photometry.tiles.fits_files import TileError
-from ..photometry.tiles.objects import is_object
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job
 from ..runtime.serial_pool import SerialPool
-from .records import failure_reason
 from .run_context import RunContext
-from .tasks import ScannedTile, TileLike, scan, tile_name
+from .scan_task import ScannedTile, TileLike, failure_reason, is_object, scan, tile_name
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,4 @@
-"""The stages of the calibration, composed.
-
-tiles -> prepare (scan, then one preview per tile) -> overlap -> pairs -> solve -> apply -> mosaic
-"""
+"""The stages after the previews, composed: overlap -> pairs -> solve -> apply."""
 
 from __future__ import annotations
 
@@ -12,14 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import NoSolution
 from ..photometry.illumination import Instruments
 from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune, repetition
-from ..photometry.preview.grid import odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.solve import Solution, solve
@@ -27,8 +21,10 @@ from ..photometry.solver.ties import Ties
 from ..photometry.stars.gain import with_star_gains
 from ..photometry.tiles.tile import Tile
 from ..runtime.scheduler import Job, Outcome
+from .apply_stage import write_corrected_tiles
 from .groups import tie_tiles
 from .instruments import find_instruments
+from .prepare_stage import FirstStage
 from .records import (
     PairRecord,
     decode_measurements,
@@ -38,47 +34,22 @@ from .records import (
 )
 from .run_context import RunContext
 from .same_sky import SkyCheck, check_same_sky
-from .scan_stage import scan_tiles
+from .scan_task import TileLike
 from .solution import PhaseSolution
 from .star_gains import add_star_gains
-from .tasks import TileLike, cache_key, measure, preview_path
-from .tile_stages import PreparedTiles, prepare_tiles, write_corrected_tiles
-
-if TYPE_CHECKING:
-    from .mosaic_stage import MosaicOptions
+from .tasks import cache_key, measure, preview_path
+from .tile_stages import PreparedTiles
 
 
 def run_stages(
     context: RunContext,
     tiles: Sequence[TileLike],
+    first: FirstStage,
     apply_to: str | os.PathLike[str] | None,
-    mosaic: MosaicOptions | None = None,
 ) -> PhaseSolution:
-    """Run all stages but that of the mosaic, whose size is checked before any work.
-
-    Corrected tiles are written only if `apply_to` is given.
-
-    Raises
-    ------
-    NoSolution
-        Fewer than two tiles can be used, or the anchor cannot.
-    UserError
-        The mosaic cannot have these tiles.
-    """
-    with context.stage("prepare", has_jobs=True) as attributes:
-        scan = scan_tiles(context, tiles)
-        attributes["tiles.total"] = len(scan.names)
-        if len(scan.names) < 2:
-            raise NoSolution(
-                f"{len(scan.names)} tile cannot be matched to others; give at least two"
-            )
-        anchor = scan.anchor_index(context.settings.anchor)
-        names, scanned = tuple(scan.names), scan.usable
-        if mosaic is not None:
-            _check_canvas(mosaic, {index: entry.tile for index, entry in scanned.items()})
-        prepared = prepare_tiles(context, scanned)
-    failed = scan.failed | prepared.failed
-    _check_usable(len(names), anchor, failed)
+    """Run the stages from the overlaps to the corrected tiles, if `apply_to` is given."""
+    names, scanned, prepared = tuple(first.scan.names), first.scan.usable, first.prepared
+    failed = first.scan.failed | prepared.failed
     with context.stage("overlap") as attributes:
         corners = np.full((len(names), 4, 2), np.nan)
         for index in prepared.previews:
@@ -92,7 +63,7 @@ def run_stages(
     with context.stage("solve") as attributes:
         records = add_star_gains(context, records)
         sky_check = _check_same_sky(context, records)
-        solved = _solve(context, graph, corners, records, prepared, anchor, *shared)
+        solved = _solve(context, graph, corners, records, prepared, first.anchor, *shared)
         solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
             **vars(solved),
@@ -114,14 +85,6 @@ def run_stages(
         return solution
     not_written = write_corrected_tiles(context, tiles, scanned, solution, Path(apply_to))
     return replace(solution, failed=failed | not_written)
-
-
-def _check_canvas(mosaic: MosaicOptions, tiles: Mapping[int, Tile]) -> None:
-    """Raise `UserError` if the mosaic cannot have the tiles, without those that will fail."""
-    odd = odd_scales(tiles)
-    usable = [tile for index, tile in tiles.items() if index not in odd]
-    if usable:
-        mosaic.canvas(usable)
 
 
 def _find_shared(
@@ -159,14 +122,6 @@ def _common_unit(context: RunContext, tiles: Sequence[Tile]) -> str:
         "levels have no unit; give tiles of one unit",
     )
     return ""
-
-
-def _check_usable(tiles: int, anchor: int | None, failed: Mapping[int, str]) -> None:
-    if anchor is not None and anchor in failed:
-        raise NoSolution(f"the anchor cannot be used ({failed[anchor]}); choose another")
-    usable = tiles - len(failed)
-    if usable < 2:
-        raise NoSolution(f"{usable} of {tiles} tiles can be used ({failed[min(failed)]})")
 
 
 def _measure_pairs(

@@ -6,15 +6,12 @@ Tasks are plain functions of picklable arguments, which a worker process imports
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
-import zlib
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from .._version import __version__
+from ..errors import TileError
 from ..photometry._kernels import COMPILED
 from ..photometry.pairfit.measure import measure_pair
 from ..photometry.pairfit.measurement import Measurement
@@ -23,63 +20,13 @@ from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.saturation import Levels
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.stars.aperture import measure_stars
-from ..photometry.tiles.file_options import FileOptions, split_input
-from ..photometry.tiles.fits_files import TileError
 from ..photometry.tiles.mask_cover import mask_cover
-from ..photometry.tiles.objects import is_object, object_name, tiles_from_object
-from ..photometry.tiles.tile import Tile, tile_from_array
-from ..photometry.tiles.tile_files import read_tiles
+from ..photometry.tiles.tile import Tile
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
 from .records import JOURNALLED, PreparedTile
 
 MAPPED_PREVIEWS = 64  # previews that a worker keeps mapped; each holds a file open
-CHECKED_BYTES = 1 << 16  # start of a file that is checksummed: holds the header of most
-
-
-@dataclass(frozen=True, eq=False)
-class ScannedTile:
-    """A tile whose header has been read.
-
-    Parameters
-    ----------
-    name : str
-        Name of the tile.
-    tile : Tile
-        Only if the tile is usable.
-    file_key : str
-        Key of the state of its files; empty for a tile given as an array.
-    problem : str
-        The reason why it is not usable, otherwise empty.
-    """
-
-    name: str
-    tile: Tile = None  # type: ignore[assignment]
-    file_key: str = ""
-    problem: str = ""
-
-
-#: A file, a tile, ``(array, wcs)``, ``(array, wcs, mask)``, an HDU, an HDUList or an NDData; or
-#: what an earlier scan made of one of them.
-TileLike = Tile | ScannedTile | str | os.PathLike[str] | tuple[Any, ...] | Any
-
-
-def tile_name(tile: TileLike, index: int) -> str:
-    """Return the base name of a tile's file, or a name made of its index in the input."""
-    if isinstance(tile, (Tile, ScannedTile)):
-        return tile.name
-    if isinstance(tile, (str, os.PathLike)):
-        return Path(tile).name
-    return object_name(tile) or f"tile {index}"
-
-
-def tile_path(tile: TileLike) -> Path | None:
-    """Return the path of a tile's file, None for an array."""
-    if isinstance(tile, ScannedTile):
-        return None if tile.problem else tile.tile.path
-    if isinstance(tile, Tile):
-        return tile.path
-    return Path(split_input(os.fspath(tile))[0]) if isinstance(tile, (str, os.PathLike)) else None
 
 
 def cache_key(*dependencies: object) -> str:
@@ -100,63 +47,6 @@ def preview_path(folder: Path, index: int) -> Path:
 def stars_path(folder: Path, index: int) -> Path:
     """Return the path of the stars of a tile during the run."""
     return folder / f"{index}.stars.npz"
-
-
-def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
-    """Make tiles of one item of the input; only the headers of a file are read.
-
-    Raises
-    ------
-    TileError
-        The item is no tile, or its file cannot be used.
-    """
-    if isinstance(tile, ScannedTile):
-        if tile.problem:
-            raise TileError(tile.problem)
-        return [tile]
-    if isinstance(tile, Tile):
-        return [ScannedTile(tile.name, tile, file_key(tile))]
-    if isinstance(tile, (str, os.PathLike)):
-        return _scan_images(read_tiles(tile, options))
-    if is_object(tile):
-        return _scan_images(tiles_from_object(tile, name, options))
-    if isinstance(tile, list) and tile and isinstance(tile[0], ScannedTile):
-        return tile
-    if not isinstance(tile, (tuple, list)) or not 2 <= len(tile) <= 3:
-        raise TileError(
-            f"{name}: is not a file, a Tile, an HDU, an NDData, (array, wcs) or (array, wcs, mask)"
-        )
-    bad_pixels = tile[2] if len(tile) == 3 else None
-    tile = tile_from_array(tile[0], tile[1], bad_pixels, name=name, options=options)
-    return [ScannedTile(name, tile)]
-
-
-def _scan_images(tiles: list[tuple[str, Tile | TileError]]) -> list[ScannedTile]:
-    """Return all tiles of a file; a single one that is not usable raises its `TileError`."""
-    if len(tiles) == 1 and isinstance(tiles[0][1], TileError):
-        raise tiles[0][1]
-    return [
-        ScannedTile(name, problem=str(tile))
-        if isinstance(tile, TileError)
-        else ScannedTile(name, tile, file_key(tile))
-        for name, tile in tiles
-    ]
-
-
-def file_key(tile: Tile) -> str:
-    """Return a key of the state of a tile's files, empty for an array."""
-    if tile.path is None:
-        return ""
-    files = [path for path in (tile.path, tile.wcs_path, tile.mask_path, tile.weight_path) if path]
-    return cache_key(*map(_file_state, files), replace(tile.options, group=None, instrument="auto"))
-
-
-def _file_state(path: Path) -> tuple[object, ...]:
-    status = os.stat(path)
-    with open(path, "rb") as file:
-        checksum = zlib.crc32(file.read(CHECKED_BYTES))
-    location = os.fsencode(os.path.abspath(path)).hex()
-    return location, status.st_size, status.st_mtime_ns, checksum
 
 
 def prepare(

@@ -1,31 +1,24 @@
-"""The stages after the scan with one job per tile or file: previews, and corrected files."""
+"""The stage after the scan: the previews of all tiles, and remarks on their pixels."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from ..files import output_names
-from ..photometry.apply import write_corrected
 from ..photometry.preview.grid import make_grid, odd_scales
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.thumbnails import thumb_factor
 from ..photometry.tiles.tile import Tile
 from ..runtime.run_folder import RunFolder
-from ..runtime.scheduler import Job
-from .preview_jobs import PreviewJobs, by_tile, tile_attributes
+from .preview_jobs import PreviewJobs
 from .records import PreparedTile, save_thumbnails
 from .run_context import RunContext
-from .solution import PhaseSolution
-from .tables import run_name
-from .tasks import ScannedTile, TileLike, tile_path
+from .scan_task import ScannedTile
 
 #: Share of a tile from which on its mask is suspicious.
 MOST_MASKED = 0.5
@@ -129,45 +122,3 @@ def _save_thumbnails(context: RunContext, prepared: Mapping[int, PreparedTile]) 
             f"{RunFolder(context.run_folder).thumbnails}: cannot be written "
             f"({error.strerror or error}); the report will have no pictures",
         )
-
-
-def write_corrected_tiles(
-    context: RunContext,
-    tiles: Sequence[TileLike],
-    scanned: Mapping[int, ScannedTile],
-    solution: PhaseSolution,
-    folder: Path,
-) -> dict[int, str]:
-    """Write the corrected files, each with all its tiles corrected.
-
-    Returns
-    -------
-    dict
-        The reasons of failures by tile index.
-    """
-    # Files that failed count, so that the names of the others do not depend on failures.
-    paths = [*map(tile_path, tiles), *(entry.tile.path for entry in scanned.values())]
-    names = output_names([path for path in paths if path is not None])
-    indices_of: dict[Path, list[int]] = {}
-    for index, entry in scanned.items():
-        if entry.tile.path is not None and index not in solution.failed:
-            indices_of.setdefault(Path(os.path.abspath(entry.tile.path)), []).append(index)
-    run = run_name(solution, context.settings)
-
-    def job(number: int, path: Path, indices: Sequence[int]) -> Job:
-        corrected = [(scanned[index].tile, solution.correction(index)) for index in indices]
-        attributes = tile_attributes(indices[0], path.name)
-        return Job(number, write_corrected, (corrected, folder, names[path], run), attributes)
-
-    for index in sorted(solution.failed):
-        name = solution.names[index]
-        if any(name.startswith(f"{path.name}[") for path in indices_of):
-            context.note(logging.WARNING, f"{name}: is not corrected in {folder}")
-    jobs = [job(number, *item) for number, item in enumerate(indices_of.items(), 1)]
-    _, failed = by_tile(context.run_jobs("apply", jobs, len(jobs), context.settings.tile_timeout))
-    return {
-        index: failed[indices[0]]
-        for indices in indices_of.values()
-        if indices[0] in failed
-        for index in indices
-    }

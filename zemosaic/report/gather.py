@@ -21,7 +21,8 @@ from scipy.sparse.csgraph import connected_components
 from ..observe.autopsy import Autopsy
 from ..observe.replay import all_events
 from ..pipeline.illumination_file import read_illuminations
-from ..pipeline.records import decode_measurements, failure_reason
+from ..pipeline.records import decode_measurements
+from ..pipeline.scan_task import failure_reason
 from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import (
     Event,
@@ -272,7 +273,7 @@ def _add_pair_counts(tiles: list[TileData], pairs: list[PairData]) -> None:
 def _add_components(tiles: list[TileData], pairs: list[PairData]) -> None:
     """Number the groups of prepared tiles connected by measured pairs."""
     edges = [(pair.i, pair.j) for pair in pairs if pair.outcome == "measured"]
-    i, j = np.array(edges, dtype=np.int64).reshape(-1, 2).T
+    i, j = np.array(edges, dtype=np.int32).reshape(-1, 2).T  # scipy before 1.13 needs 32 bits
     graph = coo_array((np.ones(len(i)), (i, j)), shape=(len(tiles), len(tiles)))
     _, labels = connected_components(graph, directed=False)
     for tile, label in zip(tiles, labels.tolist(), strict=True):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..threads import start_thread
 from .worker_process import serve
+
+STOP_TIMEOUT = 2.0  # seconds; a process that a stuck worker keeps alive must not delay the exit
 
 
 def start_server(preload: Sequence[str]) -> None:
@@ -20,6 +24,35 @@ def start_server(preload: Sequence[str]) -> None:
         # The pool tries again, and reports a failure.
         with without_current_folder(), contextlib.suppress(OSError):
             forkserver.ensure_running()
+
+
+def stop_server() -> None:
+    """End the forkserver and the resource tracker, if they run, and wait for them for a while.
+
+    They end by themselves when this process has, but whoever waits for it would find them alive.
+    """
+    if sys.platform == "win32" or "multiprocessing.forkserver" not in sys.modules:
+        return
+    from multiprocessing import forkserver, resource_tracker
+
+    server: Any = forkserver._forkserver
+    tracker: Any = resource_tracker._resource_tracker
+    pid = getattr(server, "_forkserver_pid", None)
+    if pid is None:  # not started by this process
+        return
+    with contextlib.suppress(OSError):
+        os.kill(pid, signal.SIGKILL)  # at once: it has nothing to tidy up
+
+    def stop() -> None:
+        for process in (server, tracker):
+            with contextlib.suppress(OSError, AttributeError):
+                process._stop()
+
+    thread = start_thread(
+        stop, "zemosaic-exit", "worker processes may outlive the run for a moment"
+    )
+    if thread is not None:
+        thread.join(STOP_TIMEOUT)
 
 
 @contextlib.contextmanager

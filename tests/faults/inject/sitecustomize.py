@@ -100,8 +100,10 @@ def number(name: str) -> str:
 
 
 PLACES: dict[str, dict[str, Callable[..., str]]] = {
-    "zemosaic.pipeline.tasks": {
+    "zemosaic.pipeline.scan_task": {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
+    },
+    "zemosaic.pipeline.tasks": {
         "prepare": lambda tile, channels, grid, path, *_: f"tile{path.stem}",
         "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
     },

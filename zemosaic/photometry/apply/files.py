@@ -11,16 +11,12 @@ import numpy as np
 from astropy.io import fits
 
 from ..._version import __version__
+from ...errors import TileError
 from ...files import atomic_write
 from ..solver.solve import Correction
 from ..tiles.axes import channels_first_shape
 from ..tiles.blanks import find_blanks
-from ..tiles.fits_files import (
-    TileError,
-    find_image_hdu,
-    ignore_astropy_warnings,
-    open_fits,
-)
+from ..tiles.fits_files import find_image_hdu, ignore_astropy_warnings, open_fits
 from ..tiles.sidecars import add_wcs, read_sidecar
 from ..tiles.tile import Tile
 from .arrays import correct_rows, per_channel

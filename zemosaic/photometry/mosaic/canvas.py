@@ -12,8 +12,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS, Sip
 
-from ...errors import UserError
-from ..tiles.fits_files import TileError, ignore_astropy_warnings, open_fits
+from ...errors import TileError, UserError
+from ..tiles.fits_files import ignore_astropy_warnings, open_fits
 from ..tiles.frames import frame_of_longitudes, is_known_frame, needs_conversion
 from ..tiles.images import has_celestial
 from ..tiles.sky import edge_points, pixel_to_sky, sky_to_pixel, unit_vectors

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.spatial import cKDTree
 
@@ -55,9 +55,15 @@ class OverlapGraph:
         )
 
 
+def csgraph_array(values: np.ndarray, i: np.ndarray, j: np.ndarray, tiles: int) -> csr_array:
+    """Return a sparse matrix for `scipy.sparse.csgraph`, which before 1.13 needs 32-bit indices."""
+    indices = i.astype(np.int32), j.astype(np.int32)
+    return coo_array((values, indices), shape=(tiles, tiles)).tocsr()
+
+
 def component_labels(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Label ``(tiles,)`` the component of each tile, in the order of their first tiles."""
-    graph = coo_array((np.ones(len(i)), (i, j)), shape=(tiles, tiles))
+    graph = csgraph_array(np.ones(len(i)), i, j, tiles)
     _, labels = connected_components(graph, directed=False)
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
@@ -196,8 +202,8 @@ def _in_spanning_tree(graph: OverlapGraph) -> np.ndarray:
     # Ranks instead of areas: equal areas have an order, and no cost is 0, which means "no edge".
     cost = np.empty(pairs)
     cost[np.lexsort((np.arange(pairs), -graph.area))] = np.arange(1, pairs + 1)
-    costs = coo_array((cost, (graph.i, graph.j)), shape=(graph.tiles, graph.tiles))
-    return np.isin(cost, minimum_spanning_tree(costs.tocsr()).data)
+    costs = csgraph_array(cost, graph.i, graph.j, graph.tiles)
+    return np.isin(cost, minimum_spanning_tree(costs).data)
 
 
 def repetition(graph: OverlapGraph, corners: np.ndarray) -> np.ndarray:

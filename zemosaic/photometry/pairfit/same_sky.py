@@ -70,7 +70,7 @@ def scene_correlation(first: Preview, second: Preview) -> float:
             v, u = np.nonzero(valid)
             plane = np.stack([np.ones(len(u)), u, v], axis=1)
             both = np.stack([a[valid], b[valid]], axis=1)
-            residual = both - plane @ np.linalg.lstsq(plane, both)[0]
+            residual = both - plane @ np.linalg.lstsq(plane, both, rcond=None)[0]
             with np.errstate(all="ignore"):  # of constant tiles
                 correlations.append(np.corrcoef(residual.T)[0, 1])
     return float(np.mean(correlations)) if correlations else math.nan

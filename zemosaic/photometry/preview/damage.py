@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tiles.fits_files import TileError
+from ...errors import TileError
 
 #: Ratio, as a power of two, of neighbours that belong to no image: 1e15.
 JUMP_BITS = 50

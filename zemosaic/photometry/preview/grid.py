@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from astropy.wcs import WCS
 
+from ...errors import TileError
 from .._kernels.nodes import NODE_STEP
-from ..tiles.fits_files import TileError
 from ..tiles.sky import edge_points, pixel_to_sky, sky_to_pixel, unit_vectors
 from ..tiles.tile import Tile
 

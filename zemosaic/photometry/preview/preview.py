@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import TileError
 from ...files import no_follow
 from ..tiles.blank_survey import Survey
 from ..tiles.blanks import find_blanks
-from ..tiles.fits_files import TileError
 from ..tiles.tile import Tile
 from .binary_unit import binary_exponent, scale_exactly
 from .binning import Pedestal, bin_tile

@@ -103,8 +103,10 @@ def _uniform_directions(scene: Scene, frames: list[WCS], rng: np.random.Generato
     ])  # fmt: skip
     units = unit_vectors(np.deg2rad(sky))
     radius = COUNT_RADIUS * min(height, width)  # pixels
-    tree = cKDTree(units)
-    count = tree.query_ball_point(units, radius * np.deg2rad(scene.scale), return_length=True)
+    tree = cKDTree(units, leafsize=32)
+    count = tree.query_ball_point(
+        units, radius * np.deg2rad(scene.scale), return_length=True, workers=-1
+    )
     count_in_one_tile = np.pi * radius**2 * DIRECTIONS / (MARGIN_AREA * height * width)
     kept = rng.uniform(size=len(units)) < count_in_one_tile / np.maximum(count, count_in_one_tile)
     return units[kept]

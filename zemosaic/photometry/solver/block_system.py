@@ -137,9 +137,10 @@ class BlockSystem:
                 rest = where[self.fronts[child].columns[self.fronts[child].own :]]
                 matrix[rest[:, None], rest] += updates.pop(child)
             lower.append(cholesky(matrix[:own, :own], lower=True, check_finite=False))
-            coupling.append(
-                solve_triangular(lower[-1], matrix[:own, own:], lower=True, check_finite=False)
-            )
+            across = matrix[:own, own:]
+            if across.size:  # else scipy before 1.14 raises
+                across = solve_triangular(lower[-1], across, lower=True, check_finite=False)
+            coupling.append(across)
             updates[number] = matrix[own:, own:] - coupling[-1].T @ coupling[-1]
         return BlockFactor(self, lower, coupling)
 

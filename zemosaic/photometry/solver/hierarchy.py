@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order
 
+from ..overlap.graph import csgraph_array
 from .channel import Channel
 from .columns import set_gauge
 from .contradictions import find_doubtful, has_contradictions
@@ -114,7 +114,7 @@ def sample_pairs(channel: Channel) -> np.ndarray:
     used = np.unique(np.r_[pairs.i, pairs.j])
     if len(used) <= SAMPLE:
         return np.ones(len(pairs.i), dtype=bool)
-    graph = coo_array((np.ones(len(pairs.i)), (pairs.i, pairs.j)), shape=(tiles, tiles)).tocsr()
+    graph = csgraph_array(np.ones(len(pairs.i)), pairs.i, pairs.j, tiles)
     chosen = np.zeros(tiles, dtype=bool)
     for seed in used[np.linspace(0, len(used) - 1, SAMPLE_PARTS).astype(int)]:
         nearest = breadth_first_order(graph, seed, directed=False, return_predecessors=False)

@@ -17,6 +17,9 @@ def factorize(matrix: csc_array) -> Any:
     graph small. SuperLU's symmetric mode is no faster, and with it the last bits of one component
     depend on another.
     """
+    # SuperLU has 32-bit indices, to which splu itself converts from scipy 1.12 on.
+    indices, starts = (a.astype(np.int32, copy=False) for a in (matrix.indices, matrix.indptr))
+    matrix = csc_array((matrix.data, indices, starts), shape=matrix.shape)
     return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
-from ...errors import UserError
+from ...errors import TileError
 from .encodings import AsinhScale
 from .file_options import HduKey
 from .foreign_formats import foreign_format
@@ -34,10 +34,6 @@ _AXES = re.compile(rb"^SIMPLE  =.*?NAXIS   = *(\d+)", re.DOTALL)
 
 # warnings.catch_warnings is not thread-safe before Python 3.14, and threads open tiles.
 _WARNINGS_LOCK = threading.Lock()
-
-
-class TileError(UserError):
-    """A tile cannot be used; the one-line message names the tile, the problem and the remedy."""
 
 
 @contextmanager

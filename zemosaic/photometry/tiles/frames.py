@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from astropy.wcs import WCS
 
-#: Name of the frame of all tiles whose coordinates can be converted.
-ICRS = "ICRS"
+from .tile import ICRS
+
 #: Reference systems of right ascension and declination that can be converted.
 EQUATORIAL = (ICRS, "FK5", "FK4", "FK4-NO-E")
 #: Other types of longitude that can be converted.

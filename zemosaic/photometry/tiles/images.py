@@ -16,9 +16,10 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from ...errors import TileError
 from .axes import channels_first_shape
 from .file_options import HduKey, group_rules, instrument_keywords
-from .fits_files import TileError, get_hdu, ignore_astropy_warnings, is_image
+from .fits_files import get_hdu, ignore_astropy_warnings, is_image
 from .sky import unit_vectors
 
 #: The word that selects every image with a celestial WCS.

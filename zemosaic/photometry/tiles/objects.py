@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
+from ...errors import TileError
 from .axes import channels_first_shape
 from .encodings import bayer_pattern, saturation_level
 from .file_options import FileOptions
-from .fits_files import TileError, asinh_scale, image_unit, name_read_errors
+from .fits_files import asinh_scale, image_unit, name_read_errors
 from .images import groups_of_image, image_label, instrument_of_image, select_images
 from .quality_planes import PlacedPlane, find_quality
 from .tile import Tile, tile_from_array, unit_text

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from astropy.io import fits
 
-from .fits_files import TileError
+from ...errors import TileError
 
 #: Flags of the pixel data quality of JWST and Roman, in the order of their bits; see the
 #: documentation of the jwst package, "Data Quality Flags".

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from astropy.io import fits
 
+from ...errors import TileError
 from .axes import channels_first_shape
 from .file_options import FileOptions
-from .fits_files import TileError, is_image, open_fits
+from .fits_files import is_image, open_fits
 from .images import hdu_of_image
 from .quality_flags import ignored_flags, is_of_jwst
 from .sidecars import companion

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from .fits_files import TileError, ignore_astropy_warnings
+from ...errors import TileError
+from .fits_files import ignore_astropy_warnings
 
 #: Endings of FITS files, removed for the stem of a name.
 ENDINGS = re.compile(r"\.(fits|fit|fts)?(\.(gz|bz2|fz|xz|Z))?$", re.IGNORECASE)

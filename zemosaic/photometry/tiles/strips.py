@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...errors import TileError
 from .axes import channel_axis, channels_first_shape, row_axis, squeeze_shape
-from .fits_files import PixelReader, TileError
+from .fits_files import PixelReader
 from .quality_flags import is_bad
 
 #: Planes of a grey or a colour image with an alpha channel.

@@ -1,6 +1,8 @@
 """A tile: one image with its position on the sky; made from arrays here.
 
-`zemosaic.photometry.tiles.tile_files` makes tiles from FITS files.
+`zemosaic.photometry.tiles.tile_files` makes tiles from FITS files. The process of a run starts its
+workers before it imports astropy, which takes longer than reading many headers. It needs this
+module for that, so the functions import what they use.
 """
 
 from __future__ import annotations
@@ -11,30 +13,25 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from astropy.wcs import WCS
 
+from ...errors import TileError
 from .axes import channels_first_shape
 from .file_options import FileOptions
-from .fits_files import (
-    TileError,
-    find_image_hdu,
-    get_hdu,
-    open_fits,
-    pixel_reader,
-)
-from .frames import ICRS, frame_name
-from .sidecars import read_sidecar
-from .sky import edge_points, pixel_scale, pixel_to_sky
-from .strips import PixelPlane, Quality, has_alpha, read_strips
-from .wcs import read_wcs, require_celestial, wcs_from_parameters, wcs_parameters
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+
+    from .strips import PixelPlane, Quality
 
 #: Points along each side of a tile at which a WCS rebuilt from its parameters is compared.
 POINTS_PER_SIDE = 8
 #: Degrees along a side of a tile; its corners do not describe a larger one.
 LARGEST_EXTENT = 180.0
+#: Name of the frame of all tiles whose coordinates can be converted.
+ICRS = "ICRS"
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +124,10 @@ class Tile:
         It is rebuilt from its parameters, or read from the file again if these do not suffice,
         so that every process gets the same bits.
         """
+        from .fits_files import find_image_hdu, open_fits
+        from .sidecars import read_sidecar
+        from .wcs import read_wcs, wcs_from_parameters
+
         if self.wcs_parameters is not None:
             return wcs_from_parameters(self.wcs_parameters)
         if self.path is None:
@@ -197,12 +198,17 @@ class Tile:
         TileError
             The file cannot be read to its end, or the mask has another shape.
         """
+        from .strips import read_strips
+
         with self.open() as (image, quality):
             yield from read_strips(image, quality, rows, weights)
 
     @contextmanager
     def open(self) -> Iterator[tuple[PixelPlane, Quality]]:
         """Open the image and the planes of its bad pixels, to be read by rows."""
+        from .fits_files import find_image_hdu, get_hdu, open_fits, pixel_reader
+        from .strips import PixelPlane, Quality
+
         if self.path is None:
             data = np.asarray(self.data)
             image = PixelPlane(data.__getitem__, data.shape)
@@ -251,6 +257,11 @@ def tile_from_array(
     TileError
         The array is not an image, the WCS is not celestial, or the weights have another shape.
     """
+    from .frames import frame_name
+    from .sky import edge_points
+    from .strips import PixelPlane, has_alpha
+    from .wcs import require_celestial, wcs_parameters
+
     array = np.asarray(data)
     if np.ma.isMaskedArray(data) and data.mask is not np.ma.nomask:
         mask = data.mask if mask is None else data.mask | np.asarray(mask, dtype=bool)
@@ -307,6 +318,8 @@ def require_pixels(name: str, shape: tuple[int, int, int]) -> tuple[int, tuple[i
 
 def footprint(name: str, wcs: WCS, shape: tuple[int, int]) -> tuple[np.ndarray, float]:
     """Return the corners of a tile and its pixel scale, both in degrees."""
+    from .sky import edge_points, pixel_scale, pixel_to_sky
+
     corners, scale = pixel_to_sky(wcs, edge_points(shape, 1)), pixel_scale(wcs, shape)
     if scale == 0:
         raise TileError(f"{name}: its pixels have no area on the sky; solve the plate again")

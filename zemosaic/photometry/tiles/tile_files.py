@@ -9,17 +9,11 @@ from typing import Any
 
 from astropy.io import fits
 
+from ...errors import TileError
 from .axes import channels_first_shape
 from .encodings import bayer_pattern, saturation_level
 from .file_options import FileOptions, split_input
-from .fits_files import (
-    TileError,
-    asinh_scale,
-    image_unit,
-    open_fits,
-    pixel_reader,
-    require_complete,
-)
+from .fits_files import asinh_scale, image_unit, open_fits, pixel_reader, require_complete
 from .frames import frame_name
 from .images import (
     groups_of_image,

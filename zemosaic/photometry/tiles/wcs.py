@@ -22,7 +22,8 @@ from astropy.wcs import (
     WcsError,
 )
 
-from .fits_files import TileError, ignore_astropy_warnings
+from ...errors import TileError
+from .fits_files import ignore_astropy_warnings
 from .frames import standard_radesys
 
 #: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
