@@ -57,7 +57,8 @@ def comparison_lines(solution: Solution, folder: Path) -> Iterator[str]:
     truth = Table.read(folder / "truth.ecsv", format="ascii.ecsv")
     true_gain, true_offset = truth["gain"].data[:, None], truth["offset"].data[:, None]
     gain, offset = align_truth(solution, true_gain, true_offset)
-    yield "\ntile  true gain  solved   ± error      true offset  solved    ± error (ADU)"
+    yield ""
+    yield "tile  true gain  solved   ± error      true offset  solved    ± error (ADU)"
     columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
     for tile, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):
         yield "{:4d}  {:9.4f}  {:.4f}  {:.4f}   {:14.2f}  {:8.2f}  {:.2f}".format(tile, *row)
