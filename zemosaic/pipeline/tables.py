@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
 def write_table(table: Table, path: Path) -> None:
     """Write a table as ECSV, replacing `path` only when it is complete."""
     with atomic_write(path) as temporary:
-        table.write(temporary, format="ascii.ecsv", overwrite=True)
+        # In bytes: astropy would use the encoding and the line ends of the system.
+        temporary.write_bytes(_ecsv(table).encode())
 
 
 def run_name(solution: PhaseSolution, settings: Settings) -> str:
@@ -98,9 +100,15 @@ def run_name(solution: PhaseSolution, settings: Settings) -> str:
 
     The same run repeated has the same name.
     """
+    text = _ecsv(corrections_table(solution, settings))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ecsv(table: Table) -> str:
+    """Return a table as ECSV, with the same line ends on all systems."""
     text = io.StringIO()
-    corrections_table(solution, settings).write(text, format="ascii.ecsv")
-    return hashlib.sha256(text.getvalue().encode()).hexdigest()[:16]
+    table.write(text, format="ascii.ecsv")
+    return text.getvalue().replace(os.linesep, "\n")
 
 
 def _pair_row(
