@@ -56,7 +56,7 @@ copybutton_only_copy_prompt_lines = True
 html_theme = "pydata_sphinx_theme"
 html_title = "Zemosaic"
 html_theme_options = {
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "show_nav_level": 2,
     "show_toc_level": 2,
     "use_edit_page_button": False,
@@ -65,6 +65,9 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
 }
+# Pages without others below them have no list of a section.
+alone = ["start", "tutorial", "faults", "benchmarks", "about/compared"]
+html_sidebars: dict[str, list[str]] = {page: [] for page in alone}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
