@@ -57,7 +57,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "Zemosaic"
 html_theme_options = {
     "header_links_before_dropdown": 7,
-    "show_nav_level": 2,
+    "show_nav_level": 1,
     "show_toc_level": 2,
     "use_edit_page_button": False,
     "navigation_with_keys": False,
@@ -66,7 +66,7 @@ html_theme_options = {
     "footer_end": ["theme-version"],
 }
 # Pages without others below them have no list of a section.
-alone = ["start", "tutorial", "faults", "benchmarks", "about/compared"]
+alone = ["start", "tutorial", "faults", "about/compared"]
 html_sidebars: dict[str, list[str]] = {page: [] for page in alone}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

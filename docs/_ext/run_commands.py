@@ -1,8 +1,9 @@
-"""Directive ``run``: run commands of the shell while the site is built, and show what they print.
+"""Directives that run examples while the site is built, and show what they print.
 
-The commands of a page run one after the other in a folder of that page, ``docs/_runs/NAME``, which
-is emptied when the page is read anew. A page can therefore show pictures that its commands made. A
-command whose exit code is not the expected one fails the build.
+``run`` runs commands of the shell, one a line, and ``python`` a script. The examples of a page run
+one after the other in a folder of that page, ``docs/_runs/NAME``, which is emptied when the page is
+read anew. A page can therefore show pictures that its examples made. One whose exit code is not the
+expected one fails the build.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-SECONDS = 60
+SECONDS = 300
 
 
 class Run(SphinxDirective):
@@ -37,13 +38,17 @@ class Run(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return one block with commands and output; nothing with the option ``quiet``."""
         folder = self._folder()
-        shown = [text for command in self.content if command for text in self._run(command, folder)]
-        if "quiet" in self.options:
-            return []
-        text = "\n".join(shown)
-        block = nodes.literal_block(text, text, language="console")
+        shown = []
+        for command in filter(None, self.content):
+            shown += [f"$ {command}", *self.output_of(command, folder)]
+        return [] if "quiet" in self.options else [self.block(shown, "console")]
+
+    def block(self, lines: list[str], language: str) -> nodes.Node:
+        """Return lines as a block of code or output."""
+        text = "\n".join(lines)
+        block = nodes.literal_block(text, text, language=language)
         self.set_source_info(block)
-        return [block]
+        return block
 
     def _folder(self) -> Path:
         """Return the folder of the page, emptied at the first directive of the page."""
@@ -54,12 +59,12 @@ class Run(SphinxDirective):
             folder.mkdir(parents=True)
         return folder
 
-    def _run(self, command: str, folder: Path) -> list[str]:
-        """Return the command after a prompt, and its output."""
+    def output_of(self, command: str | list[str], folder: Path) -> list[str]:
+        """Run a command of the shell, or a program, and return what it prints."""
         done = subprocess.run(
-            command, shell=True, cwd=folder, env=environment(), timeout=SECONDS, text=True,
-            encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-            stdin=subprocess.DEVNULL,
+            command, shell=isinstance(command, str), cwd=folder, env=environment(),
+            timeout=SECONDS, text=True, encoding="utf-8", check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         wanted = self.options.get("exit", 0)
         if done.returncode != wanted:
@@ -67,7 +72,17 @@ class Run(SphinxDirective):
         lines = ESCAPES.sub("", done.stdout).rstrip().splitlines()
         most = self.options.get("lines", len(lines))
         cut = ["..."] if most < len(lines) else []
-        return [f"$ {command}", *lines[:most], *cut]
+        return [*lines[:most], *cut]
+
+
+class Python(Run):
+    """Show its content, a script, and what it prints."""
+
+    def run(self) -> list[nodes.Node]:
+        """Return a block with the script, and one with its output."""
+        script = list(self.content)
+        output = self.output_of([sys.executable, "-c", "\n".join(script)], self._folder())
+        return [self.block(script, "python"), self.block(output, "text")]
 
 
 def environment() -> dict[str, str]:
@@ -80,6 +95,7 @@ def environment() -> dict[str, str]:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("run", Run)
+    app.add_directive("python", Python)
     return {"version": "1", "parallel_read_safe": True}

@@ -196,7 +196,9 @@ def _in_spanning_tree(graph: OverlapGraph) -> np.ndarray:
     # Ranks instead of areas: equal areas have an order, and no cost is 0, which means "no edge".
     cost = np.empty(pairs)
     cost[np.lexsort((np.arange(pairs), -graph.area))] = np.arange(1, pairs + 1)
-    costs = coo_array((cost, (graph.i, graph.j)), shape=(graph.tiles, graph.tiles))
+    # SciPy up to 1.16 takes 32-bit indices alone here.
+    ends = graph.i.astype(np.int32), graph.j.astype(np.int32)
+    costs = coo_array((cost, ends), shape=(graph.tiles, graph.tiles))
     return np.isin(cost, minimum_spanning_tree(costs.tocsr()).data)
 
 
