@@ -79,10 +79,11 @@ class Python(Run):
     """Show its content, a script, and what it prints."""
 
     def run(self) -> list[nodes.Node]:
-        """Return a block with the script, and one with its output."""
+        """Return a block with the script, and one with its output if there is any."""
         script = list(self.content)
         output = self.output_of([sys.executable, "-c", "\n".join(script)], self._folder())
-        return [self.block(script, "python"), self.block(output, "text")]
+        shown = [self.block(script, "python")]
+        return [*shown, self.block(output, "text")] if output else shown
 
 
 def environment() -> dict[str, str]:
