@@ -105,8 +105,10 @@ def run_phase(names: Path, folder: Path, workers: int) -> dict[str, float]:
     from zemosaic.cli import run
 
     with cpu_samples() as samples:
-        code = run(["intertile", f"@{names}", "-o", str(folder), "-q", "--no-report", "--neighbours",
-                    "8", "--model", "gain+offset", "--workers", str(workers)])  # fmt: skip
+        options = "-q --no-report --neighbours 8 --model gain+offset".split()
+        code = run(
+            ["intertile", f"@{names}", "-o", str(folder), *options, "--workers", str(workers)]
+        )
     if code:
         raise SystemExit(f"the run ended with {code}")
     times, cpu = np.array(samples).T

@@ -26,7 +26,7 @@ HEADER = """\
 
 # The contents of a trace
 
-Every span, event, metric and attribute of a run. [`otel/semconv`](../otel/semconv) has the same as
+Every span, event, metric and attribute of a run. `otel/semconv` in the repository has the same as
 an [OpenTelemetry Weaver](https://github.com/open-telemetry/weaver) registry. Attributes without a
 meaningful value (None, NaN, an empty list) are left out. Events are also log records with the ids
 of their span; metrics and log records are sent to collectors that take them, and off where they
@@ -128,7 +128,8 @@ def _stability(group: Group) -> str:
 
 
 def _link(reference: str, attributes: dict[str, Any]) -> str:
-    return f"[`{_display_name(attributes[reference])}`](#{reference})"
+    # In HTML like its target: links of Markdown are resolved against headings by some programs.
+    return f'<a href="#{reference}">`{_display_name(attributes[reference])}`</a>'
 
 
 def _display_name(attribute: Group) -> str:

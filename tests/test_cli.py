@@ -710,6 +710,7 @@ def test_demo_prints_solution_and_truth(zemosaic: Command, tmp_path: Path) -> No
         np.testing.assert_allclose(shown[:, column + 1], error, rtol=0.051)
     np.testing.assert_allclose(shown[:, 1] / shown[0, 1], true["gain"] / true["gain"][0], rtol=2e-4)
     error = (shown[:, 2] / shown[:, 1]).std() * 100
+    assert "\n\ntile  true gain" in result.out, "an empty line before the table"
     printed = re.search(r"rms gain error (\S+) %; the true gains vary by (\S+) %\n$", result.out)
     assert printed is not None
     assert float(printed[1]) == pytest.approx(error, abs=0.02)

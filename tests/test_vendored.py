@@ -26,7 +26,8 @@ def assert_no_original():
 
 # Worker processes import this file as well, after the modules that their server preloads.
 assert_no_original()
-if __name__ != "__main__" and "forkserver" in multiprocessing.get_all_start_methods():
+has_server = "forkserver" in multiprocessing.get_all_start_methods() and sys.platform != "darwin"
+if __name__ != "__main__" and has_server:
     assert "vendored_name.pipeline.tasks" in sys.modules
 sys.meta_path.insert(0, RefuseOriginal())
 

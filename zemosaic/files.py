@@ -7,6 +7,7 @@ import glob
 import os
 import secrets
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,9 +44,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{os.getpid()}-{token}.part.{path.name[-NAME_END:]}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        _replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Rename a file; on Windows, wait until other programs have closed the one that it replaces.
+
+    There a file that is open, in a spreadsheet or for a moment in a virus scanner, is not replaced.
+
+    Raises
+    ------
+    OSError
+        As `os.replace`, with the name of the output and not that of the temporary file.
+    """
+    for pause in (0.05, 0.2, 0.5, 0.0):
+        try:
+            os.replace(temporary, path)
+            return
+        except OSError as error:
+            is_open = sys.platform == "win32" and isinstance(error, PermissionError)
+            if not (is_open and pause):
+                reason = f"{error.strerror}; close the programs that have it open"
+                raise OSError(error.errno, reason if is_open else error.strerror, path) from None
+        time.sleep(pause)
 
 
 def sweep(path: Path) -> None:
@@ -118,7 +141,16 @@ def require_different(paths: Iterable[str | os.PathLike[str]]) -> None:
     """Raise `UserError` if a file is given twice: it would count twice, as its own neighbour."""
     seen = set()
     for path in paths:
-        real = os.path.realpath(path)
-        if real in seen:
+        file = file_identity(path)
+        if file in seen:
             raise UserError(f"{os.fspath(path)}: is given twice; give each tile once")
-        seen.add(real)
+        seen.add(file)
+
+
+def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | str:
+    """Return what is the same for all names of a file: links, and case where a disk ignores it."""
+    try:
+        status = os.stat(path)
+    except OSError:  # there is no such file yet
+        return os.path.normcase(os.path.realpath(path))
+    return status.st_dev, status.st_ino

@@ -1,9 +1,13 @@
-"""Text for people: names as they may be shown in a terminal, and numbers with errors."""
+"""Text for people: names and commands for a terminal, and numbers with errors."""
 
 from __future__ import annotations
 
 import math
 import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
 
 #: Powers of ten of an error up to which it is written without one.
 LARGEST_EXPONENT = 7
@@ -51,3 +55,9 @@ def two_digits(value: float) -> str:
     if abs(exponent) > LARGEST_EXPONENT:
         return f"{value:.1e}"
     return f"{round(value, 1 - exponent):.{max(0, 1 - exponent)}f}"
+
+
+def shell_command(words: Sequence[str]) -> str:
+    """Return words as a command that can be pasted into the shell of this system."""
+    # Neither cmd nor programs on Windows know single quotes.
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

@@ -73,7 +73,7 @@ def watch(
         temporary directory, which the first log line names, and which is removed unless the loop
         raises or the process dies.
     prefix : str, optional
-        Start of each log line; ``[name] `` by default.
+        Start of each log line; by default the name in brackets and a space.
     heartbeat : float
         Seconds without an end before a heartbeat, and between two.
     observers : sequence of Observer

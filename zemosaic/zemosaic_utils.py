@@ -84,7 +84,7 @@ def compute_intertile_affine_calibration(
     use_auto_intertile : bool
         Measure overlaps down to 1 % of a tile.
     logger : logging.Logger, optional
-        Receives the log lines, each with the prefix ``[Intertile] ``.
+        Receives the log lines, each with the prefix ``[Intertile]``.
     progress_callback : callable, optional
         Called with ``("phase5_intertile_pairs", done, total)`` for each pair that ended, with
         ``("phase5_intertile", done, total)`` for each prepared tile and for every fifth pair,

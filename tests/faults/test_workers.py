@@ -117,6 +117,7 @@ def test_pairs_that_kill_every_worker_end_in_a_clear_failure(start: Start) -> No
     assert "zemosaic: no solution" in done.err
 
 
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="workers are spawned there")
 def test_the_death_of_the_forkserver_costs_one_pair(start: Start) -> None:
     """The worker that killed it times out, and a new forkserver starts the next worker."""
     run = start("--pair-timeout", 6, fault="forkserver@0-1")

@@ -12,7 +12,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ..files import output_names
+from ..files import file_identity, output_names
 from ..photometry.tiles.file_options import split_input
 from ..settings import GAIN_SOURCES, LONGEST_TIMEOUT, MODELS, Settings
 from .output import OUTPUT_OPTIONS, echo
@@ -209,14 +209,14 @@ def refuse_to_overwrite_inputs(
 ) -> None:
     """Raise a usage error if an output would replace a tile or another output."""
     files = list(dict.fromkeys(Path(split_input(tile)[0]) for tile in tiles))
-    inputs = {Path(os.path.realpath(file)): file for file in files}
+    inputs = {file_identity(file): file for file in files}
     outputs = []
     if apply_to is not None:
         names = output_names(files)
         outputs = [apply_to / names[Path(os.path.abspath(file))] for file in files]
     seen = set()
     for output in [*outputs, mosaic] if mosaic else outputs:
-        path = Path(os.path.realpath(output))
+        path = file_identity(output)
         if path in inputs:
             option = "--mosaic" if output is mosaic else "--apply"
             raise click.UsageError(

@@ -58,7 +58,8 @@ def comparison_lines(solution: Solution, folder: Path) -> Iterator[str]:
     truth = Table.read(folder / "truth.ecsv", format="ascii.ecsv")
     true_gain, true_offset = truth["gain"].data[:, None], truth["offset"].data[:, None]
     gain, offset = align_truth(solution, true_gain, true_offset)
-    yield "\ntile  true gain             solved  true offset      solved (ADU)"
+    yield ""
+    yield "tile  true gain             solved  true offset      solved (ADU)"
     columns = (gain, solution.gain, solution.gain_err, offset, solution.offset, solution.offset_err)
     for tile, row in enumerate(zip(*(column[:, 0] for column in columns), strict=True)):
         solved_gain, solved_offset = with_error(*row[1:3]), with_error(*row[4:])

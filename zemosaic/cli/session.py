@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import platform
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -38,7 +37,7 @@ from ..runtime.observers import Observer
 from ..runtime.run_folder import RunFolder, claim
 from ..runtime.watchdog import Watchdog
 from ..settings import Settings
-from ..text import printable
+from ..text import printable, shell_command
 
 if TYPE_CHECKING:
     from ..pipeline.mosaic_stage import MosaicOptions
@@ -234,7 +233,7 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
     results = len(journal.results(records))
     _warn(
         terminal,
-        f"{folder}: the previous run {state}; see zemosaic autopsy {shlex.quote(str(folder))}; "
+        f"{folder}: the previous run {state}; see zemosaic autopsy {shell_command([str(folder)])}; "
         f"--resume would have reused its {results} results",
     )
     return records
@@ -260,7 +259,7 @@ def _report_at_end(
                     write_report(folder)
             except Exception as error:  # the results of the run matter more than its page
                 logger.debug("no report", exc_info=True)
-                command = f"zemosaic report {shlex.quote(str(folder))}"
+                command = f"zemosaic report {shell_command([str(folder)])}"
                 _warn(
                     terminal, f"{folder}: no {paths.report.name} ({error}); see {command} for more"
                 )
@@ -301,7 +300,7 @@ def _about(
         "version": __version__,
         "python": platform.python_version(),
         "host": platform.node(),
-        "command": without_credentials(shlex.join(["zemosaic", *sys.argv[1:]])),
+        "command": without_credentials(shell_command(["zemosaic", *sys.argv[1:]])),
         "cwd": os.getcwd(),
         "settings": asdict(settings),
         "pool": options.pool,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from ..runtime.events import JobEnded
 from ..runtime.run_folder import RunFolder
 from ..runtime.stacks import innermost
+from ..text import shell_command
 from .autopsy import Autopsy, StuckJob
 from .progress import job_name, stage_title
 
@@ -69,7 +69,9 @@ def resume_command(autopsy: Autopsy) -> str:
     if " --resume" not in command and not command.startswith("zemosaic demo"):
         command += " --resume"
     folder = str(about.get("cwd", ""))
-    return f"cd {shlex.quote(folder)} && {command}" if folder not in ("", os.getcwd()) else command
+    return (
+        f"cd {shell_command([folder])} && {command}" if folder not in ("", os.getcwd()) else command
+    )
 
 
 def _saved_results(autopsy: Autopsy) -> str:

@@ -7,7 +7,6 @@ left with its uncertainty, or that it is unknown.
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -21,7 +20,7 @@ from rich.text import Text
 from ..runtime.events import Heartbeat, JobEnded, Note, RunEnded, SlowJob, StageEnded, StageStarted
 from ..runtime.observers import Observer
 from ..runtime.stacks import innermost
-from ..text import printable
+from ..text import printable, shell_command
 from ..threads import report
 from .progress import FAILED_OUTCOMES, ProgressRate, job_name, stage_title
 
@@ -166,7 +165,7 @@ class Console(Observer):
 
     def _advice(self, event: Heartbeat) -> str:
         outlook = "time out and the rest continue" if event.timeout else "may never end"
-        folder = shlex.quote(str(self._folder)) if self._folder else ""
+        folder = shell_command([str(self._folder)]) if self._folder else ""
         status = f'; run "zemosaic status {folder}" in another terminal for more' if folder else ""
         return f"wait (stuck jobs {outlook}){status}; or press Ctrl-C and resume with --resume"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,11 @@ def write_table(table: Table, path: Path) -> None:
     name = TABLE_FORMATS[path.suffix]
     with atomic_write(path) as temporary:
         table = _fits_table(table) if name == "fits" else table
-        table.write(temporary, format=name, overwrite=True)
+        if name == "ascii.ecsv":
+            # In bytes: astropy would use the encoding and the line ends of the system.
+            temporary.write_bytes(_ecsv(table).encode())
+        else:
+            table.write(temporary, format=name, overwrite=True)
 
 
 def _fits_table(table: Table) -> Table:
@@ -148,9 +153,15 @@ def run_name(solution: PhaseSolution, settings: Settings) -> str:
 
     The same run repeated has the same name.
     """
+    text = _ecsv(corrections_table(solution, settings))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _ecsv(table: Table) -> str:
+    """Return a table as ECSV, with the same line ends on all systems."""
     text = io.StringIO()
-    corrections_table(solution, settings).write(text, format="ascii.ecsv")
-    return hashlib.sha256(text.getvalue().encode()).hexdigest()[:16]
+    table.write(text, format="ascii.ecsv")
+    return text.getvalue().replace(os.linesep, "\n")
 
 
 def _pair_row(

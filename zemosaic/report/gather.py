@@ -209,7 +209,7 @@ def _measurements(job: JobEnded) -> tuple[Any, ...]:
 def _add_corrections(tiles: list[TileData], path: Path) -> str:
     """Read the table of corrections into the tiles; return the unit of the offsets."""
     names = ("tile", "component", "suspect", *CORRECTION)
-    table = Table.read(path, format="ascii.ecsv", include_names=names)
+    table = Table.read(path, format="ascii.ecsv", encoding="utf-8", include_names=names)
     for row in table.as_array().tolist():
         values = dict(zip(table.colnames, row, strict=True))
         tile = tiles[values["tile"]]
@@ -225,7 +225,9 @@ def _read_residuals(path: Path) -> Residuals:
     """Read the level differences of the table of pairs; return none if there is no table."""
     if not path.exists():
         return {}
-    table = Table.read(path, format="ascii.ecsv", include_names=(*KEY, "residual"))
+    table = Table.read(
+        path, format="ascii.ecsv", encoding="utf-8", include_names=(*KEY, "residual")
+    )
     keys = zip(*(table[name].tolist() for name in KEY), strict=True)
     return dict(zip(keys, table["residual"].tolist(), strict=True))
 
@@ -234,7 +236,7 @@ def _read_star_gains(path: Path) -> list[StarComparison]:
     """Read the gains by stars from the table of pairs; none if it has no stars."""
     if not path.exists():
         return []
-    table = Table.read(path, format="ascii.ecsv")
+    table = Table.read(path, format="ascii.ecsv", encoding="utf-8")
     if "star_gain" not in table.colnames:
         return []
     names = ("gain", "gain_err", "star_gain", "star_gain_err", "stars")

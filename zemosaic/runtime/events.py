@@ -11,6 +11,7 @@ of jobs count from 1.
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -243,3 +244,18 @@ Event = (
     RunStarted | StageStarted | StageEnded | JobSubmitted | JobEnded | Heartbeat | JobRunning
     | SlowJob | WorkerStarted | Note | RunEnded
 )  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    # The README of 0.2 imported it from here.
+    if name != "Observer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .observers import Observer
+
+    warnings.warn(
+        "zemosaic.runtime.events.Observer is zemosaic.runtime.observers.Observer since 0.3; this "
+        "name ends with 0.4",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return Observer

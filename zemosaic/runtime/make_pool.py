@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
@@ -10,6 +11,8 @@ from .pool import Pool, no_identity, usable_processors
 from .serial_pool import SerialPool
 from .thread_pool import ThreadPool
 
+#: Windows waits for 63 pipes at most: those of the workers, and one of the run.
+MOST_ON_WINDOWS = 60
 KINDS = ("processes", "threads", "serial")
 
 
@@ -47,6 +50,8 @@ def make_pool(
     if kind == "processes":
         from .process_pool import ProcessPool
 
+        if sys.platform == "win32":
+            workers = min(workers, MOST_ON_WINDOWS)
         return ProcessPool(workers, preload, identify)
     if kind == "threads":
         return ThreadPool(workers)

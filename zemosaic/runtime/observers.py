@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ..threads import take_reports
 from .events import (
@@ -39,6 +41,22 @@ class Observer:
         """Receive simultaneous events; by default, pass each to its method in order."""
         for event in events:
             getattr(self, _METHODS[type(event)])(event)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Call a method under its old name, `tell`, until 0.4."""
+        super().__init_subclass__(**options)
+        if "tell" in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.tell: the method is handle_batch since zemosaic 0.3, and only "
+                "that name will be called from 0.4 on",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.handle_batch = vars(cls)["tell"]  # type: ignore[method-assign]
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Old name of `handle_batch`, for a ``super().tell(events)``, until 0.4."""
+        Observer.handle_batch(self, events)
 
     def run_started(self, event: RunStarted) -> None:
         """Called first."""

@@ -88,8 +88,13 @@ def _is_added(folder: str) -> bool:
 
 
 def start_context(preload: Sequence[str]) -> Any:
-    """Return a start method other than a plain fork, which copies the locks held by threads."""
-    if "forkserver" in multiprocessing.get_all_start_methods():
+    """Return a start method other than a plain fork, which copies the locks held by threads.
+
+    Frameworks of macOS, as that which numpy uses there for linear algebra, crash in a forked
+    process, so there each worker is spawned.
+    """
+    has_server = "forkserver" in multiprocessing.get_all_start_methods()
+    if has_server and sys.platform != "darwin":
         context = multiprocessing.get_context("forkserver")
         # The forkserver imports these modules once, for all workers.
         context.set_forkserver_preload([*preload, serve.__module__])

@@ -61,7 +61,8 @@ _lock = threading.Lock()
 def create_folder(folder: Path) -> None:
     """Create the folder of stacks in a run folder, empty."""
     shutil.rmtree(RunFolder(folder).stacks, ignore_errors=True)
-    RunFolder(folder).stacks.mkdir(parents=True)
+    # Windows cannot remove a file that a worker of a dead run still has open.
+    RunFolder(folder).stacks.mkdir(parents=True, exist_ok=True)
 
 
 def use_alarm() -> None:

@@ -1,0 +1,49 @@
+"""The pages of the documentation: their examples in Python, and their links to files."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(
+    path
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    if not {"_runs", "generated"} & set(path.parts)
+)
+FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def example(page: Path) -> str:
+    """Return the interactive examples of a page, in order."""
+    blocks = FENCE.findall(page.read_text(encoding="utf-8"))
+    return "\n".join(block for block in blocks if block.startswith(">>> "))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if example(page)], ids=lambda page: page.stem
+)
+def test_examples_print_what_the_page_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interactive examples in Python print what the page shows."""
+    monkeypatch.chdir(tmp_path)
+    test = doctest.DocTestParser().get_doctest(example(page), {}, page.name, str(page), 0)
+    report: list[str] = []
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    result = runner.run(test, out=report.append)
+    assert not result.failed, "".join(report)
+    assert result.attempted
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files(page: Path) -> None:
+    """A link to a file of the repository leads to one, except to pictures made with the site."""
+    links = LINK.findall(page.read_text(encoding="utf-8"))
+    files = [link for link in links if "://" not in link and "_runs/" not in link]
+    missing = [link for link in files if not (page.parent / link).exists()]
+    assert not missing, f"{page.name}: {', '.join(missing)}"
