@@ -92,7 +92,7 @@ def test_a_second_interrupt_changes_nothing(start: Start) -> None:
 def test_a_collector_that_does_not_answer_costs_one_line(start: Start, kind: str) -> None:
     """Exit 0, the complete trace in the file, and one line with its name."""
     with (dead_port if kind == "absent" else mute_port)() as port:
-        run = start("--otlp", f"http://127.0.0.1:{port}", pool="serial")
+        run = start("--otlp", f"http://127.0.0.1:{port}", "--live", "snapshot", pool="serial")
         done = run.end()
     assert done.code == 0
     (line,) = [line for line in done.err.splitlines() if "delivered" in line]
