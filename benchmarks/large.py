@@ -105,7 +105,7 @@ def run_phase(names: Path, folder: Path, workers: int) -> dict[str, float]:
     from zemosaic.cli import run
 
     with cpu_samples() as samples:
-        options = "-q --no-report --neighbours 8 --model gain+offset".split()
+        options = ["-q", "--no-report", "--neighbours", "8", "--model", "gain+offset"]
         code = run(
             ["intertile", f"@{names}", "-o", str(folder), *options, "--workers", str(workers)]
         )
