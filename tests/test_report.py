@@ -28,6 +28,7 @@ from zemosaic.pictures import encode_png
 from zemosaic.report.build import load_run, write_report
 from zemosaic.report.charts import worker_lanes
 from zemosaic.report.data import finite_median, job_outcome
+from zemosaic.report.survey import ALADIN
 from zemosaic.report.text import chi_square_sentences, headline
 from zemosaic.runtime.events import JobEnded, JobError
 from zemosaic.runtime.run_folder import claim
@@ -196,16 +197,22 @@ def test_names_from_files_are_text_only(tmp_path: Path) -> None:
 
 
 def test_the_page_makes_no_requests(tmp_path: Path) -> None:
-    """No element refers to another site, and the page's policy forbids requests of scripts."""
+    """No element loads from another site, and the page's policy forbids requests of scripts.
+
+    The only link to another site is that to Aladin Lite, which a reader has to follow.
+    """
     synthetic_run(tmp_path).write()
     elements = Elements(page_of(tmp_path)).elements
     policy = next(a["content"] for _, a in elements if a.get("http-equiv"))
     assert policy is not None
     assert policy.startswith("default-src 'none'; script-src 'nonce-")
     assert "unsafe-inline" not in policy.split("style-src")[0]
+    links = [attributes for tag, attributes in elements if tag == "a" and "rel" in attributes]
+    assert [str(link["href"]).partition("?")[0] for link in links] == [ALADIN]
+    assert links[0]["rel"] == "noreferrer"
     for tag, attributes in elements:
         for name in ("src", "href", "srcset", "action", "data"):
-            value = attributes.get(name)
+            value = None if attributes in links else attributes.get(name)
             assert value is None or not re.match(r"(?i)\s*(https?:|//|javascript:)", value), tag
 
 
