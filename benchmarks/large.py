@@ -105,24 +105,25 @@ def run_phase(names: Path, folder: Path, workers: int) -> dict[str, float]:
     from zemosaic.cli import run
 
     with cpu_samples() as samples:
-        code = run(["intertile", f"@{names}", "-o", str(folder), "-q", "--no-report", "--neighbours",
-                    "8", "--model", "gain+offset", "--workers", str(workers)])  # fmt: skip
+        options = ["-q", "--no-report", "--neighbours", "8", "--model", "gain+offset"]
+        code = run(
+            ["intertile", f"@{names}", "-o", str(folder), "--workers", str(workers), *options]
+        )
     if code:
         raise SystemExit(f"the run ended with {code}")
     times, cpu = np.array(samples).T
-    spans: dict[str, float] = {}
+    spans: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     started: dict[str, int] = {}
     for line in (folder / "journal.jsonl").read_bytes().splitlines():
         if b'"kind":"Stage' in line:
             event = json.loads(line)
             at = float(np.interp(event["time_ns"], times, cpu))
+            stage = event["stage"]
             if event["kind"] == "StageStarted":
-                started[event["stage"]] = at
-            else:
-                spans[event["stage"]] = (
-                    spans.get(event["stage"], 0.0) + at - started[event["stage"]]
-                )
-    figures = {f"{stage}, s": spans.get(stage, 0.0) for stage in STAGES}
+                started[stage] = at
+            elif stage in spans:
+                spans[stage] += at - started[stage]
+    figures = {f"{stage}, s": spans[stage] for stage in STAGES}
     return figures | {"run, s": cpu[-1] - cpu[0], "run, GiB": peak()}
 
 

@@ -21,6 +21,7 @@ from .data import RunData
 from .light import LightImage, light_sentences
 from .markup import escape
 from .problems import find_problems
+from .selection import selection_sentence
 from .tables import (
     corrections_table,
     settings_table,
@@ -188,6 +189,8 @@ def _map(run: RunData) -> Iterator[str]:
         "still disagree, its width the weight of the pair. Hover over a tile or pair for "
         "details; drag to zoom, double-click to reset; click a legend entry to hide it.</p>"
     )
+    if sentence := selection_sentence(run):
+        yield f"<p>{escape(sentence)}</p>"
     yield _chart("sky")
 
 
