@@ -208,7 +208,7 @@ class BlockFactor:
             front, own, size = fronts[number], fronts[number].own, len(fronts[number].columns)
             outer = passed_down.pop(number, np.empty((0, 0)))
             inverse = np.empty((size, size))
-            root = solve_triangular(self.lower[number], np.eye(own), lower=True, check_finite=False)
+            root = _solve_lower(self.lower[number], np.eye(own))
             ratio = root.T @ self.coupling[number]
             across = -ratio @ outer
             inverse[:own, :own] = root.T @ root - across @ ratio.T
