@@ -7,7 +7,7 @@ space that Plotly's figures would take, and Plotly's Python package is not impor
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,12 +15,13 @@ from ..observe.progress import STAGE_TITLES
 from ..runtime.events import JobEnded, SlowJob
 from .alerts import alert_job, alert_text
 from .data import IN_PROGRESS, PairData, RunData, TileData, finite_median, job_outcome
+from .selection import Shown, thinned
 
 DIGITS = 6  # significant digits of a number: more than a chart can show
 MAX_ALERTS = 500  # heartbeats and slow jobs in a chart: a run that hangs all night has thousands
 TILE_FIELDS = ("index", "name", "failed", "pairs", "suspect", "gain", "gain_err", "offset",
                "offset_err")  # fmt: skip
-PAIR_FIELDS = ("index", "i", "j", "outcome", "seconds")
+PAIR_FIELDS = ("index", "outcome", "seconds")
 
 
 def chart_data(run: RunData) -> dict[str, Any]:
@@ -28,20 +29,28 @@ def chart_data(run: RunData) -> dict[str, Any]:
     groups = run.group_numbers
     weights = _weight_classes(run.pairs)
     timeline = _Timeline.of(run)
+    shown = Shown.of(run)
+    places = {index: place for place, index in enumerate(shown.tiles)}
+    tiles = [run.tiles[index] for index in shown.tiles]
+    pairs = [
+        (run.pairs[number], weights[number])
+        for number in shown.pairs
+        if run.pairs[number].i in places and run.pairs[number].j in places
+    ]
     return _to_json(
         {
             "channels": run.channel_names,
             "unit": run.unit,
-            "tiles": [_tile(tile, groups.get(tile.index, -1)) for tile in run.tiles],
-            "pairs": [_pair(*pair) for pair in zip(run.pairs, weights, strict=True)],
+            "tiles": [_tile(tile, groups.get(tile.index, -1)) for tile in tiles],
+            "pairs": [_pair(*pair, places) for pair in pairs],
             "stages": [STAGE_TITLES[stage] for stage in timeline.stages],
             "pairStage": timeline.stages.index("pairs") if "pairs" in timeline.stages else -1,
             "lanes": timeline.lanes.names,
-            "jobs": timeline.jobs(),
+            "jobs": timeline.jobs(shown.jobs, places, [pair for pair, _ in pairs]),
             "marks": timeline.alerts(),
             "seconds": run.elapsed(run.autopsy.last_ns),
-            "levelChi": run.finite_residuals("level_chi"),
-            "gainChi": run.finite_residuals("gain_chi"),
+            "levelChi": thinned(run.finite_residuals("level_chi")),
+            "gainChi": thinned(run.finite_residuals("gain_chi")),
         }
     )
 
@@ -51,9 +60,12 @@ def _tile(tile: TileData, group: int) -> dict[str, Any]:
     return {**values, "group": group, "corners": tile.corners()}
 
 
-def _pair(pair: PairData, weight: int) -> dict[str, Any]:
+def _pair(pair: PairData, weight: int, places: Mapping[int, int]) -> dict[str, Any]:
+    """Return a pair, whose tiles are given by their places among those shown."""
     return {
         **{name: getattr(pair, name) for name in PAIR_FIELDS},
+        "i": places[pair.i],
+        "j": places[pair.j],
         "reason": pair.reason or ("" if pair.gain_measured else "gain not measurable here"),
         "before": finite_median(pair.finite("before")),
         "after": finite_median(pair.finite("after")),
@@ -123,12 +135,18 @@ class _Timeline:
         stages = sorted({job.stage for job in run.jobs}, key=list(STAGE_TITLES).index)
         return cls(run, worker_lanes(run.jobs), stages)
 
-    def jobs(self) -> list[list[Any]]:
-        """Return per job: lane, stage, index, start, end, failure, and its tile or pair."""
-        pairs = {(pair.i, pair.j): number for number, pair in enumerate(self.run.pairs)}
+    def jobs(
+        self, shown: Iterable[int], tiles: Mapping[int, int], shown_pairs: Iterable[PairData]
+    ) -> list[list[Any]]:
+        """Return per job: lane, stage, index, start, end, failure, and its tile or pair, if shown.
+
+        `tiles` are the places of the shown tiles.
+        """
+        pairs = {(pair.i, pair.j): number for number, pair in enumerate(shown_pairs)}
         entries = []
-        for job, row in zip(self.run.jobs, self.lanes.rows, strict=True):
-            target = job.attributes.get("index")
+        for number in shown:
+            job, row = self.run.jobs[number], self.lanes.rows[number]
+            target = tiles.get(job.attributes.get("index", -1))
             if job.stage == "pairs":
                 i, j = (job.attributes.get(name, -1) for name in ("tile_i", "tile_j"))
                 target = pairs.get((i, j))

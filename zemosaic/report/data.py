@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from statistics import median
 from typing import Any
 
@@ -279,7 +280,7 @@ class RunData:
         """Whether any pair was measured."""
         return any(pair.outcome == "measured" for pair in self.pairs)
 
-    @property
+    @cached_property
     def n_channels(self) -> int:
         """Number of channels of the tiles; 0 if none was prepared."""
         return max((len(tile.placement.sky) for tile in self.tiles if tile.placement), default=0)
@@ -292,7 +293,7 @@ class RunData:
             return list(RGB)
         return [f"channel {channel}" for channel in range(count)]
 
-    @property
+    @cached_property
     def groups(self) -> list[list[TileData]]:
         """Groups of tiles connected by measured pairs, the largest first."""
         groups: dict[int, list[TileData]] = {}

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -234,14 +235,20 @@ def _read_residuals(path: Path) -> Residuals:
 
 def _read_star_gains(path: Path) -> list[StarComparison]:
     """Read the gains by stars from the table of pairs; none if it has no stars."""
-    if not path.exists():
-        return []
-    table = Table.read(path, format="ascii.ecsv", encoding="utf-8")
-    if "star_gain" not in table.colnames:
+    if not path.exists() or not _has_stars(path):
         return []
     names = ("gain", "gain_err", "star_gain", "star_gain_err", "stars")
-    rows = zip(*(table[name].tolist() for name in ("pair", *KEY, *names)), strict=True)
+    table = Table.read(
+        path, format="ascii.ecsv", encoding="utf-8", include_names=("pair", *KEY, *names)
+    )
+    rows = zip(*(table[name].tolist() for name in columns), strict=True)
     return [star for star in (StarComparison(*row) for row in rows) if star.star_gain_err > 0]
+
+
+def _has_stars(path: Path) -> bool:
+    """Return whether the head of a table, which is short, has gains by stars."""
+    with path.open(encoding="utf-8") as lines:
+        return any("star_gain" in line for line in takewhile(lambda line: line[:1] == "#", lines))
 
 
 def _judged_by_stars(

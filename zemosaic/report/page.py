@@ -21,6 +21,7 @@ from .data import RunData
 from .light import LightImage, light_sentences
 from .markup import escape, folded
 from .problems import find_problems
+from .selection import selection_sentence
 from .survey import SurveyPicture, aladin_link
 from .tables import (
     corrections_table,
@@ -205,6 +206,8 @@ def _map(run: RunData, survey: SurveyPicture | None) -> Iterator[str]:
         "still disagree, its width the weight of the pair. Hover over a tile or pair for "
         "details; drag to zoom, double-click to reset; click a legend entry to hide it.</p>"
     )
+    if sentence := selection_sentence(run):
+        yield f"<p>{escape(sentence)}</p>"
     yield _chart(
         "sky", "Map of the tiles and pairs; the tables of gains and of pairs have its data"
     )

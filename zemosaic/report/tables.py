@@ -11,9 +11,10 @@ from ..observe.progress import stage_title
 from ..runtime.events import JobEnded
 from ..text import two_digits, with_error
 from .alerts import alert_job
-from .data import PairData, RunData, StarComparison, job_outcome, job_seconds
+from .data import PairData, RunData, StarComparison, TileData, job_outcome, job_seconds
 from .markup import escape, folded, table
 from .problems import MAX_LISTED, count
+from .selection import MAX_ROWS
 
 MAX_SLOWEST = 10
 MAX_STACKS = 10
@@ -69,20 +70,32 @@ def _stack(title: str, stack: str) -> str:
 
 
 def corrections_table(run: RunData) -> str:
-    """Return the gains and offsets of all tiles, folded away."""
+    """Return the gains and offsets of the tiles, folded away; of many those of the worst alone."""
+    channels = run.channel_names
+    tiles = sorted(run.tiles, key=_doubt)[:MAX_ROWS] if len(run.tiles) > MAX_ROWS else run.tiles
     rows = [
         (
             tile.index, tile.name, name, with_error(gain, gain_err), with_error(offset, offset_err),
             tile.pairs,
         )
-        for tile in run.tiles
+        for tile in tiles
         for name, gain, gain_err, offset, offset_err in zip(
-            run.channel_names, tile.gain, tile.gain_err, tile.offset, tile.offset_err, strict=False
+            channels, tile.gain, tile.gain_err, tile.offset, tile.offset_err, strict=False
         )
     ]  # fmt: skip
     head = ("tile", "file", "channel", "gain", run.in_unit("offset"), "pairs")
     formats = {0: "d", 3: "", 4: "", 5: "d"}
-    return folded("Table of all gains and offsets", table(head, rows, formats))
+    if len(tiles) == len(run.tiles):
+        return folded("Table of all gains and offsets", table(head, rows, formats))
+    rest = f"<p>and {len(run.tiles) - len(tiles)} more, in corrections.ecsv</p>"
+    title = "Table of gains and offsets, suspect tiles and the least certain gains first"
+    return folded(title, table(head, rows, formats) + rest)
+
+
+def _doubt(tile: TileData) -> tuple[bool, float]:
+    """Return a key that sorts suspect tiles first, then those with the largest errors of gains."""
+    errors = [error / gain for gain, error in zip(tile.gain, tile.gain_err, strict=True) if gain]
+    return not tile.suspect, -max((e for e in errors if math.isfinite(e)), default=0.0)
 
 
 def pairs_table(run: RunData) -> Iterator[str]:

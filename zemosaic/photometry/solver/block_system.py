@@ -137,10 +137,7 @@ class BlockSystem:
                 rest = where[self.fronts[child].columns[self.fronts[child].own :]]
                 matrix[rest[:, None], rest] += updates.pop(child)
             lower.append(cholesky(matrix[:own, :own], lower=True, check_finite=False))
-            across = matrix[:own, own:]
-            if across.size:  # else scipy before 1.14 raises
-                across = solve_triangular(lower[-1], across, lower=True, check_finite=False)
-            coupling.append(across)
+            coupling.append(_solve_lower(lower[-1], matrix[:own, own:]))
             updates[number] = matrix[own:, own:] - coupling[-1].T @ coupling[-1]
         return BlockFactor(self, lower, coupling)
 
@@ -167,13 +164,13 @@ class BlockFactor:
         solution = right.copy()
         for front, lower, coupling in fronts:
             own, rest = np.split(front.columns, [front.own])
-            part = solve_triangular(lower, solution[own], lower=True, check_finite=False)
+            part = _solve_lower(lower, solution[own])
             solution[own] = part
             solution[rest] -= coupling.T @ part
         for front, lower, coupling in reversed(fronts):
             own, rest = np.split(front.columns, [front.own])
             part = solution[own] - coupling @ solution[rest]
-            solution[own] = solve_triangular(lower, part, lower=True, trans=1, check_finite=False)
+            solution[own] = _solve_lower(lower, part, transposed=True)
         return solution
 
     def log_determinant(self) -> float:
@@ -211,7 +208,7 @@ class BlockFactor:
             front, own, size = fronts[number], fronts[number].own, len(fronts[number].columns)
             outer = passed_down.pop(number, np.empty((0, 0)))
             inverse = np.empty((size, size))
-            root = solve_triangular(self.lower[number], np.eye(own), lower=True, check_finite=False)
+            root = _solve_lower(self.lower[number], np.eye(own))
             ratio = root.T @ self.coupling[number]
             across = -ratio @ outer
             inverse[:own, :own] = root.T @ root - across @ ratio.T
@@ -237,6 +234,13 @@ def _adjacency(cliques: np.ndarray, nodes: int) -> csr_array:
         (np.ones(len(clique)), (clique, distinct[clique, place])), shape=(len(distinct), nodes)
     ).tocsr()
     return (member.T @ member).tocsr()
+
+
+def _solve_lower(lower: np.ndarray, right: np.ndarray, transposed: bool = False) -> np.ndarray:
+    """Solve ``L x = right``, or ``Lᵀ x = right``; scipy before 1.14 refuses an empty right side."""
+    if not right.size:
+        return right
+    return solve_triangular(lower, right, lower=True, trans=int(transposed), check_finite=False)
 
 
 def _assemble(index: np.ndarray, blocks: np.ndarray, size: int) -> np.ndarray:

@@ -1,0 +1,37 @@
+"""The start of a run: the order of imports, and processes that do not outlive the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.faults.command import Start
+
+#: The first of them that takes long; they are imported while workers start and read headers.
+NUMERICS = {"astropy", "scipy", "reproject"}
+
+
+def test_numerics_are_imported_after_the_workers_have_started() -> None:
+    """All that precedes the jobs of the scan imports neither astropy nor scipy."""
+    program = (
+        "import sys, json, zemosaic.cli.session, zemosaic.pipeline.prepare_stage; "
+        "print(json.dumps([m.partition('.')[0] for m in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert not NUMERICS & set(json.loads(done.stdout))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups as POSIX has them")
+def test_no_process_outlives_a_run(start: Start) -> None:
+    """When the command has ended, its process group is empty."""
+    run = start()
+    out, err = run.process.communicate(timeout=180)
+    assert run.process.returncode == 0, out + err
+    with pytest.raises(ProcessLookupError):
+        os.killpg(run.process.pid, 0)
