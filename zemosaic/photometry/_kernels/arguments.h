@@ -249,9 +249,7 @@ the frame (see Frame in preview_pair.h). */
     writes(double, panels, PANELS)                                                              \
     writes(double, updates, UPDATES)                                                            \
     writes(double, definite, 1)                                                                 \
-    writes(double, front_work, FRONT_WORK)                                                      \
-    number(first)                                                                               \
-    number(end)
+    writes(double, front_work, FRONT_WORK)
 
 #define SOLVE_FRONTS(reads, writes, number)                                                     \
     FRONTS(reads)                                                                               \
@@ -264,10 +262,7 @@ the frame (see Frame in preview_pair.h). */
     writes(double, updates, UPDATES)                                                            \
     writes(double, diagonal, UNKNOWNS)                                                          \
     writes(double, blocks, KEPT_BLOCKS, CLIQUE, CLIQUE)                                         \
-    writes(double, front_work, FRONT_WORK)                                                      \
-    writes(double, ratio_work, FRONT_WORK)                                                      \
-    number(first)                                                                               \
-    number(end)
+    writes(double, front_work, FRONT_WORK)
 
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \

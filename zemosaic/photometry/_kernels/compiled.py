@@ -335,9 +335,9 @@ def summarize_bands(
 
 def factorize_fronts(
     fronts: Fronts, diagonal: np.ndarray, blocks: np.ndarray, panels: np.ndarray,
-    updates: np.ndarray, *, first: int, end: int,
+    updates: np.ndarray,
 ) -> bool:  # fmt: skip
-    """Factorize the fronts from `first` to `end`."""
+    """Factorize all fronts."""
     definite = np.empty(1)
     _fused.factorize_fronts(
         *fronts,
@@ -347,8 +347,6 @@ def factorize_fronts(
         updates=updates,
         definite=definite,
         front_work=np.empty(fronts.largest**2),
-        first=first,
-        end=end,
     )
     return bool(definite[0])
 
@@ -360,18 +358,14 @@ def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> No
 
 def invert_fronts(
     fronts: Fronts, panels: np.ndarray, updates: np.ndarray, diagonal: np.ndarray,
-    blocks: np.ndarray, *, first: int, end: int,
+    blocks: np.ndarray,
 ) -> None:  # fmt: skip
-    """Compute the inverse in the fronts from `end` down to `first`."""
-    size = fronts.largest**2
+    """Compute the inverse within all fronts."""
     _fused.invert_fronts(
         *fronts,
         panels=panels,
         updates=updates,
         diagonal=diagonal,
         blocks=blocks,
-        front_work=np.empty(size),
-        ratio_work=np.empty(size),
-        first=first,
-        end=end,
+        front_work=np.empty(fronts.largest**2),
     )

@@ -74,14 +74,14 @@ static int eliminate(double *matrix, Index own, Index size)
     return 1;
 }
 
-/* Factorize the fronts from `first` to `end`. */
+/* Factorize all fronts. */
 int factorize_fronts(const FactorizeFronts *a)
 {
     const Tree tree = TREE_OF(a);
     double *const matrix = a->front_work;
     Front front;
     a->definite[0] = 1;
-    for (Index number = (Index)a->first; number < (Index)a->end; number++) {
+    for (Index number = 0; number < tree.fronts; number++) {
         if (read_front(&tree, number, &front) < 0 || assemble(a, &tree, &front, matrix) < 0)
             return -1;
         const Index own = front.own, size = front.size;

@@ -22,31 +22,26 @@ static void subtract(double *restrict row, const double *factors, const double *
         for (Index j = 0; j < n; j++) row[j] -= factors[k] * rows[j];
 }
 
-/* Compute Z of a front from its panel (U₁ C) and Z₂₂; `ratio` (own, size) gets (U₁⁻¹ Y). */
-static void invert(const double *panel, const double *outer, Index own, Index size, double *ratio,
-                   double *inverse)
+/* Compute Z of a front, last row first: Z₂₂ is known, and U Z is lower triangular with the diagonal
+1 / U. */
+static void invert(const double *panel, const double *outer, Index own, Index size, double *inverse)
 {
     const Index rest = size - own;
-    for (Index i = own - 1; i >= 0; i--) {
-        const double *const upper = panel + i * size;
-        double *const row = ratio + i * size;
-        for (Index j = 0; j < size; j++) row[j] = j < own ? j == i : upper[j];
-        subtract(row, upper + i + 1, row + size, size, own - i - 1, size);
-        for (Index j = 0; j < size; j++) row[j] *= 1 / upper[i];
-    }
     for (Index i = 0; i < rest; i++)
         memcpy(inverse + (own + i) * size + own, outer + i * rest, (size_t)rest * sizeof *outer);
     for (Index i = own - 1; i >= 0; i--) {
-        double *const row = inverse + i * size;
-        for (Index j = own; j < size; j++) row[j] = 0;
-        subtract(row + own, ratio + i * size + own, outer, rest, rest, rest);
-        for (Index j = own; j < size; j++) inverse[j * size + i] = row[j];
-        for (Index j = i; j < own; j++) {
-            double sum = 0;
-            for (Index k = j; k < own; k++) sum += ratio[i * size + k] * ratio[j * size + k];
-            for (Index k = own; k < size; k++) sum -= row[k] * ratio[j * size + k];
-            row[j] = inverse[j * size + i] = sum;
+        const Index right = i + 1, count = size - right;
+        const double *const upper = panel + i * size + right;
+        const double scale = 1 / panel[i * size + i];
+        double *const row = inverse + i * size + right, diagonal = scale;
+        for (Index j = 0; j < count; j++) row[j] = 0;
+        subtract(row, upper, inverse + right * size + right, size, count, count);
+        for (Index j = 0; j < count; j++) {
+            row[j] *= scale;
+            inverse[(right + j) * size + i] = row[j];
+            diagonal -= upper[j] * row[j];
         }
+        inverse[i * size + i] = diagonal * scale;
     }
 }
 
@@ -77,16 +72,16 @@ static int distribute(const InvertFronts *a, const Tree *tree, const Front *fron
     return 0;
 }
 
-/* Compute the inverse in the fronts from `end` down to `first`. */
+/* Compute the inverse within all fronts, last front first. */
 int invert_fronts(const InvertFronts *a)
 {
     const Tree tree = TREE_OF(a);
     Front front;
     if (a->size.kept_blocks && a->size.kept_blocks != a->size.pairs) return -1;
-    for (Index number = (Index)a->end - 1; number >= (Index)a->first; number--) {
+    for (Index number = tree.fronts - 1; number >= 0; number--) {
         if (read_front(&tree, number, &front) < 0) return -1;
         invert(a->panels + front.panel, a->updates + front.update, front.own, front.size,
-               a->ratio_work, a->front_work);
+               a->front_work);
         if (distribute(a, &tree, &front, a->front_work) < 0) return -1;
     }
     return 0;

@@ -5,14 +5,13 @@ Reid 1983, ACM TOMS 9, 302). On the way back the same fronts give the inverse wi
 (Takahashi, Fagan and Chen 1973; Erisman and Tinney 1975, Comm. ACM 18, 177): all variances, and the
 covariances of the columns of each pair.
 
-Kernels do the many small fronts. The few large ones are matrix products, which BLAS does faster.
+The fronts are dense, but most are small: kernels do all their algebra, and no result depends on the
+threads of BLAS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from .._kernels.fronts import FrontField
 from .dissection import dissect
 from .front_tree import front_tree
 
-LARGE = 10**8  # operations in a front for BLAS
+LARGE = 10**18
 
 
 class BlockSystem:
@@ -41,19 +40,6 @@ class BlockSystem:
         self.size, self.cliques = len(node), cliques
         edges = _edges(np.append(node, -1)[cliques])
         self.fronts = front_tree(dissect(edges, position), node, cliques)
-        table = self.fronts.table
-        size, own = np.diff(table[:, FrontField.START]), table[:-1, FrontField.OWN]
-        self._large = np.flatnonzero(own * size**2 > LARGE).tolist()
-
-    def runs(self) -> Iterator[tuple[ModuleType, int, int]]:
-        """Yield ranges of fronts with the implementation for them: kernels or BLAS."""
-        begin = 0
-        for front in [*self._large, len(self.fronts.table) - 1]:
-            if front > begin:
-                yield _kernels, begin, front  # type: ignore[misc]
-            if front < len(self.fronts.table) - 1:
-                yield _kernels.reference, front, front + 1
-            begin = front + 1
 
     def factorize(self, diagonal: np.ndarray, blocks: np.ndarray) -> BlockFactor:
         """Factorize ``diag(diagonal) + Σ blocks``.
@@ -73,11 +59,8 @@ class BlockSystem:
         panels = np.empty(self.fronts.end(FrontField.PANEL))
         updates = np.empty(self.fronts.end(FrontField.UPDATE))
         diagonal, blocks = np.ascontiguousarray(diagonal), np.ascontiguousarray(blocks)
-        for kernels, first, end in self.runs():
-            if not kernels.factorize_fronts(
-                self.fronts, diagonal, blocks, panels, updates, first=first, end=end
-            ):
-                raise np.linalg.LinAlgError("the matrix is not positive definite")
+        if not _kernels.factorize_fronts(self.fronts, diagonal, blocks, panels, updates):
+            raise np.linalg.LinAlgError("the matrix is not positive definite")
         return BlockFactor(self, panels)
 
 
@@ -121,10 +104,7 @@ class BlockFactor:
     def _inverse(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         fronts, diagonal = self.system.fronts, np.empty(self.system.size)
         updates = np.empty(fronts.end(FrontField.UPDATE))
-        for kernels, first, end in reversed(list(self.system.runs())):
-            kernels.invert_fronts(
-                fronts, self.panels, updates, diagonal, blocks, first=first, end=end
-            )
+        _kernels.invert_fronts(fronts, self.panels, updates, diagonal, blocks)
         return diagonal, blocks
 
 

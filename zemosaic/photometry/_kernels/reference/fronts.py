@@ -10,9 +10,9 @@ from ..fronts import FrontField, Fronts
 
 def factorize_fronts(
     fronts: Fronts, diagonal: np.ndarray, blocks: np.ndarray, panels: np.ndarray,
-    updates: np.ndarray, *, first: int, end: int,
+    updates: np.ndarray,
 ) -> bool:  # fmt: skip
-    """Factorize ``diag(diagonal) + Σ blocks = Uᵀ U`` in the fronts from `first` to `end`.
+    """Factorize ``diag(diagonal) + Σ blocks = Uᵀ U``.
 
     Parameters
     ----------
@@ -22,15 +22,17 @@ def factorize_fronts(
         ``(N,)``.
     blocks : ndarray
         ``(P, m, m)`` symmetric.
-    panels, updates : ndarray
-        Panels and updates of all fronts; changed.
+    panels : ndarray
+        Gets the factor.
+    updates : ndarray
+        Scratch space for the updates of all fronts.
 
     Returns
     -------
     bool
         Whether the matrix is positive definite.
     """
-    for front in range(first, end):
+    for front in range(len(fronts.table) - 1):
         panel, columns = fronts.panel(front, panels), fronts.columns_of(front)
         (own, size), chosen = (len(panel), len(columns)), fronts.blocks_of(front)
         matrix = _assemble(fronts.place[chosen], blocks[chosen], size)
@@ -70,9 +72,9 @@ def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> No
 
 def invert_fronts(
     fronts: Fronts, panels: np.ndarray, updates: np.ndarray, diagonal: np.ndarray,
-    blocks: np.ndarray, *, first: int, end: int,
+    blocks: np.ndarray,
 ) -> None:  # fmt: skip
-    """Compute the inverse in the fronts from `end` down to `first`.
+    """Compute the inverse within all fronts.
 
     In the columns of a front ``U = (U₁ C)``, and the inverse Z of those that are left is known::
 
@@ -85,14 +87,14 @@ def invert_fronts(
     panels : ndarray
         The factor.
     updates : ndarray
-        Inverses ``Z₂₂`` in the places of the updates; changed.
+        Inverses ``Z₂₂`` in the places of the updates; scratch space.
     diagonal : ndarray
-        ``(N,)`` diagonal of the inverse; changed.
+        Gets the diagonal ``(N,)`` of the inverse.
     blocks : ndarray
-        ``(P, m, m)`` inverse at the columns of each block, 0 where there is none; or ``(0, m, m)``;
-        changed.
+        Gets the inverse ``(P, m, m)`` at the columns of each block, 0 where there is none, unless
+        its shape is ``(0, m, m)``.
     """
-    for front in range(end - 1, first - 1, -1):
+    for front in range(len(fronts.table) - 2, -1, -1):
         upper, coupling, own, _ = _parts(fronts, panels, front)
         outer = fronts.update(front, updates)
         size = len(own) + len(outer)
