@@ -60,6 +60,13 @@ class Fronts(NamedTuple):
         """Columns of the largest front."""
         return int(np.diff(self.table[:, FrontField.START]).max(initial=0))
 
+    def pivots(self) -> np.ndarray:
+        """Return the places ``(N,)`` of the diagonal of the factor in the panels."""
+        own = self.table[:-1, FrontField.OWN]
+        step = np.diff(self.table[:, FrontField.START]) + 1
+        row = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+        return np.asarray(np.repeat(self.table[:-1, FrontField.PANEL], own) + row * np.repeat(step, own))
+
     def columns_of(self, front: int) -> np.ndarray:
         """Return the columns ``(s,)`` of a front."""
         begin, end = self.table[front : front + 2, FrontField.START].tolist()
@@ -83,7 +90,8 @@ class Fronts(NamedTuple):
     def panel(self, front: int, panels: np.ndarray) -> np.ndarray:
         """Return the panel ``(n, s)`` of a front, a view."""
         begin, end = self.table[front : front + 2, FrontField.PANEL].tolist()
-        return panels[begin:end].reshape(int(self.table[front, FrontField.OWN]), -1)
+        shape = int(self.table[front, FrontField.OWN]), len(self.columns_of(front))
+        return panels[begin:end].reshape(shape)
 
     def update(self, front: int, updates: np.ndarray) -> np.ndarray:
         """Return the update ``(s - n, s - n)`` of a front, a view."""

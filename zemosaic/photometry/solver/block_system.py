@@ -81,15 +81,13 @@ class BlockFactor:
 
     def solve(self, right: np.ndarray) -> np.ndarray:
         """Solve for one right-hand side ``(N,)`` or several ``(N, k)``."""
-        solution = right.astype(float, order="C").reshape(self.system.size, -1)
+        solution = right.astype(float, order="C").reshape(len(right), int(np.prod(right.shape[1:])))
         _kernels.solve_fronts(self.system.fronts, self.panels, solution)
         return solution.reshape(right.shape)
 
     def log_determinant(self) -> float:
         """Return the logarithm of the determinant."""
-        fronts = self.system.fronts
-        panels = (fronts.panel(front, self.panels) for front in range(len(fronts.table) - 1))
-        return 2 * sum(float(np.log(panel.diagonal()).sum()) for panel in panels if panel.size)
+        return 2 * float(np.log(self.panels[self.system.fronts.pivots()]).sum())
 
     def inverse_diagonal(self) -> np.ndarray:
         """Compute the diagonal ``(N,)`` of the inverse."""

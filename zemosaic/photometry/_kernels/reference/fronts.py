@@ -45,10 +45,12 @@ def factorize_fronts(
                 upper = cholesky(matrix[:own, :own], check_finite=False)
             except np.linalg.LinAlgError:
                 return False
-            panel[:, :own] = upper
-            panel[:, own:] = solve_triangular(upper, matrix[:own, own:], trans=1)
             if not np.isfinite(upper.diagonal()).all():
                 return False
+            panel[:, :own] = upper
+            panel[:, own:] = solve_triangular(
+                upper, matrix[:own, own:], trans=1, check_finite=False
+            )
         coupling = panel[:, own:]
         fronts.update(front, updates)[:] = matrix[own:, own:] - coupling.T @ coupling
     return True
