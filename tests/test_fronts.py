@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.kernels import use_kernels
-
 from zemosaic.photometry import _kernels
 from zemosaic.photometry._kernels import reference
 from zemosaic.photometry._kernels.fronts import FrontField, Fronts

@@ -65,7 +65,9 @@ class Fronts(NamedTuple):
         own = self.table[:-1, FrontField.OWN]
         step = np.diff(self.table[:, FrontField.START]) + 1
         row = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
-        return np.asarray(np.repeat(self.table[:-1, FrontField.PANEL], own) + row * np.repeat(step, own))
+        return np.asarray(
+            np.repeat(self.table[:-1, FrontField.PANEL], own) + row * np.repeat(step, own)
+        )
 
     def columns_of(self, front: int) -> np.ndarray:
         """Return the columns ``(s,)`` of a front."""

@@ -107,7 +107,7 @@ class BlockFactor:
 
 
 def _edges(cliques: np.ndarray) -> np.ndarray:
-    """Return the pairs ``(E, 2)`` of different nodes that share a clique ``(P, m)``; -1 for none."""
+    """Return the pairs ``(E, 2)`` of nodes that share a clique ``(P, m)``; -1 for none."""
     nodes = np.sort(cliques, axis=1)
     nodes[:, 1:][nodes[:, 1:] == nodes[:, :-1]] = -1
     distinct = int((nodes >= 0).sum(axis=1).max(initial=0))

@@ -25,7 +25,7 @@ def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) ->
         ``(P, m)`` int columns that each block couples; N stands for none.
     """
     number, parent = dissection.front[node], dissection.parent
-    fronts, size = len(parent), len(node)
+    fronts = len(parent)
     later = np.append(number, fronts)[cliques]
     first = later.min(axis=1, initial=fronts)
     front, column = _members(number, parent, first, cliques)
@@ -34,26 +34,39 @@ def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) ->
     front, column = front[order], column[order]
     start = np.searchsorted(front, np.arange(fronts + 1))
     own = np.bincount(number, minlength=fronts)
-
-    by_key = np.argsort(front * (size + 1) + column, kind="stable")
-    keys = (front * (size + 1) + column)[by_key]
-
-    def places(of_front: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Return the places of columns in the lists of fronts that have them."""
-        found = np.searchsorted(keys, of_front * (size + 1) + columns)
-        return np.asarray(by_key[np.minimum(found, len(by_key) - 1)] - start[of_front])
-
-    above = np.full(len(column), -1)
-    rest = (number[column] != front) & (parent[front] >= 0)
-    above[rest] = places(parent[front[rest]], column[rest])
-    place = np.full(cliques.shape, -1)
-    row, entry = np.nonzero(cliques < size)
-    place[row, entry] = places(first[row], cliques[row, entry])
+    above, place = _places(front, column, start, parent, number, first, cliques)
     return Fronts(
         _table(own, np.diff(start), start, parent, first), column, above,
         np.argsort(parent, kind="stable")[np.count_nonzero(parent < 0) :],
         np.argsort(first, kind="stable")[: np.count_nonzero(first < fronts)], place,
     )  # fmt: skip
+
+
+def _places(
+    front: np.ndarray,
+    column: np.ndarray,
+    start: np.ndarray,
+    parent: np.ndarray,
+    number: np.ndarray,
+    first: np.ndarray,
+    cliques: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the columns of each front in its parent, and of those of each clique."""
+    size = len(number)
+    key = front * (size + 1) + column
+    by_key = np.argsort(key, kind="stable")
+    key = key[by_key]
+
+    def places(of_front: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        found = np.searchsorted(key, of_front * (size + 1) + columns)
+        return np.asarray(by_key[found] - start[of_front])
+
+    above, place = np.full(len(column), -1), np.full(cliques.shape, -1)
+    rest = (number[column] != front) & (parent[front] >= 0)
+    above[rest] = places(parent[front[rest]], column[rest])
+    row, entry = np.nonzero(cliques < size)
+    place[row, entry] = places(first[row], cliques[row, entry])
+    return above, place
 
 
 def _members(
@@ -66,8 +79,8 @@ def _members(
     fronts, size = len(parent), len(number)
     row, entry = np.nonzero(cliques < size)
     level = np.zeros(fronts, dtype=np.intp)  # below the root
-    for front in range(fronts - 1, -1, -1):
-        level[front] = level[parent[front]] + 1 if parent[front] >= 0 else 0
+    for k in range(fronts - 1, -1, -1):
+        level[k] = level[parent[k]] + 1 if parent[k] >= 0 else 0
     pairs = np.unique(
         np.append(
             first[row] * (size + 1) + cliques[row, entry], number * (size + 1) + np.arange(size)
