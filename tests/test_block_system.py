@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from zemosaic.photometry.solver.block_system import LEAF, BlockSystem
+from zemosaic.photometry.solver.block_system import BlockSystem
 from zemosaic.photometry.solver.bordered import Bordered
+from zemosaic.photometry.solver.dissection import LEAF
 
 WIDTH = 3  # columns of a node
 Graph = tuple[np.ndarray, np.ndarray]
@@ -144,9 +145,9 @@ def test_bordered_systems_are_solved_as_by_dense_algebra(name: str, shared: int)
 def test_large_lattices_are_divided_and_dense_graphs_are_not() -> None:
     """Fronts of a lattice are small; a dense graph is one front."""
     divided = Case("lattice").system
-    assert len(divided.fronts) > 4
-    assert max(len(front.columns) for front in divided.fronts) < divided.size / 2
-    assert len(Case("dense").system.fronts) == 1
+    assert len(divided.fronts.table) > 5
+    assert divided.fronts.largest < divided.size / 2
+    assert len(Case("dense").system.fronts.table) == 2  # with the ends
 
 
 def test_a_singular_system_is_reported() -> None:

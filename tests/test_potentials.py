@@ -1,14 +1,11 @@
-"""The algebra of the solver: exact variances, and large systems solved like small ones."""
+"""Potentials from their differences: exact, robust, and whatever the order of elimination."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.sparse import csc_array
 
-from zemosaic.photometry.solver import robust_lsq
 from zemosaic.photometry.solver.potentials import Differences, potentials
-from zemosaic.photometry.solver.selected_inverse import factorize, fill_pattern, inverse_diagonal
 
 
 def lattice(side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -33,55 +30,56 @@ def random_differences(
     return Differences(i, j, value, error**-2.0)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_the_selected_inverse_is_exact(seed: int) -> None:
-    """The diagonal of the inverse equals that of dense algebra, also if factor entries cancel."""
-    rng = np.random.default_rng(seed)
-    n = int(rng.integers(20, 60))
-    pattern = rng.random((n, n)) < 2.5 / n
-    dense = np.where(pattern | pattern.T, rng.choice([-1.0, 0.0, 1.0], (n, n)), 0.0)
-    dense = dense + dense.T + np.diag(rng.uniform(20, 30, n))
-    i, j = np.nonzero(pattern | pattern.T | np.eye(n, dtype=bool))
-    matrix = csc_array((dense[i, j], (i, j)), shape=(n, n))
-    factor = factorize(matrix)
-    assert len(fill_pattern(matrix, factor.L).rows) > factor.L.nnz  # SuperLU drops zeros
-    diagonal = inverse_diagonal(matrix, factor)
-    assert diagonal == pytest.approx(np.diag(np.linalg.inv(dense)), rel=1e-12)
-
-
 @pytest.mark.parametrize("anchor", [None, 5])
-@pytest.mark.parametrize("steps", [1, 20])
-def test_large_systems_are_solved_like_small_ones(
-    monkeypatch: pytest.MonkeyPatch, anchor: int | None, steps: int
-) -> None:
-    """Conjugate gradients with an earlier factor agree within 1 % of a standard error."""
+def test_potentials_and_their_errors_are_those_of_dense_algebra(anchor: int | None) -> None:
+    """One round is plain least squares; its variances are those of the pseudo-inverse."""
     rng = np.random.default_rng(3)
     i, j = lattice(18, rng)
     i, j = np.r_[i, 324, 326], np.r_[j, 325, 327]  # and two islands and a lone node
     differences = random_differences(329, i, j, rng)
-    small = potentials(329, differences, anchor)
-    monkeypatch.setattr(robust_lsq, "DIRECT", 0)
-    monkeypatch.setattr(robust_lsq, "STEPS", steps)
-    large = potentials(329, differences, anchor)
-    error = np.sqrt(np.where(small.variance > 0, small.variance, 1.0))
-    assert (np.abs(large.value - small.value)[:328] < 0.01 * error[:328]).all()
-    assert large.variance == pytest.approx(small.variance, rel=1e-3, nan_ok=True)
-    assert np.isnan(large.variance).tolist() == [False] * 328 + [True]
+    fit = potentials(329, differences, anchor, rounds=1)
+    rows = np.zeros((len(i), 329))
+    rows[np.arange(len(i)), i], rows[np.arange(len(i)), j] = 1.0, -1.0
+    normal = rows.T @ (differences.weight[:, None] * rows)
+    expected = np.linalg.pinv(normal) @ rows.T @ (differences.weight * differences.value)
+    covariance = np.linalg.pinv(normal)
+    if anchor is not None:
+        shift = np.eye(329)
+        shift[:324, anchor] -= 1
+        expected, covariance = shift @ expected, shift @ covariance @ shift.T
+    assert fit.value == pytest.approx(expected, abs=1e-9)
+    scale = max(1.0, np.median(np.abs(fit.residual) * differences.weight**0.5) / 0.6745)
+    assert fit.variance[:328] == pytest.approx(np.diag(covariance)[:328] * scale**2, rel=1e-4)
+    assert np.isnan(fit.variance[328])
 
 
-def test_conjugate_gradients_meet_their_goal() -> None:
-    """The energy of the error falls by the required factor; None with too poor a factor."""
-    rng = np.random.default_rng(6)
-    matrix = np.diag(rng.uniform(1, 1e4, 80)) + 0.1 * np.ones((80, 80))
-    right = rng.normal(size=80)
-    similar = factorize(csc_array(matrix * rng.uniform(0.8, 1.0)))
-    different = factorize(csc_array(np.eye(80)))
-    exact = np.linalg.solve(matrix, right)
-    solution = robust_lsq.pcg(csc_array(matrix), right, similar)
-    assert solution is not None
-    error, energy = solution - exact, exact @ matrix @ exact
-    assert error @ matrix @ error <= robust_lsq.ERROR_REDUCTION**2 * energy * 1.01
-    assert robust_lsq.pcg(csc_array(matrix), right, different) is None
+def test_positions_change_no_potential() -> None:
+    """True positions, wrong ones and none give the same potentials and errors."""
+    rng = np.random.default_rng(8)
+    i, j = lattice(20, rng)
+    differences = random_differences(400, i, j, rng)
+    true = np.stack(np.divmod(np.arange(400), 20), axis=1).astype(float)
+    fits = [
+        potentials(400, differences, position=position)
+        for position in (true, rng.uniform(0, 1, (400, 2)), np.zeros((400, 2)), None)
+    ]
+    for fit in fits[1:]:
+        assert fit.value == pytest.approx(fits[0].value, abs=1e-8)
+        assert fit.variance == pytest.approx(fits[0].variance, rel=1e-9)
+
+
+def test_outliers_are_rejected_at_every_size() -> None:
+    """A tenth of wrong differences moves no potential by more than 5 of its errors."""
+    rng = np.random.default_rng(9)
+    for side in (12, 60):
+        i, j = lattice(side, rng)
+        truth, error = rng.normal(0, 100, side**2), rng.uniform(0.5, 2.0, len(i))
+        value = truth[i] - truth[j] + error * rng.normal(size=len(i))
+        wrong = rng.random(len(i)) < 0.1
+        value[wrong] += rng.uniform(50, 500, wrong.sum())
+        fit = potentials(side**2, Differences(i, j, value, error**-2.0))
+        off = fit.value - truth + truth.mean()
+        assert np.abs(off).max() < 5 * np.sqrt(fit.variance.max())
 
 
 def test_many_islands_are_many_small_problems() -> None:

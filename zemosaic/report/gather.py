@@ -238,9 +238,8 @@ def _read_star_gains(path: Path) -> list[StarComparison]:
     if not path.exists() or not _has_stars(path):
         return []
     names = ("gain", "gain_err", "star_gain", "star_gain_err", "stars")
-    table = Table.read(
-        path, format="ascii.ecsv", encoding="utf-8", include_names=("pair", *KEY, *names)
-    )
+    columns = ("pair", *KEY, *names)
+    table = Table.read(path, format="ascii.ecsv", encoding="utf-8", include_names=columns)
     rows = zip(*(table[name].tolist() for name in columns), strict=True)
     return [star for star in (StarComparison(*row) for row in rows) if star.star_gain_err > 0]
 

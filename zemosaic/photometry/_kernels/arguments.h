@@ -48,7 +48,11 @@ enum {
     axis(SECOND_WIDTH, second_width) axis(CHANNELS, channels) axis(BLOCKS, blocks)              \
     axis(CHOSEN, chosen) axis(CELLS, cells) axis(ROWS, rows) axis(COLUMNS, columns)             \
     axis(PATCHES, patches) axis(SMALL_ROWS, small_rows) axis(MIDDLE_ROWS, middle_rows)         \
-    axis(WORK_ROWS, work_rows) axis(BAND_ROWS, band_rows) axis(GROUP_ROWS, group_rows)
+    axis(WORK_ROWS, work_rows) axis(BAND_ROWS, band_rows) axis(GROUP_ROWS, group_rows) \
+    axis(FRONT_ENDS, front_ends) axis(ENTRIES, entries) axis(CHILDREN, children)                \
+    axis(ORDERED, ordered) axis(CLIQUE, clique) axis(UNKNOWNS, unknowns) axis(PANELS, panels)   \
+    axis(UPDATES, updates) axis(FRONT_WORK, front_work) axis(KEPT_BLOCKS, kept_blocks)          \
+    axis(SIDES, sides)
 
 #define OVERLAP_AREAS(reads, writes, number)                                                    \
     reads(double, polygons, POLYGONS, VERTICES, 3)                                              \
@@ -229,6 +233,37 @@ the frame (see Frame in preview_pair.h). */
     writes(double, patch_work, 3, PATCHES)                                                      \
     writes(double, group_work, 3, GROUP_ROWS)
 
+/* The fronts of a sparse symmetric system; see fronts.py. */
+#define FRONTS(reads)                                                                           \
+    reads(Index, table, FRONT_ENDS, 7)                                                          \
+    reads(Index, columns, ENTRIES)                                                              \
+    reads(Index, above, ENTRIES)                                                                \
+    reads(Index, children, CHILDREN)                                                            \
+    reads(Index, order, ORDERED)                                                                \
+    reads(Index, place, PAIRS, CLIQUE)
+
+#define FACTORIZE_FRONTS(reads, writes, number)                                                 \
+    FRONTS(reads)                                                                               \
+    reads(double, diagonal, UNKNOWNS)                                                           \
+    reads(double, blocks, PAIRS, CLIQUE, CLIQUE)                                                \
+    writes(double, panels, PANELS)                                                              \
+    writes(double, updates, UPDATES)                                                            \
+    writes(double, definite, 1)                                                                 \
+    writes(double, front_work, FRONT_WORK)
+
+#define SOLVE_FRONTS(reads, writes, number)                                                     \
+    FRONTS(reads)                                                                               \
+    reads(double, panels, PANELS)                                                               \
+    writes(double, solution, UNKNOWNS, SIDES)
+
+#define INVERT_FRONTS(reads, writes, number)                                                    \
+    FRONTS(reads)                                                                               \
+    reads(double, panels, PANELS)                                                               \
+    writes(double, updates, UPDATES)                                                            \
+    writes(double, diagonal, UNKNOWNS)                                                          \
+    writes(double, blocks, KEPT_BLOCKS, CLIQUE, CLIQUE)                                         \
+    writes(double, front_work, FRONT_WORK)
+
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \
     kernel(sample_spline, SampleSpline, SAMPLE_SPLINE)                                          \
@@ -241,7 +276,10 @@ the frame (see Frame in preview_pair.h). */
     kernel(initial_slope, InitialSlope, INITIAL_SLOPE)                                          \
     kernel(fit_irls, FitIrls, FIT_IRLS)                                                         \
     kernel(summarize_fit, SummarizeFit, SUMMARIZE_FIT)                                          \
-    kernel(summarize_bands, SummarizeBands, SUMMARIZE_BANDS)
+    kernel(summarize_bands, SummarizeBands, SUMMARIZE_BANDS)                                    \
+    kernel(factorize_fronts, FactorizeFronts, FACTORIZE_FRONTS)                                 \
+    kernel(solve_fronts, SolveFronts, SOLVE_FRONTS)                                             \
+    kernel(invert_fronts, InvertFronts, INVERT_FRONTS)
 
 /* Named axes are numbered from FIRST_AXIS on, so that smaller numbers are lengths. */
 #define AXIS_NUMBER(NAME, name) NAME,

@@ -10,6 +10,7 @@ import numpy as np
 
 from . import _fused  # type: ignore[attr-defined]
 from .fit_summary import FIT_SUMMARY
+from .fronts import Fronts
 from .lattice import AREAS, BandSums
 from .layout import (
     BlockNoise,
@@ -330,3 +331,41 @@ def summarize_bands(
         group_work=np.empty((3, max(AREAS, middle, small))),
     )
     return sums
+
+
+def factorize_fronts(
+    fronts: Fronts, diagonal: np.ndarray, blocks: np.ndarray, panels: np.ndarray,
+    updates: np.ndarray,
+) -> bool:  # fmt: skip
+    """Factorize all fronts."""
+    definite = np.empty(1)
+    _fused.factorize_fronts(
+        *fronts,
+        diagonal=diagonal,
+        blocks=blocks,
+        panels=panels,
+        updates=updates,
+        definite=definite,
+        front_work=np.empty(fronts.largest**2),
+    )
+    return bool(definite[0])
+
+
+def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> None:
+    """Solve for right-hand sides, in place."""
+    _fused.solve_fronts(*fronts, panels=panels, solution=solution)
+
+
+def invert_fronts(
+    fronts: Fronts, panels: np.ndarray, updates: np.ndarray, diagonal: np.ndarray,
+    blocks: np.ndarray,
+) -> None:  # fmt: skip
+    """Compute the inverse within all fronts."""
+    _fused.invert_fronts(
+        *fronts,
+        panels=panels,
+        updates=updates,
+        diagonal=diagonal,
+        blocks=blocks,
+        front_work=np.empty(fronts.largest**2),
+    )

@@ -15,10 +15,9 @@ from .._kernels.lattice import AREAS as PATCHES
 from ..illumination import Instruments
 from ..pairfit.measurement import Measurement, PairMeasurement
 from .bands import combine_bands
+from .dissection import graph_positions
 from .ties import Ties
 
-# Largest mosaic whose tiles' positions are solved for: a larger one has enough pairs without.
-MOST_TILES = 5_000
 FEWEST_SHARING = 4  # tiles in pairs, of an instrument that may have an illumination
 DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
 PATCH_FIELDS = 9  # numbers of a patch in `PairMeasurement.patches`
@@ -252,6 +251,13 @@ class Channel:
     def tiles(self) -> int:
         """Number of tiles T."""
         return len(self.sky)
+
+    @cached_property
+    def position(self) -> np.ndarray:
+        """Positions ``(T, 2)`` by which the graph of the tiles can be divided."""
+        if self.frame is not None:
+            return np.nan_to_num(self.frame.centre)
+        return graph_positions(np.stack([self.pairs.i, self.pairs.j], axis=1), self.tiles)
 
     @cached_property
     def component(self) -> np.ndarray:

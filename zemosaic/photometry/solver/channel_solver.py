@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .channel import DISTRUST, MOST_TILES, Channel, spread
+from .channel import DISTRUST, Channel, spread
 from .errors import seam_errors, tile_errors
 from .gauge import anchored, in_reference_group
 from .hierarchy import fit_hierarchy
@@ -177,9 +177,8 @@ def _surface_terms(channel: Channel, fit: Fit) -> dict[str, np.ndarray]:
 
 def _positions(channel: Channel) -> tuple[np.ndarray, np.ndarray]:
     """Return shifts ``(T,)`` from the WCS in pixels, and which tiles are misplaced."""
-    pairs, shifts = channel.pairs, np.full((channel.tiles, 2), np.nan)
-    if channel.tiles <= MOST_TILES:
-        shifts = tile_shifts(channel.tiles, pairs.i, pairs.j, pairs.shift, pairs.shift_err)
+    pairs = channel.pairs
+    shifts = tile_shifts(channel.position, pairs.i, pairs.j, pairs.shift, pairs.shift_err)
     pixels = np.full(channel.tiles, np.nan)
     if channel.frame is not None:
         pixels = distance_in_pixels(shifts, channel.frame.jacobian)

@@ -72,7 +72,7 @@ def _fit_planes(
         columns = solver.layout(spreads)
         rows = _separated_rows(solver, state, columns, spreads, gain_var)
         weights = solver.weights(robust, number, rows)
-        state = solver.next_state(number, columns, rows, weights, state, spreads)
+        state = solver.next_state(columns, rows, weights, state, spreads)
         gain_var = columns.of_kind(solver.normal.variance())[:, 0]
         sizes, spreads = spreads, solver.learn(number, state, spreads, rows, weights, kept=True)
         if number > MILD_ROUNDS + NARROWING and settled(sizes, spreads):

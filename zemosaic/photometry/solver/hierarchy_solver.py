@@ -32,7 +32,6 @@ DAMPED_AFTER, SLOWER = 12, 10  # rounds, after which variances change by ever sm
 EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
 LAST_LEARNING = 45  # round, after which sizes are kept
 STEADY = 1e-9  # change of a log-gain in the last round
-DIRECT, RENEWAL = 5_000, 5  # columns beyond which the equations are factorized every so many rounds
 FIRST_GAIN_SPREAD = 0.1
 BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
 LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
@@ -114,7 +113,6 @@ class HierarchySolver:
         self.tails = np.ones((channel.tiles, 3))
         self.doubt(misplaced)
         self._columns: Columns | None = None
-        self._shape = (-1, -1)
         self._system: BlockSystem
         self.normal: Bordered
 
@@ -155,7 +153,7 @@ class HierarchySolver:
             rows = self.rows(state, columns, spreads)
             weights = self.weights(robust, number, rows)
             self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
-            last, state = state, self.next_state(number, columns, rows, weights, state, spreads)
+            last, state = state, self.next_state(columns, rows, weights, state, spreads)
             if number <= SEPARATE_ROUNDS:
                 continue
             if learning:
@@ -177,7 +175,6 @@ class HierarchySolver:
 
     def next_state(
         self,
-        number: int,
         columns: Columns,
         rows: Sequence[Rows],
         weights: np.ndarray,
@@ -185,7 +182,7 @@ class HierarchySolver:
         spreads: Spreads,
     ) -> State:
         """Return the state after a round."""
-        step = self._step(number, columns, rows, weights, state, spreads)
+        step = self._step(columns, rows, weights, state, spreads)
         state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.doubtful)
         if not np.isfinite(state.log_gain).all():
             raise np.linalg.LinAlgError("the rounds diverge")
@@ -211,23 +208,16 @@ class HierarchySolver:
 
     def _step(
         self,
-        number: int,
         columns: Columns,
         rows: Sequence[Rows],
         weights: np.ndarray,
         state: State,
         spreads: Spreads,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the step to the solution of the equations of a round.
-
-        The factor of an earlier round solves a large system nearly as well.
-        """
-        priors, shape = self._priors(columns, spreads), (columns.size, columns.shared_terms)
-        renewed = columns.size <= DIRECT or number <= MILD_ROUNDS or number % RENEWAL == 0
-        renewed |= shape != self._shape
-        equations = NormalEquations(columns, self._system, rows, weights, with_matrix=renewed)
-        if renewed:
-            self.normal, self._shape = equations.factorize(*priors), shape
+        """Return the step to the solution of the equations of a round."""
+        priors = self._priors(columns, spreads)
+        equations = NormalEquations(columns, self._system, rows, weights)
+        self.normal = equations.factorize(*priors)
         step = self.normal.solve(*self._right(columns, equations, state, *priors))
         return hold_means(self.channel, columns, self.normal, step, ~self.doubtful)
 
@@ -260,11 +250,8 @@ class HierarchySolver:
         """Return the columns for the classes that have a size, and set the system's structure."""
         columns, last = Columns.of(self.channel, spreads), self._columns
         if last is None or columns.index.shape != last.index.shape:
-            frame, tiles = self.channel.frame, self.channel.tiles
-            position = np.column_stack([np.arange(tiles), np.zeros(tiles)])
-            if frame is not None:
-                position = np.nan_to_num(frame.centre)
-            self._system = BlockSystem(columns.owner, columns.cliques(self.channel), position)
+            cliques = columns.cliques(self.channel)
+            self._system = BlockSystem(columns.owner, cliques, self.channel.position)
         self._columns = columns
         return columns
 

@@ -63,7 +63,8 @@ def _log_gains(channel: Channel) -> tuple[np.ndarray, float]:
     gain = pairs.gain[measured]
     variance = np.maximum(pairs.gain_err[measured] / gain, LEAST_GAIN_ERROR) ** 2
     i, j = node[pairs.i[measured]], node[pairs.j[measured]]
-    fit = potentials(channel.tiles, Differences(i, j, np.log(gain), 1 / variance))
+    differences = Differences(i, j, np.log(gain), 1 / variance)
+    fit = potentials(channel.tiles, differences, position=channel.position)
     unknowns = len(np.unique(np.r_[i, j])) - len(
         np.unique(component_labels(channel.tiles, i, j)[i])
     )
@@ -92,5 +93,6 @@ def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.nda
     i, j = pairs.i, pairs.j
     difference = gain[j] * (pairs.y - reference[j]) - gain[i] * (pairs.x - reference[i])
     error = np.maximum(gain[j] * pairs.level_err, LEAST_LEVEL_ERROR)
-    fit = potentials(channel.tiles, Differences(node[i], node[j], difference, error**-2.0))
+    differences = Differences(node[i], node[j], difference, error**-2.0)
+    fit = potentials(channel.tiles, differences, position=channel.position)
     return np.asarray(fit.value[node])

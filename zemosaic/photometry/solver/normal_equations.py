@@ -30,8 +30,6 @@ class NormalEquations:
         The equations of P pairs.
     weights : ndarray
         ``(P,)`` robust weights.
-    with_matrix : bool
-        Whether the equations are to be factorized; otherwise there is a right-hand side alone.
     """
 
     def __init__(
@@ -40,19 +38,16 @@ class NormalEquations:
         system: BlockSystem,
         rows: Sequence[Rows],
         weights: np.ndarray,
-        with_matrix: bool = True,
     ) -> None:
         size, shared = columns.size, columns.instruments * columns.shared_terms
         self.system, self.cliques = system, system.cliques
-        blocks = (*self.cliques.shape, self.cliques.shape[1]) if with_matrix else (0, 0, 0)
-        self.blocks = np.zeros(blocks)
+        self.blocks = np.zeros((*self.cliques.shape, self.cliques.shape[1]))
         self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
         self.right, self.shared_right = np.zeros(size + 1), np.zeros(shared)
         for part in rows:
             weight = weights[part.pairs, None] / part.variance
             weighted = (part.own * weight[..., None]).swapaxes(1, 2)
-            if with_matrix:
-                self.blocks[part.pairs] = weighted @ part.own
+            self.blocks[part.pairs] = weighted @ part.own
             column = self.cliques[part.pairs]
             product = (weighted @ part.residual[..., None])[..., 0]
             self.right += np.bincount(column.ravel(), product.ravel(), size + 1)

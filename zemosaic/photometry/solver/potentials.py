@@ -2,26 +2,23 @@
 
 The normal matrix of this least-squares problem is the graph's Laplacian: sparse, and singular by
 one degree of freedom per connected component. One node of each component is grounded and the rest
-is factorized. Outlying differences are downweighted (see `robust_least_squares`), but never to
-zero, so the graph stays connected.
+is factorized. Outlying differences are downweighted (see `fit_differences`), but never to zero, so
+the graph stays connected.
 
 On the nearly planar graph of a mosaic the cost of every part grows little faster than the number
-of tiles: of the factor, with minimum degree ordering; of the reweighting, by conjugate gradients
-preconditioned with an earlier factor; and of the exact variances, by the selected inverse of
-Takahashi.
+of tiles: of the factor, by nested dissection, and of the exact variances, by the selected inverse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_array, csc_array
 
 from ..overlap.graph import component_labels
-from .robust_lsq import ROUNDS, RobustFit, robust_least_squares
-from .selected_inverse import inverse_diagonal
+from .block_system import BlockSystem
+from .dissection import graph_positions
+from .robust_lsq import ROUNDS, RobustFit, fit_differences
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,17 +107,16 @@ class Grounding:
         total = np.bincount(self.component, values * members)
         return np.where(self.centred, total / np.maximum(count, 1), 0.0)[self.component]
 
-    def variance(self, fit: RobustFit, is_potential: np.ndarray) -> np.ndarray:
+    def variance(self, fit: RobustFit) -> np.ndarray:
         """Compute the variances ``(nodes,)`` under the gauge; NaN without a difference.
 
-        `is_potential` ``(N,)`` selects the unknowns of the fit that are the free potentials.
         With G the inverse of the grounded normal matrix the variance is G_kk in an anchored
         component. With a mean of 0 it is the diagonal of the projected matrix,
         G_kk - 2 mean_l(G_kl) + mean_lm(G_lm).
         """
         diagonal, row_sum = np.zeros((2, len(self.component)))
-        diagonal[self.free] = inverse_diagonal(fit.normal, fit.factor)[is_potential]
-        row_sum[self.free] = fit.factor.solve(is_potential.astype(float))[is_potential]
+        diagonal[self.free] = fit.factor.inverse_diagonal()
+        row_sum[self.free] = fit.factor.solve(np.ones(np.count_nonzero(self.free)))
         size = np.bincount(self.component)
         row_mean = row_sum / size[self.component]
         overall = (np.bincount(self.component, row_mean) / size)[self.component]
@@ -131,7 +127,11 @@ class Grounding:
 
 
 def potentials(
-    nodes: int, differences: Differences, anchor: int | None = None, rounds: int = ROUNDS
+    nodes: int,
+    differences: Differences,
+    anchor: int | None = None,
+    rounds: int = ROUNDS,
+    position: np.ndarray | None = None,
 ) -> Potentials:
     """Fit potentials to their measured differences, robustly.
 
@@ -145,6 +145,9 @@ def potentials(
         The node with potential 0. In all other components the mean is 0.
     rounds : int
         Largest number of reweighting rounds; 1 is plain least squares.
+    position : ndarray or None
+        ``(nodes, 2)`` positions by which the graph is divided, if differences are between
+        neighbours; without any its own distances serve.
 
     Returns
     -------
@@ -155,30 +158,13 @@ def potentials(
     value = np.zeros(nodes)
     if not len(unknowns):
         return Potentials(value, np.full(nodes, np.nan), differences.value.copy())
+    ends = np.stack([differences.i, differences.j], axis=1)
+    number = np.full(nodes, len(unknowns))
+    number[unknowns] = np.arange(len(unknowns))
+    position = graph_positions(ends, nodes) if position is None else position
+    system = BlockSystem(np.arange(len(unknowns)), number[ends], position[unknowns])
     inverse_error = np.sqrt(differences.weight)
-    fit = robust_least_squares(
-        _incidence(nodes, differences, inverse_error)[:, unknowns],
-        inverse_error * differences.value,
-        np.zeros(len(unknowns)),
-        len(differences.i),
-        rounds,
-    )
+    fit = fit_differences(system, differences.value, inverse_error, rounds)
     value[unknowns] = fit.solution
     value -= grounding.mean(value)
-    variance = grounding.variance(fit, np.ones(len(unknowns), dtype=bool))
-    return Potentials(value, variance, fit.residual / inverse_error)
-
-
-def _incidence(nodes: int, differences: Differences, inverse_error: np.ndarray) -> csc_array:
-    """Return the incidence matrix ``(P, nodes)`` with rows in units of their errors."""
-    pair = np.arange(len(inverse_error))
-    entries = [(pair, differences.i, inverse_error), (pair, differences.j, -inverse_error)]
-    return assemble(entries, (len(pair), nodes))
-
-
-def assemble(
-    entries: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], shape: tuple[int, int]
-) -> csc_array:
-    """Build a sparse matrix from arrays of rows, columns and values."""
-    rows, columns, values = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
-    return coo_array((values, (rows, columns)), shape=shape).tocsc()
+    return Potentials(value, grounding.variance(fit), fit.residual / inverse_error)

@@ -21,14 +21,18 @@ LARGEST_ERROR = 0.125
 
 
 def tile_shifts(
-    tiles: int, i: np.ndarray, j: np.ndarray, shift: np.ndarray, shift_err: np.ndarray
+    position: np.ndarray,
+    i: np.ndarray,
+    j: np.ndarray,
+    shift: np.ndarray,
+    shift_err: np.ndarray,
 ) -> np.ndarray:
     """Compute the position of each tile relative to most of its component.
 
     Parameters
     ----------
-    tiles : int
-        Number of tiles.
+    position : ndarray
+        ``(T, 2)`` positions by which the graph of the tiles can be divided.
     i, j : ndarray
         ``(P,)`` int tiles of each pair.
     shift, shift_err : ndarray
@@ -41,13 +45,15 @@ def tile_shifts(
         `LARGEST_ERROR`.
     """
     measured = np.isfinite(shift_err).all(axis=1)
+    tiles = len(position)
     shifts = np.full((tiles, 2), np.nan)
     if measured.any():
         i, j = i[measured], j[measured]
         component = component_labels(tiles, i, j)
         for axis in range(2):
             weight = np.hypot(shift_err[measured, axis], SHIFT_ERROR) ** -2.0
-            fit = potentials(tiles, Differences(j, i, shift[measured, axis], weight))
+            differences = Differences(j, i, shift[measured, axis], weight)
+            fit = potentials(tiles, differences, position=position)
             shifts[:, axis] = _relative_to_median(fit, component)
     return shifts
 

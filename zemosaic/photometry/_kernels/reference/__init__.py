@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .bands import summarize_bands
 from .blocks import block_weights, gather_blocks, gather_cells
+from .fronts import factorize_fronts, invert_fronts, solve_fronts
 from .irls import fit_irls
 from .linear import sample_linear
 from .resampling import sample_spline
@@ -15,14 +16,17 @@ from .summary import summarize_fit
 __all__ = [
     "block_weights",
     "design_matrix",
+    "factorize_fronts",
     "fit_irls",
     "gather_blocks",
     "gather_cells",
     "initial_slope",
+    "invert_fronts",
     "overlap_areas",
     "sample_linear",
     "sample_spline",
     "sky_planes",
+    "solve_fronts",
     "summarize_bands",
     "summarize_fit",
 ]
