@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from zemosaic import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
@@ -47,3 +51,27 @@ def test_links_lead_to_files(page: Path) -> None:
     files = [link for link in links if "://" not in link and "_runs/" not in link]
     missing = [link for link in files if not (page.parent / link).exists()]
     assert not missing, f"{page.name}: {', '.join(missing)}"
+
+
+def test_each_version_has_one_section_of_each_kind() -> None:
+    """The changelog has no second list of additions in a version, and dates all but the newest."""
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    _, unreleased, *released = re.split(r"^## ", changelog, flags=re.MULTILINE)
+    assert unreleased.startswith("[Unreleased]\n")
+    for text in released:
+        assert re.match(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d\n", text)
+    for text in (unreleased, *released):
+        kinds = re.findall(r"^### (.*)", text, re.MULTILINE)
+        assert len(kinds) == len(set(kinds)), kinds
+
+
+@pytest.mark.parametrize(("tag", "code"), [(f"v{__version__}", 0), ("v0.0.0", 1)])
+def test_the_notes_of_a_release_are_its_section(tag: str, code: int) -> None:
+    """A tag that is not the version of the package, or has no section, ends the release."""
+    script = ROOT / ".ci" / "release_notes.py"
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", script, tag], capture_output=True, encoding="utf-8",
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == code
+    assert ("### Added" in done.stdout) is (code == 0)

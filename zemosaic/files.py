@@ -9,7 +9,7 @@ import secrets
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -149,8 +149,8 @@ def require_different(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | str:
     """Return what is the same for all names of a file: links, and case where a disk ignores it."""
-    try:
+    with suppress(OSError):  # there is no such file yet
         status = os.stat(path)
-    except OSError:  # there is no such file yet
-        return os.path.normcase(os.path.realpath(path))
-    return status.st_dev, status.st_ino
+        if status.st_ino:  # some network drives have no numbers
+            return status.st_dev, status.st_ino
+    return os.path.normcase(os.path.realpath(path))
