@@ -568,11 +568,15 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_old_tables(
     intertile(*files[:3])
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.ecsv")}
 
-    def full(_: Table, name: Path, **options: Any) -> None:
-        Path(name).write_text("half a table")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write = Path.write_bytes
 
-    monkeypatch.setattr(Table, "write", full)
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[: len(data) // 2])
+        if ".ecsv" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     line = refused(intertile(*files), code=1)
     assert line.endswith(f": {os.strerror(errno.ENOSPC)}")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.ecsv")} == before

@@ -127,16 +127,20 @@ def _offset_derivatives(channel: Channel, fit: Fit, reference: np.ndarray) -> np
 def _tile_covariances(channel: Channel, fit: Fit) -> np.ndarray:
     """Return the covariances ``(T, 2 + K, 2 + K)`` of the terms of each tile.
 
-    Those between different terms of a tile without a pair, which is tied to others, are left out.
+    Tiles with the same columns share them. Those between gain and level of a tile without a pair
+    that shares them with different tiles are left out.
     """
     pairs, columns, normal = channel.pairs, fit.columns, fit.normal
     width = columns.index.shape[1]
     diagonal, blocks = normal.factor.inverse()
-    covariance = np.zeros((channel.tiles, width, width))
+    _, first, tied = np.unique(columns.index, axis=0, return_index=True, return_inverse=True)
+    tied = tied.reshape(-1)  # numpy 2.0 returns another shape
+    covariance = np.zeros((len(first), width, width))
     place = np.arange(width)
-    covariance[:, place, place] = columns.of_kind(diagonal)
-    covariance[pairs.i] = blocks[:, :width, :width]
-    covariance[pairs.j] = blocks[:, width:, width:]
+    covariance[:, place, place] = columns.of_kind(diagonal)[first]
+    covariance[tied[pairs.i]] = blocks[:, :width, :width]
+    covariance[tied[pairs.j]] = blocks[:, width:, width:]
+    covariance = covariance[tied]
     ratio = np.append(normal.ratio, np.zeros((1, normal.ratio.shape[1])), axis=0)[columns.index]
     return covariance + ratio @ normal.shared_inverse @ ratio.swapaxes(1, 2)
 
