@@ -73,8 +73,12 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
                 return fit
             size = max(left, FIRST_GLOW * solver.patch_var)
             again = fit.spreads.replace(glow=np.full(3, size), level_excess=0.0)
+            tails = solver.tails.copy()
             with_glow = solver.fit(fit.state, again)
-            return with_glow if _explains_more(with_glow, fit) else fit
+            if _explains_more(with_glow, fit):
+                return with_glow
+            solver.tails = tails  # the search for contradictions looks at them
+            return fit
         except np.linalg.LinAlgError:
             return solver.fit(start, spreads.replace(surface=none, log_flat=none))
 
