@@ -16,6 +16,7 @@ from .block_system import BlockSystem
 from .bordered import Bordered
 from .channel import Channel
 from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
+from .extrapolation import Extrapolation
 from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
@@ -145,13 +146,15 @@ class HierarchySolver:
         numpy.linalg.LinAlgError
             The rounds diverge.
         """
-        robust, learning = RobustWeights(), True
+        robust, extrapolation, learning = RobustWeights(), Extrapolation(), True
         spreads = spreads.replace(gain_excess=min(spreads.gain_excess, self.gain_excess))
         for number in range(1, ROUNDS + 1):
             columns = self.layout(spreads)
             state = columns.clear_inactive(state)
             rows = self.rows(state, columns, spreads)
             weights = self.weights(robust, number, rows)
+            if not learning:
+                weights = extrapolation.of_round(weights)
             self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
             last, state = state, self.next_state(columns, rows, weights, state, spreads)
             if number <= SEPARATE_ROUNDS:
