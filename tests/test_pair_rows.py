@@ -11,12 +11,12 @@ from tests.helpers.mosaics import InventedMosaic
 from zemosaic.photometry.illumination import TERMS
 from zemosaic.photometry.solver.channel import Channel, TileFrame
 from zemosaic.photometry.solver.initial import reference_levels
+from zemosaic.photometry.solver.pair_ends import patch_points
 from zemosaic.photometry.solver.pair_rows import (
     PairEquations,
     Rows,
     State,
     Unknowns,
-    patch_points,
 )
 from zemosaic.photometry.solver.spreads import scored_variance
 from zemosaic.photometry.solver.surfaces import (

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .bordered import Bordered
 from .channel import Channel
 from .groups import group_medians
 from .pair_rows import State, Unknowns
@@ -170,26 +169,46 @@ def set_gauge(channel: Channel, state: State, reference: np.ndarray, doubtful: n
     return replace(state, log_gain=log_gain, level=level, surface=state.surface * factor[:, None])
 
 
+def means_of_components(columns: Columns, sound: np.ndarray) -> np.ndarray:
+    """Return how often each column ``(N, 2)`` enters the mean log-gain, and the mean level.
+
+    The means are those of sound tiles ``(T,)`` of a component.
+    """
+    kinds = [np.bincount(columns.index[sound, k], minlength=columns.size + 1) for k in (0, 1)]
+    return np.stack(kinds, axis=1)[:-1].astype(float)
+
+
 def hold_means(
     channel: Channel,
     columns: Columns,
-    normal: Bordered,
-    step: tuple[np.ndarray, np.ndarray],
+    means: np.ndarray,
+    solved: tuple[np.ndarray, np.ndarray],
     sound: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Constrain a step ``(N,)`` and ``(S,)``: no mean log-gain or level of a component changes.
-
-    The means are those of sound tiles ``(T,)``.
+    """Constrain a step: no mean log-gain or level of a component changes.
 
     No overlap holds them, but the priors would shrink all gains together, and move all levels
     instead of the bias. Components that tied gains join count as one.
+
+    Parameters
+    ----------
+    channel : Channel
+        Its components.
+    columns : Columns
+        The N columns of the tiles.
+    means : ndarray
+        ``(N, 2)`` as from `means_of_components`.
+    solved : tuple of ndarray
+        ``(N, 3)`` and ``(S, 3)``: the step, and the solutions for `means`.
+    sound : ndarray
+        ``(T,)`` bool: tiles that count for the means.
+
+    Returns
+    -------
+    tuple of ndarray
+        The step ``(N,)`` and ``(S,)``.
     """
-    (own, shared), component = step, channel.gain_component
-    means = np.zeros((columns.size + 1, 2))
-    for kind in (0, 1):
-        np.add.at(means, (columns.index[sound, kind], kind), 1.0)
-    means = means[:-1]
-    response, common = normal.solve(means, np.zeros((len(shared), 2)))
+    (own, response), component = np.split(solved[0], [1], axis=1), channel.gain_component
     place, components = component[columns.owner], component.max(initial=-1) + 1
 
     def totals(values: np.ndarray) -> np.ndarray:
@@ -198,8 +217,9 @@ def hold_means(
     stiffness = np.array(
         [[totals(means[:, a] * response[:, b]) for b in (0, 1)] for a in (0, 1)]
     ).transpose(2, 0, 1)
-    change = np.array([totals(means[:, a] * own) for a in (0, 1)]).T
+    change = np.array([totals(means[:, a] * own[:, 0]) for a in (0, 1)]).T
     multiplier = np.einsum("cab,cb->ca", np.linalg.pinv(stiffness, hermitian=True), change)
     size = np.maximum(np.bincount(component[sound], minlength=components), 1e-300)
     mean = np.average(multiplier, axis=0, weights=size)
-    return own - (response * multiplier[place]).sum(axis=1), shared - common @ mean
+    step = own[:, 0] - (response * multiplier[place]).sum(axis=1)
+    return step, solved[1][:, 0] - solved[1][:, 1:] @ mean

@@ -15,7 +15,8 @@ from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .channel import Channel
-from .columns import Columns, centred_gains, hold_means, set_gauge
+from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
+from .extrapolation import Extrapolation
 from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
@@ -145,13 +146,15 @@ class HierarchySolver:
         numpy.linalg.LinAlgError
             The rounds diverge.
         """
-        robust, learning = RobustWeights(), True
+        robust, extrapolation, learning = RobustWeights(), Extrapolation(), True
         spreads = spreads.replace(gain_excess=min(spreads.gain_excess, self.gain_excess))
         for number in range(1, ROUNDS + 1):
             columns = self.layout(spreads)
             state = columns.clear_inactive(state)
             rows = self.rows(state, columns, spreads)
             weights = self.weights(robust, number, rows)
+            if not learning:
+                weights = extrapolation.of_round(weights)
             self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
             last, state = state, self.next_state(columns, rows, weights, state, spreads)
             if number <= SEPARATE_ROUNDS:
@@ -198,8 +201,8 @@ class HierarchySolver:
         """Let levels not inform on gains, nor gains on F: everywhere, or of doubtful tiles."""
         for part in rows:
             separate = np.flatnonzero(self.doubted[part.pairs] | everywhere)
-            gains = [0, part.own.shape[2] // 2]
-            part.own[np.ix_(separate, np.arange(part.own.shape[1] - 1), gains)] = 0.0
+            for gain in (0, part.own.shape[2] // 2):
+                part.own[separate, :-1, gain] = 0.0
             part.shared[separate, -1] = 0.0
 
     def residuals(self, rows: Sequence[Rows]) -> PairResiduals:
@@ -218,8 +221,11 @@ class HierarchySolver:
         priors = self._priors(columns, spreads)
         equations = NormalEquations(columns, self._system, rows, weights)
         self.normal = equations.factorize(*priors)
-        step = self.normal.solve(*self._right(columns, equations, state, *priors))
-        return hold_means(self.channel, columns, self.normal, step, ~self.doubtful)
+        right, shared = self._right(columns, equations, state, *priors)
+        means = means_of_components(columns, ~self.doubtful)
+        sides = np.column_stack([shared, np.zeros((len(shared), 2))])
+        solved = self.normal.solve(np.column_stack([right, means]), sides)
+        return hold_means(self.channel, columns, means, solved, ~self.doubtful)
 
     def learn(
         self,

@@ -43,17 +43,18 @@ class NormalEquations:
         self.system, self.cliques = system, system.cliques
         self.blocks = np.zeros((*self.cliques.shape, self.cliques.shape[1]))
         self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
-        self.right, self.shared_right = np.zeros(size + 1), np.zeros(shared)
+        self.shared_right = np.zeros(shared)
+        products = np.zeros(self.cliques.shape)
         for part in rows:
             weight = weights[part.pairs, None] / part.variance
             weighted = (part.own * weight[..., None]).swapaxes(1, 2)
             self.blocks[part.pairs] = weighted @ part.own
-            column = self.cliques[part.pairs]
-            product = (weighted @ part.residual[..., None])[..., 0]
-            self.right += np.bincount(column.ravel(), product.ravel(), size + 1)
+            products[part.pairs] = (weighted @ part.residual[..., None])[..., 0]
             if part.shared.shape[2]:
                 place = columns.shared_places(part.instruments)
+                column = self.cliques[part.pairs]
                 self._add_shared(part, weight, weighted @ part.shared, column, place)
+        self.right = np.bincount(self.cliques.ravel(), products.ravel(), size + 1)
 
     def _add_shared(
         self,

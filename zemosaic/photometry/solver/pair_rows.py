@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from ..illumination import detector_basis
 from .channel import Channel
+from .pair_ends import PairEnd, own_derivatives, patch_points
 from .surfaces import half_tile, surface_basis
 
 CHUNK = 4096  # pairs that are linearized at once
@@ -123,7 +123,7 @@ class PairEquations:
             self.level_var = np.full_like(self.level_var, np.inf)
         self._kept: dict[tuple[str, int, bool], np.ndarray] = {}
         labels = channel.instruments.labels
-        self.instruments = np.stack([labels[pairs.i], labels[pairs.j]], axis=1)
+        self._parts = list(_parts(np.stack([labels[pairs.i], labels[pairs.j]], axis=1)))
         self.half_tile = 1.0
         if channel.frame is not None:
             used = np.unique(np.r_[pairs.i, pairs.j])
@@ -141,12 +141,8 @@ class PairEquations:
         excess : tuple of float
             Variances that are added to levels, and to gains in proportion to their concentration.
         """
-        kinds, kind = np.unique(self.instruments, axis=0, return_inverse=True)
-        for number, both in enumerate(kinds):
-            members = np.flatnonzero(kind.ravel() == number)
-            for start in range(0, len(members), CHUNK):
-                chosen = members[start : start + CHUNK]
-                yield self._linearize(chosen, both, state, active, excess)
+        for chosen, instruments in self._parts:
+            yield self._linearize(chosen, instruments, state, active, excess)
 
     def _linearize(
         self,
@@ -171,14 +167,13 @@ class PairEquations:
         unit = np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
         level_var = unit * np.maximum(self.level_var[chosen], LEAST_LEVEL_ERROR**2) + excess[0]
         gain_var = self.gain_var[chosen] + excess[1] * pairs.concentration[chosen]
-        own = [end.own(sign) for end, sign in zip(ends, (-1, 1), strict=True)]
         shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
         labels = [int(label) for label in instruments if label >= 0]
         if len(labels) == 2 and labels[0] == labels[1]:
             shared, labels = [shared[0] + shared[1]], labels[:1]
         return Rows(
             pairs=chosen,
-            own=np.concatenate(own, axis=2),
+            own=own_derivatives(ends),
             shared=np.concatenate(shared, axis=2),
             residual=np.column_stack([level_residual, log_ratio]),
             variance=np.column_stack([level_var, gain_var]),
@@ -193,7 +188,7 @@ class PairEquations:
         instrument: int,
         state: State,
         active: Unknowns,
-    ) -> _End:
+    ) -> PairEnd:
         """Return one tile of some pairs, with its levels ``(n, 16)`` in their patches.
 
         `chosen` ``(n,)`` are the pairs, and `of_pairs` ``(P,)`` the tile of every pair.
@@ -207,18 +202,20 @@ class PairEquations:
         if shares:
             basis = self._basis(self._detector_basis, chosen, of_pairs)
         gain = np.exp(state.log_gain[tile])[:, None]
-        log_flat, glow_level = np.zeros(level.shape), np.zeros(level.shape)
+        log_flat = glow_level = np.zeros((len(level), 1))
         bias = state.bias[instrument] if shares else 0.0
         if shares:
             log_flat = basis @ state.log_flat[instrument]
             glow_level = basis @ state.glow[instrument]
         lever = gain * (level - self.reference[tile][:, None] - glow_level)
-        by_level = np.exp(-log_flat)
+        by_level = np.broadcast_to(np.exp(-log_flat), level.shape)
         light = (lever + state.level[tile][:, None] - bias) * by_level
-        own_surface = np.einsum("npk,nk->np", surface, state.surface[tile][:, terms])
-        return _End(
+        value = light + bias
+        if terms.any():
+            value += (surface @ state.surface[tile][:, terms, None])[..., 0]
+        return PairEnd(
             log_gain=state.log_gain[tile],
-            value=light + bias + own_surface,
+            value=value,
             lever=lever * by_level,
             by_level=by_level,
             surface=surface,
@@ -266,60 +263,10 @@ class PairEquations:
         return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
 
 
-def patch_points(place: np.ndarray, extent: np.ndarray) -> np.ndarray:
-    """Return four points ``(..., 4, 2)`` with the mean and the covariance of patches.
-
-    Means over them are those over a uniform rectangle up to the third order.
-
-    Parameters
-    ----------
-    place : ndarray
-        ``(..., 2)`` means.
-    extent : ndarray
-        ``(..., 3)`` covariances uu, uv and vv.
-    """
-    uu, uv, vv = np.moveaxis(extent, -1, 0)
-    along = np.sqrt(np.maximum(uu, 1e-12))
-    across = uv / along
-    rest = np.sqrt(np.maximum(vv - across**2, 0.0))
-    signs = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
-    steps = np.stack([along, across], axis=-1)[..., None, :] * signs[:, :1]
-    steps[..., 1] += rest[..., None] * signs[:, 1]
-    return np.asarray(place[..., None, :] + steps)
-
-
-class _End(NamedTuple):
-    """One tile of n pairs: its corrected levels ``(n, 16)``, and their derivatives.
-
-    `by_log_flat`, `by_glow`, `by_bias` and `flat_basis` ``(n, 16, m)`` are those of the active
-    shared terms.
-    """
-
-    log_gain: np.ndarray
-    value: np.ndarray
-    lever: np.ndarray
-    by_level: np.ndarray
-    surface: np.ndarray
-    log_flat: np.ndarray
-    by_log_flat: np.ndarray
-    by_glow: np.ndarray
-    by_bias: np.ndarray
-    flat_basis: np.ndarray
-
-    def own(self, sign: int) -> np.ndarray:
-        """Return the derivatives ``(n, 17, 2 + K)`` by the tile's own terms.
-
-        `sign` is that of the tile in the difference of the levels.
-        """
-        levels = np.stack([self.lever, self.by_level], axis=-1)
-        levels = sign * np.concatenate([levels, self.surface], axis=2)
-        gains = np.zeros((len(levels), 1, levels.shape[2]))
-        gains[:, 0, 0] = -sign
-        return np.concatenate([levels, gains], axis=1)
-
-    def shared(self, sign: int, contrast: np.ndarray) -> np.ndarray:
-        """Return the derivatives ``(n, 17, S)`` by the shared terms."""
-        levels = np.concatenate([self.by_log_flat, self.by_glow, self.by_bias], axis=2)
-        gains = np.zeros((len(levels), 1, levels.shape[2]))
-        gains[:, 0, : self.flat_basis.shape[2]] = np.einsum("np,npm->nm", contrast, self.flat_basis)
-        return sign * np.concatenate([levels, gains], axis=1)
+def _parts(instruments: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs ``(n,)`` of the same instruments ``(2,)``, by those ``(P, 2)`` of all pairs."""
+    kinds, kind = np.unique(instruments, axis=0, return_inverse=True)
+    for number, both in enumerate(kinds):
+        members = np.flatnonzero(kind.ravel() == number)
+        for start in range(0, len(members), CHUNK):
+            yield members[start : start + CHUNK], both
