@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,6 @@ def test_a_stuck_job_times_out_and_the_others_are_measured() -> None:
 
 def test_an_executor_with_only_stuck_workers_ends_the_run() -> None:
     """The stuck workers of a foreign executor cannot be replaced: the other jobs fail by name."""
-    from concurrent.futures import ThreadPoolExecutor
-
     gate = Gate()
     with ThreadPoolExecutor(2) as executor:
         pool = ExecutorPool(executor)
@@ -185,6 +183,73 @@ def test_an_executor_with_only_stuck_workers_ends_the_run() -> None:
         assert outcomes[-1].error is not None
         assert outcomes[-1].error.type == "NoWorkersLeft"
         gate.open()
+
+
+class SilentExecutor(Executor):
+    """Runs two calls at a time; its futures go from pending to done."""
+
+    _max_workers = 2
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(self._max_workers)
+
+    def submit(self, function: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        silent: Future[Any] = Future()
+
+        def end(loud: Future[Any]) -> None:
+            if not silent.cancelled():
+                silent.set_result(loud.result())
+
+        self._threads.submit(function, *args, **options).add_done_callback(end)
+        return silent
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._threads.shutdown(wait, cancel_futures=cancel_futures)
+
+
+def test_jobs_whose_futures_never_run_are_watched() -> None:
+    """They are named by heartbeats and as slow, and time out: as many as there are workers."""
+    gate, recorder = Gate(), Recorder()
+    with SilentExecutor() as executor:
+        jobs = [*jobs_of(double, 4), *(Job(k, gate.pass_through, ()) for k in range(5, 9))]
+        outcomes = run(
+            jobs, 8, make_pool(executor), FanOut([recorder]), stage="pairs", timeout=30.0,
+            clock=FakeClock(),
+        )  # fmt: skip
+        gate.open()
+    assert [outcome.value for outcome in outcomes[:4]] == [2, 4, 6, 8]
+    assert [outcome.state for outcome in outcomes[4:]] == ["timeout", "timeout", "failed", "failed"]
+    assert {tuple(beat.running_indices) for beat in recorder.of(Heartbeat)} == {(5, 6)}
+    assert {event.index for event in recorder.of(SlowJob)} == {5, 6}
+    assert outcomes[-1].error is not None
+    assert outcomes[-1].error.type == "NoWorkersLeft"
+
+
+def test_a_silent_future_times_out_from_when_a_worker_was_free() -> None:
+    """One stuck job holds up no other: those after it run on the worker that is left."""
+    gate = Gate()
+    with SilentExecutor() as executor:
+        jobs = [Job(1, gate.pass_through, ()), *(Job(k, double, (k,)) for k in range(2, 40))]
+        outcomes = run(
+            jobs, 39, make_pool(executor), FanOut(), stage="pairs", timeout=30.0,
+            clock=FakeClock(),
+        )  # fmt: skip
+        gate.open()
+    assert [outcome.state for outcome in outcomes] == ["timeout"] + ["measured"] * 38
+
+
+def test_an_unknown_executor_that_marks_its_futures_is_believed() -> None:
+    """Once one future has run, those that still wait are not presumed to."""
+    pool = ManualPool(workers=4)
+    pool.marks_running = False
+    window = Window(pool, "pairs", FakeClock(), None)
+    batches = [window.prepare([job]) for job in jobs_of(double, 2)]
+    for batch in batches:
+        window.submit(batch)
+    waiting = next(reversed(window._batches))
+    waiting._state = "PENDING"
+    window.update_running()
+    assert [batch.running_since for batch in batches] == [1000.0, None]
 
 
 def test_an_exception_of_the_pool_is_an_outcome() -> None:

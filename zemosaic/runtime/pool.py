@@ -27,6 +27,9 @@ class Pool:
     kind: str
     workers: int
     max_batch: int = 1
+    #: Whether futures show that they run; if not, a submission counts as running once fewer
+    #: unfinished ones than there are workers came before it.
+    marks_running: bool = True
 
     @property
     def window(self) -> int:

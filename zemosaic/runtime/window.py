@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future
 
@@ -31,6 +32,7 @@ class Window:
         self.workers_left = pool.workers
         self._pool, self._stage, self._clock, self._inflight = pool, stage, clock, inflight
         self._batches: dict[Future[TaskResult], Batch] = {}
+        self._marks_running = pool.marks_running
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -65,13 +67,23 @@ class Window:
     def update_running(self) -> None:
         """Update which batches run, and the current job of each."""
         now = self._clock.monotonic()
+        presumed = self._presumed_running()
         for future, batch in self._batches.items():
             is_known = batch.running_since is not None and len(batch.pending_positions) == 1
-            if is_known or not future.running():
+            if is_known or not (future.running() or future in presumed):
                 continue
             position = 0 if len(batch.jobs) == 1 else batch.position(self.row(batch))
             if batch.running_since is None or position not in (None, batch.current):
                 batch.start_job(position or 0, now, self._clock.time_ns())
+
+    def _presumed_running(self) -> set[Future[TaskResult]]:
+        """Return the oldest unfinished submissions, one per worker, if futures do not show it."""
+        # An executor of unknown kind may well mark its futures: the first one seen decides.
+        self._marks_running |= any(future.running() for future in self._batches)
+        if self._marks_running:
+            return set()
+        unfinished = (future for future in self._batches if not future.done())
+        return set(itertools.islice(unfinished, max(0, self.workers_left)))
 
     def overdue(self, now: float, timeout: float) -> Iterator[Future[TaskResult]]:
         """Yield the batches whose current job has run for `timeout` seconds or longer."""
