@@ -15,9 +15,7 @@ from tests.helpers.tiles import simulated
 from zemosaic import Settings, TileError, calibrate, open_tile, open_tiles
 from zemosaic.cli import run as run_command
 from zemosaic.errors import UserError
-from zemosaic.observe.autopsy import examine
-from zemosaic.report.gather import gather_run
-from zemosaic.runtime import journal
+from zemosaic.report.build import load_run
 
 #: Tiles of the scene that are the chips of each exposure.
 EXPOSURES = ((0, 1), (2, 3))
@@ -247,7 +245,7 @@ def test_the_command_corrects_all_chips(
             row = next(rows)
             expected = row["gain"] * fits.getdata(before, ("SCI", ver)) + row["offset"]
             np.testing.assert_allclose(fits.getdata(after, ("SCI", ver)), expected, rtol=1e-5)
-    data = gather_run(examine(run), journal.read(run)[-1:])
+    data = load_run(run)[0]
     assert [tile.name for tile in data.tiles] == list(table["file"])
     assert all(tile.placement and not tile.failed for tile in data.tiles)
     assert np.isfinite(fits.getdata(mosaic)).mean() > 0.5
@@ -262,7 +260,7 @@ def test_the_report_numbers_tiles_by_file_and_chip(exposures: list[Path], tmp_pa
     run, inputs = tmp_path / "run", [broken, exposures[0], other, exposures[1]]
     arguments = ["intertile", *map(str, inputs), "-o", str(run), "--pool", "serial"]
     assert run_command(arguments) == 1
-    data = gather_run(examine(run), journal.read(run)[-1:])
+    data = load_run(run)[0]
     expected = ["broken1.fits", "e0.fits[SCI,1]", "e0.fits[SCI,2]", "broken2.fits"]
     assert [t.name for t in data.tiles] == [*expected, "e1.fits[SCI,1]", "e1.fits[SCI,2]"]
     assert [bool(tile.failed) for tile in data.tiles] == [True, False, True, True, False, False]

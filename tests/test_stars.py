@@ -15,7 +15,6 @@ from astropy.wcs import WCS
 from tests.helpers.cli import Run
 from zemosaic import Settings, calibrate, tile_from_array
 from zemosaic.errors import UserError
-from zemosaic.observe.autopsy import examine
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.photometry.stars.aperture import Stars, measure_stars
@@ -23,8 +22,7 @@ from zemosaic.photometry.stars.gain import flux_ratio, star_gains, with_star_gai
 from zemosaic.photometry.tiles.tile import Tile
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.pipeline.star_gains import stars_facts, stars_line
-from zemosaic.report.gather import gather_run
-from zemosaic.runtime.journal import read
+from zemosaic.report.build import load_run
 
 pytest.importorskip("photutils", reason="photutils is not installed: pip install '.[stars]'")
 
@@ -228,7 +226,7 @@ def test_the_report_judges_the_gains_that_were_solved(
     files = write_tiles(stars=1.5e-2, shape=(128, 160), electrons=20.0)
     table = _pairs(intertile(*files, "--gain-from", "stars", "--no-report"), tmp_path)
     folder = tmp_path / "run"
-    run = gather_run(examine(folder), read(folder))
+    run = load_run(folder)[0]
     residuals = [pair.residuals[0].gain_chi for pair in run.pairs]
     assert np.isfinite(residuals).tolist() == (table["stars"] > 0).tolist()
     gain = {tile.index: tile.gain[0] for tile in run.tiles}

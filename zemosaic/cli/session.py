@@ -136,9 +136,10 @@ def run_in_folder(
             )
             # The journal comes first, so that it has every event that others have seen.
             observers = [watchdog, *journals, telemetry, console]
+            cached = journal.results(records) if options.resume else {}
+            del records  # besides the results they have a kilobyte per job
             if options.on_stall:
                 observers.append(OnStall(run_command(options.on_stall, str(folder))))
-            cached = journal.results(records) if options.resume else {}
             solution = _calibrate(tiles, settings, folder, options, observers, cached, watchdog)
     from .summary import summary_facts, summary_lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,17 @@ class Autopsy:
         return max(done, default=0), totals[-1] if totals else 0
 
 
-def examine(folder: Path) -> Autopsy:
+def examine(
+    folder: Path, shorten: Callable[[dict[str, Any]], None] = lambda entry: None
+) -> Autopsy:
     """Return the state of the last run in a folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Run folder.
+    shorten : callable
+        Takes out of the ends of jobs what the caller does not need (`journal.read`).
 
     Raises
     ------
@@ -143,7 +153,7 @@ def examine(folder: Path) -> Autopsy:
     # The lock is tested before the journal is read: a run that ends in between has its end there,
     # and is not taken for dead.
     alive = holder(folder) is not None
-    records = journal.read(folder)
+    records = journal.read(folder, shorten)
     if not records:
         raise UserError(
             f"{folder}: holds no run (no {RunFolder(folder).journal.name}); choose a run folder"

@@ -14,6 +14,7 @@ from .gather import gather_run
 from .images import Mosaic, coadd_mosaic, mosaic_pictures, seam_pictures, with_pictures
 from .light import light_images
 from .page import PageImages, write_page
+from .shorten import shorten
 from .survey import fetch_survey
 
 
@@ -25,9 +26,9 @@ def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
     UserError
         The folder has no journal of a run.
     """
-    autopsy = examine(folder)
+    autopsy = examine(folder, shorten)
     resumed = autopsy.record.about.get("resume")
-    run = gather_run(autopsy, journal.read(folder) if resumed else [autopsy.record])
+    run = gather_run(autopsy, journal.read(folder, shorten) if resumed else [autopsy.record])
     mosaic = coadd_mosaic(folder, run)
     return run, mosaic and with_pictures(mosaic, folder)
 

@@ -19,7 +19,7 @@ IN_PROGRESS = "in progress"
 RGB = ("red", "green", "blue")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Placement:
     """Position of a prepared tile on the shared grid of the previews.
 
@@ -74,7 +74,7 @@ class Placement:
         ]
 
 
-@dataclass
+@dataclass(slots=True)
 class TileData:
     """One tile; the corrections have one entry per channel and are empty without a solution.
 
@@ -126,7 +126,7 @@ class TileData:
         return self.placement.corners() if self.placement else []
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PairResidual:
     """Residuals of a pair in one channel; NaN if the channel has no measurement or solution.
 
@@ -150,7 +150,7 @@ class PairResidual:
     gain_chi: float = math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PairData:
     """One pair of tiles.
 
@@ -189,11 +189,11 @@ class PairData:
     @property
     def max_chi(self) -> float:
         """The largest residual in standard errors; NaN without any."""
-        chis = (*self.finite("level_chi"), *self.finite("gain_chi"))
-        return max(map(abs, chis), default=math.nan)
+        chis = [abs(chi) for line in self.residuals for chi in (line.level_chi, line.gain_chi)]
+        return max(filter(math.isfinite, chis), default=math.nan)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StarComparison:
     """The gains of a pair in one channel by its overlap, which may be NaN, and by its stars.
 

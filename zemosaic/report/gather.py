@@ -12,17 +12,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from astropy.table import Table
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..observe.autopsy import Autopsy
 from ..observe.replay import all_events
 from ..pipeline.illumination_file import read_illuminations
-from ..pipeline.records import decode_measurements
 from ..pipeline.scan_task import failure_reason
 from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import (
@@ -36,9 +33,9 @@ from ..runtime.events import (
 )
 from ..runtime.journal import Record
 from ..runtime.run_folder import RunFolder
+from .columns import read_columns
 from .data import (
     PairData,
-    Placement,
     RunData,
     StageTimes,
     StarComparison,
@@ -47,6 +44,7 @@ from .data import (
     job_seconds,
 )
 from .residuals import PairCorrections, pair_residual
+from .shorten import PairLine
 
 CORRECTION = (
     "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS,
@@ -63,7 +61,8 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
     autopsy : Autopsy
         State of the run.
     records : sequence of Record
-        Records with results: the record of the run and, after a resume, the earlier ones.
+        Records with results: the record of the run and, after a resume, the earlier ones. All
+        results are as `shorten` leaves them.
     """
     running = autopsy.state == "running"
     events = autopsy.record.events if running else list(all_events(autopsy))
@@ -72,7 +71,7 @@ def gather_run(autopsy: Autopsy, records: Sequence[Record]) -> RunData:
         event
         for record in records
         for event in record.events
-        if isinstance(event, JobEnded) and event.key
+        if isinstance(event, JobEnded) and event.result is not None
     ]
     tiles = _tiles(autopsy.record, results, jobs)
     files = RunFolder(autopsy.folder)
@@ -150,7 +149,7 @@ def _tiles(record: Record, results: list[JobEnded], jobs: list[JobEnded]) -> lis
         prepared = tiles.get(job.attributes.get("index", -1)) if job.stage == "tiles" else None
         # In an earlier run another tile may have had the index.
         if prepared is not None and prepared.name == job.attributes.get("name"):
-            prepared.placement = Placement.from_journal(job.result)
+            prepared.placement = job.result
     for index in range(_total_tiles(record)):
         tiles.setdefault(index, TileData(index, f"tile {index}"))
     return [tiles[index] for index in sorted(tiles)]
@@ -178,7 +177,7 @@ def _pair_jobs(
 
 
 def _pair(job: JobEnded, first: TileData, second: TileData, residuals: Residuals) -> PairData:
-    measurements = _measurements(job)
+    lines: tuple[PairLine | None, ...] = job.result or ()
     reason = job.attributes.get("reason", "") if job.error is None else job.error
     return PairData(
         index=job.index,
@@ -189,29 +188,21 @@ def _pair(job: JobEnded, first: TileData, second: TileData, residuals: Residuals
         seconds=job_seconds(job),
         residuals=tuple(
             pair_residual(
-                measurement,
+                line,
                 PairCorrections.of(first, second, channel),
                 residuals.get((first.index, second.index, channel), math.nan),
             )
-            for channel, measurement in enumerate(measurements)
+            for channel, line in enumerate(lines)
         ),
-        gain_measured=all(getattr(entry, "gain_measured", True) for entry in measurements),
+        gain_measured=all(line.gain_measured for line in lines if line),
     )
-
-
-def _measurements(job: JobEnded) -> tuple[Any, ...]:
-    """Return the measurements of a pair; none if a version with another layout wrote them."""
-    try:
-        return decode_measurements(job.result) if job.result is not None else ()
-    except ValueError:
-        return ()
 
 
 def _add_corrections(tiles: list[TileData], path: Path) -> str:
     """Read the table of corrections into the tiles; return the unit of the offsets."""
     names = ("tile", "component", "suspect", *CORRECTION)
-    table = Table.read(path, format="ascii.ecsv", encoding="utf-8", include_names=names)
-    for row in table.as_array().tolist():
+    table = read_columns(path, names)
+    for row in zip(*(table[name].tolist() for name in table.colnames), strict=True):
         values = dict(zip(table.colnames, row, strict=True))
         tile = tiles[values["tile"]]
         for name in CORRECTION:
@@ -226,9 +217,7 @@ def _read_residuals(path: Path) -> Residuals:
     """Read the level differences of the table of pairs; return none if there is no table."""
     if not path.exists():
         return {}
-    table = Table.read(
-        path, format="ascii.ecsv", encoding="utf-8", include_names=(*KEY, "residual")
-    )
+    table = read_columns(path, (*KEY, "residual"))
     keys = zip(*(table[name].tolist() for name in KEY), strict=True)
     return dict(zip(keys, table["residual"].tolist(), strict=True))
 
@@ -239,7 +228,7 @@ def _read_star_gains(path: Path) -> list[StarComparison]:
         return []
     names = ("gain", "gain_err", "star_gain", "star_gain_err", "stars")
     columns = ("pair", *KEY, *names)
-    table = Table.read(path, format="ascii.ecsv", encoding="utf-8", include_names=columns)
+    table = read_columns(path, columns)
     rows = zip(*(table[name].tolist() for name in columns), strict=True)
     return [star for star in (StarComparison(*row) for row in rows) if star.star_gain_err > 0]
 

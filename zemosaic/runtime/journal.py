@@ -176,8 +176,24 @@ class Record:
         return list(jobs.values())
 
 
-def read(folder: Path) -> list[Record]:
-    """Return all runs of a folder's journal, oldest first; none if it has no journal."""
+def drop_result(entry: dict[str, Any]) -> None:
+    """Remove the result from the entry of the end of a job, for readers who need none."""
+    entry["result"] = None
+
+
+def read(
+    folder: Path, shorten: Callable[[dict[str, Any]], None] = lambda entry: None
+) -> list[Record]:
+    """Return all runs of a folder's journal, oldest first; none if it has no journal.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Run folder.
+    shorten : callable
+        Called with the entry of the end of each job, by the names of the fields of `JobEnded`;
+        takes out what the caller does not need. Results have most of a journal's bytes.
+    """
     records: list[Record] = []
     damaged = 0  # before the first run
     for entry in _read_lines(RunFolder(folder).journal):
@@ -192,7 +208,7 @@ def read(folder: Path) -> list[Record]:
             records.append(Record(about=entry))
         elif kind == "delivered" and records:
             records[-1].delivered |= decode_spans(entry)
-        elif isinstance(kind, str) and (event := decode_event(kind, entry)) is not None:
+        elif isinstance(kind, str) and (event := decode_event(kind, entry, shorten)) is not None:
             # The first line of a run may be damaged.
             if not records or (isinstance(event, RunStarted) and records[-1].events):
                 records.append(Record())

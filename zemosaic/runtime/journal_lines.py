@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import orjson
@@ -98,13 +98,20 @@ def _parse(line: bytes) -> Any:
         raise DamagedLineError(str(error)) from None
 
 
-def decode_event(kind: str | None, entry: dict[str, Any]) -> Event | None:
-    """Return the event of a line; None if its kind or its fields are not known."""
+def decode_event(
+    kind: str, entry: dict[str, Any], shorten: Callable[[dict[str, Any]], None]
+) -> Event | None:
+    """Return the event of a line; None if its kind or its fields are not known.
+
+    `shorten` is called with the entry of the end of a job.
+    """
     try:
+        if kind == "JobEnded":
+            shorten(entry)
         if entry.get("error") is not None:
             entry["error"] = JobError(**entry["error"])
         fields = {_RENAMED.get(name, name): value for name, value in entry.items()}
-        event: Event = _KINDS[kind or ""](**fields)
+        event: Event = _KINDS[kind](**fields)
     except (AttributeError, KeyError, TypeError):
         return None
     return event
