@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
+
+from ..overlap.graph import csgraph_array
 
 LEAF = 24  # nodes of a part that is not divided further
 LARGEST_SEPARATOR = 0.4  # of a part: a denser one is not divided
@@ -127,7 +128,7 @@ def graph_positions(edges: np.ndarray, nodes: int) -> np.ndarray:
     A cut by distance from one node separates the graph by one level of its neighbourhood (George
     and Liu 1978, SIAM J. Num. Anal. 15, 1053). Components lie beyond each other.
     """
-    graph = coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
+    graph = csgraph_array(np.ones(len(edges)), edges[:, 0], edges[:, 1], nodes)
     count, component = connected_components(graph, directed=False)
     by_component = np.argsort(component, kind="stable")
     last = np.searchsorted(component[by_component], np.arange(count), side="right") - 1
@@ -143,7 +144,7 @@ def graph_positions(edges: np.ndarray, nodes: int) -> np.ndarray:
 def _distances(edges: np.ndarray, sources: np.ndarray, nodes: int) -> np.ndarray:
     """Count the edges ``(nodes,)`` from each node to the source in its component."""
     ends = np.concatenate([edges, np.stack([sources, np.full(len(sources), nodes)], axis=1)])
-    graph = coo_array((np.ones(len(ends)), ends.T), shape=(nodes + 1, nodes + 1)).tocsr()
+    graph = csgraph_array(np.ones(len(ends)), ends[:, 0], ends[:, 1], nodes + 1)
     towards = breadth_first_order(graph, nodes, directed=False)[1]
     towards[nodes] = nodes
     steps = (np.arange(nodes + 1) != nodes).astype(np.intp)
