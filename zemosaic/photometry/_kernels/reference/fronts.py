@@ -1,9 +1,11 @@
-"""The factor of a sparse symmetric system, front by front, with dense linear algebra."""
+"""The factor of a sparse symmetric system, front by front, with dense linear algebra.
+
+scipy is imported when it is used: the process of a run has these modules before its workers start.
+"""
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
 from ..fronts import FrontField, Fronts
 
@@ -32,6 +34,8 @@ def factorize_fronts(
     bool
         Whether the matrix is positive definite.
     """
+    from scipy.linalg import cholesky, solve_triangular
+
     for front in range(len(fronts.table) - 1):
         panel, columns = fronts.panel(front, panels), fronts.columns_of(front)
         (own, size), chosen = (len(panel), len(columns)), fronts.blocks_of(front)
@@ -59,6 +63,8 @@ def factorize_fronts(
 
 def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> None:
     """Solve ``Uᵀ U x = b`` for right-hand sides ``(N, k)``, in place."""
+    from scipy.linalg import solve_triangular
+
     number = len(fronts.table) - 1
     for front in range(number):
         upper, coupling, own, rest = _parts(fronts, panels, front)
@@ -97,6 +103,8 @@ def invert_fronts(
         Gets the inverse ``(P, m, m)`` at the columns of each block, 0 where there is none, unless
         its shape is ``(0, m, m)``.
     """
+    from scipy.linalg import solve_triangular
+
     for front in range(len(fronts.table) - 2, -1, -1):
         upper, coupling, own, _ = _parts(fronts, panels, front)
         outer = fronts.update(front, updates)
