@@ -74,9 +74,9 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
             size = max(left, FIRST_GLOW * solver.patch_var)
             again = fit.spreads.replace(glow=np.full(3, size), level_excess=0.0)
             tails = solver.tails.copy()
-            with_glow = solver.fit(fit.state, again)
-            if _explains_more(with_glow, fit):
-                return with_glow
+            second = solver.fit(fit.state, again)
+            if _explains_more(second, fit):
+                return second
             solver.tails = tails  # the search for contradictions looks at them
             return fit
         except np.linalg.LinAlgError:
@@ -85,11 +85,15 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
     return _fit_sound(solver, state, spreads, fit_all)
 
 
-def _explains_more(with_glow: Fit, fit: Fit) -> bool:
-    """Whether a smooth glow is found, halves what levels leave, and does not spoil the gains."""
-    found, before = with_glow.spreads, fit.spreads
-    smooth = found.glow[0] > 0 and found.level_excess <= before.level_excess / 2
-    return bool(smooth and _gain_misfit(with_glow) < _gain_misfit(fit) + GAIN_MISFIT)
+def _explains_more(again: Fit, fit: Fit) -> bool:
+    """Whether a second fit halves what levels leave, and does not spoil the gains.
+
+    It has a smooth glow, or none: then the sizes alone have found a better state.
+    """
+    found, before = again.spreads, fit.spreads
+    more = found.level_excess <= before.level_excess / 2
+    more &= found.glow[0] > 0 or (not found.glow.any() and before.level_excess > 0)
+    return bool(more and _gain_misfit(again) < _gain_misfit(fit) + GAIN_MISFIT)
 
 
 def _gain_misfit(fit: Fit) -> float:
