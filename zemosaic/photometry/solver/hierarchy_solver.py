@@ -184,8 +184,15 @@ class HierarchySolver:
         state: State,
         spreads: Spreads,
     ) -> State:
-        """Return the state after a round."""
-        step = self._step(columns, rows, weights, state, spreads)
+        """Solve the equations of a round, and return the state after it."""
+        priors = self._priors(columns, spreads)
+        equations = NormalEquations(columns, self._system, rows, weights)
+        self.normal = equations.factorize(*priors)
+        right, shared = self._right(columns, equations, state, *priors)
+        means = means_of_components(columns, ~self.doubtful)
+        sides = np.column_stack([shared, np.zeros((len(shared), 2))])
+        solved = self.normal.solve(np.column_stack([right, means]), sides)
+        step = hold_means(self.channel, columns, means, solved, ~self.doubtful)
         state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.doubtful)
         if not np.isfinite(state.log_gain).all():
             raise np.linalg.LinAlgError("the rounds diverge")
@@ -208,24 +215,6 @@ class HierarchySolver:
     def residuals(self, rows: Sequence[Rows]) -> PairResiduals:
         """Return the residuals of all pairs."""
         return PairResiduals.of(rows, len(self.equations.has_gain))
-
-    def _step(
-        self,
-        columns: Columns,
-        rows: Sequence[Rows],
-        weights: np.ndarray,
-        state: State,
-        spreads: Spreads,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the step to the solution of the equations of a round."""
-        priors = self._priors(columns, spreads)
-        equations = NormalEquations(columns, self._system, rows, weights)
-        self.normal = equations.factorize(*priors)
-        right, shared = self._right(columns, equations, state, *priors)
-        means = means_of_components(columns, ~self.doubtful)
-        sides = np.column_stack([shared, np.zeros((len(shared), 2))])
-        solved = self.normal.solve(np.column_stack([right, means]), sides)
-        return hold_means(self.channel, columns, means, solved, ~self.doubtful)
 
     def learn(
         self,
