@@ -38,8 +38,8 @@ from speed import DENSE, LIGHT, ready
 import zemosaic.pipeline.calibrate
 from zemosaic import Settings, calibrate
 from zemosaic.observe import otlp_json
-from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.tracing import Tracing
 from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import JobEnded, RunStarted
 from zemosaic.runtime.inflight import Inflight

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -51,6 +52,20 @@ def test_links_lead_to_files(page: Path) -> None:
     files = [link for link in links if "://" not in link and "_runs/" not in link]
     missing = [link for link in files if not (page.parent / link).exists()]
     assert not missing, f"{page.name}: {', '.join(missing)}"
+
+
+def test_the_life_of_a_pair_names_what_exists() -> None:
+    """Each dotted name on the way of a pair through the package leads to a module or a member."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## The life of a pair")[2].partition("\n## ")[0]
+    rooms = "cli|observe|photometry|pipeline|report|runtime"
+    names = re.findall(rf"`((?:{rooms})(?:\.\w+)+)`", section)
+    assert len(names) > 15
+    for name in names:
+        try:
+            resolve_name(f"zemosaic.{name}")
+        except (AttributeError, ModuleNotFoundError) as error:
+            pytest.fail(f"{name}: {error}")
 
 
 def test_each_version_has_one_section_of_each_kind() -> None:

@@ -41,12 +41,12 @@ from tests.helpers.otlp_receiver import (
 )
 from zemosaic import __version__
 from zemosaic.errors import UserError
-from zemosaic.observe import exporters, senders
+from zemosaic.observe import exporters
 from zemosaic.observe.collector_session import CollectorSession, RefusedError
 from zemosaic.observe.endpoint import endpoint_from_environment
-from zemosaic.observe.exporters import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
 from zemosaic.observe.span_tree import environment_parent
 from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.tracing import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
 from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.scheduler import Job, run
@@ -299,7 +299,9 @@ def test_an_exporter_that_never_returns_is_abandoned(
 ) -> None:
     """`close` returns at its time-out; the SDK's own shutdown would take half a minute."""
     exporter = StuckExporter()
-    monkeypatch.setattr(exporters, "otlp_sender", lambda _: senders.Sender(exporter))
+    monkeypatch.setattr(
+        "zemosaic.observe.tracing.otlp_sender", lambda _: exporters.Sender(exporter)
+    )
     tracing = Tracing(tmp_path / "trace.jsonl", "http://collector:4318")
     run_pairs(tracing, 2)
     try:
@@ -347,7 +349,9 @@ def test_an_exporter_that_raises_delivers_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception in an exporter counts as a failure and does not propagate."""
-    monkeypatch.setattr(exporters, "otlp_sender", lambda _: senders.Sender(BrokenExporter()))
+    monkeypatch.setattr(
+        "zemosaic.observe.tracing.otlp_sender", lambda _: exporters.Sender(BrokenExporter())
+    )
     tracing = Tracing(tmp_path / "trace.jsonl", "http://collector:4318")
     run_pairs(tracing, 2)
     (message,) = tracing.close()
@@ -511,7 +515,7 @@ def test_a_proxy_is_not_asked_for_this_machine(
 PREAMBLE = """
 import logging, sys, time
 from pathlib import Path
-from zemosaic.observe.exporters import Tracing
+from zemosaic.observe.tracing import Tracing
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import RunEnded, RunStarted
 from zemosaic.runtime.observers import FanOut, Observer

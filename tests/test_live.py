@@ -13,10 +13,9 @@ import pytest
 
 from tests.helpers.fakes import FakeClock, ManualPool, Recorder
 from tests.helpers.otlp_receiver import http_receiver, plain
-from zemosaic.observe import exporters
-from zemosaic.observe.exporters import Tracing
-from zemosaic.observe.live import LAST_SEEN, Snapshots
+from zemosaic.observe.snapshots import LAST_SEEN, Snapshots
 from zemosaic.observe.telemetry import PHASE, Telemetry
+from zemosaic.observe.tracing import Tracing
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.inflight import Inflight
@@ -87,7 +86,7 @@ def test_a_heartbeat_hastens_the_next_snapshot_but_not_the_first(tracing: Tracin
 
 def test_snapshots_are_never_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The collector gets the phase as it stands; the file has it once, as it ended."""
-    monkeypatch.setattr(exporters, "OTLP_DELAY", 0.01)
+    monkeypatch.setattr("zemosaic.observe.tracing.OTLP_DELAY", 0.01)
     numbers: list[int] = []
     with http_receiver() as (url, received):
         tracing = Tracing(tmp_path / "trace.jsonl", url)

@@ -33,9 +33,9 @@ from tests.helpers.environment import remove_proxies
 from tests.helpers.otlp_receiver import plain
 from tests.helpers.recorded_traces import BOOM, HEARTBEAT, PAIR_ENDED, RUN_STARTED, SECOND, START
 from zemosaic.observe.endpoint import signal_endpoint, traces_endpoint
-from zemosaic.observe.exporters import Tracing
 from zemosaic.observe.run_metrics import RunMetrics
 from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.tracing import Tracing
 from zemosaic.runtime.events import RunEnded
 
 

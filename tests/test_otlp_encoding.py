@@ -32,7 +32,7 @@ from opentelemetry.trace import (
 from tests.helpers.environment import remove_proxies
 from tests.helpers.otlp_receiver import http_receiver, plain, read_otlp_json, spans_of
 from zemosaic.observe import otlp_json
-from zemosaic.observe.senders import otlp_sender
+from zemosaic.observe.exporters import otlp_sender
 
 
 @pytest.fixture(autouse=True)

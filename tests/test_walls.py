@@ -145,8 +145,8 @@ def test_photometry_follows_the_data_flow() -> None:
 #: the parts of it that each may import.
 OPENTELEMETRY = {
     "span_tree": ("trace", "context", "metrics"),
-    "recorder": ("trace", "context", "attributes", "sdk.trace", "sdk.resources", "sdk.util"),
-    "senders": (
+    "live": ("trace", "context", "attributes", "sdk.trace", "sdk.resources", "sdk.util"),
+    "exporters": (
         "sdk.trace", "sdk.metrics", "exporter", "proto", "util.re",
     ),
 }  # fmt: skip

@@ -24,7 +24,7 @@ from .runtime.observers import FanOut, Observer
 from .runtime.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from .observe.exporters import Tracing
+    from .observe.tracing import Tracing
 
 #: How open spans are shown by a provider that makes no snapshots.
 _APPLICATION_LIVE = {"auto": "marker", "snapshot": "marker", "marker": "marker", "off": "off"}
@@ -191,7 +191,7 @@ def _open_tracing(
 ) -> Tracing | None:
     """Return the trace of the run folder; None if it cannot be written."""
     # The SDK, which an application with a provider of its own does not need from here.
-    from .observe.exporters import Tracing
+    from .observe.tracing import Tracing
 
     reason = "no run folder"
     if kept is not None:

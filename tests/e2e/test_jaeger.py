@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.conftest import Run, intertile
 from tests.e2e.jaeger import Jaeger, OwnJaeger, until
 from zemosaic import __version__
-from zemosaic.observe.exporters import OTLP_DELAY
+from zemosaic.observe.tracing import OTLP_DELAY
 
 PHASE = "phase5_intertile"
 PAIR = "phase5_intertile.pair"

@@ -52,7 +52,7 @@ def collector(otlp: str | None) -> Collector:
     # The exporter would try for ten seconds.
     problem = _connect(endpoint)
     if not problem:
-        from ..observe.senders import otlp_sender
+        from ..observe.exporters import otlp_sender
 
         sender = otlp_sender(endpoint)
         try:

@@ -16,10 +16,10 @@ from ..observe.endpoint import (
     traces_endpoint,
     without_credentials,
 )
-from ..observe.exporters import Tracing
 from ..observe.ids import Ids
 from ..observe.replay import replay
 from ..observe.telemetry import PHASE, Telemetry
+from ..observe.tracing import Tracing
 from ..runtime import journal
 from ..runtime.run_folder import RunFolder, claim
 

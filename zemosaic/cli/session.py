@@ -25,10 +25,10 @@ from ..observe.endpoint import (
     traces_endpoint,
     without_credentials,
 )
-from ..observe.exporters import Tracing
 from ..observe.run_trace import make_telemetry, recorded_deliveries
 from ..observe.span_tree import environment_parent
 from ..observe.stall import OnStall, run_command
+from ..observe.tracing import Tracing
 from ..pipeline.calibrate import calibrate
 from ..runtime import journal
 from ..runtime.events import RunStarted

@@ -1,218 +1,269 @@
-"""The OpenTelemetry SDK as the command line uses it: a file always, OTLP on request.
+"""The official exporters of spans, metrics and log records.
 
-Nothing here may delay the run. Threads export the spans, and the end of the run waits for them for
-a bounded time; the SDK's own shutdown can take half a minute.
+Each is imported when it is first used: a run has one protocol, and most runs have no collector.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..files import no_follow
-from ..threads import report
-from . import otlp_json
-from .endpoint import exporters_from_environment, without_credentials
-from .export_queue import ExportQueue, QueueLimits
-from .ids import Ids
-from .live import SNAPSHOT_INTERVAL, Snapshots
-from .recorder import Recorder, make_tracer
-from .senders import Sender, console_sender, otlp_sender
-from .span_tree import Tracer
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+
+from ..errors import UserError
+from .endpoint import Target, channel_options, check_timeout, export_target, without_credentials
+from .span_tree import LogRecord
 
 if TYPE_CHECKING:
-    from .other_signals import OtherSignals
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    from opentelemetry.sdk.metrics import MeterProvider
 
-FILE_DELAY = 0.2  # seconds of spans in a line of the file, and lost at most in a crash
-OTLP_DELAY = 1.0
-SHUTDOWN_TIMEOUT = 5.0  # seconds that an unresponsive collector may cost at the end
-
-_sdk_logger = logging.getLogger("opentelemetry")
-
-
-class NoSignals:
-    """Stands for metrics and log records where there is no collector."""
-
-    meter = None
-
-    def emit(self, record: Any) -> None:
-        """Drop a log record."""
+METRIC_INTERVAL = 10.0  # seconds, as between two heartbeats; OTEL_METRIC_EXPORT_INTERVAL changes it
+LOG_TIMEOUT = 5.0
+_SEVERITIES: dict[str, Any] = {"WARN": 13, "ERROR": 17}
+_grpc_logger = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
 
 
-class Tracing:
-    """A tracer whose spans go to a file and, with an endpoint, to a collector.
+class LogClient(NamedTuple):
+    """Posts a request and returns whether the collector may take later ones; closes itself."""
 
-    Parameters
-    ----------
-    file : pathlib.Path
-        Receives OTLP/JSON, a batch per line; an existing file is replaced.
-    endpoint : str
-        OTLP endpoint, see `endpoint.export_target`; empty for none.
-    ids : Ids, optional
-        Ids of an earlier run, to make its spans again.
-    skip : iterable of int
-        Numbers of spans for the file only, because the collector has them already.
-    other_signals : bool
-        Send metrics and log records as well.
+    post: Callable[[ExportLogsServiceRequest], bool]
+    close: Callable[[], None]
 
-    Raises
-    ------
-    UserError
-        A variable of the environment has no valid value.
 
-    Attributes
-    ----------
-    on_delivered : callable
-        Called from another thread with the numbers of delivered spans.
-    signals : OtherSignals or NoSignals
-        Metrics and log records, for `zemosaic.observe.telemetry.Telemetry`.
+class Sender:
+    """An exporter as the `send` function of a queue."""
+
+    def __init__(self, exporter: SpanExporter, reason: Callable[[], str] = lambda: "") -> None:
+        self._exporter, self.reason = exporter, reason
+        self.shutdown = exporter.shutdown
+
+    def __call__(self, spans: Sequence[ReadableSpan]) -> str:
+        """Export spans; return the reason of a failure, empty after a success."""
+        if self._exporter.export(spans) is SpanExportResult.SUCCESS:
+            return ""
+        count = len(spans)
+        reason = self.reason() or "the exporter failed"
+        return reason.replace("{sent}", f"{count} span{'s' if count > 1 else ''}")
+
+
+class _LastError(logging.Filter):
+    """Keeps the last error of spans that gRPC logs, which has no other way to give a reason."""
+
+    reason = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keep an error and drop all records."""
+        if record.levelno >= logging.ERROR and isinstance(record.args, tuple):
+            signal, _, code, details = (*record.args, "", "", "", "")[:4]
+            name = getattr(code, "name", str(code)).replace("_", " ").lower()
+            if signal == "traces":
+                self.reason = f"{name}: {details}" if details else name
+        return False
+
+
+def console_sender() -> Sender:
+    """Return the exporter that prints spans."""
+    return Sender(ConsoleSpanExporter(out=sys.stdout))
+
+
+def otlp_sender(endpoint: str) -> Sender:
+    """Return the exporter of an endpoint; the other one is not imported."""
+    target = export_target(endpoint)
+    check_timeout()
+    make = _grpc_exporter if target.protocol == "grpc" else _http_exporter
+    try:
+        return make(target.address, secure=target.secure)
+    except Exception as error:  # the exporters raise many kinds for the values of variables
+        raise UserError(f"{without_credentials(endpoint)}: {error}; see OTEL_EXPORTER_*") from error
+
+
+def _http_exporter(address: str, *, secure: bool) -> Sender:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+        ExportTraceServiceResponse,
+    )
+
+    from .collector_session import CollectorSession
+
+    session = CollectorSession(ExportTraceServiceResponse)
+    return Sender(OTLPSpanExporter(endpoint=address, session=session), lambda: session.reason)
+
+
+def _grpc_exporter(address: str, *, secure: bool) -> Sender:
+    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+    exporter = OTLPSpanExporter(
+        endpoint=address, insecure=not secure, channel_options=channel_options(address)
+    )
+    last = _LastError()
+    level = _grpc_logger.level
+    _grpc_logger.filters.insert(0, last)  # before the exporter's own, which drops repetitions
+    _grpc_logger.setLevel(logging.ERROR)  # not that of its silenced parent
+
+    def shutdown() -> None:
+        exporter.shutdown()
+        _grpc_logger.removeFilter(last)
+        _grpc_logger.setLevel(level)
+
+    sender = Sender(exporter, lambda: last.reason)
+    sender.shutdown = shutdown
+    return sender
+
+
+def metric_provider(endpoint: str, resource: Any) -> MeterProvider:
+    """Return a provider whose metrics go to an endpoint, until the collector refuses them."""
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+    given = "OTEL_METRIC_EXPORT_INTERVAL" in os.environ
+    interval = None if given else 1000 * METRIC_INTERVAL
+    reader = PeriodicExportingMetricReader(_metric_exporter(endpoint), interval)
+    return MeterProvider([reader], resource, shutdown_on_exit=False)
+
+
+def _metric_exporter(endpoint: str) -> Any:
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+        ExportMetricsServiceResponse,
+    )
+    from opentelemetry.sdk.metrics.export import MetricExportResult
+
+    from .collector_session import CollectorSession
+
+    target = export_target(endpoint)
+    options: dict[str, Any] = {"endpoint": target.address}
+    session = CollectorSession(ExportMetricsServiceResponse)
+    if target.protocol == "grpc":
+        from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as grpc_exporter
+
+        exporter: Any = grpc_exporter.OTLPMetricExporter
+        options["insecure"] = not target.secure
+        options["channel_options"] = channel_options(target.address)
+    else:
+        from opentelemetry.exporter.otlp.proto.http import metric_exporter as http_exporter
+
+        exporter = http_exporter.OTLPMetricExporter
+        options["session"] = session
+
+    class OptionalMetricExporter(exporter):
+        refused = False
+
+        def export(self, *arguments: Any, **keywords: Any) -> MetricExportResult:
+            """Export, unless the collector has refused metrics before."""
+            if self.refused:
+                return MetricExportResult.SUCCESS
+            result = super().export(*arguments, **keywords)
+            failed = result is not MetricExportResult.SUCCESS
+            # Over gRPC the reason is not known; a collector that is away comes back over HTTP.
+            self.refused = failed and (target.protocol == "grpc" or session.refused)
+            return MetricExportResult.SUCCESS
+
+    return OptionalMetricExporter(**options)
+
+
+def encode_log(record: LogRecord, resource: Any, scope: Any) -> ExportLogsServiceRequest:
+    """Return a request of one record.
+
+    The SDK has no public names for logs. The requests are therefore made here, of the messages of
+    OTLP and with the encoder of spans.
     """
+    from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+    from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+    from opentelemetry.proto.logs.v1 import logs_pb2
 
-    def __init__(
-        self,
-        file: Path,
-        endpoint: str = "",
-        ids: Ids | None = None,
-        skip: Iterable[int] = (),
-        *,
-        other_signals: bool = False,
-    ) -> None:
-        self.endpoint = without_credentials(endpoint)
-        self.ids = ids or Ids()
-        self.on_delivered: Callable[[list[int]], None] = lambda numbers: None
-        self.snapshots: Snapshots | None = None
-        self.signals: OtherSignals | NoSignals = NoSignals()
-        self._last_reason: Callable[[], str] = lambda: ""
-        self._lock = threading.Lock()
-        self._open_queues = 0
-        self._signals_thread: threading.Thread | None = None
-        self._tracer = make_tracer(self.ids, self._put)
-        if endpoint and other_signals and isinstance(self._tracer, Recorder):
-            self._start_signals(endpoint, self._tracer)
-        exporter = otlp_sender(endpoint) if endpoint else None
-        limits = QueueLimits.from_environment(OTLP_DELAY)
-        self._stream = os.fdopen(no_follow(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
-        self._queues = [self._queue(file.name, self._write, QueueLimits(FILE_DELAY))]
-        if exporter is not None:
-            self._last_reason = exporter.reason
-            self._queues.append(self._collector_queue(exporter, limits, skip))
-        if "console" in exporters_from_environment():
-            self._queues.append(self._queue("the console", console_sender(), limits))
-        # The exporters log every failed attempt; the queues count, and one line is enough.
-        self._level = _sdk_logger.level
-        _sdk_logger.setLevel(logging.CRITICAL)
+    # The encoder of logs is private. A span has the same resource, scope, ids and attributes.
+    span = ReadableSpan(
+        record.name, record.span, resource=resource, attributes=record.attributes,
+        start_time=record.time_ns, end_time=record.time_ns, instrumentation_scope=scope,
+    )  # fmt: skip
+    (of_resource,) = encode_spans([span]).resource_spans
+    (of_scope,) = of_resource.scope_spans
+    (encoded,) = of_scope.spans
+    entry = logs_pb2.LogRecord(
+        time_unix_nano=record.time_ns,
+        observed_time_unix_nano=record.time_ns,
+        severity_number=_SEVERITIES[record.severity],
+        severity_text=record.severity,
+        event_name=record.name,
+        body=AnyValue(string_value=record.body),
+        attributes=encoded.attributes,
+        trace_id=encoded.trace_id,
+        span_id=encoded.span_id,
+        flags=record.span.trace_flags,
+    )
+    scope_logs = logs_pb2.ScopeLogs(scope=of_scope.scope, log_records=[entry])
+    logs = logs_pb2.ResourceLogs(resource=of_resource.resource, scope_logs=[scope_logs])
+    return ExportLogsServiceRequest(resource_logs=[logs])
 
-    def _queue(
-        self,
-        name: str,
-        send: Callable[[Sequence[Any]], str],
-        limits: QueueLimits,
-        on_closed: Callable[[], None] = lambda: None,
-        **options: Any,
-    ) -> ExportQueue:
-        def closed() -> None:
-            on_closed()
-            self._closed()
 
-        self._open_queues += 1
-        return ExportQueue(name, send, limits, on_closed=closed, **options)
+def log_client(endpoint: str) -> LogClient:
+    """Return a client that posts requests of log records."""
+    target = export_target(endpoint)
+    return (_grpc_client if target.protocol == "grpc" else _http_client)(target)
 
-    def _collector_queue(
-        self, exporter: Sender, limits: QueueLimits, skip: Iterable[int]
-    ) -> ExportQueue:
-        def delivered(spans: Sequence[Any]) -> None:
-            self.on_delivered(self.ids.span_numbers(spans))
 
-        def open_spans() -> Sequence[Any]:
-            return self.snapshots.take() if self.snapshots is not None else ()
+def _http_client(target: Target) -> LogClient:
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
-        return self._queue(
-            self.endpoint,
-            exporter,
-            limits,
-            exporter.shutdown,
-            on_delivered=delivered,
-            skip_ids={self.ids.first + number for number in skip},
-            open_spans=open_spans,
-        )
+    from .collector_session import PROTOBUF, CollectorSession
 
-    def _start_signals(self, endpoint: str, recorder: Recorder) -> None:
-        from .other_signals import OtherSignals
+    session = CollectorSession(ExportLogsServiceResponse)
+    session.headers.update({**_headers(), "Content-Type": PROTOBUF})
+    session.verify = _variable("CERTIFICATE") or True
+    certificate, key = _variable("CLIENT_CERTIFICATE"), _variable("CLIENT_KEY")
+    session.cert = (certificate, key) if certificate and key else certificate or None
 
+    def post(request: ExportLogsServiceRequest) -> bool:
         try:
-            self.signals = OtherSignals(endpoint, recorder.resource, recorder.scope)
-            self._open_queues += 1
-        except RuntimeError as error:  # no thread can be started
-            report(f"{error}: no metrics and log records are sent")
+            session.post(target.address, request.SerializeToString(), timeout=LOG_TIMEOUT)
+        except OSError:  # every failure of a request
+            return not session.refused
+        return True
 
-    def _put(self, span: Any) -> None:
-        for queue in self._queues:
-            queue.put(span)
+    return LogClient(post, session.close)
 
-    @property
-    def tracer(self) -> Tracer:
-        """The tracer for `zemosaic.observe.telemetry.Telemetry`."""
-        return self._tracer
 
-    def show_open_spans(self, interval: float = SNAPSHOT_INTERVAL) -> Snapshots | None:
-        """Return a view of open spans, sent at every interval; None without a collector."""
-        if self.endpoint:
-            self.snapshots = Snapshots(min(interval, SNAPSHOT_INTERVAL))
-        return self.snapshots
+def _grpc_client(target: Target) -> LogClient:
+    import grpc
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2_grpc import LogsServiceStub
 
-    def _write(self, spans: Sequence[Any]) -> str:
-        """Write a batch as a line of OTLP/JSON, and flush it to the kernel."""
+    options = channel_options(target.address)
+    if target.secure:
+        names = ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+        credentials = grpc.ssl_channel_credentials(*map(_contents, names))
+        channel = grpc.secure_channel(target.address, credentials, options)
+    else:
+        channel = grpc.insecure_channel(target.address, options)
+    stub, metadata = LogsServiceStub(channel), tuple(_headers().items())
+    comes_back = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+    def post(request: ExportLogsServiceRequest) -> bool:
         try:
-            self._stream.write(otlp_json.encode(spans))
-            self._stream.flush()
-        except OSError as error:
-            return error.strerror or str(error)
-        return ""
+            stub.Export(request, timeout=LOG_TIMEOUT, metadata=metadata)
+        except grpc.RpcError as error:
+            return bool(error.code() in comes_back)
+        return True
 
-    def close(self, timeout: float = SHUTDOWN_TIMEOUT) -> list[str]:
-        """Send the remaining spans.
+    return LogClient(post, channel.close)
 
-        Parameters
-        ----------
-        timeout : float
-            Seconds to wait for the collector. The file, which is local, has `SHUTDOWN_TIMEOUT`.
 
-        Returns
-        -------
-        list of str
-            A message for each destination with missing spans.
-        """
-        deadline = time.monotonic() + timeout
-        for queue in self._queues:
-            queue.close()
-        if not isinstance(self.signals, NoSignals) and self._signals_thread is None:
-            self._signals_thread = self.signals.close(self._closed)
-        written = self._queues[0].join(SHUTDOWN_TIMEOUT)
-        for queue in self._queues[1:]:
-            queue.join(max(0.0, deadline - time.monotonic()))
-        if self._signals_thread is not None:
-            self._signals_thread.join(max(0.0, deadline - time.monotonic()))
-        if written:
-            # The queue has already counted the spans for which the disk had no room.
-            with contextlib.suppress(OSError):
-                self._stream.close()
-        return [self._loss(queue) for queue in self._queues if queue.lost]
+def _headers() -> dict[str, Any]:
+    from opentelemetry.util.re import parse_env_headers
 
-    def _loss(self, queue: ExportQueue) -> str:
-        # The exporter may still be trying again; the reason of its last attempt is known.
-        reason = queue.reason or self._last_reason() or "no answer"
-        spans = f"{queue.lost} span{'s' if queue.lost > 1 else ''}"
-        return f"{spans} could not be delivered to {queue.name}: {reason}"
+    return parse_env_headers(_variable("HEADERS"), liberal=True)
 
-    def _closed(self) -> None:
-        # The last queue restores the level of the logger: until then an attempt would be logged.
-        with self._lock:
-            self._open_queues -= 1
-            if not self._open_queues:
-                _sdk_logger.setLevel(self._level)
+
+def _contents(name: str) -> bytes | None:
+    path = _variable(name)
+    return Path(path).read_bytes() if path else None
+
+
+def _variable(name: str) -> str:
+    general = os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "")
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_LOGS_{name}") or general

@@ -6,7 +6,7 @@ import threading
 from queue import Full, Queue
 from typing import Any
 
-from .senders import encode_log, log_client
+from .exporters import encode_log, log_client
 from .span_tree import LogRecord
 
 MAX_RECORDS = 1000  # log records that wait for the collector

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from .endpoint import signal_endpoint
+from .exporters import metric_provider
 from .log_sender import LogSender
-from .senders import metric_provider
 from .span_tree import LogRecord, Meter
 
 

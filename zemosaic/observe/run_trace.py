@@ -8,8 +8,8 @@ from typing import Any
 
 from ..runtime import journal
 from ..runtime.journal import Journal
-from .exporters import Tracing
 from .telemetry import Telemetry
+from .tracing import Tracing
 
 
 def make_telemetry(
