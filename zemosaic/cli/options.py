@@ -21,6 +21,13 @@ from .output import OUTPUT_OPTIONS, echo
 RUN_OPTIONS = ("pool", "otlp", "live", "on_stall", "report", "stage_timeout")
 
 
+def otlp_option(help_text: str) -> Callable[..., Any]:
+    """Return the option ``--otlp``, whose value is None without it and empty without a URL."""
+    return click.option(
+        "--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]", help=help_text
+    )
+
+
 class OutputPath(click.Path):
     """A path that is not empty, because an empty one would be the current folder."""
 
@@ -64,8 +71,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      "page) ends the run; 0 never."),
         click.option("--heartbeat", type=float, default=Settings.heartbeat, metavar="S",
                      help="Seconds without a finished job before the pending jobs are listed."),
-        click.option("--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]",
-                     help="Send the trace to a collector; http://127.0.0.1:4318 without URL."),
+        otlp_option("Send the trace to a collector; http://127.0.0.1:4318 without URL."),
         click.option("--live", type=click.Choice(("auto", "snapshot", "marker", "off")),
                      default="auto", help="How to show an unfinished run in the collector."),
         click.option("--on-stall", default="", metavar="COMMAND",

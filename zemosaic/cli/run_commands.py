@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from . import INCOMPLETE, SOLVED
-from .options import FOLDER
+from .options import FOLDER, otlp_option
 from .output import echo
 
 RUN = click.argument("folder", type=FOLDER, metavar="RUN")
@@ -73,14 +73,7 @@ def vendor(folder: Path, name: str) -> int:
 
 @click.command()
 @RUN
-@click.option(
-    "--otlp",
-    is_flag=False,
-    flag_value="",
-    default=None,
-    metavar="[URL]",
-    help="Send the missing spans to a collector; without URL to that of the run.",
-)
+@otlp_option("Send the missing spans to a collector; without URL to that of the run.")
 def autopsy(folder: Path, otlp: str | None) -> int:
     """Explain how a run ended.
 
@@ -102,14 +95,7 @@ def autopsy(folder: Path, otlp: str | None) -> int:
 
 
 @click.command()
-@click.option(
-    "--otlp",
-    is_flag=False,
-    flag_value="",
-    default=None,
-    metavar="[URL]",
-    help="Require a collector; http://127.0.0.1:4318 without URL.",
-)
+@otlp_option("Require a collector; http://127.0.0.1:4318 without URL.")
 def doctor(otlp: str | None) -> int:
     """Check the installation and this machine.
 
