@@ -52,7 +52,7 @@ enum {
     axis(FRONT_ENDS, front_ends) axis(ENTRIES, entries) axis(CHILDREN, children)                \
     axis(ORDERED, ordered) axis(CLIQUE, clique) axis(UNKNOWNS, unknowns) axis(PANELS, panels)   \
     axis(UPDATES, updates) axis(FRONT_WORK, front_work) axis(KEPT_BLOCKS, kept_blocks)          \
-    axis(SIDES, sides)
+    axis(SIDES, sides) axis(FRONT_COLUMNS, front_columns)
 
 #define OVERLAP_AREAS(reads, writes, number)                                                    \
     reads(double, polygons, POLYGONS, VERTICES, 3)                                              \
@@ -254,7 +254,8 @@ the frame (see Frame in preview_pair.h). */
 #define SOLVE_FRONTS(reads, writes, number)                                                     \
     FRONTS(reads)                                                                               \
     reads(double, panels, PANELS)                                                               \
-    writes(double, solution, UNKNOWNS, SIDES)
+    writes(double, solution, UNKNOWNS, SIDES)                                                   \
+    writes(double, side_work, SIDES, FRONT_COLUMNS)
 
 #define INVERT_FRONTS(reads, writes, number)                                                    \
     FRONTS(reads)                                                                               \

@@ -353,7 +353,12 @@ def factorize_fronts(
 
 def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> None:
     """Solve for right-hand sides, in place."""
-    _fused.solve_fronts(*fronts, panels=panels, solution=solution)
+    _fused.solve_fronts(
+        *fronts,
+        panels=panels,
+        solution=solution,
+        side_work=np.empty((solution.shape[1], fronts.largest)),
+    )
 
 
 def invert_fronts(
