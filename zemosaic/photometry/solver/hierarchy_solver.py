@@ -7,7 +7,7 @@ sets the gauge, and estimates the size of each class of terms again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -102,7 +102,7 @@ class HierarchySolver:
         learns_tiles: bool,
     ) -> None:
         self.channel, self.reference, self.learns_tiles = channel, reference, learns_tiles
-        self.gain_excess, self.misplaced = gain_excess, misplaced
+        self.log_gain, self.gain_excess, self.misplaced = log_gain, gain_excess, misplaced
         self.equations = PairEquations(channel, reference)
         unit = np.exp(log_gain[channel.pairs.i] + log_gain[channel.pairs.j])
         variances = unit[:, None] * self.equations.level_var
@@ -117,6 +117,14 @@ class HierarchySolver:
         self._system: BlockSystem
         self.normal: Bordered
         self.step: float
+
+    def of_pairs(self, chosen: np.ndarray) -> HierarchySolver:
+        """Return a solver for some of the pairs, by a boolean array ``(P,)``, with these tails."""
+        part = replace(self.channel, pairs=self.channel.pairs.chosen(chosen))
+        given = self.reference, self.log_gain, self.gain_excess, self.misplaced
+        solver = HierarchySolver(part, *given, learns_tiles=self.learns_tiles)
+        solver.tails = self.tails.copy()
+        return solver
 
     def first_spreads(self, state: State) -> Spreads:
         """Return sizes from which all classes that the model allows can be found."""
