@@ -255,7 +255,7 @@ the frame (see Frame in preview_pair.h). */
     FRONTS(reads)                                                                               \
     reads(double, panels, PANELS)                                                               \
     writes(double, solution, UNKNOWNS, SIDES)                                                   \
-    writes(double, side_work, SIDES, FRONT_COLUMNS)
+    writes(double, side_work, FRONT_COLUMNS, SIDES)
 
 #define INVERT_FRONTS(reads, writes, number)                                                    \
     FRONTS(reads)                                                                               \

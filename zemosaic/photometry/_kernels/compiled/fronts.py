@@ -32,7 +32,7 @@ def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> No
         *fronts,
         panels=panels,
         solution=solution,
-        side_work=np.empty((solution.shape[1], fronts.largest)),
+        side_work=np.empty((fronts.largest, solution.shape[1])),
     )
 
 
