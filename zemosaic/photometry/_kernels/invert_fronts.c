@@ -72,7 +72,7 @@ static int distribute(const InvertFronts *a, const Tree *tree, const Front *fron
     const Index size = front->size, width = tree->width;
     Front child;
     for (Index i = 0; i < front->own; i++) a->diagonal[front->columns[i]] = inverse[i * size + i];
-    for (Index k = front->first_block; a->size.kept_blocks && k < front->last_block; k++) {
+    for (Index k = front->first_block; k < front->last_block; k++) {
         const Index *const place = tree->place + tree->order[k] * width;
         double *const block = a->blocks + tree->order[k] * width * width;
         for (Index i = 0; i < width; i++)
@@ -97,7 +97,6 @@ int invert_fronts(const InvertFronts *a)
 {
     const Tree tree = TREE_OF(a);
     Front front;
-    if (a->size.kept_blocks && a->size.kept_blocks != a->size.pairs) return -1;
     for (Index number = tree.fronts - 1; number >= 0; number--) {
         if (read_front(&tree, number, &front) < 0) return -1;
         invert(a->panels + front.panel, a->updates + front.update, front.own, front.size,
