@@ -228,7 +228,7 @@ class PairEquations:
 
     def _basis(
         self,
-        compute: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        compute: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
         chosen: np.ndarray,
         of_pairs: np.ndarray,
         terms: np.ndarray,
@@ -240,30 +240,30 @@ class PairEquations:
             return kept[1]
         pairs = self.channel.pairs
         place = patch_points(pairs.place[chosen], pairs.extent[chosen])
-        basis = np.ascontiguousarray(compute(of_pairs[chosen], place).mean(axis=2)[..., terms])
+        basis = compute(of_pairs[chosen], place, terms).mean(axis=2)
         self._kept.pop(key, None)
         if sum(basis.nbytes for _, basis in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
             self._kept[key] = terms, basis
         return basis
 
-    def _surface_basis(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Return the terms of surfaces ``(n, 16, 4, K)`` at places in cells."""
+    def _surface_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Return some terms of surfaces ``(n, 16, 4, K)`` at places in cells."""
         node = self.channel.ties.level[tile]
-        return surface_basis(self._offsets(node, place) / self.half_tile)
+        return surface_basis(self._offsets(node, place) / self.half_tile, terms)
 
     def _offsets(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Return places ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)`` in cells."""
         assert self.channel.frame is not None
         return place - self.channel.frame.centre[tile][:, None, None]
 
-    def _detector_basis(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Return the shared terms ``(n, 16, 4, M)`` at places in cells."""
+    def _detector_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Return some shared terms ``(n, 16, 4, M)`` at places in cells."""
         frame = self.channel.frame
         assert frame is not None
         to_pixels = np.linalg.inv(frame.jacobian[tile])
         pixels = np.einsum("nab,npqb->npqa", to_pixels, self._offsets(tile, place))
         x, y = np.moveaxis(pixels / (frame.shape[tile][:, None, None, ::-1] / 2), 3, 0)
-        return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
+        return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)[..., terms]
 
 
 def _parts(instruments: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
