@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import pair_line, patches_of
 from zemosaic.photometry.illumination import TERMS, Instruments
-from zemosaic.photometry.solver import hierarchy
+from zemosaic.photometry.solver import hierarchy, hierarchy_solver
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.photometry.solver.surfaces import SURFACE_POWERS
 
@@ -256,6 +256,44 @@ def test_the_sizes_of_a_sample_of_tiles_serve_all(monkeypatch: pytest.MonkeyPatc
     assert rms(change - change.mean()) < rms(full.gain_err) / 3
     assert sampled.gain_err == pytest.approx(full.gain_err, rel=0.5)
     assert rms(matched_levels(mosaic, sampled)) < 0.5
+
+
+def test_the_last_rounds_change_nothing_beside_the_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Further rounds change no gain and no offset by more than a twentieth of its error."""
+    mosaic = InventedMosaic(6, 3, slope=3.0)
+    lines, sky = mosaic.measure(), mosaic.sky()
+    for k in range(0, len(lines), 9):  # at all distances from the border of outliers
+        (line,) = lines[k]
+        lines[k] = [replace(line, gain=line.gain * (1 + 0.002 * k))]
+    ended = solve(mosaic.i, mosaic.j, lines, sky, "gain+plane", frame=mosaic.frame)
+    monkeypatch.setattr(hierarchy_solver, "STEADY", 1e-9)
+    further = solve(mosaic.i, mosaic.j, lines, sky, "gain+plane", frame=mosaic.frame)
+    assert (np.abs(further.gain - ended.gain) < ended.gain_err / 20).all()
+    assert (np.abs(further.offset - ended.offset) < ended.offset_err / 20).all()
+
+
+@pytest.mark.parametrize("sample", [80, 1000])
+def test_a_bad_tile_of_many_is_suspect_alone(monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
+    """One of 196 tiles contradicts all others, also if it is looked for near its pairs alone."""
+    monkeypatch.setattr(hierarchy, "SAMPLE", sample)
+    mosaic, bad = InventedMosaic(14, 2), 90
+    lines, rng = mosaic.measure(), np.random.default_rng(4)
+    for k in np.flatnonzero((mosaic.i == bad) | (mosaic.j == bad)):
+        (line,) = lines[k]
+        patches, cloud = patches_of(line), rng.uniform(20, 60)
+        patches[:, 3] += cloud
+        gain = line.gain * rng.uniform(0.7, 0.9)
+        lines[k] = [replace(line, gain=gain, y=line.y + cloud, patches=tuple(patches.ravel()))]
+    solution = solve(
+        mosaic.i, mosaic.j, lines, mosaic.sky(), "auto", frame=mosaic.frame,
+        instruments=mosaic.instruments,
+    )  # fmt: skip
+    assert np.flatnonzero(solution.suspect).tolist() == [bad]
+    sound = np.arange(mosaic.tiles) != bad
+    pull = gain_errors(mosaic, solution)[sound] / (solution.gain_err / solution.gain)[sound, 0]
+    assert 0.5 < rms(pull) < 1.5
 
 
 def test_the_same_measurements_give_the_same_bits() -> None:
