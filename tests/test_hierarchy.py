@@ -11,7 +11,10 @@ from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import pair_line, patches_of
 from zemosaic.photometry.illumination import TERMS, Instruments
 from zemosaic.photometry.solver import hierarchy, hierarchy_solver
+from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
+from zemosaic.photometry.solver.pair_rows import State
 from zemosaic.photometry.solver.solve import Solution, solve
+from zemosaic.photometry.solver.spreads import Spreads
 from zemosaic.photometry.solver.surfaces import SURFACE_POWERS
 
 SEEDS = range(4)
@@ -262,22 +265,27 @@ def test_the_last_rounds_change_nothing_beside_the_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Further rounds change no gain and no offset by more than a twentieth of its error."""
-    mosaic = InventedMosaic(6, 3, slope=3.0)
-    lines, sky = mosaic.measure(), mosaic.sky()
-    for k in range(0, len(lines), 9):  # at all distances from the border of outliers
+    mosaic = InventedMosaic(10, 3)
+    lines, sky, rng = mosaic.measure(), mosaic.sky(), np.random.default_rng(5)
+    for k in range(len(lines)):  # at all distances from the border of outliers
         (line,) = lines[k]
-        lines[k] = [replace(line, gain=line.gain * (1 + 0.002 * k))]
-    ended = solve(mosaic.i, mosaic.j, lines, sky, "gain+plane", frame=mosaic.frame)
+        lines[k] = [replace(line, gain=line.gain * np.exp(line.gain_err * rng.standard_t(1.5)))]
+    ended = solve(mosaic.i, mosaic.j, lines, sky, "gain+offset")
     monkeypatch.setattr(hierarchy_solver, "STEADY", 1e-9)
-    further = solve(mosaic.i, mosaic.j, lines, sky, "gain+plane", frame=mosaic.frame)
+    further = solve(mosaic.i, mosaic.j, lines, sky, "gain+offset")
     assert (np.abs(further.gain - ended.gain) < ended.gain_err / 20).all()
     assert (np.abs(further.offset - ended.offset) < ended.offset_err / 20).all()
 
 
-@pytest.mark.parametrize("sample", [80, 1000])
-def test_a_bad_tile_of_many_is_suspect_alone(monkeypatch: pytest.MonkeyPatch, sample: int) -> None:
-    """One of 196 tiles contradicts all others, also if it is looked for near its pairs alone."""
-    monkeypatch.setattr(hierarchy, "SAMPLE", sample)
+def test_a_bad_tile_of_many_is_found_near_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 196 tiles contradicts all others: it alone is left out, after a search of a part."""
+    searches, find = [], hierarchy.find_doubtful
+
+    def find_and_keep(solver: HierarchySolver, state: State, spreads: Spreads) -> State:
+        searches.append(solver)
+        return find(solver, state, spreads)
+
+    monkeypatch.setattr(hierarchy, "find_doubtful", find_and_keep)
     mosaic, bad = InventedMosaic(14, 2), 90
     lines, rng = mosaic.measure(), np.random.default_rng(4)
     for k in np.flatnonzero((mosaic.i == bad) | (mosaic.j == bad)):
@@ -290,6 +298,9 @@ def test_a_bad_tile_of_many_is_suspect_alone(monkeypatch: pytest.MonkeyPatch, sa
         mosaic.i, mosaic.j, lines, mosaic.sky(), "auto", frame=mosaic.frame,
         instruments=mosaic.instruments,
     )  # fmt: skip
+    (search,) = searches
+    assert np.flatnonzero(search.doubtful).tolist() == [bad]
+    assert len(search.channel.pairs.i) < len(mosaic.i) / 2
     assert np.flatnonzero(solution.suspect).tolist() == [bad]
     sound = np.arange(mosaic.tiles) != bad
     pull = gain_errors(mosaic, solution)[sound] / (solution.gain_err / solution.gain)[sound, 0]
