@@ -6,9 +6,11 @@ Footprints are those of a mosaic on a patch of sky in which each tile overlaps i
 neighbours. In "mixed" 1 % of them are between 0.1 and 6 times as large, and five cover most of a
 hundred thousand. The solver gets simulated pairs with noise and 1 % outliers, as `PairMeasurement`
 objects; the time to make these does not count. "planes" is the model gain+surface; in "islands"
-tiles form separate pairs. "previews" is the complete phase on tiles of 1080 × 1920 with eight
-neighbours each: nine frames of a periodic sky serve as all tiles, so only previews and
-measurements grow; memory is that of the process tree.
+tiles form separate pairs; "random" are dithers without a pattern, and "nearest" the same with the
+eight nearest neighbours of each; a "ring" is a closed strip, and a narrow "bridge" joins two
+clusters. "previews" is the complete phase on tiles of 1080 × 1920 with eight neighbours each: nine
+frames of a periodic sky serve as all tiles, so only previews and measurements grow; memory is that
+of the process tree.
 
 χ² is that of (estimate - truth) / error; 1 is honest. The exponent is the growth of CPU time with
 the number of tiles since the previous size. Each line is measured in a separate process; "before"
@@ -25,12 +27,14 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.wcs import WCS
 from harness import cpu_seconds, memory_of
+from scipy.spatial import KDTree
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.overlap.graph import find_overlaps, prune, repetition
@@ -43,7 +47,11 @@ MEDIAN_CHI2 = 0.455  # of one degree of freedom
 FRAME = (1080, 1920)
 STEP = 0.05  # degrees between neighbours
 SIZES = (10_000, 30_000, 100_000)
-CASES = ("overlaps", "overlaps, mixed", "solver", "solver, planes", "solver, islands", "previews")
+BRIDGE = 3, 12  # tiles across and along
+CASES = (
+    "overlaps", "overlaps, mixed", "solver", "solver, planes", "solver, islands", "solver, random",
+    "solver, nearest", "solver, ring", "solver, bridge", "previews",
+)  # fmt: skip
 OTHER_SIZES = {"previews": (500, 2_000)}
 QUICK = 10  # factor between the sizes of a normal and a quick run
 LARGEST = {"solver, planes": 30_000}  # tiles, except with --only
@@ -68,34 +76,78 @@ def footprints(tiles: int, mixed: bool) -> np.ndarray:
     return np.stack([(place[:, 0, None] + x / np.cos(np.deg2rad(dec))) % 360, dec], axis=-1)
 
 
-def neighbours(tiles: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pairs of neighbours on a square lattice, diagonal ones included."""
-    side = math.isqrt(tiles)
-    number = np.arange(side * side).reshape(side, side)
+def neighbours(field: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the places ``(T, 2)`` of tiles on a bool lattice, and the pairs of neighbours.
+
+    Diagonal ones are included.
+    """
+    place = np.argwhere(field)
+    number = np.full(field.shape, -1)
+    number[field] = np.arange(len(place))
     ends = [
         (number[:, :-1], number[:, 1:]), (number[:-1], number[1:]),
         (number[:-1, :-1], number[1:, 1:]), (number[:-1, 1:], number[1:, :-1]),
     ]  # fmt: skip
-    i, j = (np.concatenate([end[k].ravel() for end in ends]) for k in (0, 1))
-    return np.minimum(i, j), np.maximum(i, j)
+    pairs = np.concatenate([np.stack([i.ravel(), j.ravel()]) for i, j in ends], axis=1)
+    return place, *np.sort(pairs[:, (pairs >= 0).all(axis=0)], axis=0)
+
+
+def lattice(tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tiles in a square."""
+    return neighbours(np.ones((math.isqrt(tiles),) * 2, dtype=bool))
+
+
+def bridge(tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tiles in two squares, and a narrow bridge from one to the other."""
+    side = math.isqrt(tiles // 2)
+    field = np.ones((side, 2 * side + BRIDGE[1]), dtype=bool)
+    field[BRIDGE[0] :, side:-side] = False
+    return neighbours(field)
+
+
+def islands(tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tiles that overlap one other each."""
+    i = np.arange(0, tiles - 1, 2)
+    return np.stack(np.divmod(np.arange(i[-1] + 2), math.isqrt(tiles)), axis=1), i, i + 1
+
+
+def dithers(tiles: int, nearest: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return tiles at random, each with its eight nearest, or all so near that eight are usual."""
+    place = np.random.default_rng(3).uniform(0, math.sqrt(tiles), (tiles, 2))
+    tree = KDTree(place)
+    if not nearest:
+        return place, *tree.query_pairs(math.sqrt(8 / math.pi), output_type="ndarray").T
+    near = tree.query(place, 9)[1][:, 1:]
+    ends = np.stack([np.repeat(np.arange(tiles), 8), near.ravel()], axis=1)
+    return place, *np.unique(np.sort(ends, axis=1), axis=0).T
+
+
+def ring(tiles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a closed strip in which each tile overlaps the four before it and the four after."""
+    i = np.repeat(np.arange(tiles), 4)
+    j = (i + np.tile(np.arange(1, 5), tiles)) % tiles
+    angle = 2 * np.pi * np.arange(tiles) / tiles
+    place = tiles / (4 * np.pi) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return place, np.minimum(i, j), np.maximum(i, j)
+
+
+GRAPHS = {
+    "islands": islands, "random": partial(dithers, nearest=False),
+    "nearest": partial(dithers, nearest=True), "ring": ring, "bridge": bridge,
+}  # fmt: skip
 
 
 class Truth:
     """Tiles with invented gains, offsets and slopes, and the measurements of their pairs."""
 
-    def __init__(self, tiles: int, islands: bool, planes: bool) -> None:
+    def __init__(self, tiles: int, graph: str, planes: bool) -> None:
         rng = np.random.default_rng(2)
-        if islands:
-            self.i = np.arange(0, tiles - 1, 2)
-            self.j = self.i + 1
-        else:
-            self.i, self.j = neighbours(tiles)
-            tiles = math.isqrt(tiles) ** 2
+        place, self.i, self.j = GRAPHS.get(graph, lattice)(tiles)
+        tiles = len(place)
         self.tiles, self.pairs = tiles, len(self.i)
         self.gain, self.offset = rng.uniform(0.85, 1.15, tiles), rng.uniform(-200, 200, tiles)
         slope = rng.normal(0, 0.1 if planes else 0.0, (tiles, 2))
-        side = math.isqrt(tiles)
-        self.centre = 80.0 * np.stack(np.divmod(np.arange(tiles), side), axis=1)
+        self.centre = 80.0 * place
         pivot = (self.centre[self.i] + self.centre[self.j]) / 2
         self.gain_err = rng.uniform(0.5e-3, 2e-3, self.pairs)
         self.level_err = rng.uniform(0.05, 0.2, self.pairs)
@@ -108,7 +160,9 @@ class Truth:
             return (scene - self.offset[tile] - plane) / self.gain[tile]
 
         self.x, self.y = seen(self.i), seen(self.j)
-        self.y += self.level_err * rng.normal(size=self.pairs)
+        # Noise in one tile alone would pull all gains in the direction of the pairs.
+        noise = self.level_err / math.sqrt(2) * rng.normal(size=(2, self.pairs))
+        self.x, self.y = self.x + noise[0] / self.a, self.y + noise[1]
         bad = rng.random(self.pairs) < 0.01
         self.a[bad] *= 1.2
         self.y[bad] += 20
@@ -122,9 +176,10 @@ class Truth:
         patches = np.empty((self.pairs, 16, 9))
         patches[..., 0], patches[..., 1] = self.pivot[:, :1] + u, self.pivot[:, 1:] + v
         for k, level, steps in ((2, self.x, self.x_slope), (3, self.y, self.y_slope)):
+            noise = math.sqrt(8) * self.level_err[:, None] * rng.normal(size=(self.pairs, 16))
+            noise /= 1.0 if k == 3 else self.a[:, None]
             patches[..., k] = level[:, None] + steps[:, :1] * u + steps[:, 1:] * v
-        noise = 4 * self.level_err[:, None] * rng.normal(size=(self.pairs, 16))
-        patches[..., 3] += noise - noise.mean(axis=1, keepdims=True)
+            patches[..., k] += noise - noise.mean(axis=1, keepdims=True)
         patches[..., 4:7] = 64 / 12 * np.array([1, 0, 1])
         patches[..., 7] = (4 * self.level_err[:, None]) ** -2
         patches[..., 8] = 1 / 16
@@ -161,7 +216,7 @@ def clocks() -> np.ndarray:
 
 def solving(tiles: int, case: str) -> list[dict[str, Any]]:
     """Measure the time of the solver, and the χ² of its gains."""
-    truth = Truth(tiles, case.endswith("islands"), case.endswith("planes"))
+    truth = Truth(tiles, case.rpartition(", ")[2], case.endswith("planes"))
     sky = ((1000 - truth.offset) / truth.gain)[:, None]
     measured, before = truth.measured(), memory()
     jacobians, shapes = (
@@ -179,12 +234,15 @@ def solving(tiles: int, case: str) -> list[dict[str, Any]]:
 
 
 def chi2(truth: Truth, solution: Solution) -> float:
-    """Compute the χ² of the gains from a median, since a few tiles have only outlying pairs."""
+    """Compute the χ² of the gains from a median, since a few tiles have only outlying pairs.
+
+    Some dithers have no pair.
+    """
     error = np.log(solution.gain[:, 0] / truth.gain)
     component = solution.component[:, 0]
     error -= (np.bincount(component, error) / np.bincount(component))[component]
     pull = error / (solution.gain_err / solution.gain)[:, 0]
-    return float(np.median(pull**2) / MEDIAN_CHI2)
+    return float(np.nanmedian(pull**2) / MEDIAN_CHI2)
 
 
 def overlapping(tiles: int, case: str) -> list[dict[str, Any]]:

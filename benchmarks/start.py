@@ -1,7 +1,7 @@
 """The timeline of a run: from the command to the first header, and from the last stage to exit.
 
-    python benchmarks/start.py [--tiles N] [--size HxW] [--repeats N] [--python FILE ...] [--report]
-                               [--demo] [--folder DIR] [--json FILE]
+    python benchmarks/start.py [--tiles N] [--size HxW] [--vignetting SHARE] [--repeats N]
+                               [--python FILE ...] [--report] [--demo] [--folder DIR] [--json FILE]
 
 Runs ``zemosaic intertile`` (``zemosaic demo`` with --demo) of each interpreter in turn, and prints
 the median and the least of the seconds after the command. Times are those of the journal. "CPU" is
@@ -106,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiles", type=int, default=64)
     parser.add_argument("--size", type=size, default=(960, 1080), help="height and width of a tile")
+    parser.add_argument("--vignetting", type=float, default=0.0, help="less light in the corners")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--python", nargs="+", default=[sys.executable], help="interpreters")
     parser.add_argument("--report", action="store_true", help="write the page of the run")
@@ -121,7 +122,8 @@ def main() -> None:
     if not options.demo:
         from zemosaic.photometry.simulate import Scene
 
-        tiles = write_set(Scene(tiles=options.tiles, shape=options.size), options.folder)
+        scene = Scene(tiles=options.tiles, shape=options.size, vignetting=options.vignetting)
+        tiles = write_set(scene, options.folder)
         arguments = ["intertile", *tiles.files, "-o", str(run)]
     arguments += ["-q", *([] if options.report else ["--no-report"])]
     results: dict[str, list[dict[str, float]]] = {python: [] for python in options.python}

@@ -10,8 +10,11 @@ import pytest
 from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import pair_line, patches_of
 from zemosaic.photometry.illumination import TERMS, Instruments
-from zemosaic.photometry.solver import hierarchy
+from zemosaic.photometry.solver import hierarchy, hierarchy_solver
+from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
+from zemosaic.photometry.solver.pair_rows import State
 from zemosaic.photometry.solver.solve import Solution, solve
+from zemosaic.photometry.solver.spreads import Spreads
 from zemosaic.photometry.solver.surfaces import SURFACE_POWERS
 
 SEEDS = range(4)
@@ -256,6 +259,52 @@ def test_the_sizes_of_a_sample_of_tiles_serve_all(monkeypatch: pytest.MonkeyPatc
     assert rms(change - change.mean()) < rms(full.gain_err) / 3
     assert sampled.gain_err == pytest.approx(full.gain_err, rel=0.5)
     assert rms(matched_levels(mosaic, sampled)) < 0.5
+
+
+def test_the_last_rounds_change_nothing_beside_the_errors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Further rounds change no gain and no offset by more than a twentieth of its error."""
+    mosaic = InventedMosaic(10, 3)
+    lines, sky, rng = mosaic.measure(), mosaic.sky(), np.random.default_rng(5)
+    for k in range(len(lines)):  # at all distances from the border of outliers
+        (line,) = lines[k]
+        lines[k] = [replace(line, gain=line.gain * np.exp(line.gain_err * rng.standard_t(1.5)))]
+    ended = solve(mosaic.i, mosaic.j, lines, sky, "gain+offset")
+    monkeypatch.setattr(hierarchy_solver, "STEADY", 1e-9)
+    further = solve(mosaic.i, mosaic.j, lines, sky, "gain+offset")
+    assert (np.abs(further.gain - ended.gain) < ended.gain_err / 20).all()
+    assert (np.abs(further.offset - ended.offset) < ended.offset_err / 20).all()
+
+
+def test_a_bad_tile_of_many_is_found_near_its_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of 196 tiles contradicts all others: it alone is left out, after a search of a part."""
+    searches, find = [], hierarchy.find_doubtful
+
+    def find_and_keep(solver: HierarchySolver, state: State, spreads: Spreads) -> State:
+        searches.append(solver)
+        return find(solver, state, spreads)
+
+    monkeypatch.setattr(hierarchy, "find_doubtful", find_and_keep)
+    mosaic, bad = InventedMosaic(14, 2), 90
+    lines, rng = mosaic.measure(), np.random.default_rng(4)
+    for k in np.flatnonzero((mosaic.i == bad) | (mosaic.j == bad)):
+        (line,) = lines[k]
+        patches, cloud = patches_of(line), rng.uniform(20, 60)
+        patches[:, 3] += cloud
+        gain = line.gain * rng.uniform(0.7, 0.9)
+        lines[k] = [replace(line, gain=gain, y=line.y + cloud, patches=tuple(patches.ravel()))]
+    solution = solve(
+        mosaic.i, mosaic.j, lines, mosaic.sky(), "auto", frame=mosaic.frame,
+        instruments=mosaic.instruments,
+    )  # fmt: skip
+    (search,) = searches
+    assert np.flatnonzero(search.doubtful).tolist() == [bad]
+    assert len(search.channel.pairs.i) < len(mosaic.i) / 2
+    assert np.flatnonzero(solution.suspect).tolist() == [bad]
+    sound = np.arange(mosaic.tiles) != bad
+    pull = gain_errors(mosaic, solution)[sound] / (solution.gain_err / solution.gain)[sound, 0]
+    assert 0.5 < rms(pull) < 1.5
 
 
 def test_the_same_measurements_give_the_same_bits() -> None:

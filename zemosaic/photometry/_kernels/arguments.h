@@ -51,8 +51,8 @@ enum {
     axis(WORK_ROWS, work_rows) axis(BAND_ROWS, band_rows) axis(GROUP_ROWS, group_rows) \
     axis(FRONT_ENDS, front_ends) axis(ENTRIES, entries) axis(CHILDREN, children)                \
     axis(ORDERED, ordered) axis(CLIQUE, clique) axis(UNKNOWNS, unknowns) axis(PANELS, panels)   \
-    axis(UPDATES, updates) axis(FRONT_WORK, front_work) axis(KEPT_BLOCKS, kept_blocks)          \
-    axis(SIDES, sides)
+    axis(UPDATES, updates) axis(FRONT_WORK, front_work) axis(SIDES, sides)                      \
+    axis(FRONT_COLUMNS, front_columns)
 
 #define OVERLAP_AREAS(reads, writes, number)                                                    \
     reads(double, polygons, POLYGONS, VERTICES, 3)                                              \
@@ -254,14 +254,15 @@ the frame (see Frame in preview_pair.h). */
 #define SOLVE_FRONTS(reads, writes, number)                                                     \
     FRONTS(reads)                                                                               \
     reads(double, panels, PANELS)                                                               \
-    writes(double, solution, UNKNOWNS, SIDES)
+    writes(double, solution, UNKNOWNS, SIDES)                                                   \
+    writes(double, side_work, FRONT_COLUMNS, SIDES)
 
 #define INVERT_FRONTS(reads, writes, number)                                                    \
     FRONTS(reads)                                                                               \
     reads(double, panels, PANELS)                                                               \
     writes(double, updates, UPDATES)                                                            \
     writes(double, diagonal, UNKNOWNS)                                                          \
-    writes(double, blocks, KEPT_BLOCKS, CLIQUE, CLIQUE)                                         \
+    writes(double, blocks, PAIRS, CLIQUE, CLIQUE)                                               \
     writes(double, front_work, FRONT_WORK)
 
 #define KERNELS(kernel)                                                                         \

@@ -5,9 +5,10 @@
 #include <math.h>
 #include <string.h>
 
-enum { PIVOTS = 4 }; /* rows that are subtracted at once */
+enum { FEW = 8 }; /* rows that are eliminated one by one */
 
-/* Sum the matrix of a front: its diagonal, its blocks and the updates of its children. */
+/* Sum the matrix of a front right of its diagonal: the diagonal, the blocks and the updates of the
+children. */
 static int assemble(const FactorizeFronts *a, const Tree *tree, const Front *front, double *matrix)
 {
     const Index size = front->size, width = tree->width;
@@ -20,7 +21,7 @@ static int assemble(const FactorizeFronts *a, const Tree *tree, const Front *fro
         const double *const block = a->blocks + tree->order[k] * width * width;
         for (Index i = 0; i < width; i++)
             for (Index j = 0; j < width; j++)
-                if (place[i] >= 0 && place[j] >= 0)
+                if (place[i] >= 0 && place[j] >= place[i])
                     matrix[place[i] * size + place[j]] += block[i * width + j];
     }
     for (Index k = front->first_child; k < front->last_child; k++) {
@@ -29,47 +30,41 @@ static int assemble(const FactorizeFronts *a, const Tree *tree, const Front *fro
         const double *update = a->updates + child.update;
         for (Index i = 0; i < child.rest; i++, update += child.rest) {
             double *const row = matrix + place[i] * size;
-            for (Index j = 0; j < child.rest; j++) row[place[j]] += update[j];
+            for (Index j = i; j < child.rest; j++) row[place[j]] += update[j];
         }
     }
     return 0;
 }
 
-/* Subtract the products of `count` rows u of U from the row i of a matrix, right of the diagonal. */
-static void subtract(double *restrict row, const double *restrict u, Index count, Index size,
-                     Index i)
+/* Subtract the products of the rows from `begin` to `middle` from those from there to `end`. */
+static void subtract_rows(double *matrix, Index begin, Index middle, Index end, Index size)
 {
-    if (count == PIVOTS) {
-        const double *const restrict v = u + size, *const restrict w = v + size;
-        const double *const restrict x = w + size;
-        const double p = u[i], q = v[i], r = w[i], s = x[i];
-        for (Index j = i; j < size; j++)
-            row[j] -= (p * u[j] + q * v[j]) + (r * w[j] + s * x[j]);
-        return;
-    }
-    for (Index k = 0; k < count; k++, u += size) {
-        const double p = u[i];
-        for (Index j = i; j < size; j++) row[j] -= p * u[j];
-    }
+    const Factor above = {matrix + begin * size + middle, size, 1};
+    subtract_product(matrix + middle * (size + 1), size, above, above, middle - begin,
+                     end - middle, size - middle, 1);
 }
 
-/* Eliminate the first `own` columns of a matrix; 0 if it is not positive definite. */
-static int eliminate(double *matrix, Index own, Index size)
+/* Eliminate the rows from `begin` to `end` of a matrix whose rows before have been subtracted; 0 if
+it is not positive definite. */
+static int eliminate(double *matrix, Index begin, Index end, Index size)
 {
-    for (Index begin = 0; begin < own; begin += PIVOTS) {
-        const Index count = own - begin < PIVOTS ? own - begin : PIVOTS;
-        double *const rows = matrix + begin * size;
-        for (Index k = 0; k < count; k++) {
-            double *const row = rows + k * size;
-            const Index pivot = begin + k;
-            subtract(row, rows, k, size, pivot);
-            if (!(row[pivot] > 0) || !isfinite(row[pivot])) return 0;
-            row[pivot] = sqrt(row[pivot]);
-            const double inverse = 1 / row[pivot];
-            for (Index j = pivot + 1; j < size; j++) row[j] *= inverse;
+    if (end - begin > FEW) {
+        const Index middle = begin + (end - begin) / 2;
+        if (!eliminate(matrix, begin, middle, size)) return 0;
+        subtract_rows(matrix, begin, middle, end, size);
+        return eliminate(matrix, middle, end, size);
+    }
+    for (Index pivot = begin; pivot < end; pivot++) {
+        double *const restrict row = matrix + pivot * size;
+        for (Index k = begin; k < pivot; k++) {
+            const double *const restrict above = matrix + k * size;
+            const double factor = above[pivot];
+            for (Index j = pivot; j < size; j++) row[j] -= factor * above[j];
         }
-        for (Index i = begin + count; i < size; i++)
-            subtract(matrix + i * size, rows, count, size, i);
+        if (!(row[pivot] > 0) || !isfinite(row[pivot])) return 0;
+        row[pivot] = sqrt(row[pivot]);
+        const double inverse = 1 / row[pivot];
+        for (Index j = pivot + 1; j < size; j++) row[j] *= inverse;
     }
     return 1;
 }
@@ -85,15 +80,17 @@ int factorize_fronts(const FactorizeFronts *a)
         if (read_front(&tree, number, &front) < 0 || assemble(a, &tree, &front, matrix) < 0)
             return -1;
         const Index own = front.own, size = front.size;
-        a->definite[0] = eliminate(matrix, own, size);
+        a->definite[0] = eliminate(matrix, 0, own, size);
         if (!a->definite[0]) return 0;
+        subtract_rows(matrix, 0, own, size, size);
         double *const panel = a->panels + front.panel, *const update = a->updates + front.update;
-        for (Index i = 0; i < own; i++)
-            for (Index j = 0; j < size; j++) panel[i * size + j] = j < i ? 0 : matrix[i * size + j];
-        for (Index i = own; i < size; i++)
-            for (Index j = i; j < size; j++)
-                update[(i - own) * front.rest + j - own] = update[(j - own) * front.rest + i - own] =
-                    matrix[i * size + j];
+        for (Index i = 0; i < own; i++) {
+            memset(panel + i * size, 0, (size_t)i * sizeof *panel);
+            memcpy(panel + i * (size + 1), matrix + i * (size + 1), (size_t)(size - i) * sizeof *panel);
+        }
+        for (Index i = 0; i < front.rest; i++)
+            memcpy(update + i * (front.rest + 1), matrix + (own + i) * (size + 1),
+                   (size_t)(front.rest - i) * sizeof *update);
     }
     return 0;
 }

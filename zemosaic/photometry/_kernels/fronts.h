@@ -26,6 +26,17 @@ typedef struct {
      (a)->size.ordered, (a)->size.pairs, (a)->size.clique, (a)->size.panels,                    \
      (a)->size.updates, (a)->size.front_work}
 
+/* A matrix by its rows, as a factor of a product. */
+typedef struct {
+    const double *values;
+    Index row_step, column_step;
+} Factor;
+
+/* Subtract the product leftᵀ right (rows, columns) of two factors of `depth` rows from a matrix
+whose rows are `step` apart; if it is symmetric, only right of its diagonal, with some others. */
+void subtract_product(double *matrix, Index step, Factor left, Factor right, Index depth,
+                      Index rows, Index columns, int symmetric);
+
 /* Read a front; -1 if its numbers do not fit the arrays. */
 int read_front(const Tree *tree, Index number, Front *front);
 

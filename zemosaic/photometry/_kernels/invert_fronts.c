@@ -4,44 +4,64 @@
 
 #include <string.h>
 
-enum { TERMS = 4 }; /* rows that are subtracted at once */
+enum { BLOCK = 32 }; /* rows that are inverted at once */
 
-/* Subtract multiples of `count` rows, `step` apart, from a row of n elements. */
-static void subtract(double *restrict row, const double *factors, const double *restrict rows,
-                     Index step, Index count, Index n)
+/* Solve for the rows from `begin` to `end` of the inverse, in the columns from there on, to which
+the rows after them have been added. */
+static void solve_rows(const double *panel, Index begin, Index end, Index size, double *inverse)
 {
-    Index k = 0;
-    for (; k + TERMS <= count; k += TERMS, rows += TERMS * step) {
-        const double *const restrict v = rows + step, *const restrict w = v + step;
-        const double *const restrict x = w + step;
-        const double p = factors[k], q = factors[k + 1], r = factors[k + 2], s = factors[k + 3];
-        for (Index j = 0; j < n; j++)
-            row[j] -= (p * rows[j] + q * v[j]) + (r * w[j] + s * x[j]);
+    for (Index i = end - 1; i >= begin; i--) {
+        double *const restrict row = inverse + i * size;
+        const double scale = 1 / panel[i * size + i];
+        for (Index k = i + 1; k < end; k++) {
+            const double *const restrict below = inverse + k * size;
+            const double factor = panel[i * size + k];
+            for (Index j = end; j < size; j++) row[j] -= factor * below[j];
+        }
+        for (Index j = end; j < size; j++) row[j] *= scale;
     }
-    for (; k < count; k++, rows += step)
-        for (Index j = 0; j < n; j++) row[j] -= factors[k] * rows[j];
+    for (Index j = end; j < size; j++)
+        for (Index i = begin; i < end; i++) inverse[j * size + i] = inverse[i * size + j];
 }
 
-/* Compute Z of a front, last row first: Z₂₂ is known, and U Z is lower triangular with the diagonal
+/* Solve likewise for the columns of these rows, on both sides of the diagonal. */
+static void solve_diagonal(const double *panel, Index begin, Index end, Index size, double *inverse)
+{
+    for (Index i = end - 1; i >= begin; i--) {
+        const double *const upper = panel + i * size;
+        double *const row = inverse + i * size;
+        const double scale = 1 / upper[i];
+        double diagonal = row[i] + scale;
+        for (Index j = i + 1; j < end; j++) {
+            for (Index k = i + 1; k < end; k++) row[j] -= upper[k] * inverse[k * size + j];
+            inverse[j * size + i] = row[j] *= scale;
+        }
+        for (Index k = i + 1; k < end; k++) diagonal -= upper[k] * row[k];
+        row[i] = diagonal * scale;
+    }
+}
+
+/* Compute Z of a front, last rows first: Z₂₂ is known, and U Z is lower triangular with the diagonal
 1 / U. */
 static void invert(const double *panel, const double *outer, Index own, Index size, double *inverse)
 {
     const Index rest = size - own;
     for (Index i = 0; i < rest; i++)
         memcpy(inverse + (own + i) * size + own, outer + i * rest, (size_t)rest * sizeof *outer);
-    for (Index i = own - 1; i >= 0; i--) {
-        const Index right = i + 1, count = size - right;
-        const double *const upper = panel + i * size + right;
-        const double scale = 1 / panel[i * size + i];
-        double *const row = inverse + i * size + right, diagonal = scale;
-        for (Index j = 0; j < count; j++) row[j] = 0;
-        subtract(row, upper, inverse + right * size + right, size, count, count);
-        for (Index j = 0; j < count; j++) {
-            row[j] *= scale;
-            inverse[(right + j) * size + i] = row[j];
-            diagonal -= upper[j] * row[j];
-        }
-        inverse[i * size + i] = diagonal * scale;
+    for (Index end = own; end > 0;) {
+        const Index begin = end > BLOCK ? end - BLOCK : 0, count = end - begin;
+        const Factor coupling = {panel + begin * size + end, 1, size};
+        const Factor known = {inverse + end * (size + 1), size, 1};
+        const Factor across = {inverse + begin * size + end, 1, size};
+        for (Index i = begin; i < end; i++)
+            memset(inverse + i * size + begin, 0, (size_t)(size - begin) * sizeof *inverse);
+        subtract_product(inverse + begin * size + end, size, coupling, known, size - end, count,
+                         size - end, 0);
+        solve_rows(panel, begin, end, size, inverse);
+        subtract_product(inverse + begin * (size + 1), size, coupling, across, size - end, count,
+                         count, 1);
+        solve_diagonal(panel, begin, end, size, inverse);
+        end = begin;
     }
 }
 
@@ -52,7 +72,7 @@ static int distribute(const InvertFronts *a, const Tree *tree, const Front *fron
     const Index size = front->size, width = tree->width;
     Front child;
     for (Index i = 0; i < front->own; i++) a->diagonal[front->columns[i]] = inverse[i * size + i];
-    for (Index k = front->first_block; a->size.kept_blocks && k < front->last_block; k++) {
+    for (Index k = front->first_block; k < front->last_block; k++) {
         const Index *const place = tree->place + tree->order[k] * width;
         double *const block = a->blocks + tree->order[k] * width * width;
         for (Index i = 0; i < width; i++)
@@ -77,7 +97,6 @@ int invert_fronts(const InvertFronts *a)
 {
     const Tree tree = TREE_OF(a);
     Front front;
-    if (a->size.kept_blocks && a->size.kept_blocks != a->size.pairs) return -1;
     for (Index number = tree.fronts - 1; number >= 0; number--) {
         if (read_front(&tree, number, &front) < 0) return -1;
         invert(a->panels + front.panel, a->updates + front.update, front.own, front.size,

@@ -12,6 +12,7 @@ threads of BLAS.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -90,17 +91,17 @@ class BlockFactor:
         return 2 * float(np.log(self.panels[self.system.fronts.pivots()]).sum())
 
     def inverse_diagonal(self) -> np.ndarray:
-        """Compute the diagonal ``(N,)`` of the inverse."""
-        width = self.system.cliques.shape[1]
-        return self._inverse(np.empty((0, width, width)))[0]
+        """Return the diagonal ``(N,)`` of the inverse."""
+        return self._inverse[0]
 
     def inverse(self) -> tuple[np.ndarray, np.ndarray]:
-        """Compute the diagonal ``(N,)`` and the blocks ``(P, m, m)`` of the inverse."""
-        cliques = self.system.cliques
-        return self._inverse(np.zeros((*cliques.shape, cliques.shape[1])))
+        """Return the diagonal ``(N,)`` and the blocks ``(P, m, m)`` of the inverse."""
+        return self._inverse
 
-    def _inverse(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        fronts, diagonal = self.system.fronts, np.empty(self.system.size)
+    @cached_property
+    def _inverse(self) -> tuple[np.ndarray, np.ndarray]:
+        fronts, cliques = self.system.fronts, self.system.cliques
+        diagonal, blocks = np.empty(self.system.size), np.zeros((*cliques.shape, cliques.shape[1]))
         updates = np.empty(fronts.end(FrontField.UPDATE))
         _kernels.invert_fronts(fronts, self.panels, updates, diagonal, blocks)
         return diagonal, blocks

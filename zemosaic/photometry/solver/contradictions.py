@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from .columns import Columns
 from .hierarchy_solver import HierarchySolver
-from .initial import initial_state
 from .learner import settled
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
 from .pair_rows import Rows, State
@@ -21,12 +18,15 @@ PLANE_ROUNDS = 24  # at most, with planes alone
 EXTREME_TAIL = 0.05  # weight of a surface below which it is extreme
 
 
-def has_contradictions(solver: HierarchySolver, residuals: PairResiduals) -> bool:
-    """Whether several pairs of a tile contradict the others, or one of an extreme surface."""
+def contradicted_tiles(solver: HierarchySolver, residuals: PairResiduals) -> np.ndarray:
+    """Find the tiles ``(T,)`` of which several pairs contradict the others.
+
+    Of an extreme surface one pair is enough.
+    """
     pairs, chi = solver.channel.pairs, np.where(solver.doubted, 0.0, residuals.chi)
     bad = chi > suspect_limit(residuals.chi)
     count = np.bincount(np.r_[pairs.i[bad], pairs.j[bad]], minlength=solver.channel.tiles)
-    return bool((count > np.where(solver.tails[:, 0] < EXTREME_TAIL, 0, 1)).any())
+    return np.asarray(count > np.where(solver.tails[:, 0] < EXTREME_TAIL, 0, 1))
 
 
 def find_doubtful(solver: HierarchySolver, state: State, spreads: Spreads) -> State:
@@ -53,9 +53,6 @@ def find_doubtful(solver: HierarchySolver, state: State, spreads: Spreads) -> St
         again = solver.doubtful & beside & ~tried_again
         tried_again = tried_again | again
         solver.doubt(worst | solver.doubtful & ~again)
-    if solver.doubted.any():
-        sound = replace(solver.channel, pairs=pairs.chosen(~solver.doubted))
-        _, solver.gain_excess = initial_state(sound, solver.reference)
     return state
 
 

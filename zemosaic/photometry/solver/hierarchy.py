@@ -15,13 +15,14 @@ from scipy.sparse.csgraph import breadth_first_order
 from ..overlap.graph import csgraph_array
 from .channel import Channel
 from .columns import set_gauge
-from .contradictions import find_doubtful, has_contradictions
+from .contradictions import contradicted_tiles, find_doubtful
 from .hierarchy_solver import Fit, HierarchySolver
-from .initial import initial_state
+from .initial import gain_excess, initial_state
 from .pair_rows import State
 from .spreads import Spreads
 
 SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connected parts of these
+REACH = 4  # steps from tile to tile: as far as a tile that contradicts all others spoils them
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
 
@@ -40,11 +41,11 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
     misplaced : ndarray
         ``(T,)`` bool: tiles that lie elsewhere than their WCS says.
     """
-    state, gain_excess = initial_state(channel, reference)
+    state, excess = initial_state(channel, reference)
     state = set_gauge(channel, state, reference, misplaced)
     sample = sample_pairs(channel)
     part = replace(channel, pairs=channel.pairs.chosen(sample)) if not sample.all() else channel
-    given = reference, state.log_gain, gain_excess, misplaced
+    given = reference, state.log_gain, excess, misplaced
     survey = _survey(HierarchySolver(part, *given, learns_tiles=True), state)
     if part is channel:
         return survey
@@ -105,15 +106,40 @@ def _gain_misfit(fit: Fit) -> float:
 def _fit_sound(
     solver: HierarchySolver, state: State, spreads: Spreads, fit_all: Callable[[State], Fit]
 ) -> Fit:
-    """Fit from a state, and again without the tiles that contradict all others, if any."""
-    fit = fit_all(state)
-    if not has_contradictions(solver, fit.residuals):
+    """Fit from a state, and again without the tiles that contradict all others, if any.
+
+    In a large mosaic these are looked for near the pairs that contradict others.
+    """
+    fit, channel = fit_all(state), solver.channel
+    contradicted = contradicted_tiles(solver, fit.residuals)
+    if not contradicted.any():
         return fit
+    near = _pairs_near(channel, contradicted)
+    search = solver if near.all() else solver.of_pairs(near)
     try:
-        state = find_doubtful(solver, state, spreads)
+        found = find_doubtful(search, state, spreads)
     except np.linalg.LinAlgError:  # planes do not describe these tiles
         return fit
-    return fit_all(state) if (solver.doubtful & ~solver.misplaced).any() else fit
+    solver.doubt(search.doubtful)
+    if not solver.doubted.any():
+        return fit
+    sound = replace(channel, pairs=channel.pairs.chosen(~solver.doubted))
+    solver.gain_excess = gain_excess(sound)
+    if not (solver.doubtful & ~solver.misplaced).any():
+        return fit
+    return fit_all(found if search is solver else state)
+
+
+def _pairs_near(channel: Channel, chosen: np.ndarray) -> np.ndarray:
+    """Return the pairs ``(P,)`` within `REACH` steps of some tiles ``(T,)``; all of few tiles."""
+    i, j = channel.pairs.i, channel.pairs.j
+    if len(np.unique(np.r_[i, j])) <= SAMPLE:
+        return np.ones(len(i), dtype=bool)
+    near = chosen.copy()
+    for _ in range(REACH):
+        before = near.copy()
+        near[i[before[j]]] = near[j[before[i]]] = True
+    return near[i] & near[j]
 
 
 def sample_pairs(channel: Channel) -> np.ndarray:

@@ -7,7 +7,7 @@ sets the gauge, and estimates the size of each class of terms again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,7 +32,7 @@ KEPT_ROUNDS = 8  # in which no class is left out, because the others have not se
 DAMPED_AFTER, SLOWER = 12, 10  # rounds, after which variances change by ever smaller steps
 EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
 LAST_LEARNING = 45  # round, after which sizes are kept
-STEADY = 1e-9  # change of a log-gain in the last round
+STEADY = 1e-3  # rms step of the last round in units of the errors
 FIRST_GAIN_SPREAD = 0.1
 BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
 LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
@@ -102,7 +102,7 @@ class HierarchySolver:
         learns_tiles: bool,
     ) -> None:
         self.channel, self.reference, self.learns_tiles = channel, reference, learns_tiles
-        self.gain_excess, self.misplaced = gain_excess, misplaced
+        self.log_gain, self.gain_excess, self.misplaced = log_gain, gain_excess, misplaced
         self.equations = PairEquations(channel, reference)
         unit = np.exp(log_gain[channel.pairs.i] + log_gain[channel.pairs.j])
         variances = unit[:, None] * self.equations.level_var
@@ -116,6 +116,15 @@ class HierarchySolver:
         self._columns: Columns | None = None
         self._system: BlockSystem
         self.normal: Bordered
+        self.step: float
+
+    def of_pairs(self, chosen: np.ndarray) -> HierarchySolver:
+        """Return a solver for some of the pairs, by a boolean array ``(P,)``, with these tails."""
+        part = replace(self.channel, pairs=self.channel.pairs.chosen(chosen))
+        given = self.reference, self.log_gain, self.gain_excess, self.misplaced
+        solver = HierarchySolver(part, *given, learns_tiles=self.learns_tiles)
+        solver.tails = self.tails.copy()
+        return solver
 
     def first_spreads(self, state: State) -> Spreads:
         """Return sizes from which all classes that the model allows can be found."""
@@ -156,14 +165,14 @@ class HierarchySolver:
             if not learning:
                 weights = extrapolation.of_round(weights)
             self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
-            last, state = state, self.next_state(columns, rows, weights, state, spreads)
+            state = self.next_state(columns, rows, weights, state, spreads)
             if number <= SEPARATE_ROUNDS:
                 continue
             if learning:
                 sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
-            elif np.abs(state.log_gain - last.log_gain).max(initial=0.0) < STEADY:
+            elif self.step <= STEADY:
                 break
         # The excess of all pairs excuses no suspect.
         rows = self.rows(state, columns, spreads.replace(level_excess=0.0))
@@ -184,7 +193,11 @@ class HierarchySolver:
         state: State,
         spreads: Spreads,
     ) -> State:
-        """Solve the equations of a round, and return the state after it."""
+        """Solve the equations of a round, and return the state after it.
+
+        Set the rms of the step in units of its errors: the squares of independent combinations of
+        all terms sum to the product of step and right-hand side.
+        """
         priors = self._priors(columns, spreads)
         equations = NormalEquations(columns, self._system, rows, weights)
         self.normal = equations.factorize(*priors)
@@ -193,6 +206,8 @@ class HierarchySolver:
         sides = np.column_stack([shared, np.zeros((len(shared), 2))])
         solved = self.normal.solve(np.column_stack([right, means]), sides)
         step = hold_means(self.channel, columns, means, solved, ~self.doubtful)
+        squares = right @ step[0] + shared @ step[1]
+        self.step = float(np.sqrt(max(squares, 0.0) / max(columns.size, 1)))
         state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.doubtful)
         if not np.isfinite(state.log_gain).all():
             raise np.linalg.LinAlgError("the rounds diverge")

@@ -26,7 +26,7 @@ def initial_state(channel: Channel, reference: np.ndarray) -> tuple[State, float
     the excess variance of the gains by which their loops do not close: levels have no part in it,
     because a gradient that is not modelled spoils levels alone.
     """
-    log_gain, gain_excess = _log_gains(channel)
+    log_gain, excess = _log_gains(channel)
     level = np.zeros(channel.tiles)
     if channel.offsets_are_free:
         level = _levels(channel, np.exp(log_gain), reference)
@@ -34,7 +34,7 @@ def initial_state(channel: Channel, reference: np.ndarray) -> tuple[State, float
     shared = np.zeros((instruments, len(TERMS)))
     surface = np.zeros((channel.tiles, len(ORDERS)))
     state = State(log_gain, level, surface, shared, shared, np.zeros(instruments))
-    return state, gain_excess
+    return state, excess
 
 
 def reference_levels(channel: Channel) -> np.ndarray:
@@ -52,6 +52,11 @@ def reference_levels(channel: Channel) -> np.ndarray:
     total = np.bincount(ends, weights=pivots, minlength=tiles)
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan_to_num(channel.sky))
     return np.where(channel.mixed_gains, 0.0, mean[node])
+
+
+def gain_excess(channel: Channel) -> float:
+    """Return the excess variance of the gains by which their loops do not close."""
+    return _log_gains(channel)[1]
 
 
 def _log_gains(channel: Channel) -> tuple[np.ndarray, float]:

@@ -121,7 +121,7 @@ class PairEquations:
         self.level_var = pairs.level_var / pairs.slope[:, None]
         if not channel.offsets_are_free:
             self.level_var = np.full_like(self.level_var, np.inf)
-        self._kept: dict[tuple[str, int, bool], np.ndarray] = {}
+        self._kept: dict[tuple[str, int, bool], tuple[np.ndarray, np.ndarray]] = {}
         labels = channel.instruments.labels
         self._parts = list(_parts(np.stack([labels[pairs.i], labels[pairs.j]], axis=1)))
         self.half_tile = 1.0
@@ -198,9 +198,9 @@ class PairEquations:
         flat, glow = active.log_flat, active.glow
         shares = instrument >= 0 and (flat.any() or glow.any())
         if terms.any():
-            surface = self._basis(self._surface_basis, chosen, of_pairs)[..., terms]
+            surface = self._basis(self._surface_basis, chosen, of_pairs, terms)
         if shares:
-            basis = self._basis(self._detector_basis, chosen, of_pairs)
+            basis = self._basis(self._detector_basis, chosen, of_pairs, np.ones_like(flat))
         gain = np.exp(state.log_gain[tile])[:, None]
         log_flat = glow_level = np.zeros((len(level), 1))
         bias = state.bias[instrument] if shares else 0.0
@@ -228,39 +228,42 @@ class PairEquations:
 
     def _basis(
         self,
-        compute: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        compute: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
         chosen: np.ndarray,
         of_pairs: np.ndarray,
+        terms: np.ndarray,
     ) -> np.ndarray:
-        """Return means of terms ``(n, 16, M)`` over the patches, kept from round to round."""
+        """Return means of some terms ``(n, 16, M)`` over the patches, kept from round to round."""
         key = compute.__name__, int(chosen[0]), of_pairs is self.channel.pairs.i
-        basis = self._kept.get(key)
-        if basis is None:
-            pairs = self.channel.pairs
-            place = patch_points(pairs.place[chosen], pairs.extent[chosen])
-            basis = compute(of_pairs[chosen], place).mean(axis=2)
-            if sum(kept.nbytes for kept in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
-                self._kept[key] = basis
+        kept = self._kept.get(key)
+        if kept is not None and np.array_equal(kept[0], terms):
+            return kept[1]
+        pairs = self.channel.pairs
+        place = patch_points(pairs.place[chosen], pairs.extent[chosen])
+        basis = compute(of_pairs[chosen], place, terms).mean(axis=2)
+        self._kept.pop(key, None)
+        if sum(basis.nbytes for _, basis in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
+            self._kept[key] = terms, basis
         return basis
 
-    def _surface_basis(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Return the terms of surfaces ``(n, 16, 4, K)`` at places in cells."""
+    def _surface_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Return some terms of surfaces ``(n, 16, 4, K)`` at places in cells."""
         node = self.channel.ties.level[tile]
-        return surface_basis(self._offsets(node, place) / self.half_tile)
+        return surface_basis(self._offsets(node, place) / self.half_tile, terms)
 
     def _offsets(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Return places ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)`` in cells."""
         assert self.channel.frame is not None
         return place - self.channel.frame.centre[tile][:, None, None]
 
-    def _detector_basis(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Return the shared terms ``(n, 16, 4, M)`` at places in cells."""
+    def _detector_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        """Return some shared terms ``(n, 16, 4, M)`` at places in cells."""
         frame = self.channel.frame
         assert frame is not None
         to_pixels = np.linalg.inv(frame.jacobian[tile])
         pixels = np.einsum("nab,npqb->npqa", to_pixels, self._offsets(tile, place))
         x, y = np.moveaxis(pixels / (frame.shape[tile][:, None, None, ::-1] / 2), 3, 0)
-        return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
+        return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)[..., terms]
 
 
 def _parts(instruments: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -22,12 +22,12 @@ PIXEL_POWERS = np.array([(0, 0), *SURFACE_POWERS.values()])
 SAMPLES = 4  # along each axis: more than enough for the third order
 
 
-def surface_basis(place: np.ndarray) -> np.ndarray:
-    """Return the terms ``(..., K)`` at places ``(..., 2)`` in units of half a tile."""
+def surface_basis(place: np.ndarray, chosen: np.ndarray = ORDERS > 0) -> np.ndarray:
+    """Return the `chosen` terms ``(..., K)`` at places ``(..., 2)`` in units of half a tile."""
     u, v = place[..., 0], place[..., 1]
     uu, vv = u * u - 1 / 3, v * v - 1 / 3
     terms = [u, v, uu, u * v, vv, u * (u * u - 0.6), uu * v, u * vv, v * (v * v - 0.6)]
-    return np.stack(terms, axis=-1)
+    return np.stack([terms[k] for k in np.flatnonzero(chosen)], axis=-1)
 
 
 def half_tile(frame: TileFrame, used: np.ndarray) -> float:

@@ -100,8 +100,7 @@ def invert_fronts(
     diagonal : ndarray
         Gets the diagonal ``(N,)`` of the inverse.
     blocks : ndarray
-        Gets the inverse ``(P, m, m)`` at the columns of each block, 0 where there is none, unless
-        its shape is ``(0, m, m)``.
+        Gets the inverse ``(P, m, m)`` at the columns of each block, 0 where there is none.
     """
     from scipy.linalg import solve_triangular
 
@@ -122,10 +121,9 @@ def invert_fronts(
             place = fronts.above_of(child)
             fronts.update(child, updates)[:] = inverse[place[:, None], place]
         diagonal[own] = inverse.diagonal()[: len(own)]
-        if len(blocks):
-            chosen = fronts.blocks_of(front)
-            place = fronts.place[chosen]
-            blocks[chosen] = np.pad(inverse, (0, 1))[place[:, :, None], place[:, None, :]]
+        chosen = fronts.blocks_of(front)
+        place = fronts.place[chosen]
+        blocks[chosen] = np.pad(inverse, (0, 1))[place[:, :, None], place[:, None, :]]
 
 
 def _parts(

@@ -1,138 +1,13 @@
-"""The kernels in C: allocate their outputs and work arrays, and call them.
-
-Importing this module raises ImportError if the package was built without a compiler. `reference`
-documents the functions.
-"""
+"""Calls of the kernels that fit the overlap of two previews."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from . import _fused  # type: ignore[attr-defined]
-from .fit_summary import FIT_SUMMARY
-from .fronts import Fronts
-from .lattice import AREAS, BandSums
-from .layout import (
-    BlockNoise,
-    Column,
-    Kind,
-    LineFit,
-    OverlapBlocks,
-    OverlapFrame,
-    PreviewPair,
-    SampleArrays,
-    has_scene,
-)
-
-
-def overlap_areas(
-    polygons: np.ndarray, normals: np.ndarray, polygon_index: np.ndarray, tile_index: np.ndarray
-) -> np.ndarray:
-    """Compute the areas that polygons share with tiles on the sphere."""
-    areas = np.empty(len(polygon_index))
-    _fused.overlap_areas(polygons, normals, polygon_index, tile_index, areas)
-    return areas
-
-
-def sample_spline(
-    smoothed: np.ndarray, nodes: np.ndarray, shape: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sample smoothed bins with a quadratic B-spline."""
-    width = shape[1]
-    values = np.empty((len(smoothed), *shape), dtype=np.float32)
-    variance_factor = np.empty(shape, dtype=np.float32)
-    _fused.sample_spline(
-        smoothed=smoothed,
-        nodes=np.ascontiguousarray(nodes),
-        values=values,
-        variance_factor=variance_factor,
-        weights_work=np.empty((8, width), dtype=np.float32),
-        position_work=np.empty((3, width)),
-    )
-    return values, variance_factor
-
-
-def sample_linear(
-    image: np.ndarray, nodes: np.ndarray, shape: tuple[int, int], step: int
-) -> np.ndarray:
-    """Sample an image linearly, without its invalid pixels."""
-    values = np.empty((len(image), *shape), dtype=np.float32)
-    _fused.sample_linear(
-        image=np.ascontiguousarray(image, dtype=np.float32),
-        nodes=np.ascontiguousarray(nodes),
-        values=values,
-        position_work=np.empty((2, shape[1])),
-        step=step,
-    )
-    return values
-
-
-def gather_blocks(
-    pair: PreviewPair, frame: OverlapFrame, *,
-    preview_side: int, few_cells: int, whole_share: float, border_error: float,
-) -> OverlapBlocks | None:  # fmt: skip
-    """Average the common cells of two previews by fit block."""
-    channels, blocks = len(pair[0].values), frame.width * frame.height
-    means, highest = np.empty((len(Kind), 2, channels, blocks)), np.empty((2, channels, blocks))
-    position, cell_count, outcome = np.empty((2, blocks)), np.empty(blocks), np.empty(2)
-    _fused.gather_blocks(
-        *_pair_arguments(pair, frame, preview_side),
-        means=means,
-        position=position,
-        highest=highest,
-        cell_count=cell_count,
-        count_work=np.empty(blocks),
-        outcome=outcome,
-        preview_side=preview_side,
-        few_cells=few_cells,
-        whole_share=whole_share,
-        border_error=border_error,
-    )
-    cells, few = outcome.tolist()
-    if cells < 0:
-        return None
-    return OverlapBlocks(means, position, highest, cell_count, int(cells), bool(few))
-
-
-def gather_cells(
-    pair: PreviewPair, frame: OverlapFrame, chosen_blocks: np.ndarray, *, border_error: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the common cells of chosen fit blocks."""
-    channels, most = len(pair[0].values), len(chosen_blocks) * frame.side**2
-    cells, position = np.empty((len(Kind), 2, channels, most)), np.empty((2, most))
-    chosen_index, found_cells = np.empty(most, dtype=np.intp), np.empty(1, dtype=np.intp)
-    _fused.gather_cells(
-        *_pair_arguments(pair, frame, frame.side),  # blocks of previews are not read
-        chosen_blocks=chosen_blocks,
-        cells=cells,
-        position=position,
-        chosen_index=chosen_index,
-        found_cells=found_cells,
-        border_error=border_error,
-    )
-    count = int(found_cells[0])
-    return cells[..., :count], position[:, :count], chosen_index[:count]
-
-
-def _pair_arguments(pair: PreviewPair, frame: OverlapFrame, side: int) -> list[np.ndarray]:
-    """Return the arguments for two previews, from `first_blocks` to `frame`.
-
-    They contain the places of the blocks of both previews in the frame.
-    """
-    left, top = frame.left * frame.side // side, frame.top * frame.side // side
-    origins = [
-        (preview.x0, preview.y0, preview.x0 // side - left, preview.y0 // side - top)
-        for preview in pair
-    ]
-    return [
-        *(
-            np.ascontiguousarray(array, dtype=np.float32)
-            for preview in pair
-            for array in (preview.blocks, preview.values, preview.variance)
-        ),
-        np.array(origins, dtype=np.intp).ravel(),
-        np.array(frame, dtype=np.intp),
-    ]
+from .. import _fused  # type: ignore[attr-defined]
+from ..fit_summary import FIT_SUMMARY
+from ..lattice import AREAS, BandSums
+from ..layout import BlockNoise, Column, LineFit, SampleArrays, has_scene
 
 
 def block_weights(
@@ -159,10 +34,7 @@ def sky_planes(samples: SampleArrays) -> np.ndarray:
     """Fit planes through the blocks without stars."""
     planes = np.empty((3, 2, len(samples.x), 1))
     _fused.sky_planes(
-        x=samples.x,
-        y=samples.y,
-        u=samples.u,
-        v=samples.v,
+        **_places_and_levels(samples),
         bright=samples.bright,
         planes=planes,
         index_work=np.empty(len(samples.u)),
@@ -178,12 +50,9 @@ def initial_slope(
     channels, blocks = samples.x.shape
     slope, (x_variance, y_variance) = np.empty(channels), samples.block_variance
     _fused.initial_slope(
-        x=samples.x,
-        y=samples.y,
+        **_places_and_levels(samples),
         x_variance=x_variance,
         y_variance=y_variance,
-        u=samples.u,
-        v=samples.v,
         bright=samples.bright,
         planes=planes,
         slope=slope,
@@ -206,12 +75,9 @@ def design_matrix(
     """Compute all columns of the design matrix."""
     design = np.empty((len(samples.x), len(Column), samples.variance.shape[-1]))
     _fused.design_matrix(
-        x=samples.x,
-        y=samples.y,
+        **_places_and_levels(samples),
         derivatives=samples.derivatives,
         variance=samples.variance,
-        u=samples.u,
-        v=samples.v,
         slope=slope,
         cell_count=samples.cell_count,
         block_index=samples.block_index,
@@ -276,10 +142,7 @@ def summarize_fit(samples: SampleArrays, fit: LineFit) -> np.ndarray:
     patches = int(samples.patch.max()) + 1
     summary = np.empty(channels, FIT_SUMMARY)
     _fused.summarize_fit(
-        x=samples.x,
-        y=samples.y,
-        u=samples.u,
-        v=samples.v,
+        **_places_and_levels(samples),
         patch=samples.patch,
         columns=fit.design,
         weights=fit.weights,
@@ -306,10 +169,7 @@ def summarize_bands(
     small, middle = lattice.band_rows(len(samples.u), count)
     sums = BandSums.empty(channels)
     _fused.summarize_bands(
-        x=samples.x,
-        y=samples.y,
-        u=samples.u,
-        v=samples.v,
+        **_places_and_levels(samples),
         block_index=samples.block_index,
         cell_block=samples.cell_block,
         patch=samples.patch,
@@ -333,39 +193,6 @@ def summarize_bands(
     return sums
 
 
-def factorize_fronts(
-    fronts: Fronts, diagonal: np.ndarray, blocks: np.ndarray, panels: np.ndarray,
-    updates: np.ndarray,
-) -> bool:  # fmt: skip
-    """Factorize all fronts."""
-    definite = np.empty(1)
-    _fused.factorize_fronts(
-        *fronts,
-        diagonal=diagonal,
-        blocks=blocks,
-        panels=panels,
-        updates=updates,
-        definite=definite,
-        front_work=np.empty(fronts.largest**2),
-    )
-    return bool(definite[0])
-
-
-def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> None:
-    """Solve for right-hand sides, in place."""
-    _fused.solve_fronts(*fronts, panels=panels, solution=solution)
-
-
-def invert_fronts(
-    fronts: Fronts, panels: np.ndarray, updates: np.ndarray, diagonal: np.ndarray,
-    blocks: np.ndarray,
-) -> None:  # fmt: skip
-    """Compute the inverse within all fronts."""
-    _fused.invert_fronts(
-        *fronts,
-        panels=panels,
-        updates=updates,
-        diagonal=diagonal,
-        blocks=blocks,
-        front_work=np.empty(fronts.largest**2),
-    )
+def _places_and_levels(samples: SampleArrays) -> dict[str, np.ndarray]:
+    """Return the arguments for the levels of blocks in both tiles, and their places."""
+    return {"x": samples.x, "y": samples.y, "u": samples.u, "v": samples.v}
