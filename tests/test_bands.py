@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.pairs import patches_of
 from tests.helpers.previews import NOISE, only, pair, preview, sky
 from zemosaic.photometry.pairfit.measure import measure_pair
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.preview.preview import Preview
 from zemosaic.photometry.solver.bands import combine_bands
 
@@ -50,7 +51,7 @@ def one_star(shape: tuple[int, int], peak: float) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((12, 15), 1), ((40, 50), 16), ((40, 20), 12), ((120, 160), 16), ((20, 300), 16)],
+    [((12, 15), 2), ((40, 50), 16), ((40, 20), 12), ((120, 160), 16), ((20, 300), 16)],
 )
 def test_an_overlap_has_as_many_patches_as_it_can_fill(
     shape: tuple[int, int], expected: int
@@ -104,6 +105,24 @@ def test_exchanging_the_tiles_inverts_the_bands(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(
         patches_of(other)[:, [0, 1, 3, 2]], patches_of(one)[:, :4], rtol=1e-3
     )
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (9, 11), (15, 16)])
+@pytest.mark.parametrize("stars", [0.0, 0.02])
+def test_surfaces_of_small_overlaps_are_not_taken_for_contrast(
+    shape: tuple[int, int], stars: float
+) -> None:
+    """Where tiles have surfaces of their own, the gain of a corner is true within its error."""
+    pulls = []
+    for seed in range(30):
+        scene, rng = sky(shape, seed, stars=stars), np.random.default_rng([seed, 5])
+        first, second = (surface(shape, *rng.normal(0, 2 * shape[1], 5)) for _ in range(2))
+        measured = only(
+            measure_pair(noisy(scene + first, seed), noisy(1.1 * scene + second, seed + 100))
+        )
+        if isinstance(measured, PairMeasurement) and measured.gain_measured:
+            pulls.append(math.log(measured.gain / 1.1) / (measured.gain_err / measured.gain))
+    assert not pulls or np.sqrt(np.mean(np.square(pulls))) < 1.5, len(pulls)
 
 
 def test_a_gain_from_one_star_is_concentrated() -> None:

@@ -17,7 +17,7 @@ from .lattice import Lattice
 
 
 class Column(IntEnum):
-    """Columns of the design matrix; a small design ends after INSTRUMENT or LEVEL."""
+    """Columns of the design matrix; that of a line without an intercept ends after INSTRUMENT."""
 
     X = 0
     Y = 1

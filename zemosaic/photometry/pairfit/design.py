@@ -8,7 +8,6 @@ from .. import _kernels
 from .._kernels.layout import Column, SampleArrays
 from .samples import PairSamples
 
-MIN_NUISANCE_CELLS = 250  # in smaller overlaps the nuisance terms would fit the noise
 # Noise of the differences between a block, the means of 3 x 3 and of 9 x 9, and the plane, in units
 # of the noise of a block.
 DETAIL_NOISE = (0.95, 0.42, 0.14)
@@ -36,11 +35,10 @@ def design_matrix(samples: PairSamples, slope: np.ndarray, model: str) -> np.nda
     Returns
     -------
     ndarray
-        ``(C, K, R)`` with K = 3 for "gain", 4 in small overlaps, otherwise 12 columns; see
-        `Column`.
+        ``(C, K, R)`` with K = 3 for "gain", otherwise 12 columns; see `Column`.
     """
-    if model == "gain" or samples.cells < MIN_NUISANCE_CELLS:
-        return _plain_design(samples, has_level=model != "gain")
+    if model == "gain":
+        return _plain_design(samples)
     return _kernels.design_matrix(
         samples,
         samples.planes,
@@ -50,15 +48,12 @@ def design_matrix(samples: PairSamples, slope: np.ndarray, model: str) -> np.nda
     )
 
 
-def _plain_design(samples: SampleArrays, has_level: bool) -> np.ndarray:
-    """Return the columns x, y, instrument and, optionally, level."""
+def _plain_design(samples: SampleArrays) -> np.ndarray:
+    """Return the columns x, y and instrument."""
     (channels, blocks), count = samples.x.shape, samples.variance.shape[-1]
-    design = np.zeros((channels, Column.LEVEL + has_level, count))
+    design = np.zeros((channels, Column.LEVEL, count))
     design[:, Column.X, :blocks], design[:, Column.Y, :blocks] = samples.x, samples.y
     design[:, :2, blocks:] = samples.cell_details[0].swapaxes(0, 1)
-    if has_level:
-        design[:, :2, :blocks] -= design[:, :2, :blocks].mean(axis=-1, keepdims=True)
-        design[:, Column.LEVEL, :blocks] = 1.0
     design[:, Column.INSTRUMENT] = design[:, Column.X]
     return design
 

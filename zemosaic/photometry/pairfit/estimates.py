@@ -197,7 +197,7 @@ def level_error(fit: ChannelFit) -> float:
 
 
 def shift_errors(fit: ChannelFit) -> tuple[float, float]:
-    """Return the standard errors of the shift in cells; NaN if the overlap is too small."""
+    """Return the standard errors of the shift in cells; NaN without terms of the scene."""
     variance_u, variance_v = fit.summary.shift_variance
     return fit.scale * math.sqrt(variance_u), fit.scale * math.sqrt(variance_v)
 

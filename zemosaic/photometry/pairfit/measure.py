@@ -37,9 +37,9 @@ a mean of both tiles, ::
 
     s = a z = (σy² a x + a² σx² (y - b)) / (σy² + a² σx²),
 
-the best estimate of the scene. In overlaps large enough for the nuisance terms, s is computed once
-from an approximate line, details that may be noise are shrunk, and both the instrument s / a and
-the terms of the scene are derived from it.
+the best estimate of the scene. It is computed once from an approximate line, details that may be
+noise are shrunk, and both the instrument s / a and the terms of the scene are derived from it. A
+line without an intercept has no nuisance terms, and x for its instrument.
 
 Robustness
 ----------

@@ -41,7 +41,7 @@ class PairMeasurement:
     shift, shift_err : tuple of float
         Position of the scene of tile j minus that of tile i along the grid's two axes, in cells, to
         first order (a tenth too large at a third of a cell, too small beyond half a cell), and the
-        standard errors due to noise alone; NaN in small overlaps.
+        standard errors due to noise alone; NaN for lines without an intercept.
     free_gain, free_gain_err : float
         In a model that holds the gains at 1, the gain that the pair shows nevertheless; NaN in
         other models and without contrast.

@@ -18,9 +18,6 @@ from ..pairfit.estimates import DISAGREEMENT
 OUTLIER_SQUARE = 9.0
 #: Mean square of a normal deviate that is limited in this way.
 MEAN_SQUARE = 0.989
-#: Growth of that factor for pairs without a small band: in their few cells structure averages out
-#: less, and their few patches show less of it. In simulated flats its excess was 2.8 to 3 times.
-ALONE = 3.0
 #: Factors of the middle band's variance that are considered.
 FACTORS = np.geomspace(1.0, 1e4, 161)
 
@@ -54,7 +51,7 @@ def combine_bands(bands: np.ndarray) -> BandGains:
     share = bands[:, [2, 5]]
     logs, variance = _logarithms(bands[:, [0, 3]], bands[:, [1, 4]])
     factor = _middle_factor(logs, variance)
-    variance[:, 1] *= np.where(np.isinf(variance[:, 0]), 1 + ALONE * (factor - 1), factor)
+    variance[:, 1] *= factor
     variance = _add_disagreement(logs, variance, share[:, :1])
     precision = 1 / variance
     total = precision.sum(axis=1)
