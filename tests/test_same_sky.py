@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,38 @@ def test_a_lie_of_all_tiles_ends_with_exit_code_1(
     assert LIE in result.err
     assert (tmp_path / "run" / "corrections.ecsv").exists()
     assert LIE in (tmp_path / "run" / "report.html").read_text()
+
+
+LIARS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "upside down": lambda data: data[::-1],
+    "half a turn": lambda data: data[::-1, ::-1],
+    "half an overlap": lambda data: np.roll(data, data.shape[1] * 3 // 20, axis=1),
+}
+
+
+@pytest.mark.parametrize("model", ["auto", "gain+offset"])
+@pytest.mark.parametrize("name", LIARS)
+def test_a_tile_that_lies_in_a_small_mosaic_bends_no_gain_in_silence(name: str, model: str) -> None:
+    """Of four small tiles the gains of the good ones are right, or the solution has a doubt."""
+    for seed, liar in itertools.product((6, 11, 26), (1, 3)):
+        tiles = list(simulated(tiles=4, shape=(80, 96), overlap=0.3, electrons=10, seed=seed))
+        data = [LIARS[name](t.data) if k == liar else t.data for k, t in enumerate(tiles)]
+        solution = calibrate(
+            [(image, tile.wcs) for image, tile in zip(data, tiles, strict=True)],
+            Settings(model=model), "serial", [],
+        )  # fmt: skip
+        good = [k for k in range(4) if k != liar and np.isfinite(solution.gain_err[k, 0])]
+        error = solution.gain[good, 0] / [tiles[k].gain[0] for k in good]
+        doubted = solution.suspects or solution.sky_check.doubt or any(solution.warnings())
+        assert doubted or np.abs(error / np.median(error) - 1).max() < 0.05
+
+
+def test_gains_of_a_mosaic_are_kept_from_a_tile_that_lies() -> None:
+    """The gains of the good tiles are those without the tile that lies."""
+    tiles = list(simulated(tiles=4, shape=(80, 96), overlap=0.3, electrons=10, seed=11))
+    data = [(t.data[:, ::-1] if k == 3 else t.data, t.wcs) for k, t in enumerate(tiles)]
+    solution = solve(data)
+    assert solution.suspects == [3]
+    ratio = solution.gain[:3, 0] / solve(data[:3]).gain[:, 0]
+    assert ratio == pytest.approx(ratio[0], rel=2e-3)
+    assert 0.8 < solution.gain[3, 0] < 1.25

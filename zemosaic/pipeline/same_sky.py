@@ -16,9 +16,9 @@ from ..photometry.pairfit.measurement import PairMeasurement
 from ..photometry.pairfit.same_sky import (
     ALIKE,
     ORIENTATIONS,
-    UNLIKE,
     likeness,
     on_one_detector,
+    same_sky,
     scene_correlation,
     turned,
     unrotated,
@@ -36,10 +36,10 @@ EXPLAINED = 0.85  # likeness or correlation under an orientation that explains t
 # Unlike pairs, with and without an orientation that explains them; fewer may be due to trails.
 FEWEST_EXPLAINED, FEWEST_UNLIKE = 2, 3
 FEWEST_PAIRS = 2  # of a tile that alone is to blame
-ROTATION = "rotated by the opposite angle (compare CROTA2 or CD1_2)"
-
 Pair = tuple[int, int]
 LoadPreview = Callable[[int], Preview]
+
+ROTATION = "rotated by the opposite angle (compare CROTA2 or CD1_2)"
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,18 @@ class SkyCheck:
         One line if most overlaps do not, empty otherwise.
     tiles : dict
         Otherwise the tiles to blame: the reason, in a few words, by index.
+    pairs : frozenset of tuple
+        Pairs that show different skies, and all pairs of these tiles.
     """
 
     doubt: str = ""
     tiles: dict[int, str] = field(default_factory=dict)
+    pairs: frozenset[Pair] = frozenset()
+
+    @property
+    def unclear(self) -> int:
+        """Number of pairs that show different skies without a tile to blame or a general doubt."""
+        return 0 if self.doubt else sum(not set(pair) & set(self.tiles) for pair in self.pairs)
 
 
 def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck:
@@ -76,32 +84,35 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     doubtful = [pair for pair in strongest if correlations.get(pair, 1.0) < CORRELATED]
 
     @cache
-    def compare(pair: Pair) -> float:
-        return likeness(*map(load, pair))
+    def compare(pair: Pair) -> bool | None:
+        return same_sky(*map(load, pair))
 
     many = 2 * len(doubtful) > len(strongest)
     if many and (doubt := _doubt_all(doubtful, correlations, load, compare)):
-        return SkyCheck(doubt)
+        return SkyCheck(doubt, pairs=frozenset(p for p in strongest if compare(p) is False))
     worst = sorted(doubtful, key=lambda pair: correlations[pair])[:MOST_PAIRS]
-    unlike = [pair for pair in worst if compare(pair) < UNLIKE]
+    unlike = [pair for pair in worst if compare(pair) is False]
     if not unlike or _shows_detector(unlike, load):
         return SkyCheck()
     near = set(chain.from_iterable(unlike))
     neighbours = [pair for pair in strongest if near & set(pair) and pair in correlations]
-    alike = [p for p in neighbours if p not in unlike and compare(p) > ALIKE]
+    alike = [p for p in neighbours if p not in unlike and compare(p)]
     tiles = _tiles_to_blame(unlike, alike)
-    return SkyCheck(tiles={tile: _blame(tile, unlike, load) for tile in tiles})
+    return SkyCheck(
+        tiles={tile: _blame(tile, unlike, load) for tile in tiles},
+        pairs=frozenset(unlike) | {pair for pair in strongest if set(pair) & set(tiles)},
+    )
 
 
 def _doubt_all(
     doubtful: Sequence[Pair],
     correlations: Mapping[Pair, float],
     load: LoadPreview,
-    compare: Callable[[Pair], float],
+    compare: Callable[[Pair], bool | None],
 ) -> str:
     """Return a line if most tiles are wrong; empty otherwise. The largest overlaps decide."""
     judged = {pair: compare(pair) for pair in doubtful[:MOST_PAIRS]}
-    unlike = [pair for pair, value in judged.items() if value < UNLIKE]
+    unlike = [pair for pair, value in judged.items() if value is False]
     uncorrelated = [pair for pair in doubtful if correlations[pair] < UNCORRELATED]
     if len(uncorrelated) >= max(FEWEST_UNLIKE, MANY * len(correlations)) and (
         reason := _explanation(uncorrelated, load, scene_correlation)
@@ -110,7 +121,7 @@ def _doubt_all(
     # Gradients correlate as well, so the features of the other pairs are looked at now.
     others = [pair for pair in correlations if correlations[pair] >= CORRELATED][:MOST_PAIRS]
     judged |= {pair: compare(pair) for pair in others} if unlike else {}
-    alike = [pair for pair, value in judged.items() if value > ALIKE]
+    alike = [pair for pair, value in judged.items() if value]
     if len(unlike) <= len(alike):
         return ""
     reason = _explanation(unlike, load)

@@ -192,6 +192,11 @@ class PhaseSolution(Solution):
                 f"{self.names[index]}: no overlap with another tile could be measured; "
                 "it keeps gain 1 and offset 0"
             )
+        if self.sky_check.unclear:
+            yield (
+                f"{self.sky_check.unclear} overlaps do not show the same sky, by a fault of either "
+                "tile (WCS, orientation, clouds, trails); their gains are not used"
+            )
         groups = self.groups - int(unmatched.sum())
         if groups > 1:
             yield f"the tiles form {groups} separate groups, whose relative levels are unknown"

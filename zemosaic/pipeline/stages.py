@@ -63,7 +63,10 @@ def run_stages(
     with context.stage("solve") as attributes:
         records = add_star_gains(context, records)
         sky_check = _check_same_sky(context, records)
-        solved = _solve(context, graph, corners, records, prepared, first.anchor, *shared)
+        different = np.array([(r.i, r.j) in sky_check.pairs for r in records], dtype=bool)
+        solved = _solve(
+            context, graph, corners, records, prepared, first.anchor, *shared, different
+        )
         solved.suspect[list(sky_check.tiles)] = True
         solution = PhaseSolution(
             **vars(solved),
@@ -184,6 +187,7 @@ def _solve(
     ties: Ties,
     instruments: Instruments,
     shapes: Mapping[int, tuple[int, int]],
+    different: np.ndarray,
 ) -> Solution:
     tiles = len(corners)
     sky = np.full((tiles, prepared.channels), np.nan)
@@ -198,8 +202,9 @@ def _solve(
     model = context.settings.model
     factors = repetition(graph, corners)
     return solve(
-        graph.i, graph.j, measurements, sky, model, anchor, frame, factors, ties, instruments
-    )
+        graph.i, graph.j, measurements, sky, model, anchor, frame, factors, ties, instruments,
+        different,
+    )  # fmt: skip
 
 
 def _warn_about_unmatched_tiles(context: RunContext, solution: PhaseSolution) -> None:

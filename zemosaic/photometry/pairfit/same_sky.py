@@ -15,15 +15,22 @@ from dataclasses import replace
 import numpy as np
 
 from ..preview.preview import Preview
+from ..robust import BIWEIGHT, GAUSSIAN_MEDIAN, HUBER
 
 BACKGROUND_CELLS = 15  # side of the mean that is subtracted: gradients and clouds are wider
 BRIGHT = 8.0  # standard deviations of a cell in a feature
 FEWEST_BRIGHT = 10  # cells of features in an overlap that is judged
-FEWEST_CELLS = 100  # common cells of a smooth scene that is judged
+FEWEST_CELLS = 60  # common cells of a scene that is judged by its correlation
+MOST_CELLS = 10_000  # that serve to judge it, about
+SURFACE_ROUNDS = 5  # with robust weights
+CONTRAST = 1.5  # variance of a scene with its noise, in variances of noise, that is judged
+FEATURE = 3.0  # robust standard deviations
 LARGEST_FRACTION = 0.05  # of the cells of an overlap that count as features
 #: Likeness below which an overlap shows different skies, and above which it shows the same: by
 #: chance it is 0.5, in simulated tiles 0.93 to 1, or 0.6 with a trail in both.
 UNLIKE, ALIKE = 0.7, 0.8
+#: The same for the correlation: 0.96 and more in simulated tiles, below 0.6 for different skies.
+UNCORRELATED, CORRELATED = 0.5, 0.8
 
 #: Orientations in which images may lie under their WCS, as maps of pixel offsets (x, y).
 ORIENTATIONS = {
@@ -35,6 +42,14 @@ ORIENTATIONS = {
     "mirrored about a diagonal": ((0, 1), (1, 0)),
     "mirrored about the other diagonal": ((0, -1), (-1, 0)),
 }
+
+
+def same_sky(first: Preview, second: Preview) -> bool | None:
+    """Return whether an overlap shows one sky; None where features and correlation do not tell."""
+    alike, correlation = likeness(first, second), scene_correlation(first, second)
+    same = alike > ALIKE or correlation > CORRELATED
+    different = alike < UNLIKE or correlation < UNCORRELATED
+    return same if same != different else None
 
 
 def likeness(first: Preview, second: Preview) -> float:
@@ -58,22 +73,66 @@ def likeness(first: Preview, second: Preview) -> float:
 
 
 def scene_correlation(first: Preview, second: Preview) -> float:
-    """Return the correlation of an overlap without planes, the mean of the channels.
+    """Return the correlation of the contrast in an overlap, free of noise; the mean of channels.
 
-    It serves where a scene is smooth. NaN with too few common cells.
+    Surfaces of second order are subtracted from both tiles, since gradients correlate as well. The
+    largest of three values counts: that of all cells, and those without the features of one tile
+    alone, because a trail is such a feature.
+
+    Returns
+    -------
+    float
+        About 0 for different skies, close to 1 for the same; noise may take it above 1. NaN with
+        too few common cells, or without contrast beyond the noise in both tiles.
     """
-    x, y = (p.values[:, *box].astype(np.float64) for p, box in _overlap(first, second))
-    correlations = []
-    for a, b in zip(x, y, strict=True):
-        valid = np.isfinite(a) & np.isfinite(b)
-        if np.count_nonzero(valid) >= FEWEST_CELLS:
-            v, u = np.nonzero(valid)
-            plane = np.stack([np.ones(len(u)), u, v], axis=1)
-            both = np.stack([a[valid], b[valid]], axis=1)
-            residual = both - plane @ np.linalg.lstsq(plane, both, rcond=None)[0]
-            with np.errstate(all="ignore"):  # of constant tiles
-                correlations.append(np.corrcoef(residual.T)[0, 1])
+    channels = (_channel_correlation(first, second, c) for c in range(len(first.values)))
+    correlations = [value for value in channels if not math.isnan(value)]
     return float(np.mean(correlations)) if correlations else math.nan
+
+
+def _channel_correlation(first: Preview, second: Preview, channel: int) -> float:
+    """Return the correlation of the contrast in one channel."""
+    overlap = _overlap(first, second)
+    values = np.stack([p.values[channel][box].astype(np.float64) for p, box in overlap])
+    variance = np.stack([p.variance[channel][box].astype(np.float64) for p, box in overlap])
+    step = math.ceil(math.sqrt(values[0].size / MOST_CELLS)) or 1
+    values, variance = values[:, ::step, ::step], variance[:, ::step, ::step]
+    v, u = np.nonzero(np.isfinite(values).all(axis=0))
+    if len(u) < FEWEST_CELLS:
+        return math.nan
+    noise = variance[:, v, u].mean(axis=1)
+    contrast = np.stack([_flattened(layer, u, v) for layer in values[:, v, u]])
+    scatter = np.median(np.abs(contrast), axis=1, keepdims=True) / GAUSSIAN_MEDIAN
+    featured = np.abs(contrast) > FEATURE * scatter
+    contrast = np.clip(contrast, -BIWEIGHT * scatter, BIWEIGHT * scatter)
+    alone = featured & ~featured[::-1]
+    kept = (np.ones(len(u), dtype=bool), *~alone)
+    found = [_noise_free_correlation(contrast[:, cells], noise) for cells in kept]
+    return max((value for value in found if not math.isnan(value)), default=math.nan)
+
+
+def _flattened(values: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return values ``(N,)`` without a robust surface of second order."""
+    u, v = (place / max(place.max(), 1) - 0.5 for place in (u, v))
+    terms = np.stack([np.ones(len(u)), u, v, u * u, u * v, v * v], axis=1)
+    weight = np.ones(len(u))
+    for _ in range(SURFACE_ROUNDS):
+        weighted = terms * weight[:, None]
+        surface = np.linalg.lstsq(weighted, values * weight, rcond=None)[0]
+        residual = values - terms @ surface
+        limit = HUBER * np.median(np.abs(residual)) / GAUSSIAN_MEDIAN
+        if not limit > 0:
+            break
+        weight = np.sqrt(limit / np.maximum(np.abs(residual), limit))
+    return np.asarray(residual)
+
+
+def _noise_free_correlation(contrast: np.ndarray, noise: np.ndarray) -> float:
+    """Return the correlation of contrast ``(2, N)`` with noise variances ``(2,)``, or NaN."""
+    scatter = np.square(contrast).mean(axis=1)
+    if contrast.shape[1] < FEWEST_CELLS or not (scatter > CONTRAST * noise).all():
+        return math.nan
+    return float(contrast.prod(axis=0).mean() / np.sqrt((scatter - noise).prod()))
 
 
 def turned(preview: Preview, jacobian: np.ndarray, other: Preview) -> Preview:

@@ -235,6 +235,7 @@ class Channel:
         frame: TileFrame | None,
         ties: Ties | None = None,
         instruments: Instruments | None = None,
+        different: np.ndarray | None = None,
     ) -> Channel:
         """Collect the measurements of all pairs ``(i, j)``; see `solve`."""
         lines = [line for line in measurements if _is_measured(line)]
@@ -242,6 +243,8 @@ class Channel:
         pairs = ChannelPairs.of(
             np.asarray(i)[measured], np.asarray(j)[measured], lines, repetition[measured]
         )
+        if different is not None:
+            pairs = pairs.distrust(different[measured])
         ties = ties or Ties.none(len(sky))
         used = np.unique(np.r_[pairs.i, pairs.j])
         instruments = (instruments or Instruments.none(len(sky))).of_many(used, FEWEST_SHARING)

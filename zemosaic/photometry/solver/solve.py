@@ -161,6 +161,7 @@ def solve(
     repetition: np.ndarray | None = None,
     ties: Ties | None = None,
     instruments: Instruments | None = None,
+    different: np.ndarray | None = None,
 ) -> Solution:
     """Solve for the corrections of all tiles and channels.
 
@@ -185,6 +186,9 @@ def solve(
         Groups of tiles that share a gain or a level.
     instruments : Instruments or None
         Tiles that share an illumination and a glow.
+    different : ndarray or None
+        ``(P,)`` bool: pairs that do not show the same sky. Their gains are not used, and their
+        levels only where nothing else joins their tiles.
 
     Returns
     -------
@@ -204,6 +208,7 @@ def solve(
             frame=frame,
             ties=ties,
             instruments=instruments,
+            different=different,
         )
         for c in range(sky.shape[1])
     ]
