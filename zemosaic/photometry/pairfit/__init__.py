@@ -10,6 +10,7 @@ patch      12 x 12 cells; the errors of different patches are independent
 ========== =======================================================================================
 
 `measure` describes the model. `overlap_blocks` gathers the `samples` of a pair, `initial_slope`
-starts the fit, `design` sets up its columns, `irls` fits the line, `streaks` removes trails, and
-`estimates` computes gains and levels with their standard errors.
+starts the fit, `design` sets up its columns, `irls` fits the line, `streaks` removes trails,
+`star_scatter` allows for stars whose gains differ, and `estimates` computes gains and levels with
+their standard errors.
 """

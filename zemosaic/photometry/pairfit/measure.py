@@ -46,7 +46,8 @@ Robustness
 The weights ρ are Tukey's biweight (Beaton and Tukey 1974, Technometrics 16, 147). They reject cells
 far from the line: trails, saturated stars, variable stars. If rejected blocks form a streak, the
 line is fitted again without the streak and its surroundings, because faint edges of a trail and its
-share of the scene cause a bias as well. Apart from this, cells are selected by position and
+share of the scene cause a bias as well. Where the gain scatters from star to star, the variances of
+stars grow by it, and the line is fitted again. Apart from this, cells are selected by position and
 validity only, never by their noisy values.
 
 Exchanging the tiles turns a into 1 / a and changes nothing else.
@@ -62,7 +63,7 @@ import numpy as np
 
 from .._kernels.algebra import median, thin
 from .._kernels.lattice import AREAS, Band
-from .._kernels.layout import LineFit
+from .._kernels.layout import LineFit, has_scene
 from ..preview.preview import Preview
 from ..robust import GAUSSIAN_MEDIAN
 from .design import design_matrix
@@ -81,6 +82,7 @@ from .irls import fit_irls, summarize_bands, summarize_fit
 from .measurement import Measurement, PairMeasurement, Rejected, require_finite
 from .overlap_blocks import common_samples
 from .samples import PairSamples
+from .star_scatter import with_star_scatter
 from .streaks import without_streaks
 
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
@@ -196,6 +198,8 @@ def _fit_channels(
     if len(finite) < len(slope):
         samples = samples.select_channels(finite)
     samples, fit = _fit_without_streaks(samples, slope[finite], model)
+    if model == "free":
+        samples, fit = _fit_with_scatter(samples, fit)
     failed, channel_fits = np.isnan(fit.slope).tolist(), _channel_fits(samples, fit)
     for lost, channel, channel_fit in zip(failed, finite.tolist(), channel_fits, strict=True):
         if not lost:
@@ -238,6 +242,17 @@ def _fit_without_streaks(
     start = np.where(np.isfinite(start), start, slope)
     clean_fit = fit_irls(clean, design_matrix(clean, start, model), start, fixed_slope)
     return (clean, clean_fit) if np.isfinite(clean_fit.slope).all() else (samples, fit)
+
+
+def _fit_with_scatter(samples: PairSamples, fit: LineFit) -> tuple[PairSamples, LineFit]:
+    """Fit again where the gain scatters from star to star."""
+    if not has_scene(fit.design) or not np.isfinite(fit.slope).all():
+        return samples, fit
+    scattered = with_star_scatter(samples, fit)
+    if scattered is None:
+        return samples, fit
+    again = fit_irls(scattered, fit.design, fit.slope, fixed_slope=False)
+    return (scattered, again) if np.isfinite(again.slope).all() else (samples, fit)
 
 
 def _measurement(
