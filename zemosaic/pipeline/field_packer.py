@@ -10,6 +10,7 @@ from struct import Struct
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 _FORMATS = {float: "d", int: "q", bool: "?"}
+_NUMPY_FORMATS = {"d": "<f8", "q": "<i8", "?": "?"}
 
 Record = TypeVar("Record")
 
@@ -44,6 +45,8 @@ class FieldPacker(Generic[Record]):
             places[name] = slice(start, end)
         self._record_type = record_type
         self._struct = Struct("<" + "".join(formats[name][0] for name in (*scalars, *vectors)))
+        self._head = [(name, formats[name][0]) for name in scalars]
+        self._head_digits = 2 * Struct("<" + "".join(code for _, code in self._head)).size
         self._scalars, self._vectors = attrgetter(*scalars), attrgetter(*vectors)
         self._in_field_order = itemgetter(*(places[name] for name in formats))
 
@@ -51,6 +54,23 @@ class FieldPacker(Generic[Record]):
         """Return the numbers of a record as hexadecimal text."""
         flat = chain(self._scalars(record), chain.from_iterable(self._vectors(record)))
         return self._struct.pack(*flat).hex()
+
+    @property
+    def head_type(self) -> list[tuple[str, str]]:
+        """The numbers that are no tuples, as the fields of a numpy dtype."""
+        return [(name, _NUMPY_FORMATS[code]) for name, code in self._head]
+
+    def head(self, text: str) -> bytes:
+        """Return the numbers that are no tuples, one after the other (`head_type`).
+
+        Raises
+        ------
+        ValueError
+            The text has another length: another layout wrote it.
+        """
+        if len(text) != 2 * self._struct.size:
+            raise ValueError(f"{len(text)} digits where {2 * self._struct.size} are expected")
+        return bytes.fromhex(text[: self._head_digits])
 
     def unpack(self, text: str) -> Record:
         """Return the record from which `pack` made the text.

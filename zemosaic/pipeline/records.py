@@ -124,13 +124,34 @@ def decode_measurements(entries: list[Any]) -> tuple[Measurement, ...]:
     )
 
 
+#: Fields of `measurement_heads`, for numpy.
+HEAD_TYPE = _measurement_packer.head_type
+
+
+def measurement_heads(entries: list[Any]) -> list[bytes | None]:
+    """Return the numbers of a pair's measurements, without tuples, packed as `HEAD_TYPE`.
+
+    They are None in rejected channels.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another version wrote them.
+    """
+    return [
+        None if isinstance(entry, str) else _measurement_packer.head(entry[0]) for entry in entries
+    ]
+
+
 def encode_tile(prepared: PreparedTile) -> dict[str, Any]:
     """Return the journal's form of a prepared tile: numbers and lists by field name."""
     preview = {name: getattr(prepared.preview, name) for name in _PREVIEW_FIELDS}
     entry = preview | {name: getattr(prepared, name) for name in _TILE_FIELDS}
+    # Without None, of which the journal cannot tell that it is no NaN.
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in entry.items()
+        if value is not None
     }
 
 
@@ -153,10 +174,10 @@ def restore_tile(entry: dict[str, Any] | None, path: Path) -> PreparedTile | Non
     empty = np.empty((0, 0, 0), dtype=np.float32)
     # Not the arrays of the loaded preview, which would keep its file mapped.
     arrays: dict[str, Any] = dict.fromkeys(_ARRAYS_ON_DISK, empty)
-    arrays |= {name: _from_list(entry[name], np.array) for name in _PREVIEW_FIELDS}
+    arrays |= {name: _from_list(entry.get(name), np.array) for name in _PREVIEW_FIELDS}
     bare = Preview(**arrays)
     image = thumbnail(preview, entry["thumb"]) if entry["thumb"] else None
-    plain = {name: _from_list(entry[name], tuple) for name in _TILE_FIELDS}
+    plain = {name: _from_list(entry.get(name), tuple) for name in _TILE_FIELDS}
     return PreparedTile(preview=bare, thumbnail=image, **plain)
 
 
@@ -172,20 +193,29 @@ def _from_list(value: Any, convert: Callable[[list[Any]], Any]) -> Any:
 
 
 def save_thumbnails(folder: Path, thumbnails: Mapping[int, np.ndarray]) -> None:
-    """Write thumbnails, by tile index, to the run folder."""
+    """Write thumbnails, by tile index, to the run folder: indices and shapes, then all values."""
+    images = [np.asarray(image, dtype=np.float32) for image in thumbnails.values()]
+    heads = [(index, *image.shape) for index, image in zip(thumbnails, images, strict=True)]
     with open(RunFolder(folder).thumbnails, "wb", opener=no_follow) as file:
-        np.save(file, np.array(list(thumbnails), dtype=np.int64))
-        for image in thumbnails.values():
-            np.save(file, image)
+        np.save(file, np.array(heads, dtype=np.int64).reshape(-1, 4))
+        np.save(file, np.concatenate([np.empty(0, np.float32), *map(np.ravel, images)]))
 
 
 def load_thumbnails(folder: Path) -> dict[int, np.ndarray]:
     """Return the thumbnails of a run folder by tile index; empty if missing or truncated."""
     try:
         with RunFolder(folder).thumbnails.open("rb") as file:
-            return {int(index): np.load(file) for index in np.load(file)}
+            heads = np.load(file)
+            if heads.ndim == 1:  # of an earlier version, with an array for each
+                return {int(index): np.load(file) for index in heads}
+            values = np.load(file)
     except (OSError, ValueError, EOFError):
         return {}
+    ends = np.cumsum(heads[:, 1:].prod(axis=1)).tolist()
+    return {
+        index: values[end - channels * height * width : end].reshape(channels, height, width)
+        for (index, channels, height, width), end in zip(heads.tolist(), ends, strict=True)
+    }
 
 
 def summarize_pair(measurements: tuple[Measurement, ...]) -> tuple[str, dict[str, Any]]:
