@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class PreviewJobs:
     grid: Grid
     channels: int
     thumb: int
+    _keys: dict[object, str] = field(default_factory=dict)
 
     def prepare(self) -> tuple[dict[int, PreparedTile], dict[int, str], dict[int, str]]:
         """Make the preview of every tile, or restore it from an earlier run.
@@ -76,7 +77,12 @@ class PreviewJobs:
         file_key = self.scanned[index].file_key
         if not file_key or index in self.odd:
             return ""
-        return cache_key(file_key, self.grid, self.channels, *([levels] if levels else []))
+        key = self._keys.get((index, levels))
+        if key is None:
+            others = [levels] if levels else []
+            key = cache_key(file_key, self.grid, self.channels, *others)
+            self._keys[index, levels] = key
+        return key
 
     def _levels(self, ceilings: Mapping[int, Ceiling]) -> dict[int, Levels]:
         """Return the levels of the tiles that others show to be clipped, by index."""

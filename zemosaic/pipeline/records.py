@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,25 @@ from typing import Any
 import numpy as np
 
 from ..files import no_follow
-from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
+from ..photometry.pairfit.measurement import Measurement, PairMeasurement
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.saturation import Ceiling, Levels
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.stars.gain import StarGain
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Outcome
-from .field_packer import FieldPacker
+from .packed_measurements import (
+    PackedMeasurements,
+    decode_measurements,
+    encode_measurements,
+    summarize_pair,
+)
+
+__all__ = [
+    "JOURNALLED", "PairRecord", "PreparedTile", "decode_measurements", "encode_measurements",
+    "encode_tile", "load_thumbnails", "make_record", "restore_tile", "save_thumbnails",
+    "summarize_pair",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +74,7 @@ class PreparedTile:
     origin: tuple[float, float] = (0.0, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class PairRecord:
     """The outcome of one pair, with one measurement per channel.
 
@@ -77,7 +88,7 @@ class PairRecord:
         "measured", "rejected", "failed", "timeout" or "crashed".
     area : float
         Area of the overlap on the sky in square degrees.
-    measurements : tuple of PairMeasurement or Rejected
+    measurements : sequence of PairMeasurement or Rejected
         One per channel.
     stars : tuple of StarGain
         One per channel; empty if the stars are not measured.
@@ -88,59 +99,16 @@ class PairRecord:
     j: int
     outcome: str
     area: float
-    measurements: tuple[Measurement, ...]
+    measurements: Sequence[Measurement]
     stars: tuple[StarGain, ...] = ()
 
 
 #: Dataclasses whose fields the journal keeps: results of another layout are not resumed.
 JOURNALLED = (PairMeasurement, PreparedTile, Preview)
 
-_measurement_packer = FieldPacker(PairMeasurement)
 _ARRAYS_ON_DISK = ("values", "variance")
 _PREVIEW_FIELDS = [f.name for f in fields(Preview) if f.name not in _ARRAYS_ON_DISK]
 _TILE_FIELDS = [f.name for f in fields(PreparedTile) if f.name not in ("preview", "thumbnail")]
-
-
-def encode_measurements(measurements: tuple[Measurement, ...]) -> list[Any]:
-    """Return the journal's form of a pair: per channel a reason, or the packed numbers in a list.
-
-    See Also
-    --------
-    decode_measurements : The inverse, to the last bit.
-    """
-    return [
-        measurement.reason
-        if isinstance(measurement, Rejected)
-        else [_measurement_packer.pack(measurement)]
-        for measurement in measurements
-    ]
-
-
-def decode_measurements(entries: list[Any]) -> tuple[Measurement, ...]:
-    """Return the measurements of a pair from their form in the journal."""
-    return tuple(
-        Rejected(entry) if isinstance(entry, str) else _measurement_packer.unpack(entry[0])
-        for entry in entries
-    )
-
-
-#: Fields of `measurement_heads`, for numpy.
-HEAD_TYPE = _measurement_packer.head_type
-
-
-def measurement_heads(entries: list[Any]) -> list[bytes | None]:
-    """Return the numbers of a pair's measurements, without tuples, packed as `HEAD_TYPE`.
-
-    They are None in rejected channels.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Another version wrote them.
-    """
-    return [
-        None if isinstance(entry, str) else _measurement_packer.head(entry[0]) for entry in entries
-    ]
 
 
 def encode_tile(prepared: PreparedTile) -> dict[str, Any]:
@@ -218,24 +186,10 @@ def load_thumbnails(folder: Path) -> dict[int, np.ndarray]:
     }
 
 
-def summarize_pair(measurements: tuple[Measurement, ...]) -> tuple[str, dict[str, Any]]:
-    """Return the outcome of a pair and its span attributes, with one value per measured channel."""
-    measured = [m for m in measurements if isinstance(m, PairMeasurement)]
-    reasons = sorted({m.reason for m in measurements if isinstance(m, Rejected)})
-    attributes: dict[str, Any] = {"reason": "; ".join(reasons)} if reasons else {}
-    if not measured:
-        return "rejected", attributes
-    attributes["cells"] = max(measurement.cells for measurement in measured)
-    for name in ("gain", "offset", "rms"):
-        values = [float(getattr(measurement, name)) for measurement in measured]
-        attributes[name] = values if len(measurements) > 1 else values[0]
-    return "measured", attributes
-
-
 def make_record(outcome: Outcome, i: int, j: int, area: float, channels: int) -> PairRecord:
     """Return the record of a pair, whether its job succeeded or not."""
     if outcome.error is not None:
-        lost = (Rejected(str(outcome.error)),) * channels
+        lost = PackedMeasurements((str(outcome.error),) * channels)
         return PairRecord(outcome.job.index, i, j, outcome.state, area, lost)
     state, _ = summarize_pair(outcome.value)
     return PairRecord(outcome.job.index, i, j, state, area, outcome.value)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..pipeline.records import HEAD_TYPE, measurement_heads
+from ..pipeline.packed_measurements import HEAD_TYPE, measurement_heads
 from .rows import place_row
 
 NO_TILE = -1

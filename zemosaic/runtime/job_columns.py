@@ -19,7 +19,8 @@ from .journal_lines import JOB_FIELDS, DamagedLineError, decode_event, decode_li
 class JobRow(NamedTuple):
     """Numbers of the end of a job; `stage` and `outcome` are places in lists of names.
 
-    `number` is the index of the job, `place` is where its line begins in the journal; the other fields are those of `JobEnded`.
+    `number` is the index of the job, `place` where its line begins in the journal; the other fields
+    are those of `JobEnded`.
     """
 
     stage: int
