@@ -197,6 +197,7 @@ def _calibrate(
             write_illuminations(solution, paths.illumination, run_name(solution, settings))
 
     gc.freeze()  # collecting all imported modules takes a twentieth of a second
+    gc.enable()
     try:
         return calibrate(
             tiles, settings, options.pool, observers, apply_to=options.apply_to,

@@ -49,6 +49,7 @@ class FieldPacker(Generic[Record]):
         self._head_names = scalars
         self._head_struct = Struct("<" + "".join(code for _, code in self._head))
         self.head_size = self._head_struct.size
+        self.size = self._struct.size
         self._scalars, self._vectors = attrgetter(*scalars), attrgetter(*vectors)
         self._in_field_order = itemgetter(*(places[name] for name in formats))
 

@@ -25,7 +25,8 @@ class PackedMeasurements(Sequence[Measurement]):
     Parameters
     ----------
     entries : tuple of bytes or str
-        Packed numbers, or the reason of a rejection.
+        Packed numbers without the zeros at their end, those of patches that a small overlap lacks,
+        or the reason of a rejection.
     """
 
     __slots__ = ("entries",)
@@ -40,7 +41,7 @@ class PackedMeasurements(Sequence[Measurement]):
             return measurements
         return cls(
             tuple(
-                line.reason if isinstance(line, Rejected) else _packer.pack(line)
+                line.reason if isinstance(line, Rejected) else _short(_packer.pack(line))
                 for line in measurements
             )
         )
@@ -69,7 +70,15 @@ class PackedMeasurements(Sequence[Measurement]):
 
 
 def _unpack(entry: bytes | str) -> Measurement:
-    return Rejected(entry) if isinstance(entry, str) else _packer.unpack(entry)
+    return Rejected(entry) if isinstance(entry, str) else _packer.unpack(_whole(entry))
+
+
+def _short(packed: bytes) -> bytes:
+    return packed.rstrip(b"\0").ljust(_packer.head_size, b"\0")
+
+
+def _whole(entry: bytes) -> bytes:
+    return entry.ljust(_packer.size, b"\0")
 
 
 def encode_measurements(measurements: Iterable[Measurement]) -> list[Any]:
@@ -80,7 +89,7 @@ def encode_measurements(measurements: Iterable[Measurement]) -> list[Any]:
     decode_measurements : The inverse, to the last bit.
     """
     entries = PackedMeasurements.of(measurements).entries
-    return [entry if isinstance(entry, str) else [entry.hex()] for entry in entries]
+    return [entry if isinstance(entry, str) else [_whole(entry).hex()] for entry in entries]
 
 
 def decode_measurements(entries: list[Any]) -> PackedMeasurements:
@@ -95,7 +104,7 @@ def decode_measurements(entries: list[Any]) -> PackedMeasurements:
     for entry in packed:
         if isinstance(entry, bytes):
             _packer.check(len(entry))
-    return PackedMeasurements(tuple(packed))
+    return PackedMeasurements(tuple(e if isinstance(e, str) else _short(e) for e in packed))
 
 
 def measurement_heads(entries: list[Any]) -> list[bytes | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.saturation import Ceiling, Levels, levels_of_tile, shared_levels
 from ..runtime.scheduler import Job, Outcome
+from .compact import plain_arrays
 from .records import PreparedTile, ceiling_of, encode_tile, restore_tile
 from .run_context import RunContext
 from .scan_task import ScannedTile, failure_reason
@@ -139,7 +140,7 @@ class PreviewJobs:
         )
         outcomes = self.context.run_jobs(
             "tiles", jobs, shift + total, self.context.settings.tile_timeout,
-            done=shift or len(prepared), serialize=encode_tile,
+            done=shift or len(prepared), serialize=encode_tile, keep=_without_job,
         )  # fmt: skip
         values, failed = by_tile(outcomes)
         prepared |= values
@@ -174,6 +175,15 @@ def _ceiling(prepared: PreparedTile) -> Ceiling:
 def tile_attributes(index: int, name: str) -> dict[str, Any]:
     """Return the attributes of a tile's job; tile indices count from 0, as in the input."""
     return {"index": index, "name": name}
+
+
+def _without_job(outcome: Outcome) -> Outcome:
+    """Return an outcome whose job has its attributes alone, and whose tile is compact."""
+    job = Job(outcome.job.index, refuse, (), outcome.job.attributes)
+    tile = outcome.value
+    if tile is not None:
+        tile = replace(tile, preview=plain_arrays(tile.preview))
+    return replace(outcome, job=job, value=tile)
 
 
 def by_tile(outcomes: Iterable[Outcome]) -> tuple[dict[int, Any], dict[int, str]]:
