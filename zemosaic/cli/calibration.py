@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,6 @@ def run_calibration(
 ) -> tuple[PhaseSolution, int]:
     """Run the calibration and print its results; return the solution and the exit code."""
     start_workers(options["pool"])
-    gc.disable()  # until the modules of a run are imported (`session`)
     from .session import RunOptions, run_in_folder
 
     run_options = RunOptions(**options, quiet=output.quiet, verbose=output.verbose)
