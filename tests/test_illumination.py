@@ -384,9 +384,8 @@ def test_the_picture_after_correction_is_free_of_the_illumination(tmp_path: Path
     assert before.seams_after is not None
     shape = tuple(run.tiles[0].placement.shape)  # type: ignore[union-attr]
     light = illumination(shape, glow=0)
-    for tile in run.tiles:
-        tile.illumination = light
-    after = coadd_mosaic(tmp_path, run)
+    light = replace(light, tiles=np.arange(len(run.tiles)))
+    after = coadd_mosaic(tmp_path, replace(run, illuminations=[light]))
     assert after is not None
     assert after.after is not None
     assert before.after is not None

@@ -79,7 +79,7 @@ def test_all_events_are_read_back_unchanged(tmp_path: Path) -> None:
     assert record.about == {"version": "1"}
     assert record.ended == EVENTS[-1]
     assert [e.index for e in record.unfinished()] == [3]
-    assert journal.results([record]) == {"k": [[1.0000000000000002, None, "why"]]}
+    assert dict(journal.results(tmp_path)) == {"k": [[1.0000000000000002, None, "why"]]}
 
 
 def test_numpy_scalars_and_arrays_are_written_as_numbers(tmp_path: Path) -> None:

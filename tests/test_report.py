@@ -349,9 +349,7 @@ def pair_job(pid: int, start: int, end: int) -> JobEnded:
 
 def test_lanes_never_hold_two_jobs_at_once() -> None:
     """A process has one lane, and as many as it ran jobs at once if it ran them in threads."""
-    lanes = worker_lanes(
-        [pair_job(*job) for job in ((1, 0, 10), (2, 0, 5), (1, 10, 12), (2, 3, 9))]
-    )
+    lanes = worker_lanes(*np.array([(1, 0, 10), (2, 0, 5), (1, 10, 12), (2, 3, 9)]).T)
     assert lanes.names == ["worker 1", "worker 2", "worker 3"]
     assert lanes.rows == [0, 1, 0, 2]
 

@@ -8,10 +8,11 @@ import numpy as np
 from astropy.table import Table
 
 from tests.helpers.synthetic_run import SyntheticRun, grid_graph
-from zemosaic.observe.autopsy import examine
+from zemosaic.photometry.pairfit.measurement import Rejected
+from zemosaic.pipeline.records import decode_measurements
 from zemosaic.pipeline.tables import parse_unit, write_table
+from zemosaic.report.build import load_run
 from zemosaic.report.columns import read_columns
-from zemosaic.report.shorten import PairLine, shorten
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import JobEnded
 
@@ -45,16 +46,48 @@ def test_a_table_may_have_no_rows(tmp_path: Path) -> None:
 
 
 def test_a_report_keeps_what_it_shows_of_a_journal(tmp_path: Path) -> None:
-    """Pairs keep the fields of their residuals, tiles their places; an autopsy no result."""
+    """Its columns have the numbers, names and residuals of all jobs, which are read again alike."""
     SyntheticRun(tmp_path, grid_graph(9, 20)).write()
-    (whole,), (short,) = journal.read(tmp_path), journal.read(tmp_path, shorten)
-    ends = [event for event in short.events if isinstance(event, JobEnded)]
-    pairs = [event.result for event in ends if event.stage == "pairs" and event.result]
-    assert len(short.events) == len(whole.events)
-    assert {type(line) for lines in pairs for line in lines} == {PairLine, type(None)}
-    assert sum(event.result.scale > 0 for event in ends if event.stage == "tiles") == 9
-    examined = [
-        e for e in examine(tmp_path, journal.drop_result).record.events if isinstance(e, JobEnded)
-    ]
-    assert {event.result for event in examined} == {None}
-    assert [e.key for e in examined] == [e.key for e in whole.events if isinstance(e, JobEnded)]
+    (whole,), run = journal.read(tmp_path), load_run(tmp_path)[0]
+    ends = [event for event in whole.events if isinstance(event, JobEnded)]
+    assert list(run.jobs) == ends
+    for name in ("stage", "outcome", "index", "pid", "started_ns", "ended_ns"):
+        assert getattr(run.jobs, name).tolist() == [getattr(event, name) for event in ends]
+    prepared = [event for event in ends if event.stage == "tiles"]
+    for tile, event in zip(run.tiles, prepared, strict=True):
+        assert tile.placement is not None
+        assert tile.placement.channels == len(event.result["sky"])
+        for name in ("x0", "y0", "centre", "jacobian", "shape", "scale", "thumb", "origin"):
+            assert getattr(tile.placement, name) == event.result[name]
+        assert np.array_equal(run.tiles.corners()[tile.index], tile.corners())
+    measured = {event.index: event for event in ends if event.stage == "pairs"}
+    for pair in run.pairs:
+        (residual,) = pair.residuals
+        if (error := measured[pair.index].error) is not None:
+            assert (pair.outcome, pair.reason) == ("crashed", str(error))
+            continue
+        (line,) = decode_measurements(measured[pair.index].result)
+        if isinstance(line, Rejected):
+            assert (pair.outcome, pair.reason) == ("rejected", line.reason)
+            assert np.isnan(residual.level_err)
+        else:
+            assert residual.level_err == line.level_err
+            assert residual.before == abs(line.y - line.x) / line.rms
+
+
+def test_columns_of_a_journal_are_its_events(tmp_path: Path) -> None:
+    """Counts, saved results and unfinished jobs are the same by events and by columns."""
+    SyntheticRun(tmp_path, grid_graph(9, 20)).write(until=17)
+    (whole,), (columns,) = journal.read(tmp_path), journal.read_columns(tmp_path)
+    ends = [event for event in whole.events if isinstance(event, JobEnded)]
+    others = [event for event in whole.events if not isinstance(event, JobEnded)]
+    assert [columns.jobs.read(number) for number in range(len(columns.jobs))] == ends
+    assert columns.events == others
+    assert list(journal.read_events(tmp_path, columns.place)) == whole.events
+    assert columns.unfinished() == whole.unfinished()
+    for stage in ("scan", "tiles", "pairs"):
+        own = [event for event in ends if event.stage == stage]
+        assert columns.jobs.done[stage] == max(event.done for event in own)
+        assert columns.jobs.saved[stage] == sum(bool(event.key) for event in own)
+    saved = {event.key: event.result for event in ends if event.key}
+    assert dict(journal.results(tmp_path)) == saved

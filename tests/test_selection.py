@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.helpers.synthetic_run import SyntheticRun, grid_graph
+from zemosaic.observe.progress import FAILED_OUTCOMES
 from zemosaic.report import selection, tables
 from zemosaic.report.build import load_run
 from zemosaic.report.charts import chart_data
@@ -34,7 +36,10 @@ def test_a_large_run_shows_its_worst_pairs(run: RunData, limited: dict[str, Any]
     """No pair that is left out disagrees more than one that is shown, unless it was measured."""
     shown = {pair["index"] for pair in limited["pairs"]}
     assert len(shown) == LIMITS["MAX_PAIRS"]
-    keys = {pair.index: selection._badness(pair) for pair in run.pairs}
+    keys = {
+        pair.index: (pair.outcome in FAILED_OUTCOMES, np.nan_to_num(pair.max_chi, nan=-1.0))
+        for pair in run.pairs
+    }
     assert min(keys[index] for index in shown) >= max(keys[k] for k in keys.keys() - shown)
 
 

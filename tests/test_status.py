@@ -12,6 +12,7 @@ from rich.console import Console
 from tests.helpers.journals import BEGUN, SECOND, ended, write
 from zemosaic.observe.autopsy import Autopsy, StuckJob, examine
 from zemosaic.observe.status import describe_rate, status, watch
+from zemosaic.runtime import journal
 from zemosaic.runtime.events import RunEnded
 from zemosaic.runtime.inflight import Row
 from zemosaic.runtime.run_folder import claim
@@ -46,8 +47,10 @@ def steady(running: Autopsy, first: int, total: int) -> Autopsy:
     """Return a run whose last six jobs of a stage each took a second, the last one at 110 s."""
     start = replace(running.record.events[1], time_ns=104 * SECOND, total=total)
     jobs = [replace(ended(k, 104 + k), done=first + k, total=total) for k in range(6)]
-    events = [running.record.events[0], start, *jobs]
-    return replace(running, record=replace(running.record, events=events))
+    folder = running.folder / "steady"
+    folder.mkdir()
+    (record,) = journal.read_columns(write(folder, [running.record.events[0], start, *jobs]))
+    return replace(running, record=record)
 
 
 def test_time_left_is_that_of_the_last_half_minute(running: Autopsy) -> None:

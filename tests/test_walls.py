@@ -91,7 +91,15 @@ def test_observers_and_the_report_import_only_events_and_file_formats(name: str)
     allowed = ours(
         *(
             f"runtime.{part}"
-            for part in ("events", "observers", "journal", "inflight", "stacks", "run_folder")
+            for part in (
+                "events",
+                "observers",
+                "journal",
+                "job_columns",
+                "inflight",
+                "stacks",
+                "run_folder",
+            )
         )
     )
     for module, path in wing(name).items():

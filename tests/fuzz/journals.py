@@ -44,7 +44,7 @@ class JournalFuzzer:
 
     def _calibrate(self, folder: Path, dies: bool = False) -> np.ndarray:
         folder.mkdir(exist_ok=True)
-        cached = journal.results(journal.read(folder))
+        cached = dict(journal.results(folder))
         recorder = Journal(folder, ABOUT)
         if not dies:
             solution = calibrate(self._tiles, Settings(), "serial", [recorder], folder=folder,

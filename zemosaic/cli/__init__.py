@@ -6,19 +6,17 @@ Exit codes: 0 solved; 1 solved, but tiles or pairs failed; 2 bad input or usage;
 
 from __future__ import annotations
 
-import logging
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import TYPE_CHECKING
 
-import click
-
-from ..errors import UserError
-from ..runtime import stacks
 from ..runtime.interrupts import handle_signals
-from ..runtime.library_messages import collect_library_messages
-from .output import Output
+
+if TYPE_CHECKING:
+    from .output import Output
 
 SOLVED, INCOMPLETE, BAD_INPUT, NO_SOLUTION, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -32,12 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A thread that imports or computes keeps the one that feeds the workers waiting for so long.
     sys.setswitchinterval(0.001)
+    handle_signals()
+    _start_workers(sys.argv[1:] if arguments is None else arguments)
+    # Imported while the server of the workers imports the numerics, as are the others.
+    import logging
+
+    from ..runtime import stacks
+
     if isinstance(sys.stdout, TextIOWrapper):
         # A file name that the terminal's encoding lacks must not lose the results.
         sys.stdout.reconfigure(errors="backslashreplace")
     # Log records also arrive as notes; without a handler they would be printed twice.
     logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())
-    handle_signals()
     stacks.use_alarm()
     try:
         code = run(arguments)
@@ -49,11 +53,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
+def _start_workers(arguments: Sequence[str]) -> None:
+    """Start the server of the workers for a command that most likely needs it.
+
+    If the arguments are wrong, it ends with the process.
+    """
+    if {"intertile", "demo"}.isdisjoint(arguments) or not {"-h", "--help"}.isdisjoint(arguments):
+        return
+    gc.disable()  # until the modules of a run are imported (`session`)
+    if {"threads", "serial"}.isdisjoint(arguments):
+        from ..pipeline import PRELOAD
+        from ..runtime.process_start import start_server
+
+        start_server(PRELOAD)
+
+
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
     A mistake of the user is reported as one line on standard error.
     """
+    from ..runtime.library_messages import collect_library_messages
+    from .output import Output
+
     output = Output()
     with collect_library_messages() as messages:
         code = _run(arguments, output)
@@ -66,6 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, output: Output) -> int:
+    import click
+
+    from ..errors import UserError
     from .commands import cli
 
     try:

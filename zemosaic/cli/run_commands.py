@@ -25,11 +25,10 @@ def status(folder: Path) -> int:
 
     from ..observe.autopsy import examine
     from ..observe.status import watch
-    from ..runtime.journal import drop_result
 
     # Lines for a program are not wrapped.
     terminal = Terminal(width=None if sys.stdout.isatty() else 250)
-    watch(lambda: examine(folder, drop_result), terminal)
+    watch(lambda: examine(folder), terminal)
     return SOLVED
 
 
@@ -81,9 +80,8 @@ def autopsy(folder: Path, otlp: str | None) -> int:
     """
     from ..observe.autopsy import examine
     from ..observe.autopsy_text import summary_lines
-    from ..runtime.journal import drop_result
 
-    examined = examine(folder, drop_result)
+    examined = examine(folder)
     for line in summary_lines(examined):
         echo(line)
     if otlp is not None:

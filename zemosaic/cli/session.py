@@ -8,7 +8,7 @@ import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from ..observe.tracing import Tracing
 from ..pipeline.calibrate import calibrate
 from ..runtime import journal
 from ..runtime.events import RunStarted
-from ..runtime.journal import Journal, Record
+from ..runtime.journal import Journal, Record, RunColumns, SavedResults
 from ..runtime.observers import Observer
 from ..runtime.run_folder import RunFolder, claim
 from ..runtime.watchdog import Watchdog
@@ -127,7 +127,7 @@ def run_in_folder(
         contextlib.closing(Watchdog(folder, options.stage_timeout)) as watchdog,
         _report_at_end(folder, terminal, options.report, watchdog),
     ):
-        records = _earlier_runs(folder, terminal, options.resume)
+        records, cached = _earlier_runs(folder, terminal, options.resume)
         tracing = Tracing(paths.trace, endpoint, other_signals=True)
         about = _about(settings, options, tracing, _resumed_run(records) if options.resume else {})
         with _open_journal(folder, about, tracing, terminal) as journals:
@@ -136,8 +136,6 @@ def run_in_folder(
             )
             # The journal comes first, so that it has every event that others have seen.
             observers = [watchdog, *journals, telemetry, console]
-            cached = journal.results(records) if options.resume else {}
-            del records  # besides the results they have a kilobyte per job
             if options.on_stall:
                 observers.append(OnStall(run_command(options.on_stall, str(folder))))
             solution = _calibrate(tiles, settings, folder, options, observers, cached, watchdog)
@@ -180,7 +178,7 @@ def _calibrate(
     folder: Path,
     options: RunOptions,
     observers: Sequence[Observer],
-    cached_results: dict[str, Any],
+    cached_results: Mapping[str, Any],
     watchdog: Watchdog,
 ) -> PhaseSolution:
     paths = RunFolder(folder)
@@ -199,6 +197,7 @@ def _calibrate(
             write_illuminations(solution, paths.illumination, run_name(solution, settings))
 
     gc.freeze()  # collecting all imported modules takes a twentieth of a second
+    gc.enable()
     try:
         return calibrate(
             tiles, settings, options.pool, observers, apply_to=options.apply_to,
@@ -209,13 +208,16 @@ def _calibrate(
         gc.unfreeze()
 
 
-def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record]:
-    """Return the records of earlier runs.
+def _earlier_runs(
+    folder: Path, terminal: Terminal, resume: bool
+) -> tuple[list[RunColumns], Mapping[str, Any]]:
+    """Return the records of earlier runs, and the results to reuse.
 
     Without `resume` a finished run's journal is removed, because its results are in the tables;
     the journal of an unfinished run is kept, with a warning.
     """
-    records = journal.read(folder)
+    saved = SavedResults(RunFolder(folder).journal)
+    records = journal.read_columns(folder, lambda: saved)
     if damaged := sum(record.damaged for record in records):
         _warn(
             terminal,
@@ -223,21 +225,20 @@ def _earlier_runs(folder: Path, terminal: Terminal, resume: bool) -> list[Record
             "check the disk",
         )
     if not records or resume:
-        return records
+        return records, saved if resume else {}
     ended = records[-1].ended
     if ended is not None and ended.state == "finished":
         RunFolder(folder).journal.unlink()
-        return records
+        return records, {}
     state = (
         "died" if ended is None else f"was {ended.state}" if ended.state != "failed" else "failed"
     )
-    results = len(journal.results(records))
     _warn(
         terminal,
         f"{folder}: the previous run {state}; see zemosaic autopsy {shell_command([str(folder)])}; "
-        f"--resume would have reused its {results} results",
+        f"--resume would have reused its {len(saved)} results",
     )
-    return records
+    return records, {}
 
 
 @contextlib.contextmanager

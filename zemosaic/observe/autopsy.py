@@ -11,9 +11,9 @@ from typing import Any
 
 from ..errors import UserError
 from ..runtime import inflight, journal, stacks
-from ..runtime.events import JobEnded, Note, RunStarted, StageEnded, StageStarted, WorkerStarted
+from ..runtime.events import RunStarted, StageEnded, StageStarted
 from ..runtime.inflight import Row, Snapshot
-from ..runtime.journal import Record
+from ..runtime.journal import Collector, RunColumns
 from ..runtime.run_folder import RunFolder, holder
 
 SILENCE = 5.0  # seconds without a sign of life that are worth a word
@@ -80,7 +80,7 @@ class Autopsy:
     ----------
     folder : pathlib.Path
         Run folder.
-    record : Record
+    record : RunColumns
         The journal of the run.
     state : str
         "running", "finished", "failed", "interrupted" or "died".
@@ -99,7 +99,7 @@ class Autopsy:
     """
 
     folder: Path
-    record: Record
+    record: RunColumns
     state: str
     pid: int
     cause: str
@@ -129,21 +129,24 @@ class Autopsy:
         """Return the number of ended jobs of a stage and of all its jobs; (0, 0) before it."""
         events = self.record.events
         totals = [e.total for e in events if isinstance(e, StageStarted) and e.stage == stage]
-        done = [e.done for e in events if isinstance(e, JobEnded) and e.stage == stage]
-        return max(done, default=0), totals[-1] if totals else 0
+        return self.record.jobs.done[stage], totals[-1] if totals else 0
 
 
-def examine(
-    folder: Path, shorten: Callable[[dict[str, Any]], None] = lambda entry: None
-) -> Autopsy:
+def examine(folder: Path) -> Autopsy:
     """Return the state of the last run in a folder.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Run folder.
-    shorten : callable
-        Takes out of the ends of jobs what the caller does not need (`journal.read`).
+    Raises
+    ------
+    UserError
+        The folder has no journal of a run.
+    """
+    return examine_runs(folder)[0]
+
+
+def examine_runs(
+    folder: Path, make_collector: Callable[[], Collector | None] = lambda: None
+) -> tuple[Autopsy, list[RunColumns]]:
+    """Return the state of the last run in a folder, and the journal, read by `read_columns`.
 
     Raises
     ------
@@ -153,7 +156,7 @@ def examine(
     # The lock is tested before the journal is read: a run that ends in between has its end there,
     # and is not taken for dead.
     alive = holder(folder) is not None
-    records = journal.read(folder, shorten)
+    records = journal.read_columns(folder, make_collector)
     if not records:
         raise UserError(
             f"{folder}: holds no run (no {RunFolder(folder).journal.name}); choose a run folder"
@@ -162,7 +165,7 @@ def examine(
     fault = _fatal_stack(folder, table.pid)
     state = _state(record, table, alive)
     last_ns = time.time_ns() if state == "running" else _last_sign(folder, record, table)
-    return Autopsy(
+    autopsy = Autopsy(
         folder=folder,
         record=record,
         state=state,
@@ -173,6 +176,7 @@ def examine(
         running_jobs=_running_jobs(folder, record, table, state == "running", last_ns),
         own_stage=_own_stage(folder, table, last_ns) if state in ("running", "died") else None,
     )
+    return autopsy, records
 
 
 def _read_verdict(folder: Path) -> str:
@@ -211,7 +215,7 @@ def _fatal_stack(folder: Path, pid: int) -> str:
     return stack if stack.startswith(("Fatal", "Windows")) else ""
 
 
-def _state(record: Record, table: Snapshot, alive: bool) -> str:
+def _state(record: RunColumns, table: Snapshot, alive: bool) -> str:
     if record.ended is not None:
         return record.ended.state
     if alive:
@@ -223,7 +227,7 @@ def _state(record: Record, table: Snapshot, alive: bool) -> str:
     return table.stage if same_run and table.stage in inflight.ENDINGS else "died"
 
 
-def _cause(record: Record, state: str, fault: str) -> str:
+def _cause(record: RunColumns, state: str, fault: str) -> str:
     if record.ended is not None:
         return str(record.ended.error or "")
     if state == "died":
@@ -231,14 +235,9 @@ def _cause(record: Record, state: str, fault: str) -> str:
     return "" if state == "running" else _CAUSE_TRUNCATED
 
 
-def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
+def _last_sign(folder: Path, record: RunColumns, table: Snapshot) -> int:
     """Return the last sign of life of an ended run, in nanoseconds since the epoch."""
-    times = [table.last_end_ns]
-    for event in record.events[-50:]:
-        if isinstance(event, JobEnded):
-            times.append(event.ended_ns)
-        elif not isinstance(event, Note | WorkerStarted):
-            times.append(event.time_ns)
+    times = [table.last_end_ns, *record.recent]
     # A run whose loop is blocked still dumps its own stack.
     with contextlib.suppress(OSError):
         dump = RunFolder(folder).stack(table.pid).stat()
@@ -248,7 +247,7 @@ def _last_sign(folder: Path, record: Record, table: Snapshot) -> int:
 
 
 def _running_jobs(
-    folder: Path, record: Record, table: Snapshot, alive: bool, last_ns: int
+    folder: Path, record: RunColumns, table: Snapshot, alive: bool, last_ns: int
 ) -> tuple[StuckJob, ...]:
     """Return the jobs in the table, without rows of an earlier run."""
     submitted = {(event.stage, event.index): event for event in record.unfinished()}
@@ -264,6 +263,6 @@ def _running_jobs(
     return tuple(jobs)
 
 
-def _run_started(record: Record) -> RunStarted | None:
+def _run_started(record: RunColumns) -> RunStarted | None:
     first = record.events[0] if record.events else None
     return first if isinstance(first, RunStarted) else None

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from ..runtime.events import JobEnded
 from ..runtime.run_folder import RunFolder
 from ..runtime.stacks import innermost
 from ..text import shell_command
@@ -78,10 +77,7 @@ def _saved_results(autopsy: Autopsy) -> str:
     counts = []
     for stage, title in SAVED_RESULTS.items():
         total = autopsy.job_counts(stage)[1]
-        saved = sum(
-            isinstance(event, JobEnded) and event.stage == stage and bool(event.key)
-            for event in autopsy.record.events
-        )
+        saved = autopsy.record.jobs.saved[stage]
         if total or stage != "blocks":
             counts.append(f"{saved} of {total} {title}" if total else f"no {title}")
     measured = f"{' and '.join(counts[:2])} measured by this run"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..runtime import journal
 from ..runtime.events import Event, JobEnded, JobError, RunEnded, StageEnded
 from ..runtime.observers import FanOut, Observer
 from .autopsy import Autopsy, StuckJob
@@ -16,7 +17,12 @@ RUN_DIED = "RunDied"  # error type of the jobs that died with their run
 
 def all_events(autopsy: Autopsy) -> Iterator[Event]:
     """Yield all events of an ended run, with the missing ends of a dead one."""
-    yield from autopsy.record.events
+    yield from journal.read_events(autopsy.folder, autopsy.record.place)
+    yield from lost_ends(autopsy)
+
+
+def lost_ends(autopsy: Autopsy) -> Iterator[Event]:
+    """Yield the ends that are missing from the journal of a dead run."""
     if autopsy.record.ended is not None:
         return
     for job in autopsy.running_jobs:

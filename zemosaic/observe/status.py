@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..runtime.events import JobEnded, StageStarted
+from ..runtime.events import StageStarted
 from ..runtime.stacks import innermost
 from ..text import printable
 from .autopsy import Autopsy
@@ -84,13 +84,17 @@ def describe_rate(autopsy: Autopsy) -> str:
 
 def _stage_rate(autopsy: Autopsy) -> ProgressRate:
     """Return the rate of the open stage, from the workers' clocks."""
-    rate, ended = ProgressRate(0, autopsy.started_ns / 1e9), []
+    rate, jobs = ProgressRate(0, autopsy.started_ns / 1e9), autopsy.record.jobs
     for event in autopsy.record.events:
         if isinstance(event, StageStarted) and event.stage == autopsy.stage:
             rate = ProgressRate(event.total, event.time_ns / 1e9)
-        elif isinstance(event, JobEnded) and event.stage == autopsy.stage:
-            ended.append(event)
-    for event in sorted(ended, key=lambda job: job.ended_ns):
-        done = max(rate.done, event.done)
-        rate.job_ended(done, event.ended_ns / 1e9, event.outcome in FAILED_OUTCOMES)
+    ended = sorted(
+        (job.ended_ns, jobs.outcomes[job.outcome] in FAILED_OUTCOMES)
+        for job in jobs
+        if jobs.stages[job.stage] == autopsy.stage
+    )
+    # Jobs of an earlier run have no end in this one.
+    first = jobs.done[autopsy.stage] - len(ended)
+    for done, (ended_ns, failed) in enumerate(ended, first + 1):
+        rate.job_ended(done, ended_ns / 1e9, failed)
     return rate

@@ -10,15 +10,16 @@ from struct import Struct
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 _FORMATS = {float: "d", int: "q", bool: "?"}
+_NUMPY_FORMATS = {"d": "<f8", "q": "<i8", "?": "?"}
 
 Record = TypeVar("Record")
 
 
 class FieldPacker(Generic[Record]):
-    """Packs records of one dataclass to hexadecimal text, and restores them bit for bit.
+    """Packs records of one dataclass to bytes, and restores them bit for bit.
 
-    Writing decimal numbers takes ten times as long, and would take most of the time of a pair's
-    line in the journal.
+    The journal has them as hexadecimal text: writing decimal numbers takes ten times as long, and
+    would take most of the time of a pair's line.
 
     Parameters
     ----------
@@ -44,25 +45,36 @@ class FieldPacker(Generic[Record]):
             places[name] = slice(start, end)
         self._record_type = record_type
         self._struct = Struct("<" + "".join(formats[name][0] for name in (*scalars, *vectors)))
+        self._head = [(name, formats[name][0]) for name in scalars]
+        self._head_names = scalars
+        self._head_struct = Struct("<" + "".join(code for _, code in self._head))
+        self.head_size = self._head_struct.size
+        self.size = self._struct.size
         self._scalars, self._vectors = attrgetter(*scalars), attrgetter(*vectors)
         self._in_field_order = itemgetter(*(places[name] for name in formats))
 
-    def pack(self, record: Record) -> str:
-        """Return the numbers of a record as hexadecimal text."""
+    def pack(self, record: Record) -> bytes:
+        """Return the numbers of a record."""
         flat = chain(self._scalars(record), chain.from_iterable(self._vectors(record)))
-        return self._struct.pack(*flat).hex()
+        return self._struct.pack(*flat)
 
-    def unpack(self, text: str) -> Record:
-        """Return the record from which `pack` made the text.
+    @property
+    def head_type(self) -> list[tuple[str, str]]:
+        """The numbers that are no tuples, the first of a record, as the fields of a numpy dtype."""
+        return [(name, _NUMPY_FORMATS[code]) for name, code in self._head]
 
-        Raises
-        ------
-        ValueError
-            The text has another length: another layout wrote it.
-        """
-        packed = bytes.fromhex(text)
-        if len(packed) != self._struct.size:
-            raise ValueError(f"{len(packed)} bytes where {self._struct.size} are expected")
+    def check(self, size: int) -> None:
+        """Raise ValueError if records have not this number of bytes: another layout has it."""
+        if size != self._struct.size:
+            raise ValueError(f"{size} bytes where {self._struct.size} are expected")
+
+    def head(self, packed: bytes) -> dict[str, Any]:
+        """Return the numbers of a record that are no tuples, by name."""
+        values = self._head_struct.unpack_from(packed)
+        return dict(zip(self._head_names, values, strict=True))
+
+    def unpack(self, packed: bytes) -> Record:
+        """Return the record from which `pack` made the bytes."""
         flat = self._struct.unpack(packed)
         return self._record_type(*self._in_field_order(flat))
 

@@ -27,13 +27,13 @@ def find_instruments(context: RunContext, count: int, tiles: Mapping[int, Tile])
         _warn_about_missing(context, instrument_keywords(option), tiles)
     labels, names = np.full(count, -1), list[str]()
     numbers: dict[tuple[object, ...], int] = {}
-    for index in sorted(tiles):
+    for index, mirrored in _mirrored(tiles).items():
         tile = tiles[index]
-        place = tile.shape, tile.channels, _is_mirrored(tile)
+        place = tile.shape, tile.channels, mirrored
         keywords = tile.instrument if any(tile.instrument) else ()
         number = numbers.setdefault((keywords, *place), len(numbers))
         if number == len(names):
-            names.append(_name(tile))
+            names.append(_name(tile, mirrored))
         labels[index] = number
     return Instruments(labels, tuple(names))
 
@@ -53,17 +53,23 @@ def _warn_about_missing(
         )
 
 
-def _name(tile: Tile) -> str:
+def _name(tile: Tile, mirrored: bool) -> str:
     height, width = tile.shape
     words = [*dict.fromkeys(filter(None, tile.instrument)), f"{width}x{height}"]
-    return " ".join([*words, *(["mirrored"] if _is_mirrored(tile) else [])])
+    return " ".join([*words, *(["mirrored"] if mirrored else [])])
 
 
-def _is_mirrored(tile: Tile) -> bool:
-    """Return whether right ascension grows to the right where declination grows upwards."""
-    longitude, latitude = np.deg2rad(tile.corners).T
+def _mirrored(tiles: Mapping[int, Tile]) -> dict[int, bool]:
+    """Return whether right ascension grows to the right where declination grows upwards.
+
+    The tiles are in the order of their indices.
+    """
+    indices = sorted(tiles)
+    corners = np.array([tiles[index].corners for index in indices]).reshape(-1, 4, 2)
+    longitude, latitude = np.deg2rad(corners).T
     first, second, third, _ = np.stack(
         [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude),
-         np.sin(latitude)], axis=1,
+         np.sin(latitude)], axis=2,
     )  # fmt: skip
-    return bool(np.dot(first, np.cross(second - first, third - first)) > 0)
+    normal = np.cross(second - first, third - first)
+    return dict(zip(indices, ((first * normal).sum(axis=1) > 0).tolist(), strict=True))

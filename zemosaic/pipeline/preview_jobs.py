@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.saturation import Ceiling, Levels, levels_of_tile, shared_levels
 from ..runtime.scheduler import Job, Outcome
+from .compact import plain_arrays
 from .records import PreparedTile, ceiling_of, encode_tile, restore_tile
 from .run_context import RunContext
 from .scan_task import ScannedTile, failure_reason
@@ -45,6 +46,7 @@ class PreviewJobs:
     grid: Grid
     channels: int
     thumb: int
+    _keys: dict[object, str] = field(default_factory=dict)
 
     def prepare(self) -> tuple[dict[int, PreparedTile], dict[int, str], dict[int, str]]:
         """Make the preview of every tile, or restore it from an earlier run.
@@ -76,7 +78,12 @@ class PreviewJobs:
         file_key = self.scanned[index].file_key
         if not file_key or index in self.odd:
             return ""
-        return cache_key(file_key, self.grid, self.channels, *([levels] if levels else []))
+        key = self._keys.get((index, levels))
+        if key is None:
+            others = [levels] if levels else []
+            key = cache_key(file_key, self.grid, self.channels, *others)
+            self._keys[index, levels] = key
+        return key
 
     def _levels(self, ceilings: Mapping[int, Ceiling]) -> dict[int, Levels]:
         """Return the levels of the tiles that others show to be clipped, by index."""
@@ -133,7 +140,7 @@ class PreviewJobs:
         )
         outcomes = self.context.run_jobs(
             "tiles", jobs, shift + total, self.context.settings.tile_timeout,
-            done=shift or len(prepared), serialize=encode_tile,
+            done=shift or len(prepared), serialize=encode_tile, keep=_without_job,
         )  # fmt: skip
         values, failed = by_tile(outcomes)
         prepared |= values
@@ -168,6 +175,15 @@ def _ceiling(prepared: PreparedTile) -> Ceiling:
 def tile_attributes(index: int, name: str) -> dict[str, Any]:
     """Return the attributes of a tile's job; tile indices count from 0, as in the input."""
     return {"index": index, "name": name}
+
+
+def _without_job(outcome: Outcome) -> Outcome:
+    """Return an outcome whose job has its attributes alone, and whose tile is compact."""
+    job = Job(outcome.job.index, refuse, (), outcome.job.attributes)
+    tile = outcome.value
+    if tile is not None:
+        tile = replace(tile, preview=plain_arrays(tile.preview))
+    return replace(outcome, job=job, value=tile)
 
 
 def by_tile(outcomes: Iterable[Outcome]) -> tuple[dict[int, Any], dict[int, str]]:

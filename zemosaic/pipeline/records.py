@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,25 @@ from typing import Any
 import numpy as np
 
 from ..files import no_follow
-from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
+from ..photometry.pairfit.measurement import Measurement, PairMeasurement
 from ..photometry.preview.preview import Preview
 from ..photometry.preview.saturation import Ceiling, Levels
 from ..photometry.preview.thumbnails import thumbnail
 from ..photometry.stars.gain import StarGain
 from ..runtime.run_folder import RunFolder
 from ..runtime.scheduler import Outcome
-from .field_packer import FieldPacker
+from .packed_measurements import (
+    PackedMeasurements,
+    decode_measurements,
+    encode_measurements,
+    summarize_pair,
+)
+
+__all__ = [
+    "JOURNALLED", "PairRecord", "PreparedTile", "decode_measurements", "encode_measurements",
+    "encode_tile", "load_thumbnails", "make_record", "restore_tile", "save_thumbnails",
+    "summarize_pair",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +74,7 @@ class PreparedTile:
     origin: tuple[float, float] = (0.0, 0.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class PairRecord:
     """The outcome of one pair, with one measurement per channel.
 
@@ -77,7 +88,7 @@ class PairRecord:
         "measured", "rejected", "failed", "timeout" or "crashed".
     area : float
         Area of the overlap on the sky in square degrees.
-    measurements : tuple of PairMeasurement or Rejected
+    measurements : sequence of PairMeasurement or Rejected
         One per channel.
     stars : tuple of StarGain
         One per channel; empty if the stars are not measured.
@@ -88,49 +99,27 @@ class PairRecord:
     j: int
     outcome: str
     area: float
-    measurements: tuple[Measurement, ...]
+    measurements: Sequence[Measurement]
     stars: tuple[StarGain, ...] = ()
 
 
 #: Dataclasses whose fields the journal keeps: results of another layout are not resumed.
 JOURNALLED = (PairMeasurement, PreparedTile, Preview)
 
-_measurement_packer = FieldPacker(PairMeasurement)
 _ARRAYS_ON_DISK = ("values", "variance")
 _PREVIEW_FIELDS = [f.name for f in fields(Preview) if f.name not in _ARRAYS_ON_DISK]
 _TILE_FIELDS = [f.name for f in fields(PreparedTile) if f.name not in ("preview", "thumbnail")]
-
-
-def encode_measurements(measurements: tuple[Measurement, ...]) -> list[Any]:
-    """Return the journal's form of a pair: per channel a reason, or the packed numbers in a list.
-
-    See Also
-    --------
-    decode_measurements : The inverse, to the last bit.
-    """
-    return [
-        measurement.reason
-        if isinstance(measurement, Rejected)
-        else [_measurement_packer.pack(measurement)]
-        for measurement in measurements
-    ]
-
-
-def decode_measurements(entries: list[Any]) -> tuple[Measurement, ...]:
-    """Return the measurements of a pair from their form in the journal."""
-    return tuple(
-        Rejected(entry) if isinstance(entry, str) else _measurement_packer.unpack(entry[0])
-        for entry in entries
-    )
 
 
 def encode_tile(prepared: PreparedTile) -> dict[str, Any]:
     """Return the journal's form of a prepared tile: numbers and lists by field name."""
     preview = {name: getattr(prepared.preview, name) for name in _PREVIEW_FIELDS}
     entry = preview | {name: getattr(prepared, name) for name in _TILE_FIELDS}
+    # Without None, of which the journal cannot tell that it is no NaN.
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in entry.items()
+        if value is not None
     }
 
 
@@ -153,10 +142,10 @@ def restore_tile(entry: dict[str, Any] | None, path: Path) -> PreparedTile | Non
     empty = np.empty((0, 0, 0), dtype=np.float32)
     # Not the arrays of the loaded preview, which would keep its file mapped.
     arrays: dict[str, Any] = dict.fromkeys(_ARRAYS_ON_DISK, empty)
-    arrays |= {name: _from_list(entry[name], np.array) for name in _PREVIEW_FIELDS}
+    arrays |= {name: _from_list(entry.get(name), np.array) for name in _PREVIEW_FIELDS}
     bare = Preview(**arrays)
     image = thumbnail(preview, entry["thumb"]) if entry["thumb"] else None
-    plain = {name: _from_list(entry[name], tuple) for name in _TILE_FIELDS}
+    plain = {name: _from_list(entry.get(name), tuple) for name in _TILE_FIELDS}
     return PreparedTile(preview=bare, thumbnail=image, **plain)
 
 
@@ -172,40 +161,35 @@ def _from_list(value: Any, convert: Callable[[list[Any]], Any]) -> Any:
 
 
 def save_thumbnails(folder: Path, thumbnails: Mapping[int, np.ndarray]) -> None:
-    """Write thumbnails, by tile index, to the run folder."""
+    """Write thumbnails, by tile index, to the run folder: indices and shapes, then all values."""
+    images = [np.asarray(image, dtype=np.float32) for image in thumbnails.values()]
+    heads = [(index, *image.shape) for index, image in zip(thumbnails, images, strict=True)]
     with open(RunFolder(folder).thumbnails, "wb", opener=no_follow) as file:
-        np.save(file, np.array(list(thumbnails), dtype=np.int64))
-        for image in thumbnails.values():
-            np.save(file, image)
+        np.save(file, np.array(heads, dtype=np.int64).reshape(-1, 4))
+        np.save(file, np.concatenate([np.empty(0, np.float32), *map(np.ravel, images)]))
 
 
 def load_thumbnails(folder: Path) -> dict[int, np.ndarray]:
     """Return the thumbnails of a run folder by tile index; empty if missing or truncated."""
     try:
         with RunFolder(folder).thumbnails.open("rb") as file:
-            return {int(index): np.load(file) for index in np.load(file)}
+            heads = np.load(file)
+            if heads.ndim == 1:  # of an earlier version, with an array for each
+                return {int(index): np.load(file) for index in heads}
+            values = np.load(file)
     except (OSError, ValueError, EOFError):
         return {}
-
-
-def summarize_pair(measurements: tuple[Measurement, ...]) -> tuple[str, dict[str, Any]]:
-    """Return the outcome of a pair and its span attributes, with one value per measured channel."""
-    measured = [m for m in measurements if isinstance(m, PairMeasurement)]
-    reasons = sorted({m.reason for m in measurements if isinstance(m, Rejected)})
-    attributes: dict[str, Any] = {"reason": "; ".join(reasons)} if reasons else {}
-    if not measured:
-        return "rejected", attributes
-    attributes["cells"] = max(measurement.cells for measurement in measured)
-    for name in ("gain", "offset", "rms"):
-        values = [float(getattr(measurement, name)) for measurement in measured]
-        attributes[name] = values if len(measurements) > 1 else values[0]
-    return "measured", attributes
+    ends = np.cumsum(heads[:, 1:].prod(axis=1)).tolist()
+    return {
+        index: values[end - channels * height * width : end].reshape(channels, height, width)
+        for (index, channels, height, width), end in zip(heads.tolist(), ends, strict=True)
+    }
 
 
 def make_record(outcome: Outcome, i: int, j: int, area: float, channels: int) -> PairRecord:
     """Return the record of a pair, whether its job succeeded or not."""
     if outcome.error is not None:
-        lost = (Rejected(str(outcome.error)),) * channels
+        lost = PackedMeasurements((str(outcome.error),) * channels)
         return PairRecord(outcome.job.index, i, j, outcome.state, area, lost)
     state, _ = summarize_pair(outcome.value)
     return PairRecord(outcome.job.index, i, j, state, area, outcome.value)

@@ -13,7 +13,7 @@ from ..runtime.events import Note, StageEnded, StageStarted
 from ..runtime.inflight import Inflight
 from ..runtime.observers import FanOut
 from ..runtime.pool import Pool
-from ..runtime.scheduler import Clock, Job, Outcome, run
+from ..runtime.scheduler import Clock, Job, run
 from ..runtime.stage_heartbeat import beat
 from ..settings import Settings
 
@@ -83,13 +83,13 @@ class RunContext:
         *,
         pool: Pool | None = None,
         **options: Any,
-    ) -> list[Outcome]:
+    ) -> list[Any]:
         """Run the jobs of a stage; see `zemosaic.runtime.scheduler.run` for the options.
 
         Returns
         -------
         list of Outcome
-            In the order of the jobs.
+            In the order of the jobs; with the option `keep`, what is kept of them.
         """
         with self.stage(stage, total, has_jobs=True):
             return run(

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..photometry.pairfit.measurement import PairMeasurement
 from ..photometry.pairfit.same_sky import (
     ALIKE,
     ORIENTATIONS,
@@ -24,6 +23,7 @@ from ..photometry.pairfit.same_sky import (
     unrotated,
 )
 from ..photometry.preview.preview import Preview
+from .packed_measurements import measured_heads
 from .records import PairRecord
 from .tasks import MAPPED_PREVIEWS
 
@@ -139,8 +139,8 @@ def _has_result(record: PairRecord) -> bool:
 
 def _correlation(record: PairRecord) -> float:
     """Return the highest correlation of the channels; 0 if none was measured."""
-    measured = [m for m in record.measurements if isinstance(m, PairMeasurement)]
-    return max((m.correlation for m in measured), default=0.0)
+    heads = measured_heads(record.measurements)
+    return max((head["correlation"] for head in heads), default=0.0)
 
 
 def _tiles_to_blame(unlike: Collection[Pair], alike: Collection[Pair]) -> list[int]:

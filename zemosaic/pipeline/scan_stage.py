@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import TileError, UserError
 from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.tile import Tile
-from ..runtime.scheduler import Job
+from ..runtime.scheduler import Job, Outcome
 from ..runtime.serial_pool import SerialPool
 from .run_context import RunContext
 from .scan_task import ScannedTile, TileLike, failure_reason, is_object, scan, tile_name
@@ -94,18 +94,31 @@ def scan_tiles(context: RunContext, inputs: Sequence[TileLike]) -> ScannedTiles:
     has_files = any(isinstance(tile, (str, os.PathLike)) for tile in inputs)
     pool = context.pool if has_files else SerialPool()
     timeout = context.settings.tile_timeout
-    outcomes = context.run_jobs("scan", jobs, len(jobs), timeout, pool=pool, summarize=_summarize)
     tiles = ScannedTiles()
-    for name, outcome in zip(names, outcomes, strict=True):
+    for scanned in context.run_jobs(
+        "scan", jobs, len(jobs), timeout, pool=pool, summarize=_summarize, keep=_keeper()
+    ):
         tiles.first.append(len(tiles.names))
-        if outcome.error is not None:
-            tiles.add(ScannedTile(name, problem=failure_reason(outcome.error, name)))
-            continue
-        for scanned in outcome.value:
-            tiles.add(scanned)
+        for tile in scanned:
+            tiles.add(tile)
     _leave_out_other_frames(tiles)
     _report_files(context, tiles)
     return tiles
+
+
+def _keeper() -> Callable[[Outcome], list[ScannedTile]]:
+    """Return a function that takes the tiles of a file out of an outcome."""
+    from .compact import SharedValues
+
+    values = SharedValues()
+
+    def keep(outcome: Outcome) -> list[ScannedTile]:
+        if outcome.error is None:
+            return [values.compact(tile) for tile in outcome.value]
+        name = outcome.job.attributes["name"]
+        return [ScannedTile(name, problem=failure_reason(outcome.error, name))]
+
+    return keep
 
 
 def _scan_object(item: TileLike, name: str, options: FileOptions) -> TileLike:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..photometry.pairfit.measurement import PairMeasurement
 from ..text import two_digits
 from .solution import PhaseSolution
 
@@ -18,14 +17,11 @@ def seam_steps(solution: PhaseSolution) -> tuple[np.ndarray, np.ndarray]:
         ``(P, C)`` float64 in units of the cell noise; NaN where a pair was not measured or has no
         noise.
     """
-    before, after = np.full((2, *solution.residual.shape), np.nan)
-    for row, record in enumerate(solution.records):
-        for channel, line in enumerate(record.measurements):
-            if isinstance(line, PairMeasurement) and line.rms > 0:
-                noise = solution.gain[record.j, channel] * line.rms
-                before[row, channel] = abs(line.y - line.x) / line.rms
-                after[row, channel] = abs(solution.residual[row, channel]) / noise
-    return before, after
+    heads = solution.heads
+    rms = np.where(heads["rms"] > 0, heads["rms"], np.nan)
+    tiles = np.array([record.j for record in solution.records], dtype=int)
+    before = np.abs(heads["y"] - heads["x"]) / rms
+    return before, np.abs(solution.residual) / (solution.gain[tiles] * rms)
 
 
 def seam_line(solution: PhaseSolution) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from ..photometry.solver.solve import Solution
 from ..photometry.tiles.tile import Tile
 from ..settings import Settings
 from ..text import two_digits
+from .packed_measurements import stack_heads
 from .records import PairRecord
 from .same_sky import SkyCheck
 
@@ -89,6 +92,11 @@ class PhaseSolution(Solution):
         """Median and largest standard error of a seam in ADU; 0 without pairs."""
         errors = self.seam_err[np.isfinite(self.seam_err)]
         return (float(np.median(errors)), float(errors.max())) if len(errors) else (0.0, 0.0)
+
+    @cached_property
+    def heads(self) -> np.ndarray:
+        """Numbers of the measurements ``(P, C)`` besides tuples, see `stack_heads`."""
+        return stack_heads([record.measurements for record in self.records], self.gain.shape[1])
 
     def to_table(self) -> QTable:
         """Return the corrections, a row per tile and channel, as a table with units.
@@ -216,16 +224,11 @@ class PhaseSolution(Solution):
 
         It is the median over the pairs that show a gain.
         """
-        lines = [
-            line
-            for record in self.records
-            for line in record.measurements
-            if isinstance(line, PairMeasurement) and line.free_gain_err > 0
-        ]
-        if not lines:
+        lines = self.heads[self.heads["free_gain_err"] > 0]
+        if not len(lines):
             return 0.0
-        log_gain = np.abs(np.log([line.free_gain for line in lines]))
-        chi = log_gain * [line.free_gain / line.free_gain_err for line in lines]
+        log_gain = np.abs(np.log(lines["free_gain"]))
+        chi = log_gain * (lines["free_gain"] / lines["free_gain_err"])
         typical = float(np.median(log_gain))
         clear = typical > HELD_GAIN_DIFFERENCE and np.median(chi) > HELD_GAIN_CHI
         return float(np.expm1(typical)) if clear else 0.0
@@ -248,11 +251,18 @@ class PhaseSolution(Solution):
             for name, size in zip(names, surfaces, strict=True)
             if size > 0
         ]
-        patches = [
-            sum(weight > 0 for weight in line.patches[PATCH_WEIGHT::PATCH_NUMBERS])
-            for record in self.records
-            for line in record.measurements
-            if isinstance(line, PairMeasurement)
+        yield from found or [
+            "overlaps too small to tell gradients" if self._is_small() else "no gradients"
         ]
-        small = patches and max(patches) == 1
-        yield from found or ["overlaps too small to tell gradients" if small else "no gradients"]
+
+    def _is_small(self) -> bool:
+        """Whether no overlap has more than one patch, and any has one."""
+        is_any = False
+        for line in chain.from_iterable(record.measurements for record in self.records):
+            if isinstance(line, PairMeasurement):
+                weights = line.patches[PATCH_WEIGHT::PATCH_NUMBERS]
+                patches = sum(weight > 0 for weight in weights)
+                if patches > 1:
+                    return False
+                is_any |= patches == 1
+        return is_any

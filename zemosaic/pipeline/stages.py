@@ -131,50 +131,47 @@ def _measure_pairs(
     context: RunContext, graph: OverlapGraph, names: Sequence[str], prepared: PreparedTiles
 ) -> tuple[PairRecord, ...]:
     """Measure all pairs, except for those measured by an earlier run."""
-    pairs = list(zip(graph.i.tolist(), graph.j.tolist(), strict=True))
-    jobs: Iterable[Job] = _pair_jobs(context, pairs, names, prepared.keys)
-    outcomes: dict[int, Outcome] = {}
-    if context.cached_results:
-        jobs = list(jobs)
-        outcomes = _cached_outcomes(context, jobs)
-        jobs = [job for job in jobs if job.index not in outcomes]
+    pairs = list(zip(graph.i.tolist(), graph.j.tolist(), graph.area.tolist(), strict=True))
+
+    def jobs() -> Iterator[Job]:
+        return _pair_jobs(context, pairs, names, prepared.keys)
+
+    def make(outcome: Outcome) -> PairRecord:
+        return make_record(outcome, *pairs[outcome.job.index - 1], prepared.channels)
+
+    records: dict[int, PairRecord] = {}
+    cached = context.cached_results
+    if cached:
+        records = {
+            job.index: make(Outcome(job, "measured", decode_measurements(cached[job.key])))
+            for job in jobs()
+            if job.key in cached
+        }
         context.note(
             logging.INFO,
-            f"resumed: {len(outcomes)} of {len(pairs)} pairs are known from an earlier run",
+            f"resumed: {len(records)} of {len(pairs)} pairs are known from an earlier run",
         )
     measured = context.run_jobs(
-        "pairs", jobs, len(pairs), context.settings.pair_timeout,
-        summarize=summarize_pair, serialize=encode_measurements, done=len(outcomes),
+        "pairs", (job for job in jobs() if job.index not in records), len(pairs),
+        context.settings.pair_timeout, summarize=summarize_pair, serialize=encode_measurements,
+        done=len(records), keep=make,
     )  # fmt: skip
-    outcomes |= {outcome.job.index: outcome for outcome in measured}
-    return tuple(
-        make_record(outcomes[index], i, j, float(area), prepared.channels)
-        for index, ((i, j), area) in enumerate(zip(pairs, graph.area, strict=True), 1)
-    )
+    records |= {record.index: record for record in measured}
+    return tuple(records[index] for index in range(1, len(pairs) + 1))
 
 
 def _pair_jobs(
     context: RunContext,
-    pairs: Iterable[tuple[int, int]],
+    pairs: Iterable[tuple[int, int, float]],
     names: Sequence[str],
     keys: Mapping[int, str],
 ) -> Iterator[Job]:
     paths = {index: str(preview_path(context.previews, index)) for index in keys}
     model, run_ns = context.settings.model, time.time_ns()
-    for number, (i, j) in enumerate(pairs, 1):
+    for number, (i, j, _) in enumerate(pairs, 1):
         attributes = {"tile_i": i, "tile_j": j, "name_i": names[i], "name_j": names[j]}
         key = cache_key(keys[i], keys[j], model) if keys[i] and keys[j] else ""
         yield Job(number, measure, (paths[i], paths[j], model, run_ns), attributes, key)
-
-
-def _cached_outcomes(context: RunContext, jobs: Iterable[Job]) -> dict[int, Outcome]:
-    """Return the outcomes of earlier runs by job index."""
-    cached = context.cached_results
-    return {
-        job.index: Outcome(job, "measured", decode_measurements(cached[job.key]))
-        for job in jobs
-        if job.key in cached
-    }
 
 
 def _solve(

@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,10 @@ from astropy.table import QTable, Table
 
 from .._version import __version__
 from ..files import atomic_write
-from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from ..photometry.solver.surfaces import SURFACE_POWERS
 from ..photometry.stars.gain import StarGain
 from ..settings import Settings
-from .records import PairRecord
+from .packed_measurements import PackedMeasurements
 from .solution import PhaseSolution
 
 __all__ = [
@@ -47,6 +47,7 @@ SURFACE = " + ".join(
 )
 #: Name of the format in astropy by the ending of a file.
 TABLE_FORMATS = {".ecsv": "ascii.ecsv", ".fits": "fits", ".parquet": "parquet"}
+ROWS_WRITTEN = 10_000  # formatted at once, in kilobytes each
 LONGEST_KEYWORD = 8  # of FITS
 CENTRE = "dx, dy in pixels from the tile's centre"
 UNITS = {"shift": u.pix, "area": u.deg**2}
@@ -79,27 +80,39 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
 
 def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
     """Return a table with one row per pair and channel, with the reason if it was not measured."""
-    names = _printable(solution.names)
-    rows = [
-        _pair_row(record, names, channel, measurement)
-        | {
-            "residual": solution.residual[pair, channel],
-            "seam_err": solution.seam_err[pair, channel],
-        }
-        for pair, record in enumerate(solution.records)
-        for channel, measurement in enumerate(record.measurements)
-    ]
-    columns = (
-        "pair", "tile_i", "tile_j", "file_i", "file_j", "channel", "outcome", "reason", "area",
-        *MEASUREMENT_COLUMNS, *(STAR_COLUMNS if settings.needs_stars else ()), "residual",
-        "seam_err",
-    )  # fmt: skip
-    return _table(
-        {name: [row[name] for row in rows] for name in columns},
-        settings,
-        "y = gain * x + offset, x of tile_i and y of tile_j",
-        solution.unit,
-    )
+    records = solution.records
+    channels, heads = solution.gain.shape[1], solution.heads
+    row, channel = np.divmod(np.arange(heads.size), channels)
+    i, j = (np.array([getattr(r, end) for r in records], dtype=int)[row] for end in ("i", "j"))
+    names = np.array(_printable(solution.names), dtype=object)
+    entries = [entry for r in records for entry in PackedMeasurements.of(r.measurements).entries]
+    columns: dict[str, Any] = {
+        "pair": np.array([record.index for record in records], dtype=int)[row],
+        "tile_i": i,
+        "tile_j": j,
+        "file_i": names[i].tolist(),
+        "file_j": names[j].tolist(),
+        "channel": channel,
+        "outcome": [
+            # A pair counts as measured if any of its channels is.
+            "rejected"
+            if isinstance(entry, str) and records[pair].outcome == "measured"
+            else records[pair].outcome
+            for pair, entry in zip(row.tolist(), entries, strict=True)
+        ],
+        "reason": [
+            entry if isinstance(entry, str) else "" if measured else "gain not measurable here"
+            for entry, measured in zip(entries, heads["gain_measured"].ravel(), strict=True)
+        ],
+        "area": np.array([record.area for record in records], dtype=float)[row],
+    }
+    columns |= {name: heads[name].ravel() for name in MEASUREMENT_COLUMNS}
+    if settings.needs_stars:
+        stars = [star for record in records for star in record.stars or (StarGain(),) * channels]
+        columns |= {name: [getattr(star, name) for star in stars] for name in STAR_COLUMNS}
+    columns |= {name: getattr(solution, name).ravel() for name in ("residual", "seam_err")}
+    formula = "y = gain * x + offset, x of tile_i and y of tile_j"
+    return _table(columns, settings, formula, solution.unit)
 
 
 def write_table(table: Table, path: Path) -> None:
@@ -112,7 +125,8 @@ def write_table(table: Table, path: Path) -> None:
         table = _fits_table(table) if name == "fits" else table
         if name == "ascii.ecsv":
             # In bytes: astropy would use the encoding and the line ends of the system.
-            temporary.write_bytes(_ecsv(table).encode())
+            with temporary.open("wb") as file:
+                file.writelines(_ecsv(table))
         else:
             table.write(temporary, format=name, overwrite=True)
 
@@ -153,46 +167,21 @@ def run_name(solution: PhaseSolution, settings: Settings) -> str:
 
     The same run repeated has the same name.
     """
-    text = _ecsv(corrections_table(solution, settings))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for part in _ecsv(corrections_table(solution, settings)):
+        digest.update(part)
+    return digest.hexdigest()[:16]
 
 
-def _ecsv(table: Table) -> str:
-    """Return a table as ECSV, with the same line ends on all systems."""
-    text = io.StringIO()
-    table.write(text, format="ascii.ecsv")
-    return text.getvalue().replace(os.linesep, "\n")
-
-
-def _pair_row(
-    record: PairRecord, names: Sequence[str], channel: int, measurement: Measurement
-) -> dict[str, Any]:
-    measured = isinstance(measurement, PairMeasurement)
-    # A pair counts as measured if any of its channels is.
-    rejected = record.outcome == "measured" and not measured
-    row = {
-        "pair": record.index,
-        "tile_i": record.i,
-        "tile_j": record.j,
-        "file_i": names[record.i],
-        "file_j": names[record.j],
-        "channel": channel,
-        "outcome": "rejected" if rejected else record.outcome,
-        "reason": _reason(measurement),
-        "area": record.area,
-    }
-    star = record.stars[channel] if record.stars else StarGain()
-    row |= {"star_gain": star.gain, "star_gain_err": star.gain_err, "stars": star.stars}
-    for name in MEASUREMENT_COLUMNS:
-        missing = 0 if name == "cells" else np.nan
-        row[name] = getattr(measurement, name) if measured else missing
-    return row
-
-
-def _reason(measurement: Measurement) -> str:
-    if isinstance(measurement, Rejected):
-        return measurement.reason
-    return "" if measurement.gain_measured else "gain not measurable here"
+def _ecsv(table: Table) -> Iterator[bytes]:
+    """Yield the parts of a table as ECSV in UTF-8, with the same line ends on all systems."""
+    for start in range(0, max(len(table), 1), ROWS_WRITTEN):
+        text = io.StringIO()
+        table[start : start + ROWS_WRITTEN].write(text, format="ascii.ecsv")
+        lines = text.getvalue().replace(os.linesep, "\n")
+        if start:  # without the head, which ends with the names of the columns
+            lines = re.sub(r"\A(#.*\n)*.*\n", "", lines)
+        yield lines.encode()
 
 
 def _printable(names: Sequence[str]) -> list[str]:

@@ -14,7 +14,6 @@ from .._version import __version__
 from ..errors import TileError
 from ..photometry._kernels import COMPILED
 from ..photometry.pairfit.measure import measure_pair
-from ..photometry.pairfit.measurement import Measurement
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.saturation import Levels
@@ -24,6 +23,7 @@ from ..photometry.tiles.mask_cover import mask_cover
 from ..photometry.tiles.tile import Tile
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
+from .packed_measurements import PackedMeasurements
 from .records import JOURNALLED, PreparedTile
 
 MAPPED_PREVIEWS = 64  # previews that a worker keeps mapped; each holds a file open
@@ -35,8 +35,14 @@ def cache_key(*dependencies: object) -> str:
     The key also depends on the version, because the numerics may change; on the presence of
     compiled kernels, because the last bits differ; and on the fields that the journal keeps.
     """
-    program = __version__, COMPILED, layout_digest(*JOURNALLED)
+    program = _program(__version__, COMPILED, JOURNALLED)
     return hashlib.sha256(repr((program, *dependencies)).encode()).hexdigest()[:24]
+
+
+@lru_cache(1)
+def _program(version: str, compiled: bool, journalled: tuple[type, ...]) -> tuple[object, ...]:
+    """Return what all keys of a program depend on; the digest takes longer than a key."""
+    return version, compiled, layout_digest(*journalled)
 
 
 def preview_path(folder: Path, index: int) -> Path:
@@ -120,7 +126,7 @@ def refuse(reason: str) -> None:
     raise TileError(reason)
 
 
-def measure(first: str, second: str, model: str, run_ns: int) -> tuple[Measurement, ...]:
+def measure(first: str, second: str, model: str, run_ns: int) -> PackedMeasurements:
     """Measure a pair.
 
     Parameters
@@ -134,15 +140,15 @@ def measure(first: str, second: str, model: str, run_ns: int) -> tuple[Measureme
 
     Returns
     -------
-    tuple of PairMeasurement or Rejected
-        One per channel.
+    PackedMeasurements
+        One `PairMeasurement` or `Rejected` per channel.
     """
     # Windows cannot remove a file that is mapped.
     load = _load_preview.__wrapped__ if sys.platform == "win32" else _load_preview
     with timed_step("load"):
         first_preview, second_preview = load(first, run_ns), load(second, run_ns)
     with timed_step("fit"):
-        return measure_pair(first_preview, second_preview, model)
+        return PackedMeasurements.of(measure_pair(first_preview, second_preview, model))
 
 
 @lru_cache(MAPPED_PREVIEWS)

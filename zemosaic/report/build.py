@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..observe.autopsy import examine
+from ..observe.autopsy import examine_runs
 from ..observe.endpoint import trace_url
-from ..runtime import journal
 from ..runtime.run_folder import RunFolder
+from .collect import JobCollector
 from .data import RunData
 from .gather import gather_run
 from .images import Mosaic, coadd_mosaic, mosaic_pictures, seam_pictures, with_pictures
 from .light import light_images
 from .page import PageImages, write_page
-from .shorten import shorten
 from .survey import fetch_survey
 
 
@@ -26,9 +25,8 @@ def load_run(folder: Path) -> tuple[RunData, Mosaic | None]:
     UserError
         The folder has no journal of a run.
     """
-    autopsy = examine(folder, shorten)
-    resumed = autopsy.record.about.get("resume")
-    run = gather_run(autopsy, journal.read(folder, shorten) if resumed else [autopsy.record])
+    autopsy, records = examine_runs(folder, JobCollector)
+    run = gather_run(autopsy, records if autopsy.record.about.get("resume") else records[-1:])
     mosaic = coadd_mosaic(folder, run)
     return run, mosaic and with_pictures(mosaic, folder)
 

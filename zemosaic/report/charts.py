@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..observe.progress import STAGE_TITLES
 from ..runtime.events import JobEnded, SlowJob
 from .alerts import alert_job, alert_text
@@ -27,21 +29,18 @@ PAIR_FIELDS = ("index", "outcome", "seconds")
 def chart_data(run: RunData) -> dict[str, Any]:
     """Return the data of all charts, ready for JSON."""
     groups = run.group_numbers
-    weights = _weight_classes(run.pairs)
+    weights = _weight_classes(run.pairs.residuals["level_err"])
     timeline = _Timeline.of(run)
     shown = Shown.of(run)
     places = {index: place for place, index in enumerate(shown.tiles)}
     tiles = [run.tiles[index] for index in shown.tiles]
-    pairs = [
-        (run.pairs[number], weights[number])
-        for number in shown.pairs
-        if run.pairs[number].i in places and run.pairs[number].j in places
-    ]
+    shown_pairs = [(run.pairs[number], int(weights[number])) for number in shown.pairs]
+    pairs = [(pair, weight) for pair, weight in shown_pairs if {pair.i, pair.j} <= places.keys()]
     return _to_json(
         {
             "channels": run.channel_names,
             "unit": run.unit,
-            "tiles": [_tile(tile, groups.get(tile.index, -1)) for tile in tiles],
+            "tiles": [_tile(tile, groups[tile.index]) for tile in tiles],
             "pairs": [_pair(*pair, places) for pair in pairs],
             "stages": [STAGE_TITLES[stage] for stage in timeline.stages],
             "pairStage": timeline.stages.index("pairs") if "pairs" in timeline.stages else -1,
@@ -75,14 +74,17 @@ def _pair(pair: PairData, weight: int, places: Mapping[int, int]) -> dict[str, A
     }
 
 
-def _weight_classes(pairs: list[PairData]) -> list[int]:
+def _weight_classes(level_err: np.ndarray) -> np.ndarray:
     """Return the weight of each pair by thirds of the measured pairs: 0 low, 2 high."""
-    errors = [finite_median(pair.finite("level_err")) for pair in pairs]
-    ranked = sorted(error for error in errors if math.isfinite(error))
-    if not ranked:
-        return [0] * len(pairs)
+    values = np.where(np.isfinite(level_err), level_err, np.nan)
+    errors = np.full(len(values), np.nan)
+    measured = ~np.isnan(values).all(axis=1)
+    errors[measured] = np.nanmedian(values[measured], axis=1)
+    ranked = np.sort(errors[measured])
+    if not len(ranked):
+        return np.zeros(len(errors), dtype=int)
     third, two_thirds = ranked[len(ranked) // 3], ranked[2 * len(ranked) // 3]
-    return [2 if error < third else 1 if error < two_thirds else 0 for error in errors]
+    return (errors < third).astype(int) + (errors < two_thirds)
 
 
 class WorkerLanes(NamedTuple):
@@ -92,22 +94,23 @@ class WorkerLanes(NamedTuple):
     rows: list[int]
 
 
-def worker_lanes(jobs: list[JobEnded]) -> WorkerLanes:
+def worker_lanes(pid: np.ndarray, started_ns: np.ndarray, ended_ns: np.ndarray) -> WorkerLanes:
     """Return one lane per process, or several if its threads ran jobs at once."""
+    jobs = list(zip(pid.tolist(), started_ns.tolist(), ended_ns.tolist(), strict=True))
     lanes: dict[int, list[tuple[int, int]]] = {}  # by process: row, and when it is free
     names: list[str] = []
     rows = [0] * len(jobs)
-    for number in sorted(range(len(jobs)), key=lambda n: jobs[n].started_ns):
-        job = jobs[number]
-        process_lanes = lanes.setdefault(job.pid, [])
+    for number in np.argsort(started_ns, kind="stable").tolist():
+        process, start, end = jobs[number]
+        process_lanes = lanes.setdefault(process, [])
         for position, (row, free_ns) in enumerate(process_lanes):
-            if free_ns <= job.started_ns:
-                process_lanes[position] = (row, job.ended_ns)
+            if free_ns <= start:
+                process_lanes[position] = (row, end)
                 rows[number] = row
                 break
         else:
             rows[number] = len(names)
-            process_lanes.append((len(names), job.ended_ns))
+            process_lanes.append((len(names), end))
             names.append(f"worker {len(names) + 1}")
     return WorkerLanes(names, rows)
 
@@ -132,8 +135,9 @@ class _Timeline:
 
     @classmethod
     def of(cls, run: RunData) -> _Timeline:
-        stages = sorted({job.stage for job in run.jobs}, key=list(STAGE_TITLES).index)
-        return cls(run, worker_lanes(run.jobs), stages)
+        jobs = run.jobs
+        stages = sorted(set(np.unique(jobs.stage).tolist()), key=list(STAGE_TITLES).index)
+        return cls(run, worker_lanes(jobs.pid, jobs.started_ns, jobs.ended_ns), stages)
 
     def jobs(
         self, shown: Iterable[int], tiles: Mapping[int, int], shown_pairs: Iterable[PairData]
@@ -144,21 +148,24 @@ class _Timeline:
         """
         pairs = {(pair.i, pair.j): number for number, pair in enumerate(shown_pairs)}
         entries = []
-        for number in shown:
-            job, row = self.run.jobs[number], self.lanes.rows[number]
-            target = tiles.get(job.attributes.get("index", -1))
-            if job.stage == "pairs":
-                i, j = (job.attributes.get(name, -1) for name in ("tile_i", "tile_j"))
-                target = pairs.get((i, j))
-            start, end = self.run.elapsed(job.started_ns), self.run.elapsed(job.ended_ns)
-            stage = self.stages.index(job.stage)
-            entries.append([row, stage, job.index, start, end, _failure(job), target])
+        jobs, numbers = self.run.jobs, [*shown]
+        names = ("stage", "index", "started_ns", "ended_ns", "outcome", "i", "j")
+        columns = (getattr(jobs, name)[numbers].tolist() for name in names)
+        for number, stage, index, started, ended, outcome, i, j in zip(
+            numbers, *columns, strict=True
+        ):
+            target = pairs.get((i, j)) if stage == "pairs" else tiles.get(i)
+            failure = "" if outcome in ("measured", "rejected") else _failure(jobs[number])
+            start, end = self.run.elapsed(started), self.run.elapsed(ended)
+            place = self.stages.index(stage)
+            entries.append([self.lanes.rows[number], place, index, start, end, failure, target])
         return entries
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return kind, time, lane and text of each alert; the last lane if its job never ended."""
-        jobs = zip(self.run.jobs, self.lanes.rows, strict=True)
-        rows = {(job.stage, job.index): row for job, row in jobs}
+        jobs = self.run.jobs
+        keys = zip(jobs.stage.tolist(), jobs.index.tolist(), strict=True)
+        rows = dict(zip(keys, self.lanes.rows, strict=True)) if self.run.alerts else {}
         return [
             {
                 "kind": "slow" if isinstance(alert, SlowJob) else "heartbeat",
@@ -171,10 +178,10 @@ class _Timeline:
 
 
 def _failure(job: JobEnded) -> str:
-    """Return the reason why a job failed; empty if it did not."""
+    """Return the reason why a job failed."""
     if job_outcome(job) == IN_PROGRESS:
         return "in progress when the run died"
-    return "" if job.outcome in ("measured", "rejected") else f"{job.outcome}: {job.error}"
+    return f"{job.outcome}: {job.error}"
 
 
 def _to_json(value: Any) -> Any:

@@ -1,19 +1,26 @@
-"""The data in the report of a run: tiles, pairs, stages and jobs."""
+"""The data in the report of a run: tiles, pairs, stages and jobs.
+
+A large run has a hundred thousand tiles and a million jobs, so they are in columns; an object is
+made of a row when it is asked for.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..observe.autopsy import Autopsy
 from ..observe.replay import RUN_DIED
 from ..pipeline.illumination_file import Illumination
-from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.events import Heartbeat, JobEnded, SlowJob
+
+if TYPE_CHECKING:
+    from .rows import JobTable, PairTable, TileTable
 
 IN_PROGRESS = "in progress"
 RGB = ("red", "green", "blue")
@@ -37,8 +44,8 @@ class Placement:
         Degrees per grid cell.
     thumb : int
         Grid cells along one side of a thumbnail's cell.
-    sky : list of float
-        Sky level in ADU, one per channel.
+    channels : int
+        Number of channels.
     origin : list of float
         Right ascension and declination of the origin in degrees; empty in early versions.
     """
@@ -50,17 +57,8 @@ class Placement:
     shape: list[int]
     scale: float
     thumb: int
-    sky: list[float]
+    channels: int
     origin: list[float] = field(default_factory=list)
-
-    @classmethod
-    def from_journal(cls, result: Mapping[str, Any]) -> Placement | None:
-        """Return the placement in a journalled tile; None if an early version left fields out."""
-        try:
-            known = {"origin": [], **result}
-            return cls(**{item.name: known[item.name] for item in fields(cls)})
-        except KeyError:
-            return None
 
     def corners(self) -> list[list[float]]:
         """Return the ``(4, 2)`` corners of the tile in degrees west and north of the origin."""
@@ -86,8 +84,6 @@ class TileData:
         Why the tile is unusable; empty if it is usable.
     component : int
         Group of tiles connected by measured pairs; -1 if the tile is in none.
-    illumination : Illumination or None
-        Illumination and glow of its instrument.
     pairs : int
         Number of its measured pairs.
     suspect : bool
@@ -111,15 +107,9 @@ class TileData:
     cubic_xxy: list[float] = field(default_factory=list)
     cubic_xyy: list[float] = field(default_factory=list)
     cubic_yyy: list[float] = field(default_factory=list)
-    illumination: Illumination | None = None
     component: int = -1
     pairs: int = 0
     suspect: bool = False
-
-    def has_surface(self, channel: int) -> bool:
-        """Whether its correction has a surface in a channel."""
-        terms = (getattr(self, name) for name in SURFACE_POWERS)
-        return any(term[channel] for term in terms if term)
 
     def corners(self) -> list[list[float]]:
         """Return its corners as `Placement.corners` does; an empty list without a placement."""
@@ -236,7 +226,11 @@ class RunData:
     ----------
     stages : list of StageTimes
         In the order of their starts.
-    jobs : list of JobEnded
+    tiles : TileTable
+        In the order of the input.
+    pairs : PairTable
+        In the order of their tiles.
+    jobs : JobTable
         All ended jobs of the last run.
     alerts : list of Heartbeat and SlowJob
         In the order of their times.
@@ -251,10 +245,10 @@ class RunData:
     """
 
     autopsy: Autopsy
-    tiles: list[TileData]
-    pairs: list[PairData]
+    tiles: TileTable
+    pairs: PairTable
     stages: list[StageTimes]
-    jobs: list[JobEnded]
+    jobs: JobTable
     alerts: list[Heartbeat | SlowJob]
     solved: bool
     unit: str = "ADU"
@@ -272,18 +266,19 @@ class RunData:
     @property
     def origin(self) -> list[float]:
         """Right ascension and declination of the map's origin in degrees; empty if unknown."""
-        origins = (tile.placement.origin for tile in self.tiles if tile.placement)
-        return next(filter(None, origins), [])
+        origins = self.tiles.place["origin"][self.tiles.is_placed]
+        known = np.isfinite(origins).all(axis=1)
+        return origins[known.argmax()].tolist() if known.any() else []
 
     @property
     def matched(self) -> bool:
         """Whether any pair was measured."""
-        return any(pair.outcome == "measured" for pair in self.pairs)
+        return bool(self.pairs.measured.any())
 
     @cached_property
     def n_channels(self) -> int:
         """Number of channels of the tiles; 0 if none was prepared."""
-        return max((len(tile.placement.sky) for tile in self.tiles if tile.placement), default=0)
+        return int(self.tiles.place["channels"][self.tiles.is_placed].max(initial=0))
 
     @property
     def channel_names(self) -> list[str]:
@@ -294,22 +289,32 @@ class RunData:
         return [f"channel {channel}" for channel in range(count)]
 
     @cached_property
-    def groups(self) -> list[list[TileData]]:
-        """Groups of tiles connected by measured pairs, the largest first."""
-        groups: dict[int, list[TileData]] = {}
-        for tile in self.tiles:
-            if tile.component >= 0:
-                groups.setdefault(tile.component, []).append(tile)
-        return sorted(groups.values(), key=len, reverse=True)
+    def _groups(self) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the group of each tile, and the size of each group, the largest first."""
+        component = self.tiles.component
+        of_any = component >= 0
+        _, first, label, size = np.unique(
+            component[of_any], return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.lexsort([first, -size])
+        numbers = np.full(len(component), -1)
+        numbers[of_any] = np.argsort(order)[label.ravel()]
+        return numbers, size[order]
 
     @property
-    def group_numbers(self) -> dict[int, int]:
-        """Number of the group of each tile, by its index, in the order of `groups`."""
-        return {tile.index: number for number, group in enumerate(self.groups) for tile in group}
+    def groups(self) -> list[int]:
+        """Sizes of the groups of tiles connected by measured pairs, the largest first."""
+        return self._groups[1].tolist()
+
+    @property
+    def group_numbers(self) -> list[int]:
+        """Number of the group of each tile, in the order of `groups`; -1 for one in none."""
+        return self._groups[0].tolist()
 
     def finite_residuals(self, name: str) -> list[float]:
         """Return one field of the residuals of all pairs and channels, without NaN."""
-        return [value for pair in self.pairs for value in pair.finite(name)]
+        values = self.pairs.residuals[name]
+        return values[np.isfinite(values)].tolist()
 
 
 def job_outcome(job: JobEnded) -> str:
@@ -325,4 +330,4 @@ def job_seconds(job: JobEnded) -> float:
 def finite_median(values: Iterable[float]) -> float:
     """Return the median of the finite values; NaN without any."""
     finite = [value for value in values if math.isfinite(value)]
-    return median(finite) if finite else math.nan
+    return float(np.median(finite)) if finite else math.nan

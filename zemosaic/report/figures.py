@@ -13,9 +13,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..observe.progress import stage_title
-from ..runtime.events import JobEnded
-from .charts import worker_lanes
-from .data import RunData, TileData, job_seconds
+from .charts import WorkerLanes, worker_lanes
+from .data import RunData
 from .images import Mosaic, stretch_rgb
 
 # The colours of Okabe & Ito, which everybody can tell apart; the page has similar ones.
@@ -69,10 +68,10 @@ def _figures(run: RunData, mosaic: Mosaic | None) -> Iterator[_Figure]:
         yield _Figure("mosaic", (10, 5), lambda figure: _draw_mosaic(figure, mosaic))
         if np.isfinite(mosaic.seam_limit):
             yield _Figure("seams", (10, 5), lambda figure: _draw_seams(figure, mosaic, run))
-    if any(tile.placement for tile in run.tiles):
+    if run.tiles.is_placed.any():
         yield _Figure("sky", (7, 7), lambda figure: _draw_map(figure, run))
-    if run.jobs:
-        height = 1.8 + 0.3 * len(worker_lanes(run.jobs).names)
+    if len(run.jobs):
+        height = 1.8 + 0.3 * len(_lanes(run).names)
         yield _Figure("time", (9, height), lambda figure: _draw_times(figure, run))
     if run.solved:
         yield _Figure("corrections", (9, 6), lambda figure: _draw_corrections(figure, run))
@@ -105,11 +104,11 @@ def _side_by_side(figure: Any, images: list[Any]) -> Iterator[tuple[Any, Any, st
 
 @dataclass(frozen=True)
 class _TileStyle:
-    """Tiles of one kind on the map; `shows` takes a tile and the number of its group."""
+    """Tiles of one kind on the map; `shows` takes their numbers of pairs and of their groups."""
 
     label: str
     colour: str
-    shows: Callable[[TileData, int], bool]
+    shows: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -121,14 +120,14 @@ class _PairStyle:
     low: float
     high: float
 
-    def shows(self, chi: float) -> bool:
-        return math.isnan(chi) if math.isnan(self.low) else self.low < chi <= self.high
+    def shows(self, chi: np.ndarray) -> np.ndarray:
+        return np.isnan(chi) if math.isnan(self.low) else (self.low < chi) & (chi <= self.high)
 
 
 TILE_STYLES = (
-    _TileStyle("tiles", GREY, lambda tile, group: tile.pairs > 0 and group == 0),
-    _TileStyle("tiles of other groups", PURPLE, lambda tile, group: tile.pairs > 0 and group > 0),
-    _TileStyle("isolated tiles", RED, lambda tile, group: tile.pairs == 0),
+    _TileStyle("tiles", GREY, lambda pairs, group: (pairs > 0) & (group == 0)),
+    _TileStyle("tiles of other groups", PURPLE, lambda pairs, group: (pairs > 0) & (group > 0)),
+    _TileStyle("isolated tiles", RED, lambda pairs, group: pairs == 0),
 )
 PAIR_STYLES = (
     _PairStyle("pairs within 3 standard errors", BLUE, -1.0, 3.0),
@@ -151,14 +150,11 @@ def _draw_map(figure: Any, run: RunData) -> None:
 def _draw_outlines(axes: Any, run: RunData) -> None:
     from matplotlib.collections import PolyCollection
 
-    groups = run.group_numbers
+    tiles, group = run.tiles, np.array(run.group_numbers)
+    corners = tiles.corners()
     for style in TILE_STYLES:
-        outlines = [
-            np.array(tile.corners())
-            for tile in run.tiles
-            if tile.placement and style.shows(tile, groups.get(tile.index, -1))
-        ]
-        if outlines:
+        outlines = corners[style.shows(tiles.pairs, group)[tiles.is_placed]]
+        if len(outlines):
             axes.add_collection(
                 PolyCollection(
                     outlines, facecolors="none", edgecolors=style.colour, label=style.label
@@ -169,61 +165,56 @@ def _draw_outlines(axes: Any, run: RunData) -> None:
 def _draw_pairs(axes: Any, run: RunData) -> None:
     from matplotlib.collections import LineCollection
 
-    centres = {tile.index: np.mean(tile.corners(), axis=0) for tile in run.tiles if tile.placement}
+    centres = np.full((len(run.tiles), 2), np.nan)
+    centres[run.tiles.is_placed] = run.tiles.corners().mean(axis=1)
+    lines = np.stack([centres[run.pairs.i], centres[run.pairs.j]], axis=1)
+    drawn, chi = run.pairs.measured & np.isfinite(lines).all(axis=(1, 2)), run.pairs.max_chi
     width = 0.4 if len(run.pairs) > 1000 else 1.2
     for style in PAIR_STYLES:
-        lines = [
-            (centres[pair.i], centres[pair.j])
-            for pair in run.pairs
-            if pair.outcome == "measured" and style.shows(pair.max_chi)
-            and pair.i in centres and pair.j in centres
-        ]  # fmt: skip
-        if lines:
+        shown = lines[drawn & style.shows(chi)]
+        if len(shown):
             axes.add_collection(
                 LineCollection(
-                    lines, colors=style.colour, linewidths=width, label=style.label, zorder=3
+                    shown, colors=style.colour, linewidths=width, label=style.label, zorder=3
                 )
             )
 
 
 def _draw_times(figure: Any, run: RunData) -> None:
     axes = figure.add_subplot()
-    lanes = worker_lanes(run.jobs)
-    bars: dict[str, list[tuple[JobEnded, int]]] = {job.stage: [] for job in run.jobs}
-    failed: list[tuple[JobEnded, int]] = []
-    for job, row in zip(run.jobs, lanes.rows, strict=True):
-        done = job.outcome in ("measured", "rejected")
-        (bars[job.stage] if done else failed).append((job, row))
-    for (stage, stage_bars), colour in zip(bars.items(), cycle(STAGE_COLOURS), strict=False):
-        _draw_bars(axes, run, stage_bars, colour, stage_title(stage))
-    _draw_bars(axes, run, failed, RED, "failed")
+    lanes, stage = _lanes(run), run.jobs.stage
+    done = np.isin(run.jobs.outcome, ("measured", "rejected"))
+    for name, colour in zip(dict.fromkeys(stage.tolist()), cycle(STAGE_COLOURS), strict=False):
+        _draw_bars(axes, run, done & (stage == name), colour, stage_title(name))
+    _draw_bars(axes, run, ~done, RED, "failed")
     axes.set_yticks(range(len(lanes.names)), lanes.names)
     axes.invert_yaxis()
     axes.set(xlabel="seconds since the start of the run")
     figure.legend(loc="outside upper center", ncols=5, fontsize="small")
 
 
-def _draw_bars(
-    axes: Any, run: RunData, bars: list[tuple[JobEnded, int]], colour: str, label: str
-) -> None:
-    if not bars:
+def _lanes(run: RunData) -> WorkerLanes:
+    return worker_lanes(run.jobs.pid, run.jobs.started_ns, run.jobs.ended_ns)
+
+
+def _draw_bars(axes: Any, run: RunData, shown: np.ndarray, colour: str, label: str) -> None:
+    if not shown.any():
         return
-    starts = [run.elapsed(job.started_ns) for job, _ in bars]
-    widths = [job_seconds(job) for job, _ in bars]
-    rows = [row for _, row in bars]
+    starts = [run.elapsed(started_ns) for started_ns in run.jobs.started_ns[shown].tolist()]
+    widths, rows = run.jobs.seconds[shown], np.array(_lanes(run).rows)[shown]
     axes.barh(rows, widths, left=starts, height=0.8, color=colour, label=label)
 
 
 def _draw_corrections(figure: Any, run: RunData) -> None:
-    tiles = [tile for tile in run.tiles if tile.gain]
+    corrections = run.tiles.corrections
     colours = CHANNEL_COLOURS.get(run.n_channels, (BLUE, ORANGE, GREEN, PURPLE, RED))
     for row, (name, label) in enumerate((("gain", "gain"), ("offset", run.in_unit("offset"))), 1):
         axes = figure.add_subplot(2, 1, row)
         for channel, channel_name in enumerate(run.channel_names):
             axes.errorbar(
-                [tile.index for tile in tiles],
-                [getattr(tile, name)[channel] for tile in tiles],
-                [getattr(tile, f"{name}_err")[channel] for tile in tiles],
+                np.arange(len(run.tiles)),
+                corrections[name][:, channel],
+                corrections[f"{name}_err"][:, channel],
                 fmt=".", color=colours[channel % len(colours)], label=channel_name,
             )  # fmt: skip
         axes.set(xlabel="tile", ylabel=label)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..pictures import encode_webp, stretch
-from ..pipeline.records import load_thumbnails
-from ..pipeline.tables import SURFACE_POWERS
 from ..runtime.run_folder import RunFolder
-from .data import Placement, RunData, TileData
+from .coadd import ThumbnailStack
+from .data import RunData
 
 MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, whose tiles would be dots
 LONGEST = 800  # pixels along a side of a picture in the page: two stand side by side
@@ -62,52 +61,15 @@ class Mosaic:
         return float(np.percentile(finite, SEAM_LIMIT)) if len(finite) else np.nan
 
 
-@dataclass(frozen=True)
-class _Thumbnail:
-    """Values ``(C, h, w)`` of a tile on the image; cells are `factor` grid cells wide."""
-
-    tile: TileData
-    placement: Placement
-    values: np.ndarray
-
-    @property
-    def factor(self) -> int:
-        return self.placement.thumb
-
-    @property
-    def x(self) -> int:
-        """First column: a thumbnail begins with the first whole cell inside its preview."""
-        return -(-self.placement.x0 // self.factor)
-
-    @property
-    def y(self) -> int:
-        return -(-self.placement.y0 // self.factor)
-
-    @property
-    def x_end(self) -> int:
-        return self.x + self.values.shape[2]
-
-    @property
-    def y_end(self) -> int:
-        return self.y + self.values.shape[1]
-
-
 def coadd_mosaic(folder: Path, run: RunData) -> Mosaic | None:
     """Coadd the thumbnails of a run folder; return None if there are none, or too many cells."""
-    thumbnails = _thumbnails(folder, run)
-    if not thumbnails:
+    thumbnails = ThumbnailStack.load(folder, run)
+    if not len(thumbnails.tiles) or math.prod(thumbnails.shape[1:]) > MAX_CELLS:
         return None
-    left = min(thumbnail.x for thumbnail in thumbnails)
-    bottom = min(thumbnail.y for thumbnail in thumbnails)
-    width = max(thumbnail.x_end for thumbnail in thumbnails) - left
-    height = max(thumbnail.y_end for thumbnail in thumbnails) - bottom
-    if width * height > MAX_CELLS:
-        return None
-    canvas = _Canvas(left, bottom, (len(thumbnails[0].values), height, width))
-    before, seams_before = canvas.coadd(thumbnails, lambda thumbnail: thumbnail.values)
-    if not (run.solved and run.matched):
-        return Mosaic(before, seams_before)
-    return Mosaic(before, seams_before, *canvas.coadd(thumbnails, _corrected))
+    images = thumbnails.coadd(corrected=False)
+    if run.solved and run.matched:
+        images += thumbnails.coadd(corrected=True)
+    return Mosaic(*images)
 
 
 def with_pictures(mosaic: Mosaic, folder: Path) -> Mosaic:
@@ -117,93 +79,6 @@ def with_pictures(mosaic: Mosaic, folder: Path) -> Mosaic:
     except (OSError, ValueError):
         return mosaic
     return replace(mosaic, before=before, after=after)
-
-
-def _thumbnails(folder: Path, run: RunData) -> list[_Thumbnail]:
-    """Return the thumbnails with the factor of most tiles."""
-    factors = [tile.placement.thumb if tile.placement else 0 for tile in run.tiles]
-    factor = max(set(factors), key=factors.count, default=0)
-    values = load_thumbnails(folder)
-    return [
-        _Thumbnail(tile, tile.placement, values[tile.index])
-        for tile in run.tiles
-        if factor and tile.placement and tile.placement.thumb == factor and tile.index in values
-        # In an image of the whole sky a tile may be smaller than a cell.
-        if values[tile.index].size
-    ]
-
-
-@dataclass(frozen=True)
-class _Canvas:
-    """The image: its first column and row, and its shape ``(C, h, w)``."""
-
-    left: int
-    bottom: int
-    shape: tuple[int, int, int]
-
-    def window(self, thumbnail: _Thumbnail) -> tuple[slice, slice, slice]:
-        rows = slice(thumbnail.y - self.bottom, thumbnail.y_end - self.bottom)
-        columns = slice(thumbnail.x - self.left, thumbnail.x_end - self.left)
-        return slice(None), rows, columns
-
-    def coadd(
-        self, thumbnails: list[_Thumbnail], values_of: Callable[[_Thumbnail], np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and largest standard deviation of the tiles as `Mosaic` describes them.
-
-        The values of a thumbnail are computed twice, so that only one is in memory at a time.
-        """
-        total, count = np.zeros(self.shape, dtype=np.float32), np.zeros(self.shape, dtype=np.int32)
-        for thumbnail in thumbnails:
-            window, values = self.window(thumbnail), values_of(thumbnail)
-            valid = np.isfinite(values)
-            total[window] += np.where(valid, values, np.float32(0))
-            count[window] += valid
-        with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.where(count > 0, total / count, np.float32(np.nan))
-            squares = np.zeros(self.shape, dtype=np.float32)
-            for thumbnail in thumbnails:
-                window = self.window(thumbnail)
-                squares[window] += np.nan_to_num(values_of(thumbnail) - mean[window]) ** 2
-            spread = np.where(count > 1, np.sqrt(squares / (count - 1)), np.float32(np.nan))
-        return mean, np.fmax.reduce(spread, axis=0)
-
-
-def _corrected(thumbnail: _Thumbnail) -> np.ndarray:
-    """Return the corrected values of a thumbnail, or its own values if it has no correction."""
-    tile, values = thumbnail.tile, thumbnail.values
-    if len(tile.gain) != len(values) or not np.isfinite(tile.gain).all():
-        return values
-    x, y = _tile_pixels(thumbnail)
-    gain, offset = _per_channel(tile.gain), _per_channel(tile.offset)
-    corrected = gain * values + offset
-    if tile.illumination is not None:
-        height, width = thumbnail.placement.shape
-        # Beyond the edges of the tile the polynomials are no good.
-        place = np.clip(2 * x / width, -1, 1), np.clip(2 * y / height, -1, 1)
-        factor, glow = (part.astype(np.float32) for part in tile.illumination.at(*place))
-        bias = _per_channel(tile.illumination.bias.tolist())
-        corrected = (corrected - gain * glow - bias) / factor + bias
-    for name, (power_x, power_y) in SURFACE_POWERS.items():
-        coefficients = getattr(tile, name)
-        if any(coefficients):
-            corrected += _per_channel(coefficients) * (x**power_x * y**power_y)
-    return corrected
-
-
-def _per_channel(numbers: list[float]) -> np.ndarray:
-    return np.array(numbers, dtype=np.float32)[:, None, None]
-
-
-def _tile_pixels(thumbnail: _Thumbnail) -> tuple[np.ndarray, np.ndarray]:
-    """Return x and y of the cells in pixels of the tile, from its centre: ``(h, w)`` float32."""
-    factor, placement = thumbnail.factor, thumbnail.placement
-    _, height, width = thumbnail.values.shape
-    middle = (factor - 1) / 2  # of an image cell, in grid cells
-    u = (np.arange(width) + thumbnail.x) * factor + middle - placement.centre[0]
-    v = (np.arange(height)[:, None] + thumbnail.y) * factor + middle - placement.centre[1]
-    (a, b), (c, d) = np.linalg.inv(np.array(placement.jacobian)).astype(np.float32)
-    return (a * u + b * v).astype(np.float32), (c * u + d * v).astype(np.float32)
 
 
 def stretch_rgb(mosaic: Mosaic) -> list[np.ndarray]:

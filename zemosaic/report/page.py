@@ -198,7 +198,7 @@ def _background(survey: SurveyPicture | None) -> dict[str, object] | None:
 
 def _map(run: RunData, survey: SurveyPicture | None) -> Iterator[str]:
     yield "<h2>Tiles and pairs on the sky</h2>"
-    if not any(tile.placement for tile in run.tiles):
+    if not run.tiles.is_placed.any():
         yield "<p>No tile was prepared, so there is no map.</p>"
         return
     yield (
@@ -220,7 +220,7 @@ def _map(run: RunData, survey: SurveyPicture | None) -> Iterator[str]:
 
 def _times(run: RunData) -> Iterator[str]:
     yield "<h2>Where the time went</h2>"
-    if run.jobs:
+    if len(run.jobs):
         yield (
             "<p>One lane per worker, one bar per job; in the gaps a worker starts or waits. Hover "
             "over a bar for details; drag to zoom, double-click to reset.</p>"
@@ -234,12 +234,11 @@ def _corrections(run: RunData) -> Iterator[str]:
     if not run.solved or not run.matched:
         return
     yield "<h2>Corrections</h2>"
-    surfaces = any(tile.has_surface(c) for tile in run.tiles for c in range(len(tile.gain)))
     line = "gain × data + offset"
     if run.illuminations:
         line = "(gain × (data − glow) + offset − bias) / illumination + bias"
     yield (
-        f"<p>corrected = {line}{' + a surface per tile' if surfaces else ''}, with "
+        f"<p>corrected = {line}{' + a surface per tile' if run.tiles.has_surfaces else ''}, with "
         "standard errors; without a visible bar the error is smaller than the marker.</p>"
     )
     gains, offsets = (

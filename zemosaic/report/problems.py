@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+import numpy as np
+
 from ..observe.autopsy_text import describe_job, resume_command
 from ..observe.progress import FAILED_OUTCOMES, job_name
 from ..runtime.events import Note
@@ -47,16 +49,14 @@ def _errors(run: RunData) -> Iterator[Problem]:
 
 
 def _failed_tiles(run: RunData) -> Iterator[Problem]:
-    for tile in run.tiles:
-        if tile.failed:
-            yield Problem(tile.failed)
+    yield from map(Problem, run.tiles.failed.values())
 
 
 def _failed_pairs(run: RunData) -> Iterator[Problem]:
-    for pair in run.pairs:
-        if pair.outcome in FAILED_OUTCOMES:
-            names = {"name_i": run.tiles[pair.i].name, "name_j": run.tiles[pair.j].name}
-            yield Problem(f"{job_name('pairs', pair.index, names)}: {pair.reason}")
+    for row in np.flatnonzero(np.isin(run.pairs.outcome, FAILED_OUTCOMES)).tolist():
+        pair = run.pairs[row]
+        names = {"name_i": run.tiles.names[pair.i], "name_j": run.tiles.names[pair.j]}
+        yield Problem(f"{job_name('pairs', pair.index, names)}: {pair.reason}")
 
 
 def _unfinished_jobs(run: RunData) -> Iterator[Problem]:
@@ -65,11 +65,9 @@ def _unfinished_jobs(run: RunData) -> Iterator[Problem]:
 
 
 def _suspect_tiles(run: RunData) -> Iterator[Problem]:
-    for tile in run.tiles:
-        if tile.suspect:
-            yield Problem(
-                f"{tile.name}: its pairs contradict the others, or its WCS is wrong; inspect it"
-            )
+    for index in np.flatnonzero(run.tiles.suspect).tolist():
+        name = run.tiles.names[index]
+        yield Problem(f"{name}: its pairs contradict the others, or its WCS is wrong; inspect it")
 
 
 def _resume(run: RunData) -> Iterator[Problem]:
@@ -78,10 +76,9 @@ def _resume(run: RunData) -> Iterator[Problem]:
 
 
 def _disagreeing_pairs(run: RunData) -> Iterator[Problem]:
-    suspects = {tile.index for tile in run.tiles if tile.suspect}
-    disagreeing = sum(
-        pair.max_chi > MAX_CHI and not {pair.i, pair.j} & suspects for pair in run.pairs
-    )
+    pairs, suspect = run.pairs, run.tiles.suspect
+    trusted = ~(suspect[pairs.i] | suspect[pairs.j])
+    disagreeing = int(np.count_nonzero((pairs.max_chi > MAX_CHI) & trusted))
     if disagreeing > DISAGREEING * len(run.pairs):
         yield Problem(
             f"{count(disagreeing, 'pair')} of {len(run.pairs)} still disagree by more than "
@@ -104,13 +101,14 @@ def _disagreeing_stars(run: RunData) -> Iterator[Problem]:
 
 
 def _isolated_tiles(run: RunData) -> Iterator[Problem]:
-    for tile in run.tiles:
-        if run.solved and not tile.failed and not tile.pairs:
-            yield Problem(f"{tile.name}: isolated, matched to no other tile", warning=True)
+    for index in np.flatnonzero(run.tiles.pairs == 0).tolist() if run.solved else ():
+        if index not in run.tiles.failed:
+            name = run.tiles.names[index]
+            yield Problem(f"{name}: isolated, matched to no other tile", warning=True)
 
 
 def _separate_groups(run: RunData) -> Iterator[Problem]:
-    groups = sum(len(group) > 1 for group in run.groups)
+    groups = sum(size > 1 for size in run.groups)
     if run.solved and groups > 1:
         yield Problem(
             f"The tiles form {groups} separate groups, whose relative levels are unknown",

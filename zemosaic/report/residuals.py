@@ -1,74 +1,50 @@
-"""Residuals of a pair: the differences of level and gain after correction."""
+"""Residuals of the pairs: the differences of level and gain after correction."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+import numpy as np
 
-from .data import PairResidual, TileData
-from .shorten import PairLine
+from .rows import RESIDUALS
 
 
-@dataclass(frozen=True)
-class PairCorrections:
-    """Corrections of the tiles i and j of a pair in one channel.
-
-    Parameters
-    ----------
-    gain_i, gain_j : float
-        Gains of the tiles; NaN without a solution.
-    """
-
-    gain_i: float = math.nan
-    gain_j: float = math.nan
-
-    @classmethod
-    def of(cls, first: TileData, second: TileData, channel: int) -> PairCorrections:
-        """Return the corrections of two tiles in a channel."""
-        if channel >= min(len(first.gain), len(second.gain)):
-            return cls()
-        return cls(first.gain[channel], second.gain[channel])
-
-
-def pair_residual(
-    line: PairLine | None, corrections: PairCorrections, residual: float
-) -> PairResidual:
-    """Return the residuals of a pair in one channel.
+def pair_residuals(
+    lines: np.ndarray, gain_i: np.ndarray, gain_j: np.ndarray, residual: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the fields of `PairResidual` by name.
 
     Parameters
     ----------
-    line : PairLine or None
-        Measurement of the pair; None if it was rejected.
-    corrections : PairCorrections
-        Corrections of its tiles.
-    residual : float
-        Level difference after correction in ADU; NaN without a solution.
+    lines : ndarray
+        ``(N,)`` measurements of channels of pairs (`measurement_heads`).
+    gain_i, gain_j : ndarray
+        ``(N,)`` gains of their tiles; NaN without a solution.
+    residual : ndarray
+        ``(N,)`` level difference after correction in ADU; NaN without a solution.
     """
-    if line is None:
-        return PairResidual()
-    noise = line.rms if line.rms > 0 else math.nan
-    before = abs(line.y - line.x) / noise
-    if not math.isfinite(residual):
-        return PairResidual(before=before, level_err=line.level_err)
-    return PairResidual(
-        before=before,
-        after=abs(residual) / (corrections.gain_j * noise),
-        residual=residual,
-        level_err=line.level_err,
-        level_chi=_level_chi(residual, corrections.gain_j * line.level_err),
-        gain_chi=_gain_chi(line, corrections),
-    )
+    noise = np.where(lines["rms"] > 0, lines["rms"], np.nan)
+    solved = np.isfinite(residual)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = {
+            "before": abs(lines["y"] - lines["x"]) / noise,
+            "after": abs(residual) / (gain_j * noise),
+            "residual": residual,
+            "level_err": lines["level_err"],
+            "level_chi": _level_chi(residual, gain_j * lines["level_err"]),
+            "gain_chi": _gain_chi(lines, gain_i, gain_j),
+        }
+    for name in set(RESIDUALS) - {"before", "level_err"}:
+        values[name] = np.where(solved, values[name], np.nan)
+    return values
 
 
-def _level_chi(residual: float, error: float) -> float:
+def _level_chi(residual: np.ndarray, error: np.ndarray) -> np.ndarray:
     """Return the residual level in standard errors; NaN if tiles have no noise."""
-    return residual / error if error > 0 else math.nan
+    return np.where(error > 0, residual / error, np.nan)
 
 
-def _gain_chi(line: PairLine, corrections: PairCorrections) -> float:
+def _gain_chi(lines: np.ndarray, gain_i: np.ndarray, gain_j: np.ndarray) -> np.ndarray:
     """Return the residual gain in standard errors; NaN if the gain was not measured."""
-    gain, error = line.gain, line.gain_err
-    if not (line.gain_measured and gain > 0 and error > 0):
-        return math.nan
-    log_residual = math.log(gain) - math.log(corrections.gain_i / corrections.gain_j)
-    return log_residual / (error / gain)
+    gain, error = lines["gain"], lines["gain_err"]
+    log_residual = np.log(gain) - np.log(gain_i / gain_j)
+    measured = lines["gain_measured"] & (gain > 0) & (error > 0)
+    return np.where(measured, log_residual / (error / gain), np.nan)

@@ -6,13 +6,13 @@ all figures in the text are of the whole run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..observe.progress import FAILED_OUTCOMES
-from ..runtime.events import JobEnded
-from .data import PairData, RunData, job_seconds
+from .data import IN_PROGRESS, RunData
 
 MAX_TILES, MAX_PAIRS, MAX_JOBS = 10_000, 5_000, 20_000
 MAX_VALUES = 10_000  # of a histogram
@@ -30,8 +30,10 @@ class Shown:
     @classmethod
     def of(cls, run: RunData) -> Shown:
         """Select the worst pairs and their tiles, failed and suspect tiles, the longest jobs."""
-        pairs = _largest([_badness(pair) for pair in run.pairs], MAX_PAIRS)
-        jobs = _largest([_length(job) for job in run.jobs], MAX_JOBS)
+        chi = np.nan_to_num(run.pairs.max_chi, nan=-1.0)
+        pairs = _largest(np.isin(run.pairs.outcome, FAILED_OUTCOMES), chi, MAX_PAIRS)
+        failed = np.isin(run.jobs.outcome, [*FAILED_OUTCOMES, IN_PROGRESS])
+        jobs = _largest(failed, run.jobs.seconds, MAX_JOBS)
         return cls(_tiles(run, pairs), pairs, jobs)
 
 
@@ -39,8 +41,9 @@ def _tiles(run: RunData, pairs: Sequence[int]) -> Sequence[int]:
     count = len(run.tiles)
     if count <= MAX_TILES:
         return range(count)
-    first = {index for number in pairs for index in (run.pairs[number].i, run.pairs[number].j)}
-    odd = [tile.index for tile in run.tiles if tile.failed or tile.suspect]
+    worst = [*pairs]
+    first = np.stack([run.pairs.i[worst], run.pairs.j[worst]], axis=1).ravel().tolist()
+    odd = sorted({*run.tiles.failed, *np.flatnonzero(run.tiles.suspect).tolist()})
     chosen = [*dict.fromkeys([*first, *odd])][:MAX_TILES]
     others = sorted(set(range(count)) - set(chosen))
     return sorted(
@@ -48,19 +51,11 @@ def _tiles(run: RunData, pairs: Sequence[int]) -> Sequence[int]:
     )
 
 
-def _badness(pair: PairData) -> tuple[bool, float]:
-    chi = pair.max_chi
-    return pair.outcome in FAILED_OUTCOMES, chi if math.isfinite(chi) else -1.0
-
-
-def _length(job: JobEnded) -> tuple[bool, float]:
-    return job.outcome in FAILED_OUTCOMES, job_seconds(job)
-
-
-def _largest(keys: Sequence[tuple[bool, float]], count: int) -> Sequence[int]:
-    if len(keys) <= count:
-        return range(len(keys))
-    return sorted(sorted(range(len(keys)), key=keys.__getitem__, reverse=True)[:count])
+def _largest(failed: np.ndarray, size: np.ndarray, count: int) -> Sequence[int]:
+    """Return the places of failed ones and of the largest others, in ascending order."""
+    if len(size) <= count:
+        return range(len(size))
+    return sorted(np.lexsort([-size, ~failed])[:count].tolist())
 
 
 def even_places(length: int, count: int) -> Sequence[int]:

@@ -33,12 +33,12 @@ class Field:
     @classmethod
     def of(cls, run: RunData) -> Field | None:
         """Return the field of all tiles with a margin; None if there is no map of the sky."""
-        corners = [corner for tile in run.tiles for corner in tile.corners()]
-        if not corners or not run.origin:
+        if not run.origin:
             return None
-        x, y = zip(*corners, strict=True)
-        margin = MARGIN * max(max(x) - min(x), max(y) - min(y))
-        return cls(min(x) - margin, max(x) + margin, min(y) - margin, max(y) + margin)
+        corners = run.tiles.corners().reshape(-1, 2)
+        (left, bottom), (right, top) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
+        margin = MARGIN * max(right - left, top - bottom)
+        return cls(left - margin, right + margin, bottom - margin, top + margin)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,17 @@ import math
 import time
 from collections.abc import Iterator
 
+import numpy as np
+
 from ..observe.autopsy_text import describe_job
 from ..observe.progress import stage_title
 from ..runtime.events import JobEnded
 from ..text import two_digits, with_error
 from .alerts import alert_job
-from .data import PairData, RunData, StarComparison, TileData, job_outcome, job_seconds
+from .data import PairData, RunData, StarComparison, job_outcome, job_seconds
 from .markup import escape, folded, table
 from .problems import MAX_LISTED, count
+from .rows import TileTable
 from .selection import MAX_ROWS
 
 MAX_SLOWEST = 10
@@ -30,9 +33,10 @@ def time_tables(run: RunData) -> Iterator[str]:
             if times.stage != "prepare" or "scan" not in names  # which is a part of it
         ]
         yield "<h3>Stages</h3>" + table(("stage", "seconds"), rows, {1: ".2f"})
-    pairs = [job for job in run.jobs if job.stage == "pairs"]
-    if pairs:
-        slowest = sorted(pairs, key=job_seconds, reverse=True)[:MAX_SLOWEST]
+    pairs = np.flatnonzero(run.jobs.stage == "pairs")
+    if len(pairs):
+        order = np.argsort(-run.jobs.seconds[pairs], kind="stable")[:MAX_SLOWEST]
+        slowest = [run.jobs[number] for number in pairs[order].tolist()]
         yield f"<h3>The {len(slowest)} slowest pairs</h3>" + table(
             ("pair", "tile", "and tile", "seconds", "longest step", "outcome"),
             [_job_row(job) for job in slowest],
@@ -72,7 +76,7 @@ def _stack(title: str, stack: str) -> str:
 def corrections_table(run: RunData) -> str:
     """Return the gains and offsets of the tiles, folded away; of many those of the worst alone."""
     channels = run.channel_names
-    tiles = sorted(run.tiles, key=_doubt)[:MAX_ROWS] if len(run.tiles) > MAX_ROWS else run.tiles
+    tiles = [run.tiles[index] for index in _most_doubtful(run.tiles)]
     rows = [
         (
             tile.index, tile.name, name, with_error(gain, gain_err), with_error(offset, offset_err),
@@ -92,39 +96,41 @@ def corrections_table(run: RunData) -> str:
     return folded(title, table(head, rows, formats) + rest)
 
 
-def _doubt(tile: TileData) -> tuple[bool, float]:
-    """Return a key that sorts suspect tiles first, then those with the largest errors of gains."""
-    errors = [error / gain for gain, error in zip(tile.gain, tile.gain_err, strict=True) if gain]
-    return not tile.suspect, -max((e for e in errors if math.isfinite(e)), default=0.0)
+def _most_doubtful(tiles: TileTable) -> list[int]:
+    """Return suspect tiles, then those with the largest errors of gains; a few tiles in order."""
+    if len(tiles) <= MAX_ROWS:
+        return list(range(len(tiles)))
+    gain, gain_err = (tiles.corrections[name] for name in ("gain", "gain_err"))
+    error = np.divide(gain_err, gain, out=np.zeros_like(gain), where=gain != 0)
+    largest = np.where(np.isfinite(error), error, -np.inf).max(axis=1, initial=0.0)
+    return np.lexsort([-largest, ~tiles.suspect])[:MAX_ROWS].tolist()
 
 
 def pairs_table(run: RunData) -> Iterator[str]:
     """Yield the steps of the pairs before and after correction, largest first, folded away."""
-    measured = [pair for pair in run.pairs if pair.finite("before")]
-    if not measured:
+    before, after = (run.pairs.largest(name) for name in ("before", "after"))
+    step = np.where(np.isfinite(after), after, before)
+    measured = np.flatnonzero(np.isfinite(before))
+    if not len(measured):
         return
-    worst = sorted(measured, key=_step, reverse=True)
+    order = np.argsort(-step[measured], kind="stable")[:MAX_LISTED]
+    worst = [run.pairs[number] for number in measured[order].tolist()]
     rows = [
         (
-            pair.index, run.tiles[pair.i].name, run.tiles[pair.j].name,
+            pair.index, run.tiles.names[pair.i], run.tiles.names[pair.j],
             *(_largest(pair.finite(name)) for name in ("before", "after")),
             _residual(pair), two_digits(pair.max_chi),
         )
-        for pair in worst[:MAX_LISTED]
+        for pair in worst
     ]  # fmt: skip
     head = (
         "pair", "tile", "and tile", "step before, × noise", "after, × noise",
         run.in_unit("residual"), "in errors",
     )  # fmt: skip
     body = table(head, rows, {0: "d", 3: "", 4: "", 5: "", 6: ""})
-    if len(worst) > MAX_LISTED:
-        body += f"<p>and {len(worst) - MAX_LISTED} more, in pairs.ecsv</p>"
+    if len(measured) > MAX_LISTED:
+        body += f"<p>and {len(measured) - MAX_LISTED} more, in pairs.ecsv</p>"
     yield folded("Table of the pairs, largest step first", body)
-
-
-def _step(pair: PairData) -> float:
-    """Return the largest step after correction of a pair, or before it without a solution."""
-    return max(pair.finite("after") or pair.finite("before"))
 
 
 def _largest(values: list[float]) -> str:
@@ -143,8 +149,8 @@ def _residual(pair: PairData) -> str:
 
 def unmeasured_tables(run: RunData) -> Iterator[str]:
     """Yield the pairs without a measured gain and the rejected pairs, folded away."""
-    no_gain = [pair for pair in run.pairs if pair.outcome == "measured" and not pair.gain_measured]
-    if no_gain:
+    no_gain = np.flatnonzero(run.pairs.measured & ~run.pairs.gain_measured)
+    if len(no_gain):
         yield _pairs_table(
             run,
             no_gain,
@@ -152,20 +158,21 @@ def unmeasured_tables(run: RunData) -> Iterator[str]:
             "level",
             "gain not measurable",
         )
-    rejected = [pair for pair in run.pairs if pair.outcome == "rejected"]
-    if rejected:
+    rejected = np.flatnonzero(run.pairs.outcome == "rejected")
+    if len(rejected):
         yield _pairs_table(run, rejected, "that could not be measured at all", "")
 
 
-def _pairs_table(run: RunData, pairs: list[PairData], title: str, reason: str) -> str:
+def _pairs_table(run: RunData, rows_of_pairs: np.ndarray, title: str, reason: str) -> str:
+    pairs = [run.pairs[number] for number in rows_of_pairs[:MAX_LISTED].tolist()]
     rows = [
-        (pair.index, run.tiles[pair.i].name, run.tiles[pair.j].name, pair.reason or reason)
-        for pair in pairs[:MAX_LISTED]
+        (pair.index, run.tiles.names[pair.i], run.tiles.names[pair.j], pair.reason or reason)
+        for pair in pairs
     ]
     body = table(("pair", "tile", "and tile", "reason"), rows, {0: "d"})
-    if len(pairs) > MAX_LISTED:
-        body += f"<p>and {len(pairs) - MAX_LISTED} more, in pairs.ecsv</p>"
-    return folded(f"{count(len(pairs), 'pair')} {title}", body)
+    if len(rows_of_pairs) > MAX_LISTED:
+        body += f"<p>and {len(rows_of_pairs) - MAX_LISTED} more, in pairs.ecsv</p>"
+    return folded(f"{count(len(rows_of_pairs), 'pair')} {title}", body)
 
 
 def star_table(run: RunData) -> Iterator[str]:
@@ -175,7 +182,8 @@ def star_table(run: RunData) -> Iterator[str]:
     worst = sorted(run.star_gains, key=_difference, reverse=True)
     rows = [
         (
-            row.pair, run.tiles[row.i].name, run.tiles[row.j].name, run.channel_names[row.channel],
+            row.pair, run.tiles.names[row.i], run.tiles.names[row.j],
+            run.channel_names[row.channel],
             with_error(row.gain, row.gain_err), with_error(row.star_gain, row.star_gain_err),
             row.stars, row.chi,
         )

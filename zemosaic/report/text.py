@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..observe.progress import FAILED_OUTCOMES, stage_title
 from ..text import two_digits
 from .data import IN_PROGRESS, RunData, finite_median
@@ -53,12 +55,12 @@ def _result_headline(run: RunData, seconds: str) -> str:
         return f"Nothing to match: {reason}, so all tiles stay unchanged ({seconds})"
     if not run.solved:
         return f"Finished in {seconds}, but its tables are missing"
-    usable = sum(not tile.failed for tile in run.tiles)
-    isolated = sum(len(group) == 1 for group in run.groups)
+    usable = len(run.tiles) - len(run.tiles.failed)
+    isolated = sum(size == 1 for size in run.groups)
     groups = f"in {count(len(run.groups) - isolated, 'group')}"
     if isolated:
         groups += f" and {isolated} isolated"
-    failed = sum(pair.outcome in FAILED_OUTCOMES for pair in run.pairs)
+    failed = sum(map(run.pairs.count, FAILED_OUTCOMES))
     failures = f", but {count(failed, 'pair')} failed" if failed else ""
     return f"{usable} of {count(len(run.tiles), 'tile')} matched {groups}, in {seconds}{failures}"
 
@@ -82,7 +84,7 @@ class KeyFigure:
 
 def key_figures(run: RunData) -> Iterator[KeyFigure]:
     """Yield the key figures: usable tiles, measured pairs, groups, and the step at a seam."""
-    usable = sum(not tile.failed for tile in run.tiles)
+    usable = len(run.tiles) - len(run.tiles.failed)
     yield KeyFigure(f"{usable} of {len(run.tiles)}", "usable tiles")
     yield _pair_figure(run)
     yield KeyFigure(str(len(run.groups)), _groups_label(run))
@@ -100,7 +102,7 @@ def key_figures(run: RunData) -> Iterator[KeyFigure]:
 
 
 def _pair_figure(run: RunData) -> KeyFigure:
-    outcomes = Counter(pair.outcome for pair in run.pairs)
+    outcomes = Counter(run.pairs.outcome.tolist())
     total = max(run.autopsy.job_counts("pairs")[1], len(run.pairs))
     unmeasured = [f"{outcomes[name]} {label}" for name, label in OUTCOMES.items() if outcomes[name]]
     if total > len(run.pairs):
@@ -129,16 +131,18 @@ class _ChiSquare:
 
     def add_channel(self, run: RunData, channel: int, name: str) -> None:
         """Add a channel; each tile has one free parameter, and each group of tiles a gauge."""
-        chis = [(pair, getattr(residual, name)) for pair in run.pairs
-                for residual in pair.residuals[channel : channel + 1]]  # fmt: skip
-        finite = [(pair, chi) for pair, chi in chis if math.isfinite(chi)]
-        inliers = [(pair, chi) for pair, chi in finite if abs(chi) <= MAX_CHI]
-        tiles = {index for pair, _ in inliers for index in (pair.i, pair.j)}
-        groups = {run.tiles[index].component for index in tiles}
-        self.chi2 += sum(chi * chi for _, chi in inliers)
-        self.dof += len(inliers) - len(tiles) + len(groups)
-        self.pairs += len(finite)
-        self.outliers += len(finite) - len(inliers)
+        residuals = run.pairs.residuals[name]
+        if channel >= residuals.shape[1]:
+            return
+        chi = residuals[:, channel]
+        inlier = np.abs(chi) <= MAX_CHI
+        tiles = np.unique([run.pairs.i[inlier], run.pairs.j[inlier]])
+        groups = np.unique(run.tiles.component[tiles])
+        finite, inliers = (int(np.count_nonzero(some)) for some in (np.isfinite(chi), inlier))
+        self.chi2 += math.fsum(np.square(chi[inlier]))
+        self.dof += inliers - len(tiles) + len(groups)
+        self.pairs += finite
+        self.outliers += finite - inliers
 
     def sentence(self, title: str) -> str:
         """Return χ² per degree of freedom and its meaning for the errors."""

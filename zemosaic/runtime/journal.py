@@ -12,26 +12,34 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..files import no_follow
 from ..threads import start_thread
-from .events import Event, Heartbeat, JobEnded, JobSubmitted, RunEnded, RunStarted, StageEnded
-from .journal_lines import (
-    DamagedLineError,
-    decode_event,
-    decode_line,
-    decode_spans,
-    encode_line,
+from .events import Event, Heartbeat, RunStarted, StageEnded
+from .journal_lines import encode_line
+from .journal_records import (
+    Collector,
+    Record,
+    RunColumns,
+    SavedResults,
+    read,
+    read_columns,
+    read_events,
+    results,
 )
 from .observers import Observer
 from .run_folder import RunFolder
 
 _SYNCED = {RunStarted, StageEnded, Heartbeat}
 CLOSE_TIMEOUT = 2.0  # seconds for a sync under way, and again for the last one
+
+__all__ = [
+    "Collector", "Journal", "Record", "RunColumns", "SavedResults", "append", "ranges", "read",
+    "read_columns", "read_events", "results",
+]  # fmt: skip
 
 
 class Journal(Observer):
@@ -139,85 +147,6 @@ class Journal(Observer):
             self._on_failure(self.failed)
 
 
-@dataclass
-class Record:
-    """A run as its journal records it.
-
-    Parameters
-    ----------
-    about : dict
-        As given to `Journal`.
-    events : list
-        In the order in which they happened.
-    delivered : set of int
-        Numbers of the spans accepted by a collector.
-    damaged : int
-        Number of lines left out because they are not as they were written.
-    """
-
-    about: dict[str, Any] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
-    delivered: set[int] = field(default_factory=set)
-    damaged: int = 0
-
-    @property
-    def ended(self) -> RunEnded | None:
-        """The end of the run; None if it is running or has died."""
-        return next((e for e in reversed(self.events) if isinstance(e, RunEnded)), None)
-
-    def unfinished(self) -> list[JobSubmitted]:
-        """Return the submitted jobs without an end."""
-        jobs: dict[tuple[str, int], JobSubmitted] = {}
-        for event in self.events:
-            if isinstance(event, JobSubmitted):
-                jobs[event.stage, event.index] = event
-            elif isinstance(event, JobEnded):
-                jobs.pop((event.stage, event.index), None)
-        return list(jobs.values())
-
-
-def drop_result(entry: dict[str, Any]) -> None:
-    """Remove the result from the entry of the end of a job, for readers who need none."""
-    entry["result"] = None
-
-
-def read(
-    folder: Path, shorten: Callable[[dict[str, Any]], None] = lambda entry: None
-) -> list[Record]:
-    """Return all runs of a folder's journal, oldest first; none if it has no journal.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Run folder.
-    shorten : callable
-        Called with the entry of the end of each job, by the names of the fields of `JobEnded`;
-        takes out what the caller does not need. Results have most of a journal's bytes.
-    """
-    records: list[Record] = []
-    damaged = 0  # before the first run
-    for entry in _read_lines(RunFolder(folder).journal):
-        if entry is None:
-            if records:
-                records[-1].damaged += 1
-            else:
-                damaged += 1
-            continue
-        kind = entry.pop("kind", None)
-        if kind == "about":
-            records.append(Record(about=entry))
-        elif kind == "delivered" and records:
-            records[-1].delivered |= decode_spans(entry)
-        elif isinstance(kind, str) and (event := decode_event(kind, entry, shorten)) is not None:
-            # The first line of a run may be damaged.
-            if not records or (isinstance(event, RunStarted) and records[-1].events):
-                records.append(Record())
-            records[-1].events.append(event)
-    if records:
-        records[0].damaged += damaged
-    return records
-
-
 def append(folder: Path, entry: Mapping[str, Any]) -> None:
     """Append a line to the journal of an ended run."""
     descriptor = _open(folder)
@@ -225,16 +154,6 @@ def append(folder: Path, entry: Mapping[str, Any]) -> None:
         os.write(descriptor, b"\n" + encode_line(entry))
     finally:
         os.close(descriptor)
-
-
-def results(records: Iterable[Record]) -> dict[str, Any]:
-    """Return the results of several runs by their keys."""
-    return {
-        event.key: event.result
-        for record in records
-        for event in record.events
-        if isinstance(event, JobEnded) and event.key
-    }
 
 
 def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
@@ -251,34 +170,3 @@ def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
 def _open(folder: Path) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return no_follow(RunFolder(folder).journal, flags, 0o644)
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any] | None]:
-    """Yield the entry of each line, None for a damaged one; leave out torn ones.
-
-    Whoever appends to the journal begins with a new line, which ends the line that the process
-    before it may have left torn.
-    """
-    if not path.exists():
-        return
-    torn, checked = False, False
-    with path.open("rb") as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            try:
-                entry, checked_line = decode_line(line, checked)
-            except DamagedLineError:
-                if torn:
-                    yield None
-                torn = True
-                continue
-            is_first = entry.get("kind") in ("about", "delivered")
-            if torn and not is_first:
-                yield None
-            torn = False
-            if entry.get("kind") == "about":
-                checked = checked_line
-            yield entry
-        if torn and line.endswith(b"\n"):
-            yield None

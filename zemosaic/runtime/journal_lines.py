@@ -6,16 +6,16 @@ Earlier versions wrote none.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, get_args
 
 import orjson
 
-from .events import Event, JobError
+from .events import Event, JobEnded, JobError
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in get_args(Event)}
 # First bytes of lines written by `json`, which must read them; earlier versions used only `json`.
@@ -24,6 +24,8 @@ _JSON_PREFIXES = (b" ", b'{"kind":"about"')
 _RENAMED = {"stages": "step_times", "part": "step", "running_parts": "running_steps"}
 _CHECKSUM = re.compile(rb',"crc":"([0-9a-f]{8})"}\s*\Z')
 _CHECKSUM_SIZE = len(b',"crc":"89abcdef"}\n')
+#: Names of the fields of `JobEnded` in journals.
+JOB_FIELDS = {*(item.name for item in fields(JobEnded)), "stages"}
 
 
 class DamagedLineError(ValueError):
@@ -75,43 +77,38 @@ def decode_line(line: bytes, needs_checksum: bool = False) -> tuple[dict[str, An
     """
     found = _CHECKSUM.search(line, max(0, len(line) - _CHECKSUM_SIZE))
     if found is not None:
-        body = line[: found.start()]
-        if zlib.crc32(body) != int(found[1], 16):
+        if zlib.crc32(memoryview(line)[: found.start()]) != int(found[1], 16):
             raise DamagedLineError("wrong checksum")
-        line = body + b"}"
     elif needs_checksum:
         raise DamagedLineError("no checksum")
     entry = _parse(line)
-    if not isinstance(entry, dict):
+    if type(entry) is not dict:
         raise DamagedLineError("not an object")
+    if found is not None:
+        del entry["crc"]
     return entry, found is not None
 
 
 def _parse(line: bytes) -> Any:
     # orjson would read an integer over 64 bits as a float, so it must not read lines of json.
     if not line.startswith(_JSON_PREFIXES):
-        with contextlib.suppress(ValueError):  # NaN, as earlier versions wrote it, or torn
+        try:
             return orjson.loads(line)
+        except ValueError:  # NaN, as earlier versions wrote it, or torn
+            pass
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise DamagedLineError(str(error)) from None
 
 
-def decode_event(
-    kind: str, entry: dict[str, Any], shorten: Callable[[dict[str, Any]], None]
-) -> Event | None:
-    """Return the event of a line; None if its kind or its fields are not known.
-
-    `shorten` is called with the entry of the end of a job.
-    """
+def decode_event(kind: str, entry: dict[str, Any]) -> Event | None:
+    """Return the event of a line; None if its kind or its fields are not known."""
     try:
-        if kind == "JobEnded":
-            shorten(entry)
         if entry.get("error") is not None:
             entry["error"] = JobError(**entry["error"])
-        fields = {_RENAMED.get(name, name): value for name, value in entry.items()}
-        event: Event = _KINDS[kind](**fields)
+        values = {_RENAMED.get(name, name): value for name, value in entry.items()}
+        event: Event = _KINDS[kind](**values)
     except (AttributeError, KeyError, TypeError):
         return None
     return event

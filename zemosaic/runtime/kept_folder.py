@@ -77,7 +77,7 @@ def keep_folder(
             yield None
             return
         log(logging.INFO, f"run folder {path}; after a crash: zemosaic autopsy {path}")
-        cached = journal.results(journal.read(path)) if folder else {}
+        cached = journal.results(path) if folder else {}
         kept = KeptFolder(path, _open_journal(path, about, log), cached)
         try:
             yield kept

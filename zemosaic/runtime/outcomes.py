@@ -41,6 +41,8 @@ class OutcomeLog:
         Maps a job's value to its outcome and attributes for observers.
     serialize : callable
         Maps the value of a job with a key to lists, numbers and strings.
+    keep : callable
+        Maps an outcome to what is kept of it.
     """
 
     def __init__(
@@ -51,12 +53,13 @@ class OutcomeLog:
         clock: Clock,
         summarize: Summarize,
         serialize: Serialize,
+        keep: Callable[[Outcome], Any] = lambda outcome: outcome,
     ) -> None:
         self.stage, self.total, self.done = stage, total, done
         self.last_index = 0
         self._clock = clock
-        self._summarize, self._serialize = summarize, serialize
-        self._outcomes: dict[int, Outcome] = {}
+        self._summarize, self._serialize, self._keep = summarize, serialize, keep
+        self._kept: dict[int, Any] = {}
 
     @property
     def pending(self) -> int:
@@ -76,7 +79,7 @@ class OutcomeLog:
             The worker's result, or the last row of a dead or abandoned worker.
         """
         job = outcome.job
-        self._outcomes[job.index] = outcome
+        self._kept[job.index] = self._keep(outcome)
         self.done += 1
         self.last_index = job.index
         state, attributes = outcome.state, dict(job.attributes)
@@ -103,6 +106,6 @@ class OutcomeLog:
             result=self._serialize(outcome.value) if reusable else None,
         )
 
-    def in_order(self) -> list[Outcome]:
-        """Return all outcomes in the order of the jobs."""
-        return [self._outcomes[index] for index in sorted(self._outcomes)]
+    def in_order(self) -> list[Any]:
+        """Return what was kept of all outcomes in the order of the jobs."""
+        return [self._kept[index] for index in sorted(self._kept)]

@@ -11,8 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..threads import start_thread
-from .worker_process import serve
 
+#: Imported by the server before all others; not here, because it stops garbage collection.
+_FIRST = f"{__package__}.uncollected"
+#: The main function of workers; not here, because it would delay the start of the server.
+_LAST = f"{__package__}.worker_process"
 STOP_TIMEOUT = 2.0  # seconds; a process that a stuck worker keeps alive must not delay the exit
 
 
@@ -97,6 +100,6 @@ def start_context(preload: Sequence[str]) -> Any:
     if has_server and sys.platform != "darwin":
         context = multiprocessing.get_context("forkserver")
         # The forkserver imports these modules once, for all workers.
-        context.set_forkserver_preload([*preload, serve.__module__])
+        context.set_forkserver_preload([_FIRST, *preload, _LAST])
         return context
     return multiprocessing.get_context("spawn")

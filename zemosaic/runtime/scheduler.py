@@ -25,9 +25,10 @@ Design:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UserError
 from .batcher import Batcher
@@ -61,7 +62,8 @@ def run(
     serialize: Serialize = lambda _: None,
     inflight: Inflight | None = None,
     done: int = 0,
-) -> list[Outcome]:
+    keep: Callable[[Outcome], Any] = lambda outcome: outcome,
+) -> list[Any]:
     """Run all jobs and return their outcomes in the order of the jobs.
 
     Parameters
@@ -90,16 +92,18 @@ def run(
         Table in which workers record their current job and step.
     done : int
         Number of jobs done by earlier runs.
+    keep : callable
+        Maps an outcome to what is returned of it; with its job it has kilobytes.
 
     Returns
     -------
-    list of Outcome
-        One for each of `jobs`.
+    list
+        What `keep` returns for each of `jobs`, by default its `Outcome`.
     """
     clock = clock or Clock()
     window = Window(pool, stage, clock, inflight)
     batcher = Batcher(jobs, pool.max_batch)
-    outcomes = OutcomeLog(stage, total, done, clock, summarize, serialize)
+    outcomes = OutcomeLog(stage, total, done, clock, summarize, serialize, keep)
     watch = Watch(
         window=window,
         batcher=batcher,
@@ -124,7 +128,7 @@ class _Loop:
     events: list[Event] = field(default_factory=list)  # dispatched together, once per turn
     deaths: int = 0  # since the last result
 
-    def run(self) -> list[Outcome]:
+    def run(self) -> list[Any]:
         self._write_progress()
         try:
             while True:

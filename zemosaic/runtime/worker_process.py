@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import pickle
 import signal
@@ -36,6 +37,8 @@ def serve(pipe: Connection, lifeline: Connection, identify: Callable[[], str]) -
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the run
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.freeze()  # looking at the imported modules would copy the memory shared with the server
+    gc.enable()
     _end_with_run(lifeline)
     _keep_freed_memory()
     stacks.use_alarm()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import attrgetter
@@ -110,12 +110,10 @@ class ChannelPairs:
         cls,
         i: np.ndarray,
         j: np.ndarray,
-        lines: Sequence[PairMeasurement],
+        column: np.ndarray,
         repetition: np.ndarray,
     ) -> ChannelPairs:
-        """Collect pairs whose variances grow by the factors `repetition` ``(P,)``."""
-        row = attrgetter(*(name for name, *_ in _COLUMNS))
-        column = np.fromiter((row(line) for line in lines), np.dtype(_COLUMNS), len(lines))
+        """Collect pairs ``(P,)`` of `_COLUMNS`, whose variances grow by factors `repetition`."""
         widening = np.sqrt(repetition)
         unit = _level_unit(column["level_err"])
         patches = _patches(column["patches"])
@@ -226,7 +224,7 @@ class Channel:
         cls,
         i: np.ndarray,
         j: np.ndarray,
-        measurements: Sequence[Measurement],
+        measurements: Iterable[Measurement],
         repetition: np.ndarray,
         *,
         sky: np.ndarray,
@@ -238,10 +236,9 @@ class Channel:
         different: np.ndarray | None = None,
     ) -> Channel:
         """Collect the measurements of all pairs ``(i, j)``; see `solve`."""
-        lines = [line for line in measurements if _is_measured(line)]
-        measured = np.array([_is_measured(line) for line in measurements], dtype=bool)
+        measured, column = _columns(measurements, len(i))
         pairs = ChannelPairs.of(
-            np.asarray(i)[measured], np.asarray(j)[measured], lines, repetition[measured]
+            np.asarray(i)[measured], np.asarray(j)[measured], column, repetition[measured]
         )
         if different is not None:
             pairs = pairs.distrust(different[measured])
@@ -314,6 +311,20 @@ class Channel:
             return 0
         orders = {"auto": 3, "gain+surface": 3, "gain+plane": 1, "offset+plane": 1}
         return orders.get(self.model, 0)
+
+
+def _columns(measurements: Iterable[Measurement], pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pairs are measured, and their numbers; one object is in memory at a time."""
+    measured = np.zeros(pairs, dtype=bool)
+    row = attrgetter(*(name for name, *_ in _COLUMNS))
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for number, line in enumerate(measurements):
+            if _is_measured(line):
+                measured[number] = True
+                yield row(line)
+
+    return measured, np.fromiter(rows(), np.dtype(_COLUMNS))
 
 
 def _is_measured(line: Measurement) -> TypeGuard[PairMeasurement]:

@@ -200,7 +200,7 @@ def solve(
         Channel.of(
             i,
             j,
-            [of_pair[c] for of_pair in measurements],
+            (of_pair[c] for of_pair in measurements),
             repetition,
             sky=sky[:, c],
             model=model,
