@@ -36,28 +36,30 @@ def serve(pipe: Connection, lifeline: Connection, identify: Callable[[], str]) -
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the run
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _end_with_run(lifeline)
-    _keep_freed_memory()
+    end_with_writer(f"/proc/self/fd/{lifeline.fileno()}")
+    if lifeline.poll():  # the run ended before
+        os._exit(1)
+    keep_freed_memory()
     stacks.use_alarm()
     with contextlib.suppress(EOFError, OSError):  # the run has ended
         pipe.send_bytes(identify().encode(errors="surrogateescape"))
         while True:
-            pipe.send_bytes(_run_pickled(pipe.recv_bytes()))
+            pipe.send_bytes(run_pickled(pipe.recv_bytes()))
 
 
-def _run_pickled(task: bytes) -> bytes:
+def run_pickled(task: bytes, run: Callable[..., TaskResult] = run_task) -> bytes:
     """Run a pickled task; return its pickled result, or the error of pickling or unpickling."""
     result = TaskResult(None, None, 0, 0, os.getpid())
     try:
         with collect_library_messages():  # astropy reads a header again; its scan has the messages
             function, args = pickle.loads(task)
-        result = run_task(function, args)
+        result = run(function, args)
         return bytes(ForkingPickler.dumps(result))
     except Exception as error:  # noqa: BLE001 - pickling may raise anything
         return pickle.dumps(replace(result, value=None, error=JobError.of(error)))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next task.
 
     By default it returns large arrays to the kernel, which clears their pages again for the next
@@ -70,8 +72,8 @@ def _keep_freed_memory() -> None:
             libc.mallopt(_MMAP_THRESHOLD, 1 << 25)  # the largest value allowed
 
 
-def _end_with_run(lifeline: Connection) -> None:
-    """Make the kernel end this process when the run ends, even if the run is killed.
+def end_with_writer(path: str) -> None:
+    """Make the kernel end this process when a pipe has no writer left, even one that was killed.
 
     An idle worker sees the end of its pipe. A worker stuck with the GIL does not, and
     would outlive its run; so the kernel sends a signal, which ends a process by default, when the
@@ -84,8 +86,6 @@ def _end_with_run(lifeline: Connection) -> None:
 
     with contextlib.suppress(OSError):  # /proc is not mounted
         # Opened again: the inherited description is shared by all workers but has one owner.
-        descriptor = os.open(f"/proc/self/fd/{lifeline.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    if lifeline.poll():  # the run ended before
-        os._exit(1)

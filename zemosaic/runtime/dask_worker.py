@@ -1,0 +1,225 @@
+"""Functions that run at the workers of a Dask cluster, and at the nannies that started them.
+
+Each worker keeps a table of its running jobs and the dumps of its stacks in a folder on a disk of
+its own host, because memory-mapped files of a shared folder are not the same everywhere. Its nanny
+reads both, also when the worker is stuck with the GIL or dead. A signal asks for a dump:
+`faulthandler` answers without the GIL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import inflight, stacks
+from .inflight import Inflight, Row, Slot
+from .run_folder import RunFolder
+from .worker import TaskResult, run_task
+from .worker_process import end_with_writer, keep_freed_memory, run_pickled
+
+DUMP_TIME = 0.3  # seconds until a worker that is not stopped has dumped its stacks
+EXIT_TIME = 3.0  # seconds until the nanny has seen the end of its worker
+_CAN_DUMP = hasattr(faulthandler, "register") and not stacks.DUMPS_IN_PYTHON
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """A worker as it describes itself to a run.
+
+    Parameters
+    ----------
+    pid, host : int, str
+        Its process and the name of its machine.
+    nanny : str
+        Address of its nanny; empty if it has none.
+    identity : str
+        Description of the package that it has imported.
+    folder : str
+        Folder of its table and its stacks, on its own disk.
+    missing : tuple of str
+        Folders of the run in which it does not see the files of the run.
+    """
+
+    pid: int
+    host: str
+    nanny: str
+    identity: str
+    folder: str
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The state of a worker, as its nanny sees it: rows and stacks by the run's ticket."""
+
+    rows: Mapping[int, Row]
+    stacks: Mapping[int, str]
+    exitcode: int | None
+
+
+@dataclass
+class _Place:
+    """Where a worker records its jobs for one run."""
+
+    inflight: Inflight
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
+        """Run a task of the run, in a row of our table if it has one in the run's table."""
+        slot = None
+        if args and isinstance(args[0], Slot):
+            with self.lock:
+                slot = self.inflight.allocate(str(args[0].ticket))
+        if slot is None:
+            return run_task(function, args)
+        try:
+            return run_task(function, (slot, *args[1:]))
+        finally:
+            with self.lock:
+                self.inflight.release(slot)
+
+
+_places: dict[str, _Place] = {}  # by run
+_processes: dict[int, Any] = {}  # at a nanny: all its workers by process, also dead ones
+
+
+def introduce(
+    run_id: str,
+    identify: Callable[[], str],
+    tokens: Mapping[str, str],
+    lifeline: str,
+    dask_worker: Any,
+) -> Introduction:
+    """Prepare a worker for the tasks of a run, and return its description.
+
+    Parameters
+    ----------
+    run_id : str
+        Names the run.
+    identify : callable
+        Describes the imported package.
+    tokens : Mapping
+        Files that every worker must see, and their content.
+    lifeline : str
+        A named pipe with whose last writer the worker ends; empty if it outlives the run.
+    dask_worker : distributed.Worker
+        Passed by Dask.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="zemosaic-worker-"))
+    _places[run_id] = _Place(Inflight(folder, dask_worker.state.nthreads, 0.0))
+    if _CAN_DUMP:
+        stacks.dump_on_fault(folder)
+        dumps = os.open(RunFolder(folder).stack(os.getpid()), os.O_WRONLY | os.O_APPEND)
+        faulthandler.register(signal.SIGUSR2, dumps, all_threads=True, chain=False)
+    if lifeline:
+        end_with_writer(lifeline)
+        keep_freed_memory()
+    missing = tuple(path for path, content in tokens.items() if not _holds(path, content))
+    return Introduction(
+        pid=os.getpid(),
+        host=socket.gethostname(),
+        nanny=dask_worker.nanny or "",
+        identity=identify(),
+        folder=str(folder),
+        missing=missing,
+    )
+
+
+def _holds(path: str, content: str) -> bool:
+    try:
+        return Path(path).read_text() == content
+    except OSError:
+        return False
+
+
+def leave(run_id: str, folder: str) -> None:
+    """Forget a run that has ended."""
+    if (place := _places.pop(run_id, None)) is not None:
+        place.inflight.close("finished")
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def clock_ns() -> int:
+    """Return the time of this machine in nanoseconds since the epoch."""
+    return time.time_ns()
+
+
+def run_at_worker(run_id: str, task: bytes) -> bytes:
+    """Run a pickled task of a run, and return its pickled result."""
+    return run_pickled(task, _places[run_id].run)
+
+
+def watch(pid: int, dask_worker: Any) -> None:
+    """Keep the process of a nanny's worker, for its exit code."""
+    if dask_worker.process is not None and dask_worker.process.process is not None:
+        _processes[pid] = dask_worker.process.process
+
+
+async def examine(folder: str, pid: int, patience: float, dask_worker: Any) -> Examination:
+    """Return the jobs of a worker, with the stacks of those that run for `patience` seconds."""
+    rows = {int(row.stage): row for row in _rows(folder)}
+    since = time.time_ns() - int(patience * 1e9)
+    long_running = {ticket: row for ticket, row in rows.items() if row.started_ns <= since}
+    if long_running:
+        await _dump(folder, pid)
+    dumped = {
+        ticket: stacks.find(Path(folder), row.pid, row.thread, row.started_ns)
+        for ticket, row in long_running.items()
+    }
+    return Examination(rows, dumped, None)
+
+
+async def kill(folder: str, pid: int, dask_worker: Any) -> Examination:
+    """Examine a worker and kill it; its nanny starts another one."""
+    examination = await examine(folder, pid, 0.0, dask_worker)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    return examination
+
+
+async def bury(folder: str, pid: int, dask_worker: Any) -> Examination:
+    """Return the jobs at which a worker died, the stacks of a fatal error, and its exit code."""
+    process, deadline = _processes.get(pid), time.monotonic() + EXIT_TIME
+    while process is not None and process.exitcode is None and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+    rows = {int(row.stage): row for row in _rows(folder)}
+    path = RunFolder(Path(folder)).stack(pid)
+    dumped = {
+        ticket: stacks.read_last(path, row.thread, row.started_ns) for ticket, row in rows.items()
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    return Examination(rows, dumped, None if process is None else process.exitcode)
+
+
+def _rows(folder: str) -> tuple[Row, ...]:
+    try:
+        return inflight.read(Path(folder)).rows
+    except (OSError, ValueError):
+        return ()
+
+
+async def _dump(folder: str, pid: int) -> None:
+    """Make a worker dump its stacks; one that is stopped does not answer."""
+    if not _CAN_DUMP or pid == os.getpid():
+        return
+    path = RunFolder(Path(folder)).stack(pid)
+    deadline = time.monotonic() + DUMP_TIME
+    with contextlib.suppress(OSError):  # the worker has ended, or its folder was removed
+        before = size = path.stat().st_size
+        os.kill(pid, signal.SIGUSR2)
+        while size == before and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+            size = path.stat().st_size
+        await asyncio.sleep(0.01)  # of many threads, the last may be missing
