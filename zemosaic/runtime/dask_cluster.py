@@ -21,6 +21,7 @@ from .pool import no_identity
 from .process_task import Task
 
 ANSWER_TIME = 5.0  # seconds until a worker, a nanny or the scheduler counts as silent
+LEAVE_TIME = 1.0  # seconds until workers have forgotten a run
 ROUND_TRIPS = 5  # to the clock of a worker; the fastest counts
 
 
@@ -189,10 +190,12 @@ class Cluster:
 
     async def part(self, workers: Sequence[RemoteWorker]) -> None:
         """Make workers that outlive the run forget it."""
-        await asyncio.gather(
-            *(self.ask(w.address, leave, self.run_id, w.about.folder) for w in workers),
+        live = [worker for worker in workers if not worker.killed]
+        left = asyncio.gather(
+            *(self.ask(w.address, leave, self.run_id, w.about.folder) for w in live),
             return_exceptions=True,
         )
+        await asyncio.wait_for(left, LEAVE_TIME)
 
 
 def connect(address: str) -> Any:
@@ -205,7 +208,7 @@ def connect(address: str) -> Any:
     """
     distributed = _distributed()
     try:
-        return distributed.Client(address, timeout=10, set_as_default=False)
+        return distributed.Client(address, timeout=5, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{address}: no Dask scheduler answers ({reason})") from None
@@ -245,5 +248,3 @@ def _distributed() -> Any:
     except ImportError:
         raise UserError("--pool dask needs distributed; pip install 'zemosaic[dask]'") from None
     return distributed
-
-

@@ -282,7 +282,9 @@ class DaskPool(Pool):
 
     def _handle_loss(self, task: RemoteTask) -> None:
         """Look for the death of a worker; without one, run its task again or fail it."""
-        error = task.remote.exception(timeout=ANSWER_TIME) if task.remote.status == "error" else None
+        error = (
+            task.remote.exception(timeout=ANSWER_TIME) if task.remote.status == "error" else None
+        )
         self._look()
         worker = self._worker_of(task)
         if worker is None or worker.killed:  # buried, or about to be
@@ -409,9 +411,7 @@ class DaskPool(Pool):
         with self._lock:
             self._queue.extendleft(reversed(waiting))
 
-    def _is_again(
-        self, task: RemoteTask, examination: Examination | None, candidates: int
-    ) -> bool:
+    def _is_again(self, task: RemoteTask, examination: Examination | None, candidates: int) -> bool:
         """Return whether a task that was with a dead worker goes to another one."""
         has_run = examination is not None and (
             task.slot is None or task.slot.ticket in examination.rows
