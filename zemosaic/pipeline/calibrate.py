@@ -118,10 +118,9 @@ def calibrate(
     fan_out = FanOut(observers)
     with (
         _report_run(fan_out, workers, workers is not pool, len(tiles)) as run,
-        _run_folder(folder) as path,
+        _run_folder(folder, workers.kind == "dask") as path,
     ):
         if workers.kind == "dask":  # whose workers have folders of their own
-            path = path.absolute()
             tiles = [os.path.abspath(t) if isinstance(t, (str, os.PathLike)) else t for t in tiles]
             apply_to = None if apply_to is None else os.path.abspath(apply_to)
             mosaic = mosaic and replace(mosaic, output=mosaic.output.absolute())
@@ -197,14 +196,14 @@ def _report_run(observers: FanOut, pool: Pool, owns_pool: bool, tiles: int) -> I
 
 
 @contextmanager
-def _run_folder(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+def _run_folder(folder: str | os.PathLike[str] | None, makes_absolute: bool) -> Iterator[Path]:
     """Yield the run folder, or a temporary one if none is given."""
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="zemosaic-", ignore_cleanup_errors=True) as name:
             yield Path(name)
     else:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        yield Path(folder)
+        yield Path(folder).absolute() if makes_absolute else Path(folder)
 
 
 def _make_inflight(

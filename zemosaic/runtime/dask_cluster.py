@@ -149,9 +149,10 @@ class Cluster:
             *(self._meet(address, threads[address]) for address in new), return_exceptions=True
         )
         found: list[RemoteWorker | UserError] = []
-        for address, worker in zip(new, met, strict=True):
-            if isinstance(worker, (ImportError, AttributeError)):
-                worker = UserError(f"{address}: the worker cannot import the package ({worker})")
+        for address, answer in zip(new, met, strict=True):
+            worker = answer
+            if isinstance(answer, (ImportError, AttributeError)):
+                worker = UserError(f"{address}: the worker cannot import the package ({answer})")
             if isinstance(worker, UserError):
                 self._refused.add(address)
             if isinstance(worker, (RemoteWorker, UserError)):

@@ -17,13 +17,13 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import NoSolution, UserError
 from ..threads import report, start_thread
 from . import dask_worker
 from .dask_cluster import (
@@ -44,7 +44,7 @@ from .run_folder import RunFolder
 from .worker import TaskResult
 
 LOOK = 0.5  # seconds between two looks at the cluster
-SILENCE = 20.0  # seconds without an answer of the scheduler until it is lost
+SILENCE = 15.0  # seconds without an answer of the scheduler until it is lost
 JOIN_TIME = 60.0  # seconds until the first worker must have joined
 MAX_LOSSES = 3  # workers lost with a task, for reasons unknown, until it fails
 
@@ -328,7 +328,7 @@ class DaskPool(Pool):
 
         Raises
         ------
-        UserError
+        NoSolution
             The scheduler is lost.
         """
         self._last_look = time.monotonic()
@@ -337,7 +337,7 @@ class DaskPool(Pool):
         except Exception as error:  # of many kinds, if the connection is lost
             silent = time.monotonic() - self._last_answer
             if silent >= SILENCE:
-                raise UserError(
+                raise NoSolution(
                     f"the Dask scheduler {self._cluster.scheduler} has not answered for "
                     f"{silent:.0f} s; start the command again with --resume once there is one"
                 ) from error
@@ -370,7 +370,9 @@ class DaskPool(Pool):
         if slots and not worker.killed:
             patience = min((slot.dump_after for slot in slots if slot.dump_after), default=1e9)
             examination = self._cluster.examine(worker, dask_worker.examine, 0.7 * patience)
-            for task in running if examination is not None else ():
+            if examination is None:
+                return
+            for task in running:
                 self._record(worker, task, examination)
 
     def _record(self, worker: RemoteWorker, task: RemoteTask, examination: Examination) -> None:
