@@ -144,22 +144,3 @@ def test_a_killed_nanny_costs_no_job(
     cluster.nannies[0].kill()
     assert run.end().code == 0
     assert corrections(run.folder) == expected
-
-
-def test_a_killed_scheduler_ends_the_run_with_the_way_to_resume(
-    start: Start, scheduler: Callable[..., Scheduler], expected: str
-) -> None:
-    """After the silent seconds it ends with one line; another pool completes it."""
-    cluster = scheduler(ZEMOSAIC_FAULT="none@none", ZEMOSAIC_SLOW="0.4",
-                        PYTHONPATH=str(Path(__file__).parent / "inject"))  # fmt: skip
-    run = start("--no-report", pool=cluster.pool)
-    run.wait_for(lambda: run.events(JobEnded, "pairs"))
-    cluster.scheduler.kill()
-    dead = run.end()
-    assert dead.code == 3
-    assert "has not answered" in dead.err
-    assert "--resume" in dead.err
-    assert "Traceback" not in dead.err
-    again = start("--resume", "--no-report", pool="processes").end()
-    assert again.code == 0
-    assert corrections(run.folder) == expected

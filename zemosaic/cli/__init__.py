@@ -14,7 +14,7 @@ from io import TextIOWrapper
 
 import click
 
-from ..errors import UserError
+from ..errors import ClusterLostError, UserError
 from ..runtime import stacks
 from ..runtime.interrupts import handle_signals
 from ..runtime.library_messages import collect_library_messages
@@ -79,7 +79,8 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
         message = error.format_message().replace("\n", " ").rstrip(".") + hint
         return output.error(message, BAD_INPUT)
     except UserError as error:
-        return output.error(str(error), BAD_INPUT)
+        code = NO_SOLUTION if isinstance(error, ClusterLostError) else BAD_INPUT
+        return output.error(str(error), code)
     except (MemoryError, ImportError) as error:
         if isinstance(error, ImportError) and "failed to map" not in str(error):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -14,13 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .dask_worker import Examination, Introduction, clock_ns, introduce, leave, watch
+from .dask_worker import (
+    Examination,
+    Introduction,
+    clock_ns,
+    examine,
+    introduce,
+    leave,
+    missing_files,
+    watch,
+)
 from .events import WorkerStarted
 from .inflight import Slot
 from .pool import no_identity
 from .process_task import Task
 
 ANSWER_TIME = 5.0  # seconds until a worker, a nanny or the scheduler counts as silent
+PAUSE = 30.0  # seconds until a silent worker or nanny is asked again
 LEAVE_TIME = 1.0  # seconds until workers have forgotten a run
 ROUND_TRIPS = 5  # to the clock of a worker; the fastest counts
 
@@ -34,7 +45,13 @@ class RemoteTask(Task):
     submitted_ns: int = 0
     assigned: float = 0.0  # by `time.monotonic`
     losses: int = 0  # of workers, for which it may not have been the reason
+    abandoned: bool = False  # by the run: no worker shall have it again
     alone: bool = False  # no other task may be with its worker, which it may kill
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its result waits at the worker."""
+        return self.remote is not None and self.remote.status == "finished"
 
     def start(self) -> None:
         """Mark the future as running, if it is not yet."""
@@ -53,12 +70,18 @@ class RemoteWorker:
     start: WorkerStarted
     tasks: list[RemoteTask] = field(default_factory=list)
     killed: bool = False  # by us
+    next_examination: float = 0.0  # by `time.monotonic`
     is_held_up: bool = False  # by a long task: no other shall wait behind it
 
     @property
     def running(self) -> list[RemoteTask]:
-        """The tasks that have a thread."""
-        return self.tasks[: self.threads]
+        """The tasks that have a thread: a result that is not yet fetched needs none."""
+        return [task for task in self.tasks if not task.has_ended][: self.threads]
+
+    @property
+    def waiting(self) -> list[RemoteTask]:
+        """The tasks behind those."""
+        return [task for task in self.tasks if not task.has_ended][self.threads :]
 
     @property
     def room(self) -> int:
@@ -85,15 +108,11 @@ class Cluster:
         self, client: Any, identify: Callable[[], str] = no_identity, lifeline: str = ""
     ) -> None:
         self.client = client
+        self.scheduler = str(client.scheduler.address)  # the client forgets it with the connection
         self.run_id = uuid.uuid4().hex
         self._identify, self._lifeline = identify, lifeline
         self._tokens: dict[str, str] = {}
-        self._refused: set[str] = set()
-
-    @property
-    def scheduler(self) -> str:
-        """Address of the scheduler."""
-        return str(self.client.scheduler.address)
+        self._next_meeting: dict[str, float] = {}  # of workers refused or silent
 
     def sync(self, function: Callable[..., Awaitable[Any]], *args: Any, seconds: float) -> Any:
         """Run a coroutine on the loop of the client, and wait for its result."""
@@ -105,6 +124,14 @@ class Cluster:
             self.client.run(function, *args, workers=[address]), ANSWER_TIME
         )
         return answers[address]
+
+    async def examine_all(
+        self, workers: Sequence[tuple[RemoteWorker, float]]
+    ) -> list[Examination | None]:
+        """Examine workers at the same time; see `dask_worker.examine` for the seconds."""
+        return await asyncio.gather(
+            *(self.try_examine(worker, examine, patience) for worker, patience in workers)
+        )
 
     def examine(
         self, worker: RemoteWorker, function: Callable[..., Any], *args: Any
@@ -121,7 +148,7 @@ class Cluster:
         place = worker.about.folder, worker.about.pid
         try:
             return await self.ask(worker.about.nanny, function, *place, *args)
-        except (OSError, TimeoutError, RuntimeError):  # distributed.CommClosedError is an OSError
+        except Exception:  # noqa: BLE001 - a nanny may fail in any way
             return None
 
     def place_tokens(self, folders: Sequence[Path]) -> None:
@@ -144,7 +171,8 @@ class Cluster:
 
     async def meet(self, threads: Mapping[str, int]) -> list[RemoteWorker | UserError]:
         """Introduce new workers to the run; one that cannot do its jobs is an error."""
-        new = [address for address in threads if address not in self._refused]
+        now = time.monotonic()
+        new = [address for address in threads if self._next_meeting.get(address, 0.0) <= now]
         met = await asyncio.gather(
             *(self._meet(address, threads[address]) for address in new), return_exceptions=True
         )
@@ -153,24 +181,16 @@ class Cluster:
             worker = answer
             if isinstance(answer, (ImportError, AttributeError)):
                 worker = UserError(f"{address}: the worker cannot import the package ({answer})")
-            if isinstance(worker, UserError):
-                self._refused.add(address)
+            # A silent one would delay each look.
+            self._next_meeting[address] = math.inf if isinstance(worker, UserError) else now + PAUSE
             if isinstance(worker, (RemoteWorker, UserError)):
                 found.append(worker)
-            # Any other exception: it does not answer yet, and is met at the next look.
         return found
 
     async def _meet(self, address: str, threads: int) -> RemoteWorker:
         started_ns = time.time_ns()
-        about = await self.ask(
-            address, introduce, self.run_id, self._identify, self._tokens, self._lifeline
-        )
-        if about.missing:
-            folder = os.path.dirname(about.missing[0])
-            raise UserError(
-                f"{about.host}: its workers do not see {folder} as {socket.gethostname()} does; "
-                "give the run a folder that all hosts share"
-            )
+        about = await self.ask(address, introduce, self.run_id, self._identify, self._lifeline)
+        await self._check_folders(address, about.host)
         if about.identity != (ours := self._identify()):
             raise UserError(
                 f"the workers at {about.host} have imported {about.identity}, but the run {ours}; "
@@ -181,6 +201,17 @@ class Cluster:
         trips = [await self._round_trip(address) for _ in range(ROUND_TRIPS)]
         start = WorkerStarted(pid=about.pid, started_ns=started_ns, ready_ns=time.time_ns())
         return RemoteWorker(address, threads, about, min(trips)[1], start)
+
+    async def check_folders(self, workers: Sequence[RemoteWorker]) -> None:
+        """Check that workers see the files of `place_tokens`; see `_check_folders`."""
+        await asyncio.gather(*(self._check_folders(w.address, w.about.host) for w in workers))
+
+    async def _check_folders(self, address: str, host: str) -> None:
+        if missing := await self.ask(address, missing_files, self._tokens):
+            raise UserError(
+                f"{host}: its workers do not see {os.path.dirname(missing[0])} as "
+                f"{socket.gethostname()} does; give the run a folder that all hosts share"
+            )
 
     async def _round_trip(self, address: str) -> tuple[int, int]:
         """Return the time of a round trip and the offset of the worker's clock, in nanoseconds."""

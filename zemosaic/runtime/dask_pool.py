@@ -7,6 +7,7 @@ was with the worker goes to another one.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pickle
@@ -23,8 +24,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import NoSolution, UserError
-from ..threads import report, start_thread
+from ..errors import ClusterLostError, UserError
+from ..threads import start_thread
 from . import dask_worker
 from .dask_cluster import (
     ANSWER_TIME,
@@ -35,18 +36,15 @@ from .dask_cluster import (
     end_local,
     start_local,
 )
-from .dask_worker import Examination
+from .dask_crew import LOOK, Crew
 from .events import WorkerStarted
 from .inflight import Slot
 from .pool import Pool, no_identity
-from .process_pool import WorkerLostError
-from .run_folder import RunFolder
 from .worker import TaskResult
 
-LOOK = 0.5  # seconds between two looks at the cluster
 SILENCE = 15.0  # seconds without an answer of the scheduler until it is lost
+FETCH_TIME = 2.0  # seconds until a worker is too stuck to send a result
 JOIN_TIME = 60.0  # seconds until the first worker must have joined
-MAX_LOSSES = 3  # workers lost with a task, for reasons unknown, until it fails
 
 
 class DaskPool(Pool):
@@ -91,11 +89,7 @@ class DaskPool(Pool):
             client = target
         self._own_client = client if isinstance(target, str) else None
         self._cluster = Cluster(client, identify, lifeline)
-        self._lock = threading.RLock()  # protects all fields below
-        self._workers: dict[str, RemoteWorker] = {}
-        self._queue: deque[RemoteTask] = deque()
-        self._starts: list[WorkerStarted] = []
-        self._idle_deaths: list[Exception] = []
+        self._crew = Crew(self._cluster)
         self._error: Exception | None = None
         self._ended: queue.SimpleQueue[RemoteTask | None] = queue.SimpleQueue()
         self._last_look = self._last_answer = time.monotonic()
@@ -111,7 +105,7 @@ class DaskPool(Pool):
     @property
     def workers(self) -> int:  # type: ignore[override]
         """Number of threads of all workers, which may join at any time."""
-        return max(1, sum(worker.threads for worker in self._workers.values()))
+        return max(1, sum(worker.threads for worker in self._crew.workers.values()))
 
     @property
     def rows(self) -> int:
@@ -124,7 +118,9 @@ class DaskPool(Pool):
             if time.monotonic() > deadline:
                 raise UserError(f"{self._cluster.scheduler}: no worker has joined; start some")
             time.sleep(0.1)
-        self._meet(self._cluster.sync(self._cluster.look, seconds=2 * ANSWER_TIME)[0], strict=True)
+        self._crew.meet(
+            self._cluster.sync(self._cluster.look, seconds=2 * ANSWER_TIME)[0], strict=True
+        )
 
     def use_folders(self, folders: Sequence[Path]) -> None:
         """Require that all workers see these folders.
@@ -135,30 +131,14 @@ class DaskPool(Pool):
             One does not.
         """
         self._cluster.place_tokens(folders)
-        threads, _ = self._cluster.sync(self._cluster.look, seconds=2 * ANSWER_TIME)
-        self._workers.clear()  # met again, with the folders
-        self._meet(threads, strict=True)
-
-    def _meet(self, threads: Mapping[str, int], strict: bool = False) -> None:
-        """Add new workers; report one that cannot do the jobs, or raise its error."""
-        new = {address: n for address, n in threads.items() if address not in self._workers}
-        if not new:
-            return
-        for worker in self._cluster.sync(self._cluster.meet, new, seconds=60.0):
-            if isinstance(worker, RemoteWorker):
-                with self._lock:
-                    self._workers[worker.address] = worker
-                    self._starts.append(worker.start)
-            elif strict:
-                raise worker
-            else:
-                report(f"{worker}; this worker is not used")
+        workers = list(self._crew.workers.values())
+        self._cluster.sync(self._cluster.check_folders, workers, seconds=2 * ANSWER_TIME)
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Queue a task for the next free worker."""
         slot = args[0] if args and isinstance(args[0], Slot) else None
         task = RemoteTask(Future(), (function, args), slot=slot, submitted_ns=time.time_ns())
-        with self._lock:
+        with self._crew.lock:
             if self._error is not None:
                 task.set_exception(self._error)
                 return task.future
@@ -168,46 +148,40 @@ class DaskPool(Pool):
                 self._thread = start_thread(self._run, "zemosaic-pool", "no job can run")
                 if self._thread is None:
                     raise RuntimeError("no thread can be started")
-            self._queue.append(task)
+            self._crew.queue.append(task)
         self._ended.put(None)
         return task.future
 
     def abandon(self, future: Future[TaskResult]) -> bool:
         """Kill the worker of a running task; its other tasks go to other workers."""
         future.cancel()
-        with self._lock:
-            self._queue = deque(task for task in self._queue if task.future is not future)
-            found = [(w, t) for w in self._workers.values() for t in w.tasks if t.future is future]
-        if not found or self._error is not None:
+        with self._crew.lock:
+            self._crew.queue = deque(task for task in self._crew.queue if task.future is not future)
+        found = self._crew.find(future)
+        if found is None or self._error is not None:
             return True
-        worker, task = found[0]
+        worker, task = found
+        task.abandoned = True
         if task not in worker.running:
-            self._take_back(worker, task)
+            self._crew.take_back(worker, task)
             return True
         worker.killed = True
         examination = self._cluster.examine(worker, dask_worker.kill)
         if examination is not None:
-            self._record(worker, task, examination)
-        self._take_back(worker, task)
+            self._crew.record(worker, task, examination)
+        self._crew.take_back(worker, task)
         return examination is not None
-
-    def _take_back(self, worker: RemoteWorker, task: RemoteTask) -> None:
-        with self._lock, contextlib.suppress(ValueError):  # it has just ended
-            worker.tasks.remove(task)
-        if task.remote is not None:
-            task.remote.cancel()
-            task.remote = None
 
     def idle_deaths(self) -> list[Exception]:
         """Return the deaths of idle workers since the last call."""
-        with self._lock:
-            deaths, self._idle_deaths = self._idle_deaths, []
+        with self._crew.lock:
+            deaths, self._crew.idle_deaths = self._crew.idle_deaths, []
         return deaths
 
     def worker_starts(self) -> list[WorkerStarted]:
         """Return the workers that have become ready since the last call."""
-        with self._lock:
-            starts, self._starts = self._starts, []
+        with self._crew.lock:
+            starts, self._crew.starts = self._crew.starts, []
         return starts
 
     def close(self) -> None:
@@ -217,7 +191,7 @@ class DaskPool(Pool):
         if self._thread is not None:
             self._thread.join(3 * ANSWER_TIME)
         self._cluster.remove_tokens()
-        workers = list(self._workers.values())
+        workers = list(self._crew.workers.values())
         if self._own_cluster is not None:
             end_local(self._own_cluster, workers)
         elif self._error is None:
@@ -235,17 +209,22 @@ class DaskPool(Pool):
     def _run(self) -> None:
         """Serve the cluster until the pool is closed, then fail all unfinished tasks."""
         error: Exception = CancelledError("the pool was closed")
+        answered = True
         try:
             while not self._closed:
                 self._receive(self._take_ended())
                 if time.monotonic() - self._last_look >= LOOK:
-                    self._look()
-                self._assign()
+                    answered = self._look()
+                if answered:
+                    self._assign()
         except Exception as raised:  # noqa: BLE001 - otherwise the futures would never end
             error = self._error = raised
-        with self._lock:
+        with self._crew.lock:
             self._closed = True
-            unfinished = [*self._queue, *(t for w in self._workers.values() for t in w.tasks)]
+            unfinished = [
+                *self._crew.queue,
+                *(t for w in self._crew.workers.values() for t in w.tasks),
+            ]
         for task in unfinished:
             task.set_exception(error)
 
@@ -266,48 +245,56 @@ class DaskPool(Pool):
         for task in done:
             if task.remote is not None and task.remote.status in ("error", "cancelled", "lost"):
                 self._handle_loss(task)
-        if not finished:
-            return
-        remotes = [task.remote for task in finished]
-        try:
-            results = self._cluster.sync(self._gather, remotes, seconds=2 * ANSWER_TIME)
-        except (TimeoutError, OSError):  # the worker died with the result
-            return
+        by_worker: dict[str, list[RemoteTask]] = {}
         for task in finished:
-            pickled = results.get(task.remote.key)
-            worker = self._worker_of(task)
-            if pickled is not None and worker is not None:
-                self._take_back(worker, task)
-                self._finish(task, worker, pickled)
+            if (worker := self._crew.worker_of(task)) is not None and task.remote is not None:
+                by_worker.setdefault(worker.address, []).append(task)
+        if not by_worker:
+            return
+        results = self._cluster.sync(self._gather, by_worker, seconds=2 * ANSWER_TIME)
+        for address, tasks in by_worker.items():
+            worker = self._crew.workers[address]
+            for task in tasks:
+                pickled = results.get(task.remote.key)
+                self._crew.take_back(worker, task)
+                if pickled is not None:
+                    self._finish(task, worker, pickled)
+                else:  # the worker has died or is stuck with the result
+                    self._crew.requeue(task)
 
     def _handle_loss(self, task: RemoteTask) -> None:
         """Look for the death of a worker; without one, run its task again or fail it."""
         error = (
             task.remote.exception(timeout=ANSWER_TIME) if task.remote.status == "error" else None
         )
-        self._look()
-        worker = self._worker_of(task)
+        answered = self._look()
+        worker = self._crew.worker_of(task)
         if worker is None or worker.killed:  # buried, or about to be
             return
-        if type(error).__name__ == "KilledWorker":
-            self._bury(worker)
+        if not answered:
+            self._ended.put(task)
             return
-        self._take_back(worker, task)
+        if type(error).__name__ == "KilledWorker":
+            self._crew.bury(worker)
+            return
+        self._crew.take_back(worker, task)
         if error is not None:
             task.set_exception(error)
             return
-        with self._lock:
-            self._queue.appendleft(task)
+        self._crew.requeue(task)
 
-    async def _gather(self, remotes: Sequence[Any]) -> dict[str, bytes]:
-        results = await self._cluster.client.gather(list(remotes), errors="skip")
-        if len(results) != len(remotes):
-            return {}
-        return {remote.key: result for remote, result in zip(remotes, results, strict=True)}
+    async def _gather(self, by_worker: Mapping[str, Sequence[RemoteTask]]) -> dict[str, bytes]:
+        """Return the results by keys; a worker that is stuck may keep its own only."""
+        results: dict[str, bytes] = {}
 
-    def _worker_of(self, task: RemoteTask) -> RemoteWorker | None:
-        with self._lock:
-            return next((w for w in self._workers.values() if task in w.tasks), None)
+        async def fetch(tasks: Sequence[RemoteTask]) -> None:
+            remotes = [task.remote for task in tasks]
+            with contextlib.suppress(Exception):  # of many kinds, if the worker has died
+                fetched = await asyncio.wait_for(self._cluster.client.gather(remotes), FETCH_TIME)
+                results.update(zip((remote.key for remote in remotes), fetched, strict=True))
+
+        await asyncio.gather(*map(fetch, by_worker.values()))
+        return results
 
     def _finish(self, task: RemoteTask, worker: RemoteWorker, pickled: bytes) -> None:
         try:
@@ -323,12 +310,12 @@ class DaskPool(Pool):
         with contextlib.suppress(Exception):  # the task was abandoned
             task.future.set_result(result)
 
-    def _look(self) -> None:
-        """Update which workers there are, and which tasks run.
+    def _look(self) -> bool:
+        """Update which workers there are, and which tasks run; return whether it is known.
 
         Raises
         ------
-        NoSolution
+        ClusterLostError
             The scheduler is lost.
         """
         self._last_look = time.monotonic()
@@ -337,100 +324,24 @@ class DaskPool(Pool):
         except Exception as error:  # of many kinds, if the connection is lost
             silent = time.monotonic() - self._last_answer
             if silent >= SILENCE:
-                raise NoSolution(
+                raise ClusterLostError(
                     f"the Dask scheduler {self._cluster.scheduler} has not answered for "
                     f"{silent:.0f} s; start the command again with --resume once there is one"
                 ) from error
-            return
-        self._last_answer = time.monotonic()
-        for address in [address for address in self._workers if address not in threads]:
-            self._bury(self._workers[address])
-        self._meet(threads)
-        for worker in list(self._workers.values()):
-            self._update(worker, set(keys.get(worker.address, ())))
-
-    def _update(self, worker: RemoteWorker, keys: set[str]) -> None:
-        """Mark the tasks that run, recall those behind them, and copy the worker's table."""
-        now = time.monotonic()
-        with self._lock:
-            ours = {task.remote.key for task in worker.tasks if task.remote is not None}
-            foreign = len(keys - ours)
-            for task in worker.running:
-                # Behind tasks of others it may have to wait.
-                if task.remote is not None and task.remote.key in keys and foreign < worker.threads:
-                    task.start()
-            running = [task for task in worker.running if now - task.assigned >= LOOK]
-            worker.is_held_up = len(running) == worker.threads
-            waiting = worker.tasks[worker.threads :] if worker.is_held_up else []
-        for task in waiting:
-            self._take_back(worker, task)
-            with self._lock:
-                self._queue.appendleft(task)
-        slots = [task.slot for task in running if task.slot is not None]
-        if slots and not worker.killed:
-            patience = min((slot.dump_after for slot in slots if slot.dump_after), default=1e9)
-            examination = self._cluster.examine(worker, dask_worker.examine, 0.7 * patience)
-            if examination is None:
-                return
-            for task in running:
-                self._record(worker, task, examination)
-
-    def _record(self, worker: RemoteWorker, task: RemoteTask, examination: Examination) -> None:
-        """Copy the row of a task, and its stack, into the run's folder."""
-        if task.slot is None:
-            return
-        row = examination.rows.get(task.slot.ticket)
-        if row is None:
-            task.slot.copy(None)
-            return
-        offset = worker.offset_ns
-        row = replace(row, started_ns=row.started_ns - offset, step_ns=row.step_ns - offset)
-        task.slot.copy(row)
-        if stack := examination.stacks.get(task.slot.ticket):
-            path = RunFolder(Path(task.slot.path).parent).stack(row.pid)
-            with contextlib.suppress(OSError):  # a full disk must not end the run
-                path.write_text(stack + "\n")
-
-    def _bury(self, worker: RemoteWorker) -> None:
-        """Remove a worker that has gone; charge its death to the job that it had."""
-        with self._lock:
-            del self._workers[worker.address]
-            running, waiting = worker.running, worker.tasks[worker.threads :]
-        examination = self._cluster.examine(worker, dask_worker.bury)
-        exitcode = examination.exitcode if examination is not None else None
-        if not worker.tasks and not worker.killed:
-            self._idle_deaths.append(WorkerLostError(255 if exitcode is None else exitcode))
-        for task in running:
-            if worker.killed or self._is_again(task, examination, len(running)):
-                waiting.append(task)
-            else:
-                if examination is not None:
-                    self._record(worker, task, examination)
-                task.start()
-                task.set_exception(WorkerLostError(255 if exitcode is None else exitcode))
-        for task in waiting:
-            task.remote = None
-        with self._lock:
-            self._queue.extendleft(reversed(waiting))
-
-    def _is_again(self, task: RemoteTask, examination: Examination | None, candidates: int) -> bool:
-        """Return whether a task that was with a dead worker goes to another one."""
-        has_run = examination is not None and (
-            task.slot is None or task.slot.ticket in examination.rows
-        )
-        if has_run and candidates == 1:
+            time.sleep(0.1)
             return False
-        # Its host or its nanny may have died; or one of several jobs has killed the worker, and
-        # each is done again alone.
-        task.losses += 1
-        task.alone = candidates > 1
-        if task.slot is not None:
-            task.slot.copy(None)
-        return task.losses < MAX_LOSSES
+        self._last_answer = time.monotonic()
+        for address in [address for address in self._crew.workers if address not in threads]:
+            self._crew.bury(self._crew.workers[address])
+        self._crew.meet(threads)
+        for worker in list(self._crew.workers.values()):
+            self._crew.update(worker, set(keys.get(worker.address, ())))
+        self._crew.examine()
+        return True
 
     def _assign(self) -> None:
         """Send waiting tasks to the workers that have the fewest."""
-        for task, worker in iter(self._next_assignment, None):
+        for task, worker in iter(self._crew.next_assignment, None):
             if task.future.cancelled():
                 continue
             try:
@@ -439,7 +350,7 @@ class DaskPool(Pool):
                 task.set_exception(error)
                 continue
             self._count += 1
-            with self._lock:
+            with self._crew.lock:
                 worker.tasks.append(task)
                 task.assigned = time.monotonic()
             task.remote = self._cluster.client.submit(
@@ -448,16 +359,6 @@ class DaskPool(Pool):
                 pure=False,
             )  # fmt: skip
             task.remote.add_done_callback(lambda _, task=task: self._ended.put(task))
-
-    def _next_assignment(self) -> tuple[RemoteTask, RemoteWorker] | None:
-        with self._lock:
-            free = [worker for worker in self._workers.values() if worker.room > 0]
-            if not self._queue or not free:
-                return None
-            worker = min(free, key=lambda worker: len(worker.tasks) / worker.threads)
-            if self._queue[0].alone and worker.tasks:
-                return None
-            return self._queue.popleft(), worker
 
 
 def _localized(result: TaskResult, worker: RemoteWorker, task: RemoteTask) -> TaskResult:

@@ -48,8 +48,6 @@ class Introduction:
         Description of the package that it has imported.
     folder : str
         Folder of its table and its stacks, on its own disk.
-    missing : tuple of str
-        Folders of the run in which it does not see the files of the run.
     """
 
     pid: int
@@ -57,7 +55,6 @@ class Introduction:
     nanny: str
     identity: str
     folder: str
-    missing: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,6 @@ _processes: dict[int, Any] = {}  # at a nanny: all its workers by process, also 
 def introduce(
     run_id: str,
     identify: Callable[[], str],
-    tokens: Mapping[str, str],
     lifeline: str,
     dask_worker: Any,
 ) -> Introduction:
@@ -110,8 +106,6 @@ def introduce(
         Names the run.
     identify : callable
         Describes the imported package.
-    tokens : Mapping
-        Files that every worker must see, and their content.
     lifeline : str
         A named pipe with whose last writer the worker ends; empty if it outlives the run.
     dask_worker : distributed.Worker
@@ -126,15 +120,18 @@ def introduce(
     if lifeline:
         end_with_writer(lifeline)
         keep_freed_memory()
-    missing = tuple(path for path, content in tokens.items() if not _holds(path, content))
     return Introduction(
         pid=os.getpid(),
         host=socket.gethostname(),
         nanny=dask_worker.nanny or "",
         identity=identify(),
         folder=str(folder),
-        missing=missing,
     )
+
+
+def missing_files(contents: Mapping[str, str]) -> list[str]:
+    """Return the paths that hold something else than they should, or nothing."""
+    return [path for path, content in contents.items() if not _holds(path, content)]
 
 
 def _holds(path: str, content: str) -> bool:
