@@ -18,7 +18,8 @@ from ..errors import ClusterLostError, UserError
 from ..runtime import stacks
 from ..runtime.interrupts import handle_signals
 from ..runtime.library_messages import collect_library_messages
-from .output import Output
+from ..text import shell_command
+from .output import Output, echo
 
 SOLVED, INCOMPLETE, BAD_INPUT, NO_SOLUTION, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -79,8 +80,12 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
         message = error.format_message().replace("\n", " ").rstrip(".") + hint
         return output.error(message, BAD_INPUT)
     except UserError as error:
-        code = NO_SOLUTION if isinstance(error, ClusterLostError) else BAD_INPUT
-        return output.error(str(error), code)
+        if is_lost := isinstance(error, ClusterLostError):
+            error.args = (f"{error}; resume the run, there or with another --pool:",)
+        code = output.error(str(error), NO_SOLUTION if is_lost else BAD_INPUT)
+        if is_lost:
+            echo(_resume_command(sys.argv[1:] if arguments is None else arguments), err=True)
+        return code
     except (MemoryError, ImportError) as error:
         if isinstance(error, ImportError) and "failed to map" not in str(error):
             raise
@@ -88,3 +93,13 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
     except OSError as error:  # most likely a full disk
         path = error.filename or "the run folder"
         return output.error(f"{path}: {error.strerror}", INCOMPLETE)
+
+
+def _resume_command(arguments: Sequence[str]) -> str:
+    """Return the command that resumes the run of a command."""
+    words = ["zemosaic", *arguments]
+    if "--resume" not in words:
+        # After the name of the subcommand, because "--" may end the options.
+        name = next(k for k, word in enumerate(words) if k and not word.startswith("-"))
+        words.insert(name + 1, "--resume")
+    return shell_command(words)

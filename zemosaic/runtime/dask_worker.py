@@ -2,19 +2,21 @@
 
 Each worker keeps a table of its running jobs and the dumps of its stacks in a folder on a disk of
 its own host, because memory-mapped files of a shared folder are not the same everywhere. Its nanny
-reads both, also when the worker is stuck with the GIL or dead. A signal asks for a dump:
-`faulthandler` answers without the GIL.
+reads both, also when the worker is stopped, stuck with the GIL or dead. A signal asks for a dump:
+`faulthandler` answers without the GIL. A worker without a nanny reads its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import faulthandler
 import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -27,11 +29,18 @@ from . import inflight, stacks
 from .inflight import Inflight, Row, Slot
 from .run_folder import RunFolder
 from .worker import TaskResult, run_task
-from .worker_process import end_with_writer, keep_freed_memory, run_pickled
+from .worker_process import keep_freed_memory, run_pickled
 
 DUMP_TIME = 0.3  # seconds until a worker that is not stopped has dumped its stacks
 EXIT_TIME = 3.0  # seconds until the nanny has seen the end of its worker
+ROWS_PER_THREAD = 4  # also for tasks that the run has given to another worker
 _CAN_DUMP = hasattr(faulthandler, "register") and not stacks.DUMPS_IN_PYTHON
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1  # parameter of prctl(2)
+
+
+class UnknownRunError(Exception):
+    """A task of a run to which its worker was not introduced: it has replaced a dead one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Introduction:
 
 @dataclass(frozen=True)
 class Examination:
-    """The state of a worker, as its nanny sees it: rows and stacks by the run's ticket."""
+    """The state of a worker: its rows and stacks by the run's tickets, and its exit code."""
 
     rows: Mapping[int, Row]
     stacks: Mapping[int, str]
@@ -88,16 +97,13 @@ class _Place:
                 self.inflight.release(slot)
 
 
-_places: dict[str, _Place] = {}  # by run
+_places: dict[str, _Place] = {}  # at a worker, by run
 _processes: dict[int, Any] = {}  # at a nanny: all its workers by process, also dead ones
+_leases: dict[str, float] = {}  # at a nanny, by the folder of a worker: when to end its jobs
+_guards: set[asyncio.Task[None]] = set()  # which asyncio refers to weakly
 
 
-def introduce(
-    run_id: str,
-    identify: Callable[[], str],
-    lifeline: str,
-    dask_worker: Any,
-) -> Introduction:
+def introduce(run_id: str, identify: Callable[[], str], dask_worker: Any) -> Introduction:
     """Prepare a worker for the tasks of a run, and return its description.
 
     Parameters
@@ -106,20 +112,19 @@ def introduce(
         Names the run.
     identify : callable
         Describes the imported package.
-    lifeline : str
-        A named pipe with whose last writer the worker ends; empty if it outlives the run.
     dask_worker : distributed.Worker
         Passed by Dask.
     """
     folder = Path(tempfile.mkdtemp(prefix="zemosaic-worker-"))
-    _places[run_id] = _Place(Inflight(folder, dask_worker.state.nthreads, 0.0))
+    rows = ROWS_PER_THREAD * dask_worker.state.nthreads
+    _places[run_id] = _Place(Inflight(folder, rows, 0.0))
     if _CAN_DUMP:
         stacks.dump_on_fault(folder)
         dumps = os.open(RunFolder(folder).stack(os.getpid()), os.O_WRONLY | os.O_APPEND)
         faulthandler.register(signal.SIGUSR2, dumps, all_threads=True, chain=False)
-    if lifeline:
-        end_with_writer(lifeline)
-        keep_freed_memory()
+    if dask_worker.nanny:
+        _end_with_nanny()
+    keep_freed_memory()
     return Introduction(
         pid=os.getpid(),
         host=socket.gethostname(),
@@ -127,6 +132,16 @@ def introduce(
         identity=identify(),
         folder=str(folder),
     )
+
+
+def _end_with_nanny() -> None:
+    """Make the kernel kill this process when its nanny ends, even if it is stopped or stuck.
+
+    Dask does so by a thread, which needs the GIL. Linux only.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            ctypes.CDLL("libc.so.6").prctl(_PR_SET_PDEATHSIG, int(_KILL), 0, 0, 0)
 
 
 def missing_files(contents: Mapping[str, str]) -> list[str]:
@@ -154,8 +169,17 @@ def clock_ns() -> int:
 
 
 def run_at_worker(run_id: str, task: bytes) -> bytes:
-    """Run a pickled task of a run, and return its pickled result."""
-    return run_pickled(task, _places[run_id].run)
+    """Run a pickled task of a run, and return its pickled result.
+
+    Raises
+    ------
+    UnknownRunError
+        The worker was not introduced to the run.
+    """
+    place = _places.get(run_id)
+    if place is None:
+        raise UnknownRunError(run_id)
+    return run_pickled(task, place.run)
 
 
 def watch(pid: int, dask_worker: Any) -> None:
@@ -164,7 +188,38 @@ def watch(pid: int, dask_worker: Any) -> None:
         _processes[pid] = dask_worker.process.process
 
 
-async def examine(folder: str, pid: int, patience: float, dask_worker: Any) -> Examination:
+async def renew_leases(workers: Mapping[str, int], seconds: float) -> None:
+    """Let the workers of a nanny go on for some seconds, without which their jobs are ended.
+
+    Parameters
+    ----------
+    workers : mapping
+        Processes of workers by their folders; those of other nannies are ignored.
+    seconds : float
+        Until then the run renews the lease, or has ended.
+    """
+    for folder, pid in workers.items():
+        if pid in _processes and os.path.isdir(folder):
+            is_new = folder not in _leases
+            _leases[folder] = time.monotonic() + seconds
+            if is_new:
+                task = asyncio.get_running_loop().create_task(_end_without_lease(folder, pid))
+                _guards.add(task)
+                task.add_done_callback(_guards.discard)
+
+
+async def _end_without_lease(folder: str, pid: int) -> None:
+    """Kill a worker that still has jobs of a run whose lease has ended; its nanny replaces it."""
+    while (left := _leases[folder] - time.monotonic()) > 0:
+        await asyncio.sleep(left)
+    del _leases[folder]
+    if _rows(folder):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, _KILL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def examine(folder: str, pid: int, patience: float) -> Examination:
     """Return the jobs of a worker, with the stacks of those that run for `patience` seconds."""
     rows = {int(row.stage): row for row in _rows(folder)}
     since = time.time_ns() - int(patience * 1e9)
@@ -178,15 +233,16 @@ async def examine(folder: str, pid: int, patience: float, dask_worker: Any) -> E
     return Examination(rows, dumped, None)
 
 
-async def kill(folder: str, pid: int, dask_worker: Any) -> Examination:
-    """Examine a worker and kill it; its nanny starts another one."""
-    examination = await examine(folder, pid, 0.0, dask_worker)
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+async def kill(folder: str, pid: int, ticket: int) -> Examination:
+    """Examine a worker and kill it, if it has a job of this ticket; 0 means any."""
+    examination = await examine(folder, pid, 0.0)
+    if ticket in examination.rows or not ticket:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, _KILL)
     return examination
 
 
-async def bury(folder: str, pid: int, dask_worker: Any) -> Examination:
+async def bury(folder: str, pid: int) -> Examination:
     """Return the jobs at which a worker died, the stacks of a fatal error, and its exit code."""
     process, deadline = _processes.get(pid), time.monotonic() + EXIT_TIME
     while process is not None and process.exitcode is None and time.monotonic() < deadline:
@@ -209,7 +265,7 @@ def _rows(folder: str) -> tuple[Row, ...]:
 
 async def _dump(folder: str, pid: int) -> None:
     """Make a worker dump its stacks; one that is stopped does not answer."""
-    if not _CAN_DUMP or pid == os.getpid():
+    if not _CAN_DUMP:
         return
     path = RunFolder(Path(folder)).stack(pid)
     deadline = time.monotonic() + DUMP_TIME

@@ -9,7 +9,7 @@ executor is lost.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ class Pool:
     def abandon(self, future: Future[TaskResult]) -> bool:
         """End a stuck task; return False if its worker is lost to the pool."""
         raise NotImplementedError
+
+    def abandon_all(self, futures: Iterable[Future[TaskResult]]) -> None:
+        """Abandon tasks whose outcomes do not matter any more."""
+        for future in futures:
+            self.abandon(future)
 
     def idle_deaths(self) -> list[Exception]:
         """Return the deaths of idle workers since the last call."""

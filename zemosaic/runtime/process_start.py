@@ -63,8 +63,7 @@ def without_current_folder() -> Iterator[None]:
     current folder until they have received that of this process: a file like ``numpy.py`` there
     would be executed. The forkserver would never look in folders that a program has added.
     """
-    folders = [folder for folder in sys.path if _is_added(folder)]
-    names = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
+    names = import_path()
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
@@ -75,6 +74,12 @@ def without_current_folder() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def import_path() -> dict[str, str]:
+    """Return the environment of `without_current_folder`."""
+    folders = [folder for folder in sys.path if _is_added(folder)]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def _is_added(folder: str) -> bool:

@@ -36,9 +36,7 @@ def serve(pipe: Connection, lifeline: Connection, identify: Callable[[], str]) -
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the run
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with_writer(f"/proc/self/fd/{lifeline.fileno()}")
-    if lifeline.poll():  # the run ended before
-        os._exit(1)
+    _end_with_run(lifeline)
     keep_freed_memory()
     stacks.use_alarm()
     with contextlib.suppress(EOFError, OSError):  # the run has ended
@@ -72,8 +70,8 @@ def keep_freed_memory() -> None:
             libc.mallopt(_MMAP_THRESHOLD, 1 << 25)  # the largest value allowed
 
 
-def end_with_writer(path: str) -> None:
-    """Make the kernel end this process when a pipe has no writer left, even one that was killed.
+def _end_with_run(lifeline: Connection) -> None:
+    """Make the kernel end this process when the run ends, even if the run is killed.
 
     An idle worker sees the end of its pipe. A worker stuck with the GIL does not, and
     would outlive its run; so the kernel sends a signal, which ends a process by default, when the
@@ -86,6 +84,8 @@ def end_with_writer(path: str) -> None:
 
     with contextlib.suppress(OSError):  # /proc is not mounted
         # Opened again: the inherited description is shared by all workers but has one owner.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = os.open(f"/proc/self/fd/{lifeline.fileno()}", os.O_RDONLY | os.O_NONBLOCK)
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
+    if lifeline.poll():  # the run ended before
+        os._exit(1)
