@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import itertools
 import os
@@ -16,7 +17,7 @@ import pytest
 
 from tests.helpers.fakes import HeldClock, Recorder
 from zemosaic.errors import UserError
-from zemosaic.runtime import dask_pool
+from zemosaic.runtime import dask_cluster, dask_crew, dask_pool
 from zemosaic.runtime.events import Heartbeat, JobEnded, WorkerStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.make_pool import make_pool
@@ -38,6 +39,11 @@ def square(x: int) -> int:
     return x * x
 
 
+def slow_square(x: int) -> int:
+    time.sleep(0.1)
+    return x * x
+
+
 def sleep(_: int) -> None:
     with timed_step("asleep"):
         time.sleep(3600)
@@ -51,18 +57,19 @@ def kill(_: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def kill_nanny_once(marker: str) -> str:
-    if not os.path.exists(marker):
-        Path(marker).touch()
-        os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(3600)
-    return marker
+def stop(_: int) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def wait_for(path: str) -> int:
     while not os.path.exists(path):
         time.sleep(0.02)
     return os.getpid()
+
+
+def append_line(path: str, number: int) -> None:
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
 
 
 def worker_process(_: int) -> int:
@@ -73,6 +80,12 @@ def worker_process(_: int) -> int:
 def shift_clock(seconds: float) -> None:
     clock = time.time_ns
     time.time_ns = lambda: clock() + int(seconds * 1e9)  # type: ignore[assignment]
+
+
+@pytest.fixture(params=[3, 0])
+def failures(request: pytest.FixtureRequest) -> int:
+    """How often Dask may try a killed task again; 3 by default, and 0 in clusters of our own."""
+    return int(request.param)
 
 
 @pytest.fixture
@@ -122,9 +135,10 @@ def test_short_jobs_are_measured_in_batches(pool: Pool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [8, 600])
 def test_a_killed_worker_costs_the_job_that_killed_it(
-    pool: Pool, tmp_path: Path, count: int
+    cluster: Any, pool: Pool, tmp_path: Path, count: int, failures: int
 ) -> None:
-    """It crashed by SIGKILL, alone or in a batch; all other jobs are measured."""
+    """It crashed by SIGKILL, alone or in a batch, and no other; Dask itself may try it again."""
+    cluster.scheduler.allowed_failures = failures
     functions: list[Callable[..., Any]] = [square] * count
     functions[count // 2] = kill
     outcomes, _ = run_jobs(pool, functions, tmp_path)
@@ -137,12 +151,12 @@ def test_a_killed_worker_costs_the_job_that_killed_it(
 
 
 @pytest.mark.parametrize(
-    ("fault", "line"), [(sleep, "in sleep"), (hold_the_lock, "in hold_the_lock")]
+    ("fault", "line"), [(sleep, "in sleep"), (hold_the_lock, "in hold_the_lock"), (stop, "")]
 )
 def test_a_stuck_job_is_named_with_its_stack_and_times_out(
     pool: Pool, tmp_path: Path, fault: Callable[..., Any], line: str
 ) -> None:
-    """Asleep or with the GIL held: heartbeats name it, and its worker is replaced."""
+    """Asleep, with the GIL held, or stopped: heartbeats name it, and its worker is replaced."""
     recorder = Recorder()
     clock = HeldClock(lambda: list(running(table)) == [2])
     table = Inflight(tmp_path, pool.rows, 0.5)
@@ -211,6 +225,46 @@ def test_a_worker_that_joins_late_gets_jobs(tmp_path: Path) -> None:
         pool.close()
     assert set(states(outcomes)) == {"measured"}
     assert outcomes[0].value not in {outcome.value for outcome in outcomes[1:]}
+
+
+def test_a_worker_that_is_stopped_while_idle_loses_its_jobs_to_the_other(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job is charged with it: the ones that it does not begin are done by the other worker."""
+    monkeypatch.setattr(dask_crew, "SILENCE", 1.0)
+    monkeypatch.setattr(dask_cluster, "ANSWER_TIME", 2.0)
+    assert isinstance(pool, dask_pool.DaskPool)
+    deadline = time.monotonic() + PATIENCE
+    while len(pool._crew.workers) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stopped = next(iter(pool._crew.workers.values())).about.pid
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        outcomes, recorder = run_jobs(pool, [slow_square] * 40, tmp_path, heartbeat=0.5, timeout=60)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert [outcome.value for outcome in outcomes] == [k * k for k in range(1, 41)]
+    assert stopped not in {event.pid for event in recorder.of(JobEnded)}
+
+
+def test_results_that_are_slow_to_fetch_are_not_computed_again(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler that passes results on seconds later delays them, and each job runs once."""
+    assert isinstance(pool, dask_pool.DaskPool)
+    scheduler = pool._cluster.client.cluster.scheduler
+    gather = scheduler.handlers["gather"]
+
+    async def slow_gather(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(4.0)
+        return await gather(*args, **options)
+
+    monkeypatch.setitem(scheduler.handlers, "gather", slow_gather)
+    jobs = [Job(k, append_line, (str(tmp_path / "runs"), k)) for k in range(1, 5)]
+    outcomes = run(jobs, 4, pool, FanOut([]), stage="pairs", heartbeat=0.5)
+    assert states(outcomes) == ["measured"] * 4
+    assert sorted((tmp_path / "runs").read_text().split()) == ["1", "2", "3", "4"]
 
 
 def test_a_folder_that_a_host_does_not_see_is_one_line(
