@@ -25,7 +25,12 @@ LEASE = 20.0  # seconds without a run until its jobs are ended
 
 
 class TaskLostError(Exception):
-    """The cluster has lost a task or its result, most likely with its worker."""
+    """The cluster has lost a task or its result, most likely with its worker.
+
+    With `is_stranger` another process has the address of the worker.
+    """
+
+    is_stranger = False
 
 
 class Cluster:
@@ -77,19 +82,32 @@ class Cluster:
         state = self.client.futures[task.key]
         try:
             await state.wait()
-            if state.status == "error":
-                error = state.exception
-                if type(error).__name__ in ("KilledWorker", dask_worker.UnknownRunError.__name__):
-                    raise TaskLostError(str(error))
-                raise error
-            # Not by `Client.gather`, in which one silent worker keeps all results waiting.
-            answer = await self.client.scheduler.gather(keys=[task.key])
-            if answer["status"] != "OK":
-                raise TaskLostError(state.status)
-            pickled: bytes = answer["data"][task.key]
-            return pickled
+            if state.status != "finished":
+                raise self._failure(state)
+            return await self._fetch(task.key)
         finally:
             remote.release()
+
+    def _failure(self, state: Any) -> Exception:
+        error = state.exception if state.status == "error" else None
+        name = type(error).__name__
+        stranger = dask_worker.UnknownRunError.__name__
+        if isinstance(error, Exception) and name not in ("KilledWorker", stranger):
+            return error
+        lost = TaskLostError(f"{state.status}: {error}")
+        lost.is_stranger = name == stranger
+        return lost
+
+    async def _fetch(self, key: str) -> bytes:
+        # Not by `Client.gather`, in which one silent worker keeps all results waiting.
+        try:
+            answer = await self.client.scheduler.gather(keys=[key])
+        except Exception as error:  # of many kinds, if the connection is lost
+            raise TaskLostError(str(error)) from error
+        if answer["status"] != "OK":
+            raise TaskLostError(answer["status"])
+        pickled: bytes = answer["data"][key]
+        return pickled
 
     async def meet(self, address: str, threads: int) -> RemoteWorker:
         """Introduce a worker to the run.
@@ -171,7 +189,10 @@ class Cluster:
 
     async def kill(self, worker: RemoteWorker, ticket: int) -> Examination | None:
         """Kill a worker if it has a job of a ticket; return None if its nanny does not answer."""
-        return await self._try(worker.about.nanny, worker, dask_worker.kill, ticket)
+        examination = await self._try(worker.about.nanny, worker, dask_worker.kill, ticket)
+        if examination is None:  # it may be able to end itself
+            await self._try(worker.address, worker, dask_worker.kill, ticket)
+        return examination
 
     async def bury(self, worker: RemoteWorker) -> Examination | None:
         """Examine a dead worker; return None if its nanny does not answer."""
@@ -205,8 +226,8 @@ class Cluster:
 
     async def part(self, workers: Sequence[RemoteWorker]) -> None:
         """End the jobs of workers that outlive the run, and make them forget it."""
-        busy = [w for w in workers if w.tasks and not w.killed]
-        idle = [w for w in workers if not w.tasks and not w.killed]
+        busy = [w for w in workers if w.tasks and not w.killed_at]
+        idle = [w for w in workers if not w.tasks and not w.killed_at]
         leave = dask_worker.leave
         await asyncio.gather(
             *(self.kill(w, 0) for w in busy),

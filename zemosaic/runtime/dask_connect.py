@@ -28,10 +28,11 @@ def connect(address: str) -> Any:
     distributed = _distributed()
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the run reports what matters
     try:
-        return distributed.Client(address, timeout=ANSWER_TIME, set_as_default=False)
+        client = distributed.Client(address, timeout=ANSWER_TIME, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{address}: no Dask scheduler answers ({reason})") from None
+    return _hasten(client)
 
 
 @dataclass
@@ -66,13 +67,14 @@ class LocalCluster:
         try:
             with dask.config.set(settings), without_current_folder():
                 self._cluster = distributed.LocalCluster(
-                    n_workers=self.workers, threads_per_worker=1, dashboard_address=None,
+                    n_workers=self.workers, threads_per_worker=1, dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False}, worker_dashboard_address=None,
                     memory_limit=0, local_directory=self._folder, silence_logs=logging.CRITICAL,
                 )  # fmt: skip
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"no Dask cluster can be started ({reason})") from None
-        self.client = distributed.Client(self._cluster, set_as_default=False)
+        self.client = _hasten(distributed.Client(self._cluster, set_as_default=False))
 
     def close(self, pids: Sequence[int]) -> None:
         """Kill the workers and end the cluster."""
@@ -85,6 +87,12 @@ class LocalCluster:
             with contextlib.suppress(TimeoutError, OSError):
                 closed.close(timeout=ANSWER_TIME)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _hasten(client: Any) -> Any:
+    """Let a client send a task at once rather than 10 ms after the one before: 30 µs per job."""
+    client.scheduler_comm.interval = 0.001
+    return client
 
 
 def _distributed() -> Any:

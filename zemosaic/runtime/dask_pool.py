@@ -19,7 +19,8 @@ from typing import Any
 from ..errors import ClusterLostError
 from .dask_cluster import ANSWER_TIME, Cluster
 from .dask_connect import LocalCluster, connect
-from .dask_crew import JOIN_TIME, Crew
+from .dask_crew import Crew
+from .dask_lookout import JOIN_TIME, Lookout
 from .dask_task import RemoteFuture, RemoteTask
 from .events import WorkerStarted
 from .inflight import Slot
@@ -61,10 +62,11 @@ class DaskPool(Pool):
             client = connect(f"tcp://{target[7:]}") if self._owns_client else target
         self._cluster = Cluster(client, identify)
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop
-        self._crew = Crew(self._cluster, outlives_run=self._local is None)
+        self._crew = Crew(self._cluster)
+        self._lookout = Lookout(self._cluster, self._crew, outlives_run=self._local is None)
         self._closed = False
         try:
-            self._await(self._crew.start(), JOIN_TIME + 4 * ANSWER_TIME)
+            self._await(self._lookout.start(), JOIN_TIME + 4 * ANSWER_TIME)
         except BaseException:
             self.close()
             raise
@@ -72,7 +74,7 @@ class DaskPool(Pool):
     @property
     def workers(self) -> int:  # type: ignore[override]
         """Number of threads of all workers, which may join at any time."""
-        return max(1, sum(w.threads for w in list(self._crew.workers.values()) if not w.aside))
+        return max(1, sum(w.threads for w in list(self._crew.workers.values()) if w.is_usable))
 
     @property
     def rows(self) -> int:
@@ -125,7 +127,7 @@ class DaskPool(Pool):
         """Return the workers that have become ready since the last call."""
         if not self._loop.is_running():
             self._crew.fail(ClusterLostError("the client of the Dask cluster was closed"))
-        starts = self._crew.starts
+        starts = self._lookout.starts
         return [starts.popleft() for _ in range(len(starts))]
 
     def close(self) -> None:
@@ -134,8 +136,10 @@ class DaskPool(Pool):
             return
         self._closed = True
         with contextlib.suppress(TimeoutError, RuntimeError):  # of a loop that has ended
+            self._await(self._lookout.close(), 2 * ANSWER_TIME)
+        with contextlib.suppress(RuntimeError):
             error = CancelledError("the pool was closed")
-            self._await(self._crew.close(error), 2 * ANSWER_TIME)
+            self._loop.call_soon_threadsafe(self._crew.close, error)
         self._cluster.remove_tokens()
         if self._local is not None:
             self._local.close([worker.about.pid for worker in self._crew.workers.values()])

@@ -18,8 +18,6 @@ from .process_task import Task
 from .run_folder import RunFolder
 from .worker import TaskResult, run_batch
 
-MAX_LOSSES = 3  # workers lost with a task, for reasons unknown, until it fails
-
 
 class RemoteFuture(Future[TaskResult]):
     """Runs while its task does, which may lose its worker and wait again."""
@@ -123,8 +121,8 @@ class RemoteWorker:
         Its introduction.
     tasks : list of RemoteTask
         Sent to it.
-    killed : bool
-        By us, or about to be.
+    killed_at : float
+        When we have killed it or were about to, by `time.monotonic`; 0 if it lives.
     aside : bool
         It has no tasks because it does not do them.
     silent_since, next_examination : float
@@ -137,14 +135,19 @@ class RemoteWorker:
     offset_ns: int
     start: WorkerStarted
     tasks: list[RemoteTask] = field(default_factory=list)
-    killed: bool = False
+    killed_at: float = 0.0
     aside: bool = False
     silent_since: float = 0.0
     next_examination: float = 0.0
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can have tasks."""
+        return not (self.killed_at or self.aside)
+
     def has_room(self, task: RemoteTask) -> bool:
         """Return whether it can begin a task at once."""
-        if self.killed or self.aside or any(other.alone for other in self.tasks):
+        if not self.is_usable or any(other.alone for other in self.tasks):
             return False
         return len(self.tasks) < (1 if task.alone else self.threads)
 
@@ -154,7 +157,7 @@ class RemoteWorker:
 
     def suspects(self, examination: Examination | None) -> list[RemoteTask]:
         """Return the tasks of which one has killed the worker, by its table or, without, any."""
-        if self.killed or examination is None:
+        if self.killed_at or examination is None:
             return []
         return [t for t in self.tasks if t.slot is None or t.slot.ticket in examination.rows]
 

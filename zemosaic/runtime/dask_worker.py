@@ -79,6 +79,7 @@ class Examination:
 class _Place:
     """Where a worker records its jobs for one run."""
 
+    folder: Path
     inflight: Inflight
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -115,13 +116,13 @@ def introduce(run_id: str, identify: Callable[[], str], dask_worker: Any) -> Int
     dask_worker : distributed.Worker
         Passed by Dask.
     """
-    folder = Path(tempfile.mkdtemp(prefix="zemosaic-worker-"))
-    rows = ROWS_PER_THREAD * dask_worker.state.nthreads
-    _places[run_id] = _Place(Inflight(folder, rows, 0.0))
-    if _CAN_DUMP:
-        stacks.dump_on_fault(folder)
-        dumps = os.open(RunFolder(folder).stack(os.getpid()), os.O_WRONLY | os.O_APPEND)
-        faulthandler.register(signal.SIGUSR2, dumps, all_threads=True, chain=False)
+    if (place := _places.get(run_id)) is None:
+        # Beside the folder of the worker, which its nanny removes when it dies.
+        scratch = Path(dask_worker.local_directory).parent
+        folder = Path(tempfile.mkdtemp(prefix="zemosaic-", dir=scratch))
+        rows = ROWS_PER_THREAD * dask_worker.state.nthreads
+        place = _places[run_id] = _Place(folder, Inflight(folder, rows, 0.0))
+        _record_stacks(folder)
     if dask_worker.nanny:
         _end_with_nanny()
     keep_freed_memory()
@@ -130,8 +131,15 @@ def introduce(run_id: str, identify: Callable[[], str], dask_worker: Any) -> Int
         host=socket.gethostname(),
         nanny=dask_worker.nanny or "",
         identity=identify(),
-        folder=str(folder),
+        folder=str(place.folder),
     )
+
+
+def _record_stacks(folder: Path) -> None:
+    if _CAN_DUMP:
+        stacks.dump_on_fault(folder)
+        dumps = os.open(RunFolder(folder).stack(os.getpid()), os.O_WRONLY | os.O_APPEND)
+        faulthandler.register(signal.SIGUSR2, dumps, all_threads=True, chain=False)
 
 
 def _end_with_nanny() -> None:

@@ -31,17 +31,18 @@ def stop_server() -> None:
 
     They end by themselves when this process has, but whoever waits for it would find them alive.
     """
-    if sys.platform == "win32" or "multiprocessing.forkserver" not in sys.modules:
+    names = "multiprocessing.forkserver", "multiprocessing.resource_tracker"
+    if sys.platform == "win32" or not sys.modules.keys() & set(names):
         return
     from multiprocessing import forkserver, resource_tracker
 
     server: Any = forkserver._forkserver
     tracker: Any = resource_tracker._resource_tracker
-    pid = getattr(server, "_forkserver_pid", None)
-    if pid is None:  # not started by this process
+    if (pid := getattr(server, "_forkserver_pid", None)) is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)  # at once: it has nothing to tidy up
+    elif getattr(tracker, "_pid", None) is None:  # neither was started by this process
         return
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGKILL)  # at once: it has nothing to tidy up
 
     def stop() -> None:
         for process in (server, tracker):

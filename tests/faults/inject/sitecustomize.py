@@ -64,6 +64,12 @@ def kill_the_forkserver() -> None:
     time.sleep(3600)
 
 
+def stop() -> None:
+    """Stop this process; its threads go on until the signal has reached all."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+
+
 FAULTS: dict[str, Callable[[], Any]] = {
     "raise": lambda: 1 / 0,
     "sleep": lambda: time.sleep(3600),
@@ -76,7 +82,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "memory": lambda: bytearray(1 << 60),
     "exhaust": run_out_of_memory,
     "forkserver": kill_the_forkserver,
-    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": stop,
     "none": lambda: None,
 }
 #: Small tiles shall have many blocks, and lost clusters shall be given up soon.
@@ -130,7 +136,7 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
     "zemosaic.pipeline.tables": {"write_table": lambda table, path: path.name},
     "zemosaic.photometry.mosaic.canvas": {},
     "zemosaic.runtime.dask_cluster": {},
-    "zemosaic.runtime.dask_crew": {},
+    "zemosaic.runtime.dask_lookout": {},
 }
 
 
