@@ -151,6 +151,22 @@ def test_a_killed_worker_costs_the_job_that_killed_it(
     assert error.type == "SIGKILL"
 
 
+def test_a_worker_of_two_threads_costs_the_job_that_kills_it(tmp_path: Path) -> None:
+    """The job that ran beside it is done again."""
+    functions: list[Callable[..., Any]] = [slow_square] * 24
+    functions[12] = kill
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address=":0", silence_logs=50
+        ) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        pool = make_pool(client)
+        outcomes, _ = run_jobs(pool, functions, tmp_path)
+        pool.close()
+    assert states(outcomes) == [*["measured"] * 12, "crashed", *["measured"] * 11]
+
+
 @pytest.mark.parametrize(
     ("fault", "line"), [(sleep, "in sleep"), (hold_the_lock, "in hold_the_lock"), (stop, "")]
 )

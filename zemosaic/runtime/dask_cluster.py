@@ -152,15 +152,20 @@ class Cluster:
         for path in self._tokens:
             Path(path).unlink(missing_ok=True)
 
-    async def check_folders(self, workers: Iterable[RemoteWorker]) -> None:
-        """Check that workers see the files of `place_tokens`.
+    async def check_folders(self, workers: Sequence[RemoteWorker]) -> list[RemoteWorker]:
+        """Check that workers see the files of `place_tokens`; return those that do not answer.
 
         Raises
         ------
         UserError
             One does not.
         """
-        await asyncio.gather(*(self._check_folders(w.address, w.about.host) for w in workers))
+        checks = [self._check_folders(w.address, w.about.host) for w in workers]
+        errors = await asyncio.gather(*checks, return_exceptions=True)
+        for error in errors:
+            if isinstance(error, UserError):
+                raise error
+        return [w for w, error in zip(workers, errors, strict=True) if error is not None]
 
     async def _check_folders(self, address: str, host: str) -> None:
         deadline = time.monotonic() + SHARE_TIME

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
-from ..errors import ClusterLostError
+from ..errors import ClusterLostError, UserError
 from .dask_cluster import ANSWER_TIME, Cluster
 from .dask_connect import LocalCluster, connect
 from .dask_crew import Crew
@@ -60,6 +60,8 @@ class DaskPool(Pool):
             client = self._local.client
         else:
             client = connect(f"tcp://{target[7:]}") if self._owns_client else target
+            if client.asynchronous:
+                raise UserError("the client of the Dask cluster is asynchronous; give another one")
         self._cluster = Cluster(client, identify)
         self._loop: asyncio.AbstractEventLoop = client.loop.asyncio_loop
         self._crew = Crew(self._cluster)
@@ -67,8 +69,11 @@ class DaskPool(Pool):
         self._closed = False
         try:
             self._await(self._lookout.start(), JOIN_TIME + 4 * ANSWER_TIME)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, (TimeoutError, OSError)):
+                scheduler = self._cluster.scheduler
+                raise UserError(f"{scheduler}: the Dask scheduler does not answer") from None
             raise
 
     @property
@@ -95,7 +100,9 @@ class DaskPool(Pool):
         """
         self._cluster.place_tokens(folders)
         workers = list(self._crew.workers.values())
-        self._await(self._cluster.check_folders(workers), 4 * ANSWER_TIME)
+        for silent in self._await(self._cluster.check_folders(workers), 4 * ANSWER_TIME):
+            # If it answers again, it is introduced again, and checked.
+            self._loop.call_soon_threadsafe(self._crew.remove, silent)
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Queue a task for the next free worker."""
