@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from . import dask_worker
+from . import dask_nanny, dask_worker
+from .dask_nanny import Examination
 from .dask_task import RemoteTask, RemoteWorker
-from .dask_worker import Examination, Introduction
+from .dask_worker import Introduction
 from .events import WorkerStarted
 from .pool import no_identity
 
@@ -125,7 +126,7 @@ class Cluster:
         self._check_identity(about)
         await self._check_folders(address, about.host)
         if about.nanny:
-            await self.ask(about.nanny, dask_worker.watch, about.pid)
+            await self.ask(about.nanny, dask_nanny.watch, about.folder)
         trips = [await self._round_trip(address) for _ in range(ROUND_TRIPS)]
         start = WorkerStarted(pid=about.pid, started_ns=started_ns, ready_ns=time.time_ns())
         return RemoteWorker(address, threads, about, min(trips)[1], start)
@@ -187,21 +188,21 @@ class Cluster:
     async def examine(self, worker: RemoteWorker, patience: float) -> Examination | None:
         """Examine a worker by its nanny, or by itself; return None if neither answers."""
         for address in filter(None, (worker.about.nanny, worker.address)):
-            examination = await self._try(address, worker, dask_worker.examine, patience)
+            examination = await self._try(address, worker, dask_nanny.examine, patience)
             if examination is not None:
                 return examination
         return None
 
     async def kill(self, worker: RemoteWorker, ticket: int) -> Examination | None:
         """Kill a worker if it has a job of a ticket; return None if its nanny does not answer."""
-        examination = await self._try(worker.about.nanny, worker, dask_worker.kill, ticket)
+        examination = await self._try(worker.about.nanny, worker, dask_nanny.kill, ticket)
         if examination is None:  # it may be able to end itself
-            await self._try(worker.address, worker, dask_worker.kill, ticket)
+            await self._try(worker.address, worker, dask_nanny.kill, ticket)
         return examination
 
     async def bury(self, worker: RemoteWorker) -> Examination | None:
         """Examine a dead worker; return None if its nanny does not answer."""
-        return await self._try(worker.about.nanny, worker, dask_worker.bury)
+        return await self._try(worker.about.nanny, worker, dask_nanny.bury)
 
     async def _try(
         self, address: str, worker: RemoteWorker, function: Callable[..., Any], *args: Any
@@ -225,7 +226,7 @@ class Cluster:
         folders = {worker.about.folder: worker.about.pid for worker in workers}
         nannies = {worker.about.nanny for worker in workers if worker.about.nanny}
         await asyncio.gather(
-            *(self.ask(n, dask_worker.renew_leases, folders, LEASE) for n in nannies),
+            *(self.ask(n, dask_nanny.renew_leases, folders, LEASE) for n in nannies),
             return_exceptions=True,
         )
 

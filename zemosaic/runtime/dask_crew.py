@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from .dask_cluster import Cluster, TaskLostError
+from .dask_nanny import Examination
 from .dask_task import RemoteTask, RemoteWorker
-from .dask_worker import Examination
 from .process_pool import WorkerLostError
 from .worker import TaskResult
 

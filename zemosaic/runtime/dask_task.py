@@ -11,7 +11,8 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .dask_worker import Examination, Introduction
+from .dask_nanny import Examination
+from .dask_worker import Introduction
 from .events import WorkerStarted
 from .inflight import Slot
 from .process_task import Task
