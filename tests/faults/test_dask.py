@@ -148,7 +148,7 @@ def running_pids(run: Command) -> set[int]:
     return set()
 
 
-@pytest.mark.parametrize("fault", ["gil", "stop", "sleep"])
+@pytest.mark.parametrize("fault", ["gil", "stop"])
 def test_workers_end_with_a_killed_run_and_processes_resume_it(
     fault: str, start: Start, expected: str
 ) -> None:

@@ -72,10 +72,10 @@ async def _end_without_lease(folder: str, pid: int) -> None:
     while (left := _leases[folder] - time.monotonic()) > 0:
         await asyncio.sleep(left)
     del _leases[folder]
-    if _rows(folder):
+    if _rows(folder):  # else the run may have been suspended, and go on
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, KILL)
-    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def examine(folder: str, pid: int, patience: float) -> Examination:
