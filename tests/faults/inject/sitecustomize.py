@@ -86,7 +86,7 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "none": lambda: None,
 }
 #: Small tiles shall have many blocks, and lost clusters shall be given up soon.
-CONSTANTS = {"BLOCK_VALUES": 1 << 12, "SILENCE": 4.0, "LEASE": 4.0}
+CONSTANTS = {"BLOCK_VALUES": 1 << 12, "SILENCE": 8.0, "LEASE": 4.0}
 
 
 def is_first() -> bool:
