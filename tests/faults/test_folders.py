@@ -51,7 +51,8 @@ def test_no_file_of_the_current_folder_is_imported(
     for name in names:
         (here / f"{name}.py").write_text(HOSTILE)
     done = run_from(here, tmp_path / "bin" / "command.py", method, "intertile", *tiles,
-                    "--workers", "2", "--no-report", "--pool", pool)  # fmt: skip
+                    "--workers", "2", "--no-report", "--pool", pool,
+                    "--heartbeat", "100")  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert not list(here.rglob("*.ran"))
 

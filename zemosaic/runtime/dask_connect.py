@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,11 +75,12 @@ class LocalCluster:
             raise UserError(f"no Dask cluster can be started ({reason})") from None
         self.client = _hasten(distributed.Client(self._cluster, set_as_default=False))
 
-    def close(self, pids: Sequence[int]) -> None:
+    def close(self) -> None:
         """Kill the workers and end the cluster."""
-        for nanny in self._cluster.workers.values():
+        nannies = list(self._cluster.workers.values())
+        for nanny in nannies:
             nanny.auto_restart = False
-        for pid in pids:
+        for pid in [nanny.pid for nanny in nannies if nanny.pid]:  # also those that start
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         for closed in (self.client, self._cluster):

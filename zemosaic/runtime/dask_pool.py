@@ -149,7 +149,7 @@ class DaskPool(Pool):
             self._loop.call_soon_threadsafe(self._crew.close, error)
         self._cluster.remove_tokens()
         if self._local is not None:
-            self._local.close([worker.about.pid for worker in self._crew.workers.values()])
+            self._local.close()
         elif self._owns_client:
             with contextlib.suppress(TimeoutError, OSError):
                 self._cluster.client.close(timeout=ANSWER_TIME)
