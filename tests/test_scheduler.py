@@ -354,3 +354,27 @@ def test_jobs_are_not_recalled_behind_one_that_has_ended(tmp_path: Path) -> None
     clock.now += 2.0
     assert [job.index for job in window.recall(clock.now, 2.0)] == [1, 2, 4]
     table.close("finished")
+
+
+class MovingFuture(Future[TaskResult]):
+    """Runs or waits as the test sets it, like a task that moves from a dead worker to another."""
+
+    is_running = True
+
+    def running(self) -> bool:
+        return self.is_running
+
+
+def test_a_job_that_has_lost_its_worker_waits_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its running time starts anew at the next worker, so it does not time out for the first."""
+    clock, pool, future = FakeClock(), ManualPool(), MovingFuture()
+    monkeypatch.setattr(pool, "submit", lambda *_: future)
+    window = Window(pool, "pairs", clock, None)
+    batch = window.prepare([Job(1, int, ())])
+    window.submit(batch)
+    for is_running, seconds in [(True, 50.0), (False, 0.0), (True, 50.0)]:
+        future.is_running = is_running
+        window.update_running()
+        clock.now += 50.0
+        assert batch.running_time(clock.now) == seconds
+        assert list(window.overdue(clock.now, 40.0)) == ([future] if is_running else [])

@@ -16,3 +16,7 @@ class NoSolution(UserError):  # noqa: N818 - names an outcome rather than a faul
 
 class TileError(UserError):
     """A tile cannot be used; the one-line message names the tile, the problem and the remedy."""
+
+
+class ClusterLostError(UserError):
+    """The scheduler of the workers does not answer any more; another run can resume this one."""

@@ -36,19 +36,23 @@ def run_from(folder: Path, script: Path, method: str, *arguments: str) -> Run:
     return Run(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("pool", "method"), [*(("processes", m) for m in METHODS), ("dask", "spawn")]
+)
 def test_no_file_of_the_current_folder_is_imported(
-    method: str, tiles: list[str], tmp_path: Path
+    pool: str, method: str, tiles: list[str], tmp_path: Path
 ) -> None:
     """Workers import what the run has imported, not packages and modules that lie in the folder."""
     (tmp_path / "bin").mkdir()
     here = tmp_path / "downloads"
     (here / "zemosaic").mkdir(parents=True)
     names = ["zemosaic/__init__", "numpy", "astropy", "socket", "pickle", "selectors", "signal"]
+    names += ["distributed", "dask", "tornado"]
     for name in names:
         (here / f"{name}.py").write_text(HOSTILE)
     done = run_from(here, tmp_path / "bin" / "command.py", method, "intertile", *tiles,
-                    "--workers", "2", "--no-report")  # fmt: skip
+                    "--workers", "2", "--no-report", "--pool", pool,
+                    "--heartbeat", "100")  # fmt: skip
     assert (done.code, done.err) == (0, "")
     assert not list(here.rglob("*.ran"))
 

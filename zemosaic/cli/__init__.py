@@ -61,7 +61,9 @@ def _start_workers(arguments: Sequence[str]) -> None:
     if {"intertile", "demo"}.isdisjoint(arguments) or not {"-h", "--help"}.isdisjoint(arguments):
         return
     gc.disable()  # until the modules of a run are imported (`session`)
-    if {"threads", "serial"}.isdisjoint(arguments):
+    if not any(
+        word.endswith(("threads", "serial", "dask")) or "dask://" in word for word in arguments
+    ):
         from ..pipeline import PRELOAD
         from ..runtime.process_start import start_server
 
@@ -90,8 +92,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None, output: Output) -> int:
     import click
 
-    from ..errors import UserError
+    from ..errors import ClusterLostError, UserError
     from .commands import cli
+    from .output import echo
 
     try:
         result = cli.main(arguments, prog_name="zemosaic", standalone_mode=False, obj=output)
@@ -103,6 +106,11 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
         hint = "; see zemosaic --help" if usage and "help" not in error.format_message() else ""
         message = error.format_message().replace("\n", " ").rstrip(".") + hint
         return output.error(message, BAD_INPUT)
+    except ClusterLostError as error:
+        message = f"{error}; resume the run, there or with another --pool:"
+        code = output.error(message, NO_SOLUTION)
+        echo(_resume_command(sys.argv[1:] if arguments is None else arguments), err=True)
+        return code
     except UserError as error:
         return output.error(str(error), BAD_INPUT)
     except (MemoryError, ImportError) as error:
@@ -112,3 +120,15 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
     except OSError as error:  # most likely a full disk
         path = error.filename or "the run folder"
         return output.error(f"{path}: {error.strerror}", INCOMPLETE)
+
+
+def _resume_command(arguments: Sequence[str]) -> str:
+    """Return the command that resumes the run of a command."""
+    from ..text import shell_command
+
+    words = ["zemosaic", *arguments]
+    if "--resume" not in words:
+        # After the name of the subcommand, because "--" may end the options.
+        name = next(k for k, word in enumerate(words) if k and not word.startswith("-"))
+        words.insert(name + 1, "--resume")
+    return shell_command(words)

@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from ..files import file_identity, output_names
 from ..photometry.tiles.file_options import split_input
+from ..runtime.make_pool import KINDS
 from ..settings import GAIN_SOURCES, LONGEST_TIMEOUT, MODELS, Settings
 from .output import OUTPUT_OPTIONS, echo
 
@@ -59,8 +60,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Pairs to measure per tile, strongest first; 0 measures all."),
         click.option("--workers", type=int, default=0, metavar="N",
                      help="Jobs to run at the same time; 0 uses all processors."),
-        click.option("--pool", type=click.Choice(("processes", "threads", "serial")),
-                     default="processes", help="Kind of workers."),
+        click.option("--pool", default="processes", callback=check_pool, metavar="KIND",
+                     help="Kind of workers: processes, threads, serial, dask (a Dask cluster on "
+                     "this machine) or dask://HOST:PORT (that of a scheduler)."),
         click.option("--pair-timeout", type=float, default=Settings.pair_timeout, metavar="S",
                      help="Seconds after which a pair is abandoned; 0 never."),
         click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",
@@ -159,6 +161,14 @@ def parse_hdu(
 ) -> int | str | None:
     """Return the HDU as a number or a text."""
     return int(value) if value is not None and value.isdecimal() else value
+
+
+def check_pool(_context: click.Context, option: click.Parameter, value: str) -> str:
+    """Return a kind of pool, if it is one."""
+    if value not in KINDS and not value.startswith("dask://"):
+        kinds = ", ".join(map(repr, KINDS))
+        raise click.BadParameter(f"{value!r} is not one of {kinds}", param=option)
+    return value
 
 
 def check_seconds(_context: click.Context, option: click.Parameter, value: float) -> float:

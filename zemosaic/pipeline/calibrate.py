@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def calibrate(
     tiles: Iterable[TileLike],
     settings: Settings | None = None,
-    pool: str | Executor | Pool = "processes",
+    pool: str | Executor | Pool | Any = "processes",
     observers: Iterable[Observer] | None = None,
     *,
     apply_to: str | os.PathLike[str] | None = None,
@@ -61,10 +61,11 @@ def calibrate(
         ``(C, H, W)`` or ``(H, W, C)`` in ADU, or quantities; NaN marks missing data.
     settings : Settings, optional
         Settings of the run.
-    pool : {"processes", "threads", "serial"}, Executor or Pool
+    pool : {"processes", "threads", "serial", "dask"}, str, Executor, Pool or Client
         Workers of the run. With processes, a job that hangs or crashes affects no other;
-        a script then needs the usual ``if __name__ == "__main__":``. An executor or pool
-        is left open.
+        a script then needs the usual ``if __name__ == "__main__":``. "dask" starts a Dask
+        cluster on this machine; "dask://HOST:PORT" and a `distributed.Client` join one. An
+        executor, pool or client is left open.
     observers : iterable of Observer, optional
         Observers of the run. By default spans go to the tracer provider that the
         application has set.
@@ -117,8 +118,13 @@ def calibrate(
     fan_out = FanOut(observers)
     with (
         _report_run(fan_out, workers, workers is not pool, len(tiles)) as run,
-        _run_folder(folder) as path,
+        _run_folder(folder, workers.kind == "dask") as path,
     ):
+        if workers.kind == "dask":  # whose workers have folders of their own
+            tiles = [os.path.abspath(t) if isinstance(t, (str, os.PathLike)) else t for t in tiles]
+            apply_to = None if apply_to is None else os.path.abspath(apply_to)
+            mosaic = mosaic and replace(mosaic, output=mosaic.output.absolute())
+        workers.use_folders(_shared_folders(path, apply_to, mosaic))
         run.inflight = _make_inflight(path, workers, settings, fan_out, folder is not None)
         previews = RunFolder(path).previews
         context = RunContext(
@@ -145,6 +151,17 @@ def calibrate(
             solution = replace(solution, no_mosaic=problem)
         shutil.rmtree(previews, ignore_errors=True)
     return solution
+
+
+def _shared_folders(
+    folder: Path, apply_to: str | os.PathLike[str] | None, mosaic: MosaicOptions | None
+) -> list[Path]:
+    """Return the folders in which workers write."""
+    folders = [folder]
+    if apply_to is not None:
+        Path(apply_to).mkdir(parents=True, exist_ok=True)
+        folders.append(Path(apply_to))
+    return folders if mosaic is None else [*folders, mosaic.output.parent]
 
 
 @dataclass
@@ -179,14 +196,14 @@ def _report_run(observers: FanOut, pool: Pool, owns_pool: bool, tiles: int) -> I
 
 
 @contextmanager
-def _run_folder(folder: str | os.PathLike[str] | None) -> Iterator[Path]:
+def _run_folder(folder: str | os.PathLike[str] | None, makes_absolute: bool) -> Iterator[Path]:
     """Yield the run folder, or a temporary one if none is given."""
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="zemosaic-", ignore_cleanup_errors=True) as name:
             yield Path(name)
     else:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        yield Path(folder)
+        yield Path(folder).absolute() if makes_absolute else Path(folder)
 
 
 def _make_inflight(
@@ -195,10 +212,10 @@ def _make_inflight(
     """Create the table of running jobs; return None if the disk has no space for it."""
     # A process has one timer for stack dumps. Without a run folder this process may belong to
     # an application that uses the timer, so its own stacks are not dumped.
-    own_process = pool.kind != "processes"
+    own_process = pool.runs_here
     patience = settings.heartbeat if keeps_folder or not own_process else 0.0
     try:
-        table = Inflight(folder, pool.window, patience, keeps_folder and own_process)
+        table = Inflight(folder, pool.rows, patience, keeps_folder and own_process)
         if keeps_folder:
             stacks.dump_on_fault(folder)
         return table

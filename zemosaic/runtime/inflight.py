@@ -107,6 +107,16 @@ class Slot:
         if table is not None:
             table.write_step(self.row, self.ticket, step)
 
+    def copy(self, row: Row | None) -> None:
+        """Record the job of a worker that has no access to the table; None if it has no job."""
+        table = _open_table(self.path, self.created_ns)
+        if table is not None and row is not None:
+            texts = self.stage.encode(), row.step_ns, row.step.encode()
+            numbers = row.index, row.pid, row.thread, row.started_ns
+            table.write(self.row, self.ticket, RowValues(self.ticket, *numbers, *texts))
+        elif table is not None:
+            table.write(self.row, self.ticket, RowValues(self.ticket))
+
     def finish(self) -> None:
         """Record that the last job has ended."""
         if self.dump_after and os.getpid() != self.run_pid:

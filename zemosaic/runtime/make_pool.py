@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 from .executor_pool import ExecutorPool
 from .pool import Pool, no_identity, usable_processors
@@ -13,11 +14,11 @@ from .thread_pool import ThreadPool
 
 #: Windows waits for 63 pipes at most: those of the workers, and one of the run.
 MOST_ON_WINDOWS = 60
-KINDS = ("processes", "threads", "serial")
+KINDS = ("processes", "threads", "serial", "dask", "dask://HOST:PORT")
 
 
 def make_pool(
-    kind: str | Executor | Pool,
+    kind: str | Executor | Pool | Any,
     workers: int = 0,
     preload: Sequence[str] = (),
     identify: Callable[[], str] = no_identity,
@@ -26,8 +27,8 @@ def make_pool(
 
     Parameters
     ----------
-    kind : {"processes", "threads", "serial"}, Executor or Pool
-        A pool is returned as it is.
+    kind : {"processes", "threads", "serial", "dask"}, str, Executor, Pool or Client
+        A pool is returned as it is; "dask://HOST:PORT" and a client of Dask join its cluster.
     workers : int
         Workers to start; 0 starts one per usable processor.
     preload : sequence of str
@@ -47,6 +48,10 @@ def make_pool(
     if isinstance(kind, Executor):
         return ExecutorPool(kind)
     workers = workers or usable_processors()
+    if is_dask(kind):
+        from .dask_pool import DaskPool
+
+        return DaskPool(kind, workers, identify)
     if kind == "processes":
         from .process_pool import ProcessPool
 
@@ -58,3 +63,11 @@ def make_pool(
     if kind == "serial":
         return SerialPool()
     raise ValueError(f"pool is {kind!r}; choose one of {', '.join(KINDS)} or give an Executor")
+
+
+def is_dask(kind: Any) -> bool:
+    """Return whether a kind of pool names a Dask cluster or is a client of one."""
+    if isinstance(kind, str):
+        return kind == "dask" or kind.startswith("dask://")
+    names = {f"{base.__module__}.{base.__name__}" for base in type(kind).__mro__}
+    return "distributed.client.Client" in names

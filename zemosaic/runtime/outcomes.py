@@ -87,6 +87,8 @@ class OutcomeLog:
             state, summary = self._summarize(outcome.value)
             attributes.update(summary)
         result = source if isinstance(source, TaskResult) else None
+        if result is not None:
+            attributes.update(result.attributes)
         ended_ns = result.ended_ns if result else self._clock.time_ns()
         reusable = job.key and outcome.state == "measured"
         return JobEnded(

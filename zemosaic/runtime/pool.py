@@ -9,8 +9,9 @@ executor is lost.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 from .events import WorkerStarted
@@ -30,11 +31,27 @@ class Pool:
     #: Whether futures show that they run; if not, a submission counts as running once fewer
     #: unfinished ones than there are workers came before it.
     marks_running: bool = True
+    #: Whether jobs may run in this process.
+    runs_here: bool = True
 
     @property
     def window(self) -> int:
         """Number of submissions to keep: no worker idles, and few jobs wait unstarted."""
         return 4 * self.workers
+
+    @property
+    def rows(self) -> int:
+        """Largest number of submissions in the table of running jobs."""
+        return self.window
+
+    def use_folders(self, folders: Sequence[Path]) -> None:
+        """Check that the workers see folders of the run, if they may be on other machines.
+
+        Raises
+        ------
+        UserError
+            One does not.
+        """
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Submit a task."""
@@ -43,6 +60,11 @@ class Pool:
     def abandon(self, future: Future[TaskResult]) -> bool:
         """End a stuck task; return False if its worker is lost to the pool."""
         raise NotImplementedError
+
+    def abandon_all(self, futures: Iterable[Future[TaskResult]]) -> None:
+        """Abandon tasks whose outcomes do not matter any more."""
+        for future in futures:
+            self.abandon(future)
 
     def idle_deaths(self) -> list[Exception]:
         """Return the deaths of idle workers since the last call."""

@@ -61,6 +61,7 @@ class ProcessPool(Pool):
 
     kind = "processes"
     max_batch = 128
+    runs_here = False
 
     def __init__(
         self,

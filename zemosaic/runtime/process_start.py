@@ -34,17 +34,18 @@ def stop_server() -> None:
 
     They end by themselves when this process has, but whoever waits for it would find them alive.
     """
-    if sys.platform == "win32" or "multiprocessing.forkserver" not in sys.modules:
+    names = "multiprocessing.forkserver", "multiprocessing.resource_tracker"
+    if sys.platform == "win32" or not sys.modules.keys() & set(names):
         return
     from multiprocessing import forkserver, resource_tracker
 
     server: Any = forkserver._forkserver
     tracker: Any = resource_tracker._resource_tracker
-    pid = getattr(server, "_forkserver_pid", None)
-    if pid is None:  # not started by this process
+    if (pid := getattr(server, "_forkserver_pid", None)) is not None:
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)  # at once: it has nothing to tidy up
+    elif getattr(tracker, "_pid", None) is None:  # neither was started by this process
         return
-    with contextlib.suppress(OSError):
-        os.kill(pid, signal.SIGKILL)  # at once: it has nothing to tidy up
 
     def stop() -> None:
         for process in (server, tracker):
@@ -66,8 +67,7 @@ def without_current_folder() -> Iterator[None]:
     current folder until they have received that of this process: a file like ``numpy.py`` there
     would be executed. The forkserver would never look in folders that a program has added.
     """
-    folders = [folder for folder in sys.path if _is_added(folder)]
-    names = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
+    names = import_path()
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:
@@ -78,6 +78,12 @@ def without_current_folder() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def import_path() -> dict[str, str]:
+    """Return the environment of `without_current_folder`."""
+    folders = [folder for folder in sys.path if _is_added(folder)]
+    return {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def _is_added(folder: str) -> bool:

@@ -30,7 +30,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import UserError
+from ..errors import ClusterLostError, UserError
 from .batcher import Batcher
 from .clock import Clock
 from .events import Event, JobEnded, JobError, JobSubmitted, Note
@@ -195,6 +195,11 @@ class _Loop:
         batch, row = self.window.remove(future)
         try:
             result = future.result()
+        except ClusterLostError as lost:
+            error = JobError(type(lost).__name__, str(lost))
+            lost_batches = [(batch, row), *self.window.abandon_all()]
+            self._report_ended(self._fail_batches(lost_batches, error), now)
+            raise
         except UserError:  # of the pool itself: no job can run
             raise
         except Exception as error:  # noqa: BLE001 - no error of a pool may end the loop
@@ -251,16 +256,23 @@ class _Loop:
 
     def _fail_pending(self, error: JobError) -> None:
         """Fail all unfinished jobs, which would wait for ever or kill the next worker."""
-        now, ended = self.clock.monotonic(), []
-        for batch, row in self.window.abandon_all():
-            for job in batch.pending_except(None):
-                outcome = Outcome(job, "failed", error=error)
-                ended.append(self.outcomes.record(batch, outcome, row))
+        now = self.clock.monotonic()
+        ended = self._fail_batches(self.window.abandon_all(), error)
         unsubmitted = Batch([], self.clock.time_ns())
         for job in self.batcher.take_all():
             outcome = Outcome(job, "failed", error=error)
             ended.append(self.outcomes.record(unsubmitted, outcome, None))
         self._report_ended(ended, now)
+
+    def _fail_batches(
+        self, batches: Iterable[tuple[Batch, Row | None]], error: JobError
+    ) -> list[JobEnded]:
+        """Record all pending jobs of removed batches as failed."""
+        return [
+            self.outcomes.record(batch, Outcome(job, "failed", error=error), row)
+            for batch, row in batches
+            for job in batch.pending_except(None)
+        ]
 
     def _report_ended(self, ended: list[JobEnded], now: float) -> None:
         self.watch.job_ended(now)

@@ -113,7 +113,7 @@ class Watchdog(Observer):
         changed = False
         for event in events:
             if isinstance(event, RunStarted):
-                self._times_jobs = event.attributes.get("pool.kind") == "processes"
+                self._times_jobs = event.attributes.get("pool.kind") in ("processes", "dask")
             elif isinstance(event, StageStarted):
                 self._stages.append((event.stage, event.total > 0))
                 changed = True

@@ -69,8 +69,11 @@ class Window:
         now = self._clock.monotonic()
         presumed = self._presumed_running()
         for future, batch in self._batches.items():
-            is_known = batch.running_since is not None and len(batch.pending_positions) == 1
-            if is_known or not (future.running() or future in presumed):
+            if not (future.running() or future in presumed):
+                if self._marks_running and not future.done():
+                    batch.running_since = None  # it has lost its worker and waits for another
+                continue
+            if batch.running_since is not None and len(batch.pending_positions) == 1:
                 continue
             position = 0 if len(batch.jobs) == 1 else batch.position(self.row(batch))
             if batch.running_since is None or position not in (None, batch.current):
@@ -121,8 +124,7 @@ class Window:
 
     def stop(self) -> None:
         """End all batches; their rows stay in the table for whoever examines the run."""
-        for future in self._batches:
-            self._pool.abandon(future)
+        self._pool.abandon_all(self._batches)
 
     def remove(self, future: Future[TaskResult]) -> tuple[Batch, Row | None]:
         """Remove a batch and free its row; return both, the row as its worker left it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,8 @@ class TaskResult:
         Seconds spent in each step (see `timed_step`).
     messages : tuple of LibraryMessage
         Warnings and log records of libraries.
+    attributes : Mapping
+        Attributes of the worker for the job, such as the machine that it runs on.
     """
 
     value: Any
@@ -44,6 +46,7 @@ class TaskResult:
     pid: int
     step_times: dict[str, float] = field(default_factory=dict)
     messages: tuple[LibraryMessage, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:

@@ -40,27 +40,27 @@ def serve(pipe: Connection, lifeline: Connection, identify: Callable[[], str]) -
     gc.freeze()  # looking at the imported modules would copy the memory shared with the server
     gc.enable()
     _end_with_run(lifeline)
-    _keep_freed_memory()
+    keep_freed_memory()
     stacks.use_alarm()
     with contextlib.suppress(EOFError, OSError):  # the run has ended
         pipe.send_bytes(identify().encode(errors="surrogateescape"))
         while True:
-            pipe.send_bytes(_run_pickled(pipe.recv_bytes()))
+            pipe.send_bytes(run_pickled(pipe.recv_bytes()))
 
 
-def _run_pickled(task: bytes) -> bytes:
+def run_pickled(task: bytes, run: Callable[..., TaskResult] = run_task) -> bytes:
     """Run a pickled task; return its pickled result, or the error of pickling or unpickling."""
     result = TaskResult(None, None, 0, 0, os.getpid())
     try:
         with collect_library_messages():  # astropy reads a header again; its scan has the messages
             function, args = pickle.loads(task)
-        result = run_task(function, args)
+        result = run(function, args)
         return bytes(ForkingPickler.dumps(result))
     except Exception as error:  # noqa: BLE001 - pickling may raise anything
         return pickle.dumps(replace(result, value=None, error=JobError.of(error)))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Make glibc keep freed memory for the next task.
 
     By default it returns large arrays to the kernel, which clears their pages again for the next

@@ -1,8 +1,8 @@
 """Injects faults into a command and its workers, if this folder is on PYTHONPATH.
 
 ZEMOSAIC_FAULT is like ``gil@2-3`` (the pair of tiles 2 and 3), ``segfault@tile4``, ``kill@*`` or
-``sleep@scan0,exit@solve``: the fault and its place. The faults are real, and the program under test
-is unchanged.
+``sleep@scan0,exit@solve``: the fault and its place. With ZEMOSAIC_ONCE, the name of a file, a fault
+happens once. The faults are real, and the program under test is unchanged but for its patience.
 """
 
 from __future__ import annotations
@@ -64,6 +64,12 @@ def kill_the_forkserver() -> None:
     time.sleep(3600)
 
 
+def stop() -> None:
+    """Stop this process; its threads go on until the signal has reached all."""
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+
+
 FAULTS: dict[str, Callable[[], Any]] = {
     "raise": lambda: 1 / 0,
     "sleep": lambda: time.sleep(3600),
@@ -76,8 +82,22 @@ FAULTS: dict[str, Callable[[], Any]] = {
     "memory": lambda: bytearray(1 << 60),
     "exhaust": run_out_of_memory,
     "forkserver": kill_the_forkserver,
+    "stop": stop,
     "none": lambda: None,
 }
+#: Small tiles shall have many blocks, and lost clusters shall be given up soon.
+CONSTANTS = {"BLOCK_VALUES": 1 << 12, "SILENCE": 8.0, "LEASE": 4.0}
+
+
+def is_first() -> bool:
+    """Return whether a fault that happens once has not happened yet."""
+    if (path := os.environ.get("ZEMOSAIC_ONCE")) is None:
+        return True
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def at_fault(function: Callable[..., Any], where: Callable[..., str]) -> Callable[..., Any]:
@@ -87,7 +107,7 @@ def at_fault(function: Callable[..., Any], where: Callable[..., str]) -> Callabl
     def job(*args: Any) -> Any:
         here = where(*args)
         for fault, place in faults:
-            if place in ("*", here):
+            if place in ("*", here) and is_first():
                 FAULTS[fault]()
         time.sleep(float(os.environ.get("ZEMOSAIC_SLOW", "0")))  # a test may interrupt the job
         return function(*args)
@@ -115,6 +135,8 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
     "zemosaic.report.build": {"write_report": lambda *_: "page"},
     "zemosaic.pipeline.tables": {"write_table": lambda table, path: path.name},
     "zemosaic.photometry.mosaic.canvas": {},
+    "zemosaic.runtime.dask_cluster": {},
+    "zemosaic.runtime.dask_lookout": {},
 }
 
 
@@ -133,8 +155,8 @@ class Finder(importlib.abc.MetaPathFinder):
             run(module)
             for function, where in PLACES[name].items():
                 setattr(module, function, at_fault(getattr(module, function), where))
-            if hasattr(module, "BLOCK_VALUES"):  # small tiles shall have many blocks
-                module.BLOCK_VALUES = 1 << 12
+            for constant in CONSTANTS.keys() & vars(module).keys():
+                setattr(module, constant, CONSTANTS[constant])
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

@@ -1,0 +1,323 @@
+"""Runs on Dask clusters whose workers, nannies, scheduler, links, folders or run fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.command import INJECT, PATIENCE, Command, Start
+from zemosaic.runtime import inflight
+from zemosaic.runtime.events import JobEnded, JobSubmitted
+
+pytest.importorskip("distributed")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+
+
+class Cluster:
+    """A scheduler and workers with nannies in processes of their own, as on a cluster.
+
+    The faults of the workers are given by the environment.
+    """
+
+    def __init__(self, folder: Path, host: str = "127.0.0.1", **environment: str) -> None:
+        self._folder = folder / "dask"
+        self._folder.mkdir()
+        inject = {"PYTHONPATH": str(INJECT), "ZEMOSAIC_FAULT": "none@none",
+                  "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}  # fmt: skip
+        self._environment = os.environ | inject | environment
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._file = self._folder / "scheduler.json"
+        self.scheduler = self._start(
+            "scheduler", "--host", host, "--port", "0", "--no-dashboard",
+            "--scheduler-file", str(self._file),
+        )  # fmt: skip
+        wait_until(self._file.exists)
+        address = self._file.read_text().partition("tcp://")[2].partition('"')[0]
+        self.pool = f"dask://{address}"
+        self.nannies: list[subprocess.Popen[bytes]] = []
+
+    def add_worker(self, *prefix: str) -> subprocess.Popen[bytes]:
+        """Start a nanny with one worker; the prefix may put it into another namespace."""
+        self.nannies.append(
+            self._start(
+                "worker",
+                "--scheduler-file",
+                str(self._file),
+                "--nthreads",
+                "1",
+                "--no-dashboard",
+                "--local-directory",
+                str(self._folder),
+                prefix=prefix,
+            )
+        )
+        return self.nannies[-1]
+
+    def _start(self, kind: str, *words: str, prefix: tuple[str, ...] = ()) -> Any:
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", f"distributed.cli.dask_{kind}", *words],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self._environment,
+            start_new_session=True,
+        )  # fmt: skip
+        self._processes.append(process)
+        return process
+
+    def end(self) -> None:
+        for process in self._processes:
+            for pid in processes_of(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Start a cluster, with two workers if no other number is given."""
+    started: list[Cluster] = []
+
+    def start(workers: int = 2, **options: str) -> Cluster:
+        started.append(Cluster(tmp_path, **options))
+        for _ in range(workers):
+            started[-1].add_worker()
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory, tiles: list[str]) -> str:
+    """Return the corrections of a run on processes without a fault."""
+    from zemosaic.cli import run
+
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(["intertile", "-o", str(folder), "--no-report", *tiles]) == 0
+    return (folder / "corrections.ecsv").read_text()
+
+
+def corrections(folder: Path) -> str:
+    return (folder / "corrections.ecsv").read_text()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
+def commands_of(session: int) -> list[str]:
+    """Return the commands of the live processes of a session."""
+    files = [Path(f"/proc/{pid}/cmdline") for pid in processes_of(session)]
+    return [file.read_text().replace("\0", " ") for file in files if file.exists()]
+
+
+def processes_of(session: int) -> list[int]:
+    """Return the live processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(entry.name)
+            if os.getsid(pid) == session and is_alive(pid):
+                found.append(pid)
+    return found
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was never true"
+        time.sleep(0.05)
+
+
+def running_pids(run: Command) -> set[int]:
+    """Return the processes of the jobs that run, as the table of the run names them."""
+    with contextlib.suppress(OSError, ValueError):
+        return {row.pid for row in inflight.read(run.folder).rows}
+    return set()
+
+
+@pytest.mark.parametrize("fault", ["gil", "stop"])
+def test_workers_end_with_a_killed_run_and_processes_resume_it(
+    fault: str, start: Start, expected: str
+) -> None:
+    """Also a worker that holds the GIL or is stopped ends; the results so far are reused."""
+    run = start("--no-report", pool="dask", fault=f"{fault}@3-4", slow=0.05)
+    run.wait_for(lambda: len(run.events(JobEnded, "pairs")) >= 4)
+    run.kill()
+    run.process.wait()
+    wait_until(lambda: not processes_of(run.process.pid))
+    again = start("--resume", "--no-report", pool="processes")
+    done = again.end()
+    assert done.code == 0
+    assert "resumed: " in done.err
+    assert corrections(again.folder) == expected
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
+def test_an_interrupted_run_leaves_no_process(number: int, code: int, start: Start) -> None:
+    """Ctrl-C reaches its workers as well, of which one holds the GIL."""
+    run = start("--no-report", pool="dask", fault="gil@3-4", slow=0.05)
+    run.wait_for(lambda: len(run.events(JobEnded, "pairs")) >= 4)
+    os.killpg(run.process.pid, number)
+    done = run.end()
+    assert (done.code, commands_of(run.process.pid)) == (code, [])
+    assert "Traceback" not in done.err
+
+
+def test_a_finished_run_leaves_no_process_and_no_folder(start: Start, expected: str) -> None:
+    """A cluster of our own has the results of processes, and nothing of it stays."""
+    run = start("--no-report", pool="dask")
+    done = run.end()
+    assert (done.code, commands_of(run.process.pid)) == (0, [])
+    assert corrections(run.folder) == expected
+
+
+def test_a_cluster_resumes_a_killed_run_of_processes(
+    start: Start, cluster: Callable[..., Cluster], expected: str
+) -> None:
+    """A run that was killed on processes has the same bits when a cluster resumes it."""
+    run = start("--no-report", fault="sleep@3-4", slow=0.05)
+    run.wait_for(lambda: len(run.events(JobEnded, "pairs")) >= 4)
+    run.kill()
+    run.process.wait()
+    again = start("--resume", "--no-report", pool=cluster().pool)
+    assert again.end().code == 0
+    assert corrections(again.folder) == expected
+
+
+@pytest.mark.parametrize("fault", ["none", "gil", "stop"])
+def test_a_killed_nanny_costs_no_job(
+    fault: str, start: Start, cluster: Callable[..., Cluster], expected: str, tmp_path: Path
+) -> None:
+    """Its worker ends with it, also a stuck one; what it had goes to the other worker."""
+    dask = cluster(ZEMOSAIC_FAULT=f"{fault}@3-4", ZEMOSAIC_SLOW="0.2",
+                   ZEMOSAIC_ONCE=str(tmp_path / "once"))  # fmt: skip
+    run = start("--no-report", pool=dask.pool)
+    if fault == "none":
+        run.wait_for(lambda: run.events(JobEnded, "pairs"))
+        killed = dask.nannies[0]
+    else:
+        run.wait_for((tmp_path / "once").exists)
+        run.wait_for(lambda: running_pids(run))
+        (stuck,) = running_pids(run)
+        (killed,) = (nanny for nanny in dask.nannies if stuck in processes_of(nanny.pid))
+    killed.kill()
+    assert run.end().code == 0
+    assert processes_of(killed.pid) == []
+    assert corrections(run.folder) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_scheduler_ends_the_run_with_the_way_to_resume(
+    number: int, start: Start, cluster: Callable[..., Cluster], expected: str
+) -> None:
+    """Killed or stopped: jobs in flight fail, and the last line, as it is, completes the run."""
+    dask = cluster(ZEMOSAIC_SLOW="0.4")
+    run = start("--no-report", pool=dask.pool)
+    run.wait_for(lambda: run.events(JobEnded, "pairs"))
+    dask.scheduler.send_signal(number)
+    lost = run.end()
+    assert lost.code == 3, lost
+    assert "Traceback" not in lost.err
+    *_, problem, command = lost.err.splitlines()
+    assert "has not answered for" in problem
+    ends = run.events(JobEnded, "pairs")
+    assert {end.error.type for end in ends if end.outcome == "failed"} == {"ClusterLostError"}
+    submitted = {event.index for event in run.events(JobSubmitted, "pairs")}
+    assert submitted == {end.index for end in ends}
+    words = shlex.split(command)
+    assert words[:3] == ["zemosaic", "intertile", "--resume"]
+    words[words.index(dask.pool)] = "processes"
+    again = subprocess.run([sys.executable, "-m", *words], capture_output=True, check=False)
+    assert again.returncode == 0, again
+    assert corrections(run.folder) == expected
+
+
+def test_a_killed_run_ends_its_jobs_on_a_cluster_that_stays(
+    start: Start, cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """A worker that holds the GIL is replaced by its nanny, whose lease nobody renews."""
+    dask = cluster(ZEMOSAIC_FAULT="gil@3-4", ZEMOSAIC_ONCE=str(tmp_path / "once"))
+    run = start("--no-report", pool=dask.pool)
+    run.wait_for((tmp_path / "once").exists)
+    run.wait_for(lambda: running_pids(run))
+    (stuck,) = running_pids(run)
+    run.kill()
+    run.process.wait()
+    wait_until(lambda: not is_alive(stuck))
+    again = start("--resume", "--no-report", pool=dask.pool)
+    assert again.end().code == 0
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """Make a network with a link to this machine, 10.213.7.1 here and 10.213.7.2 there."""
+    name = f"zemosaic{os.getpid() % 10000}"
+    commands = [
+        f"ip netns add {name}",
+        f"ip link add {name}a type veth peer name {name}b",
+        f"ip link set {name}b netns {name}",
+        f"ip address add 10.213.7.1/24 dev {name}a",
+        f"ip link set {name}a up",
+        f"ip netns exec {name} ip address add 10.213.7.2/24 dev {name}b",
+        f"ip netns exec {name} ip link set {name}b up",
+        f"ip netns exec {name} ip link set lo up",
+    ]
+    try:
+        for command in commands:
+            made = subprocess.run(command.split(), capture_output=True, check=False)
+            if made.returncode:
+                pytest.skip(f"needs the right to make networks: {made.stderr.decode()}")
+        yield name
+    except FileNotFoundError:
+        pytest.skip("needs iproute2")
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            for undo in (f"ip link del {name}a", f"ip netns del {name}"):
+                subprocess.run(undo.split(), capture_output=True, check=False)
+
+
+def test_a_link_that_is_cut_costs_no_job(
+    start: Start, cluster: Callable[..., Cluster], namespace: str, expected: str
+) -> None:
+    """What a worker has behind the cut link goes to the other one; the run has the same bits."""
+    dask = cluster(workers=1, host="10.213.7.1", ZEMOSAIC_SLOW="0.3")
+    dask.add_worker("ip", "netns", "exec", namespace)
+    run = start("--no-report", pool=dask.pool)
+    run.wait_for(lambda: len({event.pid for event in run.events(JobEnded)}) == 2)
+    subprocess.run(["ip", "link", "set", f"{namespace}a", "down"], check=True)
+    assert run.end().code == 0
+    assert corrections(run.folder) == expected
+
+
+def test_a_host_without_the_folder_is_one_line(
+    start: Start, cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    """A worker with another disk under the name of the run folder: exit 2 before any job."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    dask = cluster(workers=0)
+    hide = ("unshare", "--mount", "sh", "-c", f'mount -t tmpfs none {folder} && exec "$@"', "sh")
+    with contextlib.suppress(FileNotFoundError):
+        if subprocess.run([*hide, "true"], capture_output=True, check=False).returncode == 0:
+            dask.add_worker(*hide)
+    if not dask.nannies:
+        pytest.skip("needs the right to mount")
+    run = start("--no-report", pool=dask.pool)
+    done = run.end()
+    assert (done.code, done.err.count("\n")) == (2, 1), done
+    assert f"do not see {folder}" in done.err
+    assert not run.events(JobSubmitted)
+    assert not list(folder.glob(".zemosaic-*"))
