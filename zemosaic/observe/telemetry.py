@@ -72,7 +72,7 @@ class Telemetry(Observer):
         Make child spans of heartbeats and of long-running jobs, for backends without replacement
         of spans.
     host : str, optional
-        Where the jobs ran; by default this machine.
+        Machine of the run; by default this one.
     parent : Mapping, optional
         "traceparent" and "tracestate" of the parent of the phase; by default the current span.
     resumed_from : Mapping, optional
@@ -165,7 +165,7 @@ class Telemetry(Observer):
         stages = self._stages.values()
         begun = [stage for stage in stages if self._stage_starts[stage] <= event.started_ns]
         parent = begun[0] if begun else self._tree.root
-        attributes = {"process.pid": event.pid, "host.name": self._host}
+        attributes = {"process.pid": event.pid, "host.name": event.host or self._host}
         span = self._tree.start(WORKER, parent, event.started_ns, attributes)
         self._tree.end(span, event.ready_ns)
 
