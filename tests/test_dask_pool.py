@@ -130,7 +130,9 @@ def test_short_jobs_are_measured_in_batches(pool: Pool, tmp_path: Path) -> None:
     """Two thousand jobs have the right values, in order, from workers with a host."""
     outcomes, recorder = run_jobs(pool, [square] * 2000, tmp_path)
     assert [outcome.value for outcome in outcomes] == [k * k for k in range(1, 2001)]
-    assert {event.attributes["host"] for event in recorder.of(JobEnded)} == {os.uname().nodename}
+    both = [*recorder.of(JobEnded), *recorder.of(WorkerStarted)]
+    assert {event.host for event in both} == {os.uname().nodename}
+    assert {event.clock_offset for event in recorder.of(JobEnded)} == {0.0}
     assert recorder.of(WorkerStarted)
 
 
@@ -198,23 +200,33 @@ def running(table: Inflight) -> Iterator[int]:
             yield job.index
 
 
-def test_a_worker_with_a_shifted_clock_has_times_of_the_run(cluster: Any, tmp_path: Path) -> None:
-    """A clock that is an hour fast is measured, and no job leaves the time of its submission."""
+@pytest.mark.parametrize(
+    "functions", [[square] * 600, [slow_square] * 6, [kill, *[slow_square] * 5]]
+)
+def test_a_worker_with_a_shifted_clock_has_times_of_the_run(
+    cluster: Any, tmp_path: Path, functions: list[Callable[..., Any]]
+) -> None:
+    """A clock that is an hour slow is measured, and jobs keep their place among the others."""
     with distributed.Client(cluster, set_as_default=False) as client:
-        client.run(shift_clock, 3600.0)
-        try:
-            pool = make_pool(client)
-            before = time.time_ns()
-            outcomes, recorder = run_jobs(pool, [square] * 50, tmp_path)
-            after = time.time_ns()
-            pool.close()
-        finally:
-            client.run(shift_clock, -3600.0)
-    assert set(states(outcomes)) == {"measured"}
-    for event in recorder.of(JobEnded):
-        if event.attributes["host"] == os.uname().nodename:
-            assert event.attributes["clock_offset"] == pytest.approx(3600.0, abs=2.0)
+        slow, right = client.scheduler_info()["workers"]
+        client.run(shift_clock, -3600.0, workers=[slow])
+        pids = client.run(os.getpid)
+        pool = make_pool(client)
+        before = time.time_ns()
+        _, recorder = run_jobs(pool, functions, tmp_path)
+        after = time.time_ns()
+        pool.close()
+    ended = {pid: [e for e in recorder.of(JobEnded) if e.pid == pid] for pid in pids.values()}
+    for event in (e for events in ended.values() for e in events):
         assert before <= event.submitted_ns <= event.started_ns <= event.ended_ns <= after
+    for event in ended[pids[slow]]:
+        assert event.clock_offset == pytest.approx(-3600.0, abs=0.5)
+    assert {event.clock_offset for event in ended[pids[right]]} <= {0.0}
+    for events in ended.values():
+        assert events
+        events.sort(key=lambda event: event.started_ns)
+        for one, next_one in itertools.pairwise(events):
+            assert one.ended_ns <= next_one.started_ns + 50_000_000
 
 
 def test_a_worker_that_joins_late_gets_jobs(tmp_path: Path) -> None:
