@@ -57,11 +57,12 @@ def test_clocks_that_disagree_make_no_negative_queue_time() -> None:
 
 def test_jobs_of_other_machines_have_the_name_and_the_offset_of_the_clock() -> None:
     """An offset of 0 is left out; without a name it is the machine of the run."""
-    started = WorkerStarted(pid=1, started_ns=START, ready_ns=START + SECOND, host="far")
+    started = WorkerStarted(pid=1, started_ns=START - 1, ready_ns=START + SECOND, host="far")
     memory = phase_of(started, replace(PAIR_ENDED, host="far", clock_offset=-0.25))
     far, start = memory.one(f"{PHASE}.pair"), memory.one(f"{PHASE}.worker_start")
     assert far.attributes["zemosaic.host.clock_offset"] == -0.25
     assert far.attributes["host.name"] == start.attributes["host.name"] == "far"
+    assert (start.start_time, start.end_time) == (START, START + SECOND)  # not before the phase
     here = phase_of(PAIR_ENDED).one(f"{PHASE}.pair")
     assert here.attributes["host.name"] == platform.node()
     assert "zemosaic.host.clock_offset" not in here.attributes
