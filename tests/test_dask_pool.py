@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.fakes import HeldClock, Recorder
+from zemosaic import calibrate
 from zemosaic.errors import UserError
+from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.runtime import dask_cluster, dask_lookout, dask_pool
 from zemosaic.runtime.events import Heartbeat, JobEnded, WorkerStarted
 from zemosaic.runtime.inflight import Inflight
@@ -227,6 +229,62 @@ def test_a_worker_with_a_shifted_clock_has_times_of_the_run(
         events.sort(key=lambda event: event.started_ns)
         for one, next_one in itertools.pairwise(events):
             assert one.ended_ns <= next_one.started_ns + 50_000_000
+
+
+def test_a_clock_that_is_set_during_the_run_is_measured_again(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The offsets that the run knows follow the clocks of its workers."""
+    monkeypatch.setattr(dask_lookout, "COMPARE_CLOCKS", 0.1)
+    with distributed.Client(cluster, set_as_default=False) as client:
+        pool = make_pool(client)
+        client.run(shift_clock, 600.0)
+        assert isinstance(pool, dask_pool.DaskPool)
+        workers = pool._crew.workers.values()
+        deadline = time.monotonic() + PATIENCE
+        while not all(abs(worker.host.offset_ns - 600 * 10**9) < 10**9 for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        pool.close()
+
+
+def touch_and_sleep(path: str) -> None:
+    Path(path).touch()
+    time.sleep(3600)
+
+
+def test_the_executor_of_a_client_has_no_way_to_a_stuck_or_dead_worker(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """A stuck job times out and keeps its worker; of a dead worker only Dask's error is known."""
+    cluster.scheduler.allowed_failures = 0
+    began = tmp_path / "began"
+    jobs = [Job(1, touch_and_sleep, (str(began),)), *(Job(k, square, (k,)) for k in range(2, 9)),
+            Job(9, kill, (9,))]  # fmt: skip
+    recorder = Recorder()
+    with distributed.Client(cluster, set_as_default=False) as client:
+        pool = make_pool(client.get_executor(pure=False), 2)
+        assert (pool.kind, pool.workers) == ("ClientExecutor", 2)
+        outcomes = run(
+            jobs, 9, pool, FanOut([recorder]), stage="pairs", heartbeat=5.0, timeout=30.0,
+            clock=HeldClock(lambda: began.exists() and len(recorder.of(JobEnded)) == 8),
+        )  # fmt: skip
+    assert states(outcomes) == ["timeout", *["measured"] * 7, "failed"]
+    assert outcomes[8].error is not None
+    assert outcomes[8].error.type == "KilledWorker"
+    assert next(tuple(beat.running_indices) for beat in recorder.of(Heartbeat)) == (1,)
+    hosts = {event.host for event in recorder.of(JobEnded) if event.outcome == "measured"}
+    assert hosts == {os.uname().nodename}
+
+
+def test_the_executor_of_a_client_has_the_results_of_processes(cluster: Any) -> None:
+    """`calibrate(..., pool=client.get_executor())` has the same bits as any other pool."""
+    tiles = [(tile.data, tile.wcs) for tile in simulate(Scene(tiles=4, shape=(64, 80)))]
+    with distributed.Client(cluster, set_as_default=False) as client:
+        solution = calibrate(tiles, pool=client.get_executor(), observers=[])
+    expected = calibrate(tiles, pool="serial", observers=[])
+    assert solution.gain.tobytes() == expected.gain.tobytes()
+    assert solution.offset.tobytes() == expected.offset.tobytes()
 
 
 def test_a_worker_that_joins_late_gets_jobs(tmp_path: Path) -> None:

@@ -13,12 +13,20 @@ from .worker import TaskResult, run_task
 
 
 class ExecutorPool(Pool):
-    """Wraps any `concurrent.futures.Executor`, which its owner shuts down."""
+    """Wraps any `concurrent.futures.Executor`, which its owner shuts down.
 
-    def __init__(self, executor: Executor) -> None:
+    Parameters
+    ----------
+    executor : Executor
+        The executor.
+    workers : int
+        Number of its workers, if it does not name it; 0 for one per processor of this machine.
+    """
+
+    def __init__(self, executor: Executor, workers: int = 0) -> None:
         self._executor = executor
         self.kind = type(executor).__name__
-        self.workers = getattr(executor, "_max_workers", None) or usable_processors()
+        self.workers = getattr(executor, "_max_workers", 0) or workers or usable_processors()
         # Others, such as those of Dask, often leave their futures pending until the end.
         self.marks_running = isinstance(executor, (ThreadPoolExecutor, ProcessPoolExecutor))
 
