@@ -256,7 +256,7 @@ def touch_and_sleep(path: str) -> None:
 def test_the_executor_of_a_client_has_no_way_to_a_stuck_or_dead_worker(
     cluster: Any, tmp_path: Path
 ) -> None:
-    """A stuck job times out; a dead worker is an error of Dask's, also for jobs beside the killer."""
+    """A stuck job times out; a dead worker fails its job, and others beside it, by Dask's error."""
     cluster.scheduler.allowed_failures = 0
     began = tmp_path / "began"
     jobs = [Job(1, touch_and_sleep, (str(began),)), *(Job(k, square, (k,)) for k in range(2, 9)),
