@@ -16,7 +16,7 @@ from zemosaic.observe.autopsy import Autopsy, examine
 from zemosaic.observe.autopsy_text import summary_lines
 from zemosaic.observe.replay import replay
 from zemosaic.runtime import stacks
-from zemosaic.runtime.events import Heartbeat, JobEnded, RunEnded, StageEnded
+from zemosaic.runtime.events import Heartbeat, JobEnded, JobRunning, RunEnded, StageEnded
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.run_folder import claim
 
@@ -55,6 +55,17 @@ def test_a_dead_run_shows_when_it_died_and_which_jobs_it_lost(tmp_path: Path) ->
     assert (lost.index, lost.error.type) == (2, "RunDied")
     assert [e.stage for e in recorder.of(StageEnded)] == ["pairs"]
     assert recorder.of(RunEnded)[0].state == "died"
+
+
+def test_a_job_that_died_on_another_machine_has_its_name(tmp_path: Path) -> None:
+    """The journal has it of jobs that have run for a heartbeat."""
+    running_pair(tmp_path, 2)
+    running = JobRunning(
+        stage="pairs", time_ns=120 * SECOND, index=2, started_ns=110 * SECOND, running_time=10.0,
+        attributes={}, host="far",
+    )  # fmt: skip
+    recorder = replayed(examine(write(tmp_path, [*BEGUN, running])))
+    assert {event.index: event.host for event in recorder.of(JobEnded)} == {1: "", 2: "far"}
 
 
 def test_without_a_table_the_journal_has_the_last_sign_of_life(tmp_path: Path) -> None:

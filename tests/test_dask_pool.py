@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.fakes import HeldClock, Recorder
+from zemosaic import calibrate
 from zemosaic.errors import UserError
+from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.runtime import dask_cluster, dask_lookout, dask_pool
 from zemosaic.runtime.events import Heartbeat, JobEnded, WorkerStarted
 from zemosaic.runtime.inflight import Inflight
@@ -130,7 +132,9 @@ def test_short_jobs_are_measured_in_batches(pool: Pool, tmp_path: Path) -> None:
     """Two thousand jobs have the right values, in order, from workers with a host."""
     outcomes, recorder = run_jobs(pool, [square] * 2000, tmp_path)
     assert [outcome.value for outcome in outcomes] == [k * k for k in range(1, 2001)]
-    assert {event.attributes["host"] for event in recorder.of(JobEnded)} == {os.uname().nodename}
+    both = [*recorder.of(JobEnded), *recorder.of(WorkerStarted)]
+    assert {event.host for event in both} == {os.uname().nodename}
+    assert {event.clock_offset for event in recorder.of(JobEnded)} == {0.0}
     assert recorder.of(WorkerStarted)
 
 
@@ -198,23 +202,91 @@ def running(table: Inflight) -> Iterator[int]:
             yield job.index
 
 
-def test_a_worker_with_a_shifted_clock_has_times_of_the_run(cluster: Any, tmp_path: Path) -> None:
-    """A clock that is an hour fast is measured, and no job leaves the time of its submission."""
+@pytest.mark.parametrize(
+    "functions", [[square] * 600, [slow_square] * 6, [kill, *[slow_square] * 5]]
+)
+def test_a_worker_with_a_shifted_clock_has_times_of_the_run(
+    cluster: Any, tmp_path: Path, functions: list[Callable[..., Any]]
+) -> None:
+    """A clock that is an hour slow is measured, and jobs keep their place among the others."""
     with distributed.Client(cluster, set_as_default=False) as client:
-        client.run(shift_clock, 3600.0)
-        try:
-            pool = make_pool(client)
-            before = time.time_ns()
-            outcomes, recorder = run_jobs(pool, [square] * 50, tmp_path)
-            after = time.time_ns()
-            pool.close()
-        finally:
-            client.run(shift_clock, -3600.0)
-    assert set(states(outcomes)) == {"measured"}
-    for event in recorder.of(JobEnded):
-        if event.attributes["host"] == os.uname().nodename:
-            assert event.attributes["clock_offset"] == pytest.approx(3600.0, abs=2.0)
+        slow, right = client.scheduler_info()["workers"]
+        client.run(shift_clock, -3600.0, workers=[slow])
+        pids = client.run(os.getpid)
+        pool = make_pool(client)
+        before = time.time_ns()
+        _, recorder = run_jobs(pool, functions, tmp_path)
+        after = time.time_ns()
+        pool.close()
+    ended = {pid: [e for e in recorder.of(JobEnded) if e.pid == pid] for pid in pids.values()}
+    for event in (e for events in ended.values() for e in events):
         assert before <= event.submitted_ns <= event.started_ns <= event.ended_ns <= after
+    for event in ended[pids[slow]]:
+        assert event.clock_offset == pytest.approx(-3600.0, abs=0.5)
+    assert {event.clock_offset for event in ended[pids[right]]} <= {0.0}
+    for events in ended.values():
+        assert events
+        events.sort(key=lambda event: event.started_ns)
+        for one, next_one in itertools.pairwise(events):
+            assert one.ended_ns <= next_one.started_ns + 50_000_000
+
+
+def test_a_clock_that_is_set_during_the_run_is_measured_again(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The offsets that the run knows follow the clocks of its workers."""
+    monkeypatch.setattr(dask_lookout, "COMPARE_CLOCKS", 0.1)
+    with distributed.Client(cluster, set_as_default=False) as client:
+        pool = make_pool(client)
+        client.run(shift_clock, 600.0)
+        assert isinstance(pool, dask_pool.DaskPool)
+        workers = pool._crew.workers.values()
+        deadline = time.monotonic() + PATIENCE
+        while not all(abs(worker.host.offset_ns - 600 * 10**9) < 10**9 for worker in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        pool.close()
+
+
+def touch_and_sleep(path: str) -> None:
+    Path(path).touch()
+    time.sleep(3600)
+
+
+def test_the_executor_of_a_client_has_no_way_to_a_stuck_or_dead_worker(
+    cluster: Any, tmp_path: Path
+) -> None:
+    """A stuck job times out; a dead worker fails its job, and others beside it, by Dask's error."""
+    cluster.scheduler.allowed_failures = 0
+    began = tmp_path / "began"
+    jobs = [Job(1, touch_and_sleep, (str(began),)), *(Job(k, square, (k,)) for k in range(2, 9)),
+            Job(9, kill, (9,))]  # fmt: skip
+    recorder = Recorder()
+    with distributed.Client(cluster, set_as_default=False) as client:
+        pool = make_pool(client.get_executor(pure=False), 2)
+        assert (pool.kind, pool.workers) == ("ClientExecutor", 2)
+        outcomes = run(
+            jobs, 9, pool, FanOut([recorder]), stage="pairs", heartbeat=5.0, timeout=30.0,
+            clock=HeldClock(lambda: began.exists() and len(recorder.of(JobEnded)) == 8),
+        )  # fmt: skip
+    failed = {outcome.job.index: outcome.error for outcome in outcomes if outcome.error is not None}
+    assert {outcomes[index - 1].state for index in failed.keys() - {1}} == {"failed"}
+    assert failed.pop(1).type == "TimeoutError"
+    assert 9 in failed
+    assert {error.type for error in failed.values()} == {"KilledWorker"}
+    assert next(tuple(beat.running_indices) for beat in recorder.of(Heartbeat)) == (1,)
+    hosts = {event.host for event in recorder.of(JobEnded) if event.outcome == "measured"}
+    assert hosts == {os.uname().nodename}
+
+
+def test_the_executor_of_a_client_has_the_results_of_processes(cluster: Any) -> None:
+    """`calibrate(..., pool=client.get_executor())` has the same bits as any other pool."""
+    tiles = [(tile.data, tile.wcs) for tile in simulate(Scene(tiles=4, shape=(64, 80)))]
+    with distributed.Client(cluster, set_as_default=False) as client:
+        solution = calibrate(tiles, pool=client.get_executor(), observers=[])
+    expected = calibrate(tiles, pool="serial", observers=[])
+    assert solution.gain.tobytes() == expected.gain.tobytes()
+    assert solution.offset.tobytes() == expected.offset.tobytes()
 
 
 def test_a_worker_that_joins_late_gets_jobs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -11,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.fakes import FakeClock, Gate, ManualPool, Recorder
-from zemosaic.runtime.events import Heartbeat, JobEnded, Note, SlowJob
+from tests.helpers.fakes import FakeClock, FarExecutor, FarPool, Gate, ManualPool, Recorder
+from zemosaic.runtime.events import Heartbeat, JobEnded, JobRunning, Note, SlowJob
 from zemosaic.runtime.executor_pool import ExecutorPool
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.make_pool import make_pool
 from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.pool import Pool
+from zemosaic.runtime.process_pool import WorkerLostError
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.thread_pool import ThreadPool
@@ -250,6 +252,59 @@ def test_an_unknown_executor_that_marks_its_futures_is_believed() -> None:
     waiting._state = "PENDING"
     window.update_running()
     assert [batch.running_since for batch in batches] == [1000.0, None]
+
+
+def nap(_: int) -> None:
+    time.sleep(0.01)
+
+
+@pytest.mark.parametrize("offset", [0.0, 3600.0, 3599.7, 3600.3])
+@pytest.mark.parametrize("shift", [3600.0, -3600.0])
+def test_jobs_of_another_machine_have_times_of_the_run(shift: float, offset: float) -> None:
+    """With any clock, whose offset is not known, exact or not: between submission and result."""
+    recorder, offset = Recorder(), offset if shift > 0 else -offset
+    jobs = [*jobs_of(double, 200), *(Job(k, nap, (k,)) for k in range(201, 221))]
+    with FarExecutor(shift) as executor:
+        pool = FarPool(executor, offset)
+        before = time.time_ns()
+        run(jobs, 220, pool, FanOut([recorder]), stage="pairs")
+        after = time.time_ns()
+    ended = recorder.of(JobEnded)
+    for event in ended:
+        assert before <= event.submitted_ns <= event.started_ns <= event.ended_ns <= after
+        assert (event.host, event.clock_offset) == ("far", offset)
+    naps = [event.ended_ns - event.started_ns for event in ended if event.index > 200]
+    assert min(naps) >= 9_000_000
+    # A batch is shifted as a whole.
+    assert len({event.submitted_ns for event in ended}) < 150
+    assert len({event.started_ns for event in ended}) > 200
+
+
+def test_a_dead_worker_of_another_machine_has_its_name() -> None:
+    """A job that lost its worker has no result, and its pool knows the machine."""
+
+    class Lost(FarPool):
+        def submit(self, function: Any, args: Any) -> Future[TaskResult]:
+            future: Future[TaskResult] = Future()
+            future.set_exception(WorkerLostError(-9))
+            return future
+
+    recorder = Recorder()
+    with FarExecutor(0.0) as executor:
+        run(jobs_of(double, 1), 1, Lost(executor, 5.0), FanOut([recorder]), stage="pairs")
+    (event,) = recorder.of(JobEnded)
+    assert (event.outcome, event.host, event.clock_offset) == ("crashed", "far", 5.0)
+    assert event.submitted_ns <= event.started_ns <= event.ended_ns
+
+
+def test_a_running_job_of_another_machine_has_its_name() -> None:
+    """So its open span names the machine before it ends."""
+    gate, recorder = Gate(), Recorder()
+    clock = FakeClock(lambda now: gate.open() if now > 1030.0 else None)
+    with FarExecutor(0.0) as executor:
+        job = Job(1, gate.pass_through, ())
+        run([job], 1, FarPool(executor, 0.0), FanOut([recorder]), stage="pairs", clock=clock)
+    assert {event.host for event in recorder.of(JobRunning)} == {"far"}
 
 
 def test_an_exception_of_the_pool_is_an_outcome() -> None:

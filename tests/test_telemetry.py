@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import StatusCode
 from opentelemetry.util._once import Once
 
-from tests.helpers.fakes import Recorder
+from tests.helpers.fakes import FarExecutor, FarPool, Recorder
 from tests.helpers.recorded_traces import (
     BOOM,
     HEARTBEAT,
@@ -144,6 +144,7 @@ class Traced:
     solution: PhaseSolution
     before_ns: int
     after_ns: int
+    offset: float | None = None
 
     @property
     def spans(self) -> tuple[ReadableSpan, ...]:
@@ -207,6 +208,27 @@ def test_only_stages_that_ran_have_spans(memory: Memory, arrays: list[Any]) -> N
     assert names == {**one_each, ".tile": SCENE.tiles, ".pair": pairs}
     names_i = {span.attributes["zemosaic.pair.name_i"] for span in memory.pair_list()}
     assert names_i <= {f"tile {k}" for k in range(SCENE.tiles)}
+
+
+@pytest.fixture(params=[3600.0, None])
+def far(request: pytest.FixtureRequest, arrays: list[tuple[Any, ...]]) -> Traced:
+    """A run on a machine whose clock is an hour fast, and whose offset the pool may know."""
+    memory = Memory()
+    before = time.time_ns()
+    with FarExecutor(3600.0) as executor:
+        pool = FarPool(executor, request.param) if request.param else executor
+        solution = calibrate(arrays, SETTINGS, pool, [Telemetry(memory.tracer)])
+    return Traced("far", memory, solution, before, time.time_ns(), request.param)
+
+
+def test_spans_of_another_machine_have_its_name_and_the_offset_of_its_clock(far: Traced) -> None:
+    """Jobs have both, as far as they are known, and lie within their parents."""
+    test_spans_lie_within_their_parents(far)
+    test_steps_of_a_pair_fit_into_its_time(far)
+    for span in (*far.memory.pair_list(), *far.memory.named(f"{PHASE}.tile")):
+        assert span.attributes["host.name"] == "far"
+        assert span.attributes.get("zemosaic.host.clock_offset") == far.offset
+    check_all(far.memory)
 
 
 def test_spans_lie_within_their_parents(traced: Traced) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -32,6 +33,7 @@ from zemosaic.runtime.events import (
     SlowJob,
     StageEnded,
     StageStarted,
+    WorkerStarted,
 )
 from zemosaic.runtime.observers import FanOut
 
@@ -51,6 +53,19 @@ def test_clocks_that_disagree_make_no_negative_queue_time() -> None:
     early = replace(PAIR_ENDED, submitted_ns=PAIR_ENDED.started_ns + SECOND)
     span = phase_of(early).one(f"{PHASE}.pair")
     assert span.attributes["zemosaic.pair.queue_time"] == 0.0
+
+
+def test_jobs_of_other_machines_have_the_name_and_the_offset_of_the_clock() -> None:
+    """An offset of 0 is left out; without a name it is the machine of the run."""
+    started = WorkerStarted(pid=1, started_ns=START - 1, ready_ns=START + SECOND, host="far")
+    memory = phase_of(started, replace(PAIR_ENDED, host="far", clock_offset=-0.25))
+    far, start = memory.one(f"{PHASE}.pair"), memory.one(f"{PHASE}.worker_start")
+    assert far.attributes["zemosaic.host.clock_offset"] == -0.25
+    assert far.attributes["host.name"] == start.attributes["host.name"] == "far"
+    assert (start.start_time, start.end_time) == (START, START + SECOND)  # not before the phase
+    here = phase_of(PAIR_ENDED).one(f"{PHASE}.pair")
+    assert here.attributes["host.name"] == platform.node()
+    assert "zemosaic.host.clock_offset" not in here.attributes
 
 
 def test_the_phase_has_the_times_of_its_events() -> None:
@@ -294,13 +309,14 @@ def test_a_running_pair_is_shown_and_its_end_keeps_its_id() -> None:
     """It is shown with files, step and stack, beside the phase and its stage; nothing is left."""
     memory, view = Memory(), View()
     telemetry = Telemetry(memory.tracer, view)
-    for event in (RUN_STARTED, StageStarted(stage="pairs", time_ns=START), RUNNING):
+    running = replace(RUNNING, host="far")
+    for event in (RUN_STARTED, StageStarted(stage="pairs", time_ns=START), running):
         telemetry.handle_batch([event])
     shown = view.named()
     assert set(shown) == {PHASE, f"{PHASE}.pairs", f"{PHASE}.pair"}
     assert view.hurried == 1
     pair, phase = shown[f"{PHASE}.pair"], shown[PHASE]
-    assert pair["zemosaic.pair.name_i"] == "a.fits"
+    assert (pair["zemosaic.pair.name_i"], pair["host.name"]) == ("a.fits", "far")
     assert pair["zemosaic.pair.running_stage"] == "fit"
     assert pair["code.stacktrace"] == phase["code.stacktrace"] == "in strike"
     assert phase["zemosaic.oldest.index"] == 7

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.faults.command import INJECT, PATIENCE, Command, Start
+from tests.helpers.spans import spans
 from zemosaic.runtime import inflight
 from zemosaic.runtime.events import JobEnded, JobSubmitted
 
@@ -300,6 +301,30 @@ def test_a_link_that_is_cut_costs_no_job(
     subprocess.run(["ip", "link", "set", f"{namespace}a", "down"], check=True)
     assert run.end().code == 0
     assert corrections(run.folder) == expected
+
+
+def test_a_host_whose_clock_is_wrong_has_its_spans_in_place(
+    start: Start, cluster: Callable[..., Cluster], expected: str
+) -> None:
+    """Its jobs have the offset of its clock, and lie within their parents, after overlap."""
+    dask = cluster(workers=1, ZEMOSAIC_SLOW="0.2")
+    dask.add_worker("env", "ZEMOSAIC_CLOCK=-3600")
+    run = start("--no-report", pool=dask.pool)
+    assert run.end().code == 0
+    assert corrections(run.folder) == expected
+    traced = spans(run.folder)
+    parents = {span["spanId"]: span for span in traced}
+    (overlap,) = (span for span in traced if span["name"] == "phase5_intertile.overlap")
+    offsets = {}
+    for span in traced:
+        if (parent := parents.get(span.get("parentSpanId"))) is not None:
+            assert int(parent["startTimeUnixNano"]) <= int(span["startTimeUnixNano"])
+            assert int(span["endTimeUnixNano"]) <= int(parent["endTimeUnixNano"])
+        if span["name"] == "phase5_intertile.pair":
+            assert int(overlap["endTimeUnixNano"]) <= int(span["startTimeUnixNano"])
+            known = span["known"]
+            offsets[known["process.pid"]] = known.get("zemosaic.host.clock_offset")
+    assert sorted(offsets.values(), key=bool) == [None, pytest.approx(-3600.0, abs=0.5)]
 
 
 def test_a_host_without_the_folder_is_one_line(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
+from zemosaic.runtime.executor_pool import ExecutorPool
 from zemosaic.runtime.observers import Observer
-from zemosaic.runtime.pool import Pool
+from zemosaic.runtime.pool import Host, Pool
 from zemosaic.runtime.scheduler import Clock
 from zemosaic.runtime.worker import TaskResult, run_in_slot, run_task
 
@@ -90,6 +92,37 @@ class ManualPool(Pool):
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class FarExecutor(ThreadPoolExecutor):
+    """Two threads whose results come as from a machine "far" with a shifted clock."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__(2)
+        self._shift_ns = int(shift * 1e9)
+
+    def submit(self, function: Any, /, *args: Any, **options: Any) -> Future[Any]:
+        return super().submit(lambda: self._shift(function(*args, **options)))
+
+    def _shift(self, result: TaskResult) -> TaskResult:
+        value = result.value
+        if isinstance(value, list) and value and isinstance(value[0], TaskResult):
+            value = [self._shift(each) for each in value]
+        started_ns, ended_ns = result.started_ns + self._shift_ns, result.ended_ns + self._shift_ns
+        return replace(result, value=value, started_ns=started_ns, ended_ns=ended_ns, host="far")
+
+
+class FarPool(ExecutorPool):
+    """A pool that has measured the offset of the clock of its machine, and sends batches."""
+
+    max_batch = 8
+
+    def __init__(self, executor: FarExecutor, offset: float) -> None:
+        super().__init__(executor)
+        self._host = Host("far", int(offset * 1e9))
+
+    def host(self, future: Future[TaskResult]) -> Host:
+        return self._host
 
 
 class Recorder(Observer):

@@ -29,7 +29,7 @@ class JobRecorder:
     metrics : RunMetrics
         Counts the pairs.
     host : str
-        Where the jobs run.
+        Machine of the run, on which jobs run that name none.
     markers : bool
         Make child spans of long-running jobs.
 

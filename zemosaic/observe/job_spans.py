@@ -44,7 +44,9 @@ def job_attributes(event: JobEnded, host: str) -> dict[str, Any]:
     attributes[names["outcome"]] = event.outcome
     attributes[names["queue_time"]] = _queue_time(event)
     attributes.update(valid_attributes(event.step_times, steps))
-    attributes["host.name"] = host
+    attributes["host.name"] = event.host or host
+    if event.clock_offset:
+        attributes["zemosaic.host.clock_offset"] = event.clock_offset
     if event.pid:
         attributes["process.pid"] = event.pid
     return attributes
@@ -76,7 +78,7 @@ def running_attributes(event: JobRunning, host: str) -> dict[str, Any]:
             names["running_stage"]: event.step or None,
             "code.stacktrace": event.stack or None,
             "process.pid": event.pid or None,
-            "host.name": host,
+            "host.name": event.host or host,
         }
     )
 

@@ -72,7 +72,7 @@ class Telemetry(Observer):
         Make child spans of heartbeats and of long-running jobs, for backends without replacement
         of spans.
     host : str, optional
-        Where the jobs ran; by default this machine.
+        Machine of the run; by default this one.
     parent : Mapping, optional
         "traceparent" and "tracestate" of the parent of the phase; by default the current span.
     resumed_from : Mapping, optional
@@ -126,6 +126,7 @@ class Telemetry(Observer):
         self.trace_id = tree.trace_id if tree.is_recording else ""
         if self._tree is None:
             return
+        self._started_ns = event.time_ns
         self._stages: dict[str, Span] = {}
         self._stage_starts: dict[Span, int] = {}
         self._jobs = JobRecorder(tree, self._stages, self._metrics, self._host, self._markers)
@@ -165,9 +166,10 @@ class Telemetry(Observer):
         stages = self._stages.values()
         begun = [stage for stage in stages if self._stage_starts[stage] <= event.started_ns]
         parent = begun[0] if begun else self._tree.root
-        attributes = {"process.pid": event.pid, "host.name": self._host}
-        span = self._tree.start(WORKER, parent, event.started_ns, attributes)
-        self._tree.end(span, event.ready_ns)
+        attributes = {"process.pid": event.pid, "host.name": event.host or self._host}
+        started_ns = max(event.started_ns, self._started_ns)  # the pool is older than the run
+        span = self._tree.start(WORKER, parent, started_ns, attributes)
+        self._tree.end(span, max(event.ready_ns, started_ns))
 
     def handle_batch(self, events: Sequence[Event]) -> None:
         """Handle the events in order, and count the pairs once per batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -17,7 +18,7 @@ from .dask_nanny import Examination
 from .dask_task import RemoteTask, RemoteWorker
 from .dask_worker import Introduction
 from .events import WorkerStarted
-from .pool import no_identity
+from .pool import Host, no_identity
 
 ANSWER_TIME = 5.0  # seconds until a worker, a nanny or the scheduler counts as silent
 ROUND_TRIPS = 5  # to the clock of a worker; the fastest counts
@@ -127,9 +128,11 @@ class Cluster:
         await self._check_folders(address, about.host)
         if about.nanny:
             await self.ask(about.nanny, dask_nanny.watch, about.folder)
-        trips = [await self._round_trip(address) for _ in range(ROUND_TRIPS)]
-        start = WorkerStarted(pid=about.pid, started_ns=started_ns, ready_ns=time.time_ns())
-        return RemoteWorker(address, threads, about, min(trips)[1], start)
+        host = Host(about.host, await self._clock_offset(address))
+        start = WorkerStarted(
+            pid=about.pid, started_ns=started_ns, ready_ns=time.time_ns(), host=host.name
+        )
+        return RemoteWorker(address, threads, about, host, start)
 
     def _check_identity(self, about: Introduction) -> None:
         ours, theirs = self._identify(), about.identity
@@ -177,6 +180,20 @@ class Cluster:
                     f"{socket.gethostname()} does; give the run a folder that all hosts share"
                 )
             await asyncio.sleep(0.3)
+
+    async def compare_clocks(self, worker: RemoteWorker) -> None:
+        """Measure the offset of a worker's clock again, unless the worker does not answer."""
+        with contextlib.suppress(Exception):  # of many kinds, if it is stopped, dead or cut off
+            worker.host = Host(worker.host.name, await self._clock_offset(worker.address))
+
+    async def _clock_offset(self, address: str) -> int:
+        """Return a worker's clock minus ours, in nanoseconds; 0 if they may well agree.
+
+        In the fastest of some round trips, the worker has read its clock half a trip before or
+        after the middle of the trip at most.
+        """
+        duration, offset = min([await self._round_trip(address) for _ in range(ROUND_TRIPS)])
+        return offset if abs(offset) > duration // 2 else 0
 
     async def _round_trip(self, address: str) -> tuple[int, int]:
         """Return the time of a round trip and the offset of the worker's clock, in nanoseconds."""

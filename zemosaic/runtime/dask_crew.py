@@ -107,6 +107,7 @@ class Crew:
                 task.set_exception(error)
                 continue
             worker.tasks.append(task)
+            task.host = worker.host
             task.sent, task.taken = time.monotonic(), asyncio.get_running_loop().create_future()
             self.spawn(self._run(worker, task, task.taken))
 
@@ -131,7 +132,7 @@ class Crew:
             else:
                 self._take(worker, task)
                 self.assign()  # first, so that no worker waits while a result is unpickled
-                task.set_result_of(worker, running.result())
+                task.set_pickled_result(running.result())
         finally:
             running.cancel()
 

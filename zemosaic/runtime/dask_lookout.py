@@ -24,6 +24,7 @@ SILENCE = 15.0  # seconds without an answer until the scheduler or a worker is l
 BEGIN_TIME = 60.0  # seconds until a worker that answers has begun a task
 JOIN_TIME = 60.0  # seconds without any worker until the run ends
 PAUSE = 10.0  # seconds until a silent worker is asked again
+COMPARE_CLOCKS = 600.0  # seconds between two measurements of the offsets of the workers' clocks
 REPLACE_TIME = 5.0  # seconds until a worker at the address of a killed one is another process
 
 
@@ -57,6 +58,7 @@ class Lookout:
                 raise UserError(f"{self._cluster.scheduler}: no worker has joined; start some")
             await asyncio.sleep(0.0 if self._crew.workers else 0.1)
         self._crew.spawn(self._keep_looking())
+        self._crew.spawn(self._keep_comparing_clocks())
 
     async def close(self) -> None:
         """Release the workers, if they outlive the run."""
@@ -67,6 +69,12 @@ class Lookout:
         while self._crew.error is None:
             await self._look()
             await asyncio.sleep(LOOK)
+
+    async def _keep_comparing_clocks(self) -> None:
+        while self._crew.error is None:
+            await asyncio.sleep(COMPARE_CLOCKS)
+            for worker in list(self._crew.workers.values()):
+                await self._cluster.compare_clocks(worker)
 
     async def _look(self) -> None:
         """Update which workers there are, and which tasks run.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -24,7 +23,7 @@ from .dask_lookout import JOIN_TIME, Lookout
 from .dask_task import RemoteFuture, RemoteTask
 from .events import WorkerStarted
 from .inflight import Slot
-from .pool import Pool, no_identity
+from .pool import LOCAL, Host, Pool, no_identity
 from .worker import TaskResult
 
 
@@ -110,7 +109,7 @@ class DaskPool(Pool):
             raise RuntimeError("the pool is closed")
         future = RemoteFuture()
         slot = args[0] if args and isinstance(args[0], Slot) else None
-        future.task = RemoteTask(future, (function, args), slot=slot, submitted_ns=time.time_ns())
+        future.task = RemoteTask(future, (function, args), slot=slot)
         self._loop.call_soon_threadsafe(self._crew.enqueue, future.task)
         return future
 
@@ -124,6 +123,10 @@ class DaskPool(Pool):
         """Abandon tasks without waiting for the deaths of their workers."""
         for future in futures:
             asyncio.run_coroutine_threadsafe(self._crew.abandon(future), self._loop)
+
+    def host(self, future: Future[TaskResult]) -> Host:
+        """Return the machine to which a task was last sent."""
+        return future.task.host if isinstance(future, RemoteFuture) else LOCAL
 
     def idle_deaths(self) -> list[Exception]:
         """Return the deaths of idle workers since the last call."""

@@ -15,9 +15,10 @@ from .dask_nanny import Examination
 from .dask_worker import Introduction
 from .events import WorkerStarted
 from .inflight import Slot
+from .pool import LOCAL, Host
 from .process_task import Task
 from .run_folder import RunFolder
-from .worker import TaskResult, run_batch
+from .worker import TaskResult
 
 
 class RemoteFuture(Future[TaskResult]):
@@ -38,8 +39,6 @@ class RemoteTask(Task):
     ----------
     slot : Slot, optional
         Its row in the run's table.
-    submitted_ns : int
-        When it was submitted, in nanoseconds since the epoch.
     key, sent : str, float
         Its name at the scheduler, and when it was sent, by `time.monotonic`.
     taken : asyncio.Future
@@ -50,16 +49,18 @@ class RemoteTask(Task):
         Workers lost with it, for which it may not have been the reason.
     alone : bool
         No other task may be with its worker, which it may kill.
+    host : Host
+        The machine to which it was last sent.
     """
 
     slot: Slot | None = None
-    submitted_ns: int = 0
     key: str = ""
     sent: float = 0.0
     taken: asyncio.Future[None] | None = None
     running: bool = False
     losses: int = 0
     alone: bool = False
+    host: Host = LOCAL
 
     def record(self, worker: RemoteWorker, examination: Examination) -> None:
         """Copy its row in the table of a worker, and its stack, into the run's folder."""
@@ -70,7 +71,7 @@ class RemoteTask(Task):
         if row is None:
             self.slot.copy(None)
             return
-        offset = worker.offset_ns
+        offset = worker.host.offset_ns
         row = replace(row, started_ns=row.started_ns - offset, step_ns=row.step_ns - offset)
         self.slot.copy(row)
         if stack := examination.stacks.get(self.slot.ticket):
@@ -84,26 +85,15 @@ class RemoteTask(Task):
         if self.slot is not None and not self.future.done():  # else the row may be another's
             self.slot.copy(None)
 
-    def set_result_of(self, worker: RemoteWorker, pickled: bytes) -> None:
-        """Set the result of the future, with the host of the worker and the clock of the run."""
+    def set_pickled_result(self, pickled: bytes) -> None:
+        """Set the result of the future, which is in the form of `run_at_worker`."""
         try:
             result = pickle.loads(pickled)
-            if self.call[0] is run_batch and result.error is None:
-                values = [self._localized(each, worker) for each in result.value]
-                result = replace(result, value=values)
-            result = self._localized(result, worker)
         except Exception as error:  # noqa: BLE001 - unpickling may raise anything
             self.set_exception(error)
         else:
             with contextlib.suppress(InvalidStateError):  # the task was abandoned
                 self.future.set_result(result)
-
-    def _localized(self, result: TaskResult, worker: RemoteWorker) -> TaskResult:
-        now_ns = time.time_ns()
-        started_ns = min(max(result.started_ns - worker.offset_ns, self.submitted_ns), now_ns)
-        ended_ns = min(max(result.ended_ns - worker.offset_ns, started_ns), now_ns)
-        about = {"host": worker.about.host, "clock_offset": worker.offset_ns / 1e9}
-        return replace(result, started_ns=started_ns, ended_ns=ended_ns, attributes=about)
 
 
 @dataclass(eq=False)
@@ -116,8 +106,8 @@ class RemoteWorker:
         As the scheduler knows it.
     about : Introduction
         Its description.
-    offset_ns : int
-        Difference between its clock and that of the run.
+    host : Host
+        Its machine.
     start : WorkerStarted
         Its introduction.
     tasks : list of RemoteTask
@@ -133,7 +123,7 @@ class RemoteWorker:
     address: str
     threads: int
     about: Introduction
-    offset_ns: int
+    host: Host
     start: WorkerStarted
     tasks: list[RemoteTask] = field(default_factory=list)
     killed_at: float = 0.0

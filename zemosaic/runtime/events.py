@@ -98,7 +98,7 @@ class JobEnded:
     attributes : Mapping
         Attributes of the job and of its result, by short names.
     submitted_ns, started_ns, ended_ns : int
-        Start and end by the worker's own clock.
+        Submission, start and end, the last two as measured by the worker.
     pid : int
         Process of the worker; 0 if unknown.
     step_times : Mapping
@@ -107,6 +107,10 @@ class JobEnded:
         Digest of all inputs of the result, by which another run can reuse it; empty if none can.
     result : object
         The result as lists, numbers and strings; None without a key.
+    host : str
+        Machine of the worker; empty for that of the run.
+    clock_offset : float
+        The clock of that machine minus that of the run, in seconds; already subtracted.
     """
 
     stage: str
@@ -123,6 +127,8 @@ class JobEnded:
     step_times: Mapping[str, float] = field(default_factory=dict)
     key: str = ""
     result: Any = None
+    host: str = ""
+    clock_offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +195,7 @@ class JobRunning:
     Parameters
     ----------
     started_ns : int
-        Start by the worker's own clock, if it is known.
+        Start as recorded by the worker, if it is known.
     running_time : float
         Seconds since then.
     attributes : Mapping
@@ -200,6 +206,8 @@ class JobRunning:
         Current step; empty if unknown.
     stack : str
         Current stack, as Python prints it; empty if unknown.
+    host : str
+        Machine of the worker; empty for that of the run.
     """
 
     stage: str
@@ -211,15 +219,20 @@ class JobRunning:
     pid: int = 0
     step: str = ""
     stack: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStarted:
-    """A worker process was started, and was ready for its first job at `ready_ns`."""
+    """A worker process was started, and was ready for its first job at `ready_ns`.
+
+    `host` is its machine, empty for that of the run.
+    """
 
     pid: int
     started_ns: int
     ready_ns: int
+    host: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

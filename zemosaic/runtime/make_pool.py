@@ -30,7 +30,8 @@ def make_pool(
     kind : {"processes", "threads", "serial", "dask"}, str, Executor, Pool or Client
         A pool is returned as it is; "dask://HOST:PORT" and a client of Dask join its cluster.
     workers : int
-        Workers to start; 0 starts one per usable processor.
+        Workers to start; 0 starts one per usable processor. Of an executor that does not name it,
+        the number of its workers.
     preload : sequence of str
         Modules that worker processes import before their first task, if the platform allows it.
 
@@ -46,7 +47,7 @@ def make_pool(
     if isinstance(kind, Pool):
         return kind
     if isinstance(kind, Executor):
-        return ExecutorPool(kind)
+        return ExecutorPool(kind, workers)
     workers = workers or usable_processors()
     if is_dask(kind):
         from .dask_pool import DaskPool

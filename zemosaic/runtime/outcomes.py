@@ -66,7 +66,13 @@ class OutcomeLog:
         """Number of unfinished jobs."""
         return self.total - self.done
 
-    def record(self, batch: Batch, outcome: Outcome, source: TaskResult | Row | None) -> JobEnded:
+    def record(
+        self,
+        batch: Batch,
+        outcome: Outcome,
+        source: TaskResult | Row | None,
+        shift_ns: int = 0,
+    ) -> JobEnded:
         """Keep an outcome and return its event.
 
         Parameters
@@ -77,6 +83,8 @@ class OutcomeLog:
             The outcome.
         source : TaskResult, Row or None
             The worker's result, or the last row of a dead or abandoned worker.
+        shift_ns : int
+            Added to the times of the source to have them on the clock of the run.
         """
         job = outcome.job
         self._kept[job.index] = self._keep(outcome)
@@ -87,9 +95,11 @@ class OutcomeLog:
             state, summary = self._summarize(outcome.value)
             attributes.update(summary)
         result = source if isinstance(source, TaskResult) else None
-        if result is not None:
-            attributes.update(result.attributes)
-        ended_ns = result.ended_ns if result else self._clock.time_ns()
+        now_ns = self._clock.time_ns()
+        ended_ns = result.ended_ns + shift_ns if result else now_ns
+        started_ns = source.started_ns + shift_ns if source else batch.running_since_ns or now_ns
+        # No span may leave its parent, whatever the clock of another machine shows.
+        ended_ns = min(max(ended_ns, batch.submitted_ns), now_ns)
         reusable = job.key and outcome.state == "measured"
         return JobEnded(
             stage=self.stage,
@@ -99,13 +109,15 @@ class OutcomeLog:
             outcome=state,
             attributes=attributes,
             submitted_ns=batch.submitted_ns,
-            started_ns=source.started_ns if source else batch.running_since_ns or ended_ns,
+            started_ns=min(max(started_ns, batch.submitted_ns), ended_ns),
             ended_ns=ended_ns,
             pid=source.pid if source else 0,
             error=outcome.error,
             step_times=result.step_times if result else {},
             key=job.key if reusable else "",
             result=self._serialize(outcome.value) if reusable else None,
+            host=batch.host.name,
+            clock_offset=batch.host.offset_ns / 1e9,
         )
 
     def in_order(self) -> list[Any]:

@@ -11,11 +11,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .events import WorkerStarted
 from .worker import TaskResult
+
+
+@dataclass(frozen=True)
+class Host:
+    """The machine of a worker.
+
+    Parameters
+    ----------
+    name : str
+        Empty for the machine of the run.
+    offset_ns : int
+        Its clock minus that of the run, in nanoseconds; 0 if they agree or nobody knows.
+    """
+
+    name: str = ""
+    offset_ns: int = 0
+
+
+LOCAL = Host()
 
 
 class Pool:
@@ -65,6 +85,10 @@ class Pool:
         """Abandon tasks whose outcomes do not matter any more."""
         for future in futures:
             self.abandon(future)
+
+    def host(self, future: Future[TaskResult]) -> Host:
+        """Return the machine of the worker that has, or last had, a task."""
+        return LOCAL
 
     def idle_deaths(self) -> list[Exception]:
         """Return the deaths of idle workers since the last call."""

@@ -215,13 +215,14 @@ class _Loop:
 
     def _record_results(self, batch: Batch, result: TaskResult, now: float) -> None:
         ended = []
+        shift_ns = batch.clock_shift(result, self.clock.time_ns())
         for job, own_result in batch.results(result):
             if own_result.error is not None:
                 outcome = Outcome(job, "failed", error=own_result.error)
             else:
                 outcome = Outcome(job, "measured", own_result.value)
                 self.batcher.add_duration((own_result.ended_ns - own_result.started_ns) / 1e9)
-            ended.append(self.outcomes.record(batch, outcome, own_result))
+            ended.append(self.outcomes.record(batch, outcome, own_result, shift_ns))
             for message in own_result.messages:
                 self.observers.note_once(message)
         self._report_ended(ended, now)

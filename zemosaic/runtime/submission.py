@@ -10,6 +10,7 @@ from typing import Any
 
 from .events import JobError
 from .inflight import Row, Slot
+from .pool import LOCAL, Host
 from .worker import TaskResult, run_batch, run_in_slot
 
 
@@ -50,6 +51,8 @@ class Batch:
         How often the current job has been reported as running.
     recalled : bool
         Whether all jobs but the current one have been removed from the batch.
+    host : Host
+        The machine of its worker, once it has ended.
     """
 
     jobs: list[Job]
@@ -61,6 +64,7 @@ class Batch:
     slow_reported: bool = False
     reports: int = 0
     recalled: bool = False
+    host: Host = LOCAL
 
     @property
     def pending_positions(self) -> list[int]:
@@ -106,6 +110,16 @@ class Batch:
         """Return the position of the job named by a row of the table; None if it names none."""
         indices = [job.index for job in self.jobs]
         return indices.index(row.index) if row is not None and row.index in indices else None
+
+    def clock_shift(self, result: TaskResult, received_ns: int) -> int:
+        """Return what to add to the times of a worker to have them on the clock of the run.
+
+        The offset of its clock may be unknown or inexact. The shift is the one nearest to it with
+        which the batch neither begins before it was submitted nor ends after it was received.
+        """
+        shift = -self.host.offset_ns
+        shift = max(shift, self.submitted_ns - result.started_ns)
+        return min(shift, received_ns - result.ended_ns)
 
     def results(self, result: TaskResult) -> list[tuple[Job, TaskResult]]:
         """Split the result of the batch: return each pending job with its own."""

@@ -77,16 +77,19 @@ class Watch:
         row = self.window.row(batch)
         if row is not None and row.index != batch.current_job.index:  # it has just gone on
             row = None
+        now_ns = self.clock.time_ns()
+        started_ns = row.started_ns if row else batch.running_since_ns
         return JobRunning(
             stage=self.outcomes.stage,
-            time_ns=self.clock.time_ns(),
+            time_ns=now_ns,
             index=batch.current_job.index,
-            started_ns=row.started_ns if row else batch.running_since_ns,
+            started_ns=min(max(started_ns, batch.submitted_ns), now_ns),
             running_time=batch.running_time(now),
             attributes=batch.current_job.attributes,
             pid=row.pid if row else 0,
             step=row.step if row else "",
             stack=self.window.stack(row),
+            host=self.window.host(batch).name,
         )
 
     def slow_jobs(self, now: float) -> list[SlowJob]:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from .clock import Clock
 from .inflight import Inflight, Row
-from .pool import Pool
+from .pool import Host, Pool
 from .submission import Batch, Job
 from .worker import TaskResult
 
@@ -129,6 +129,7 @@ class Window:
     def remove(self, future: Future[TaskResult]) -> tuple[Batch, Row | None]:
         """Remove a batch and free its row; return both, the row as its worker left it."""
         batch = self._batches.pop(future)
+        batch.host = self._pool.host(future)
         if self._inflight is None or batch.slot is None:
             return batch, None
         return batch, self._inflight.release(batch.slot)
@@ -136,6 +137,10 @@ class Window:
     def row(self, batch: Batch) -> Row | None:
         """Return the row of a batch's current job; None if there is none."""
         return self._inflight.read_row(batch.slot) if self._inflight and batch.slot else None
+
+    def host(self, batch: Batch) -> Host:
+        """Return the machine of the worker of a submitted batch."""
+        return next(self._pool.host(f) for f, other in self._batches.items() if other is batch)
 
     def stack(self, row: Row | None) -> str:
         """Return the stack of the worker of a row; empty if unknown."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,15 +28,15 @@ class TaskResult:
     error : JobError or None
         The exception raised by the task.
     started_ns, ended_ns : int
-        Nanoseconds since the epoch.
+        Nanoseconds since the epoch, by the clock of the worker's machine.
     pid : int
         Process of the worker.
     step_times : dict
         Seconds spent in each step (see `timed_step`).
     messages : tuple of LibraryMessage
         Warnings and log records of libraries.
-    attributes : Mapping
-        Attributes of the worker for the job, such as the machine that it runs on.
+    host : str
+        Name of the machine; empty if the pool knows it.
     """
 
     value: Any
@@ -46,7 +46,7 @@ class TaskResult:
     pid: int
     step_times: dict[str, float] = field(default_factory=dict)
     messages: tuple[LibraryMessage, ...] = ()
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    host: str = ""
 
 
 def run_task(function: Callable[..., Any], args: tuple[Any, ...]) -> TaskResult:
