@@ -568,15 +568,16 @@ def test_a_disk_that_fills_up_is_named_and_leaves_the_old_tables(
     intertile(*files[:3])
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.ecsv")}
 
-    write = Path.write_bytes
+    open_path = Path.open
 
-    def full(path: Path, data: bytes) -> int:
-        write(path, data[: len(data) // 2])
-        if ".ecsv" in path.name:
+    def full(path: Path, mode: str = "r", *options: Any, **others: Any) -> Any:
+        opened = open_path(path, mode, *options, **others)
+        if ".ecsv" in path.name and "w" in mode:
+            opened.close()
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return write(path, data)
+        return opened
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "open", full)
     line = refused(intertile(*files), code=1)
     assert line.endswith(f": {os.strerror(errno.ENOSPC)}")
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.ecsv")} == before

@@ -143,5 +143,5 @@ def test_small_overlaps_are_the_reason_for_no_planes(
     intertile: Command, write_tiles: WriteTiles
 ) -> None:
     """Where no overlap is large enough for a plane, the model line gives that as the reason."""
-    result = intertile(*write_tiles(shape=(64, 64), overlap=0.25, stars=2e-2, tiles=2))
+    result = intertile(*write_tiles(shape=(64, 64), overlap=0.12, stars=2e-2, tiles=2))
     assert "overlaps too small to tell" in result.out

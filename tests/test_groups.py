@@ -36,7 +36,9 @@ def truth(shared: str) -> tuple[np.ndarray, np.ndarray]:
     exposure = np.arange(SCENE.tiles) // CHIPS
     gain = np.exp(random.normal(0, 0.1, SCENE.tiles))
     offset = random.normal(0, 50, SCENE.tiles)
-    if "gain" in shared:
+    if "chip" in shared:
+        gain = gain[np.arange(SCENE.tiles) % CHIPS]
+    elif "gain" in shared:
         gain = gain[exposure * CHIPS]
     if "level" in shared:
         offset = offset[exposure * CHIPS]
@@ -181,7 +183,7 @@ def test_an_anchor_holds_its_group(tmp_path: Path) -> None:
 
 def test_groups_by_keyword_cross_those_by_exposure(tmp_path: Path) -> None:
     """Chips keep their gain over all exposures while each exposure has its own level."""
-    paths = write(tmp_path, "level")
+    paths = write(tmp_path, "gain of a chip, level")
     solution = calibrate(paths, Settings(group="CCDNUM:gain+exposure:level"), pool="serial")
     assert len(np.unique(solution.gain)) == CHIPS
     np.testing.assert_allclose(solution.offset[::2], solution.offset[1::2], atol=1e-6)

@@ -19,7 +19,7 @@ from tests.helpers.tiles import simulated
 from zemosaic import calibrate
 from zemosaic.errors import UserError
 from zemosaic.photometry.apply import correct, write_corrected
-from zemosaic.photometry.illumination import TERMS, Illumination
+from zemosaic.photometry.illumination import TERMS, Illumination, Instruments
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.solver.solve import Correction, Solution
 from zemosaic.photometry.tiles.tile import tile_from_array
@@ -300,7 +300,7 @@ def labels(monkeypatch: pytest.MonkeyPatch, tiles: Any, **options: Any) -> tuple
     seen, solve, notes = [], stages.solve, []
 
     def spy(*arguments: Any) -> Solution:
-        seen.append(arguments[-1])
+        seen.extend(value for value in arguments if isinstance(value, Instruments))
         return solve(*arguments)
 
     class Notes:

@@ -26,7 +26,6 @@ from tests.helpers.fakes import Recorder
 from tests.helpers.otlp_receiver import http_receiver, plain
 from zemosaic.cli.resend import send_missing_spans
 from zemosaic.errors import UserError
-from zemosaic.observe import exporters
 from zemosaic.observe.autopsy import examine
 from zemosaic.observe.telemetry import Telemetry
 from zemosaic.runtime.events import JobEnded, JobRunning, RunEnded, RunStarted
@@ -234,7 +233,7 @@ def test_a_stuck_future_is_seen_in_the_collector(
 ) -> None:
     """With an endpoint it is shown as our own pairs are, and the journal knows what arrived."""
     remove_proxies(monkeypatch)
-    monkeypatch.setattr(exporters, "OTLP_DELAY", 0.01)
+    monkeypatch.setattr("zemosaic.observe.tracing.OTLP_DELAY", 0.01)
     shown = {"snapshot": "phase9.future", "marker": "phase9.running"}[live]
     with http_receiver() as (url, received):
 

@@ -20,3 +20,7 @@ class TileError(UserError):
 
 class ClusterLostError(UserError):
     """The scheduler of the workers does not answer any more; another run can resume this one."""
+
+    def __str__(self) -> str:
+        """Return the message with the remedy."""
+        return f"{super().__str__()}; resume the run, there or with another --pool:"

@@ -106,13 +106,12 @@ def _run(arguments: Sequence[str] | None, output: Output) -> int:
         hint = "; see zemosaic --help" if usage and "help" not in error.format_message() else ""
         message = error.format_message().replace("\n", " ").rstrip(".") + hint
         return output.error(message, BAD_INPUT)
-    except ClusterLostError as error:
-        message = f"{error}; resume the run, there or with another --pool:"
-        code = output.error(message, NO_SOLUTION)
-        echo(_resume_command(sys.argv[1:] if arguments is None else arguments), err=True)
-        return code
     except UserError as error:
-        return output.error(str(error), BAD_INPUT)
+        is_lost = isinstance(error, ClusterLostError)
+        code = output.error(str(error), NO_SOLUTION if is_lost else BAD_INPUT)
+        if is_lost:
+            echo(_resume_command(sys.argv[1:] if arguments is None else arguments), err=True)
+        return code
     except (MemoryError, ImportError) as error:
         if isinstance(error, ImportError) and "failed to map" not in str(error):
             raise

@@ -39,7 +39,8 @@ SOLUTION_COLUMNS = (
 MEASUREMENT_COLUMNS = (
     "cells", "gain", "gain_err", "offset", "x", "y", "level_err", "rms", "correlation",
 )  # fmt: skip
-STAR_COLUMNS = ("star_gain", "star_gain_err", "stars")
+#: Columns of the gains of stars, and their fields in `StarGain`.
+STAR_COLUMNS = {"star_gain": "gain", "star_gain_err": "gain_err", "stars": "stars"}
 LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual", "seam_err")
 SURFACE = " + ".join(
     f"{name} * " + " * ".join(["dx"] * power_x + ["dy"] * power_y)
@@ -109,7 +110,9 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
     columns |= {name: heads[name].ravel() for name in MEASUREMENT_COLUMNS}
     if settings.needs_stars:
         stars = [star for record in records for star in record.stars or (StarGain(),) * channels]
-        columns |= {name: [getattr(star, name) for star in stars] for name in STAR_COLUMNS}
+        columns |= {
+            name: [getattr(star, field) for star in stars] for name, field in STAR_COLUMNS.items()
+        }
     columns |= {name: getattr(solution, name).ravel() for name in ("residual", "seam_err")}
     formula = "y = gain * x + offset, x of tile_i and y of tile_j"
     return _table(columns, settings, formula, solution.unit)

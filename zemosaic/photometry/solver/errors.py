@@ -87,7 +87,7 @@ def seam_errors(fit: Fit) -> np.ndarray:
 def _held_means(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
     """Return the held means as sums of columns ``(N, 2)``, and shares of tiles ``(2, T)``."""
     index = fit.columns.index
-    weight = np.stack([counted_tiles(channel, fit.doubtful), np.ones(channel.tiles)])
+    weight = np.stack([counted_tiles(channel, fit.apart), np.ones(channel.tiles)])
     held = np.zeros((fit.columns.size + 1, 2))
     for kind, component in enumerate((channel.gain_component, channel.component)):
         if channel.anchor is not None:

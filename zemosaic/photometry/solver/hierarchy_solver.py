@@ -17,6 +17,7 @@ from .bordered import Bordered
 from .channel import Channel
 from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
 from .extrapolation import Extrapolation
+from .initial import tiles_in_other_unit
 from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
@@ -31,8 +32,12 @@ SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gai
 KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
 DAMPED_AFTER, SLOWER = 12, 10  # rounds, after which variances change by ever smaller steps
 EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
+MOST_DROPS = 3  # of the excess of levels for lack of evidence, after which it stays out
 LAST_LEARNING = 45  # round, after which sizes are kept
-STEADY = 1e-3  # rms step of the last round in units of the errors
+STEADY = 1e-9  # change of a log-gain in the last round
+#: Rms step of the last round in units of the errors, if there are many terms: a round takes long, and
+#: a tile without a decision may change for ever.
+STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
 BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
 LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
@@ -60,6 +65,8 @@ class Fit:
         Residuals of the pairs.
     doubtful : ndarray
         ``(T,)`` bool: tiles whose pairs had the least weight throughout.
+    apart : ndarray
+        ``(T,)`` bool: these, and tiles in another unit, which do not count for the mean gain.
     """
 
     half_tile: float
@@ -70,6 +77,7 @@ class Fit:
     rows: list[Rows]
     residuals: PairResiduals
     doubtful: np.ndarray
+    apart: np.ndarray
 
 
 class HierarchySolver:
@@ -112,7 +120,9 @@ class HierarchySolver:
         self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
         self.level_prior = (LOOSE * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
         self.tails = np.ones((channel.tiles, 3))
+        self.in_other_unit = tiles_in_other_unit(channel, log_gain)
         self.doubt(misplaced)
+        self._drops = 0
         self._columns: Columns | None = None
         self._system: BlockSystem
         self.normal: Bordered
@@ -156,6 +166,7 @@ class HierarchySolver:
             The rounds diverge.
         """
         robust, extrapolation, learning = RobustWeights(), Extrapolation(), True
+        self._drops = 0
         spreads = spreads.replace(gain_excess=min(spreads.gain_excess, self.gain_excess))
         for number in range(1, ROUNDS + 1):
             columns = self.layout(spreads)
@@ -165,21 +176,28 @@ class HierarchySolver:
             if not learning:
                 weights = extrapolation.of_round(weights)
             self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
-            state = self.next_state(columns, rows, weights, state, spreads)
+            last, state = state, self.next_state(columns, rows, weights, state, spreads)
             if number <= SEPARATE_ROUNDS:
                 continue
             if learning:
                 sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
                 learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
-            elif self.step <= STEADY:
+            elif self._is_steady(last, state):
                 break
         # The excess of all pairs excuses no suspect.
         rows = self.rows(state, columns, spreads.replace(level_excess=0.0))
         return Fit(
             self.equations.half_tile, state, spreads, columns, self.normal, rows,
-            self.residuals(rows), self.doubtful,
+            self.residuals(rows), self.doubtful, self.apart,
         )  # fmt: skip
+
+    def _is_steady(self, last: State, state: State) -> bool:
+        """Return whether the last round has hardly changed the state."""
+        assert self._columns is not None
+        if self._columns.size > MANY_TERMS and self.step <= STEADY_ON_AVERAGE:
+            return True
+        return bool(np.abs(state.log_gain - last.log_gain).max(initial=0.0) < STEADY)
 
     def weights(self, robust: RobustWeights, number: int, rows: Sequence[Rows]) -> np.ndarray:
         """Return the weights ``(P,)`` of the pairs in a round."""
@@ -202,13 +220,13 @@ class HierarchySolver:
         equations = NormalEquations(columns, self._system, rows, weights)
         self.normal = equations.factorize(*priors)
         right, shared = self._right(columns, equations, state, *priors)
-        means = means_of_components(columns, ~self.doubtful)
+        means = means_of_components(columns, ~self.apart)
         sides = np.column_stack([shared, np.zeros((len(shared), 2))])
         solved = self.normal.solve(np.column_stack([right, means]), sides)
-        step = hold_means(self.channel, columns, means, solved, ~self.doubtful)
+        step = hold_means(self.channel, columns, means, solved, ~self.apart)
         squares = right @ step[0] + shared @ step[1]
         self.step = float(np.sqrt(max(squares, 0.0) / max(columns.size, 1)))
-        state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.doubtful)
+        state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.apart)
         if not np.isfinite(state.log_gain).all():
             raise np.linalg.LinAlgError("the rounds diverge")
         return state
@@ -218,6 +236,7 @@ class HierarchySolver:
         pairs = self.channel.pairs
         self.doubtful = doubtful_tiles(self.channel, tiles)
         self.doubted = self.doubtful[pairs.i] | self.doubtful[pairs.j]
+        self.apart = self.doubtful | self.in_other_unit
 
     def separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
         """Let levels not inform on gains, nor gains on F: everywhere, or of doubtful tiles."""
@@ -243,7 +262,7 @@ class HierarchySolver:
         """Estimate the sizes again from the state after a round; some are `kept` above 0."""
         assert self._columns is not None
         learner = Learner(
-            self._columns, state, self.normal, self.tails, ~self.doubtful,
+            self._columns, state, self.normal, self.tails, ~self.apart,
             damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)),
             drops=number > KEPT_ROUNDS and not kept,
         )  # fmt: skip
@@ -251,10 +270,15 @@ class HierarchySolver:
         if not self.learns_tiles:
             learner.set_tails(spreads)
             return spreads
-        spreads = learner.of_tiles(spreads, centred_gains(self.channel, state, self.doubtful))
+        spreads = learner.of_tiles(spreads, centred_gains(self.channel, state, self.apart))
         if kept or number <= EXCESS_AFTER:
             return spreads
-        return learner.excess(spreads, rows, weights, self.channel.pairs.concentration)
+        before = spreads.level_excess
+        spreads = learner.excess(spreads, rows, weights, self.channel.pairs.concentration)
+        if self._drops >= MOST_DROPS:
+            return spreads.replace(level_excess=0.0)
+        self._drops += before > 0 and not spreads.level_excess
+        return spreads
 
     def layout(self, spreads: Spreads) -> Columns:
         """Return the columns for the classes that have a size, and set the system's structure."""
@@ -274,8 +298,8 @@ class HierarchySolver:
         """Return the inverse variances of the prior, ``(N,)`` and ``(S,)``."""
         kinds = SURFACE_CLASS[columns.active.surface]
         inverse = np.zeros(columns.index.shape)
-        # The gain of a doubtful tile is still that of its pairs.
-        inverse[:, 0] = np.where(self.doubtful, LEAST_WEIGHT, 1.0) / spreads.gain
+        # The gain of such a tile is still that of its pairs.
+        inverse[:, 0] = np.where(self.apart, LEAST_WEIGHT, 1.0) / spreads.gain
         inverse[:, 1] = self.level_prior
         inverse[:, 2:] = self.tails[:, kinds] / spreads.surface[kinds]
         inverse[self.doubtful, 2:] = 1 / spreads.surface[kinds]
@@ -298,7 +322,7 @@ class HierarchySolver:
         values = np.zeros(columns.size + 1)
         of_tiles = np.column_stack(
             [
-                centred_gains(self.channel, state, self.doubtful),
+                centred_gains(self.channel, state, self.apart),
                 np.zeros(len(state.level)),
                 state.surface[:, columns.active.surface],
             ]

@@ -6,16 +6,19 @@ import numpy as np
 
 from ..illumination import TERMS
 from ..overlap.graph import component_labels
+from ..robust import GAUSSIAN_MEDIAN
 from .channel import Channel
+from .groups import group_medians
 from .pair_rows import State
 from .potentials import Differences, potentials
-from .spreads import scored_excess
+from .spreads import USUAL_GAIN, scored_excess
 from .surfaces import ORDERS
 
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
 FEWEST_LOOPS = 3  # to judge the errors of gains by
 OUTLIER = 3.0  # standard deviations at which a residual counts at most
 ROUNDS = 30  # of scoring
+OTHER_UNIT = 25.0  # robust standard deviations of the log-gains, at least a factor of 7
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
 
@@ -57,6 +60,21 @@ def reference_levels(channel: Channel) -> np.ndarray:
 def gain_excess(channel: Channel) -> float:
     """Return the excess variance of the gains by which their loops do not close."""
     return _log_gains(channel)[1]
+
+
+def tiles_in_other_unit(channel: Channel, log_gain: np.ndarray) -> np.ndarray:
+    """Find the tiles ``(T,)`` whose gain is far from those of most tiles of their component.
+
+    Their data may be scaled to 0..1, or be of another exposure. They say nothing about the scatter
+    of the others' gains, nor is theirs drawn from it.
+    """
+    component, gained = channel.gain_component, channel.gained
+    components = int(component.max(initial=-1)) + 1
+    median, _ = group_medians(component[gained], log_gain[gained], components)
+    distance = np.abs(log_gain - median[component])
+    typical, _ = group_medians(component[gained], distance[gained], components)
+    scatter = np.maximum(typical[component] / GAUSSIAN_MEDIAN, USUAL_GAIN)
+    return np.asarray(gained & (distance > OTHER_UNIT * scatter))
 
 
 def _log_gains(channel: Channel) -> tuple[np.ndarray, float]:

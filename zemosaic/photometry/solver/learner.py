@@ -12,6 +12,7 @@ from .pair_rows import Rows, State
 from .spreads import (
     SHARED_CLASS,
     SURFACE_CLASS,
+    USUAL_GAIN,
     Spreads,
     scored_excess,
     scored_variance,
@@ -20,7 +21,6 @@ from .spreads import (
 
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
-USUAL_GAIN = 0.08  # log-gain of a usual tile
 #: Patches whose excess is alike: a structure that the model leaves out covers some of them.
 CORRELATED = 4.0
 TRUSTED = 0.1  # least weight of a pair whose residuals count

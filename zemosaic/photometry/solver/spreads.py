@@ -20,6 +20,7 @@ SURFACE_CLASS = ORDERS - 1
 #: Classes of the shared terms by degree: 1 and 2, 3 and 4, and all above. The first belong together
 #: because the centre of a vignetting is not quite that of the detector.
 SHARED_CLASS = np.searchsorted([2, 4], TERMS.sum(axis=1))
+USUAL_GAIN = 0.08  # log-gain of a usual tile
 EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights follow it
 NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
 LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
