@@ -145,3 +145,11 @@ def test_small_overlaps_are_the_reason_for_no_planes(
     """Where no overlap is large enough for a plane, the model line gives that as the reason."""
     result = intertile(*write_tiles(shape=(64, 64), overlap=0.12, stars=2e-2, tiles=2))
     assert "overlaps too small to tell" in result.out
+
+
+def test_a_model_without_a_measured_overlap_has_no_sizes(
+    intertile: Command, write_tiles: WriteTiles
+) -> None:
+    """Where no overlap is measured, the model line gives no size of any term."""
+    result = intertile(*write_tiles(shape=(64, 64), overlap=0.06, stars=2e-2, tiles=2))
+    assert "auto: no overlap measured" in result.out

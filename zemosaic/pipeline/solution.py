@@ -236,7 +236,10 @@ class PhaseSolution(Solution):
     def model_line(self) -> str:
         """Return the terms that the overlaps show, and their typical sizes, in one line."""
         model = self.settings.model
-        return f"{model}: {', '.join(self._sizes())}" if self.spreads else model
+        if not self.spreads:
+            return model
+        measured = np.isfinite(self.heads["rms"]).any()
+        return f"{model}: {', '.join(self._sizes()) if measured else 'no overlap measured'}"
 
     def _sizes(self) -> Iterator[str]:
         """Yield the typical size of each class of terms, the largest of all channels."""

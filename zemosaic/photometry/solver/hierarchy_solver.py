@@ -35,8 +35,8 @@ EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
 MOST_DROPS = 3  # of the excess of levels for lack of evidence, after which it stays out
 LAST_LEARNING = 45  # round, after which sizes are kept
 STEADY = 1e-9  # change of a log-gain in the last round
-#: Rms step of the last round in units of the errors, if there are many terms: a round takes long, and
-#: a tile without a decision may change for ever.
+#: Rms step of the last round in units of the errors, where many terms make rounds long and one tile
+#: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
 BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
