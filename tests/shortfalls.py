@@ -5,7 +5,7 @@ A case that passes is to be taken off this list.
 
 from __future__ import annotations
 
-_SMALL = "overlaps of few cells measure gains about 1.6 times less precisely than they could"
+_SMALL = "corners hardly know gains apart from surfaces, so that solutions hang on fewer pairs"
 _PRIOR = "the sizes of the terms, and so their shrinkage, depend on all tiles"
 _BLUE = (
     "blue is 3 to 15 % off: stars between the pixels of its colour gain or lose 5.5 % a frame, so "
@@ -18,7 +18,7 @@ SHORTFALLS = {
     "test_hierarchy.py::test_equal_gains_stay_equal_in_poor_overlaps": (_PRIOR, ()),
     "test_hierarchy.py::test_the_sizes_of_a_sample_of_tiles_serve_all": (_PRIOR, ()),
     "test_mutations.py::test_a_damaged_file_affects_its_tile_alone": (_SMALL, ()),
-    "test_outliers.py::test_a_wrong_wcs_does_not_bend_the_planes_of_others": (_SMALL, ("3",)),
+    "test_outliers.py::test_a_wrong_wcs_does_not_bend_the_planes_of_others": (_SMALL, ("1", "3")),
     "test_outliers.py::test_a_wrong_wcs_stays_with_its_tile": (
         _SMALL, ("gain+offset-1", "gain+offset-3", "auto-1", "auto-3")
     ),
@@ -30,9 +30,6 @@ SHORTFALLS = {
     "test_real_frames.py::test_gains_of_nights_are_those_of_the_stars": (_BLUE, ()),
     "test_real_frames.py::test_two_nights_agree_with_their_nebula": (
         "the ratio of the nebula holds a sky gradient: without it red is 2.7, as of stars", ()
-    ),
-    "test_real_frames.py::test_unseen_squares_match_no_worse_than_with_offsets_alone": (
-        _SMALL, ("vista_crops",)
     ),
     "test_seestar.py::test_gains_of_nights_agree_with_star_photometry": (_BLUE, ()),
     "test_solve.py::test_another_unit_of_a_tile_is_undone": (_PRIOR, ()),

@@ -40,7 +40,7 @@ def with_error(value: float, error: float) -> str:
     power = max(exponent, int(f"{value:.1e}".partition("e")[2])) if value else exponent
     places = power - exponent + 1
     if places > MOST_DECIMALS:
-        return f"{value:.6g} ± {error:.1e}"
+        return f"{value:.15g} ± {error:.1e}"
     value, error = value / 10.0**power, error / 10.0**power
     return f"({value:.{places}f} ± {error:.{places}f})e{power:+03d}"
 

@@ -61,6 +61,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--workers", type=int, default=0, metavar="N",
                      help="Jobs to run at the same time; 0 uses all processors."),
         click.option("--pool", default="processes", callback=check_pool, metavar="KIND",
+                     shell_complete=complete_pool,
                      help="Kind of workers: processes, threads, serial, dask (a Dask cluster on "
                      "this machine) or dask://HOST:PORT (that of a scheduler)."),
         click.option("--pair-timeout", type=float, default=Settings.pair_timeout, metavar="S",
@@ -161,6 +162,13 @@ def parse_hdu(
 ) -> int | str | None:
     """Return the HDU as a number or a text."""
     return int(value) if value is not None and value.isdecimal() else value
+
+
+def complete_pool(
+    _context: click.Context, _option: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the kinds of pool that begin with a text."""
+    return [CompletionItem(kind) for kind in KINDS[:-1] if kind.startswith(incomplete)]
 
 
 def check_pool(_context: click.Context, option: click.Parameter, value: str) -> str:

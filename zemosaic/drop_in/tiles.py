@@ -57,7 +57,7 @@ def _scan_entry(entry: Any, name: str, *, channels: bool) -> ScannedTile:
     try:
         data, alpha = _split_alpha(np.asarray(entry[0]))
         if data.ndim == 3 and not channels and min(data.shape) > 0:
-            data = np.asarray(to_channels_first(data).mean(axis=0, dtype=np.float32))
+            data = to_channels_first(data).mean(axis=0, dtype=np.float64).astype(np.float32)
         coverage = entry[2] if len(entry) == 3 and entry[2] is not None else alpha
         bad = None if coverage is None else _bad_pixels(coverage)
         tile = tile_from_array(data, entry[1], bad, name=name)
