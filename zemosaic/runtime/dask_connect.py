@@ -25,7 +25,6 @@ def connect(address: str) -> Any:
         There is no scheduler, or distributed is not installed.
     """
     distributed = _distributed()
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the run reports what matters
     try:
         client = distributed.Client(address, timeout=ANSWER_TIME, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
@@ -68,7 +67,7 @@ class LocalCluster:
                 self._cluster = distributed.LocalCluster(
                     n_workers=self.workers, threads_per_worker=1, dashboard_address="127.0.0.1:0",
                     scheduler_kwargs={"dashboard": False}, worker_dashboard_address=None,
-                    memory_limit=0, local_directory=self._folder, silence_logs=logging.CRITICAL,
+                    memory_limit=0, local_directory=self._folder, silence_logs=False,
                 )  # fmt: skip
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = " ".join(str(error).split())
@@ -96,8 +95,14 @@ def _hasten(client: Any) -> Any:
 
 
 def _distributed() -> Any:
+    """Import distributed, whose logs of lost connections also come after the end of a cluster.
+
+    The run itself reports the faults that matter.
+    """
     try:
         import distributed
     except ImportError:
         raise UserError("a Dask cluster needs distributed; pip install 'zemosaic[dask]'") from None
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return distributed
