@@ -67,7 +67,7 @@ class LocalCluster:
                 self._cluster = distributed.LocalCluster(
                     n_workers=self.workers, threads_per_worker=1, dashboard_address="127.0.0.1:0",
                     scheduler_kwargs={"dashboard": False}, worker_dashboard_address=None,
-                    memory_limit=0, local_directory=self._folder, silence_logs=False,
+                    memory_limit=0, local_directory=self._folder, silence_logs=logging.CRITICAL,
                 )  # fmt: skip
         except (OSError, RuntimeError, TimeoutError) as error:
             reason = " ".join(str(error).split())
