@@ -85,6 +85,7 @@ def page(endpoint: str) -> tuple[str, str, float | None]:
         with opener.open(Request(address, method="HEAD"), timeout=TIMEOUT) as answer:
             date = answer.headers.get("Date")
     except HTTPError as error:
+        error.close()
         return address, f"{error.code} {error.reason}", None
     except (URLError, OSError) as error:
         return address, str(getattr(error, "reason", error)), None

@@ -80,7 +80,10 @@ def fetch_survey(run: RunData, survey: str) -> SurveyPicture:
         with urlopen(f"{HIPS2FITS}?{urlencode(parameters)}", timeout=TIMEOUT) as answer:
             jpeg = answer.read()
     except (OSError, ValueError) as error:
-        reason = f"{error.code} {error.reason}" if isinstance(error, HTTPError) else error
+        reason: object = error
+        if isinstance(error, HTTPError):
+            reason = f"{error.code} {error.reason}"
+            error.close()
         raise UserError(
             f"{survey}: no picture from {HIPS2FITS} ({reason}); check name and network, or omit "
             "--survey"
