@@ -539,6 +539,13 @@ def test_a_folder_that_another_run_uses_is_refused_until_that_ends(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no flock")
+def test_a_run_that_was_refused_has_not_died(intertile: Command, write_tiles: WriteTiles) -> None:
+    """The next run in its folder does not warn of it."""
+    files = write_tiles()
+    refused(intertile(*files, "--pool", "dask://127.0.0.1:1"))
+    assert "previous run" not in intertile(*files).err
+
+
 def test_a_drive_without_locks_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a lock held by another process is an error; a drive may not support locks."""
     import fcntl

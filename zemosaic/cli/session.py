@@ -224,9 +224,10 @@ def _earlier_runs(
             f"{RunFolder(folder).journal}: {damaged} lines are damaged and count as unknown; "
             "check the disk",
         )
-    if not records or resume:
+    begun = [record for record in records if record.events]  # others were refused before
+    if not begun or resume:
         return records, saved if resume else {}
-    ended = records[-1].ended
+    ended = begun[-1].ended
     if ended is not None and ended.state == "finished":
         RunFolder(folder).journal.unlink()
         return records, {}
