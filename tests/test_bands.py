@@ -132,7 +132,7 @@ def test_a_gain_from_one_star_is_concentrated() -> None:
     scene = one_star(shape, 20_000)
     alone = only(measure_pair(noisy(scene, 1), noisy(1.1 * scene, 2)))
     many = only(measure_pair(*pair(shape)))
-    assert alone.concentration > 0.4
+    assert alone.concentration > 0.35
     assert many.concentration < 0.2
     assert abs(alone.gain / 1.1 - 1) < 3 * alone.gain_err
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 from .._kernels.lattice import AREAS, MIDDLE, SMALL, Band
 
 MAX_GAIN_ERROR = 0.2  # relative; above, the overlap has too little contrast to measure a gain
-#: Squared factor of a band's error at most where its residuals are too few to show their scatter.
-MOST_STUDENT = 9.0
 #: Difference of the bands in standard deviations from which on one of them is in doubt.
 DISAGREEMENT = 2.0
 #: Number of patches that the scatter of independent samples counts like.
-PRIOR_PATCHES = 4
+PRIOR_PATCHES = 16
+#: Scatter of the sums over patches in units of that of independent samples that refutes the latter.
+CONTRADICTION = 3.0
 
 
 class FitSummary(NamedTuple):
@@ -176,16 +176,15 @@ def _relative_variance(fit: ChannelFit, band: Band) -> float:
     """Return the variance of the slope of a band in units of its square; inf without contrast.
 
     The sums over patches show the scatter of the residuals, the better the more patches contribute;
-    that of independent samples counts like `PRIOR_PATCHES`. Where a single patch dominates, the
-    variance is enlarged like that of Student's distribution.
+    that of independent samples counts like `PRIOR_PATCHES`. If the sums contradict it, as where a
+    star is saturated, they count alone.
     """
     if not (min(band.slope, band.information, band.norm) > 0 and band.scale > 0):
         return math.inf
-    patches = 1 / band.concentration
-    square = patches * max(band.square, band.area_square)
-    square += PRIOR_PATCHES * band.scale**2 * band.norm
-    student = min(MOST_STUDENT, patches / max(patches - 1, 1e-9))
-    square *= student / (patches + PRIOR_PATCHES)
+    patches, noise = 1 / band.concentration, band.scale**2 * band.norm
+    square = max(band.square, band.area_square)
+    if square < CONTRADICTION**2 * noise:
+        square = (patches * square + PRIOR_PATCHES * noise) / (patches + PRIOR_PATCHES)
     variance = square * (fit.bread / (band.slope * band.information)) ** 2
     return variance if variance < 1 else math.inf
 
