@@ -35,6 +35,7 @@ WriteTiles = Callable[..., list[Path]]
 COLUMNS = [
     "tile", "file", "channel", "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y",
     "curve_xx", "curve_xy", "curve_yy", "cubic_xxx", "cubic_xxy", "cubic_xyy", "cubic_yyy",
+    "quartic_xxxx", "quartic_xxxy", "quartic_xxyy", "quartic_xyyy", "quartic_yyyy",
     "component", "gain_group", "pairs", "suspect", "shift",
 ]  # fmt: skip
 
@@ -99,6 +100,10 @@ def test_corrections_have_these_columns_and_a_row_per_tile_and_channel(
         "slope_y": u.adu / u.pix,
         **{f"curve_{powers}": u.adu / u.pix**2 for powers in ("xx", "xy", "yy")},
         **{f"cubic_{powers}": u.adu / u.pix**3 for powers in ("xxx", "xxy", "xyy", "yyy")},
+        **{
+            f"quartic_{powers}": u.adu / u.pix**4
+            for powers in ("xxxx", "xxxy", "xxyy", "xyyy", "yyyy")
+        },
         "shift": u.pix,
     }
     assert corrections["tile"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]

@@ -45,7 +45,7 @@ def equations(instruments: int, tied: bool) -> tuple[PairEquations, State]:
     state = State(
         log_gain=np.log(mosaic.gain),
         level=(mosaic.gain * reference + mosaic.offset / unit),
-        surface=rng.normal(size=(9, 9)),
+        surface=rng.normal(size=(9, len(ORDERS))),
         log_flat=0.02 * rng.normal(size=(instruments, len(TERMS))),
         glow=rng.normal(size=(instruments, len(TERMS))),
         bias=100 * rng.normal(size=instruments),
@@ -54,7 +54,9 @@ def equations(instruments: int, tied: bool) -> tuple[PairEquations, State]:
 
 
 ALL = Unknowns(
-    np.ones(9, dtype=bool), np.ones(len(TERMS), dtype=bool), np.ones(len(TERMS), dtype=bool)
+    np.ones(len(ORDERS), dtype=bool),
+    np.ones(len(TERMS), dtype=bool),
+    np.ones(len(TERMS), dtype=bool),
 )
 
 
@@ -92,7 +94,8 @@ def test_derivatives_by_the_terms_of_tiles_are_those_of_the_residuals(
     """For gain, level and all terms of the surface of either tile, also of tied tiles."""
     pair_equations, state = equations(instruments, tied)
     found = rows_of(pair_equations, state)
-    for column in range(11):
+    width = 2 + len(ORDERS)
+    for column in range(width):
         name = ("log_gain", "level", "surface")[min(column, 2)]
         for tile in (0, 4, 8):
             index = (tile, column - 2) if column >= 2 else (tile,)
@@ -101,7 +104,7 @@ def test_derivatives_by_the_terms_of_tiles_are_those_of_the_residuals(
                 for side, ends in enumerate(_ends(pair_equations)):
                     mine = ends[part.pairs] == tile
                     np.testing.assert_allclose(
-                        part.own[mine][..., 11 * side + column], numbers[mine],
+                        part.own[mine][..., width * side + column], numbers[mine],
                         rtol=1e-5, atol=1e-4,
                     )  # fmt: skip
 
@@ -203,7 +206,7 @@ def test_polynomials_of_pixels_are_the_surfaces() -> None:
         rng.normal(0, 0.1, (tiles, 2, 2)),
         rng.integers(50, 3000, (tiles, 2)),
     )
-    coefficients = rng.normal(size=(tiles, 9))
+    coefficients = rng.normal(size=(tiles, len(ORDERS)))
     origin = frame.centre + rng.normal(0, 20, (tiles, 2))
     polynomial = pixel_polynomials(coefficients, frame, origin, unit)
     assert polynomial.shape == (tiles, 1 + len(SURFACE_POWERS))
@@ -219,7 +222,7 @@ def test_terms_of_higher_order_have_no_mean_and_no_slope() -> None:
     """Over a square tile the terms of a surface are orthogonal."""
     node, weight = np.polynomial.legendre.leggauss(6)
     place = np.stack(np.meshgrid(node, node), axis=-1)
-    basis = np.column_stack([np.ones(36), surface_basis(place).reshape(36, 9)])
+    basis = np.column_stack([np.ones(36), surface_basis(place).reshape(36, -1)])
     product = (basis * np.outer(weight, weight).reshape(36, 1)).T @ basis
     np.testing.assert_allclose(product - np.diag(np.diag(product)), 0, atol=1e-12)
 

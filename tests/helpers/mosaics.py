@@ -11,7 +11,7 @@ from zemosaic.photometry.illumination import TERMS, Instruments, detector_basis
 from zemosaic.photometry.pairfit.measurement import Measurement
 from zemosaic.photometry.solver.channel import PATCH_FIELDS, TileFrame
 from zemosaic.photometry.solver.solve import Solution, solve
-from zemosaic.photometry.solver.surfaces import surface_basis
+from zemosaic.photometry.solver.surfaces import ORDERS, surface_basis
 
 SIDE = 4  # patches along each axis of an overlap
 POINTS = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)]) / np.sqrt(3)  # of Gauss, in a patch
@@ -83,7 +83,7 @@ class InventedMosaic:
         self.gain = np.exp(gain * rng.normal(size=tiles))
         self.offset = level * rng.normal(size=tiles)
         self.unit = float(np.sqrt(self.half.prod()))
-        self.surface = np.zeros((tiles, 9))
+        self.surface = np.zeros((tiles, len(ORDERS)))
         self.surface[:, :2] = slope * rng.normal(size=(tiles, 2))
         self.labels = np.arange(tiles) % instruments
         self.instruments = Instruments(

@@ -248,7 +248,7 @@ class PhaseSolution(Solution):
         if gain > 0:
             yield f"gains scatter {two_digits(100 * gain)} %"
         surfaces = np.sqrt(np.max([spreads.surface for spreads in self.spreads], axis=0))
-        names = "gradients of {} a tile", "second order {}", "third order {}"
+        names = "gradients of {} a tile", "second order {}", "third order {}", "fourth order {}"
         found = [
             name.format(f"{two_digits(size)}{unit}")
             for name, size in zip(names, surfaces, strict=True)

@@ -200,7 +200,7 @@ def _table(columns: dict[str, Any], settings: Settings, formula: str, unit: str)
         **dict.fromkeys(LEVEL_COLUMNS, parse_unit(unit)),
     }
     for name, powers in SURFACE_POWERS.items():
-        units[name] = parse_unit(unit, ("pix", "pix2", "pix3")[sum(powers) - 1])
+        units[name] = parse_unit(unit, f"pix{sum(powers)}")
     for name in units.keys() & set(table.colnames):
         table[name].unit = units[name]
     return table

@@ -107,6 +107,11 @@ class TileData:
     cubic_xxy: list[float] = field(default_factory=list)
     cubic_xyy: list[float] = field(default_factory=list)
     cubic_yyy: list[float] = field(default_factory=list)
+    quartic_xxxx: list[float] = field(default_factory=list)
+    quartic_xxxy: list[float] = field(default_factory=list)
+    quartic_xxyy: list[float] = field(default_factory=list)
+    quartic_xyyy: list[float] = field(default_factory=list)
+    quartic_yyyy: list[float] = field(default_factory=list)
     component: int = -1
     pairs: int = 0
     suspect: bool = False

@@ -38,6 +38,11 @@ TERM_KEYWORDS = {
     "cubic_xxy": ("ZEXXY", "third order", "/pix3", "(x - x0)**2 * (y - y0)"),
     "cubic_xyy": ("ZEXYY", "third order", "/pix3", "(x - x0) * (y - y0)**2"),
     "cubic_yyy": ("ZEYYY", "third order", "/pix3", "(y - y0)**3"),
+    "quartic_xxxx": ("ZEXXXX", "fourth order", "/pix4", "(x - x0)**4"),
+    "quartic_xxxy": ("ZEXXXY", "fourth order", "/pix4", "(x - x0)**3 * (y - y0)"),
+    "quartic_xxyy": ("ZEXXYY", "fourth order", "/pix4", "(x - x0)**2 * (y - y0)**2"),
+    "quartic_xyyy": ("ZEXYYY", "fourth order", "/pix4", "(x - x0) * (y - y0)**3"),
+    "quartic_yyyy": ("ZEYYYY", "fourth order", "/pix4", "(y - y0)**4"),
 }
 
 

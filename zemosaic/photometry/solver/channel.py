@@ -309,7 +309,7 @@ class Channel:
         """Largest order of the surfaces that the model allows."""
         if self.frame is None or not self.offsets_are_free:
             return 0
-        orders = {"auto": 3, "gain+surface": 3, "gain+plane": 1, "offset+plane": 1}
+        orders = {"auto": 4, "gain+surface": 4, "gain+plane": 1, "offset+plane": 1}
         return orders.get(self.model, 0)
 
 

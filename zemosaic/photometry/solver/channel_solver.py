@@ -45,6 +45,11 @@ class ChannelSolution:
     cubic_xxy: np.ndarray
     cubic_xyy: np.ndarray
     cubic_yyy: np.ndarray
+    quartic_xxxx: np.ndarray
+    quartic_xxxy: np.ndarray
+    quartic_xxyy: np.ndarray
+    quartic_xyyy: np.ndarray
+    quartic_yyyy: np.ndarray
     component: np.ndarray
     gain_group: np.ndarray
     pairs: np.ndarray

@@ -62,7 +62,7 @@ def _fit_planes(
     """Fit gains, levels and planes until their sizes are steady."""
     robust, none = RobustWeights(), np.zeros(3)
     spreads = spreads.replace(
-        surface=spreads.surface * (np.arange(3) < 1), log_flat=none, level_excess=0.0
+        surface=spreads.surface * (np.arange(4) < 1), log_flat=none, level_excess=0.0
     )
     gain_var = np.zeros(solver.channel.tiles)
     for number in range(1, PLANE_ROUNDS + 1):

@@ -64,36 +64,45 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
     A glow is nearly an illumination. It is tried where there is one, or where levels remain
     unexplained.
     """
-    spreads, none = solver.first_spreads(state), np.zeros(3)
+    spreads = solver.first_spreads(state)
 
     def fit_all(start: State) -> Fit:
         try:
             fit = solver.fit(start, spreads)
-            left = fit.spreads.level_excess
-            if not spreads.log_flat.any() or not (fit.spreads.log_flat.any() or left > 0):
-                return fit
-            size = max(left, FIRST_GLOW * solver.patch_var)
-            again = fit.spreads.replace(glow=np.full(3, size), level_excess=0.0)
-            tails = solver.tails.copy()
-            second = solver.fit(fit.state, again)
-            if _explains_more(second, fit):
-                return second
-            solver.tails = tails  # the search for contradictions looks at them
+            if spreads.log_flat.any():
+                fit = _with_glow(solver, fit)
+            if fit.spreads.is_rough:
+                fit = solver.fit(fit.state, fit.spreads.without_surfaces())
             return fit
         except np.linalg.LinAlgError:
-            return solver.fit(start, spreads.replace(surface=none, log_flat=none))
+            return solver.fit(start, spreads.replace(surface=np.zeros(4), log_flat=np.zeros(3)))
 
     return _fit_sound(solver, state, spreads, fit_all)
+
+
+def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
+    """Fit again with a glow, and return the better fit."""
+    found = fit.spreads
+    if not (found.log_flat.any() or found.surface[1:].any() or found.level_excess > 0):
+        return fit
+    size, tails = max(found.level_excess, FIRST_GLOW * solver.patch_var), solver.tails.copy()
+    again = solver.fit(fit.state, found.replace(glow=np.full(3, size), level_excess=0.0))
+    if _explains_more(again, fit):
+        return again
+    solver.tails = tails  # the search for contradictions looks at them
+    return fit
 
 
 def _explains_more(again: Fit, fit: Fit) -> bool:
     """Whether a second fit halves what levels leave, and does not spoil the gains.
 
-    It has a smooth glow, or none: then the sizes alone have found a better state.
+    It has a smooth glow, or none: then the sizes alone have found a better state. Where surfaces are
+    rough, a glow that leaves them so is made of them.
     """
     found, before = again.spreads, fit.spreads
     more = found.level_excess <= before.level_excess / 2
     more &= found.glow[0] > 0 or (not found.glow.any() and before.level_excess > 0)
+    more &= not again.spreads.is_rough
     return bool(more and _gain_misfit(again) < _gain_misfit(fit) + GAIN_MISFIT)
 
 

@@ -23,13 +23,15 @@ from .normal_equations import NormalEquations
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
 from .robust_lsq import LEAST_WEIGHT
-from .spreads import SHARED_CLASS, SURFACE_CLASS, Spreads
+from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 from .suspects import doubtful_tiles
 
 ROUNDS = 60  # at most
 SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gains on F
-KEPT_ROUNDS = 8  # in which no class is left out, because the others have not settled
+# Rounds in which no class is left out, because the others have not settled; in large mosaics the
+# highest order of surfaces makes them long.
+KEPT_ROUNDS, HIGHEST_KEPT_ROUNDS = 8, 5
 DAMPED_AFTER, SLOWER = 12, 10  # rounds, after which variances change by ever smaller steps
 EXCESS_AFTER = 8  # rounds, after which excess variances are estimated
 MOST_DROPS = 3  # of the excess of levels for lack of evidence, after which it stays out
@@ -39,7 +41,7 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
-BIAS_SPREAD = 1.0  # of the sky level: of the bias that is left in it
+BIAS_SPREAD = 0.1  # of the sky level: of the bias that is left in it
 LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
 
 
@@ -119,7 +121,7 @@ class HierarchySolver:
         sky = channel.sky[np.isfinite(channel.sky)]
         self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
         self.level_prior = (LOOSE * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
-        self.tails = np.ones((channel.tiles, 3))
+        self.tails = np.ones((channel.tiles, 4))
         self.in_other_unit = tiles_in_other_unit(channel, log_gain)
         self.doubt(misplaced)
         self._drops = 0
@@ -138,7 +140,7 @@ class HierarchySolver:
 
     def first_spreads(self, state: State) -> Spreads:
         """Return sizes from which all classes that the model allows can be found."""
-        none = Spreads(0.0, np.zeros(3), np.zeros(3), np.zeros(3))
+        none = Spreads(0.0, np.zeros(4), np.zeros(3), np.zeros(3))
         columns = Columns.of(self.channel, none)
         rows = self.equations.rows(state, columns.active, (0.0, 0.0))
         squares = np.concatenate(
@@ -151,7 +153,7 @@ class HierarchySolver:
         return none.replace(
             gain=FIRST_GAIN_SPREAD**2,
             gain_excess=self.gain_excess,
-            surface=np.where(np.arange(3) < self.channel.surface_order, typical, 0.0),
+            surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.light**2 * shares),
             # What the model leaves out must not bend the gains before its size is known.
             level_excess=typical * (self.channel.surface_order < ORDERS.max()),
@@ -265,6 +267,7 @@ class HierarchySolver:
             self._columns, state, self.normal, self.tails, ~self.apart,
             damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)),
             drops=number > KEPT_ROUNDS and not kept,
+            drops_highest=number > HIGHEST_KEPT_ROUNDS and not kept,
         )  # fmt: skip
         spreads = learner.shared(spreads)
         if not self.learns_tiles:
@@ -305,9 +308,14 @@ class HierarchySolver:
         inverse[self.doubtful, 2:] = 1 / spreads.surface[kinds]
         prior = np.zeros(columns.size + 1)
         prior[columns.index] = inverse
-        flat, glow = SHARED_CLASS[columns.active.log_flat], SHARED_CLASS[columns.active.glow]
         bias = np.full(int(columns.active.log_flat.any()), (BIAS_SPREAD * self.light) ** -2.0)
-        shared = np.concatenate([1 / spreads.log_flat[flat], 1 / spreads.glow[glow], bias])
+        flat, glow = (
+            SHARED_WEIGHT[active] / variances[SHARED_CLASS[active]]
+            for active, variances in (
+                (columns.active.log_flat, spreads.log_flat), (columns.active.glow, spreads.glow)
+            )
+        )  # fmt: skip
+        shared = np.concatenate([flat, glow, bias])
         return prior[:-1], np.tile(shared, columns.instruments)
 
     def _right(

@@ -10,6 +10,7 @@ from .bordered import Bordered
 from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
+    SHARED_WEIGHT,
     SHARED_CLASS,
     SURFACE_CLASS,
     USUAL_GAIN,
@@ -38,13 +39,15 @@ class Learner:
     normal : Bordered
         The factorized normal equations.
     tails : ndarray
-        ``(T, 3)`` weights of each tile in each class of surfaces; changed.
+        ``(T, 4)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
         ``(T,)`` bool: tiles whose terms count.
     damping : float
         Part of a step by which variances change.
     drops : bool
         Whether classes that the data do not show are left out.
+    drops_highest : bool
+        Whether this holds for the highest order of surfaces.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class Learner:
         sound: np.ndarray,
         damping: float,
         drops: bool,
+        drops_highest: bool,
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
         self.sound, self.damping, self.drops = sound, damping, drops
+        self.drops_highest = drops_highest
 
     def shared(self, spreads: Spreads) -> Spreads:
         """Estimate the classes of the shared terms."""
@@ -68,16 +73,17 @@ class Learner:
         )
         flats = np.count_nonzero(active.log_flat)
         glows = flats + np.count_nonzero(active.glow)
-        return spreads.replace(
-            log_flat=self._shared_classes(
-                spreads.log_flat, self.state.log_flat[:, active.log_flat], error[:, :flats],
-                SHARED_CLASS[active.log_flat],
-            ),
-            glow=self._shared_classes(
-                spreads.glow, self.state.glow[:, active.glow], error[:, flats:glows],
-                SHARED_CLASS[active.glow],
-            ),
-        )  # fmt: skip
+        log_flat, glow = (
+            self._shared_classes(
+                variances, values[:, terms], errors, SHARED_CLASS[terms], SHARED_WEIGHT[terms]
+            )
+            for variances, values, errors, terms in (
+                (spreads.log_flat, self.state.log_flat, error[:, :flats], active.log_flat),
+                (spreads.glow, self.state.glow, error[:, flats:glows], active.glow),
+            )
+        )
+        # A smooth illumination has no degree that is larger than those below.
+        return spreads.replace(log_flat=np.maximum.accumulate(log_flat[::-1])[::-1], glow=glow)
 
     def set_tails(self, spreads: Spreads) -> None:
         """Set the weights of the tiles in the classes of surfaces."""
@@ -99,7 +105,7 @@ class Learner:
             # One more tile of a usual gain: overlaps that show no gains do not show equal ones.
             squares, errors = np.append(log_gain[chosen] ** 2, USUAL_GAIN**2), error[chosen, 0]
             score = scored_variance(gain, squares, np.append(errors, 0.0))
-            gain = max(self._next(gain, *score), LEAST_GAIN_SPREAD)
+            gain = max(self._next(gain, *score, self.drops), LEAST_GAIN_SPREAD)
         if not own[:, 1].any():
             return spreads.replace(gain=gain)
         kinds = SURFACE_CLASS[columns.active.surface]
@@ -113,7 +119,8 @@ class Learner:
                 surface[kind], squares[chosen], error[:, 2 + members][chosen],
                 self.tails[chosen, kind][:, None],
             )  # fmt: skip
-            surface[kind] = self._next(surface[kind], *score)
+            drops = self.drops_highest if kind == SURFACE_CLASS[-1] else self.drops
+            surface[kind] = self._next(surface[kind], *score, drops)
         # A smooth surface has no order that is larger than the one below.
         return spreads.replace(gain=gain, surface=np.minimum.accumulate(surface))
 
@@ -196,18 +203,21 @@ class Learner:
         values: np.ndarray,
         errors: np.ndarray,
         kinds: np.ndarray,
+        weights: np.ndarray,
     ) -> np.ndarray:
         """Estimate classes ``(3,)`` from the values ``(Q, n)`` of terms of these kinds."""
         changed = variances.copy()
         for kind in np.unique(kinds).tolist():
             members = kinds == kind
-            score = scored_variance(variances[kind], values[:, members] ** 2, errors[:, members])
-            changed[kind] = self._next(variances[kind], *score)
+            score = scored_variance(
+                variances[kind], values[:, members] ** 2, errors[:, members], weights[members]
+            )
+            changed[kind] = self._next(variances[kind], *score, self.drops)
         return changed
 
-    def _next(self, before: float, after: float, evident: bool) -> float:
+    def _next(self, before: float, after: float, evident: bool, drops: bool) -> float:
         """Return the variance for the next round; 0 leaves its class out."""
-        if self.drops and not evident:
+        if drops and not evident:
             return 0.0
         return float(before * (after / before) ** self.damping)
 

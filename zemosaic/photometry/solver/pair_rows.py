@@ -60,7 +60,7 @@ class Unknowns:
     Parameters
     ----------
     surface : ndarray
-        ``(9,)`` bool: terms of all surfaces.
+        ``(14,)`` bool: terms of all surfaces.
     log_flat, glow : ndarray
         ``(M,)`` bool: terms of all instruments. There is a bias where there is a term of ln F.
     """

@@ -50,6 +50,8 @@ class Solution:
         ``(T, C)`` float64 in ADU per square pixel of the tile; 0 without a second order.
     cubic_xxx, cubic_xxy, cubic_xyy, cubic_yyy : ndarray
         ``(T, C)`` float64 in ADU per cubic pixel of the tile; 0 without a third order.
+    quartic_xxxx, quartic_xxxy, quartic_xxyy, quartic_xyyy, quartic_yyyy : ndarray
+        ``(T, C)`` float64 in ADU per pixel to the fourth power; 0 without a fourth order.
     component : ndarray
         ``(T, C)`` int: tiles of one component are matched to each other. The relation of two
         components is unknown. -1 for a tile that could not be read.
@@ -99,6 +101,11 @@ class Solution:
     cubic_xxy: np.ndarray
     cubic_xyy: np.ndarray
     cubic_yyy: np.ndarray
+    quartic_xxxx: np.ndarray
+    quartic_xxxy: np.ndarray
+    quartic_xxyy: np.ndarray
+    quartic_xyyy: np.ndarray
+    quartic_yyyy: np.ndarray
     component: np.ndarray
     gain_group: np.ndarray
     pairs: np.ndarray
@@ -128,10 +135,9 @@ class Correction:
     ----------
     gain, offset : ndarray
         ``(C,)`` float64; offsets in ADU.
-    slope_x, slope_y, curve_xx, curve_xy, curve_yy, cubic_xxx, cubic_xxy, cubic_xyy, cubic_yyy : \
-            ndarray or float
-        ``(C,)`` float64 in ADU per pixel, square pixel and cubic pixel about the centre of the
-        tile.
+    slope_x, slope_y, curve_xx, curve_xy, curve_yy, cubic_xxx, cubic_xxy, cubic_xyy, cubic_yyy, \
+            quartic_xxxx, quartic_xxxy, quartic_xxyy, quartic_xyyy, quartic_yyyy : ndarray or float
+        ``(C,)`` float64 in ADU per pixel to the power of each order, about the centre of the tile.
     illumination : Illumination or None
         Illumination and glow of the tile's instrument.
     """
@@ -147,6 +153,11 @@ class Correction:
     cubic_xxy: np.ndarray | float = 0.0
     cubic_xyy: np.ndarray | float = 0.0
     cubic_yyy: np.ndarray | float = 0.0
+    quartic_xxxx: np.ndarray | float = 0.0
+    quartic_xxxy: np.ndarray | float = 0.0
+    quartic_xxyy: np.ndarray | float = 0.0
+    quartic_xyyy: np.ndarray | float = 0.0
+    quartic_yyyy: np.ndarray | float = 0.0
     illumination: Illumination | None = None
 
 

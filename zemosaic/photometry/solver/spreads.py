@@ -20,10 +20,19 @@ SURFACE_CLASS = ORDERS - 1
 #: Classes of the shared terms by degree: 1 and 2, 3 and 4, and all above. The first belong together
 #: because the centre of a vignetting is not quite that of the detector.
 SHARED_CLASS = np.searchsorted([2, 4], TERMS.sum(axis=1))
+#: Inverse variances of the shared terms in units of those of their class. Slopes are those of a
+#: vignetting whose centre is a little off that of the detector. To overlaps of tiles that are not
+#: turned, they are a trend of gains or levels across the mosaic.
+SHARED_WEIGHT = np.where(TERMS.sum(axis=1) == 1, 10.0, 1.0)
 USUAL_GAIN = 0.08  # log-gain of a usual tile
 EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights follow it
 NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
 LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
+#: Size of the third order in units of the first, above which surfaces are made of structure that is
+#: smaller than a tile.
+ROUGH = 0.5
+#: Mean square over a tile of the terms of each order, in units of their variance.
+MEAN_SQUARE = np.array([2 / 3, 13 / 45, 0.105, 0.035])
 HEAVY_TAILS = 4.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
 #: Standard errors, under the hypothesis of none, below which a class has no spread.
 LEAST_EVIDENCE = 2.0
@@ -38,7 +47,7 @@ class Spreads:
     gain : float
         Of the logarithms of the gains.
     surface : ndarray
-        ``(3,)`` of the surfaces' terms of first, second and third order, in level units².
+        ``(4,)`` of the surfaces' terms of each order, in level units².
     log_flat, glow : ndarray
         ``(3,)`` of ln F, and of the glow in level units².
     level_excess, gain_excess : float
@@ -52,6 +61,16 @@ class Spreads:
     glow: np.ndarray
     level_excess: float = 0.0
     gain_excess: float = 0.0
+
+    @property
+    def is_rough(self) -> bool:
+        """Whether the surfaces are made of structure that is smaller than a tile, as of a flat."""
+        return bool(self.surface[2] > ROUGH**2 * self.surface[0])
+
+    def without_surfaces(self) -> Spreads:
+        """Return spreads that have an excess of levels in place of surfaces."""
+        excess = float(MEAN_SQUARE @ self.surface) + self.level_excess
+        return replace(self, surface=np.zeros_like(self.surface), level_excess=excess)
 
     def in_adu(self, unit: float) -> Spreads:
         """Convert variances of levels from units of `unit` ADU."""

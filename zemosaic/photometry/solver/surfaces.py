@@ -1,8 +1,8 @@
-"""The smooth surface of each tile: polynomials of up to third order on the sky.
+"""The smooth surface of each tile: polynomials of up to fourth order on the sky.
 
 They are given about the centre of the tile (or of the first of several with one level) in units of
-half a typical tile, so that a class of terms has one typical size. Terms of second and third order
-have a mean of 0 over a tile.
+half a typical tile, so that a class of terms has one typical size. Terms of even order have a
+mean of 0 over a tile.
 """
 
 from __future__ import annotations
@@ -11,22 +11,27 @@ import numpy as np
 
 from .channel import TileFrame
 
-ORDERS = np.array([1, 1, 2, 2, 2, 3, 3, 3, 3])  # of each term
+ORDERS = np.array([1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 4])  # of each term
 #: Powers of x and y, in a tile's pixels from its centre, of each term of a correction's surface.
 SURFACE_POWERS = {
     "slope_x": (1, 0), "slope_y": (0, 1),
     "curve_xx": (2, 0), "curve_xy": (1, 1), "curve_yy": (0, 2),
     "cubic_xxx": (3, 0), "cubic_xxy": (2, 1), "cubic_xyy": (1, 2), "cubic_yyy": (0, 3),
+    "quartic_xxxx": (4, 0), "quartic_xxxy": (3, 1), "quartic_xxyy": (2, 2), "quartic_xyyy": (1, 3),
+    "quartic_yyyy": (0, 4),
 }  # fmt: skip
 PIXEL_POWERS = np.array([(0, 0), *SURFACE_POWERS.values()])
-SAMPLES = 4  # along each axis: more than enough for the third order
+SAMPLES = 5  # along each axis: enough for the fourth order
 
 
 def surface_basis(place: np.ndarray, chosen: np.ndarray = ORDERS > 0) -> np.ndarray:
     """Return the `chosen` terms ``(..., K)`` at places ``(..., 2)`` in units of half a tile."""
     u, v = place[..., 0], place[..., 1]
     uu, vv = u * u - 1 / 3, v * v - 1 / 3
-    terms = [u, v, uu, u * v, vv, u * (u * u - 0.6), uu * v, u * vv, v * (v * v - 0.6)]
+    uuu, vvv = u * (u * u - 0.6), v * (v * v - 0.6)
+    fourth = [t**4 - 6 / 7 * t * t + 3 / 35 for t in (u, v)]
+    terms = [u, v, uu, u * v, vv, uuu, uu * v, u * vv, vvv]
+    terms += [fourth[0], uuu * v, uu * vv, u * vvv, fourth[1]]
     return np.stack([terms[k] for k in np.flatnonzero(chosen)], axis=-1)
 
 
@@ -55,7 +60,7 @@ def pixel_polynomials(
     Returns
     -------
     ndarray
-        ``(T, 10)`` in ADU per pixel to the powers of `PIXEL_POWERS`.
+        ``(T, 15)`` in ADU per pixel to the powers of `PIXEL_POWERS`.
     """
     # Exact, because both bases span the same polynomials.
     axis = np.linspace(-1, 1, SAMPLES)
