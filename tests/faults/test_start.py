@@ -27,6 +27,19 @@ def test_numerics_are_imported_after_the_workers_have_started() -> None:
     assert not NUMERICS & set(json.loads(done.stdout))
 
 
+def test_python_does_not_collect_the_imported_modules_at_exit() -> None:
+    """When Python ends, most objects are frozen, so its last collection has little to look at."""
+    program = (
+        "import atexit, gc, sys; "
+        "atexit.register(lambda: print(gc.get_freeze_count(), len(gc.get_objects()))); "
+        "from zemosaic.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    frozen, others = done.stdout.split()[-2:]
+    assert int(frozen) > 10 * int(others)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="process groups as POSIX has them")
 def test_no_process_outlives_a_run(start: Start) -> None:
     """When the command has ended, its process group is empty."""
