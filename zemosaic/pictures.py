@@ -72,7 +72,8 @@ def encode_webp(rgba: np.ndarray, longest: int) -> bytes:
 
     Noise, which PNG cannot compress, makes a PNG file twenty times as large.
     """
-    from PIL import Image
+    # Without the plugin, Pillow would import those of all its formats.
+    from PIL import Image, WebPImagePlugin  # noqa: F401
 
     image, file = Image.fromarray(rgba), BytesIO()
     image.thumbnail((longest, longest))

@@ -40,6 +40,17 @@ def test_python_does_not_collect_the_imported_modules_at_exit() -> None:
     assert int(frozen) > 10 * int(others)
 
 
+def test_a_picture_imports_no_other_format() -> None:
+    """WebP files are written without the plugins of all other formats."""
+    program = (
+        "import sys, numpy as np; from zemosaic.pictures import encode_webp; "
+        "assert encode_webp(np.zeros((2, 2, 4), np.uint8), 2).startswith(b'RIFF'); "
+        "assert 'PIL.WebPImagePlugin' in sys.modules; "
+        "assert 'PIL.TiffImagePlugin' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="process groups as POSIX has them")
 def test_no_process_outlives_a_run(start: Start) -> None:
     """When the command has ended, its process group is empty."""
