@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from astropy.wcs import WCS
 from scipy.ndimage import spline_filter
@@ -64,9 +66,12 @@ def add_stars(image: np.ndarray, wcs: WCS, stars: Stars, fwhm: float) -> None:
     flux = stars.flux[visible]
     peak = flux / (2 * np.pi * sigma**2)
     radius = np.ceil(sigma * np.sqrt(2 * np.log(np.maximum(peak / CUT_OFF, 2)))).astype(int)
-    fluxes = (flux * stars.colour[:, visible]).T
-    for position, star_radius, star_fluxes in zip(positions, radius, fluxes, strict=True):
-        _add_star(image, position, star_radius, star_fluxes, sigma)
+    columns = _PixelIntegrals.of(positions[:, 0], radius, width, sigma)
+    rows = _PixelIntegrals.of(positions[:, 1], radius, height, sigma)
+    fluxes = (flux * stars.colour[:, visible]).T[:, :, None, None]
+    for star in np.flatnonzero((columns.count > 0) & (rows.count > 0)).tolist():
+        (x, across), (y, along) = columns.of_star(star), rows.of_star(star)
+        image[:, y, x] += fluxes[star] * np.outer(along, across)
 
 
 def _stars_near(stars: Stars, wcs: WCS, shape: tuple[int, int]) -> np.ndarray:
@@ -86,20 +91,29 @@ def _sky_to_pixel(wcs: WCS, units: np.ndarray) -> np.ndarray:
     return wcs.all_world2pix(radec, 0, tolerance=1e-6, maxiter=60)
 
 
-def _add_star(
-    image: np.ndarray, position: np.ndarray, radius: int, fluxes: np.ndarray, sigma: float
-) -> None:
-    """Add one Gaussian star, integrated over each pixel, with a flux ``(C,)`` per channel."""
-    (x, y), (height, width) = position, image.shape[1:]
-    left, right = max(int(x) - radius, 0), min(int(x) + radius + 1, width)
-    top, bottom = max(int(y) - radius, 0), min(int(y) + radius + 1, height)
-    if left >= right or top >= bottom:
-        return
-    across = _integrate_pixels(np.arange(left, right + 1) - 0.5 - x, sigma)
-    along = _integrate_pixels(np.arange(top, bottom + 1) - 0.5 - y, sigma)
-    image[:, top:bottom, left:right] += fluxes[:, None, None] * np.outer(along, across)
+@dataclass(frozen=True, eq=False)
+class _PixelIntegrals:
+    """Integrals of Gaussian stars over the pixels of one axis, those of all stars in one array."""
 
+    first: np.ndarray
+    count: np.ndarray
+    start: np.ndarray
+    values: np.ndarray
 
-def _integrate_pixels(edges: np.ndarray, sigma: float) -> np.ndarray:
-    """Return the integrals of a normal distribution between the edges of pixels."""
-    return np.diff(erf(edges / (np.sqrt(2) * sigma))) / 2
+    @classmethod
+    def of(
+        cls, position: np.ndarray, radius: np.ndarray, size: int, sigma: float
+    ) -> _PixelIntegrals:
+        """Integrate stars at positions ``(N,)`` over pixels up to a radius ``(N,)`` away."""
+        pixel = position.astype(int)
+        first = np.maximum(pixel - radius, 0)
+        count = np.maximum(np.minimum(pixel + radius + 1, size) - first, 0)
+        start = np.cumsum(count + 1) - (count + 1)  # one edge more than pixels
+        of_edge = np.repeat(np.arange(len(count)), count + 1)
+        edges = (np.arange(len(of_edge)) + (first - start)[of_edge]) - 0.5 - position[of_edge]
+        return cls(first, count, start, np.diff(erf(edges / (np.sqrt(2) * sigma))) / 2)
+
+    def of_star(self, star: int) -> tuple[slice, np.ndarray]:
+        """Return the pixels of a star and its integrals over them."""
+        first, count, start = self.first[star], self.count[star], self.start[star]
+        return slice(first, first + count), self.values[start : start + count]
