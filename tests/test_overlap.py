@@ -127,10 +127,14 @@ def test_labels_count_in_the_order_of_first_tiles() -> None:
     assert labels.tolist() == [0, 1, 2, 3, 2, 4, 4]
 
 
+@pytest.mark.parametrize("few", [0, 1000], ids=["by class of size", "all pairs"])
 @pytest.mark.parametrize("batch", [1, 50, 1 << 16])
-def test_tiles_of_any_size_find_each_other(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    """The search by classes of size equals that of one pair at a time, for any batch size."""
+def test_tiles_of_any_size_find_each_other(
+    monkeypatch: pytest.MonkeyPatch, batch: int, few: int
+) -> None:
+    """The search among few and among many tiles equals that of one pair at a time."""
     monkeypatch.setattr(overlap, "CANDIDATES", batch)
+    monkeypatch.setattr(overlap, "FEW_TILES", few)
     corners = scattered(5)
     graph = find_overlaps(corners)
     expected = {}

@@ -13,13 +13,14 @@ from itertools import chain
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
-from scipy.spatial import cKDTree
 
 from .. import _kernels
 from .._kernels.polygons import clip_polygons, inward_normals, polygon_areas
 from ..tiles.sky import unit_vectors
 
 CANDIDATES = 1 << 16  # pairs or triples processed at a time: bounds the memory
+#: Most tiles of which all pairs are candidates; for more, scipy.spatial is worth its import.
+FEW_TILES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +145,17 @@ class _Footprints:
 def _candidates(footprints: _Footprints) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each pair i < j of footprints whose circles meet once, in batches.
 
-    Footprints are sorted into classes by the power of two of their radius, with a tree of centres
-    for each class, and searched for in the trees of their own class and of the smaller ones. So a
-    huge footprint finds all within it, but does not widen the search of any other.
+    All pairs of few tiles are tried. The footprints of many are sorted into classes by the power of
+    two of their radius, with a tree of centres for each class, and searched for in the trees of
+    their own class and of the smaller ones. So a huge footprint finds all within it, but does not
+    widen the search of any other.
     """
     usable, radius = footprints.usable, footprints.radius
+    if len(usable) <= FEW_TILES:
+        yield from footprints.touching(*usable[np.stack(np.triu_indices(len(usable), 1))])
+        return
+    from scipy.spatial import cKDTree
+
     octave = np.frexp(np.maximum(radius, 1e-12))[1]
     for size in np.unique(octave[usable]):
         small = usable[octave[usable] == size]
