@@ -8,138 +8,26 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.faults.command import INJECT, PATIENCE, Command, Start
+from tests.faults.command import Command, Start
+from tests.faults.dask_hosts import (
+    Cluster,
+    commands_of,
+    corrections,
+    is_alive,
+    processes_of,
+    wait_until,
+)
 from tests.helpers.spans import spans
 from zemosaic.runtime import inflight
 from zemosaic.runtime.events import JobEnded, JobSubmitted
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-
-
-class Cluster:
-    """A scheduler and workers with nannies in processes of their own, as on a cluster.
-
-    The faults of the workers are given by the environment.
-    """
-
-    def __init__(self, folder: Path, host: str = "127.0.0.1", **environment: str) -> None:
-        self._folder = folder / "dask"
-        self._folder.mkdir()
-        inject = {"PYTHONPATH": str(INJECT), "ZEMOSAIC_FAULT": "none@none",
-                  "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "5s"}  # fmt: skip
-        self._environment = os.environ | inject | environment
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._file = self._folder / "scheduler.json"
-        self.scheduler = self._start(
-            "scheduler", "--host", host, "--port", "0", "--no-dashboard",
-            "--scheduler-file", str(self._file),
-        )  # fmt: skip
-        wait_until(self._file.exists)
-        address = self._file.read_text().partition("tcp://")[2].partition('"')[0]
-        self.pool = f"dask://{address}"
-        self.nannies: list[subprocess.Popen[bytes]] = []
-
-    def add_worker(self, *prefix: str) -> subprocess.Popen[bytes]:
-        """Start a nanny with one worker; the prefix may put it into another namespace."""
-        self.nannies.append(
-            self._start(
-                "worker",
-                "--scheduler-file",
-                str(self._file),
-                "--nthreads",
-                "1",
-                "--no-dashboard",
-                "--local-directory",
-                str(self._folder),
-                prefix=prefix,
-            )
-        )
-        return self.nannies[-1]
-
-    def _start(self, kind: str, *words: str, prefix: tuple[str, ...] = ()) -> Any:
-        process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", f"distributed.cli.dask_{kind}", *words],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=self._environment,
-            start_new_session=True,
-        )  # fmt: skip
-        self._processes.append(process)
-        return process
-
-    def end(self) -> None:
-        for process in self._processes:
-            for pid in processes_of(process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    """Start a cluster, with two workers if no other number is given."""
-    started: list[Cluster] = []
-
-    def start(workers: int = 2, **options: str) -> Cluster:
-        started.append(Cluster(tmp_path, **options))
-        for _ in range(workers):
-            started[-1].add_worker()
-        return started[-1]
-
-    yield start
-    for running in started:
-        running.end()
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory, tiles: list[str]) -> str:
-    """Return the corrections of a run on processes without a fault."""
-    from zemosaic.cli import run
-
-    folder = tmp_path_factory.mktemp("whole")
-    assert run(["intertile", "-o", str(folder), "--no-report", *tiles]) == 0
-    return (folder / "corrections.ecsv").read_text()
-
-
-def corrections(folder: Path) -> str:
-    return (folder / "corrections.ecsv").read_text()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
-    except OSError:
-        return False
-
-
-def commands_of(session: int) -> list[str]:
-    """Return the commands of the live processes of a session."""
-    files = [Path(f"/proc/{pid}/cmdline") for pid in processes_of(session)]
-    return [file.read_text().replace("\0", " ") for file in files if file.exists()]
-
-
-def processes_of(session: int) -> list[int]:
-    """Return the live processes of a session."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(entry.name)
-            if os.getsid(pid) == session and is_alive(pid):
-                found.append(pid)
-    return found
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition was never true"
-        time.sleep(0.05)
 
 
 def running_pids(run: Command) -> set[int]:
@@ -260,34 +148,6 @@ def test_a_killed_run_ends_its_jobs_on_a_cluster_that_stays(
     wait_until(lambda: not is_alive(stuck))
     again = start("--resume", "--no-report", pool=dask.pool)
     assert again.end().code == 0
-
-
-@pytest.fixture
-def namespace() -> Iterator[str]:
-    """Make a network with a link to this machine, 10.213.7.1 here and 10.213.7.2 there."""
-    name = f"zemosaic{os.getpid() % 10000}"
-    commands = [
-        f"ip netns add {name}",
-        f"ip link add {name}a type veth peer name {name}b",
-        f"ip link set {name}b netns {name}",
-        f"ip address add 10.213.7.1/24 dev {name}a",
-        f"ip link set {name}a up",
-        f"ip netns exec {name} ip address add 10.213.7.2/24 dev {name}b",
-        f"ip netns exec {name} ip link set {name}b up",
-        f"ip netns exec {name} ip link set lo up",
-    ]
-    try:
-        for command in commands:
-            made = subprocess.run(command.split(), capture_output=True, check=False)
-            if made.returncode:
-                pytest.skip(f"needs the right to make networks: {made.stderr.decode()}")
-        yield name
-    except FileNotFoundError:
-        pytest.skip("needs iproute2")
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            for undo in (f"ip link del {name}a", f"ip netns del {name}"):
-                subprocess.run(undo.split(), capture_output=True, check=False)
 
 
 def test_a_link_that_is_cut_costs_no_job(

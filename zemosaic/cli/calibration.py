@@ -19,6 +19,11 @@ def run_calibration(
     output: Output, tiles: Sequence[str], settings: Settings, folder: Path, **options: Any
 ) -> tuple[PhaseSolution, int]:
     """Run the calibration and print its results; return the solution and the exit code."""
+    if options["previews"] != "folder":
+        from ..pipeline.preview_files import check_previews
+
+        has_mosaic = options.get("mosaic") is not None
+        check_previews(options["previews"], options["pool"], has_mosaic=has_mosaic)
     start_workers(options["pool"])
     from .session import RunOptions, run_in_folder
 

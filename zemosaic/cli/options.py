@@ -19,7 +19,7 @@ from ..settings import GAIN_SOURCES, LONGEST_TIMEOUT, MODELS, Settings
 from .output import OUTPUT_OPTIONS, echo
 
 #: The options of `run_options` that are fields of `RunOptions`; the others are settings.
-RUN_OPTIONS = ("pool", "otlp", "live", "on_stall", "report", "stage_timeout")
+RUN_OPTIONS = ("pool", "previews", "otlp", "live", "on_stall", "report", "stage_timeout")
 
 
 def otlp_option(help_text: str) -> Callable[..., Any]:
@@ -64,6 +64,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      shell_complete=complete_pool,
                      help="Kind of workers: processes, threads, serial, dask (a Dask cluster on "
                      "this machine) or dask://HOST:PORT (that of a scheduler)."),
+        click.option("--previews", type=click.Choice(("folder", "workers")), default="folder",
+                     help="Keep previews in the run folder, or with the workers of a Dask cluster "
+                     "that do not share it."),
         click.option("--pair-timeout", type=float, default=Settings.pair_timeout, metavar="S",
                      help="Seconds after which a pair is abandoned; 0 never."),
         click.option("--tile-timeout", type=float, default=Settings.tile_timeout, metavar="S",

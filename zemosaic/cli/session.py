@@ -56,6 +56,8 @@ class RunOptions:
     ----------
     pool : {"processes", "threads", "serial"}
         Kind of workers.
+    previews : {"folder", "workers"}
+        Whether the previews are in the run folder or stay with the workers of a Dask cluster.
     otlp : str or None
         Endpoint of a collector; empty for the default one, None for the one in the environment.
     live : {"auto", "snapshot", "marker", "off"}
@@ -79,6 +81,7 @@ class RunOptions:
     """
 
     pool: str = "processes"
+    previews: str = "folder"
     otlp: str | None = None
     live: str = "auto"
     on_stall: str = ""
@@ -201,8 +204,8 @@ def _calibrate(
     try:
         return calibrate(
             tiles, settings, options.pool, observers, apply_to=options.apply_to,
-            mosaic=options.mosaic, folder=folder, cached_results=cached_results,
-            on_solution=write_tables,
+            mosaic=options.mosaic, folder=folder, previews=options.previews,
+            cached_results=cached_results, on_solution=write_tables,
         )  # fmt: skip
     finally:
         gc.unfreeze()

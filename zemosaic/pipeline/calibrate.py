@@ -28,6 +28,7 @@ from ..runtime.scheduler import Clock
 from ..settings import Settings
 from . import PRELOAD, describe_package
 from .prepare_stage import scan_and_prepare
+from .preview_files import PreviewFiles, check_previews
 from .run_context import RunContext
 from .scan_task import TileLike
 
@@ -45,6 +46,7 @@ def calibrate(
     apply_to: str | os.PathLike[str] | None = None,
     mosaic: MosaicOptions | None = None,
     folder: str | os.PathLike[str] | None = None,
+    previews: str = "folder",
     cached_results: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
     on_solution: Callable[[PhaseSolution], None] = lambda solution: None,
@@ -77,6 +79,9 @@ def calibrate(
         Run folder for the table of running jobs, the stacks and, until the run has finished,
         the previews; temporary by default. If another run may use it, claim it first
         (`zemosaic.runtime.run_folder.claim`).
+    previews : {"folder", "workers"}, optional
+        Whether all workers share the run folder, where the previews are, or the workers of a
+        Dask cluster keep the previews on their own disks. They must then share the tiles alone.
     cached_results : Mapping, optional
         Results of earlier runs on these tiles (`zemosaic.runtime.journal.results`), used
         where nothing they depend on has changed.
@@ -97,7 +102,8 @@ def calibrate(
     NoSolution
         Fewer than two tiles were given or could be read.
     UserError
-        A setting is invalid, or a file is given twice.
+        A setting is invalid, a file is given twice, or `previews` does not go with the pool or
+        a mosaic.
     """
     if observers is None:
         from ..observe.telemetry import Telemetry
@@ -114,6 +120,7 @@ def calibrate(
     require_different(tile for tile in tiles if isinstance(tile, (str, os.PathLike)))
     if isinstance(settings.anchor, int) and not 0 <= settings.anchor < len(tiles):
         raise UserError(f"anchor is {settings.anchor}; there are tiles 0 to {len(tiles) - 1}")
+    check_previews(previews, pool, has_mosaic=mosaic is not None)
     workers = make_pool(pool, settings.workers, PRELOAD, describe_package)
     fan_out = FanOut(observers)
     with (
@@ -124,16 +131,18 @@ def calibrate(
             tiles = [os.path.abspath(t) if isinstance(t, (str, os.PathLike)) else t for t in tiles]
             apply_to = None if apply_to is None else os.path.abspath(apply_to)
             mosaic = mosaic and replace(mosaic, output=mosaic.output.absolute())
-        workers.use_folders(_shared_folders(path, apply_to, mosaic))
+        keeper = workers if previews == "workers" else None
+        shared = _shared_folders(path, apply_to, mosaic)
+        workers.use_folders(shared if keeper is None else shared[1:])
         run.inflight = _make_inflight(path, workers, settings, fan_out, folder is not None)
-        previews = RunFolder(path).previews
+        files = PreviewFiles(RunFolder(path).previews, keeper)
         context = RunContext(
             settings=settings,
             pool=workers,
             observers=fan_out,
             clock=clock or Clock(),
             inflight=run.inflight,
-            previews=previews,
+            previews=files,
             cached_results=cached_results or {},
             run_folder=path if folder is not None else None,
         )
@@ -149,7 +158,7 @@ def calibrate(
 
             problem = write_mosaic(context, solution, mosaic)
             solution = replace(solution, no_mosaic=problem)
-        shutil.rmtree(previews, ignore_errors=True)
+        shutil.rmtree(files.folder, ignore_errors=True)
     return solution
 
 

@@ -106,7 +106,7 @@ def _write(
     run = run_name(solution, context.settings)
     header, table = plan.files(run)
     file = store.create(options.output, plan.canvas, header, plan.channels, table)
-    folder = RunFolder(context.previews.parent)
+    folder = RunFolder(context.previews.folder.parent)
     with store.name_write_errors(folder.unfinished_mosaic):
         picture = PictureFile.create(folder.unfinished_mosaic, plan.canvas, plan.channels)
     jobs, kept = _jobs(context, plan, file, picture, run)

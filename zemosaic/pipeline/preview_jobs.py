@@ -6,18 +6,20 @@ import logging
 import zlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..photometry.preview.grid import Grid
 from ..photometry.preview.saturation import Ceiling, Levels, levels_of_tile, shared_levels
+from ..runtime.kept_files import Call
 from ..runtime.scheduler import Job, Outcome
 from .compact import plain_arrays
 from .records import PreparedTile, ceiling_of, encode_tile, restore_tile
 from .run_context import RunContext
 from .scan_task import ScannedTile, failure_reason
-from .tasks import cache_key, prepare, preview_path, refuse, stars_path
+from .tasks import cache_key, prepare, refuse
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,7 @@ class PreviewJobs:
     channels: int
     thumb: int
     _keys: dict[object, str] = field(default_factory=dict)
+    _made: dict[int, Levels] = field(default_factory=dict)  # levels of all previews, at the end
 
     def prepare(self) -> tuple[dict[int, PreparedTile], dict[int, str], dict[int, str]]:
         """Make the preview of every tile, or restore it from an earlier run.
@@ -59,6 +62,9 @@ class PreviewJobs:
         tuple of dict
             Prepared tiles, reasons of failures, and cache keys, by tile index.
         """
+        files = self.context.previews
+        if files.keeper is not None:
+            files.keeper.keep_files(files.folder, self._call)
         cached = self.context.cached_results
         entries = {index: ceiling_of(cached.get(self.key(index))) for index in self.scanned}
         levels = self._levels({index: entry for index, entry in entries.items() if entry})
@@ -69,8 +75,10 @@ class PreviewJobs:
         if again:
             for index in again:
                 del prepared[index]
+                self.context.previews.make_again(index)
             failed |= self._run(levels, prepared, again)
         self._report(levels)
+        self._made.update({index: levels.get(index) for index in prepared})
         return prepared, failed, {index: self.key(index, levels.get(index)) for index in entries}
 
     def key(self, index: int, levels: Levels = None) -> str:
@@ -101,9 +109,15 @@ class PreviewJobs:
     def _restore(self, levels: Mapping[int, Levels]) -> dict[int, PreparedTile]:
         """Return the tiles whose previews an earlier run left intact, by index."""
         restored = {}
+        files = self.context.previews
+        if files.keeper is not None:
+            if self.context.cached_results:
+                message = "resumed: the previews of an earlier run are not kept; all are made again"
+                self.context.note(logging.INFO, message)
+            return {}
         for index in self.scanned:
             entry = self.context.cached_results.get(self.key(index, levels.get(index)))
-            prepared = restore_tile(entry, preview_path(self.context.previews, index))
+            prepared = restore_tile(entry, Path(files.preview(index)))
             if prepared is not None and self._has_stars(index, prepared):
                 restored[index] = prepared
         return restored
@@ -113,7 +127,7 @@ class PreviewJobs:
         if not self.context.settings.needs_stars:
             return True
         try:
-            stars = stars_path(self.context.previews, index).read_bytes()
+            stars = Path(self.context.previews.stars(index)).read_bytes()
         except OSError:
             return False
         return zlib.crc32(stars) == prepared.stars
@@ -147,14 +161,26 @@ class PreviewJobs:
         return failed
 
     def _job(self, number: int, index: int, levels: Levels) -> Job:
-        tile, path = self.scanned[index].tile, preview_path(self.context.previews, index)
-        attributes = tile_attributes(index, tile.name)
+        attributes = tile_attributes(index, self.scanned[index].tile.name)
         if index in self.odd:
             return Job(number, refuse, (self.odd[index],), attributes)
-        needs_stars = self.context.settings.needs_stars
-        stars = stars_path(self.context.previews, index) if needs_stars else None
-        arguments = (tile, self.channels, self.grid, path, self.thumb, levels, stars)
+        stars = self.context.settings.needs_stars
+        arguments = self._arguments(index, levels, self.thumb, stars=stars)
         return Job(number, prepare, arguments, attributes, self.key(index, levels))
+
+    def _arguments(self, index: int, levels: Levels, thumb: int, *, stars: bool) -> tuple[Any, ...]:
+        """Return the arguments of `prepare`."""
+        tile, files = self.scanned[index].tile, self.context.previews
+        stars_file = files.stars(index) if stars else None
+        return tile, self.channels, self.grid, files.preview(index), thumb, levels, stars_file
+
+    def _call(self, name: str) -> Call | None:
+        """Return the call that makes a file of a tile again, once the files of all are made."""
+        index, _, ending = name.partition(".")
+        if int(index) not in self._made:
+            return None
+        levels, stars = self._made[int(index)], "stars" in ending
+        return prepare, self._arguments(int(index), levels, 0, stars=stars)
 
     def _report(self, levels: Mapping[int, Levels]) -> None:
         """Report the levels that only several tiles together show."""

@@ -16,6 +16,7 @@ from ..runtime.pool import Pool
 from ..runtime.scheduler import Clock, Job, run
 from ..runtime.stage_heartbeat import beat
 from ..settings import Settings
+from .preview_files import PreviewFiles
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class RunContext:
         Clock of the scheduler.
     inflight : Inflight or None
         Table of running jobs.
-    previews : pathlib.Path
-        Folder of the previews.
+    previews : PreviewFiles
+        Files of the previews.
     cached_results : Mapping
         Results of earlier runs by cache key.
     run_folder : pathlib.Path or None
@@ -47,7 +48,7 @@ class RunContext:
     observers: FanOut
     clock: Clock
     inflight: Inflight | None
-    previews: Path
+    previews: PreviewFiles
     cached_results: Mapping[str, Any]
     run_folder: Path | None
 

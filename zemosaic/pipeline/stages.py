@@ -20,6 +20,7 @@ from ..photometry.solver.solve import Solution, solve
 from ..photometry.solver.ties import Ties
 from ..photometry.stars.gain import with_star_gains
 from ..photometry.tiles.tile import Tile
+from ..runtime.kept_files import KeptFile
 from ..runtime.scheduler import Job, Outcome
 from .apply_stage import write_corrected_tiles
 from .groups import tie_tiles
@@ -37,7 +38,7 @@ from .same_sky import SkyCheck, check_same_sky
 from .scan_task import TileLike
 from .solution import PhaseSolution
 from .star_gains import add_star_gains
-from .tasks import cache_key, measure, preview_path
+from .tasks import cache_key, measure
 from .tile_stages import PreparedTiles
 
 
@@ -100,15 +101,15 @@ def _find_shared(
 
 def _check_same_sky(context: RunContext, records: Sequence[PairRecord]) -> SkyCheck:
     def load(index: int) -> Preview:
-        return Preview.load(preview_path(context.previews, index))
+        return Preview.load(context.previews.here(context.previews.preview(index)))
 
     try:
         return check_same_sky(records, load)
     except (OSError, ValueError) as error:
         context.note(
             logging.WARNING,
-            f"{context.previews}: cannot be read again ({error}); whether the overlaps show the "
-            "same sky was not checked",
+            f"{context.previews.folder}: cannot be read again ({error}); whether the overlaps "
+            "show the same sky was not checked",
         )
         return SkyCheck()
 
@@ -166,7 +167,8 @@ def _pair_jobs(
     names: Sequence[str],
     keys: Mapping[int, str],
 ) -> Iterator[Job]:
-    paths = {index: str(preview_path(context.previews, index)) for index in keys}
+    files = {index: context.previews.preview(index) for index in keys}
+    paths = {k: file if isinstance(file, KeptFile) else str(file) for k, file in files.items()}
     model, run_ns = context.settings.model, time.time_ns()
     for number, (i, j, _) in enumerate(pairs, 1):
         attributes = {"tile_i": i, "tile_j": j, "name_i": names[i], "name_j": names[j]}

@@ -16,7 +16,6 @@ from ..photometry.stars.gain import StarGain, star_gains
 from ..text import with_error
 from .records import PairRecord
 from .run_context import RunContext
-from .tasks import stars_path
 
 KEPT_TILES = 256  # whose stars are in memory
 DISAGREEMENT = 4.0  # errors between both gains of a pair, beyond which they disagree
@@ -29,14 +28,14 @@ def add_star_gains(context: RunContext, records: tuple[PairRecord, ...]) -> tupl
 
     @lru_cache(KEPT_TILES)
     def load(index: int) -> Stars:
-        return Stars.load(stars_path(context.previews, index))
+        return Stars.load(context.previews.here(context.previews.stars(index)))
 
     try:
         return tuple(
             replace(record, stars=star_gains(load(record.i), load(record.j))) for record in records
         )
     except (OSError, ValueError) as error:
-        message = f"{context.previews}: the stars cannot be read again ({error})"
+        message = f"{context.previews.folder}: the stars cannot be read again ({error})"
         context.note(logging.WARNING, f"{message}; their gains are missing")
         return records
 

@@ -18,9 +18,10 @@ from ..photometry.preview.grid import Grid
 from ..photometry.preview.preview import Preview, make_preview
 from ..photometry.preview.saturation import Levels
 from ..photometry.preview.thumbnails import thumbnail
-from ..photometry.stars.aperture import measure_stars
+from ..photometry.stars.aperture import Stars, measure_stars
 from ..photometry.tiles.mask_cover import mask_cover
 from ..photometry.tiles.tile import Tile
+from ..runtime.kept_files import KeptFile, find_file, folder_of, new_file
 from ..runtime.worker import timed_step
 from .field_packer import layout_digest
 from .packed_measurements import PackedMeasurements
@@ -45,24 +46,14 @@ def _program(version: str, compiled: bool, journalled: tuple[type, ...]) -> tupl
     return version, compiled, layout_digest(*journalled)
 
 
-def preview_path(folder: Path, index: int) -> Path:
-    """Return the path of a tile's preview during the run."""
-    return folder / f"{index}.npy"
-
-
-def stars_path(folder: Path, index: int) -> Path:
-    """Return the path of the stars of a tile during the run."""
-    return folder / f"{index}.stars.npz"
-
-
 def prepare(
     tile: Tile,
     channels: int,
     grid: Grid,
-    path: Path,
+    path: Path | KeptFile,
     thumb: int = 0,
     levels: Levels = None,
-    stars_file: Path | None = None,
+    stars_file: Path | KeptFile | None = None,
 ) -> PreparedTile:
     """Make the preview of a tile, measure its stars if asked to, and save both.
 
@@ -74,13 +65,13 @@ def prepare(
         The number of channels of the mosaic.
     grid : Grid
         The grid that all previews share.
-    path : pathlib.Path
+    path : pathlib.Path or KeptFile
         File of the preview.
     thumb : int
         Side of a thumbnail cell in preview cells; 0 makes neither thumbnail nor checksum.
     levels : Levels
         Levels at which other tiles of the instrument are clipped.
-    stars_file : pathlib.Path or None
+    stars_file : pathlib.Path, KeptFile or None
         File of the stars; None does not measure them.
 
     Raises
@@ -103,11 +94,10 @@ def prepare(
             stars = measure_stars(tile, preview.blank)
     with timed_step("save"):
         try:
-            preview.save(path)
-            rest = *masked, stars.save(stars_file) if stars and stars_file else 0
+            rest = *masked, _save(preview, path, stars, stars_file)
         except OSError as error:
             raise TileError(
-                f"{tile.place}: its preview cannot be written to {path.parent} "
+                f"{tile.place}: its preview cannot be written to {folder_of(path)} "
                 f"({error.strerror or error}); make room there"
             ) from None
         bare = preview.without_arrays()
@@ -121,17 +111,34 @@ def prepare(
         )
 
 
+def _save(
+    preview: Preview,
+    path: Path | KeptFile,
+    stars: Stars | None,
+    stars_file: Path | KeptFile | None,
+) -> int:
+    """Save the files of a tile, and return the checksum of its stars; 0 without stars."""
+    with new_file(path) as place:
+        preview.save(place)
+    if stars is None or stars_file is None:
+        return 0
+    with new_file(stars_file) as place:
+        return stars.save(place)
+
+
 def refuse(reason: str) -> None:
     """Raise the error of a tile that cannot be used beside the others."""
     raise TileError(reason)
 
 
-def measure(first: str, second: str, model: str, run_ns: int) -> PackedMeasurements:
+def measure(
+    first: str | KeptFile, second: str | KeptFile, model: str, run_ns: int
+) -> PackedMeasurements:
     """Measure a pair.
 
     Parameters
     ----------
-    first, second : str
+    first, second : str or KeptFile
         Files of the previews.
     model : str
         One of `zemosaic.settings.MODELS`.
@@ -145,8 +152,9 @@ def measure(first: str, second: str, model: str, run_ns: int) -> PackedMeasureme
     """
     # Windows cannot remove a file that is mapped.
     load = _load_preview.__wrapped__ if sys.platform == "win32" else _load_preview
+    paths = find_file(first), find_file(second)
     with timed_step("load"):
-        first_preview, second_preview = load(first, run_ns), load(second, run_ns)
+        first_preview, second_preview = (load(path, run_ns) for path in paths)
     with timed_step("fit"):
         return PackedMeasurements.of(measure_pair(first_preview, second_preview, model))
 

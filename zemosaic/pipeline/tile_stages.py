@@ -48,7 +48,7 @@ def prepare_tiles(context: RunContext, scanned: Mapping[int, ScannedTile]) -> Pr
     grid = make_grid(comparable or list(tiles.values()), context.settings.block)
     channels = Counter(tile.channels for tile in tiles.values()).most_common(1)[0][0]
     _note_bayer_frames(context, tiles)
-    context.previews.mkdir(parents=True, exist_ok=True)
+    context.previews.folder.mkdir(parents=True, exist_ok=True)
     thumb = 0
     if context.run_folder is not None:
         thumb = thumb_factor(np.array([tile.corners for tile in tiles.values()]), grid)

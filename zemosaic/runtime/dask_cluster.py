@@ -67,8 +67,10 @@ class Cluster:
         threads, keys = await asyncio.wait_for(both, ANSWER_TIME)
         return threads, keys
 
-    async def run(self, worker: RemoteWorker, task: RemoteTask) -> bytes:
+    async def run(self, worker: RemoteWorker, task: RemoteTask, *origins: bytes) -> Any:
         """Run a task at a worker and return its pickled result.
+
+        With the pickled `Origins` of its files, it has the result of `run_with_files`.
 
         Raises
         ------
@@ -77,8 +79,9 @@ class Cluster:
         """
         self._count += 1
         task.key = f"zemosaic-{self.run_id}-{self._count}"
+        function = dask_worker.run_with_files if origins else dask_worker.run_at_worker
         remote = self.client.submit(
-            dask_worker.run_at_worker, self.run_id, task.pickled, key=task.key,
+            function, self.run_id, task.pickled, *origins, key=task.key,
             workers=[worker.address], pure=False,
         )  # fmt: skip
         state = self.client.futures[task.key]
@@ -100,7 +103,7 @@ class Cluster:
         lost.is_stranger = name == stranger
         return lost
 
-    async def _fetch(self, key: str) -> bytes:
+    async def _fetch(self, key: str) -> Any:
         # Not by `Client.gather`, in which one silent worker keeps all results waiting.
         try:
             answer = await self.client.scheduler.gather(keys=[key])
@@ -108,8 +111,7 @@ class Cluster:
             raise TaskLostError(str(error)) from error
         if answer["status"] != "OK":
             raise TaskLostError(answer["status"])
-        pickled: bytes = answer["data"][key]
-        return pickled
+        return answer["data"][key]
 
     async def meet(self, address: str, threads: int) -> RemoteWorker:
         """Introduce a worker to the run.
@@ -127,7 +129,7 @@ class Cluster:
         self._check_identity(about)
         await self._check_folders(address, about.host)
         if about.nanny:
-            await self.ask(about.nanny, dask_nanny.watch, about.folder)
+            await self.ask(about.nanny, dask_nanny.watch, about.folder, about.kept)
         host = Host(about.host, await self._clock_offset(address))
         start = WorkerStarted(
             pid=about.pid, started_ns=started_ns, ready_ns=time.time_ns(), host=host.name

@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import Any
 
 from .dask_cluster import Cluster, TaskLostError
+from .dask_holders import Holders
 from .dask_nanny import Examination
 from .dask_task import RemoteTask, RemoteWorker
 from .process_pool import WorkerLostError
 from .worker import TaskResult
 
+LOOK_AHEAD = 16  # tasks of which the one goes first whose files a worker has
 MAX_LOSSES = 3  # workers lost with a task, for reasons unknown, until it fails
 BURY_TIME = 10.0  # seconds until a lost task goes to another worker although its own lives
 
@@ -36,6 +39,7 @@ class Crew:
         self.idle_deaths: deque[Exception] = deque()
         self.error: Exception | None = None  # has ended all
         self.scheduler_is_silent = False
+        self.holders = Holders(self.workers)
         self._cluster = cluster
         self._queue: deque[RemoteTask] = deque()
         self._coroutines: set[asyncio.Task[None]] = set()
@@ -93,12 +97,18 @@ class Crew:
         self._take(worker, task)
 
     def assign(self) -> None:
-        """Send waiting tasks to free workers, to the one with most free threads first."""
+        """Send waiting tasks to free workers, to the one with most free threads first.
+
+        Those with files among their arguments go to workers that have many of these.
+        """
         while self._queue:
             free = [w for w in self.workers.values() if w.has_room(self._queue[0])]
             if not free:
                 return
-            task, worker = self._queue.popleft(), min(free, key=lambda w: len(w.tasks) / w.threads)
+            task, worker = self._queue[0], min(free, key=lambda w: len(w.tasks) / w.threads)
+            if task.files:
+                task, worker = self._nearest(free)
+            self._queue.remove(task)
             if task.future.done():  # abandoned
                 continue
             try:
@@ -111,11 +121,25 @@ class Crew:
             task.sent, task.taken = time.monotonic(), asyncio.get_running_loop().create_future()
             self.spawn(self._run(worker, task, task.taken))
 
+    def _nearest(self, free: Sequence[RemoteWorker]) -> tuple[RemoteTask, RemoteWorker]:
+        """Return one of the next tasks and a free worker that has many of its files."""
+        first = self._queue[0]
+        ahead = [first] if first.skipped >= LOOK_AHEAD else islice(self._queue, LOOK_AHEAD)
+        first.skipped += 1
+
+        def nearness(pair: tuple[RemoteTask, RemoteWorker]) -> tuple[int, float]:
+            task, worker = pair
+            return self.holders.count(worker, task), -len(worker.tasks) / worker.threads
+
+        pairs = [(task, worker) for task in ahead for worker in free if worker.has_room(task)]
+        return max(pairs, key=nearness)
+
     async def _run(
         self, worker: RemoteWorker, task: RemoteTask, taken: asyncio.Future[None]
     ) -> None:
         """Wait for the result of a task, or until its worker no longer has it."""
-        running = asyncio.ensure_future(self._cluster.run(worker, task))
+        origins = [self.holders.pickled_origins(task)] if task.files else []
+        running = asyncio.ensure_future(self._cluster.run(worker, task, *origins))
         # Else asyncio logs an error that comes too late.
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
@@ -131,10 +155,21 @@ class Crew:
                 task.set_exception(RuntimeError(" ".join(str(error).split())))
             else:
                 self._take(worker, task)
-                self.assign()  # first, so that no worker waits while a result is unpickled
-                task.set_pickled_result(running.result())
+                self._finish(worker, task, running.result())
         finally:
             running.cancel()
+
+    def _finish(self, worker: RemoteWorker, task: RemoteTask, result: Any) -> None:
+        """Set the result of a task, or repeat it if it can make files that were lost."""
+        if task.files:
+            result, new, lost = result
+            self.holders.add(worker, new)
+            if self.holders.can_make(task, lost):
+                self._requeue(task, 0)
+                self.assign()
+                return
+        self.assign()  # first, so that no worker waits while a result is unpickled
+        task.set_pickled_result(result)
 
     async def _handle_loss(
         self,

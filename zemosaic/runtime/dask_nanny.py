@@ -24,6 +24,7 @@ from .inflight import Row
 from .run_folder import RunFolder
 
 DUMP_TIME = 0.3  # seconds until a worker that is not stopped has dumped its stacks
+LONGEST = 1e9  # seconds: longer than any job, and finite
 EXIT_TIME = 3.0  # seconds until the nanny has seen the end of its worker
 
 
@@ -37,12 +38,14 @@ class Examination:
 
 
 _processes: dict[str, Any] = {}  # of all workers by their folders, also dead ones
+_kept: dict[str, str] = {}  # folders of the files that they keep, by their folders
 _leases: dict[str, float] = {}  # by the folder of a worker: when to end its jobs
 _guards: set[asyncio.Task[None]] = set()  # which asyncio refers to weakly
 
 
-def watch(folder: str, dask_worker: Any) -> None:
-    """Keep the process of a nanny's worker, for its exit code."""
+def watch(folder: str, kept: str, dask_worker: Any) -> None:
+    """Keep the process of a nanny's worker, for its exit code, and the folder of its files."""
+    _kept[folder] = kept
     if dask_worker.process is not None and dask_worker.process.process is not None:
         _processes[folder] = dask_worker.process.process
 
@@ -72,6 +75,7 @@ async def _end_without_lease(folder: str, pid: int) -> None:
     while (left := _leases[folder] - time.monotonic()) > 0:
         await asyncio.sleep(left)
     del _leases[folder]
+    shutil.rmtree(_kept[folder], ignore_errors=True)  # a suspended run makes them again
     if _rows(folder):  # else the run may have been suspended, and go on
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, KILL)
@@ -81,7 +85,7 @@ async def _end_without_lease(folder: str, pid: int) -> None:
 async def examine(folder: str, pid: int, patience: float) -> Examination:
     """Return the jobs of a worker, with the stacks of those that run for `patience` seconds."""
     rows = {int(row.stage): row for row in _rows(folder)}
-    since = time.time_ns() - int(patience * 1e9)
+    since = time.time_ns() - int(min(patience, LONGEST) * 1e9)
     long_running = {ticket: row for ticket, row in rows.items() if row.started_ns <= since}
     if long_running:
         await _dump(folder, pid)

@@ -19,10 +19,12 @@ from ..errors import ClusterLostError, UserError
 from .dask_cluster import ANSWER_TIME, Cluster
 from .dask_connect import LocalCluster, connect
 from .dask_crew import Crew
+from .dask_files import checked, read_part, wait_for
 from .dask_lookout import JOIN_TIME, Lookout
 from .dask_task import RemoteFuture, RemoteTask
 from .events import WorkerStarted
 from .inflight import Slot
+from .kept_files import Call, KeptFile, KeptFiles, kept_files, using
 from .pool import LOCAL, Host, Pool, no_identity
 from .worker import TaskResult
 
@@ -49,6 +51,7 @@ class DaskPool(Pool):
     kind = "dask"
     max_batch = 128
     runs_here = False
+    keeps_files = True
 
     def __init__(
         self, target: Any, workers: int, identify: Callable[[], str] = no_identity
@@ -66,6 +69,7 @@ class DaskPool(Pool):
         self._crew = Crew(self._cluster)
         self._lookout = Lookout(self._cluster, self._crew, outlives_run=self._local is None)
         self._closed = False
+        self._kept = Path()  # the folder of kept files; empty if the run has none
         try:
             self._await(self._lookout.start(), JOIN_TIME + 4 * ANSWER_TIME)
         except BaseException as error:
@@ -103,13 +107,31 @@ class DaskPool(Pool):
             # If it answers again, it is introduced again, and checked.
             self._loop.call_soon_threadsafe(self._crew.remove, silent)
 
+    def keep_files(self, folder: Path, make: Callable[[str], Call | None]) -> None:
+        """Prepare the pool for calls with kept files."""
+        self._kept = folder / self._cluster.run_id
+        self._crew.holders.make = make
+
+    def find_kept(self, file: KeptFile) -> Path:
+        """Return the path of a kept file, copied to this machine or made again there."""
+        holders = self._crew.holders
+        origins = holders.origins([file], [file])
+        files = KeptFiles(self._kept, self._read_part, origins)
+        with using(files):
+            return files.find(file)
+
+    def _read_part(self, address: str, name: str, offset: int) -> bytes:
+        question = self._cluster.ask(address, read_part, self._cluster.run_id, name, offset)
+        return checked(wait_for(question, self._loop), address)
+
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Queue a task for the next free worker."""
         if self._closed:
             raise RuntimeError("the pool is closed")
         future = RemoteFuture()
         slot = args[0] if args and isinstance(args[0], Slot) else None
-        future.task = RemoteTask(future, (function, args), slot=slot)
+        files = kept_files(args) if self._kept.parts else set()
+        future.task = RemoteTask(future, (function, args), slot=slot, files=files)
         self._loop.call_soon_threadsafe(self._crew.enqueue, future.task)
         return future
 

@@ -51,6 +51,10 @@ class RemoteTask(Task):
         No other task may be with its worker, which it may kill.
     host : Host
         The machine to which it was last sent.
+    files, remake : set of str
+        Kept files among its arguments, and those of them that it may have to make itself.
+    skipped : int
+        How often a later task went first, to a worker that had its files.
     """
 
     slot: Slot | None = None
@@ -61,6 +65,9 @@ class RemoteTask(Task):
     losses: int = 0
     alone: bool = False
     host: Host = LOCAL
+    files: set[str] = field(default_factory=set)
+    remake: set[str] = field(default_factory=set)
+    skipped: int = 0
 
     def record(self, worker: RemoteWorker, examination: Examination) -> None:
         """Copy its row in the table of a worker, and its stack, into the run's folder."""

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import faulthandler
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -23,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import stacks
+from . import dask_files, stacks
 from .inflight import Inflight, Slot
+from .kept_files import FetchPart, KeptFiles, using
 from .run_folder import RunFolder
 from .worker import TaskResult, run_task
 from .worker_process import keep_freed_memory, run_pickled
@@ -51,8 +53,8 @@ class Introduction:
         Address of its nanny; empty if it has none.
     identity : str
         Description of the package that it has imported.
-    folder : str
-        Folder of its table and its stacks, on its own disk.
+    folder, kept : str
+        Folders of its table and its stacks, and of the files that it keeps, on its own disk.
     """
 
     pid: int
@@ -60,6 +62,7 @@ class Introduction:
     nanny: str
     identity: str
     folder: str
+    kept: str
 
 
 @dataclass
@@ -67,6 +70,8 @@ class _Place:
     """Where a worker records its jobs for one run."""
 
     folder: Path
+    kept: Path
+    fetch_part: FetchPart
     inflight: Inflight
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -105,7 +110,10 @@ def introduce(run_id: str, identify: Callable[[], str], dask_worker: Any) -> Int
         scratch = Path(dask_worker.local_directory).parent
         folder = Path(tempfile.mkdtemp(prefix="zemosaic-", dir=scratch))
         rows = ROWS_PER_THREAD * dask_worker.state.nthreads
-        place = _places[run_id] = _Place(folder, Inflight(folder, rows, 0.0))
+        kept = dask_files.open_folder(run_id, dask_worker)
+        fetch_part = dask_files.from_peers(run_id, dask_worker)
+        place = _Place(folder, kept, fetch_part, Inflight(folder, rows, 0.0))
+        _places[run_id] = place
         _record_stacks(folder)
     if dask_worker.nanny:
         _end_with_nanny()
@@ -116,6 +124,7 @@ def introduce(run_id: str, identify: Callable[[], str], dask_worker: Any) -> Int
         nanny=dask_worker.nanny or "",
         identity=identify(),
         folder=str(place.folder),
+        kept=str(place.kept),
     )
 
 
@@ -153,6 +162,7 @@ def leave(run_id: str, folder: str) -> None:
     if (place := _places.pop(run_id, None)) is not None:
         place.inflight.close("finished")
     shutil.rmtree(folder, ignore_errors=True)
+    dask_files.close_folder(run_id)
 
 
 def clock_ns() -> int:
@@ -168,7 +178,19 @@ def run_at_worker(run_id: str, task: bytes) -> bytes:
     UnknownRunError
         The worker was not introduced to the run.
     """
-    place = _places.get(run_id)
-    if place is None:
+    return run_pickled(task, _place(run_id).run)
+
+
+def run_with_files(run_id: str, task: bytes, origins: bytes) -> tuple[bytes, list[str], list[str]]:
+    """Run a task that uses kept files, of which it also returns the new and the lost ones."""
+    place = _place(run_id)
+    files = KeptFiles(place.kept, place.fetch_part, pickle.loads(origins))
+    with using(files):
+        result = run_pickled(task, place.run)
+    return result, files.new, files.lost
+
+
+def _place(run_id: str) -> _Place:
+    if run_id not in _places:
         raise UnknownRunError(run_id)
-    return run_pickled(task, place.run)
+    return _places[run_id]

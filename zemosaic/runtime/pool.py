@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .events import WorkerStarted
+from .kept_files import Call, KeptFile
 from .worker import TaskResult
 
 
@@ -53,6 +54,8 @@ class Pool:
     marks_running: bool = True
     #: Whether jobs may run in this process.
     runs_here: bool = True
+    #: Whether files may stay with the workers that make them (see `kept_files`).
+    keeps_files: bool = False
 
     @property
     def window(self) -> int:
@@ -72,6 +75,22 @@ class Pool:
         UserError
             One does not.
         """
+
+    def keep_files(self, folder: Path, make: Callable[[str], Call | None]) -> None:
+        """Prepare the pool for calls with kept files.
+
+        Parameters
+        ----------
+        folder : pathlib.Path
+            Folder of this machine for the files that `find_kept` returns.
+        make : callable
+            Returns the call that makes a file; None for a file that is not to be made again.
+        """
+        raise NotImplementedError
+
+    def find_kept(self, file: KeptFile) -> Path:
+        """Return the path of a kept file, copied to this machine or made again there."""
+        raise NotImplementedError
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
         """Submit a task."""

@@ -132,7 +132,9 @@ PLACES: dict[str, dict[str, Callable[..., str]]] = {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
     },
     "zemosaic.pipeline.tasks": {
-        "prepare": lambda tile, channels, grid, path, *_: f"tile{path.stem}",
+        "prepare": lambda tile, channels, grid, path, *_: (
+            f"tile{Path(path).name.partition('.')[0]}"
+        ),
         "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
     },
     "zemosaic.pipeline.mosaic_tasks": {
