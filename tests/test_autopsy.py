@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +17,10 @@ from zemosaic.errors import UserError
 from zemosaic.observe.autopsy import Autopsy, examine
 from zemosaic.observe.autopsy_text import summary_lines
 from zemosaic.observe.replay import replay
-from zemosaic.runtime import stacks
-from zemosaic.runtime.events import Heartbeat, JobEnded, JobRunning, RunEnded, StageEnded
+from zemosaic.runtime import inflight, stacks
+from zemosaic.runtime.events import Heartbeat, JobEnded, RunEnded, StageEnded
 from zemosaic.runtime.inflight import Inflight
-from zemosaic.runtime.run_folder import claim
+from zemosaic.runtime.run_folder import RunFolder, claim
 
 
 def summary(autopsy: Autopsy) -> str:
@@ -31,10 +33,11 @@ def replayed(autopsy: Autopsy) -> Recorder:
     return recorder
 
 
-def running_pair(folder: Path, index: int) -> None:
-    """Make a table of running jobs with one pair in it."""
+def running_pair(folder: Path, index: int, **changes: Any) -> None:
+    """Make a table of running jobs with one pair in it, whose slot may be changed."""
     slot = Inflight(folder, 4, 0.0).allocate("pairs")
     assert slot is not None
+    slot = dataclasses.replace(slot, **changes)
     slot.start(index)
     slot.enter_step("fit")
 
@@ -57,14 +60,19 @@ def test_a_dead_run_shows_when_it_died_and_which_jobs_it_lost(tmp_path: Path) ->
     assert recorder.of(RunEnded)[0].state == "died"
 
 
-def test_a_job_that_died_on_another_machine_has_its_name(tmp_path: Path) -> None:
-    """The journal has it of jobs that have run for a heartbeat."""
-    running_pair(tmp_path, 2)
-    running = JobRunning(
-        stage="pairs", time_ns=120 * SECOND, index=2, started_ns=110 * SECOND, running_time=10.0,
-        attributes={}, host="far",
-    )  # fmt: skip
-    recorder = replayed(examine(write(tmp_path, [*BEGUN, running])))
+def test_a_job_that_died_on_another_machine_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So have its line, and its stack, which is not that of a process of this machine."""
+    monkeypatch.setattr(inflight, "HOST", "far")
+    running_pair(tmp_path, 2, run_host="here")
+    own, far = (RunFolder(tmp_path).stack(os.getpid(), host) for host in ("", "far"))
+    for path, function in ((own, "near"), (far, "distant")):
+        path.write_text(f'Thread 0x{threading.get_ident():x}:\n  File "a.py", line 1 in {function}')
+    autopsy = examine(write(tmp_path, BEGUN))
+    assert "in distant" in autopsy.running_jobs[0].stack
+    assert f", worker {os.getpid()} on far\n" in summary(autopsy)
+    recorder = replayed(autopsy)
     assert {event.index: event.host for event in recorder.of(JobEnded)} == {1: "", 2: "far"}
 
 

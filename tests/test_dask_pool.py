@@ -25,6 +25,7 @@ from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.make_pool import make_pool
 from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.pool import Pool
+from zemosaic.runtime.run_folder import RunFolder
 from zemosaic.runtime.scheduler import Job, Outcome, run
 from zemosaic.runtime.worker import timed_step
 
@@ -190,6 +191,9 @@ def test_a_stuck_job_is_named_with_its_stack_and_times_out(
     assert states(outcomes) == ["measured", "timeout", *["measured"] * 6]
     assert outcomes[1].error is not None
     assert line in outcomes[1].error.traceback
+    files = {path.name.rpartition("-")[0] for path in RunFolder(tmp_path).stacks.iterdir()}
+    assert files <= {os.uname().nodename}
+    assert files or not line
     assert {tuple(beat.running_indices) for beat in recorder.of(Heartbeat)} == {(2,)}
     if fault is sleep:
         assert "asleep" in {beat.running_steps[0] for beat in recorder.of(Heartbeat)}

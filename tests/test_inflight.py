@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fakes import FakeClock, Gate, Recorder
-from zemosaic.runtime import inflight
+from zemosaic.runtime import inflight, stacks
 from zemosaic.runtime.inflight import Inflight, Slot
 from zemosaic.runtime.observers import FanOut
 from zemosaic.runtime.pool import Pool
 from zemosaic.runtime.process_pool import ProcessPool
+from zemosaic.runtime.run_folder import RunFolder
 from zemosaic.runtime.scheduler import Job, run
 from zemosaic.runtime.serial_pool import SerialPool
 from zemosaic.runtime.thread_pool import ThreadPool
@@ -35,6 +36,45 @@ def allocate(table: Inflight) -> Slot:
     slot = table.allocate("pairs")
     assert slot is not None
     return slot
+
+
+@pytest.mark.parametrize("name", ["far", "a" * 30 + "b" * 30])
+def test_a_row_names_the_machine_of_its_worker(
+    table: Inflight, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one with a long name, whose ends it has; the next worker in the row is here."""
+    slot = allocate(table)
+    with monkeypatch.context() as there:
+        there.setattr(inflight, "HOST", name)
+        slot.start(7)
+    (row,) = inflight.read(tmp_path).rows
+    assert row.host == (name if name == "far" else "a" * 22 + "b" * 22)
+    slot.finish()
+    table.release(slot)
+    slots = [allocate(table) for _ in range(4)]
+    for next_slot in slots:
+        next_slot.start(8)
+    assert [row.host for row in inflight.read(tmp_path).rows] == [""] * 4
+
+
+def test_the_stack_of_another_machine_is_not_that_of_this_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may have the same number; each process dumps to a file of its own."""
+    table = Inflight(tmp_path, 4, 600.0)
+    slot = allocate(table)
+    monkeypatch.setattr(inflight, "HOST", "far/away")
+    slot.start(7)
+    row = table.read_row(slot)
+    assert row is not None
+    path = RunFolder(tmp_path).stacks / f"far_away-{os.getpid()}.txt"
+    assert list(RunFolder(tmp_path).stacks.iterdir()) == [path]
+    assert table.stack(row) == ""
+    path.write_text(f'Thread 0x{row.thread:x}:\n  File "a.py", line 1 in far\n')
+    assert "in far" in table.stack(row)
+    slot.finish()
+    stacks.close()
+    table.close("finished")
 
 
 def test_a_row_names_the_job_its_step_and_its_worker(table: Inflight, tmp_path: Path) -> None:

@@ -255,8 +255,9 @@ def _running_jobs(
     for row in table.rows:
         if (row.stage, row.index) not in submitted:
             continue
-        stack = stacks.read_last(RunFolder(folder).stack(row.pid), row.thread, row.started_ns)
-        if not stack and alive:
+        path = RunFolder(folder).stack(row.pid, row.host)
+        stack = stacks.read_last(path, row.thread, row.started_ns)
+        if not stack and alive and not row.host:
             stack = stacks.kernel_wait(row.pid)
         attributes = dict(submitted[row.stage, row.index].attributes)
         jobs.append(StuckJob(row, attributes, max(0.0, (last_ns - row.started_ns) / 1e9), stack))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -54,10 +55,12 @@ def describe_job(job: StuckJob) -> str:
     """Return a line about a job: its name, stage, step, seconds and worker."""
     row = job.row
     step = f", step {row.step}," if row.step else ""
-    alive = ", still running" if _is_alive(row.pid) else ""
+    place = f" on {row.host}" if row.host else ""
+    here = row.host in ("", socket.gethostname())
+    alive = ", still running" if here and _is_alive(row.pid) else ""
     return (
         f"{job_name(row.stage, row.index, job.attributes)}: {stage_title(row.stage)}{step} "
-        f"for {job.seconds:.1f} s, worker {row.pid}{alive}"
+        f"for {job.seconds:.1f} s, worker {row.pid}{place}{alive}"
     )
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..runtime import journal
-from ..runtime.events import Event, JobEnded, JobError, JobRunning, RunEnded, StageEnded
-from ..runtime.inflight import Row
+from ..runtime.events import Event, JobEnded, JobError, RunEnded, StageEnded
 from ..runtime.observers import FanOut, Observer
 from .autopsy import Autopsy, StuckJob
 
@@ -48,17 +47,11 @@ def _died_with_run(autopsy: Autopsy, job: StuckJob) -> JobEnded:
         started_ns=row.started_ns,
         ended_ns=max(autopsy.last_ns, row.started_ns),
         pid=row.pid,
-        host=_host(autopsy, row),
+        host=row.host,
         error=JobError(
             RUN_DIED, f"the run died while this job was in step {row.step!r}", job.stack
         ),
     )
-
-
-def _host(autopsy: Autopsy, row: Row) -> str:
-    """Return the machine of a job, if it has run long enough to be reported; else empty."""
-    reports = (e for e in reversed(autopsy.record.events) if isinstance(e, JobRunning))
-    return next((e.host for e in reports if (e.stage, e.index) == (row.stage, row.index)), "")
 
 
 def replay(autopsy: Autopsy, observer: Observer) -> None:

@@ -68,7 +68,8 @@ def status(autopsy: Autopsy) -> Group:
     for job in autopsy.running_jobs:
         row = job.row
         name = job_name(row.stage, row.index, job.attributes)
-        cells = (str(row.pid), name, row.step, f"{job.seconds:.1f}", innermost(job.stack))
+        worker = f"{row.host} {row.pid}".lstrip()
+        cells = (worker, name, row.step, f"{job.seconds:.1f}", innermost(job.stack))
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return Group(*(Text(printable(line)) for line in lines), table)
 

@@ -79,10 +79,13 @@ class RemoteTask(Task):
             self.slot.copy(None)
             return
         offset = worker.host.offset_ns
-        row = replace(row, started_ns=row.started_ns - offset, step_ns=row.step_ns - offset)
+        row = replace(
+            row, started_ns=row.started_ns - offset, step_ns=row.step_ns - offset,
+            host=worker.about.host,
+        )  # fmt: skip
         self.slot.copy(row)
         if stack := examination.stacks.get(self.slot.ticket):
-            path = RunFolder(Path(self.slot.path).parent).stack(row.pid)
+            path = RunFolder(Path(self.slot.path).parent).stack(row.pid, row.host)
             with contextlib.suppress(OSError):  # a full disk must not end the run
                 path.write_text(stack + "\n")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from .inflight_table import (
     RowValues,
     Table,
     decode_text,
+    encode_host,
+    forget_table,
+    open_table,
 )
 from .run_folder import RunFolder
 
@@ -33,6 +37,7 @@ __all__ = ["ENDINGS", "Inflight", "Row", "Slot", "Snapshot", "read"]
 
 #: Final states of a run, stored in place of the stage.
 ENDINGS = ("finished", "failed", "interrupted")
+HOST = socket.gethostname()
 
 
 @dataclass(frozen=True)
@@ -78,8 +83,8 @@ class Slot:
         Stage of the batch.
     dump_after : float
         Seconds after which the stack of a job is dumped; 0 means never.
-    run_pid : int
-        Process of the run, which dumps its own stacks by `Inflight.arm_loop_dump`.
+    run_pid, run_host : int, str
+        Process of the run, which dumps its own stacks by `Inflight.arm_loop_dump`, and its machine.
     """
 
     path: str
@@ -89,39 +94,48 @@ class Slot:
     stage: str
     dump_after: float
     run_pid: int
+    run_host: str
+
+    @property
+    def host(self) -> str:
+        """The name of this machine; empty if it is that of the run."""
+        return "" if self.run_host == HOST else HOST
 
     def start(self, index: int) -> None:
         """Record that a job starts now, in the calling thread."""
-        table = _open_table(self.path, self.created_ns)
+        table = open_table(self.path, self.created_ns)
         if table is None:
             return
-        if self.dump_after and os.getpid() != self.run_pid:
-            stacks.arm(os.path.dirname(self.path), self.dump_after)  # pathlib takes 5 µs longer
+        host = self.host
+        if self.dump_after and (host or os.getpid() != self.run_pid):
+            folder = os.path.dirname(self.path)  # pathlib takes 5 µs longer
+            stacks.arm(folder, self.dump_after, host)
         now, pid, thread = time.time_ns(), os.getpid(), threading.get_ident()
         values = RowValues(self.ticket, index, pid, thread, now, self.stage.encode(), now)
-        table.write(self.row, self.ticket, values)
+        table.write(self.row, self.ticket, values, encode_host(host) if host else None)
 
     def enter_step(self, step: str) -> None:
         """Record that a step of the current job starts now."""
-        table = _open_table(self.path, self.created_ns)
+        table = open_table(self.path, self.created_ns)
         if table is not None:
             table.write_step(self.row, self.ticket, step)
 
     def copy(self, row: Row | None) -> None:
         """Record the job of a worker that has no access to the table; None if it has no job."""
-        table = _open_table(self.path, self.created_ns)
+        table = open_table(self.path, self.created_ns)
         if table is not None and row is not None:
             texts = self.stage.encode(), row.step_ns, row.step.encode()
             numbers = row.index, row.pid, row.thread, row.started_ns
-            table.write(self.row, self.ticket, RowValues(self.ticket, *numbers, *texts))
+            host = encode_host(row.host)
+            table.write(self.row, self.ticket, RowValues(self.ticket, *numbers, *texts), host)
         elif table is not None:
             table.write(self.row, self.ticket, RowValues(self.ticket))
 
     def finish(self) -> None:
         """Record that the last job has ended."""
-        if self.dump_after and os.getpid() != self.run_pid:
+        if self.dump_after and (self.host or os.getpid() != self.run_pid):
             stacks.cancel()
-        table = _open_table(self.path, self.created_ns)
+        table = open_table(self.path, self.created_ns)
         if table is not None:
             table.write(self.row, self.ticket, RowValues(self.ticket))
 
@@ -190,7 +204,7 @@ class Inflight:
             return None
         self._tickets += 1
         row = self._free_rows.pop(0)
-        self._table.write(row, 0, RowValues(self._tickets))
+        self._table.write(row, 0, RowValues(self._tickets), host=b"")
         return Slot(
             path=str(self._path),
             created_ns=self._created_ns,
@@ -199,6 +213,7 @@ class Inflight:
             stage=stage,
             dump_after=self._dump_after,
             run_pid=os.getpid(),
+            run_host=HOST,
         )
 
     def write_row(self, slot: Slot, index: int, thread: int, started_ns: int) -> None:
@@ -221,15 +236,15 @@ class Inflight:
 
     def close(self, state: str) -> None:
         """Record how the run has ended, by one of `ENDINGS`, and unmap the file."""
-        global _last_table  # noqa: PLW0603 - the workers of a thread pool use it
-        last = _last_table
-        if (last.path, last.created_ns) == (str(self._path), self._created_ns):
-            _last_table = _LastTable()
+        forget_table(str(self._path), self._created_ns)  # which the workers of a thread pool use
         self.write_progress(state, 0, 0)
         del self._table
 
     def stack(self, row: Row) -> str:
         """Return the stack of a running job; empty if none is known."""
+        if row.host:
+            path = RunFolder(self._path.parent).stack(row.pid, row.host)
+            return stacks.read_last(path, row.thread, row.started_ns)
         return stacks.find(self._path.parent, row.pid, row.thread, row.started_ns)
 
 
@@ -261,33 +276,3 @@ def read(folder: Path) -> Snapshot:
         last_end_ns=header.last_end_ns,
         rows=tuple(rows),
     )
-
-
-@dataclass(frozen=True)
-class _LastTable:
-    """The table used last in this process: in a worker process, the only one."""
-
-    path: str = ""
-    created_ns: int = 0
-    table: Table | None = None
-
-
-_last_table = _LastTable()
-
-
-def _open_table(path: str, created_ns: int) -> Table | None:
-    """Return the table of a path, mapped once; None if it cannot be, as on another machine."""
-    global _last_table  # noqa: PLW0603
-    last = _last_table  # read once, because an abandoned thread may replace it
-    if (last.path, last.created_ns) != (path, created_ns):
-        last = _last_table = _LastTable(path, created_ns, _map_table(path, created_ns))
-    return last.table
-
-
-def _map_table(path: str, created_ns: int) -> Table | None:
-    try:
-        table = Table(Path(path))
-        # A thread abandoned by an earlier run has no row in the table of the next.
-        return table if table.header.created_ns == created_ns else None
-    except (OSError, ValueError):
-        return None

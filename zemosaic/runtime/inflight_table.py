@@ -17,7 +17,8 @@ _HEADER = struct.Struct("<8sIIIIqq16s")  # the fields of `Header`
 _ROW = struct.Struct("<IIIIQq16sq24sI")
 _COUNTER, _COUNTER_TICKET = struct.Struct("<I"), struct.Struct("<II")
 _STEP = struct.Struct("<q24s")  # the last two fields of `RowValues`
-_STEP_OFFSET, _LAST_OFFSET = 48, 80  # bytes from the start of a row
+_HOST = struct.Struct("<44s")  # 0 of workers on the machine of the run
+_STEP_OFFSET, _LAST_OFFSET, _HOST_OFFSET = 48, 80, 84  # bytes from the start of a row
 HEADER_SIZE, ROW_SIZE = 128, 128
 _READS = 100  # attempts at a row: only a writer killed during a change leaves it torn
 
@@ -64,6 +65,8 @@ class Row:
         Process and thread of the worker.
     started_ns, step_ns : int
         Start of the job and of the step, in nanoseconds since the epoch.
+    host : str
+        Machine of the worker; empty for that of the run.
     """
 
     stage: str
@@ -73,6 +76,14 @@ class Row:
     thread: int
     started_ns: int
     step_ns: int
+    host: str = ""
+
+
+def encode_host(name: str) -> bytes:
+    """Return the name of a machine as a row has it; of a long one its start and its end."""
+    half = _HOST.size // 2
+    text = name.encode()
+    return text if len(text) <= _HOST.size else text[:half] + text[-half:]
 
 
 def decode_text(padded: bytes) -> str:
@@ -97,12 +108,14 @@ class Table:
     def header(self, header: Header) -> None:
         _HEADER.pack_into(self._memory, 0, *header)
 
-    def write(self, row: int, ticket: int, values: RowValues) -> None:
-        """Write a row, if the ticket owns it."""
+    def write(self, row: int, ticket: int, values: RowValues, host: bytes | None = None) -> None:
+        """Write a row, if the ticket owns it; only an empty one changes its host."""
         offset = HEADER_SIZE + row * ROW_SIZE
         counter, owner = _COUNTER_TICKET.unpack_from(self._memory, offset)
         if owner == ticket:
             counter = (counter + 1) & 0xFFFFFFFF
+            if host is not None:
+                _HOST.pack_into(self._memory, offset + _HOST_OFFSET, host)
             _ROW.pack_into(self._memory, offset, counter, *values, counter)
 
     def write_step(self, row: int, ticket: int, step: str) -> None:
@@ -118,8 +131,8 @@ class Table:
 
     def read(self, row: int) -> Row | None:
         """Return the running job of a row; None if there is none."""
-        values = self._read_values(HEADER_SIZE + row * ROW_SIZE)
-        if values is None or not values.job_index:
+        values, host = self._read_values(HEADER_SIZE + row * ROW_SIZE)
+        if not values.job_index:
             return None
         return Row(
             stage=decode_text(values.stage),
@@ -129,12 +142,52 @@ class Table:
             thread=values.thread,
             started_ns=values.started_ns,
             step_ns=values.step_ns,
+            host=decode_text(host),
         )
 
-    def _read_values(self, offset: int) -> RowValues | None:
+    def _read_values(self, offset: int) -> tuple[RowValues, bytes]:
+        """Return a row and its host; an empty row instead of a torn one."""
         for _ in range(_READS):
             last = _COUNTER.unpack_from(self._memory, offset + _LAST_OFFSET)
             values = _ROW.unpack_from(self._memory, offset)
+            (host,) = _HOST.unpack_from(self._memory, offset + _HOST_OFFSET)
             if _COUNTER.unpack_from(self._memory, offset) == last:
-                return RowValues(*values[1:-1])
+                return RowValues(*values[1:-1]), host
+        return RowValues(0), b""
+
+
+@dataclass(frozen=True)
+class _LastTable:
+    """The table used last in this process: in a worker process, the only one."""
+
+    path: str = ""
+    created_ns: int = 0
+    table: Table | None = None
+
+
+_last_table = _LastTable()
+
+
+def open_table(path: str, created_ns: int) -> Table | None:
+    """Return the table of a path, mapped once; None if it cannot be, as on another machine."""
+    global _last_table  # noqa: PLW0603
+    last = _last_table  # read once, because an abandoned thread may replace it
+    if (last.path, last.created_ns) != (path, created_ns):
+        last = _last_table = _LastTable(path, created_ns, _map_table(path, created_ns))
+    return last.table
+
+
+def forget_table(path: str, created_ns: int) -> None:
+    """Unmap a table that `open_table` has returned last."""
+    global _last_table  # noqa: PLW0603
+    if (_last_table.path, _last_table.created_ns) == (path, created_ns):
+        _last_table = _LastTable()
+
+
+def _map_table(path: str, created_ns: int) -> Table | None:
+    try:
+        table = Table(Path(path))
+        # A thread abandoned by an earlier run has no row in the table of the next.
+        return table if table.header.created_ns == created_ns else None
+    except (OSError, ValueError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
@@ -51,9 +52,10 @@ class RunFolder:
         """The folder of the stack dumps, one file per process."""
         return self.path / "stacks"
 
-    def stack(self, pid: int) -> Path:
-        """The stack dumps of one process."""
-        return self.stacks / f"{pid}.txt"
+    def stack(self, pid: int, host: str = "") -> Path:
+        """The stack dumps of one process, on this machine or on another host of a cluster."""
+        name = re.sub(r"[^\w.-]", "_", f"{host}-{pid}") if host else pid
+        return self.stacks / f"{name}.txt"
 
     @property
     def verdict(self) -> Path:

@@ -78,12 +78,15 @@ def use_alarm() -> None:
         _timer.by_alarm = True
 
 
-def arm(folder: str, interval: float) -> None:
-    """Dump the stacks of this process after most of `interval` seconds, unless armed again."""
+def arm(folder: str, interval: float, host: str = "") -> None:
+    """Dump the stacks of this process after most of `interval` seconds, unless armed again.
+
+    `host` is the name of this machine if it is not that of the run.
+    """
     now, target = time.monotonic(), (folder, os.getpid())
     if _timer.armed_for == target and now - _timer.armed_at < interval / 4:
         return
-    path = _own_path(Path(folder))
+    path = _own_path(Path(folder), host)
     with _lock, contextlib.suppress(OSError):  # a full disk must not end the job
         _open(path)
         os.truncate(path, 0)
@@ -149,8 +152,8 @@ def close() -> None:
     _timer.armed_for = ("", 0)
 
 
-def _own_path(folder: Path) -> str:
-    return str(RunFolder(folder).stack(os.getpid()))
+def _own_path(folder: Path, host: str = "") -> str:
+    return str(RunFolder(folder).stack(os.getpid(), host))
 
 
 def _open(path: str) -> None:
