@@ -169,6 +169,14 @@ def test_every_stage_has_the_results_of_one_process(client: Any, loses_files: bo
     assert not np.isnan(solution.gain).any()
 
 
+def test_a_pool_of_two_runs_does_not_mix_their_previews(pool: DaskPool) -> None:
+    """The second run has its own, although the numbers of its tiles are the same."""
+    for tiles in (clipped_tiles()[:4], clipped_tiles()[5:]):
+        solution = calibrate(tiles, pool=pool, observers=[], previews="workers")
+        expected = calibrate(tiles, pool="serial", observers=[])
+        assert solution.gain.tobytes() == expected.gain.tobytes()
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [

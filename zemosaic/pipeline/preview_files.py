@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class PreviewFiles:
 
     folder: Path
     keeper: Pool | None = None
+    _run: str = field(default_factory=lambda: uuid.uuid4().hex)  # a pool may have several runs
     _again: set[int] = field(default_factory=set)
 
     def make_again(self, index: int) -> None:
@@ -64,7 +66,8 @@ class PreviewFiles:
     def _file(self, index: int, ending: str) -> Path | KeptFile:
         if self.keeper is None:
             return self.folder / f"{index}.{ending}"
-        return KeptFile(f"{index}.again.{ending}" if index in self._again else f"{index}.{ending}")
+        turn = 2 if index in self._again else 1
+        return KeptFile(f"{index}.{self._run}-{turn}.{ending}")
 
     def here(self, file: Path | KeptFile) -> Path:
         """Return the path of a file in this process."""

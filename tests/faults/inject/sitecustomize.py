@@ -127,15 +127,17 @@ def number(name: str) -> str:
     return str(int("".join(re.findall(r"\d+", Path(name).stem))))
 
 
+def first_number(file: str | Path) -> str:
+    return Path(file).name.partition(".")[0]
+
+
 PLACES: dict[str, dict[str, Callable[..., str]]] = {
     "zemosaic.pipeline.scan_task": {
         "scan": lambda tile, name, *_: f"scan{number(name)}",
     },
     "zemosaic.pipeline.tasks": {
-        "prepare": lambda tile, channels, grid, path, *_: (
-            f"tile{Path(path).name.partition('.')[0]}"
-        ),
-        "measure": lambda first, second, *_: f"{Path(first).stem}-{Path(second).stem}",
+        "prepare": lambda tile, channels, grid, path, *_: f"tile{first_number(path)}",
+        "measure": lambda first, second, *_: f"{first_number(first)}-{first_number(second)}",
     },
     "zemosaic.pipeline.mosaic_tasks": {
         "coadd_to_file": lambda plan, box, *_: f"block{box.x0}-{box.y0}",
