@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -357,6 +358,35 @@ def test_results_that_are_slow_to_fetch_are_not_computed_again(
     outcomes = run(jobs, 4, pool, FanOut([]), stage="pairs", heartbeat=0.5)
     assert states(outcomes) == ["measured"] * 4
     assert sorted((tmp_path / "runs").read_text().split()) == ["1", "2", "3", "4"]
+
+
+def stop_once_after_the_end(path: str, number: int) -> int:
+    if number == 1 and not os.path.exists(path):
+        Path(path).touch()
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+    return number
+
+
+def test_a_result_at_a_stopped_worker_is_computed_again(
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that stops after the end of a job, with its result, is the fault of no job."""
+    monkeypatch.setattr(dask_lookout, "SILENCE", 1.0)
+    monkeypatch.setattr(dask_cluster, "ANSWER_TIME", 2.0)
+    assert isinstance(pool, dask_pool.DaskPool)
+    scheduler = pool._cluster.client.cluster.scheduler
+    gather = scheduler.handlers["gather"]
+
+    async def slow_gather(*args: Any, **options: Any) -> Any:
+        await asyncio.sleep(3.0)
+        return await gather(*args, **options)
+
+    monkeypatch.setitem(scheduler.handlers, "gather", slow_gather)
+    once = str(tmp_path / "once")
+    jobs = [Job(k, stop_once_after_the_end, (once, k)) for k in (1, 2)]
+    outcomes = run(jobs, 2, pool, FanOut([]), stage="pairs", heartbeat=0.5, timeout=60.0)
+    assert [outcome.value for outcome in outcomes] == [1, 2]
+    assert os.path.exists(once)
 
 
 def test_a_folder_that_a_host_does_not_see_is_one_line(

@@ -67,10 +67,17 @@ class Cluster:
         threads, keys = await asyncio.wait_for(both, ANSWER_TIME)
         return threads, keys
 
-    async def run(self, worker: RemoteWorker, task: RemoteTask, *origins: bytes) -> Any:
+    async def run(
+        self,
+        worker: RemoteWorker,
+        task: RemoteTask,
+        on_end: Callable[[], None],
+        *origins: bytes,
+    ) -> Any:
         """Run a task at a worker and return its pickled result.
 
-        With the pickled `Origins` of its files, it has the result of `run_with_files`.
+        `on_end` is called when the task has ended, before its result is fetched. With the pickled
+        `Origins` of its files, it has the result of `run_with_files`.
 
         Raises
         ------
@@ -89,6 +96,7 @@ class Cluster:
             await state.wait()
             if state.status != "finished":
                 raise self._failure(state)
+            on_end()
             return await self._fetch(task.key)
         finally:
             remote.release()

@@ -53,12 +53,13 @@ class Crew:
     def fail(self, error: Exception) -> None:
         """Fail all unfinished tasks, and all that will be submitted."""
         self.error = self.error or error
-        busy = [task for worker in self.workers.values() for task in worker.tasks]
+        busy = [task for w in self.workers.values() for task in (*w.tasks, *w.ended)]
         for task in (*self._queue, *busy):
             task.set_exception(error)
         self._queue.clear()
         for worker in self.workers.values():
             worker.tasks.clear()
+            worker.ended.clear()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Start a coroutine; what it raises ends all."""
@@ -139,7 +140,12 @@ class Crew:
     ) -> None:
         """Wait for the result of a task, or until its worker no longer has it."""
         origins = [self.holders.pickled_origins(task)] if task.files else []
-        running = asyncio.ensure_future(self._cluster.run(worker, task, *origins))
+
+        def begin_next() -> None:
+            if worker.end(task):
+                self.assign()
+
+        running = asyncio.ensure_future(self._cluster.run(worker, task, begin_next, *origins))
         # Else asyncio logs an error that comes too late.
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
@@ -168,7 +174,6 @@ class Crew:
                 self._requeue(task, 0)
                 self.assign()
                 return
-        self.assign()  # first, so that no worker waits while a result is unpickled
         task.set_pickled_result(result)
 
     async def _handle_loss(
@@ -181,7 +186,8 @@ class Crew:
         """Wait for the death of a worker; if it lives, give its task to another one."""
         if error.is_stranger:
             self.remove(worker)
-        await asyncio.wait({taken}, timeout=BURY_TIME)
+        if task not in worker.ended:  # else the worker does not die of it
+            await asyncio.wait({taken}, timeout=BURY_TIME)
         while not taken.done() and self.scheduler_is_silent:
             await asyncio.wait({taken}, timeout=1.0)
         if not taken.done():
@@ -189,8 +195,9 @@ class Crew:
             self._requeue(task)
 
     def _take(self, worker: RemoteWorker, task: RemoteTask) -> None:
-        if task in worker.tasks:  # else it has just ended
-            worker.tasks.remove(task)
+        for tasks in (worker.tasks, worker.ended):
+            if task in tasks:
+                tasks.remove(task)
         if task.taken is not None and not task.taken.done():
             task.taken.set_result(None)
         asyncio.get_running_loop().call_soon(self.assign)
@@ -207,7 +214,7 @@ class Crew:
     def set_aside(self, worker: RemoteWorker) -> None:
         """Give the tasks of a worker to others, because it does not do them."""
         worker.aside = True
-        for task in list(worker.tasks):
+        for task in (*worker.tasks, *worker.ended):
             self._take(worker, task)
             self._requeue(task)
 
@@ -219,12 +226,12 @@ class Crew:
 
     async def _bury(self, worker: RemoteWorker) -> None:
         """Charge the death of a worker to the job at which it died; its nanny knows which."""
-        is_idle = not worker.tasks and not worker.killed_at and not worker.aside
+        is_idle = not (worker.tasks or worker.ended or worker.killed_at or worker.aside)
         examination = await self._cluster.bury(worker)
         if is_idle:
             self.idle_deaths.append(_death(examination))
         suspects = worker.suspects(examination)
-        for task in list(worker.tasks):
+        for task in (*worker.tasks, *worker.ended):
             self._take(worker, task)
             if suspects == [task] and examination is not None:
                 task.record(worker, examination)

@@ -110,6 +110,8 @@ class RemoteTask(Task):
 class RemoteWorker:
     """A worker, and its tasks: no more than it has threads, so none waits behind another of ours.
 
+    It begins the next task while the result of the one before is fetched.
+
     Parameters
     ----------
     address, threads : str, int
@@ -122,6 +124,8 @@ class RemoteWorker:
         Its introduction.
     tasks : list of RemoteTask
         Sent to it.
+    ended : list of RemoteTask
+        It has their results, which are being fetched.
     killed_at : float
         When we have killed it or were about to, by `time.monotonic`; 0 if it lives.
     aside : bool
@@ -136,6 +140,7 @@ class RemoteWorker:
     host: Host
     start: WorkerStarted
     tasks: list[RemoteTask] = field(default_factory=list)
+    ended: list[RemoteTask] = field(default_factory=list)
     killed_at: float = 0.0
     aside: bool = False
     silent_since: float = 0.0
@@ -152,6 +157,15 @@ class RemoteWorker:
             return False
         return len(self.tasks) < (1 if task.alone else self.threads)
 
+    def end(self, task: RemoteTask) -> bool:
+        """Record that a task has ended; return False if it was taken away before."""
+        if task not in self.tasks:
+            return False
+        self.tasks.remove(task)
+        self.ended.append(task)
+        task.running = False
+        return True
+
     def find(self, future: Future[TaskResult]) -> RemoteTask | None:
         """Return the task of a future; None if it has none."""
         return next((task for task in self.tasks if task.future is future), None)
@@ -165,7 +179,7 @@ class RemoteWorker:
     def old_tasks(self, age: float) -> list[RemoteTask]:
         """Return the tasks that it has had for some seconds."""
         since = time.monotonic() - age
-        return [task for task in self.tasks if task.sent <= since]
+        return [task for task in (*self.tasks, *self.ended) if task.sent <= since]
 
     def patience(self) -> float:
         """Return the seconds after which the stack of a job is wanted; infinite for never."""
