@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -151,11 +152,28 @@ class LoseFiles(Recorder):
             self._client.run(remove_kept_files)
 
 
-@pytest.mark.parametrize("loses_files", [False, True])
-def test_every_stage_has_the_results_of_one_process(client: Any, loses_files: bool) -> None:
+class KillWorker(Recorder):
+    """Kills a worker that has made previews, while the run finds the overlaps."""
+
+    def __init__(self, _client: Any) -> None:
+        super().__init__()
+
+    def handle_batch(self, events: Any) -> None:
+        super().handle_batch(events)
+        if any(isinstance(event, StageStarted) and event.stage == "overlap" for event in events):
+            os.kill(self.of(JobEnded)[-1].pid, signal.SIGKILL)
+
+
+class LoseNothing(Recorder):
+    def __init__(self, _client: Any) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize("fault", [LoseNothing, LoseFiles, KillWorker])
+def test_every_stage_has_the_results_of_one_process(client: Any, fault: Any) -> None:
     """Tiles that are prepared again, the check of the sky and stars: the same bits."""
     settings = Settings(stars=True)
-    observer = LoseFiles(client) if loses_files else Recorder()
+    observer = fault(client)
     solution = calibrate(clipped_tiles(), settings, client, [observer], previews="workers")
     expected = calibrate(clipped_tiles(), settings, "serial", [])
     assert len([e for e in observer.of(JobEnded) if e.stage == "tiles"]) == 9 + 3
