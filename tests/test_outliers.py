@@ -340,32 +340,33 @@ def test_a_flat_sky_has_no_gain(model: str) -> None:
     assert np.abs(level - level.mean()).max() < 4 * unit
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("model", MODELS)
-def test_with_few_stars_errors_cover_the_truth(model: str, seed: int) -> None:
+def test_with_few_stars_errors_cover_the_truth(model: str) -> None:
     """With a star or two per overlap a gain is either unknown or within a few errors.
 
     Some pairs measure no gain, so tiles may form groups with gains of unknown relation. Despite
     errors of 5 to 20 % no gain is further from the truth than gains of 1 would be.
     """
-    tiles = tiles_of(seed, nebula=0.0, stars=2e-4)
-    solution = solve(tiles, model)
-    measured = [
-        (record.i, record.j)
-        for record in solution.records
-        if isinstance(line := record.measurements[0], PairMeasurement) and line.gain_measured
-    ]
-    assert 5 < len(measured) < len(solution.records)
-    error = np.log(solution.gain[:, 0] * [1 / tile.gain[0] for tile in tiles])
-    assert np.abs(error - error.mean()).max() < np.log(1.15 / 0.85)
-    group = component_labels(len(tiles), *np.array(measured).T)
-    # Only the largest group has errors.
-    tied = group == np.bincount(group).argmax()
-    assert (np.isfinite(solution.gain_err[:, 0]) == tied).all()
-    error -= (np.bincount(group, error) / np.bincount(group))[group]
-    pull = (error / (solution.gain_err / solution.gain)[:, 0])[tied]
-    assert rms(pull) < 1.5
-    assert np.abs(pull).max() < 4
+    pulls = []
+    for seed in range(1, 9):
+        tiles = tiles_of(seed, nebula=0.0, stars=2e-4)
+        solution = solve(tiles, model)
+        measured = [
+            (record.i, record.j)
+            for record in solution.records
+            if isinstance(line := record.measurements[0], PairMeasurement) and line.gain_measured
+        ]
+        assert 5 < len(measured) < len(solution.records)
+        error = np.log(solution.gain[:, 0] * [1 / tile.gain[0] for tile in tiles])
+        assert np.abs(error - error.mean()).max() < np.log(1.15 / 0.85)
+        group = component_labels(len(tiles), *np.array(measured).T)
+        # Only the largest group has errors.
+        tied = group == np.bincount(group).argmax()
+        assert (np.isfinite(solution.gain_err[:, 0]) == tied).all()
+        error -= (np.bincount(group, error) / np.bincount(group))[group]
+        pulls.append((error / (solution.gain_err / solution.gain)[:, 0])[tied])
+    assert rms(np.concatenate(pulls)) < 1.25
+    assert np.abs(np.concatenate(pulls)).max() < 4
 
 
 def test_gains_reach_around_an_overlap_without_contrast() -> None:

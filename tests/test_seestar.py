@@ -32,7 +32,10 @@ def test_levels_of_three_nights_agree_with_montage_and_reproject(
     """
     files = sorted(FRAMES.glob("*.fits"))
     result = intertile(*files, "--model", "offset", pool="threads")
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0
+    # By their stars the gains of the nights differ by factors of 1.1 to 1.4.
+    assert "and the model offset holds them at 1" in result.err
+    assert result.err.count("\n") == 1
     assert "9 of 9, in 1 group\n" in result.out
     assert ": 36 measured\n" in result.out
     corrections = Table.read(tmp_path / "run" / "corrections.ecsv", format="ascii.ecsv")
