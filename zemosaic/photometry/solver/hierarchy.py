@@ -96,8 +96,8 @@ def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
 def _explains_more(again: Fit, fit: Fit) -> bool:
     """Whether a second fit halves what levels leave, and does not spoil the gains.
 
-    It has a smooth glow, or none: then the sizes alone have found a better state. Where surfaces are
-    rough, a glow that leaves them so is made of them.
+    It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
+    leaves the surfaces rough is made of their structure.
     """
     found, before = again.spreads, fit.spreads
     more = found.level_excess <= before.level_excess / 2

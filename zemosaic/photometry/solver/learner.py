@@ -10,8 +10,8 @@ from .bordered import Bordered
 from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
-    SHARED_WEIGHT,
     SHARED_CLASS,
+    SHARED_WEIGHT,
     SURFACE_CLASS,
     USUAL_GAIN,
     Spreads,
