@@ -15,7 +15,7 @@ from .suspects import suspect_limit, worst_tiles
 #: Times that a tile is found worst at most: one that joins others cannot be left out.
 MOST_BLAMES = 2
 PLANE_ROUNDS = 24  # at most, with planes alone
-EXTREME_TAIL = 0.05  # weight of a surface below which it is extreme
+EXTREME_TAIL = 0.1  # weight of a surface below which it is extreme
 
 
 def contradicted_tiles(solver: HierarchySolver, residuals: PairResiduals) -> np.ndarray:

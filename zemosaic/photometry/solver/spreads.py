@@ -33,7 +33,7 @@ LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
 ROUGH = 0.5
 #: Mean square over a tile of the terms of each order, in units of their variance.
 MEAN_SQUARE = np.array([2 / 3, 13 / 45, 0.105, 0.035])
-HEAVY_TAILS = 4.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
+HEAVY_TAILS = 10.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
 #: Standard errors, under the hypothesis of none, below which a class has no spread.
 LEAST_EVIDENCE = 2.0
 
