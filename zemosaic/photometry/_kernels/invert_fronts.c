@@ -5,6 +5,7 @@
 #include <string.h>
 
 enum { BLOCK = 32 }; /* rows that are inverted at once */
+enum { LINE = 8 };   /* columns that are copied at once: a line of the cache */
 
 /* Solve for the rows from `begin` to `end` of the inverse, in the columns from there on, to which
 the rows after them have been added. */
@@ -20,8 +21,10 @@ static void solve_rows(const double *panel, Index begin, Index end, Index size, 
         }
         for (Index j = end; j < size; j++) row[j] *= scale;
     }
-    for (Index j = end; j < size; j++)
-        for (Index i = begin; i < end; i++) inverse[j * size + i] = inverse[i * size + j];
+    for (Index column = end; column < size; column += LINE)
+        for (Index i = begin; i < end; i++)
+            for (Index j = column; j < column + LINE && j < size; j++)
+                inverse[j * size + i] = inverse[i * size + j];
 }
 
 /* Solve likewise for the columns of these rows, on both sides of the diagonal. */

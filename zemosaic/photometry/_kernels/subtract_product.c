@@ -7,7 +7,7 @@ same bits on every machine. */
 
 #include <string.h>
 
-enum { TILE_ROWS = 4, TILE_COLUMNS = 8 };
+enum { TILE_ROWS = 8, TILE_COLUMNS = 8, STRIP_ROWS = 4 };
 enum { DEPTH = 64, BLOCK = 64 }; /* of the left factor that is packed at once: 32 KiB */
 
 #ifdef __GNUC__
@@ -17,7 +17,7 @@ enum { DEPTH = 64, BLOCK = 64 }; /* of the left factor that is packed at once: 3
 #endif
 typedef double Vector VECTOR(16);
 
-/* Subtract a product from two vectors in each row of a tile; both factors are packed. */
+/* Subtract a product from two vectors in each of four rows of a tile; both factors are packed. */
 #define SUBTRACT_STRIP(Lanes)                                                                   \
     {                                                                                           \
         Lanes *const row_a = (Lanes *)tile, *const row_c = (Lanes *)(tile + 2 * step);          \
@@ -41,23 +41,50 @@ static void subtract_strip(double *tile, Index step, const double *left, const d
 /* Subtract a product from a tile whose rows are `step` apart; both factors are packed. */
 #if defined(__GNUC__) && defined(__x86_64__)
 typedef double WideVector VECTOR(32);
+typedef double RowVector VECTOR(64);
 __attribute__((target("avx2")))
 static void subtract_wide_strip(double *tile, Index step, const double *left, const double *right,
                                 Index depth) SUBTRACT_STRIP(WideVector)
+__attribute__((target("avx512f")))
+static void subtract_rows(double *tile, Index step, const double *left, const double *right,
+                          Index depth)
+{
+    RowVector a = *(RowVector *)tile, b = *(RowVector *)(tile + step);
+    RowVector c = *(RowVector *)(tile + 2 * step), d = *(RowVector *)(tile + 3 * step);
+    RowVector e = *(RowVector *)(tile + 4 * step), f = *(RowVector *)(tile + 5 * step);
+    RowVector g = *(RowVector *)(tile + 6 * step), h = *(RowVector *)(tile + 7 * step);
+    for (; depth > 0; depth--, left += TILE_ROWS, right += TILE_COLUMNS) {
+        const RowVector row = *(const RowVector *)right;
+        a -= left[0] * row, b -= left[1] * row, c -= left[2] * row, d -= left[3] * row;
+        e -= left[4] * row, f -= left[5] * row, g -= left[6] * row, h -= left[7] * row;
+    }
+    *(RowVector *)tile = a, *(RowVector *)(tile + step) = b;
+    *(RowVector *)(tile + 2 * step) = c, *(RowVector *)(tile + 3 * step) = d;
+    *(RowVector *)(tile + 4 * step) = e, *(RowVector *)(tile + 5 * step) = f;
+    *(RowVector *)(tile + 6 * step) = g, *(RowVector *)(tile + 7 * step) = h;
+}
 #define HAS_WIDE_VECTORS __builtin_cpu_supports("avx2")
+#define HAS_ROW_VECTORS __builtin_cpu_supports("avx512f")
 #else
 #define HAS_WIDE_VECTORS 0
+#define HAS_ROW_VECTORS 0
 #define subtract_wide_strip subtract_strip
+#define subtract_rows subtract_strip
 #endif
 
 static void subtract_tile(double *tile, Index step, const double *left, const double *right,
                           Index depth)
 {
     enum { LANES = sizeof(Vector) / sizeof(double) };
-    if (HAS_WIDE_VECTORS) subtract_wide_strip(tile, step, left, right, depth);
-    else
-        for (int k = 0; k < TILE_COLUMNS; k += 2 * LANES)
-            subtract_strip(tile + k, step, left, right + k, depth);
+    if (HAS_ROW_VECTORS) {
+        subtract_rows(tile, step, left, right, depth);
+        return;
+    }
+    for (int i = 0; i < TILE_ROWS; i += STRIP_ROWS)
+        if (HAS_WIDE_VECTORS) subtract_wide_strip(tile + i * step, step, left + i, right, depth);
+        else
+            for (int k = 0; k < TILE_COLUMNS; k += 2 * LANES)
+                subtract_strip(tile + i * step + k, step, left + i, right + k, depth);
 }
 
 /* Likewise from a tile of which only some rows and columns lie in the matrix. */
