@@ -52,7 +52,7 @@ enum {
     axis(FRONT_ENDS, front_ends) axis(ENTRIES, entries) axis(CHILDREN, children)                \
     axis(ORDERED, ordered) axis(CLIQUE, clique) axis(UNKNOWNS, unknowns) axis(PANELS, panels)   \
     axis(UPDATES, updates) axis(FRONT_WORK, front_work) axis(SIDES, sides)                      \
-    axis(FRONT_COLUMNS, front_columns)
+    axis(FRONT_COLUMNS, front_columns) axis(TERMS, terms)
 
 #define OVERLAP_AREAS(reads, writes, number)                                                    \
     reads(double, polygons, POLYGONS, VERTICES, 3)                                              \
@@ -265,6 +265,20 @@ the frame (see Frame in preview_pair.h). */
     writes(double, blocks, PAIRS, CLIQUE, CLIQUE)                                               \
     writes(double, front_work, FRONT_WORK)
 
+/* The derivatives of n pairs; see pair_derivatives.py. */
+#define NORMAL_BLOCKS(reads, writes, number)                                                    \
+    reads(Index, pairs, CHOSEN)                                                                 \
+    reads(double, first_lever, CHOSEN, 16)                                                      \
+    reads(double, second_lever, CHOSEN, 16)                                                     \
+    reads(double, first_by_level, CHOSEN, 16)                                                   \
+    reads(double, second_by_level, CHOSEN, 16)                                                  \
+    reads(double, first_surface, TERMS, CHOSEN, 16)                                             \
+    reads(double, second_surface, TERMS, CHOSEN, 16)                                            \
+    reads(double, precision, CHOSEN, 17)                                                        \
+    reads(double, residual, CHOSEN, 17)                                                         \
+    writes(double, blocks, PAIRS, CLIQUE, CLIQUE)                                               \
+    writes(double, products, PAIRS, CLIQUE)
+
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \
     kernel(sample_spline, SampleSpline, SAMPLE_SPLINE)                                          \
@@ -280,7 +294,8 @@ the frame (see Frame in preview_pair.h). */
     kernel(summarize_bands, SummarizeBands, SUMMARIZE_BANDS)                                    \
     kernel(factorize_fronts, FactorizeFronts, FACTORIZE_FRONTS)                                 \
     kernel(solve_fronts, SolveFronts, SOLVE_FRONTS)                                             \
-    kernel(invert_fronts, InvertFronts, INVERT_FRONTS)
+    kernel(invert_fronts, InvertFronts, INVERT_FRONTS)                                          \
+    kernel(normal_blocks, NormalBlocks, NORMAL_BLOCKS)
 
 /* Named axes are numbered from FIRST_AXIS on, so that smaller numbers are lengths. */
 #define AXIS_NUMBER(NAME, name) NAME,

@@ -86,9 +86,8 @@ def _separated_rows(
     """
     rows, pairs = solver.rows(state, columns, spreads), solver.channel.pairs
     for part in rows:
-        second = part.own.shape[2] // 2
-        for column, tile in ((0, pairs.i[part.pairs]), (second, pairs.j[part.pairs])):
-            levers = part.own[:, :-1, column]
-            part.variance[:, :-1] += levers**2 * gain_var[tile, None]
+        levers = part.derivatives.first_lever, part.derivatives.second_lever
+        for lever, tile in zip(levers, (pairs.i[part.pairs], pairs.j[part.pairs]), strict=True):
+            part.variance[:, :-1] += lever**2 * gain_var[tile, None]
     solver.separate(rows, everywhere=True)
     return rows

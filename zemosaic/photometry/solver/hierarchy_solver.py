@@ -246,10 +246,7 @@ class HierarchySolver:
     def separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
         """Let levels not inform on gains, nor gains on F: everywhere, or of doubtful tiles."""
         for part in rows:
-            separate = np.flatnonzero(self.doubted[part.pairs] | everywhere)
-            for gain in (0, part.own.shape[2] // 2):
-                part.own[separate, :-1, gain] = 0.0
-            part.shared[separate, -1] = 0.0
+            part.separate(np.flatnonzero(self.doubted[part.pairs] | everywhere))
 
     def residuals(self, rows: Sequence[Rows]) -> PairResiduals:
         """Return the residuals of all pairs."""

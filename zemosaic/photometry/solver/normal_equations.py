@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import coo_array
 
+from .. import _kernels
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .columns import Columns
@@ -41,30 +42,25 @@ class NormalEquations:
     ) -> None:
         size, shared = columns.size, columns.instruments * columns.shared_terms
         self.system, self.cliques = system, system.cliques
-        self.blocks = np.zeros((*self.cliques.shape, self.cliques.shape[1]))
+        self.blocks = np.empty((*self.cliques.shape, self.cliques.shape[1]))
         self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
         self.shared_right = np.zeros(shared)
-        products = np.zeros(self.cliques.shape)
+        products = np.empty(self.cliques.shape)
         for part in rows:
             weight = weights[part.pairs, None] / part.variance
-            weighted = (part.own * weight[..., None]).swapaxes(1, 2)
-            self.blocks[part.pairs] = weighted @ part.own
-            products[part.pairs] = (weighted @ part.residual[..., None])[..., 0]
+            _kernels.normal_blocks(
+                part.pairs, part.derivatives, weight, part.residual, self.blocks, products
+            )
             if part.shared.shape[2]:
                 place = columns.shared_places(part.instruments)
-                column = self.cliques[part.pairs]
-                self._add_shared(part, weight, weighted @ part.shared, column, place)
+                self._add_shared(part, weight, self.cliques[part.pairs], place)
         self.right = np.bincount(self.cliques.ravel(), products.ravel(), size + 1)
 
     def _add_shared(
-        self,
-        part: Rows,
-        weight: np.ndarray,
-        across: np.ndarray,
-        column: np.ndarray,
-        place: np.ndarray,
+        self, part: Rows, weight: np.ndarray, column: np.ndarray, place: np.ndarray
     ) -> None:
         """Add the products with the shared columns at these places."""
+        across = (part.own * weight[..., None]).swapaxes(1, 2) @ part.shared
         flat = across.reshape(-1, across.shape[2])
         entry = np.arange(len(flat))
         collect = coo_array((np.ones(len(flat)), (column.ravel(), entry)),

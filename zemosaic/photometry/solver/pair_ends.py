@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +10,8 @@ import numpy as np
 class PairEnd(NamedTuple):
     """One tile of n pairs: its corrected levels ``(n, 16)``, and their derivatives.
 
-    `by_log_flat`, `by_glow`, `by_bias` and `flat_basis` ``(n, 16, m)`` are those of the active
-    shared terms.
+    `surface` ``(K, n, 16)`` are those by its terms; `by_log_flat`, `by_glow`, `by_bias` and
+    `flat_basis` ``(n, 16, m)`` are those of the active shared terms.
     """
 
     log_gain: np.ndarray
@@ -34,21 +33,6 @@ class PairEnd(NamedTuple):
         gains = np.zeros((len(levels), 1, levels.shape[2]))
         gains[:, 0, : self.flat_basis.shape[2]] = np.einsum("np,npm->nm", contrast, self.flat_basis)
         return sign * np.concatenate([levels, gains], axis=1)
-
-
-def own_derivatives(ends: Sequence[PairEnd]) -> np.ndarray:
-    """Return the derivatives ``(n, 17, 2 (2 + K))`` by the own terms of both tiles.
-
-    Those by one term are neighbours in memory, as the products of the normal equations need them.
-    """
-    pairs, patches, terms = ends[0].surface.shape
-    own = np.zeros((pairs, 2, 2 + terms, patches + 1))
-    for number, (end, sign) in enumerate(zip(ends, (-1, 1), strict=True)):
-        levels = own[:, number, :, :-1]
-        levels[:, 0], levels[:, 1] = sign * end.lever, sign * end.by_level
-        levels[:, 2:] = sign * end.surface.swapaxes(1, 2)
-        own[:, number, 0, -1] = -sign
-    return own.reshape(pairs, -1, patches + 1).swapaxes(1, 2)
 
 
 def patch_points(place: np.ndarray, extent: np.ndarray) -> np.ndarray:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .._kernels.pair_derivatives import Derivatives
 from ..illumination import detector_basis
 from .channel import Channel
-from .pair_ends import PairEnd, own_derivatives, patch_points
+from .pair_ends import PairEnd, patch_points
 from .surfaces import half_tile, surface_basis
 
 CHUNK = 4096  # pairs that are linearized at once
@@ -81,8 +82,10 @@ class Rows:
     ----------
     pairs : ndarray
         ``(n,)`` int.
-    own, shared : ndarray
-        ``(n, 17, 2 (2 + K))`` and ``(n, 17, S)`` derivatives.
+    derivatives : Derivatives
+        By the own terms of both tiles.
+    shared : ndarray
+        ``(n, 17, S)`` derivatives by the shared terms.
     residual : ndarray
         ``(n, 17)`` measured minus modelled.
     variance : ndarray
@@ -92,11 +95,21 @@ class Rows:
     """
 
     pairs: np.ndarray
-    own: np.ndarray
+    derivatives: Derivatives
     shared: np.ndarray
     residual: np.ndarray
     variance: np.ndarray
     instruments: tuple[int, ...]
+
+    @property
+    def own(self) -> np.ndarray:
+        """Derivatives ``(n, 17, 2 (2 + K))`` by the own terms."""
+        return self.derivatives.matrix()
+
+    def separate(self, chosen: np.ndarray) -> None:
+        """Let the levels of some pairs not inform on gains, nor their gains on F."""
+        self.derivatives.first_lever[chosen] = self.derivatives.second_lever[chosen] = 0.0
+        self.shared[chosen, -1] = 0.0
 
 
 class PairEquations:
@@ -153,31 +166,31 @@ class PairEquations:
         excess: tuple[float, float],
     ) -> Rows:
         """Linearize some pairs of tiles of these two instruments."""
-        pairs = self.channel.pairs
+        pairs, run = self.channel.pairs, _run(chosen)
         ends = [
-            self._end(chosen, tile, levels[chosen], label, state, active)
+            self._end(chosen, tile, levels[run], label, state, active)
             for tile, levels, label in zip(
                 (pairs.i, pairs.j), (pairs.x_level, pairs.y_level), instruments, strict=True
             )
         ]
-        level_residual, contrast = ends[0].value - ends[1].value, pairs.contrast[chosen]
-        log_flat = np.einsum("np,np->n", contrast, ends[1].log_flat - ends[0].log_flat)
-        log_ratio = self.log_ratio[chosen] - (ends[0].log_gain - ends[1].log_gain) - log_flat
+        contrast, log_flat = pairs.contrast[run], ends[1].log_flat - ends[0].log_flat
+        residual, variance = np.empty((2, len(chosen), pairs.x_level.shape[1] + 1))
+        np.subtract(ends[0].value, ends[1].value, out=residual[:, :-1])
+        residual[:, -1] = self.log_ratio[run] - (ends[0].log_gain - ends[1].log_gain)
+        if log_flat.any():
+            residual[:, -1] -= np.einsum("np,np->n", contrast, log_flat)
         # In the mean unit of both tiles, so that swapping them changes nothing.
         unit = np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
-        level_var = unit * np.maximum(self.level_var[chosen], LEAST_LEVEL_ERROR**2) + excess[0]
-        gain_var = self.gain_var[chosen] + excess[1] * pairs.concentration[chosen]
+        variance[:, :-1] = unit * np.maximum(self.level_var[run], LEAST_LEVEL_ERROR**2) + excess[0]
+        variance[:, -1] = self.gain_var[run] + excess[1] * pairs.concentration[run]
         shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
         labels = [int(label) for label in instruments if label >= 0]
         if len(labels) == 2 and labels[0] == labels[1]:
             shared, labels = [shared[0] + shared[1]], labels[:1]
+        by_tile = zip(*((end.lever, end.by_level, end.surface) for end in ends), strict=True)
+        derivatives = Derivatives(*(values for both in by_tile for values in both))
         return Rows(
-            pairs=chosen,
-            own=own_derivatives(ends),
-            shared=np.concatenate(shared, axis=2),
-            residual=np.column_stack([level_residual, log_ratio]),
-            variance=np.column_stack([level_var, gain_var]),
-            instruments=tuple(labels),
+            chosen, derivatives, np.concatenate(shared, axis=2), residual, variance, tuple(labels)
         )
 
     def _end(
@@ -194,7 +207,7 @@ class PairEquations:
         `chosen` ``(n,)`` are the pairs, and `of_pairs` ``(P,)`` the tile of every pair.
         """
         terms, tile = active.surface, of_pairs[chosen]
-        surface, basis = np.zeros((*level.shape, 0)), np.zeros((*level.shape, 0))
+        surface, basis = np.zeros((0, *level.shape)), np.zeros((*level.shape, 0))
         flat, glow = active.log_flat, active.glow
         shares = instrument >= 0 and (flat.any() or glow.any())
         if terms.any():
@@ -207,12 +220,12 @@ class PairEquations:
         if shares:
             log_flat = basis @ state.log_flat[instrument]
             glow_level = basis @ state.glow[instrument]
-        lever = gain * (level - self.reference[tile][:, None] - glow_level)
-        by_level = np.broadcast_to(np.exp(-log_flat), level.shape)
-        light = (lever + state.level[tile][:, None] - bias) * by_level
+        lever = gain * (level - (self.reference[tile][:, None] + glow_level))
+        by_level = np.exp(-log_flat) if shares else np.ones_like(level)
+        light = (lever + (state.level[tile][:, None] - bias)) * by_level
         value = light + bias
-        if terms.any():
-            value += (surface @ state.surface[tile][:, terms, None])[..., 0]
+        for of_term, coefficient in zip(surface, state.surface[tile][:, terms].T, strict=True):
+            value += of_term * coefficient[:, None]
         return PairEnd(
             log_gain=state.log_gain[tile],
             value=value,
@@ -233,23 +246,24 @@ class PairEquations:
         of_pairs: np.ndarray,
         terms: np.ndarray,
     ) -> np.ndarray:
-        """Return means of some terms ``(n, 16, M)`` over the patches, kept from round to round."""
+        """Return means of some terms over the patches, kept from round to round."""
         key = compute.__name__, int(chosen[0]), of_pairs is self.channel.pairs.i
         kept = self._kept.get(key)
         if kept is not None and np.array_equal(kept[0], terms):
             return kept[1]
         pairs = self.channel.pairs
         place = patch_points(pairs.place[chosen], pairs.extent[chosen])
-        basis = compute(of_pairs[chosen], place, terms).mean(axis=2)
+        basis = compute(of_pairs[chosen], place, terms)
         self._kept.pop(key, None)
         if sum(basis.nbytes for _, basis in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
             self._kept[key] = terms, basis
         return basis
 
     def _surface_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        """Return some terms of surfaces ``(n, 16, 4, K)`` at places in cells."""
+        """Return means of some terms of surfaces ``(K, n, 16)`` over places in cells."""
         node = self.channel.ties.level[tile]
-        return surface_basis(self._offsets(node, place) / self.half_tile, terms)
+        basis = surface_basis(self._offsets(node, place) / self.half_tile, terms).mean(axis=2)
+        return np.ascontiguousarray(np.moveaxis(basis, 2, 0))
 
     def _offsets(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
         """Return places ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)`` in cells."""
@@ -257,13 +271,20 @@ class PairEquations:
         return place - self.channel.frame.centre[tile][:, None, None]
 
     def _detector_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        """Return some shared terms ``(n, 16, 4, M)`` at places in cells."""
+        """Return means of some shared terms ``(n, 16, M)`` over places in cells."""
         frame = self.channel.frame
         assert frame is not None
         to_pixels = np.linalg.inv(frame.jacobian[tile])
         pixels = np.einsum("nab,npqb->npqa", to_pixels, self._offsets(tile, place))
         x, y = np.moveaxis(pixels / (frame.shape[tile][:, None, None, ::-1] / 2), 3, 0)
-        return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)[..., terms]
+        basis = detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
+        return np.asarray(basis[..., terms].mean(axis=2))
+
+
+def _run(chosen: np.ndarray) -> np.ndarray | slice:
+    """Return ascending indices ``(n,)`` as a slice, which copies nothing, if none is missing."""
+    first, last = int(chosen[0]), int(chosen[-1])
+    return slice(first, last + 1) if last - first < len(chosen) else chosen
 
 
 def _parts(instruments: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -14,6 +14,7 @@ from .fits import (
     summarize_fit,
 )
 from .fronts import factorize_fronts, invert_fronts, solve_fronts
+from .pairs import normal_blocks
 from .previews import gather_blocks, gather_cells, overlap_areas, sample_linear, sample_spline
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "gather_cells",
     "initial_slope",
     "invert_fronts",
+    "normal_blocks",
     "overlap_areas",
     "sample_linear",
     "sample_spline",

@@ -7,6 +7,7 @@ from .blocks import block_weights, gather_blocks, gather_cells
 from .fronts import factorize_fronts, invert_fronts, solve_fronts
 from .irls import fit_irls
 from .linear import sample_linear
+from .pairs import normal_blocks
 from .resampling import sample_spline
 from .scene import design_matrix, sky_planes
 from .slope import initial_slope
@@ -22,6 +23,7 @@ __all__ = [
     "gather_cells",
     "initial_slope",
     "invert_fronts",
+    "normal_blocks",
     "overlap_areas",
     "sample_linear",
     "sample_spline",

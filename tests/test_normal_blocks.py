@@ -1,0 +1,59 @@
+"""The kernel of the normal equations of pairs, against sums over their rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from zemosaic.photometry import _kernels
+from zemosaic.photometry._kernels.pair_derivatives import Derivatives
+
+
+def random_derivatives(pairs: int, terms: int) -> Derivatives:
+    """Return derivatives of pairs with surfaces of some terms."""
+    rng = np.random.default_rng(terms)
+    levels = rng.normal(size=(4, pairs, 16))
+    return Derivatives(*levels, *rng.normal(size=(2, terms, pairs, 16)))
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("terms", [0, 2, 5, 9])
+def test_products_are_sums_over_the_rows(terms: int) -> None:
+    """Of all pairs that are given, at their places, with rows without weight, and no others."""
+    pairs, places, width = 5, np.array([7, 0, 3, 2, 8]), 2 * (2 + terms)
+    derivatives, rng = random_derivatives(pairs, terms), np.random.default_rng(1)
+    precision, residual = rng.uniform(0, 2, (pairs, 17)), rng.normal(size=(pairs, 17))
+    precision[rng.random(precision.shape) < 0.3] = 0.0
+    blocks, products = np.full((9, width, width), np.nan), np.full((9, width), np.nan)
+    _kernels.normal_blocks(places, derivatives, precision, residual, blocks, products)
+    matrix = derivatives.matrix()
+    for pair, place in enumerate(places):
+        expected = np.zeros((width, width + 1))
+        for row, weight, value in zip(matrix[pair], precision[pair], residual[pair], strict=True):
+            expected += weight * np.outer(row, np.append(row, value))
+        np.testing.assert_allclose(blocks[place], expected[:, :-1], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(products[place], expected[:, -1], rtol=1e-12, atol=1e-12)
+    others = np.setdiff1d(np.arange(9), places)
+    assert np.isnan(blocks[others]).all()
+    assert np.isnan(products[others]).all()
+
+
+def test_the_matrix_has_the_signs_of_differences() -> None:
+    """Tile j's level minus tile i's, and i's log-gain minus j's."""
+    derivatives = Derivatives(*(np.full((1, 16), k) for k in (2.0, 3.0, 5.0, 7.0)),
+                              np.full((1, 1, 16), 11.0), np.full((1, 1, 16), 13.0))  # fmt: skip
+    matrix = derivatives.matrix()[0]
+    assert (matrix[:16] == [-2, -5, -11, 3, 7, 13]).all()
+    assert matrix[16].tolist() == [1, 0, 0, -1, 0, 0]
+
+
+@pytest.mark.skipif(not _kernels.COMPILED, reason="numpy counts from the end")
+@pytest.mark.parametrize("place", [-1, 4])
+def test_places_out_of_range_are_refused(place: int) -> None:
+    """ValueError, and no write outside the array."""
+    blocks, products = np.zeros((4, 4, 4)), np.zeros((4, 4))
+    with pytest.raises(ValueError, match="do not fit together"):
+        _kernels.normal_blocks(
+            np.array([place]), random_derivatives(1, 0), np.ones((1, 17)), np.ones((1, 17)),
+            blocks, products,
+        )  # fmt: skip
