@@ -100,14 +100,13 @@ class Case:
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_block_systems_are_solved_as_by_dense_algebra(name: str) -> None:
-    """The solution, the determinant, and the inverse at the cliques are those of numpy."""
+    """The solution and the inverse at the cliques are those of numpy."""
     case = Case(name)
     factor = case.system.factorize(case.diagonal, case.blocks)
     right = case.rng.normal(size=(case.size, 3))
     expected = np.linalg.solve(case.dense, right)
     np.testing.assert_allclose(factor.solve(right), expected, atol=1e-10)
     np.testing.assert_allclose(factor.solve(right[:, 0]), expected[:, 0], atol=1e-10)
-    assert factor.log_determinant() == pytest.approx(np.linalg.slogdet(case.dense)[1], rel=1e-12)
     variance, blocks = factor.inverse()
     np.testing.assert_allclose(variance, np.diag(case.inverse), rtol=1e-9)
     np.testing.assert_allclose(factor.inverse_diagonal(), variance, rtol=1e-12)
@@ -124,7 +123,6 @@ def test_bordered_systems_are_solved_as_by_dense_algebra(name: str, shared: int)
     own, common = normal.solve(right[: case.size], right[case.size :])
     expected = np.linalg.solve(case.dense, right)
     np.testing.assert_allclose(np.concatenate([own, common]), expected, atol=1e-9)
-    assert normal.log_determinant == pytest.approx(np.linalg.slogdet(case.dense)[1], rel=1e-12)
     np.testing.assert_allclose(normal.variance(), np.diag(case.inverse)[: case.size], rtol=1e-8)
     place = np.arange(0, shared, 2)
     rows = case.rng.normal(size=(len(case.cliques), 2, case.cliques.shape[1] + len(place)))

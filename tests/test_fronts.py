@@ -75,7 +75,6 @@ def test_random_systems_agree_with_dense_algebra(
     expected = padded[system.cliques[:, :, None], system.cliques[:, None, :]]
     assert np.abs(found - expected).max(initial=0) <= bound * largest
     assert np.array_equal(factor.inverse_diagonal(), variance)
-    assert factor.log_determinant() == pytest.approx(np.linalg.slogdet(dense)[1], abs=1e-8)
 
 
 @pytest.mark.parametrize("nodes", [0, 1, 300])

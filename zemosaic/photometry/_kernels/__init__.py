@@ -27,6 +27,7 @@ from .reference import (
     solve_fronts,
     summarize_bands,
     summarize_fit,
+    tile_levels,
 )
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "solve_fronts",
     "summarize_bands",
     "summarize_fit",
+    "tile_levels",
 ]
 
 #: The implementation in use unless another is selected.

@@ -265,6 +265,21 @@ the frame (see Frame in preview_pair.h). */
     writes(double, blocks, PAIRS, CLIQUE, CLIQUE)                                               \
     writes(double, front_work, FRONT_WORK)
 
+#define TILE_LEVELS(reads, writes, number)                                                      \
+    reads(Index, tile, CHOSEN)                                                                  \
+    reads(double, measured, CHOSEN, 16)                                                         \
+    reads(double, gain, TILES)                                                                  \
+    reads(double, reference, TILES)                                                             \
+    reads(double, offset, TILES)                                                                \
+    reads(double, coefficients, TILES, TERMS)                                                   \
+    reads(double, basis, TERMS, CHOSEN, 16)                                                     \
+    reads(double, glow, CHOSEN, 16)                                                             \
+    reads(double, by_level, CHOSEN, 16)                                                         \
+    number(bias)                                                                                \
+    writes(double, lever, CHOSEN, 16)                                                           \
+    writes(double, light, CHOSEN, 16)                                                           \
+    writes(double, value, CHOSEN, 16)
+
 /* The derivatives of n pairs; see pair_derivatives.py. */
 #define NORMAL_BLOCKS(reads, writes, number)                                                    \
     reads(Index, pairs, CHOSEN)                                                                 \
@@ -295,6 +310,7 @@ the frame (see Frame in preview_pair.h). */
     kernel(factorize_fronts, FactorizeFronts, FACTORIZE_FRONTS)                                 \
     kernel(solve_fronts, SolveFronts, SOLVE_FRONTS)                                             \
     kernel(invert_fronts, InvertFronts, INVERT_FRONTS)                                          \
+    kernel(tile_levels, TileLevels, TILE_LEVELS)                                                \
     kernel(normal_blocks, NormalBlocks, NORMAL_BLOCKS)
 
 /* Named axes are numbered from FIRST_AXIS on, so that smaller numbers are lengths. */

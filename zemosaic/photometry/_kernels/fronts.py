@@ -60,15 +60,6 @@ class Fronts(NamedTuple):
         """Columns of the largest front."""
         return int(np.diff(self.table[:, FrontField.START]).max(initial=0))
 
-    def pivots(self) -> np.ndarray:
-        """Return the places ``(N,)`` of the diagonal of the factor in the panels."""
-        own = self.table[:-1, FrontField.OWN]
-        step = np.diff(self.table[:, FrontField.START]) + 1
-        row = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
-        return np.asarray(
-            np.repeat(self.table[:-1, FrontField.PANEL], own) + row * np.repeat(step, own)
-        )
-
     def columns_of(self, front: int) -> np.ndarray:
         """Return the columns ``(s,)`` of a front."""
         begin, end = self.table[front : front + 2, FrontField.START].tolist()

@@ -11,6 +11,23 @@ from typing import NamedTuple
 import numpy as np
 
 
+class TileTerms(NamedTuple):
+    """Terms of all tiles.
+
+    Parameters
+    ----------
+    gain, reference, offset : ndarray
+        ``(T,)``; the offset is the corrected level at the reference level.
+    coefficients : ndarray
+        ``(T, K)`` of the surfaces.
+    """
+
+    gain: np.ndarray
+    reference: np.ndarray
+    offset: np.ndarray
+    coefficients: np.ndarray
+
+
 class Derivatives(NamedTuple):
     """Derivatives of the corrected levels of the first and the second tile of each pair.
 

@@ -42,7 +42,18 @@ class BlockSystem:
         edges = _edges(np.append(node, -1)[cliques])
         self.fronts = front_tree(dissect(edges, position), node, cliques)
 
-    def factorize(self, diagonal: np.ndarray, blocks: np.ndarray) -> BlockFactor:
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """Memory for the blocks ``(P, m, m)`` of one matrix at a time."""
+        return np.empty((*self.cliques.shape, self.cliques.shape[1]))
+
+    @cached_property
+    def _updates(self) -> np.ndarray:
+        return np.empty(self.fronts.end(FrontField.UPDATE))
+
+    def factorize(
+        self, diagonal: np.ndarray, blocks: np.ndarray, replaced: BlockFactor | None = None
+    ) -> BlockFactor:
         """Factorize ``diag(diagonal) + Σ blocks``.
 
         Parameters
@@ -51,16 +62,20 @@ class BlockSystem:
             ``(N,)``.
         blocks : ndarray
             ``(P, m, m)`` symmetric blocks of the cliques.
+        replaced : BlockFactor or None
+            A factor that is not used any more: the new one takes its memory.
 
         Raises
         ------
         numpy.linalg.LinAlgError
             The matrix is not positive definite.
         """
-        panels = np.empty(self.fronts.end(FrontField.PANEL))
-        updates = np.empty(self.fronts.end(FrontField.UPDATE))
+        if replaced is not None and replaced.system is self:
+            panels = replaced.panels
+        else:
+            panels = np.empty(self.fronts.end(FrontField.PANEL))
         diagonal, blocks = np.ascontiguousarray(diagonal), np.ascontiguousarray(blocks)
-        if not _kernels.factorize_fronts(self.fronts, diagonal, blocks, panels, updates):
+        if not _kernels.factorize_fronts(self.fronts, diagonal, blocks, panels, self._updates):
             raise np.linalg.LinAlgError("the matrix is not positive definite")
         return BlockFactor(self, panels)
 
@@ -86,10 +101,6 @@ class BlockFactor:
         _kernels.solve_fronts(self.system.fronts, self.panels, solution)
         return solution.reshape(right.shape)
 
-    def log_determinant(self) -> float:
-        """Return the logarithm of the determinant."""
-        return 2 * float(np.log(self.panels[self.system.fronts.pivots()]).sum())
-
     def inverse_diagonal(self) -> np.ndarray:
         """Return the diagonal ``(N,)`` of the inverse."""
         return self._inverse[0]
@@ -102,8 +113,7 @@ class BlockFactor:
     def _inverse(self) -> tuple[np.ndarray, np.ndarray]:
         fronts, cliques = self.system.fronts, self.system.cliques
         diagonal, blocks = np.empty(self.system.size), np.zeros((*cliques.shape, cliques.shape[1]))
-        updates = np.empty(fronts.end(FrontField.UPDATE))
-        _kernels.invert_fronts(fronts, self.panels, updates, diagonal, blocks)
+        _kernels.invert_fronts(fronts, self.panels, self.system._updates, diagonal, blocks)
         return diagonal, blocks
 
 

@@ -26,14 +26,11 @@ class Bordered:
         ``(N, M)``: W.
     shared_inverse : ndarray
         ``(M, M)`` inverse of S, the covariance of the shared columns.
-    log_determinant : float
-        Logarithm of the determinant of the whole.
     """
 
     factor: BlockFactor
     ratio: np.ndarray
     shared_inverse: np.ndarray
-    log_determinant: float
 
     @classmethod
     def of(
@@ -43,17 +40,19 @@ class Bordered:
         blocks: np.ndarray,
         border: np.ndarray,
         corner: np.ndarray,
+        replaced: Bordered | None = None,
     ) -> Bordered:
-        """Factorize A, given as for `BlockSystem.factorize`, with B ``(N, M)`` and C ``(M, M)``."""
-        factor = system.factorize(diagonal, blocks)
-        log_determinant = factor.log_determinant()
+        """Factorize A, given as for `BlockSystem.factorize`, with B ``(N, M)`` and C ``(M, M)``.
+
+        A system that is `replaced` is not used any more.
+        """
+        factor = system.factorize(diagonal, blocks, None if replaced is None else replaced.factor)
         if not border.shape[1]:
-            return cls(factor, border, corner, log_determinant)
+            return cls(factor, border, corner)
         ratio = factor.solve(border)
         root = cho_factor(corner - border.T @ ratio, lower=True, check_finite=False)
         inverse = cho_solve(root, np.eye(len(corner)), check_finite=False)
-        log_determinant += 2 * float(np.log(root[0].diagonal()).sum())
-        return cls(factor, ratio, (inverse + inverse.T) / 2, log_determinant)
+        return cls(factor, ratio, (inverse + inverse.T) / 2)
 
     def solve(self, right: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve for right-hand sides ``(N,)`` and ``(M,)``, or several columns of both."""

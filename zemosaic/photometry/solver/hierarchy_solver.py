@@ -129,7 +129,7 @@ class HierarchySolver:
         self._drops = 0
         self._columns: Columns | None = None
         self._system: BlockSystem
-        self.normal: Bordered
+        self._normal: Bordered | None = None
         self.step: float
 
     def of_pairs(self, chosen: np.ndarray) -> HierarchySolver:
@@ -192,8 +192,9 @@ class HierarchySolver:
                 break
         # The excess of all pairs excuses no suspect.
         rows = self.rows(state, columns, spreads.replace(level_excess=0.0))
+        normal, self._normal = self.normal, None  # no later round shall replace it
         return Fit(
-            self.equations.half_tile, state, spreads, columns, self.normal, rows,
+            self.equations.half_tile, state, spreads, columns, normal, rows,
             self.residuals(rows), self.doubtful, self.apart,
         )  # fmt: skip
 
@@ -223,7 +224,7 @@ class HierarchySolver:
         """
         priors = self._priors(columns, spreads)
         equations = NormalEquations(columns, self._system, rows, weights)
-        self.normal = equations.factorize(*priors)
+        self._normal = equations.factorize(*priors, self._normal)
         right, shared = self._right(columns, equations, state, *priors)
         means = means_of_components(columns, ~self.apart)
         sides = np.column_stack([shared, np.zeros((len(shared), 2))])
@@ -235,6 +236,12 @@ class HierarchySolver:
         if not np.isfinite(state.log_gain).all():
             raise np.linalg.LinAlgError("the rounds diverge")
         return state
+
+    @property
+    def normal(self) -> Bordered:
+        """The factorized normal equations of the last round."""
+        assert self._normal is not None
+        return self._normal
 
     def doubt(self, tiles: np.ndarray) -> None:
         """Leave the pairs of some tiles ``(T,)`` nearly without weight."""

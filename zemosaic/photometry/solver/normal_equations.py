@@ -26,7 +26,7 @@ class NormalEquations:
     columns : Columns
         The N columns of the tiles, and the S shared ones.
     system : BlockSystem
-        The structure of the former.
+        The structure of the former, in whose memory the blocks lie.
     rows : sequence of Rows
         The equations of P pairs.
     weights : ndarray
@@ -42,7 +42,7 @@ class NormalEquations:
     ) -> None:
         size, shared = columns.size, columns.instruments * columns.shared_terms
         self.system, self.cliques = system, system.cliques
-        self.blocks = np.empty((*self.cliques.shape, self.cliques.shape[1]))
+        self.blocks = system.blocks
         self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
         self.shared_right = np.zeros(shared)
         products = np.empty(self.cliques.shape)
@@ -71,8 +71,12 @@ class NormalEquations:
         self.corner[np.ix_(place, place)] += weighted.T @ rows
         self.shared_right[place] += weighted.T @ part.residual.ravel()
 
-    def factorize(self, prior: np.ndarray, shared_prior: np.ndarray) -> Bordered:
+    def factorize(
+        self, prior: np.ndarray, shared_prior: np.ndarray, replaced: Bordered | None = None
+    ) -> Bordered:
         """Factorize with the inverse variances of the prior, ``(N,)`` and ``(S,)``.
+
+        A system that is `replaced` is not used any more.
 
         Raises
         ------
@@ -83,4 +87,4 @@ class NormalEquations:
         numbers = np.einsum("paa->pa", self.blocks)
         diagonal = np.bincount(self.cliques.ravel(), numbers.ravel(), len(prior) + 1)[:-1]
         prior = np.maximum(prior, LEAST_PRIOR * diagonal)
-        return Bordered.of(self.system, prior, self.blocks, self.border[:-1], corner)
+        return Bordered.of(self.system, prior, self.blocks, self.border[:-1], corner, replaced)

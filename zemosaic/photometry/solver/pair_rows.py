@@ -13,19 +13,18 @@ where the gain of the pair was measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from .._kernels.pair_derivatives import Derivatives
-from ..illumination import detector_basis
+from .. import _kernels
+from .._kernels.pair_derivatives import Derivatives, TileTerms
 from .channel import Channel
-from .pair_ends import PairEnd, patch_points
-from .surfaces import half_tile, surface_basis
+from .pair_ends import Lit, PairEnd, even_light
+from .patch_bases import PatchBases
 
 CHUNK = 4096  # pairs that are linearized at once
-KEPT_BYTES = 1 << 28  # of the terms at the patches, which are the same in each round
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
@@ -134,13 +133,11 @@ class PairEquations:
         self.level_var = pairs.level_var / pairs.slope[:, None]
         if not channel.offsets_are_free:
             self.level_var = np.full_like(self.level_var, np.inf)
-        self._kept: dict[tuple[str, int, bool], tuple[np.ndarray, np.ndarray]] = {}
+        self._counted_var = np.maximum(self.level_var, LEAST_LEVEL_ERROR**2)
         labels = channel.instruments.labels
         self._parts = list(_parts(np.stack([labels[pairs.i], labels[pairs.j]], axis=1)))
-        self.half_tile = 1.0
-        if channel.frame is not None:
-            used = np.unique(np.r_[pairs.i, pairs.j])
-            self.half_tile = half_tile(channel.frame, used) if len(used) else 1.0
+        self._bases = PatchBases(channel)
+        self.half_tile = self._bases.half_tile
 
     def rows(self, state: State, active: Unknowns, excess: tuple[float, float]) -> Iterator[Rows]:
         """Yield all equations, linearized about a state.
@@ -154,40 +151,47 @@ class PairEquations:
         excess : tuple of float
             Variances that are added to levels, and to gains in proportion to their concentration.
         """
+        terms = TileTerms(
+            np.exp(state.log_gain), self.reference, state.level,
+            np.ascontiguousarray(state.surface[:, active.surface]),
+        )  # fmt: skip
         for chosen, instruments in self._parts:
-            yield self._linearize(chosen, instruments, state, active, excess)
+            yield self._linearize(chosen, instruments, state, terms, active, excess)
 
     def _linearize(
         self,
         chosen: np.ndarray,
         instruments: np.ndarray,
         state: State,
+        terms: TileTerms,
         active: Unknowns,
         excess: tuple[float, float],
     ) -> Rows:
         """Linearize some pairs of tiles of these two instruments."""
         pairs, run = self.channel.pairs, _run(chosen)
         ends = [
-            self._end(chosen, tile, levels[run], label, state, active)
+            self._end(chosen, tile, levels[run], label, state, terms, active)
             for tile, levels, label in zip(
                 (pairs.i, pairs.j), (pairs.x_level, pairs.y_level), instruments, strict=True
             )
         ]
-        contrast, log_flat = pairs.contrast[run], ends[1].log_flat - ends[0].log_flat
+        contrast = pairs.contrast[run]
         residual, variance = np.empty((2, len(chosen), pairs.x_level.shape[1] + 1))
         np.subtract(ends[0].value, ends[1].value, out=residual[:, :-1])
         residual[:, -1] = self.log_ratio[run] - (ends[0].log_gain - ends[1].log_gain)
-        if log_flat.any():
+        if (instruments >= 0).any() and active.log_flat.any():
+            log_flat = ends[1].lit.log_flat - ends[0].lit.log_flat
             residual[:, -1] -= np.einsum("np,np->n", contrast, log_flat)
         # In the mean unit of both tiles, so that swapping them changes nothing.
         unit = np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
-        variance[:, :-1] = unit * np.maximum(self.level_var[run], LEAST_LEVEL_ERROR**2) + excess[0]
+        np.multiply(unit, self._counted_var[run], out=variance[:, :-1])
+        variance[:, :-1] += excess[0]
         variance[:, -1] = self.gain_var[run] + excess[1] * pairs.concentration[run]
         shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
         labels = [int(label) for label in instruments if label >= 0]
         if len(labels) == 2 and labels[0] == labels[1]:
             shared, labels = [shared[0] + shared[1]], labels[:1]
-        by_tile = zip(*((end.lever, end.by_level, end.surface) for end in ends), strict=True)
+        by_tile = zip(*((end.lever, end.lit.by_level, end.surface) for end in ends), strict=True)
         derivatives = Derivatives(*(values for both in by_tile for values in both))
         return Rows(
             chosen, derivatives, np.concatenate(shared, axis=2), residual, variance, tuple(labels)
@@ -200,85 +204,51 @@ class PairEquations:
         level: np.ndarray,
         instrument: int,
         state: State,
+        terms: TileTerms,
         active: Unknowns,
     ) -> PairEnd:
         """Return one tile of some pairs, with its levels ``(n, 16)`` in their patches.
 
         `chosen` ``(n,)`` are the pairs, and `of_pairs` ``(P,)`` the tile of every pair.
         """
-        terms, tile = active.surface, of_pairs[chosen]
-        surface, basis = np.zeros((0, *level.shape)), np.zeros((*level.shape, 0))
-        flat, glow = active.log_flat, active.glow
-        shares = instrument >= 0 and (flat.any() or glow.any())
-        if terms.any():
-            surface = self._basis(self._surface_basis, chosen, of_pairs, terms)
-        if shares:
-            basis = self._basis(self._detector_basis, chosen, of_pairs, np.ones_like(flat))
-        gain = np.exp(state.log_gain[tile])[:, None]
-        log_flat = glow_level = np.zeros((len(level), 1))
-        bias = state.bias[instrument] if shares else 0.0
-        if shares:
-            log_flat = basis @ state.log_flat[instrument]
-            glow_level = basis @ state.glow[instrument]
-        lever = gain * (level - (self.reference[tile][:, None] + glow_level))
-        by_level = np.exp(-log_flat) if shares else np.ones_like(level)
-        light = (lever + (state.level[tile][:, None] - bias)) * by_level
-        value = light + bias
-        for of_term, coefficient in zip(surface, state.surface[tile][:, terms].T, strict=True):
-            value += of_term * coefficient[:, None]
+        tile, surface = of_pairs[chosen], np.zeros((0, *level.shape))
+        if active.surface.any():
+            surface = self._bases.surface(chosen, of_pairs, active.surface)
+        lit = self._lit(chosen, of_pairs, instrument, state, active)
+        lever, light, value = _kernels.tile_levels(
+            tile, level, terms, surface, lit.glow, lit.by_level, bias=lit.bias
+        )
         return PairEnd(
             log_gain=state.log_gain[tile],
             value=value,
-            lever=lever * by_level,
-            by_level=by_level,
+            lever=lever,
             surface=surface,
-            log_flat=log_flat,
-            by_log_flat=-light[..., None] * basis[..., flat if shares else slice(0)],
-            by_glow=-(gain * by_level)[..., None] * basis[..., glow if shares else slice(0)],
-            by_bias=(1 - by_level)[..., None][..., : int(shares and flat.any())],
-            flat_basis=basis[..., flat if shares else slice(0)],
+            by_shared=lit.derivatives(light, terms.gain[tile]),
+            lit=lit,
         )
 
-    def _basis(
+    def _lit(
         self,
-        compute: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
         chosen: np.ndarray,
         of_pairs: np.ndarray,
-        terms: np.ndarray,
-    ) -> np.ndarray:
-        """Return means of some terms over the patches, kept from round to round."""
-        key = compute.__name__, int(chosen[0]), of_pairs is self.channel.pairs.i
-        kept = self._kept.get(key)
-        if kept is not None and np.array_equal(kept[0], terms):
-            return kept[1]
-        pairs = self.channel.pairs
-        place = patch_points(pairs.place[chosen], pairs.extent[chosen])
-        basis = compute(of_pairs[chosen], place, terms)
-        self._kept.pop(key, None)
-        if sum(basis.nbytes for _, basis in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
-            self._kept[key] = terms, basis
-        return basis
-
-    def _surface_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        """Return means of some terms of surfaces ``(K, n, 16)`` over places in cells."""
-        node = self.channel.ties.level[tile]
-        basis = surface_basis(self._offsets(node, place) / self.half_tile, terms).mean(axis=2)
-        return np.ascontiguousarray(np.moveaxis(basis, 2, 0))
-
-    def _offsets(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Return places ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)`` in cells."""
-        assert self.channel.frame is not None
-        return place - self.channel.frame.centre[tile][:, None, None]
-
-    def _detector_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        """Return means of some shared terms ``(n, 16, M)`` over places in cells."""
-        frame = self.channel.frame
-        assert frame is not None
-        to_pixels = np.linalg.inv(frame.jacobian[tile])
-        pixels = np.einsum("nab,npqb->npqa", to_pixels, self._offsets(tile, place))
-        x, y = np.moveaxis(pixels / (frame.shape[tile][:, None, None, ::-1] / 2), 3, 0)
-        basis = detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
-        return np.asarray(basis[..., terms].mean(axis=2))
+        instrument: int,
+        state: State,
+        active: Unknowns,
+    ) -> Lit:
+        """Return what the instrument does to the levels of these tiles."""
+        flat, glow = active.log_flat, active.glow
+        if instrument < 0 or not (flat.any() or glow.any()):
+            return even_light(len(chosen))
+        basis = self._bases.detector(chosen, of_pairs)
+        log_flat = basis @ state.log_flat[instrument]
+        return Lit(
+            log_flat=log_flat,
+            by_level=np.exp(-log_flat),
+            glow=basis @ state.glow[instrument],
+            bias=float(state.bias[instrument]),
+            flat_basis=basis[..., flat],
+            glow_basis=basis[..., glow],
+        )
 
 
 def _run(chosen: np.ndarray) -> np.ndarray | slice:

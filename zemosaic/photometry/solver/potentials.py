@@ -12,6 +12,7 @@ of tiles: of the factor, by nested dissection, and of the exact variances, by th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,15 +50,25 @@ class Potentials:
     ----------
     value : ndarray
         ``(nodes,)``; 0 for a node without a difference.
-    variance : ndarray
-        ``(nodes,)``; NaN for a node without a difference.
     residual : ndarray
         ``(P,)`` measured minus fitted differences.
+    grounding : Grounding
+        The gauge.
+    fit : RobustFit or None
+        Their fit; None if all potentials are held.
     """
 
     value: np.ndarray
-    variance: np.ndarray
     residual: np.ndarray
+    grounding: Grounding
+    fit: RobustFit | None
+
+    @cached_property
+    def variance(self) -> np.ndarray:
+        """Variances ``(nodes,)``; NaN for a node without a difference."""
+        if self.fit is None:
+            return np.full(len(self.value), np.nan)
+        return self.grounding.variance(self.fit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +168,7 @@ def potentials(
     unknowns = np.flatnonzero(grounding.free)
     value = np.zeros(nodes)
     if not len(unknowns):
-        return Potentials(value, np.full(nodes, np.nan), differences.value.copy())
+        return Potentials(value, differences.value.copy(), grounding, None)
     ends = np.stack([differences.i, differences.j], axis=1)
     number = np.full(nodes, len(unknowns))
     number[unknowns] = np.arange(len(unknowns))
@@ -167,4 +178,4 @@ def potentials(
     fit = fit_differences(system, differences.value, inverse_error, rounds)
     value[unknowns] = fit.solution
     value -= grounding.mean(value)
-    return Potentials(value, grounding.variance(fit), fit.residual / inverse_error)
+    return Potentials(value, fit.residual / inverse_error, grounding, fit)

@@ -69,8 +69,9 @@ def fit_differences(
     i, j = system.cliques.T
     solution, residual = np.zeros(system.size + 1), inverse_error * value
     weights, widest = np.ones(len(value)), 1.0
+    factor: BlockFactor | None = None
     for number in range(1, rounds + 1):
-        factor = _factorize(system, weights * inverse_error**2)
+        factor = _factorize(system, weights * inverse_error**2, factor)
         change = _differences(system, weights * inverse_error * residual)
         solution[:-1] += factor.solve(change)
         previous, residual = residual, inverse_error * (value - solution[i] + solution[j])
@@ -84,13 +85,18 @@ def fit_differences(
         steady = np.sqrt(np.square(residual - previous).mean()) <= STEADY
         if steady and number > MILD_ROUNDS + NARROWING:
             break
+    assert factor is not None
     return RobustFit(solution[:-1], residual, robust_scale(chi), factor)
 
 
-def _factorize(system: BlockSystem, weights: np.ndarray) -> BlockFactor:
+def _factorize(
+    system: BlockSystem, weights: np.ndarray, replaced: BlockFactor | None
+) -> BlockFactor:
     """Factorize the Laplacian of a graph with these weights ``(P,)``."""
-    blocks = weights[:, None, None] * np.array([[1.0, -1.0], [-1.0, 1.0]])
-    return system.factorize(np.zeros(system.size), blocks)
+    blocks = np.multiply(
+        weights[:, None, None], np.array([[1.0, -1.0], [-1.0, 1.0]]), out=system.blocks
+    )
+    return system.factorize(np.zeros(system.size), blocks, replaced)
 
 
 def _differences(system: BlockSystem, values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from .fits import (
     summarize_fit,
 )
 from .fronts import factorize_fronts, invert_fronts, solve_fronts
-from .pairs import normal_blocks
+from .pairs import normal_blocks, tile_levels
 from .previews import gather_blocks, gather_cells, overlap_areas, sample_linear, sample_spline
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "solve_fronts",
     "summarize_bands",
     "summarize_fit",
+    "tile_levels",
 ]

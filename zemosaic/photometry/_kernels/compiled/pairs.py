@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _fused  # type: ignore[attr-defined]
-from ..pair_derivatives import Derivatives
+from ..pair_derivatives import Derivatives, TileTerms
 
 
 def normal_blocks(
@@ -21,3 +21,25 @@ def normal_blocks(
         blocks=blocks,
         products=products,
     )
+
+
+def tile_levels(
+    tile: np.ndarray, measured: np.ndarray, terms: TileTerms, basis: np.ndarray, glow: np.ndarray,
+    by_level: np.ndarray, *, bias: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Correct the levels of one tile of each pair."""
+    # Apart, because the levers are kept for long.
+    lever, light, value = (np.empty(measured.shape) for _ in range(3))
+    _fused.tile_levels(
+        tile,
+        measured,
+        *terms,
+        basis=basis,
+        glow=glow,
+        by_level=by_level,
+        bias=bias,
+        lever=lever,
+        light=light,
+        value=value,
+    )
+    return lever, light, value

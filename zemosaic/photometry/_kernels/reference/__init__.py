@@ -7,7 +7,7 @@ from .blocks import block_weights, gather_blocks, gather_cells
 from .fronts import factorize_fronts, invert_fronts, solve_fronts
 from .irls import fit_irls
 from .linear import sample_linear
-from .pairs import normal_blocks
+from .pairs import normal_blocks, tile_levels
 from .resampling import sample_spline
 from .scene import design_matrix, sky_planes
 from .slope import initial_slope
@@ -31,4 +31,5 @@ __all__ = [
     "solve_fronts",
     "summarize_bands",
     "summarize_fit",
+    "tile_levels",
 ]

@@ -1,10 +1,10 @@
-"""The weighted products of the equations of pairs of tiles."""
+"""The equations of pairs of tiles: corrected levels, and weighted products."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..pair_derivatives import Derivatives
+from ..pair_derivatives import Derivatives, TileTerms
 
 
 def normal_blocks(
@@ -30,3 +30,38 @@ def normal_blocks(
     weighted = (matrix * precision[..., None]).swapaxes(1, 2)
     blocks[pairs] = weighted @ matrix
     products[pairs] = (weighted @ residual[..., None])[..., 0]
+
+
+def tile_levels(
+    tile: np.ndarray, measured: np.ndarray, terms: TileTerms, basis: np.ndarray, glow: np.ndarray,
+    by_level: np.ndarray, *, bias: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Correct the levels of one tile of each of n pairs.
+
+    Parameters
+    ----------
+    tile : ndarray
+        ``(n,)`` int.
+    measured : ndarray
+        ``(n, 16)`` levels in the patches.
+    terms : TileTerms
+        Those of all tiles, with K terms of their surfaces.
+    basis : ndarray
+        ``(K, n, 16)`` surfaces with one of these terms.
+    glow, by_level : ndarray
+        ``(n, 16)`` of the instrument; `by_level` is 1 / F.
+    bias : float
+        Level that is no light.
+
+    Returns
+    -------
+    lever, light, value : ndarray
+        ``(n, 16)``: derivatives of the corrected levels by the log-gain, their part that is light
+        without the surface, and the corrected levels.
+    """
+    lever = terms.gain[tile, None] * (measured - (terms.reference[tile, None] + glow))
+    light = (lever + (terms.offset[tile, None] - bias)) * by_level
+    value = light + bias
+    for surface, coefficient in zip(basis, terms.coefficients[tile].T, strict=True):
+        value += surface * coefficient[:, None]
+    return lever * by_level, light, value
