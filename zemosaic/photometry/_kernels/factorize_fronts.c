@@ -5,7 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { FEW = 8 }; /* rows that are eliminated one by one */
+enum { FEW = 8 }; /* rows that are eliminated one by one: those of a tile of a product */
 
 /* The matrix of a front right of its diagonal: the rows (own, size) that are eliminated, and those
 (rest, rest) that are left. */
@@ -30,12 +30,16 @@ static int assemble(const FactorizeFronts *a, const Tree *tree, const Matrix *ma
     const Index width = tree->width;
     Front child;
     Index first;
-    memset(matrix->panel, 0, (size_t)(front->own * front->size) * sizeof(double));
-    memset(matrix->rest, 0, (size_t)(front->rest * front->rest) * sizeof(double));
-    for (Index k = 0; k < front->own; k++)
-        matrix->panel[k * front->size + k] = a->diagonal[front->columns[k]];
+    for (Index k = 0; k < front->own; k++) {
+        double *const row = matrix->panel + k * front->size;
+        memset(row, 0, (size_t)front->size * sizeof *row);
+        row[k] = a->diagonal[front->columns[k]];
+    }
+    for (Index k = 0; k < front->rest; k++)
+        memset(matrix->rest + k * (front->rest + 1), 0, (size_t)(front->rest - k) * sizeof(double));
     for (Index k = front->first_block; k < front->last_block; k++) {
-        const Index *const place = tree->place + tree->order[k] * width;
+        const Index *place;
+        if (block_place(tree, front, k, &place) < 0) return -1;
         const double *block = a->blocks + tree->order[k] * width * width;
         for (Index i = 0; i < width; i++, block += width) {
             if (place[i] < 0) continue;
@@ -61,7 +65,7 @@ it is not positive definite. */
 static int eliminate(double *matrix, Index begin, Index end, Index size)
 {
     if (end - begin > FEW) {
-        const Index middle = begin + (end - begin) / 2;
+        const Index middle = begin + ((end - begin) / 2 + FEW - 1) / FEW * FEW;
         if (!eliminate(matrix, begin, middle, size)) return 0;
         const Factor above = {matrix + begin * size + middle, size, 1};
         subtract_product(matrix + middle * (size + 1), size, above, above, middle - begin,

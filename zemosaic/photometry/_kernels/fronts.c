@@ -7,19 +7,18 @@ static int outside(Index begin, Index end, Index limit)
     return begin < 0 || end < begin || end > limit;
 }
 
-/* Return whether the blocks of a front lie outside the arrays. */
-static int blocks_outside(const Tree *tree, const Front *front)
+int block_place(const Tree *tree, const Front *front, Index index, const Index **place)
 {
-    for (Index k = front->first_block; k < front->last_block; k++) {
-        const Index block = tree->order[k];
-        if (block < 0 || block >= tree->places) return 1;
-        for (Index m = 0; m < tree->width; m++)
-            if (tree->place[block * tree->width + m] >= front->size) return 1;
-    }
+    const Index block = tree->order[index];
+    if (block < 0 || block >= tree->places) return -1;
+    *place = tree->place + block * tree->width;
+    for (Index k = 0; k < tree->width; k++)
+        if ((*place)[k] >= front->size) return -1;
     return 0;
 }
 
-int read_front(const Tree *tree, Index number, Front *front)
+/* Read the bounds of a front; -1 if they do not fit the arrays. */
+static int read_bounds(const Tree *tree, Index number, Front *front)
 {
     if (number < 0 || number >= tree->fronts) return -1;
     const Index *const row = tree->table + number * FIELDS, *const next = row + FIELDS;
@@ -46,14 +45,20 @@ int read_front(const Tree *tree, Index number, Front *front)
         (front->size * front->size > tree->work || front->update < 0 ||
          front->update + front->rest * front->rest > tree->updates))
         return -1;
+    return 0;
+}
+
+int read_front(const Tree *tree, Index number, Front *front)
+{
+    if (read_bounds(tree, number, front) < 0) return -1;
     for (Index k = 0; k < front->size; k++)
         if (front->columns[k] < 0 || front->columns[k] >= tree->size) return -1;
-    return blocks_outside(tree, front) ? -1 : 0;
+    return 0;
 }
 
 int read_child(const Tree *tree, const Front *front, Index index, Front *child)
 {
-    if (read_front(tree, tree->children[index], child) < 0) return -1;
+    if (read_bounds(tree, tree->children[index], child) < 0) return -1;
     for (Index k = child->own; k < child->size; k++)
         if (child->above[k] < 0 || child->above[k] >= front->size) return -1;
     return 0;

@@ -40,6 +40,9 @@ void subtract_product(double *matrix, Index step, Factor left, Factor right, Ind
 /* Read a front; -1 if its numbers do not fit the arrays. */
 int read_front(const Tree *tree, Index number, Front *front);
 
+/* Set the places of the columns of a block in its front; -1 if they lie outside. */
+int block_place(const Tree *tree, const Front *front, Index index, const Index **place);
+
 /* Read a child of a front, whose places lie in the front. */
 int read_child(const Tree *tree, const Front *front, Index index, Front *child);
 

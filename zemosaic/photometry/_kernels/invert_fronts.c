@@ -76,7 +76,8 @@ static int distribute(const InvertFronts *a, const Tree *tree, const Front *fron
     Front child;
     for (Index i = 0; i < front->own; i++) a->diagonal[front->columns[i]] = inverse[i * size + i];
     for (Index k = front->first_block; k < front->last_block; k++) {
-        const Index *const place = tree->place + tree->order[k] * width;
+        const Index *place;
+        if (block_place(tree, front, k, &place) < 0) return -1;
         double *const block = a->blocks + tree->order[k] * width * width;
         for (Index i = 0; i < width; i++)
             for (Index j = 0; j < width; j++) {
