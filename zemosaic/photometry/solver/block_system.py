@@ -19,7 +19,7 @@ import numpy as np
 from .. import _kernels
 from .._kernels.fronts import FrontField
 from .dissection import dissect
-from .front_tree import front_tree
+from .front_tree import front_tree, sorted_unique
 
 LARGE = 10**18
 
@@ -39,7 +39,7 @@ class BlockSystem:
 
     def __init__(self, node: np.ndarray, cliques: np.ndarray, position: np.ndarray) -> None:
         self.size, self.cliques = len(node), cliques
-        edges = _edges(np.append(node, -1)[cliques])
+        edges = _edges(np.append(node, -1)[cliques], len(position))
         self.fronts = front_tree(dissect(edges, position), node, cliques)
 
     @cached_property
@@ -117,12 +117,14 @@ class BlockFactor:
         return diagonal, blocks
 
 
-def _edges(cliques: np.ndarray) -> np.ndarray:
+def _edges(cliques: np.ndarray, nodes: int) -> np.ndarray:
     """Return the pairs ``(E, 2)`` of nodes that share a clique ``(P, m)``; -1 for none."""
-    nodes = np.sort(cliques, axis=1)
-    nodes[:, 1:][nodes[:, 1:] == nodes[:, :-1]] = -1
-    distinct = int((nodes >= 0).sum(axis=1).max(initial=0))
-    nodes = np.sort(nodes, axis=1)[:, nodes.shape[1] - distinct :]
-    ends = [nodes[:, [a, b]] for a, b in zip(*np.triu_indices(distinct, 1), strict=True)]
-    edges = np.concatenate([np.empty((0, 2), dtype=np.intp), *ends])
-    return np.unique(edges[(edges >= 0).all(axis=1)], axis=0)
+    members = np.sort(cliques, axis=1)
+    members[:, 1:][members[:, 1:] == members[:, :-1]] = -1
+    distinct = int((members >= 0).sum(axis=1).max(initial=0))
+    members = np.sort(members, axis=1)[:, members.shape[1] - distinct :]
+    keys = [np.empty(0, dtype=np.intp)]
+    for a, b in zip(*np.triu_indices(distinct, 1), strict=True):
+        both = members[members[:, a] >= 0]  # the larger one exists too
+        keys.append(both[:, a] * nodes + both[:, b])
+    return np.stack(np.divmod(sorted_unique(np.concatenate(keys)), nodes), axis=1)

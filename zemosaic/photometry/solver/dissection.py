@@ -54,11 +54,13 @@ def dissect(edges: np.ndarray, position: np.ndarray) -> Dissection:
     part, done = np.ones(nodes, dtype=np.int64), np.zeros(nodes, dtype=bool)
     neighbours = np.bincount(edges.ravel(), minlength=nodes)
     done |= neighbours > MANY_NEIGHBOURS * np.sqrt(nodes)
-    todo, edges = np.flatnonzero(~done), edges[edges[:, 0] != edges[:, 1]]
+    todo, (i, j) = np.flatnonzero(~done), edges[edges[:, 0] != edges[:, 1]].T.copy()
     while len(todo):
-        edges = edges[(part[edges[:, 0]] == part[edges[:, 1]]) & ~done[edges].any(axis=1)]
+        apart = np.where(done, -1 - np.arange(nodes), part)  # each that is done
+        inside = apart[i] == apart[j]
+        i, j = i[inside], j[inside]
         is_high, divided = _halve(todo, part, position)
-        in_separator = _separators(todo, part, edges, is_high)
+        in_separator = _separators(todo, part, (i, j), is_high)
         divided &= _shares(part[todo], in_separator[todo]) <= LARGEST_SEPARATOR
         done[todo] = in_separator[todo] | ~divided
         todo = todo[~done[todo]]
@@ -73,7 +75,9 @@ def _halve(
 
     The latter is for each node of `todo` whether its part is large enough to be divided.
     """
-    _, label, count = np.unique(part[todo], return_inverse=True, return_counts=True)
+    sizes = np.bincount(part[todo])
+    count = sizes[sizes > 0]
+    label = (np.cumsum(sizes > 0) - 1)[part[todo]]
     first = np.cumsum(count) - count
     places = position[todo][np.argsort(label, kind="stable")]
     extent = np.maximum.reduceat(places, first) - np.minimum.reduceat(places, first)
@@ -86,12 +90,12 @@ def _halve(
 
 
 def _separators(
-    todo: np.ndarray, part: np.ndarray, edges: np.ndarray, is_high: np.ndarray
+    todo: np.ndarray, part: np.ndarray, ends: tuple[np.ndarray, np.ndarray], is_high: np.ndarray
 ) -> np.ndarray:
     """Return the nodes ``(nodes,)`` on the side of the cut of their part that has fewer there."""
-    cut = edges[is_high[edges[:, 0]] != is_high[edges[:, 1]]]
+    cut = is_high[ends[0]] != is_high[ends[1]]
     at_cut = np.zeros(len(part), dtype=bool)
-    at_cut[cut] = True
+    at_cut[ends[0][cut]] = at_cut[ends[1][cut]] = True
     low, high = (_shares(part[todo], at_cut[todo] & (is_high[todo] == side)) for side in (0, 1))
     chosen = np.zeros(len(part), dtype=bool)
     chosen[todo] = at_cut[todo] & (is_high[todo] == (high < low))
@@ -100,8 +104,8 @@ def _separators(
 
 def _shares(part: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Return the share of chosen nodes in the part of each node."""
-    _, label, count = np.unique(part, return_inverse=True, return_counts=True)
-    return (np.bincount(label, chosen) / count)[label]
+    share = np.bincount(part, chosen) / np.maximum(np.bincount(part), 1)
+    return np.asarray(share[part])
 
 
 def _in_postorder(part: np.ndarray) -> Dissection:

@@ -42,6 +42,12 @@ def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) ->
     )  # fmt: skip
 
 
+def sorted_unique(values: np.ndarray) -> np.ndarray:
+    """Return the distinct integers in ascending order, sooner than `numpy.unique`."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]]
+
+
 def _places(
     front: np.ndarray,
     column: np.ndarray,
@@ -81,7 +87,7 @@ def _members(
     level = np.zeros(fronts, dtype=np.intp)  # below the root
     for k in range(fronts - 1, -1, -1):
         level[k] = level[parent[k]] + 1 if parent[k] >= 0 else 0
-    pairs = np.unique(
+    pairs = sorted_unique(
         np.append(
             first[row] * (size + 1) + cliques[row, entry], number * (size + 1) + np.arange(size)
         )
@@ -89,7 +95,7 @@ def _members(
     of_level, done = level[pairs // (size + 1)], []
     passed = np.empty(0, dtype=np.int64)
     for depth in range(level.max(initial=-1), -1, -1):
-        here = np.unique(np.append(pairs[of_level == depth], passed))
+        here = sorted_unique(np.append(pairs[of_level == depth], passed))
         done.append(here)
         front, column = np.divmod(here, size + 1)
         up = number[column] > front
