@@ -54,12 +54,15 @@ def dissect(edges: np.ndarray, position: np.ndarray) -> Dissection:
     part, done = np.ones(nodes, dtype=np.int64), np.zeros(nodes, dtype=bool)
     neighbours = np.bincount(edges.ravel(), minlength=nodes)
     done |= neighbours > MANY_NEIGHBOURS * np.sqrt(nodes)
+    rank = np.empty(position.shape, dtype=np.int64)
+    for axis in (0, 1):
+        rank[np.argsort(position[:, axis], kind="stable"), axis] = np.arange(nodes)
     todo, (i, j) = np.flatnonzero(~done), edges[edges[:, 0] != edges[:, 1]].T.copy()
     while len(todo):
         apart = np.where(done, -1 - np.arange(nodes), part)  # each that is done
         inside = apart[i] == apart[j]
         i, j = i[inside], j[inside]
-        is_high, divided = _halve(todo, part, position)
+        is_high, divided = _halve(todo, part, position, rank)
         in_separator = _separators(todo, part, (i, j), is_high)
         divided &= _shares(part[todo], in_separator[todo]) <= LARGEST_SEPARATOR
         done[todo] = in_separator[todo] | ~divided
@@ -69,23 +72,23 @@ def dissect(edges: np.ndarray, position: np.ndarray) -> Dissection:
 
 
 def _halve(
-    todo: np.ndarray, part: np.ndarray, position: np.ndarray
+    todo: np.ndarray, part: np.ndarray, position: np.ndarray, rank: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which nodes ``(nodes,)`` are in the upper half of their part, and of which parts.
 
-    The latter is for each node of `todo` whether its part is large enough to be divided.
+    The latter is for each node of `todo` whether its part is large enough to be divided. `rank`
+    ``(nodes, 2)`` is the order of positions along each axis; all keys that are sorted differ.
     """
     sizes = np.bincount(part[todo])
     count = sizes[sizes > 0]
     label = (np.cumsum(sizes > 0) - 1)[part[todo]]
     first = np.cumsum(count) - count
-    places = position[todo][np.argsort(label, kind="stable")]
+    places = position[todo[np.argsort(label * len(part) + todo)]]
     extent = np.maximum.reduceat(places, first) - np.minimum.reduceat(places, first)
-    along = position[todo, np.argmax(extent, axis=1)[label]]
-    order = np.lexsort((along, label))
-    rank = np.arange(len(todo)) - first[label[order]]
+    order = np.argsort(label * len(part) + rank[todo, np.argmax(extent, axis=1)[label]])
+    beyond = np.arange(len(todo)) - first[label[order]]
     is_high = np.zeros(len(part), dtype=bool)
-    is_high[todo[order]] = rank >= count[label[order]] // 2
+    is_high[todo[order]] = beyond >= count[label[order]] // 2
     return is_high, count[label] > LEAF
 
 
