@@ -218,7 +218,11 @@ def hold_means(
         [[totals(means[:, a] * response[:, b]) for b in (0, 1)] for a in (0, 1)]
     ).transpose(2, 0, 1)
     change = np.array([totals(means[:, a] * own[:, 0]) for a in (0, 1)]).T
-    multiplier = np.einsum("cab,cb->ca", np.linalg.pinv(stiffness, hermitian=True), change)
+    solved_for = np.bincount(place, minlength=components) > 0
+    multiplier = np.zeros((components, 2))
+    multiplier[solved_for] = np.einsum(
+        "cab,cb->ca", np.linalg.pinv(stiffness[solved_for], hermitian=True), change[solved_for]
+    )
     size = np.maximum(np.bincount(component[sound], minlength=components), 1e-300)
     mean = np.average(multiplier, axis=0, weights=size)
     step = own[:, 0] - (response * multiplier[place]).sum(axis=1)

@@ -28,9 +28,14 @@ def group_medians(
     """
     count = np.bincount(label, minlength=groups)
     median = np.full(groups, np.nan)
-    filled = np.flatnonzero(count)
-    ranked = values[np.lexsort((values, label))]  # NaNs come last in each group
-    first, size = (np.cumsum(count) - count)[filled], count[filled]
+    median[label] = values  # of a single one
+    several = count[label] > 1
+    label, values = label[several], values[several]
+    by_value = np.argsort(values)  # NaNs come last in each group
+    ranked = values[by_value[np.argsort(label[by_value], kind="stable")]]
+    size = np.where(count > 1, count, 0)
+    filled = np.flatnonzero(size)
+    first, size = (np.cumsum(size) - size)[filled], size[filled]
     middle = (ranked[first + (size - 1) // 2] + ranked[first + size // 2]) / 2
     median[filled] = np.where(np.isnan(ranked[first + size - 1]), np.nan, middle)
     return median, count
