@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from ..overlap.graph import csgraph_array
 
-LEAF = 24  # nodes of a part that is not divided further
+LEAF = 16  # nodes of a part that is not divided further
 LARGEST_SEPARATOR = 0.4  # of a part: a denser one is not divided
 MANY_NEIGHBOURS = 10.0  # in units of the root of the number of nodes
 

@@ -40,15 +40,16 @@ class PairResiduals:
         level, log_gain = np.full((2, pairs), np.nan)
         level_chi, gain_chi, shape_chi = np.zeros((3, pairs))
         for part in rows:
-            weight, residual = 1 / part.variance, part.residual
-            total = weight[:, :-1].sum(axis=1)
-            product = (weight * residual)[:, :-1].sum(axis=1)
-            patches = np.maximum(np.count_nonzero(weight[:, :-1], axis=1), 1)
-            squares = (weight * residual**2)[:, :-1].sum(axis=1)
+            residual, ratio = part.residual[:, :-1], part.residual[:, -1]
+            weight, gain_var = 1 / part.variance[:, :-1], part.variance[:, -1]
+            weighted, total = weight * residual, weight.sum(axis=1)
+            product = weighted.sum(axis=1)
+            patches = np.maximum(np.count_nonzero(weight, axis=1), 1)
+            squares = np.einsum("np,np->n", weighted, residual)
             level[part.pairs] = product / np.where(total > 0, total, np.nan)
-            log_gain[part.pairs] = np.where(weight[:, -1] > 0, residual[:, -1], np.nan)
+            log_gain[part.pairs] = np.where(np.isfinite(gain_var), ratio, np.nan)
             level_chi[part.pairs] = np.abs(product) / np.sqrt(np.where(total > 0, total, 1.0))
-            gain_chi[part.pairs] = np.abs(residual[:, -1]) * np.sqrt(weight[:, -1])
+            gain_chi[part.pairs] = np.abs(ratio) / np.sqrt(gain_var)
             shape_chi[part.pairs] = GAUSSIAN_MEDIAN * np.sqrt(squares / patches)
         return cls(level, log_gain, level_chi, gain_chi, shape_chi)
 
