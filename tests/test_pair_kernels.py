@@ -1,12 +1,14 @@
-"""The kernel of the normal equations of pairs, against sums over their rows."""
+"""The kernels of the equations of pairs, against their definitions."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
 from zemosaic.photometry import _kernels
-from zemosaic.photometry._kernels.pair_derivatives import Derivatives
+from zemosaic.photometry._kernels.pair_derivatives import Derivatives, TileTerms
 
 
 def random_derivatives(pairs: int, terms: int) -> Derivatives:
@@ -57,3 +59,40 @@ def test_places_out_of_range_are_refused(place: int) -> None:
             np.array([place]), random_derivatives(1, 0), np.ones((1, 17)), np.ones((1, 17)),
             blocks, products,
         )  # fmt: skip
+
+
+def random_levels(pairs: int, terms: int, tiles: int = 4) -> dict[str, Any]:
+    """Return the arguments of `tile_levels` for pairs of some tiles."""
+    rng = np.random.default_rng(terms)
+    return {
+        "tile": rng.integers(0, tiles, pairs), "measured": rng.normal(size=(pairs, 16)),
+        "terms": TileTerms(*rng.normal(size=(3, tiles)), rng.normal(size=(tiles, terms))),
+        "basis": rng.normal(size=(terms, pairs, 16)), "glow": rng.normal(size=(pairs, 16)),
+        "by_level": rng.uniform(0.5, 2, (pairs, 16)), "bias": 3.0,
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("terms", [0, 2, 9])
+def test_levels_are_corrected_by_the_terms_of_their_tile(terms: int) -> None:
+    """``(g (x - x0 - A) + l - b) / F + b + P``, and its derivatives by log g and 1 / F."""
+    a = random_levels(7, terms)
+    lever, light, value = _kernels.tile_levels(**a)
+    for pair, tile in enumerate(a["tile"]):
+        gain, reference, offset, coefficients = (values[tile] for values in a["terms"])
+        by_gain = gain * (a["measured"][pair] - reference - a["glow"][pair])
+        by_level = a["by_level"][pair]
+        surface = coefficients @ a["basis"][:, pair]
+        np.testing.assert_allclose(lever[pair], by_gain * by_level, rtol=1e-12, atol=1e-12)
+        lit = (by_gain + offset - a["bias"]) * by_level
+        np.testing.assert_allclose(light[pair], lit, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(value[pair], lit + a["bias"] + surface, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.skipif(not _kernels.COMPILED, reason="numpy counts from the end")
+@pytest.mark.parametrize("tile", [-1, 4])
+def test_tiles_out_of_range_are_refused(tile: int) -> None:
+    """ValueError, and no read outside the array."""
+    wrong = random_levels(1, 0) | {"tile": np.array([tile])}
+    with pytest.raises(ValueError, match="do not fit together"):
+        _kernels.tile_levels(**wrong)
