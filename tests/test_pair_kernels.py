@@ -19,7 +19,7 @@ def random_derivatives(pairs: int, terms: int) -> Derivatives:
 
 
 @pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize("terms", [0, 2, 5, 9])
+@pytest.mark.parametrize("terms", [0, 2, 5, 9, 14])
 def test_products_are_sums_over_the_rows(terms: int) -> None:
     """Of all pairs that are given, at their places, with rows without weight, and no others."""
     pairs, places, width = 5, np.array([7, 0, 3, 2, 8]), 2 * (2 + terms)
@@ -73,7 +73,7 @@ def random_levels(pairs: int, terms: int, tiles: int = 4) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("either_way")
-@pytest.mark.parametrize("terms", [0, 2, 9])
+@pytest.mark.parametrize("terms", [0, 2, 14])
 def test_levels_are_corrected_by_the_terms_of_their_tile(terms: int) -> None:
     """``(g (x - x0 - A) + l - b) / F + b + P``, and its derivatives by log g and 1 / F."""
     a = random_levels(7, terms)

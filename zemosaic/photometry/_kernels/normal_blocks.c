@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { LEVELS = 16, SURFACE_MAX = 9, WIDTH_MAX = 2 * (2 + SURFACE_MAX) };
+enum { LEVELS = 16, SURFACE_MAX = 14, WIDTH_MAX = 2 * (2 + SURFACE_MAX) };
 
 /* Set the derivatives (2 + terms) of the level of a patch by the terms of one tile. */
 static void set_derivatives(double *row, double sign, const double *lever, const double *by_level,
