@@ -8,7 +8,7 @@ from __future__ import annotations
 _SMALL = "corners hardly know gains apart from surfaces, so that solutions hang on fewer pairs"
 _PRIOR = "the sizes of the terms, and so their shrinkage, depend on all tiles"
 _BLUE = (
-    "blue is 3 to 15 % off: stars between the pixels of its colour gain or lose 5.5 % a frame, so "
+    "blue is 3 to 13 % off: stars between the pixels of its colour gain or lose 5.5 % a frame, so "
     "that three frames of a night measure it to 3.6 %, and sparse parts of them not at all"
 )
 
