@@ -22,7 +22,6 @@ SHORTFALLS = {
     "test_outliers.py::test_a_wrong_wcs_stays_with_its_tile": (
         _SMALL, ("gain+offset-1", "gain+offset-3", "auto-1", "auto-3")
     ),
-    "test_outliers.py::test_session_gains_of_m94_are_those_of_its_stars": (_BLUE, ()),
     "test_properties.py::test_corrected_tiles_need_no_correction": (_PRIOR, ()),
     "test_real_frames.py::test_gains_of_calibrated_frames_stay_near_one": (
         "gains are expected to scatter by 8 %, and shrink less than those of the frames", ("auto",)

@@ -85,6 +85,8 @@ class ChannelPairs:
         ``(P, 16)`` share of each patch in the information on the gain.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
+    trusted : ndarray
+        ``(P,)`` bool: pairs with errors as they were measured.
     """
 
     unit: float
@@ -105,6 +107,7 @@ class ChannelPairs:
     contrast: np.ndarray
     shift: np.ndarray
     shift_err: np.ndarray
+    trusted: np.ndarray
 
     @classmethod
     def of(
@@ -139,6 +142,7 @@ class ChannelPairs:
             contrast=patches[..., 8],
             shift=column["shift"],
             shift_err=column["shift_err"],
+            trusted=np.ones(len(i), dtype=bool),
         )
 
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
@@ -157,6 +161,7 @@ class ChannelPairs:
             gain_err=np.where(doubtful, np.nan, self.gain_err),
             level_err=self.level_err * factor,
             level_var=self.level_var * factor[:, None] ** 2,
+            trusted=self.trusted & ~doubtful,
         )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
-from .channel import DISTRUST, Channel
+from .channel import Channel
 from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
 from .extrapolation import Extrapolation
 from .initial import tiles_in_other_unit
@@ -42,7 +42,8 @@ STEADY = 1e-9  # change of a log-gain in the last round
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
 BIAS_SPREAD = 0.1  # of the sky level: of the bias that is left in it
-LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
+# Spreads of the levels that one may move which no pair holds; pairs without trust do hold levels.
+LOOSE = 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +117,8 @@ class HierarchySolver:
         self.equations = PairEquations(channel, reference)
         unit = np.exp(log_gain[channel.pairs.i] + log_gain[channel.pairs.j])
         variances = unit[:, None] * self.equations.level_var
-        # Pairs that are not trusted may be most of them.
-        least = variances[variances > 0].min(initial=np.inf)
-        variances = variances[variances < DISTRUST * least]
+        variances = variances[channel.pairs.trusted]
+        variances = variances[np.isfinite(variances)]
         self.patch_var = float(np.median(variances)) if len(variances) else 1.0
         sky = channel.sky[np.isfinite(channel.sky)]
         self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
@@ -145,9 +145,14 @@ class HierarchySolver:
         none = Spreads(0.0, np.zeros(4), np.zeros(3), np.zeros(3))
         columns = Columns.of(self.channel, none)
         rows = self.equations.rows(state, columns.active, (0.0, 0.0))
-        trusted = DISTRUST * self.patch_var
+        trusted = self.channel.pairs.trusted
         squares = np.concatenate(
-            [(part.residual**2)[:, :-1][part.variance[:, :-1] < trusted] for part in rows]
+            [
+                (part.residual**2)[:, :-1][
+                    np.isfinite(part.variance[:, :-1]) & trusted[part.pairs, None]
+                ]
+                for part in rows
+            ]
             or [np.zeros(0)]
         )
         typical = float(np.median(squares)) / GAUSSIAN_MEDIAN**2 if len(squares) else 0.0
