@@ -468,14 +468,7 @@ needs_frames = pytest.mark.skipif(
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(
-            "gain+offset",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="the sky gradient differs from night to night: without planes s2 over s1 is "
-                "wrong by -1, 0 and -5 % in R, G and B, s3 by -5, -3 and -6 %",
-            ),
-        ),
+        "gain+offset",
         "gain+plane",
         "auto",
     ],

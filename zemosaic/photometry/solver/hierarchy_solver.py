@@ -14,7 +14,7 @@ import numpy as np
 from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
-from .channel import Channel
+from .channel import DISTRUST, Channel
 from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
 from .extrapolation import Extrapolation
 from .initial import tiles_in_other_unit
@@ -42,8 +42,7 @@ STEADY = 1e-9  # change of a log-gain in the last round
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
 BIAS_SPREAD = 0.1  # of the sky level: of the bias that is left in it
-# Spreads of the levels that one may move which no pair holds; pairs without trust do hold levels.
-LOOSE = 1e4
+LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +121,9 @@ class HierarchySolver:
         self.patch_var = float(np.median(variances)) if len(variances) else 1.0
         sky = channel.sky[np.isfinite(channel.sky)]
         self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
-        self.level_prior = (LOOSE * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
+        # Pairs that are not trusted hold levels too, if nothing else does.
+        loose = LOOSE if channel.pairs.trusted.all() else LOOSE * DISTRUST
+        self.level_prior = (loose * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
         self.tails = np.ones((channel.tiles, 4))
         self.in_other_unit = tiles_in_other_unit(channel, log_gain)
         self.doubt(misplaced)
