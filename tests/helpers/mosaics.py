@@ -9,7 +9,8 @@ import numpy as np
 from tests.helpers.pairs import pair_line
 from zemosaic.photometry.illumination import TERMS, Instruments, detector_basis
 from zemosaic.photometry.pairfit.measurement import Measurement
-from zemosaic.photometry.solver.channel import PATCH_FIELDS, TileFrame
+from zemosaic.photometry.solver.channel import TileFrame
+from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.photometry.solver.surfaces import ORDERS, surface_basis
 

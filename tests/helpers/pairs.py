@@ -9,7 +9,7 @@ import numpy as np
 
 from zemosaic.photometry._kernels.lattice import AREAS
 from zemosaic.photometry.pairfit.measurement import PairMeasurement
-from zemosaic.photometry.solver.channel import PATCH_FIELDS
+from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
 
 #: Places of the patches of `sloping_line` in units of half an overlap, and their half width.
 QUARTERS = np.array([(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)])

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
-from struct import Struct
-from typing import TypeGuard
 
 import numpy as np
 
-from .._kernels.lattice import AREAS as PATCHES
 from ..illumination import Instruments
-from ..pairfit.measurement import Measurement, PairMeasurement
-from .bands import combine_bands
+from ..pairfit.measurement import Measurement
+from .channel_pairs import ChannelPairs, measured_columns
 from .dissection import graph_positions
 from .ties import Ties
 
 FEWEST_SHARING = 4  # tiles in pairs, of an instrument that may have an illumination
-DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
-PATCH_FIELDS = 9  # numbers of a patch in `PairMeasurement.patches`
-# Fields of a `PairMeasurement` that the solver needs, scalars first: name, type, shape.
-_COLUMNS = [
-    *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "concentration")),
-    *((name, float, ()) for name in ("x", "y", "level_err")),
-    *(("shift", float, (2,)), ("shift_err", float, (2,))),
-    ("bands", float, (7,)),
-    ("patches", float, (PATCHES * PATCH_FIELDS,)),
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,144 +34,6 @@ class TileFrame:
     centre: np.ndarray
     jacobian: np.ndarray
     shape: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelPairs:
-    """The measured pairs of one channel, as arrays over the P pairs.
-
-    The fields are those of `PairMeasurement`, with errors that allow for repeated cells. Levels
-    are in units of `unit`.
-
-    Parameters
-    ----------
-    unit : float
-        A power of two near the smallest `level_err`, in ADU.
-    i, j : ndarray
-        ``(P,)`` int tiles of each pair.
-    slope : ndarray
-        ``(P,)`` gain that the levels were weighted with.
-    gain, gain_err : ndarray
-        ``(P,)`` gain and standard error; a gain is NaN if it was not measured, its error also if
-        the gain is not trusted.
-    concentration : ndarray
-        ``(P,)`` sum of the squared shares of the gain's information.
-    x, y, level_err : ndarray
-        ``(P,)`` pivot, and standard error of the level at the pivot.
-    place : ndarray
-        ``(P, 16, 2)`` position of each patch in cells; that of another patch for one without data.
-    extent : ndarray
-        ``(P, 16, 3)`` covariances uu, uv and vv of the positions within each patch in cells².
-    x_level, y_level : ndarray
-        ``(P, 16)`` levels of both tiles in each patch.
-    level_var : ndarray
-        ``(P, 16)`` variances of ``y_level - slope * x_level``; infinite without data.
-    contrast : ndarray
-        ``(P, 16)`` share of each patch in the information on the gain.
-    shift, shift_err : ndarray
-        ``(P, 2)`` shift of the scene in cells; NaN if not measured.
-    trusted : ndarray
-        ``(P,)`` bool: pairs with errors as they were measured.
-    """
-
-    unit: float
-    i: np.ndarray
-    j: np.ndarray
-    slope: np.ndarray
-    gain: np.ndarray
-    gain_err: np.ndarray
-    concentration: np.ndarray
-    x: np.ndarray
-    y: np.ndarray
-    level_err: np.ndarray
-    place: np.ndarray
-    extent: np.ndarray
-    x_level: np.ndarray
-    y_level: np.ndarray
-    level_var: np.ndarray
-    contrast: np.ndarray
-    shift: np.ndarray
-    shift_err: np.ndarray
-    trusted: np.ndarray
-
-    @classmethod
-    def of(
-        cls,
-        i: np.ndarray,
-        j: np.ndarray,
-        column: np.ndarray,
-        repetition: np.ndarray,
-    ) -> ChannelPairs:
-        """Collect pairs ``(P,)`` of `_COLUMNS`, whose variances grow by factors `repetition`."""
-        widening = np.sqrt(repetition)
-        unit = _level_unit(column["level_err"])
-        patches = _patches(column["patches"])
-        gains = combine_bands(column["bands"])
-        measured, banded = column["gain_measured"] > 0, np.isfinite(gains.gain)
-        return cls(
-            unit=unit,
-            i=i,
-            j=j,
-            slope=column["gain"],
-            gain=np.where(measured, np.where(banded, gains.gain, column["gain"]), np.nan),
-            gain_err=np.where(banded, gains.gain_err, column["gain_err"]) * widening,
-            concentration=np.where(banded, gains.concentration, column["concentration"]),
-            x=column["x"] / unit,
-            y=column["y"] / unit,
-            level_err=column["level_err"] / unit * widening,
-            place=patches[..., :2],
-            extent=patches[..., 4:7],
-            x_level=patches[..., 2] / unit,
-            y_level=patches[..., 3] / unit,
-            level_var=patches[..., 7] / unit**2 * repetition[:, None],
-            contrast=patches[..., 8],
-            shift=column["shift"],
-            shift_err=column["shift_err"],
-            trusted=np.ones(len(i), dtype=bool),
-        )
-
-    def chosen(self, pairs: np.ndarray) -> ChannelPairs:
-        """Return some of the pairs, by a boolean or index array."""
-        arrays = {name: values[pairs] for name, values in vars(self).items() if name != "unit"}
-        return ChannelPairs(self.unit, **arrays)
-
-    def distrust(self, doubtful: np.ndarray) -> ChannelPairs:
-        """Return the pairs without the gains of doubtful ones ``(P,)``.
-
-        The levels of those keep a small weight, in case nothing else joins their tiles.
-        """
-        factor = np.where(doubtful, DISTRUST, 1.0)
-        return replace(
-            self,
-            gain_err=np.where(doubtful, np.nan, self.gain_err),
-            level_err=self.level_err * factor,
-            level_var=self.level_var * factor[:, None] ** 2,
-            trusted=self.trusted & ~doubtful,
-        )
-
-
-def _patches(numbers: np.ndarray) -> np.ndarray:
-    """Return the patches ``(P, 16, 9)`` with variances for weights and shares of the contrast.
-
-    Those without data have the place and the levels of the one with most, and infinite variance.
-    """
-    patches = numbers.reshape(-1, PATCHES, PATCH_FIELDS).copy()
-    weight, contrast = patches[..., 7], patches[..., 8]
-    used, fullest = weight > 0, weight.argmax(axis=1)
-    first = patches[np.arange(len(patches)), fullest][:, None, :4]
-    patches[..., :4] = np.where(used[..., None], patches[..., :4], first)
-    patches[..., 8] = contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300)
-    patches[..., 7] = np.where(used, 1 / np.where(used, weight, 1.0), np.inf)
-    return patches
-
-
-def _level_unit(level_err: np.ndarray) -> float:
-    """Return the power of two below the smallest error of a pair; 1 if none is above 0.
-
-    Not below the median, since most pairs may be those of tiles in another unit.
-    """
-    positive = level_err[level_err > 0]
-    return float(np.exp2(np.floor(np.log2(positive.min())))) if len(positive) else 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +89,7 @@ class Channel:
         different: np.ndarray | None = None,
     ) -> Channel:
         """Collect the measurements of all pairs ``(i, j)``; see `solve`."""
-        measured, column = _columns(measurements, len(i))
+        measured, column = measured_columns(measurements, len(i))
         pairs = ChannelPairs.of(
             np.asarray(i)[measured], np.asarray(j)[measured], column, repetition[measured]
         )
@@ -317,31 +164,6 @@ class Channel:
             return 0
         orders = {"auto": 4, "gain+surface": 4, "gain+plane": 1, "offset+plane": 1}
         return orders.get(self.model, 0)
-
-
-def _columns(measurements: Iterable[Measurement], pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pairs are measured, and their numbers; one object is in memory at a time."""
-    measured, column = np.zeros(pairs, dtype=bool), np.empty(pairs, np.dtype(_COLUMNS))
-    numbers = Struct(f"{column.itemsize // 8}d")  # takes a third of the time of numpy
-    memory, place = column.view(np.uint8).data, 0
-    scalars, arrays = (
-        attrgetter(*(name for name, _, shape in _COLUMNS if bool(shape) == of_arrays))
-        for of_arrays in (False, True)
-    )
-    for number, line in enumerate(measurements):
-        if _is_measured(line):
-            measured[number] = True
-            shift, shift_err, bands, patches = arrays(line)
-            numbers.pack_into(memory, place, *scalars(line), *shift, *shift_err, *bands, *patches)
-            place += numbers.size
-    return measured, column[: place // numbers.size]
-
-
-def _is_measured(line: Measurement) -> TypeGuard[PairMeasurement]:
-    """Whether a channel of a pair has a measurement, of finite numbers."""
-    return isinstance(line, PairMeasurement) and math.isfinite(
-        line.gain + line.x + line.y + line.level_err
-    )
 
 
 def spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

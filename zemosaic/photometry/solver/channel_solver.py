@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .channel import DISTRUST, Channel, spread
+from .channel import Channel, spread
+from .channel_pairs import DISTRUST
 from .errors import seam_errors, tile_errors
 from .gauge import anchored, in_reference_group
 from .hierarchy import fit_hierarchy

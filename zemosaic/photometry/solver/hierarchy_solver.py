@@ -14,7 +14,8 @@ import numpy as np
 from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
-from .channel import DISTRUST, Channel
+from .channel import Channel
+from .channel_pairs import DISTRUST
 from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
 from .extrapolation import Extrapolation
 from .initial import tiles_in_other_unit
