@@ -18,9 +18,9 @@ import numpy as np
 from .channel import Channel, spread
 from .channel_pairs import DISTRUST
 from .errors import seam_errors, tile_errors
+from .fit import Fit
 from .gauge import anchored, in_reference_group
 from .hierarchy import fit_hierarchy
-from .hierarchy_solver import Fit
 from .initial import reference_levels
 from .shared_terms import SharedTerms
 from .spreads import Spreads

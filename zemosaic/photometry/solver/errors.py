@@ -10,7 +10,7 @@ import numpy as np
 
 from .channel import Channel
 from .columns import counted_tiles
-from .hierarchy_solver import Fit
+from .fit import Fit
 from .robust_lsq import LEAST_WEIGHT
 from .surfaces import surface_basis
 

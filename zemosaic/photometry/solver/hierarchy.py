@@ -16,7 +16,8 @@ from ..overlap.graph import csgraph_array
 from .channel import Channel
 from .columns import set_gauge
 from .contradictions import contradicted_tiles, find_doubtful
-from .hierarchy_solver import Fit, HierarchySolver
+from .fit import Fit
+from .hierarchy_solver import HierarchySolver
 from .initial import gain_excess, initial_state
 from .pair_rows import State
 from .spreads import Spreads
@@ -85,7 +86,7 @@ def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
     found = fit.spreads
     if not (found.log_flat.any() or found.surface[1:].any() or found.level_excess > 0):
         return fit
-    size, tails = max(found.level_excess, FIRST_GLOW * solver.patch_var), solver.tails.copy()
+    size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
     again = solver.fit(fit.state, found.replace(glow=np.full(3, size), level_excess=0.0))
     if _explains_more(again, fit):
         return again

@@ -7,7 +7,7 @@ sets the gauge, and estimates the size of each class of terms again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,15 +15,16 @@ from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .channel import Channel
-from .channel_pairs import DISTRUST
 from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
 from .extrapolation import Extrapolation
+from .fit import Fit
 from .initial import tiles_in_other_unit
 from .learner import CORRELATED, Learner, settled
 from .normal_equations import NormalEquations
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
 from .robust_lsq import LEAST_WEIGHT
+from .scales import Scales
 from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 from .suspects import doubtful_tiles
@@ -42,45 +43,6 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
-BIAS_SPREAD = 0.1  # of the sky level: of the bias that is left in it
-LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
-
-
-@dataclass(frozen=True, eq=False)
-class Fit:
-    """The fitted model.
-
-    Parameters
-    ----------
-    half_tile : float
-        Unit of the places in the surfaces, in cells.
-    state : State
-        Values of all terms.
-    spreads : Spreads
-        Sizes of their classes.
-    columns : Columns
-        The terms that were solved for.
-    normal : Bordered
-        The factorized normal equations.
-    rows : list of Rows
-        The equations of the pairs about the state.
-    residuals : PairResiduals
-        Residuals of the pairs.
-    doubtful : ndarray
-        ``(T,)`` bool: tiles whose pairs had the least weight throughout.
-    apart : ndarray
-        ``(T,)`` bool: these, and tiles in another unit, which do not count for the mean gain.
-    """
-
-    half_tile: float
-    state: State
-    spreads: Spreads
-    columns: Columns
-    normal: Bordered
-    rows: list[Rows]
-    residuals: PairResiduals
-    doubtful: np.ndarray
-    apart: np.ndarray
 
 
 class HierarchySolver:
@@ -115,16 +77,7 @@ class HierarchySolver:
         self.channel, self.reference, self.learns_tiles = channel, reference, learns_tiles
         self.log_gain, self.gain_excess, self.misplaced = log_gain, gain_excess, misplaced
         self.equations = PairEquations(channel, reference)
-        unit = np.exp(log_gain[channel.pairs.i] + log_gain[channel.pairs.j])
-        variances = unit[:, None] * self.equations.level_var
-        variances = variances[channel.pairs.trusted]
-        variances = variances[np.isfinite(variances)]
-        self.patch_var = float(np.median(variances)) if len(variances) else 1.0
-        sky = channel.sky[np.isfinite(channel.sky)]
-        self.light = max(abs(float(np.median(sky))), self.patch_var**0.5)
-        # Pairs that are not trusted hold levels too, if nothing else does.
-        loose = LOOSE if channel.pairs.trusted.all() else LOOSE * DISTRUST
-        self.level_prior = (loose * (np.ptp(sky) + self.patch_var**0.5)) ** -2.0
+        self.scales = Scales.of(channel, self.equations.level_var, log_gain)
         self.tails = np.ones((channel.tiles, 4))
         self.in_other_unit = tiles_in_other_unit(channel, log_gain)
         self.doubt(misplaced)
@@ -158,13 +111,13 @@ class HierarchySolver:
             or [np.zeros(0)]
         )
         typical = float(np.median(squares)) / GAUSSIAN_MEDIAN**2 if len(squares) else 0.0
-        typical = max(typical, self.patch_var)
+        typical = max(typical, self.scales.patch_var)
         shares = (self.channel.instruments.labels >= 0).any() and self.channel.frame is not None
         return none.replace(
             gain=FIRST_GAIN_SPREAD**2,
             gain_excess=self.gain_excess,
             surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
-            log_flat=np.full(3, typical / self.light**2 * shares),
+            log_flat=np.full(3, typical / self.scales.light**2 * shares),
             # What the model leaves out must not bend the gains before its size is known.
             level_excess=typical * (self.channel.surface_order < ORDERS.max()),
         )
@@ -317,12 +270,12 @@ class HierarchySolver:
         inverse = np.zeros(columns.index.shape)
         # The gain of such a tile is still that of its pairs.
         inverse[:, 0] = np.where(self.apart, LEAST_WEIGHT, 1.0) / spreads.gain
-        inverse[:, 1] = self.level_prior
+        inverse[:, 1] = self.scales.level_prior
         inverse[:, 2:] = self.tails[:, kinds] / spreads.surface[kinds]
         inverse[self.doubtful, 2:] = 1 / spreads.surface[kinds]
         prior = np.zeros(columns.size + 1)
         prior[columns.index] = inverse
-        bias = np.full(int(columns.active.log_flat.any()), (BIAS_SPREAD * self.light) ** -2.0)
+        bias = np.full(int(columns.active.log_flat.any()), self.scales.bias_prior)
         flat, glow = (
             SHARED_WEIGHT[active] / variances[SHARED_CLASS[active]]
             for active, variances in (
