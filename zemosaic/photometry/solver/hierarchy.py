@@ -62,8 +62,7 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
 def _survey(solver: HierarchySolver, state: State) -> Fit:
     """Fit with all classes, or, if that has no finite solution, with gains and levels alone.
 
-    A glow is nearly an illumination. It is tried where there is one, or where levels remain
-    unexplained.
+    A glow is tried as well, and rough surfaces become an excess of the levels.
     """
     spreads = solver.first_spreads(state)
 
@@ -82,7 +81,11 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
 
 
 def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
-    """Fit again with a glow, and return the better fit."""
+    """Fit again with a glow, and return the better fit.
+
+    A glow is nearly an illumination, or a surface that all tiles share. It is tried where there is
+    either, or where levels remain unexplained.
+    """
     found = fit.spreads
     if not (found.log_flat.any() or found.surface[1:].any() or found.level_excess > 0):
         return fit
