@@ -85,10 +85,11 @@ def test_wrong_positions_are_doubted_without_an_explanation() -> None:
     assert solution.sky_check.doubt == LIE + "; solve the plates again"
 
 
+@pytest.mark.parametrize("seed", [1, 3, 10])
 @pytest.mark.parametrize("change", ["mirrored", "scale"])
-def test_one_tile_that_lies_is_suspect(change: str) -> None:
+def test_one_tile_that_lies_is_suspect(change: str, seed: int) -> None:
     """Only the tile with a wrong orientation or scale is suspect, and the reason says so."""
-    tiles = [(tile.data, tile.wcs) for tile in simulated(**SCENE)]
+    tiles = [(tile.data, tile.wcs) for tile in simulated(**SCENE | {"seed": seed})]
     data, wcs = tiles[MIDDLE]
     scaled = with_matrix(wcs, 2 * wcs.pixel_scale_matrix)
     tiles[MIDDLE] = (data[::-1], wcs) if change == "mirrored" else (data, scaled)
