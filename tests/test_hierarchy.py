@@ -15,7 +15,7 @@ from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
 from zemosaic.photometry.solver.pair_rows import State
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.photometry.solver.spreads import Spreads
-from zemosaic.photometry.solver.surfaces import SURFACE_POWERS
+from zemosaic.photometry.solver.surfaces import ORDERS, SURFACE_POWERS
 
 SEEDS = range(4)
 
@@ -325,3 +325,39 @@ def test_a_pair_without_patches_is_none() -> None:
     solution = solve(np.array([0]), np.array([1]), [[line]], np.array([[100.0], [110.0]]))
     assert np.isfinite(solution.gain).all()
     assert solution.gain[0, 0] / solution.gain[1, 0] == pytest.approx(1.1, rel=0.01)
+
+
+def test_surfaces_of_fourth_order_are_found() -> None:
+    """Light that falls to one side by orders is found to the fourth, and the tiles match."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(5, seed)
+        size = np.array([50.0, 25.0, 12.0, 6.0])[ORDERS - 1]
+        mosaic.surface = mosaic.rng.normal(size=mosaic.surface.shape) * size
+        solution = mosaic.solve()
+        found = np.sqrt(solution.spreads[0].surface)
+        assert found == pytest.approx([50, 25, 12, 6], rel=0.4)
+        assert rms(matched_levels(mosaic, solution)) < 0.3
+        assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.5
+
+
+def test_structure_smaller_than_a_tile_is_no_surface() -> None:
+    """Surfaces as large in all orders are scatter of the levels, and gains keep honest errors."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(5, seed)
+        mosaic.surface = 3.0 * mosaic.rng.normal(size=mosaic.surface.shape)
+        solution = mosaic.solve()
+        assert not solution.spreads[0].surface.any()
+        assert solution.spreads[0].level_excess > 0
+        assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.5
+
+
+def test_the_bias_does_not_shrink_a_fine_illumination() -> None:
+    """An illumination with terms up to the fourth degree has its size, and no bias."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(5, seed)
+        fine = TERMS.sum(axis=1) <= 4
+        mosaic.log_flat[0, fine] = 0.006 * mosaic.rng.normal(size=np.count_nonzero(fine))
+        solution = mosaic.solve()
+        (light,) = solution.illuminations
+        curved = fine & (TERMS.sum(axis=1) > 1)
+        assert light.log_flat[0, curved] == pytest.approx(mosaic.log_flat[0, curved], abs=2e-3)
