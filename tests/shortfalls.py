@@ -24,10 +24,6 @@ SHORTFALLS = {
     "test_outliers.py::test_a_wrong_wcs_stays_with_its_tile": (
         _SMALL, ("gain+offset-1", "gain+offset-3", "auto-1", "auto-3")
     ),
-    "test_properties.py::test_corrected_tiles_need_no_correction": (_PRIOR, ()),
-    "test_real_frames.py::test_gains_of_calibrated_frames_stay_near_one": (
-        "gains are expected to scatter by 8 %, and shrink less than those of the frames", ("auto",)
-    ),
     "test_real_frames.py::test_gains_of_nights_are_those_of_the_stars": (_BLUE, ()),
     "test_real_frames.py::test_two_nights_agree_with_their_nebula": (
         "the ratio of the nebula holds a sky gradient: without it red is 2.7, as of stars", ()

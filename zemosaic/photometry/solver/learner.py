@@ -101,11 +101,7 @@ class Learner:
         own &= self.sound[:, None]
         gain, surface = spreads.gain, spreads.surface.copy()
         if own[:, 0].any():
-            chosen = own[:, 0]
-            # One more tile of a usual gain: overlaps that show no gains do not show equal ones.
-            squares, errors = np.append(log_gain[chosen] ** 2, USUAL_GAIN**2), error[chosen, 0]
-            score = scored_variance(gain, squares, np.append(errors, 0.0))
-            gain = max(self._next(gain, *score, self.drops), LEAST_GAIN_SPREAD)
+            gain = self._gain(gain, log_gain[own[:, 0]], error[own[:, 0], 0])
         if not own[:, 1].any():
             return spreads.replace(gain=gain)
         kinds = SURFACE_CLASS[columns.active.surface]
@@ -123,6 +119,14 @@ class Learner:
             surface[kind] = self._next(surface[kind], *score, drops)
         # A smooth surface has no order that is larger than the one below.
         return spreads.replace(gain=gain, surface=np.minimum.accumulate(surface))
+
+    def _gain(self, variance: float, log_gain: np.ndarray, errors: np.ndarray) -> float:
+        """Estimate the variance of log-gains ``(n,)`` with these variances of their errors.
+
+        Overlaps that show no gains do not show equal ones.
+        """
+        scored, _ = scored_variance(variance, log_gain**2, errors, usual=USUAL_GAIN**2)
+        return max(self._next(variance, scored), LEAST_GAIN_SPREAD)
 
     def excess(
         self,
@@ -215,7 +219,9 @@ class Learner:
             changed[kind] = self._next(variances[kind], *score, self.drops)
         return changed
 
-    def _next(self, before: float, after: float, evident: bool, drops: bool) -> float:
+    def _next(
+        self, before: float, after: float, evident: bool = True, drops: bool = False
+    ) -> float:
         """Return the variance for the next round; 0 leaves its class out."""
         if drops and not evident:
             return 0.0

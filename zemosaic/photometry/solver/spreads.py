@@ -25,6 +25,8 @@ SHARED_CLASS = np.searchsorted([2, 4], TERMS.sum(axis=1))
 #: turned, they are a trend of gains or levels across the mosaic.
 SHARED_WEIGHT = np.where(TERMS.sum(axis=1) == 1, 10.0, 1.0)
 USUAL_GAIN = 0.08  # log-gain of a usual tile
+#: Standard deviation of the logarithm of a usual variance, where overlaps do not show it.
+USUAL_DOUBT = 2.5
 EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights follow it
 NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
 LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
@@ -83,7 +85,11 @@ class Spreads:
 
 
 def scored_variance(
-    variance: float, squares: np.ndarray, errors: np.ndarray, weights: np.ndarray | float = 1.0
+    variance: float,
+    squares: np.ndarray,
+    errors: np.ndarray,
+    weights: np.ndarray | float = 1.0,
+    usual: float | None = None,
 ) -> tuple[float, bool]:
     """Take one step of Fisher's scoring for the variance of a class.
 
@@ -95,6 +101,8 @@ def scored_variance(
         ``(n,)`` squares of the terms, and their posterior variances.
     weights : ndarray or float
         Factors on the inverse variance of single terms.
+    usual : float or None
+        The variance in most mosaics; `USUAL_DOUBT` says how much the data may differ from it.
 
     Returns
     -------
@@ -105,11 +113,16 @@ def scored_variance(
     """
     determined = np.clip(1 - weights * errors / variance, 1e-6, 1 - 1e-6)
     score = float((weights * squares / variance - determined).sum())
-    step = 1 + score / float(np.square(determined).sum())
-    changed = variance * float(np.clip(step, 1 / LARGEST_STEP, LARGEST_STEP))
+    information = float(np.square(determined).sum())
+    if usual is not None:
+        # One more is the mean, not the mode, of a variance whose logarithm has a normal error.
+        score += 1 + 2 * float(np.log(usual / variance)) / USUAL_DOUBT**2
+        information += 2 / USUAL_DOUBT**2
+    step = float(np.clip(1 + score / information, 1 / LARGEST_STEP, LARGEST_STEP))
+    changed = variance * step
     # Inverse variances of the terms by the data alone, in units of that of the class.
-    information = determined / (1 - determined) * (changed / variance)
-    evident = bool(np.square(information).sum() > 2 * LEAST_EVIDENCE**2)
+    known = determined / (1 - determined) * step
+    evident = bool(np.square(known).sum() > 2 * LEAST_EVIDENCE**2)
     return changed, evident
 
 
