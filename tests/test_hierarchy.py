@@ -14,7 +14,7 @@ from zemosaic.photometry.solver import hierarchy, hierarchy_solver
 from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
 from zemosaic.photometry.solver.pair_rows import State
 from zemosaic.photometry.solver.solve import Solution, solve
-from zemosaic.photometry.solver.spreads import Spreads
+from zemosaic.photometry.solver.spreads import USUAL_GAIN, Spreads, scored_variance
 from zemosaic.photometry.solver.surfaces import ORDERS, SURFACE_POWERS
 
 SEEDS = range(4)
@@ -361,3 +361,21 @@ def test_the_bias_does_not_shrink_a_fine_illumination() -> None:
         (light,) = solution.illuminations
         curved = fine & (TERMS.sum(axis=1) > 1)
         assert light.log_flat[0, curved] == pytest.approx(mosaic.log_flat[0, curved], abs=2e-3)
+
+
+def scatter_of(true: float, error: float) -> float:
+    """Return the scatter that is estimated for log-gains of 400 tiles with known errors."""
+    measured = np.random.default_rng(5).normal(0, np.hypot(true, error), 400)
+    variance = USUAL_GAIN**2
+    for _ in range(60):
+        known = variance / (variance + error**2)
+        squares, errors = np.square(known * measured), np.full(400, known * error**2)
+        variance, _ = scored_variance(variance, squares, errors, usual=USUAL_GAIN**2)
+    return float(np.sqrt(variance))
+
+
+@pytest.mark.parametrize(("true", "error"), [(0.013, 0.025), (0.08, 0.02), (0.3, 0.01)])
+def test_the_scatter_of_gains_is_that_of_the_tiles(true: float, error: float) -> None:
+    """A usual scatter decides only where overlaps show none."""
+    assert scatter_of(true, error) == pytest.approx(true, rel=0.15)
+    assert scatter_of(true, 10.0) == pytest.approx(USUAL_GAIN, rel=0.5)

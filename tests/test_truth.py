@@ -123,3 +123,18 @@ def test_the_first_tiles_do_not_depend_on_how_many_there_are() -> None:
     assert np.array_equal(few.data, again.data)
     other = next(iter(simulate(Scene(tiles=4, shape=(64, 64), seed=4))))
     assert not np.array_equal(few.data, other.data)
+
+
+def test_errors_of_gains_cover_flats_of_the_tiles_own() -> None:
+    """Where a tile's flat disturbs one pair, it disturbs all pairs there, and levels alike."""
+    pulls = []
+    for seed in (1, 2, 3):
+        scene = Scene(
+            tiles=36, shape=(320, 320), overlap=0.28, flat_residual=2e-3, flat_shared=False,
+            seed=seed,
+        )  # fmt: skip
+        tiles = list(simulate(scene))
+        solution = solve(tiles)
+        error = np.log(solution.gain[:, 0] * [1 / tile.gain[0] for tile in tiles])
+        pulls.append((error - error.mean()) / (solution.gain_err / solution.gain)[:, 0])
+    assert 0.5 < np.square(pulls).mean() < 1.5

@@ -61,6 +61,8 @@ class ChannelPairs:
         ``(P, 16)`` share of each patch in the information on the gain.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
+    repetition : ndarray
+        ``(P,)`` factor by which the variances have grown, since overlaps share sky and tiles.
     trusted : ndarray
         ``(P,)`` bool: pairs with errors as they were measured.
     """
@@ -83,6 +85,7 @@ class ChannelPairs:
     contrast: np.ndarray
     shift: np.ndarray
     shift_err: np.ndarray
+    repetition: np.ndarray
     trusted: np.ndarray
 
     @classmethod
@@ -118,6 +121,7 @@ class ChannelPairs:
             contrast=patches[..., 8],
             shift=column["shift"],
             shift_err=column["shift_err"],
+            repetition=repetition,
             trusted=np.ones(len(i), dtype=bool),
         )
 

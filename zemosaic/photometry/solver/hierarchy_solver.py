@@ -119,7 +119,7 @@ class HierarchySolver:
             surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.scales.light**2 * shares),
             # What the model leaves out must not bend the gains before its size is known.
-            level_excess=typical * (self.channel.surface_order < ORDERS.max()),
+            level_excess=typical / CORRELATED * (self.channel.surface_order < ORDERS.max()),
         )
 
     def fit(self, state: State, spreads: Spreads) -> Fit:
@@ -244,7 +244,7 @@ class HierarchySolver:
         if kept or number <= EXCESS_AFTER:
             return spreads
         before = spreads.level_excess
-        spreads = learner.excess(spreads, rows, weights, self.channel.pairs.concentration)
+        spreads = learner.excess(spreads, rows, weights, self.channel.pairs)
         if self._drops >= MOST_DROPS:
             return spreads.replace(level_excess=0.0)
         self._drops += before > 0 and not spreads.level_excess

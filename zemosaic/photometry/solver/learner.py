@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .bordered import Bordered
+from .channel_pairs import ChannelPairs
 from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
@@ -23,7 +24,7 @@ from .spreads import (
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
 #: Patches whose excess is alike: a structure that the model leaves out covers some of them.
-CORRELATED = 4.0
+CORRELATED = 8.0
 TRUSTED = 0.1  # least weight of a pair whose residuals count
 
 
@@ -133,7 +134,7 @@ class Learner:
         spreads: Spreads,
         rows: Sequence[Rows],
         weights: np.ndarray,
-        concentration: np.ndarray,
+        pairs: ChannelPairs,
     ) -> Spreads:
         """Estimate the excess variances of levels, and of gains where it is smaller than before.
 
@@ -146,20 +147,23 @@ class Learner:
             The present ones.
         rows : sequence of Rows
             The equations of the pairs.
-        weights, concentration : ndarray
+        weights : ndarray
             ``(P,)`` of the pairs.
+        pairs : ChannelPairs
+            Their repetition and concentration.
         """
         squares, variance, leverage = self._scatter(rows, weights)
         trusted = weights > TRUSTED
         level, gain = spreads.level_excess, spreads.gain_excess
         levels = np.isfinite(variance[:, :-1]) & trusted[:, None]
+        repetition = np.broadcast_to(pairs.repetition[:, None], levels.shape)[levels]
         level = self._scored(
-            level, np.ones(levels.sum()), CORRELATED * level,
+            level, np.ones(levels.sum()), CORRELATED * level * repetition,
             *(values[:, :-1][levels] for values in (squares, variance, leverage)),
         )  # fmt: skip
         gains = np.isfinite(variance[:, -1]) & trusted
         if gain > 0:
-            factor = concentration[gains]
+            factor = pairs.concentration[gains]
             numbers = (values[gains, -1] for values in (squares, variance, leverage))
             gain = min(gain, self._scored(gain, factor, gain * factor, *numbers))
         return spreads.replace(level_excess=level, gain_excess=gain)

@@ -115,9 +115,11 @@ def scored_variance(
     score = float((weights * squares / variance - determined).sum())
     information = float(np.square(determined).sum())
     if usual is not None:
-        # One more is the mean, not the mode, of a variance whose logarithm has a normal error.
-        score += 1 + 2 * float(np.log(usual / variance)) / USUAL_DOUBT**2
-        information += 2 / USUAL_DOUBT**2
+        prior = 2 / USUAL_DOUBT**2
+        # One more is the mean, not the mode, if the data show the variance: its logarithm has a
+        # normal error.
+        score += min(information / prior, 1.0) + prior * float(np.log(usual / variance))
+        information += prior
     step = float(np.clip(1 + score / information, 1 / LARGEST_STEP, LARGEST_STEP))
     changed = variance * step
     # Inverse variances of the terms by the data alone, in units of that of the class.
