@@ -12,6 +12,7 @@ import numpy as np
 BLACK, WHITE = 2.0, 99.7  # black: widths of the sky below its level; white: percentile
 MIN_WHITE = 6.0  # widths above the sky level, so that noise looks like noise
 WEBP_QUALITY = 70
+WEBP_METHOD = 2  # in half the time of the usual 4, files are a tenth larger
 SOFTENING = 0.1  # fraction of the range in which the asinh stretch is linear
 
 
@@ -77,5 +78,5 @@ def encode_webp(rgba: np.ndarray, longest: int) -> bytes:
 
     image, file = Image.fromarray(rgba), BytesIO()
     image.thumbnail((longest, longest))
-    image.save(file, "WEBP", quality=WEBP_QUALITY)
+    image.save(file, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
     return file.getvalue()

@@ -61,10 +61,7 @@ class Illumination:
 
     def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return F and the glow in ADU, ``(C, ...)``, at detector coordinates x and y ``(...)``."""
-        log_flat, glow = (
-            legendre.legval2d(x, y, np.moveaxis(_matrix(coefficients), 0, 2).swapaxes(0, 1))
-            for coefficients in (self.log_flat, self.glow)
-        )
+        log_flat, glow = (_values(part, x, y) for part in (self.log_flat, self.glow))
         return np.exp(log_flat), glow
 
     def errors_at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,6 +108,13 @@ class Illumination:
         x = detector_coordinate(np.arange(width)[columns], width)
         along_y, along_x = (legendre.legvander(axis, DEGREE) for axis in (y, x))
         return along_y @ _matrix(coefficients) @ along_x.T
+
+
+def _values(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return sums ``(C, ...)`` of the terms, up to the highest degree with a coefficient."""
+    degree = TERMS.sum(axis=1)[coefficients.any(axis=0)].max(initial=0)
+    used = _matrix(coefficients)[:, : degree + 1, : degree + 1]
+    return np.asarray(legendre.legval2d(x, y, used.transpose(2, 1, 0)))
 
 
 def _matrix(coefficients: np.ndarray) -> np.ndarray:

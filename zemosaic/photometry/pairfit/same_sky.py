@@ -207,16 +207,18 @@ def _contrast(preview: Preview, channel: int, box: tuple[slice, slice]) -> np.nd
 
 def _mean_rank(a: np.ndarray, b: np.ndarray) -> float:
     """Return the mean rank of one where the other has features, the better of both ways."""
-    from scipy.stats import rankdata
-
     features = [_features(values) for values in (a, b)]
     if min(np.count_nonzero(bright) for bright in features) < FEWEST_BRIGHT:
         return math.nan
-    ranks = [
-        (rankdata(other)[bright].mean() - 0.5) / len(other)
-        for other, bright in zip((b, a), features, strict=True)
-    ]
+    ranks = [_ranks(other, bright).mean() for other, bright in zip((b, a), features, strict=True)]
     return float(max(ranks))
+
+
+def _ranks(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the ranks of the chosen values, from 0 to 1; equal ones share the middle."""
+    ordered, found = np.sort(values), values[chosen]
+    places = [np.searchsorted(ordered, found, side) for side in ("left", "right")]
+    return (places[0] + places[1]) / (2 * len(values))
 
 
 def _features(values: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ class DamageSearch:
         if self._last_row is not None:
             rows = np.concatenate([self._last_row, rows], axis=1)
         self._last_row = rows[:, -1:]
+        if _are_alike(rows):
+            return
         exponent = (rows.view(np.uint32) >> 23 & _EXPONENT).astype(np.int16)
         exponent[~np.isfinite(rows) | (rows == 0)] = -1
         above, below = exponent[:, :-1], exponent[:, 1:]
@@ -69,6 +71,8 @@ def drop_absurd_bins(means: np.ndarray, valid_fraction: np.ndarray | None) -> np
     ndarray or None
         The valid fraction, 0 in these bins.
     """
+    if _are_alike(means):
+        return valid_fraction
     sizes = np.abs(means)
     limits = np.array([np.ldexp(_bright(layer), JUMP_BITS) for layer in sizes])
     absurd = ~(sizes <= limits[:, None, None])
@@ -76,6 +80,13 @@ def drop_absurd_bins(means: np.ndarray, valid_fraction: np.ndarray | None) -> np
         valid_fraction = np.ones_like(means) if valid_fraction is None else valid_fraction
         means[absurd] = valid_fraction[absurd] = 0
     return valid_fraction
+
+
+def _are_alike(values: np.ndarray) -> bool:
+    """Return whether all values are finite, none is 0, and none is brighter by a jump."""
+    sizes = np.abs(values)
+    smallest = float(sizes.min(initial=np.inf))
+    return smallest > 0 and float(sizes.max(initial=0.0)) < np.ldexp(smallest, JUMP_BITS)
 
 
 def _bright(sizes: np.ndarray) -> float:
