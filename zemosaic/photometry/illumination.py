@@ -131,8 +131,11 @@ def detector_coordinate(pixel: np.ndarray, length: int) -> np.ndarray:
 
 def detector_basis(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Return the terms ``(N, M)`` at detector coordinates x and y ``(N,)``."""
-    along_x, along_y = (legendre.legvander(axis, DEGREE) for axis in (x, y))
-    return along_x[:, TERMS[:, 0]] * along_y[:, TERMS[:, 1]]
+    along_x, along_y = (legendre.legvander(axis, DEGREE).T for axis in (x, y))
+    basis = np.empty((len(TERMS), len(x)))
+    for term, (power_x, power_y) in zip(basis, TERMS.tolist(), strict=True):
+        np.multiply(along_x[power_x], along_y[power_y], out=term)
+    return basis.T
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,7 +118,7 @@ class ThumbnailStack:
             np.add.at(total, cells, values)
             np.add.at(count, cells, np.int32(1))  # another type takes twenty times as long
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = np.where(count > 0, total / count, np.float32(np.nan))
+            mean = np.where(count > 0, total / count, np.nan).astype(np.float32)
             squares = np.zeros(size, dtype=np.float32)
             for cells, values in self._cells(corrected):
                 np.add.at(squares, cells, (values - mean[cells]) ** 2)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -335,4 +336,4 @@ def job_seconds(job: JobEnded) -> float:
 def finite_median(values: Iterable[float]) -> float:
     """Return the median of the finite values; NaN without any."""
     finite = [value for value in values if math.isfinite(value)]
-    return float(np.median(finite)) if finite else math.nan
+    return median(finite) if finite else math.nan

@@ -99,7 +99,10 @@ def require_finite(measurement: Measurement) -> Measurement:
     if isinstance(measurement, Rejected):
         return measurement
     for name, value in vars(measurement).items():
-        for number in value if isinstance(value, tuple) else (value,):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if math.isfinite(sum(numbers)):
+            continue
+        for number in numbers:
             if math.isinf(number) or (math.isnan(number) and name in REQUIRED):
                 return Rejected(f"the values overflow (its {name} is {number})")
     return measurement
