@@ -26,13 +26,22 @@ SAMPLES = 5  # along each axis: enough for the fourth order
 
 def surface_basis(place: np.ndarray, chosen: np.ndarray = ORDERS > 0) -> np.ndarray:
     """Return the `chosen` terms ``(..., K)`` at places ``(..., 2)`` in units of half a tile."""
-    u, v = place[..., 0], place[..., 1]
-    uu, vv = u * u - 1 / 3, v * v - 1 / 3
-    uuu, vvv = u * (u * u - 0.6), v * (v * v - 0.6)
-    fourth = [t**4 - 6 / 7 * t * t + 3 / 35 for t in (u, v)]
-    terms = [u, v, uu, u * v, vv, uuu, uu * v, u * vv, vvv]
-    terms += [fourth[0], uuu * v, uu * vv, u * vvv, fourth[1]]
-    return np.stack([terms[k] for k in np.flatnonzero(chosen)], axis=-1)
+    powers = PIXEL_POWERS[1:][chosen]
+    along = [_polynomials(place[..., axis], powers.max(initial=0)) for axis in (0, 1)]
+    terms = np.empty((len(powers), *place.shape[:-1]))
+    for term, (power_u, power_v) in zip(terms, powers.tolist(), strict=True):
+        np.multiply(along[0][power_u], along[1][power_v], out=term)
+    return np.moveaxis(terms, 0, -1)
+
+
+def _polynomials(place: np.ndarray, degree: int) -> list[np.ndarray | float]:
+    """Return multiples of the Legendre polynomials of degrees 0 to `degree` along an axis."""
+    square = place * place
+    values = [
+        1.0, place, square - 1 / 3, place * (square - 0.6),
+        square * square - 6 / 7 * square + 3 / 35,
+    ]  # fmt: skip
+    return values[: degree + 1]
 
 
 def half_tile(frame: TileFrame, used: np.ndarray) -> float:
