@@ -442,7 +442,7 @@ def test_results_go_to_standard_output_and_all_else_to_standard_error(
     assert lines[:3] == [
         "tiles        2 of 2, in 1 group",
         "pairs        1 of 1 overlaps: 1 measured",
-        "model        auto: gains scatter 5.7 %, no gradients",
+        "model        auto: gains scatter 8.1 %, no gradients",
     ]
     assert re.fullmatch(r"seams        typical step \S+ before, \S+ after, in units .*", lines[3])
     assert re.fullmatch(

@@ -19,13 +19,13 @@ from .columns import Columns, centred_gains, hold_means, means_of_components, se
 from .extrapolation import Extrapolation
 from .fit import Fit
 from .initial import tiles_in_other_unit
-from .learner import CORRELATED, Learner, settled
+from .learner import Learner, settled
 from .normal_equations import NormalEquations
 from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
 from .robust_lsq import LEAST_WEIGHT
 from .scales import Scales
-from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
+from .spreads import CORRELATED, SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 from .suspects import doubtful_tiles
 

@@ -11,6 +11,7 @@ from .channel_pairs import ChannelPairs
 from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
+    CORRELATED,
     SHARED_CLASS,
     SHARED_WEIGHT,
     SURFACE_CLASS,
@@ -23,8 +24,6 @@ from .spreads import (
 
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
-#: Patches whose excess is alike: a structure that the model leaves out covers some of them.
-CORRELATED = 8.0
 TRUSTED = 0.1  # least weight of a pair whose residuals count
 
 

@@ -27,6 +27,8 @@ SHARED_WEIGHT = np.where(TERMS.sum(axis=1) == 1, 10.0, 1.0)
 USUAL_GAIN = 0.08  # log-gain of a usual tile
 #: Standard deviation of the logarithm of a usual variance, where overlaps do not show it.
 USUAL_DOUBT = 2.5
+#: Patches whose excess is alike: a structure that the model leaves out covers some of them.
+CORRELATED = 8.0
 EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights follow it
 NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
 LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
@@ -71,7 +73,7 @@ class Spreads:
 
     def without_surfaces(self) -> Spreads:
         """Return spreads that have an excess of levels in place of surfaces."""
-        excess = float(MEAN_SQUARE @ self.surface) + self.level_excess
+        excess = float(MEAN_SQUARE @ self.surface) / CORRELATED + self.level_excess
         return replace(self, surface=np.zeros_like(self.surface), level_excess=excess)
 
     def in_adu(self, unit: float) -> Spreads:
@@ -149,7 +151,7 @@ def scored_excess(
     leverage : ndarray
         ``(R,)`` part of the variance that the fit takes up.
     least : float
-        The step from 0 at most, a typical variance.
+        A typical variance, which limits the step from 0.
     """
     free = np.clip(1 - leverage, 1e-3, 1.0)
     score = float((factor * (squares / variance - free) / variance).sum())
@@ -157,10 +159,12 @@ def scored_excess(
     if not information > 0:
         return excess
     change = EXCESS_DAMPING * score / information
-    changed = float(np.clip(excess + change, excess / 3, 3 * excess + least))
+    wanted = excess + change
+    # A large first step would hide classes that have not settled.
+    changed = float(np.clip(wanted, excess / 3, 3 * excess + least / CORRELATED))
     # The present one counts too: a step down from one that is too large is no evidence of none.
-    evident = max(changed, excess) ** 2 * information > 2 * LEAST_EVIDENCE**2
-    return changed if evident and changed > NEGLIGIBLE * least else 0.0
+    evident = max(wanted, excess) ** 2 * information > 2 * LEAST_EVIDENCE**2
+    return changed if evident and wanted > NEGLIGIBLE * least else 0.0
 
 
 def tail_weights(squares: np.ndarray, variance: float) -> np.ndarray:
