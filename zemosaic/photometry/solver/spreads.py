@@ -164,7 +164,7 @@ def scored_excess(
     changed = float(np.clip(wanted, excess / 3, 3 * excess + least / CORRELATED))
     # The present one counts too: a step down from one that is too large is no evidence of none.
     evident = max(wanted, excess) ** 2 * information > 2 * LEAST_EVIDENCE**2
-    return changed if evident and wanted > NEGLIGIBLE * least else 0.0
+    return changed if evident and changed > NEGLIGIBLE * least else 0.0
 
 
 def tail_weights(squares: np.ndarray, variance: float) -> np.ndarray:
