@@ -43,6 +43,9 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
+#: First excess; twice what residuals show for the alike patches together. With less, gains of 1
+#: that are wrong spoil the levels; with more, planes do not show.
+FIRST_EXCESS = 2.0 / CORRELATED
 
 
 class HierarchySolver:
@@ -119,7 +122,7 @@ class HierarchySolver:
             surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.scales.light**2 * shares),
             # What the model leaves out must not bend the gains before its size is known.
-            level_excess=typical / CORRELATED * (self.channel.surface_order < ORDERS.max()),
+            level_excess=FIRST_EXCESS * typical * (self.channel.surface_order < ORDERS.max()),
         )
 
     def fit(self, state: State, spreads: Spreads) -> Fit:
