@@ -15,6 +15,9 @@ from .._kernels.lattice import AREAS as PATCHES
 from ..pairfit.measurement import Measurement, PairMeasurement
 from .bands import combine_bands
 
+#: Part of the patches of an overlap whose excess is alike: a structure that the model leaves out
+#: covers some of them.
+ALIKE = 0.5
 DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
 PATCH_FIELDS = 9  # numbers of a patch in `PairMeasurement.patches`
 # Fields of a `PairMeasurement` that the solver needs, scalars first: name, type, shape.
@@ -124,6 +127,12 @@ class ChannelPairs:
             repetition=repetition,
             trusted=np.ones(len(i), dtype=bool),
         )
+
+    @property
+    def alike(self) -> np.ndarray:
+        """Factor ``(P,)`` on an excess of levels: patches and pairs in which it is the same."""
+        patches = np.count_nonzero(np.isfinite(self.level_var), axis=1)
+        return self.repetition * np.maximum(ALIKE * patches, 1.0)
 
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
         """Return some of the pairs, by a boolean or index array."""

@@ -25,7 +25,7 @@ from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
 from .robust_lsq import LEAST_WEIGHT
 from .scales import Scales
-from .spreads import CORRELATED, SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
+from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 from .suspects import doubtful_tiles
 
@@ -43,9 +43,9 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
 FIRST_GAIN_SPREAD = 0.1
-#: First excess; twice what residuals show for the alike patches together. With less, gains of 1
-#: that are wrong spoil the levels; with more, planes do not show.
-FIRST_EXCESS = 2.0 / CORRELATED
+#: First excess in units of the squared residuals. With less, gains of 1 that are wrong spoil the
+#: levels; with more, planes do not show.
+FIRST_EXCESS = 0.25
 
 
 class HierarchySolver:
@@ -264,7 +264,7 @@ class HierarchySolver:
 
     def rows(self, state: State, columns: Columns, spreads: Spreads) -> list[Rows]:
         """Return the equations about a state, with the excess variances."""
-        excess = CORRELATED * spreads.level_excess, spreads.gain_excess
+        excess = spreads.level_excess, spreads.gain_excess
         return list(self.equations.rows(state, columns.active, excess))
 
     def _priors(self, columns: Columns, spreads: Spreads) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,6 @@ from .channel_pairs import ChannelPairs
 from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
-    CORRELATED,
     SHARED_CLASS,
     SHARED_WEIGHT,
     SURFACE_CLASS,
@@ -149,15 +148,15 @@ class Learner:
         weights : ndarray
             ``(P,)`` of the pairs.
         pairs : ChannelPairs
-            Their repetition and concentration.
+            Where they are alike, and their concentration.
         """
         squares, variance, leverage = self._scatter(rows, weights)
         trusted = weights > TRUSTED
         level, gain = spreads.level_excess, spreads.gain_excess
         levels = np.isfinite(variance[:, :-1]) & trusted[:, None]
-        repetition = np.broadcast_to(pairs.repetition[:, None], levels.shape)[levels]
+        alike = np.broadcast_to(pairs.alike[:, None], levels.shape)[levels]
         level = self._scored(
-            level, np.ones(levels.sum()), CORRELATED * level * repetition,
+            level, np.ones(levels.sum()), level * alike,
             *(values[:, :-1][levels] for values in (squares, variance, leverage)),
         )  # fmt: skip
         gains = np.isfinite(variance[:, -1]) & trusted

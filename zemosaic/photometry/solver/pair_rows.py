@@ -149,8 +149,8 @@ class PairEquations:
         active : Unknowns
             Terms that are solved for; the others of surfaces, flat and glow are 0.
         excess : tuple of float
-            Variances that are added to levels, where pairs repeat others more, and to gains in
-            proportion to their concentration.
+            Variances that are added to levels, more where patches or pairs are alike, and to gains
+            in proportion to their concentration.
         """
         terms = TileTerms(
             np.exp(state.log_gain), self.reference, state.level,
@@ -186,7 +186,7 @@ class PairEquations:
         # In the mean unit of both tiles, so that swapping them changes nothing.
         unit = np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
         np.multiply(unit, self._counted_var[run], out=variance[:, :-1])
-        variance[:, :-1] += excess[0] * pairs.repetition[run, None]
+        variance[:, :-1] += excess[0] * pairs.alike[run, None]
         variance[:, -1] = self.gain_var[run] + excess[1] * pairs.concentration[run]
         shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
         labels = [int(label) for label in instruments if label >= 0]

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from .._kernels.lattice import AREAS as PATCHES
 from ..illumination import TERMS
+from .channel_pairs import ALIKE
 from .surfaces import ORDERS
 
 SURFACE_CLASS = ORDERS - 1
@@ -27,8 +29,9 @@ SHARED_WEIGHT = np.where(TERMS.sum(axis=1) == 1, 10.0, 1.0)
 USUAL_GAIN = 0.08  # log-gain of a usual tile
 #: Standard deviation of the logarithm of a usual variance, where overlaps do not show it.
 USUAL_DOUBT = 2.5
-#: Patches whose excess is alike: a structure that the model leaves out covers some of them.
-CORRELATED = 8.0
+#: First step of an excess, in units of a typical variance: with a large one classes that have not
+#: settled would hide.
+FIRST_STEP = 0.125
 EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights follow it
 NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
 LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
@@ -73,7 +76,7 @@ class Spreads:
 
     def without_surfaces(self) -> Spreads:
         """Return spreads that have an excess of levels in place of surfaces."""
-        excess = float(MEAN_SQUARE @ self.surface) / CORRELATED + self.level_excess
+        excess = float(MEAN_SQUARE @ self.surface) / (ALIKE * PATCHES) + self.level_excess
         return replace(self, surface=np.zeros_like(self.surface), level_excess=excess)
 
     def in_adu(self, unit: float) -> Spreads:
@@ -160,8 +163,7 @@ def scored_excess(
         return excess
     change = EXCESS_DAMPING * score / information
     wanted = excess + change
-    # A large first step would hide classes that have not settled.
-    changed = float(np.clip(wanted, excess / 3, 3 * excess + least / CORRELATED))
+    changed = float(np.clip(wanted, excess / 3, 3 * excess + FIRST_STEP * least))
     # The present one counts too: a step down from one that is too large is no evidence of none.
     evident = max(wanted, excess) ** 2 * information > 2 * LEAST_EVIDENCE**2
     return changed if evident and changed > NEGLIGIBLE * least else 0.0
