@@ -59,7 +59,7 @@ setup(
             # have the same bits everywhere. For gcc and clang; MSVC ignores options unknown to it.
             extra_compile_args=[
                 "-O2", "-ftree-vectorize", "-fvect-cost-model", "-fno-math-errno",
-                "-fno-trapping-math", "-ffp-contract=off",
+                "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden",
             ],
             py_limited_api=True,
             optional=True,  # without a compiler numpy does the work

@@ -46,6 +46,11 @@ class PackedMeasurements(Sequence[Measurement]):
             )
         )
 
+    @property
+    def state(self) -> str:
+        """Return "measured", or "rejected" if no channel is."""
+        return "measured" if any(isinstance(e, bytes) for e in self.entries) else "rejected"
+
     def __len__(self) -> int:
         return len(self.entries)
 

@@ -191,5 +191,5 @@ def make_record(outcome: Outcome, i: int, j: int, area: float, channels: int) ->
     if outcome.error is not None:
         lost = PackedMeasurements((str(outcome.error),) * channels)
         return PairRecord(outcome.job.index, i, j, outcome.state, area, lost)
-    state, _ = summarize_pair(outcome.value)
-    return PairRecord(outcome.job.index, i, j, state, area, outcome.value)
+    measurements = PackedMeasurements.of(outcome.value)
+    return PairRecord(outcome.job.index, i, j, measurements.state, area, measurements)

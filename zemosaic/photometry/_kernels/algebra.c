@@ -4,8 +4,6 @@
 
 #include <math.h>
 
-double larger(double a, double b) { return a > b ? a : b; }
-
 /* Move the elements below the pivot to the front; return how many there are. */
 static Index partition_below(double *values, Index low, Index high, double pivot)
 {

@@ -15,7 +15,7 @@ machine. Systems are small and vectors have one or two thousand elements. */
 enum { SAMPLE = 600 }; /* elements of which a median is taken, one more at most */
 
 /* Return the larger of two numbers. */
-double larger(double a, double b);
+static inline double larger(double a, double b) { return a > b ? a : b; }
 
 /* Return the element of `rank` in ascending order, from 0; reorder `values`. */
 double select_rank(double *values, Index n, Index rank);

@@ -231,7 +231,7 @@ the frame (see Frame in preview_pair.h). */
     writes(double, middle_work, BAND_ROWS, MIDDLE_ROWS)                                         \
     writes(double, product_work, 3, WORK_ROWS)                                                  \
     writes(double, patch_work, 3, PATCHES)                                                      \
-    writes(double, group_work, 3, GROUP_ROWS)
+    writes(double, group_work, 2 + COLUMNS_MAX, GROUP_ROWS)
 
 /* The fronts of a sparse symmetric system; see fronts.py. */
 #define FRONTS(reads)                                                                           \

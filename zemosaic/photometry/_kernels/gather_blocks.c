@@ -11,7 +11,7 @@ is a single cell. */
 enum { BLOCK_HIGHEST = 2, BLOCK_CELL_COUNT = 6 };
 static const int block_row[KINDS] = {0, 1, 3, 4, 5};
 
-enum { CHUNK = 128 }; /* preview blocks added at once */
+enum { CHUNK = 128, CUT_CHUNK = 8 }; /* preview blocks added at once, whole or cut */
 
 /* The pair, and sums over the common cells of each block of the frame. */
 typedef struct {
@@ -23,11 +23,6 @@ typedef struct {
     double *bound; /* largest possible number of common cells */
 } Gathering;
 
-/* Ranges of rows and columns. */
-typedef struct {
-    Index top, bottom, left, right;
-} Box;
-
 /* Preview blocks that are whole in both tiles: their blocks, and their indices in each tile. */
 typedef struct {
     Index count, block[CHUNK], in_tile[2][CHUNK];
@@ -36,17 +31,15 @@ typedef struct {
 /* Add one channel of a cell to block b; return whether the cell is valid in both tiles. */
 static int add_cell_channel(const Gathering *g, Index channel, Index row, Index column, Index b)
 {
-    const Index channels = g->pair.channels, n = g->blocks;
+    const Index channels = g->pair.channels, n = g->blocks, step = channels * n;
     double numbers[2][KINDS];
     for (int t = 0; t < 2; t++)
         if (!read_cell(&g->pair.tiles[t], channel, row, column, g->pair.border_error, numbers[t]))
             return 0;
-    for (int k = 0; k < 2 * KINDS; k++)
-        g->values[(k * channels + channel) * n + b] += numbers[k % 2][k / 2];
-    for (int t = 0; t < 2; t++) {
-        double *const highest = g->highest + (t * channels + channel) * n + b;
-        *highest = larger(*highest, numbers[t][VALUE]);
-    }
+    double *sum = g->values + channel * n + b, *highest = g->highest + channel * n + b;
+    for (int kind = 0; kind < KINDS; kind++)
+        for (int t = 0; t < 2; t++, sum += step) *sum += numbers[t][kind];
+    for (int t = 0; t < 2; t++, highest += step) *highest = larger(*highest, numbers[t][VALUE]);
     return 1;
 }
 
@@ -82,8 +75,8 @@ static int add_cells(const Gathering *g, Box box)
     return 1;
 }
 
-/* Add those cells of a preview block that lie in the overlap; return 0 if channels differ. */
-static int add_cells_of_block(const Gathering *g, Index row, Index column)
+/* Return those cells of a preview block that lie in the overlap, and load them. */
+static Box cells_of_block(const Gathering *g, Index row, Index column)
 {
     const Frame *const f = g->pair.frame;
     const Index side = g->preview_side;
@@ -92,7 +85,9 @@ static int add_cells_of_block(const Gathering *g, Index row, Index column)
         top > f->y0 ? top : f->y0, top + side < f->y1 ? top + side : f->y1,
         left > f->x0 ? left : f->x0, left + side < f->x1 ? left + side : f->x1,
     };
-    return add_cells(g, box);
+    for (Index layer = 0; layer < 2 * g->pair.channels; layer++)
+        prefetch_cells(&g->pair.tiles[layer % 2], layer / 2, &box);
+    return box;
 }
 
 /* Return the preview blocks that both tiles have, counted from the corner of the frame. */
@@ -129,28 +124,22 @@ static double fewest_cells(const Gathering *g, Index row, Index column, Index in
     return fewest;
 }
 
-static void add_scaled(double *restrict sum, const Index *restrict block,
-                       const float *restrict numbers, const Index *restrict index, Index count,
-                       double factor)
-{
-    for (Index i = 0; i < count; i++) sum[block[i]] += factor * (double)numbers[index[i]];
-}
-
 /* Add the numbers of one channel of a tile; `layer` is tile * channels + channel. */
 static void add_layer(const Gathering *g, Index layer, const Whole *whole)
 {
     const Index channels = g->pair.channels, n = g->blocks, t = layer >= channels;
     const Tile *const tile = &g->pair.tiles[t];
-    const Index area = tile->block_rows * tile->block_columns, count = whole->count;
-    const Index *const block = whole->block, *const index = whole->in_tile[t];
+    const Index area = tile->block_rows * tile->block_columns, step = 2 * channels * n;
     const float *const blocks = tile->blocks + (layer - t * channels) * area;
-    for (Index kind = 0; kind < KINDS; kind++)
-        add_scaled(g->values + (2 * kind * channels + layer) * n, block,
-                   blocks + block_row[kind] * channels * area, index, count, g->full);
-    double *const highest = g->highest + layer * n;
-    for (Index i = 0; i < count; i++) {
-        const double value = (double)blocks[BLOCK_HIGHEST * channels * area + index[i]];
-        if (value > highest[block[i]]) highest[block[i]] = value;
+    const float *from[KINDS], *const highest = blocks + BLOCK_HIGHEST * channels * area;
+    for (int kind = 0; kind < KINDS; kind++) from[kind] = blocks + block_row[kind] * channels * area;
+    /* All kinds at once: each waits for the sum of the last block, which often is in the same. */
+    for (Index i = 0; i < whole->count; i++) {
+        const Index b = layer * n + whole->block[i], index = whole->in_tile[t][i];
+        double *const sum = g->values + b;
+        for (int kind = 0; kind < KINDS; kind++)
+            sum[kind * step] += g->full * (double)from[kind][index];
+        g->highest[b] = larger(g->highest[b], (double)highest[index]);
     }
 }
 
@@ -195,11 +184,21 @@ static int add_whole_blocks(const Gathering *g)
     return 1;
 }
 
+/* Add the cells of some boxes; return 0 if channels differ. */
+static int add_boxes(const Gathering *g, const Box *boxes, Index count)
+{
+    for (Index i = 0; i < count; i++)
+        if (!add_cells(g, boxes[i])) return 0;
+    return 1;
+}
+
 /* Add the preview blocks that are not whole in both tiles, cell by cell. Return 0 if channels
 differ. */
 static int add_cut_blocks(const Gathering *g)
 {
     const Box shared = shared_blocks(g);
+    Box cut[CUT_CHUNK];
+    Index count = 0;
     for (Index row = shared.top; row < shared.bottom; row++) {
         Index next = row / g->along * g->pair.frame->width + shared.left / g->along;
         Index within = shared.left % g->along;
@@ -209,10 +208,14 @@ static int add_cut_blocks(const Gathering *g)
             if (++within == g->along) within = 0, next++;
             if (!(g->bound[b] > g->cell_count[b])) continue;
             const double fewest = fewest_cells(g, row, column, in_tile);
-            if (fewest > 0 && fewest < g->full && !add_cells_of_block(g, row, column)) return 0;
+            if (!(fewest > 0 && fewest < g->full)) continue;
+            cut[count++] = cells_of_block(g, row, column);
+            if (count < CUT_CHUNK) continue;
+            if (!add_boxes(g, cut, count)) return 0;
+            count = 0;
         }
     }
-    return 1;
+    return add_boxes(g, cut, count);
 }
 
 static double total(const double *values, Index n)

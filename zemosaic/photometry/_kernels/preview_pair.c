@@ -4,6 +4,12 @@
 
 #include <math.h>
 
+#ifdef __GNUC__
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)(address))
+#endif
+
 int is_covered(const Pair *pair)
 {
     const Frame *const frame = pair->frame;
@@ -20,6 +26,16 @@ static const float *cell_of(const float *image, const Tile *tile, Index channel,
                             Index column)
 {
     return image + (channel * tile->height + row - tile->y0) * tile->width + column - tile->x0;
+}
+
+void prefetch_cells(const Tile *tile, Index channel, const Box *box)
+{
+    const Index below = box->top > tile->y0, above = box->bottom < tile->y0 + tile->height;
+    for (Index row = box->top - below; row < box->bottom + above; row++) {
+        PREFETCH(cell_of(tile->values, tile, channel, row, box->left));
+        PREFETCH(cell_of(tile->values, tile, channel, row, box->right - 1));
+        PREFETCH(cell_of(tile->variance, tile, channel, row, box->left));
+    }
 }
 
 /* Compute the numbers of a cell which lacks a neighbour; `exists` as in read_cell. */

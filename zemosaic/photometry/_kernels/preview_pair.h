@@ -27,6 +27,11 @@ typedef struct {
     double border_error; /* relative error of the differences between neighbouring cells */
 } Pair;
 
+/* Ranges of rows and columns. */
+typedef struct {
+    Index top, bottom, left, right;
+} Box;
+
 /* Initialize a Pair from the arguments of a kernel. */
 #define TILE(a, which, origin)                                                        \
     {                                                                                 \
@@ -42,6 +47,10 @@ typedef struct {
 
 /* Return whether both tiles cover the overlap. */
 int is_covered(const Pair *pair);
+
+/* Load the cells of a box, of one channel of a tile, into the caches; reading them later takes
+much less time than waiting for each. */
+void prefetch_cells(const Tile *tile, Index channel, const Box *box);
 
 /* Compute the numbers of a cell of the grid; return whether it is valid. */
 int read_cell(const Tile *tile, Index channel, Index row, Index column, double error,

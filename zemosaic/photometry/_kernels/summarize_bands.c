@@ -82,9 +82,9 @@ static void copy_rows(const SummarizeBands *a, Index channel, Index first, Band 
 
 /* Subtract the weighted mean of each group from columns, or, with the number of a column, the
 projection on that column, unless it hardly varies. The means (columns, groups) and their weights
-are stored; `stride` is 0 to keep none but the last. */
+are stored. */
 static void project_out(Band *b, int columns, int basis_column, const Index *group, Index groups,
-                        double *basis, double *weight, double *total, double *mean, Index stride)
+                        double *basis, double *weight, double *total, double *mean)
 {
     const int flat = basis_column < 0;
     for (Index i = 0; i < b->rows; i++)
@@ -96,11 +96,15 @@ static void project_out(Band *b, int columns, int basis_column, const Index *gro
         b->fitted += weight[g] > 0;
         if (!(total[g] > LEAST_SPREAD * weight[g])) total[g] = HUGE_VAL;
     }
+    for (Index g = 0; g < columns * groups; g++) mean[g] = 0;
+    /* All columns at once: each waits for the sum of the last row, which often is in its group. */
+    for (Index i = 0; i < b->rows; i++) {
+        const double share = b->weights[i] * basis[i], *const value = b->column + i;
+        double *const sum = mean + group[i];
+        for (int k = 0; k < columns; k++) sum[k * groups] += share * value[k * b->rows];
+    }
     for (int k = 0; k < columns; k++) {
-        double *const column = b->column + k * b->rows, *const factor = mean + k * stride;
-        for (Index g = 0; g < groups; g++) factor[g] = 0;
-        for (Index i = 0; i < b->rows; i++)
-            factor[group[i]] += b->weights[i] * basis[i] * column[i];
+        double *const column = b->column + k * b->rows, *const factor = mean + k * groups;
         for (Index g = 0; g < groups; g++) factor[g] /= total[g];
         for (Index i = 0; i < b->rows; i++) column[i] -= factor[group[i]] * basis[i];
     }
@@ -122,16 +126,16 @@ static void split_bands(const SummarizeBands *a, Index channel, Band band[BANDS]
     if (small_rows > 0) copy_rows(a, channel, step == 1 ? a->size.blocks : 0, &small);
     if (step <= 1) copy_rows(a, channel, 0, &middle);
     if (step == 1)
-        project_out(&small, COLUMN_UU, -1, unit, groups, basis, weight, total, mean, 0);
+        project_out(&small, COLUMN_UU, -1, unit, groups, basis, weight, total, mean);
     if (step > 1) {
-        project_out(&small, columns, -1, unit, units, basis, weight, total, middle.column, units);
+        project_out(&small, columns, -1, unit, units, basis, weight, total, middle.column);
         memcpy(middle.weights, weight, (size_t)units * sizeof(double));
     }
     for (int k = COLUMN_U; step > 0 && k <= COLUMN_V; k++)
         project_out(&small, COLUMN_UU, k, unit, step == 1 ? groups : units, basis, weight, total,
-                    mean, 0);
+                    mean);
     if (step > 0)
-        project_out(&middle, columns, -1, middle.area, AREAS_MAX, basis, weight, total, mean, 0);
+        project_out(&middle, columns, -1, middle.area, AREAS_MAX, basis, weight, total, mean);
     band[SMALL] = small;
     band[MIDDLE] = middle;
 }

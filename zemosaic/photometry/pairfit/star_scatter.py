@@ -63,12 +63,14 @@ def with_star_scatter(samples: PairSamples, fit: LineFit) -> PairSamples | None:
 
 def _squares(samples: PairSamples, fit: LineFit, rows: slice, light: np.ndarray) -> np.ndarray:
     """Return the squared scatter ``(C,)`` of rows with this light ``(C, n)``."""
-    residual, instrument = (fit.line @ fit.design[..., rows]).swapaxes(0, 1)
-    norm = np.einsum("ck,ck->c", fit.gram[:, Column.INSTRUMENT], fit.line[:, 1])
-    leverage = fit.weights[:, rows] * instrument**2 / norm[:, None]
     x_variance, y_variance = samples.variance[..., rows]
     variance = (y_variance + fit.slope[:, None] ** 2 * x_variance) * fit.scale[:, None] ** 2
     bright = light**2 > BRIGHT**2 * variance
+    if not bright.any():
+        return np.zeros(len(light))
+    residual, instrument = (fit.line @ fit.design[..., rows]).swapaxes(0, 1)
+    norm = np.einsum("ck,ck->c", fit.gram[:, Column.INSTRUMENT], fit.line[:, 1])
+    leverage = fit.weights[:, rows] * instrument**2 / norm[:, None]
     return np.array([
         star_scatter(*(values[c, chosen] for values in (light, residual, variance, leverage)))
         for c, chosen in enumerate(bright)

@@ -188,7 +188,7 @@ def summarize_bands(
         middle_work=np.empty((columns + 1, middle)),
         product_work=np.empty((3, max(small, middle))),
         patch_work=np.empty((3, patches)),
-        group_work=np.empty((3, max(AREAS, middle, small))),
+        group_work=np.empty((2 + len(Column), max(AREAS, middle, small))),
     )
     return sums
 
