@@ -64,8 +64,8 @@ class ChannelPairs:
         ``(P, 16)`` share of each patch in the information on the gain.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
-    repetition : ndarray
-        ``(P,)`` factor by which the variances have grown, since overlaps share sky and tiles.
+    alike : ndarray
+        ``(P,)`` factor on an excess of levels: patches and pairs in which it is the same.
     trusted : ndarray
         ``(P,)`` bool: pairs with errors as they were measured.
     """
@@ -88,7 +88,7 @@ class ChannelPairs:
     contrast: np.ndarray
     shift: np.ndarray
     shift_err: np.ndarray
-    repetition: np.ndarray
+    alike: np.ndarray
     trusted: np.ndarray
 
     @classmethod
@@ -99,11 +99,15 @@ class ChannelPairs:
         column: np.ndarray,
         repetition: np.ndarray,
     ) -> ChannelPairs:
-        """Collect pairs ``(P,)`` of `_COLUMNS`, whose variances grow by factors `repetition`."""
+        """Collect pairs ``(P,)`` of `_COLUMNS`.
+
+        Their variances grow by factors `repetition`, since overlaps share sky and tiles.
+        """
         widening = np.sqrt(repetition)
         unit = _level_unit(column["level_err"])
         patches = _patches(column["patches"])
         gains = combine_bands(column["bands"])
+        used = np.count_nonzero(np.isfinite(patches[..., 7]), axis=1)
         measured, banded = column["gain_measured"] > 0, np.isfinite(gains.gain)
         return cls(
             unit=unit,
@@ -124,15 +128,9 @@ class ChannelPairs:
             contrast=patches[..., 8],
             shift=column["shift"],
             shift_err=column["shift_err"],
-            repetition=repetition,
+            alike=repetition * np.maximum(ALIKE * used, 1.0),
             trusted=np.ones(len(i), dtype=bool),
         )
-
-    @property
-    def alike(self) -> np.ndarray:
-        """Factor ``(P,)`` on an excess of levels: patches and pairs in which it is the same."""
-        patches = np.count_nonzero(np.isfinite(self.level_var), axis=1)
-        return self.repetition * np.maximum(ALIKE * patches, 1.0)
 
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
         """Return some of the pairs, by a boolean or index array."""
