@@ -190,9 +190,15 @@ def _relative_variance(fit: ChannelFit, band: Band) -> float:
 
 
 def level_error(fit: ChannelFit) -> float:
-    """Return the standard error of the level at the pivot, in ADU."""
+    """Return the standard error of the level at the pivot, in ADU.
+
+    It holds no more scatter than there is within areas: what differs between them, as by an
+    illumination, the solver describes or estimates as an excess. Without contrast the middle band
+    has no line to scatter about.
+    """
     weight, (_, square) = fit.summary.weight, fit.summary.patch_squares
-    return fit.standard_error(weight, weight, square)
+    within = fit.bands[MIDDLE].scale ** 2 * weight
+    return fit.standard_error(weight, weight, min(square, within))
 
 
 def shift_errors(fit: ChannelFit) -> tuple[float, float]:
