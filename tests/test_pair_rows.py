@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from tests.helpers.mosaics import InventedMosaic
+from tests.helpers.pairs import pair_line
 from zemosaic.photometry.illumination import TERMS
 from zemosaic.photometry.solver.channel import Channel, TileFrame
+from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
 from zemosaic.photometry.solver.initial import reference_levels
 from zemosaic.photometry.solver.pair_ends import patch_points
 from zemosaic.photometry.solver.pair_rows import (
@@ -177,6 +179,19 @@ def test_the_truth_has_no_residuals() -> None:
         without = replace(state, **{name: np.zeros_like(getattr(state, name))})
         (rows,) = rows_of(pair_equations, without)
         assert np.abs(rows.residual[:, :-1]).max() * unit > 2
+
+
+def test_an_excess_is_shared_by_half_of_the_patches_in_use() -> None:
+    """It counts more where patches or pairs are alike, and once where a pair has one patch."""
+    corners = np.array([(0.0, 0.0), (9.0, 0.0), (0.0, 9.0), (9.0, 9.0)])
+    patches = np.zeros((4, PATCH_FIELDS))
+    patches[:, :2], patches[:, 7] = corners, 1.0
+    lines = [pair_line(1.0, 0.0, 0.0, patches=patches[:number]) for number in (1, 2, 3, 4)]
+    channel = Channel.of(
+        np.arange(4), np.arange(1, 5), lines, np.array([1.0, 1.0, 2.0, 1.0]), sky=np.zeros(5),
+        model="auto", anchor=None, frame=None,
+    )  # fmt: skip
+    assert channel.pairs.alike.tolist() == [1.0, 1.0, 3.0, 2.0]
 
 
 def test_patch_points_have_the_moments_of_a_rectangle() -> None:
