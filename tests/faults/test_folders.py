@@ -24,6 +24,16 @@ if __name__ == "__main__":
     from zemosaic.cli import main
     main()
 """
+UNGUARDED = """
+import multiprocessing, sys
+from zemosaic import Settings, calibrate
+from zemosaic.errors import UserError
+multiprocessing.get_all_start_methods = lambda: [sys.argv[1]]
+try:
+    calibrate(sys.argv[2:], Settings(workers=2))
+except UserError as error:
+    print(error)
+"""
 HOSTILE = "import pathlib; pathlib.Path(__file__ + '.ran').touch(); raise SystemExit(7)\n"
 METHODS = ["spawn"] if os.name == "nt" else ["spawn", "forkserver"]
 
@@ -151,3 +161,21 @@ def test_control_characters_do_not_reach_the_terminal(
         assert "\nzemosaic: done" not in shown
     assert "a\\x1b]0;title\\x07" in runs[0].err
     assert "d\\x1b[2J.fits" in runs[0].err
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_script_that_its_workers_would_run_ends_with_one_line(
+    method: str, tiles: list[str], tmp_path: Path
+) -> None:
+    """Workers import the script of a run; without a guard each would start a run of its own."""
+    script = tmp_path / "script.py"
+    script.write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, str(script), method, *tiles],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout == (
+        "the workers import the script of the run, which starts another run; put its calls under: "
+        'if __name__ == "__main__":\n'
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from typing import Any
 
 from ..errors import UserError
@@ -31,6 +32,8 @@ from .worker import TaskResult
 from .worker_process import serve
 
 _WITHOUT_WORKERS = "jobs run in the process of the run, one after the other and without time-outs"
+#: Exit code of a worker that was about to start a run while it imported the script of its run.
+UNGUARDED_EXIT = 97
 EXIT_TIMEOUT = 5.0  # seconds until the kernel has ended a killed worker
 
 
@@ -69,6 +72,8 @@ class ProcessPool(Pool):
         preload: Sequence[str] = (),
         identify: Callable[[], str] = no_identity,
     ) -> None:
+        if getattr(current_process(), "_inheriting", False):  # a worker imports the script
+            os._exit(UNGUARDED_EXIT)  # the forkserver would make 1 of another exit
         self.workers = workers
         self._identify = identify
         self._context = start_context(preload)
@@ -288,6 +293,11 @@ class ProcessPool(Pool):
         worker.process.join(EXIT_TIMEOUT)
         exitcode = worker.process.exitcode
         worker.pipe.close()
+        if exitcode == UNGUARDED_EXIT and not worker.ready:
+            raise UserError(
+                "the workers import the script of the run, which starts another run; put its calls "
+                'under: if __name__ == "__main__":'
+            ) from None
         death = WorkerLostError(255 if exitcode is None else exitcode)
         with self._lock:
             self._live_workers.remove(worker)
