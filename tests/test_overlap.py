@@ -7,7 +7,13 @@ import pytest
 
 from tests.helpers.footprints import rectangle, scattered, tangent
 from zemosaic.photometry.overlap import graph as overlap
-from zemosaic.photometry.overlap.graph import component_labels, find_overlaps, prune, repetition
+from zemosaic.photometry.overlap.graph import (
+    component_labels,
+    find_overlaps,
+    loose_ends,
+    prune,
+    repetition,
+)
 from zemosaic.photometry.tiles.sky import edge_points, pixel_to_sky
 
 
@@ -172,3 +178,12 @@ def test_nothing_repeats_without_a_third_tile() -> None:
     graph = find_overlaps(corners)
     assert repetition(graph, corners).tolist() == [1.0] * 4
     assert repetition(graph.keep(np.zeros(4, dtype=bool)), corners).tolist() == []
+
+
+def test_loose_ends_are_the_pairs_of_chains_that_end() -> None:
+    """A chain at a ring is loose, and a pair apart; a ring and a bridge between two are not."""
+    ring, bridge, other = [(0, 1), (1, 2), (0, 2)], [(2, 3)], [(3, 4), (4, 5), (3, 5)]
+    chain, apart = [(5, 6), (6, 7)], [(8, 9)]
+    i, j = np.array(ring + bridge + other + chain + apart).T
+    assert loose_ends(10, i, j).tolist() == [False] * 7 + [True] * 3
+    assert loose_ends(10, i[:0], j[:0]).tolist() == []

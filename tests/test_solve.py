@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.pairs import pair_line, raised, turned, without_gain
+from zemosaic.errors import NoSolution
 from zemosaic.photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solver.channel import Channel, TileFrame
 from zemosaic.photometry.solver.channel_solver import solve_channel
 from zemosaic.photometry.solver.groups import group_medians
+from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
 
@@ -461,3 +463,14 @@ def test_a_measurement_that_is_not_finite_counts_as_none(name: str) -> None:
         solution = solve(truth.i, truth.j, pairs, truth.sky)
         assert np.array_equal(solution.gain, expected.gain)
         assert np.array_equal(solution.offset, expected.offset)
+
+
+def test_rounds_that_diverge_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs without a finite solution end the run with what to do, not with algebra."""
+
+    def diverge(*_: object) -> None:
+        raise np.linalg.LinAlgError
+
+    monkeypatch.setattr(HierarchySolver, "next_state", diverge)
+    with pytest.raises(NoSolution, match="leave out those that differ most"):
+        solve(np.array([0]), np.array([1]), [[pair_line(1.0, 5.0, 6.0)]], np.ones((2, 1)), "auto")

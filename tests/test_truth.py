@@ -155,3 +155,21 @@ def test_a_strong_illumination_is_no_noise_of_the_levels() -> None:
         assert error.std() < 0.008
         pulls.append(error / (solution.gain_err / solution.gain)[:, 0])
     assert 0.5 < np.square(pulls).mean() < 1.5
+
+
+def test_a_tile_keeps_the_level_of_its_only_pair() -> None:
+    """Nothing contradicts a single pair, however much it disagrees until the others have settled.
+
+    Of these tiles with strong vignetting and few stars, two have one usable overlap.
+    """
+    scene = Scene(
+        tiles=9, shape=(304, 331), overlap=0.212, rotation=3.0, stars=1.8e-4, nebula=100.0,
+        sky=1600.0, fwhm=4.77, seeing=0.13, border=True, gradient=30.0, vignetting=0.2,
+        flat_residual=2e-3, flat_shared=False, seed=12,
+    )  # fmt: skip
+    solution = solve(list(simulate(scene)))
+    ends = np.array([(record.i, record.j) for record in solution.records])
+    lonely = (solution.pairs[ends, 0] == 1).any(axis=1)
+    residual = solution.residual[lonely, 0]
+    assert np.count_nonzero(np.isfinite(residual)) == 2
+    assert np.nanmax(np.abs(residual)) < 5

@@ -70,6 +70,21 @@ def component_labels(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
+def loose_ends(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
+    """Return the pairs ``(P,)`` of tiles that one pair alone joins to the others, and so on.
+
+    Nothing contradicts them.
+    """
+    loose = np.zeros(len(i), dtype=bool)
+    while True:
+        rest = np.flatnonzero(~loose)
+        count = np.bincount(np.r_[i[rest], j[rest]], minlength=tiles)
+        ends = rest[(count[i[rest]] == 1) | (count[j[rest]] == 1)]
+        if not len(ends):
+            return loose
+        loose[ends] = True
+
+
 def find_overlaps(corners: np.ndarray, min_fraction: float = 0.0) -> OverlapGraph:
     """Find all pairs of footprints that overlap on the sky.
 

@@ -140,7 +140,10 @@ def _fit_sound(
     solver.gain_excess = gain_excess(sound)
     if not (solver.doubtful & ~solver.misplaced).any():
         return fit
-    return fit_all(found if search is solver else state)
+    try:
+        return fit_all(found if search is solver else state)
+    except np.linalg.LinAlgError:
+        return fit
 
 
 def _pairs_near(channel: Channel, chosen: np.ndarray) -> np.ndarray:

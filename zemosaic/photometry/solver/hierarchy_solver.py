@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..overlap.graph import loose_ends
 from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
@@ -81,6 +82,8 @@ class HierarchySolver:
         self.log_gain, self.gain_excess, self.misplaced = log_gain, gain_excess, misplaced
         self.equations = PairEquations(channel, reference)
         self.scales = Scales.of(channel, self.equations.level_var, log_gain)
+        level, pairs = channel.ties.level, channel.pairs
+        self.loose = loose_ends(channel.tiles, level[pairs.i], level[pairs.j])
         self.tails = np.ones((channel.tiles, 4))
         self.in_other_unit = tiles_in_other_unit(channel, log_gain)
         self.doubt(misplaced)
@@ -170,7 +173,10 @@ class HierarchySolver:
 
     def weights(self, robust: RobustWeights, number: int, rows: Sequence[Rows]) -> np.ndarray:
         """Return the weights ``(P,)`` of the pairs in a round."""
-        return np.where(self.doubted, LEAST_WEIGHT, robust.of_round(number, self.residuals(rows)))
+        residuals = self.residuals(rows)
+        # Once it had no weight, nothing would bring the only pair of a tile back.
+        residuals.level_chi[self.loose] = 0.0
+        return np.where(self.doubted, LEAST_WEIGHT, robust.of_round(number, residuals))
 
     def next_state(
         self,

@@ -24,8 +24,8 @@ class PairResiduals:
     level, log_gain : ndarray
         ``(P,)`` of the level at the pivot, and of the log-gain; NaN if not measured.
     level_chi, gain_chi, shape_chi : ndarray
-        ``(P,)`` the same in units of their errors, and the rms of the patches in units of theirs,
-        scaled to the median of a single one; 0 if not measured.
+        ``(P,)`` the same in units of their errors, and the scatter of the patches in units of
+        theirs, scaled to the median of a single one; 0 if not measured.
     """
 
     level: np.ndarray
@@ -44,13 +44,15 @@ class PairResiduals:
             weight, gain_var = 1 / part.variance[:, :-1], part.variance[:, -1]
             weighted, total = weight * residual, weight.sum(axis=1)
             product = weighted.sum(axis=1)
-            patches = np.maximum(np.count_nonzero(weight, axis=1), 1)
+            patches = np.count_nonzero(weight, axis=1)
             squares = np.einsum("np,np->n", weighted, residual)
+            squares -= product**2 / np.where(total > 0, total, 1.0)
             level[part.pairs] = product / np.where(total > 0, total, np.nan)
             log_gain[part.pairs] = np.where(np.isfinite(gain_var), ratio, np.nan)
             level_chi[part.pairs] = np.abs(product) / np.sqrt(np.where(total > 0, total, 1.0))
             gain_chi[part.pairs] = np.abs(ratio) / np.sqrt(gain_var)
-            shape_chi[part.pairs] = GAUSSIAN_MEDIAN * np.sqrt(squares / patches)
+            scatter = np.where(patches > 1, squares, 0.0) / np.maximum(patches - 1, 1)
+            shape_chi[part.pairs] = GAUSSIAN_MEDIAN * np.sqrt(np.maximum(scatter, 0.0))
         return cls(level, log_gain, level_chi, gain_chi, shape_chi)
 
     @property

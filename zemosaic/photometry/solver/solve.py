@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from ...errors import NoSolution
 from ..illumination import Illumination, Instruments
 from ..pairfit.measurement import Measurement
 from .channel import Channel, TileFrame
@@ -204,6 +205,11 @@ def solve(
     Returns
     -------
     Solution
+
+    Raises
+    ------
+    NoSolution
+        The pairs have no finite solution.
     """
     if repetition is None:
         repetition = np.ones(len(measurements))
@@ -223,7 +229,13 @@ def solve(
         )
         for c in range(sky.shape[1])
     ]
-    solutions = [solve_channel(channel).in_adu(channel.pairs.unit) for channel in channels]
+    try:
+        solutions = [solve_channel(channel).in_adu(channel.pairs.unit) for channel in channels]
+    except np.linalg.LinAlgError:
+        raise NoSolution(
+            "these tiles have no finite gains and levels; leave out those that differ most from "
+            "the others, or hold the gains with --model offset"
+        ) from None
     names = [field.name for field in fields(ChannelSolution) if field.name not in OF_CHANNELS]
     stacked = {name: np.stack([getattr(s, name) for s in solutions], axis=1) for name in names}
     unreadable = np.isnan(sky)
