@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import gc
 import itertools
 import os
 import signal
@@ -419,3 +420,23 @@ def test_no_scheduler_is_one_line() -> None:
     """An address at which nothing listens is a mistake of the user."""
     with pytest.raises(UserError, match=r"tcp://127.0.0.1:1: no Dask scheduler answers"):
         make_pool("dask://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("quiet", [dask_cluster.quiet, asyncio.ensure_future])
+def test_an_answer_that_fails_too_late_is_not_logged(quiet: Any) -> None:
+    """A connection that ends with the run fails questions that nobody waits for any more."""
+    logged: list[str] = []
+
+    async def fail() -> None:
+        raise OSError("the connection is closed")
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: logged.append(context["message"]))
+        quiet(asyncio.gather(fail()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(ask())
+    assert bool(logged) == (quiet is asyncio.ensure_future)

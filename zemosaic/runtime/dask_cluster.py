@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,13 @@ class TaskLostError(Exception):
     is_stranger = False
 
 
+def quiet(awaitable: Awaitable[Any]) -> asyncio.Future[Any]:
+    """Return a future of which asyncio logs no error that comes when nobody waits for it."""
+    future = asyncio.ensure_future(awaitable)
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
+
+
 class Cluster:
     """Messages to a cluster, sent on the loop of its client; each ends after seconds at most.
 
@@ -56,14 +63,13 @@ class Cluster:
 
     async def ask(self, address: str, function: Callable[..., Any], *args: Any) -> Any:
         """Run a function at a worker or at a nanny; raise what it raises."""
-        answers = await asyncio.wait_for(
-            self.client.run(function, *args, workers=[address]), ANSWER_TIME
-        )
+        running = quiet(self.client.run(function, *args, workers=[address]))
+        answers = await asyncio.wait_for(running, ANSWER_TIME)
         return answers[address]
 
     async def look(self) -> tuple[Mapping[str, int], Mapping[str, Sequence[str]]]:
         """Return the threads and the keys of the tasks of each worker, from the scheduler."""
-        both = asyncio.gather(self.client.nthreads(), self.client.processing())
+        both = quiet(asyncio.gather(self.client.nthreads(), self.client.processing()))
         threads, keys = await asyncio.wait_for(both, ANSWER_TIME)
         return threads, keys
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
-from .dask_cluster import Cluster, TaskLostError
+from .dask_cluster import Cluster, TaskLostError, quiet
 from .dask_holders import Holders
 from .dask_nanny import Examination
 from .dask_task import RemoteTask, RemoteWorker
@@ -145,9 +145,7 @@ class Crew:
             if worker.end(task):
                 self.assign()
 
-        running = asyncio.ensure_future(self._cluster.run(worker, task, begin_next, *origins))
-        # Else asyncio logs an error that comes too late.
-        running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        running = quiet(self._cluster.run(worker, task, begin_next, *origins))
         try:
             either: set[asyncio.Future[Any]] = {running, taken}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
