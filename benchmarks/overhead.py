@@ -38,7 +38,7 @@ from speed import DENSE, LIGHT, ready
 import zemosaic.pipeline.calibrate
 from zemosaic import Settings, calibrate
 from zemosaic.observe import otlp_json
-from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.run_recorder import Telemetry
 from zemosaic.observe.tracing import Tracing
 from zemosaic.photometry.simulate import Scene
 from zemosaic.runtime.events import JobEnded, RunStarted

@@ -44,8 +44,8 @@ from zemosaic.errors import UserError
 from zemosaic.observe import exporters
 from zemosaic.observe.collector_session import CollectorSession, RefusedError
 from zemosaic.observe.endpoint import endpoint_from_environment
-from zemosaic.observe.span_tree import environment_parent
-from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.run_recorder import Telemetry
+from zemosaic.observe.telemetry import environment_parent
 from zemosaic.observe.tracing import FILE_DELAY, SHUTDOWN_TIMEOUT, Tracing
 from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted
 from zemosaic.runtime.observers import FanOut
@@ -516,7 +516,7 @@ PREAMBLE = """
 import logging, sys, time
 from pathlib import Path
 from zemosaic.observe.tracing import Tracing
-from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.run_recorder import Telemetry
 from zemosaic.runtime.events import RunEnded, RunStarted
 from zemosaic.runtime.observers import FanOut, Observer
 from zemosaic.runtime.serial_pool import SerialPool

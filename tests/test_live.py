@@ -13,8 +13,8 @@ import pytest
 
 from tests.helpers.fakes import FakeClock, ManualPool, Recorder
 from tests.helpers.otlp_receiver import http_receiver, plain
+from zemosaic.observe.run_recorder import PHASE, Telemetry
 from zemosaic.observe.snapshots import LAST_SEEN, Snapshots
-from zemosaic.observe.telemetry import PHASE, Telemetry
 from zemosaic.observe.tracing import Tracing
 from zemosaic.runtime import journal
 from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted

@@ -34,7 +34,7 @@ from tests.helpers.otlp_receiver import plain
 from tests.helpers.recorded_traces import BOOM, HEARTBEAT, PAIR_ENDED, RUN_STARTED, SECOND, START
 from zemosaic.observe.endpoint import signal_endpoint, traces_endpoint
 from zemosaic.observe.run_metrics import RunMetrics
-from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.run_recorder import Telemetry
 from zemosaic.observe.tracing import Tracing
 from zemosaic.runtime.events import RunEnded
 

@@ -13,12 +13,12 @@ from zemosaic.observe import (
     job_spans,
     live,
     run_metrics,
-    span_tree,
+    run_recorder,
     telemetry,
 )
 
 #: The modules that name spans, events, metrics and attributes.
-MODULES = (telemetry, job_recorder, job_spans, heartbeats, live, run_metrics, span_tree)
+MODULES = (telemetry, run_recorder, job_recorder, job_spans, heartbeats, live, run_metrics)
 TYPES = {"string": str, "int": int, "double": float, "any": float}
 
 
@@ -40,11 +40,11 @@ def test_every_name_in_the_code_is_declared() -> None:
     """The registry has all spans, events and attributes of the modules."""
     texts = {t for module in MODULES for t in literals(Path(module.__file__))}
     names = {t for t in texts if re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", t)}
-    assert {"zemosaic.run.id", "error.type", telemetry.HEARTBEAT} <= names
+    assert {"zemosaic.run.id", "error.type", run_recorder.HEARTBEAT} <= names
     declared = ATTRIBUTES.keys() | {name for _, name in SIGNALS}
     assert not names - declared
-    stages = {f"{telemetry.PHASE}.{stage}" for stage in telemetry.STAGE_SPANS}
-    assert not {name for name in (telemetry.PHASE, *stages) if ("span", name) not in SIGNALS}
+    stages = {f"{run_recorder.PHASE}.{stage}" for stage in run_recorder.STAGE_SPANS}
+    assert not {name for name in (run_recorder.PHASE, *stages) if ("span", name) not in SIGNALS}
 
 
 def test_every_attribute_is_described() -> None:

@@ -36,7 +36,7 @@ from tests.helpers.recorded_traces import (
 )
 from zemosaic import Settings, calibrate
 from zemosaic.errors import NoSolution
-from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.run_recorder import Telemetry
 from zemosaic.photometry.simulate import Scene, SimulatedTile, simulate
 from zemosaic.pipeline.solution import PhaseSolution
 from zemosaic.runtime.events import JobEnded, JobError, Note, RunEnded, StageEnded, StageStarted
@@ -565,3 +565,13 @@ def test_observers_that_raise_at_everything_do_not_end_the_run() -> None:
     fan_out.dispatch(PAIR_ENDED)
     assert len([note for note in recorder.of(Note) if "taken off" in note.message]) == 2
     assert recorder.of(JobEnded) == [PAIR_ENDED]
+
+
+def test_telemetry_is_found_at_its_old_place() -> None:
+    """Programs of before 0.3 import the observer from the module that now has the spans alone."""
+    from zemosaic.observe import telemetry
+
+    assert telemetry.Telemetry is Telemetry
+    assert telemetry.HEARTBEAT == "phase5_intertile.heartbeat"
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        telemetry.Nothing  # noqa: B018

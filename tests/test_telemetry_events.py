@@ -25,7 +25,7 @@ from tests.helpers.recorded_traces import (
     phase_of,
 )
 from zemosaic.observe.attributes import MAX_TEXT
-from zemosaic.observe.telemetry import PHASE, Telemetry
+from zemosaic.observe.run_recorder import PHASE, Telemetry
 from zemosaic.runtime.events import (
     JobError,
     JobRunning,

@@ -19,7 +19,7 @@ from tests.helpers.recorded_traces import (
     Memory,
     check_all,
 )
-from zemosaic.observe.telemetry import PHASE, Telemetry
+from zemosaic.observe.run_recorder import PHASE, Telemetry
 from zemosaic.photometry.pairfit.measurement import Rejected
 from zemosaic.pipeline.records import summarize_pair
 from zemosaic.runtime.events import Heartbeat, RunEnded, RunStarted

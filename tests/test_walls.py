@@ -152,7 +152,7 @@ def test_photometry_follows_the_data_flow() -> None:
 #: The modules that import OpenTelemetry: one its API, one makes spans, one has the exporters; and
 #: the parts of it that each may import.
 OPENTELEMETRY = {
-    "span_tree": ("trace", "context", "metrics"),
+    "telemetry": ("trace", "context", "metrics"),
     "live": ("trace", "context", "attributes", "sdk.trace", "sdk.resources", "sdk.util"),
     "exporters": (
         "sdk.trace", "sdk.metrics", "exporter", "proto", "util.re",

@@ -27,7 +27,7 @@ from tests.helpers.otlp_receiver import http_receiver, plain
 from zemosaic.cli.resend import send_missing_spans
 from zemosaic.errors import UserError
 from zemosaic.observe.autopsy import examine
-from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.run_recorder import Telemetry
 from zemosaic.runtime.events import JobEnded, JobRunning, RunEnded, RunStarted
 from zemosaic.runtime.observers import Observer
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import UserError
 from .observe.endpoint import DEFAULT_ENDPOINT, live_mode, traces_endpoint, without_credentials
 from .observe.ids import Ids
-from .observe.telemetry import Telemetry
+from .observe.run_recorder import Telemetry
 from .reporting import CallbackReporter
 from .runtime import stacks
 from .runtime.events import JobError, RunEnded, RunStarted, StageEnded, StageStarted

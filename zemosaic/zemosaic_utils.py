@@ -172,7 +172,7 @@ def _calibrate(
     from .drop_in.isolation import open_pool
     from .errors import NoSolution
     from .observe.ids import Ids
-    from .observe.telemetry import Telemetry
+    from .observe.run_recorder import Telemetry
     from .pipeline.calibrate import calibrate
     from .runtime.kept_folder import keep_folder
 

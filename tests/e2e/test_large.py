@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.jaeger import ROOT, Jaeger
-from zemosaic.observe.telemetry import Telemetry
+from zemosaic.observe.run_recorder import Telemetry
 from zemosaic.observe.tracing import Tracing
 from zemosaic.runtime.events import Event, JobEnded, RunEnded, RunStarted, StageEnded, StageStarted
 from zemosaic.runtime.observers import FanOut

@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from zemosaic.observe.telemetry import PHASE, Telemetry
+from zemosaic.observe.run_recorder import PHASE, Telemetry
 from zemosaic.runtime.events import Heartbeat, JobEnded, JobError, RunEnded, RunStarted
 from zemosaic.runtime.observers import FanOut
 

@@ -18,7 +18,7 @@ from ..observe.endpoint import (
 )
 from ..observe.ids import Ids
 from ..observe.replay import replay
-from ..observe.telemetry import PHASE, Telemetry
+from ..observe.run_recorder import PHASE, Telemetry
 from ..observe.tracing import Tracing
 from ..runtime import journal
 from ..runtime.run_folder import RunFolder, claim

@@ -26,8 +26,8 @@ from ..observe.endpoint import (
     without_credentials,
 )
 from ..observe.run_trace import make_telemetry, recorded_deliveries
-from ..observe.span_tree import environment_parent
 from ..observe.stall import OnStall, run_command
+from ..observe.telemetry import environment_parent
 from ..observe.tracing import Tracing
 from ..pipeline.calibrate import calibrate
 from ..runtime import journal

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, Sp
 
 from ..errors import UserError
 from .endpoint import Target, channel_options, check_timeout, export_target, without_credentials
-from .span_tree import LogRecord
+from .telemetry import LogRecord
 
 if TYPE_CHECKING:
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest

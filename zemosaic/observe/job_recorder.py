@@ -10,7 +10,7 @@ from .attributes import MAX_TEXT, valid_attributes, valid_text
 from .job_spans import job_attributes, job_files, job_span, running_attributes
 from .run_metrics import RunMetrics
 from .running_jobs import RunningJobs
-from .span_tree import Span, SpanTree, set_error, span_id
+from .telemetry import Span, SpanTree, set_error, span_id
 
 RUNNING = "phase5_intertile.running"
 #: Stages whose spans are the parents of the spans of their jobs. Pairs are children of the phase.

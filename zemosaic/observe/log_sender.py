@@ -7,7 +7,7 @@ from queue import Full, Queue
 from typing import Any
 
 from .exporters import encode_log, log_client
-from .span_tree import LogRecord
+from .telemetry import LogRecord
 
 MAX_RECORDS = 1000  # log records that wait for the collector
 

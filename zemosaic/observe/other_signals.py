@@ -12,7 +12,7 @@ from typing import Any
 from .endpoint import signal_endpoint
 from .exporters import metric_provider
 from .log_sender import LogSender
-from .span_tree import LogRecord, Meter
+from .telemetry import LogRecord, Meter
 
 
 class OtherSignals:

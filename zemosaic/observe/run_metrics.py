@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from ..runtime.events import JobEnded
-from .span_tree import Meter, Observation, Span, default_meter, span_context
+from .telemetry import Meter, Observation, Span, default_meter, span_context
 
 PAIRS_DONE = "zemosaic.pairs.done"
 PAIR_DURATION = "zemosaic.pair.duration"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..runtime import journal
 from ..runtime.journal import Journal
-from .telemetry import Telemetry
+from .run_recorder import Telemetry
 from .tracing import Tracing
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..runtime.events import Heartbeat
 from .attributes import valid_text
 from .job_spans import job_span, oldest_attributes
-from .span_tree import Span
+from .telemetry import Span
 
 Key = tuple[str, int]
 

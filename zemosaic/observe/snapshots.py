@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .live import RecordedSpan
-from .span_tree import Span
+from .telemetry import Span
 
 SNAPSHOT_INTERVAL = 10.0  # seconds between two snapshots, and before the first
 LAST_SEEN = "zemosaic.run.last_seen"

@@ -24,7 +24,7 @@ from .exporters import Sender, console_sender, otlp_sender
 from .ids import Ids
 from .live import Recorder, make_tracer
 from .snapshots import SNAPSHOT_INTERVAL, Snapshots
-from .span_tree import Tracer
+from .telemetry import Tracer
 
 if TYPE_CHECKING:
     from .other_signals import OtherSignals
@@ -71,7 +71,7 @@ class Tracing:
     on_delivered : callable
         Called from another thread with the numbers of delivered spans.
     signals : OtherSignals or NoSignals
-        Metrics and log records, for `zemosaic.observe.telemetry.Telemetry`.
+        Metrics and log records, for `zemosaic.observe.run_recorder.Telemetry`.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Tracing:
 
     @property
     def tracer(self) -> Tracer:
-        """The tracer for `zemosaic.observe.telemetry.Telemetry`."""
+        """The tracer for `zemosaic.observe.run_recorder.Telemetry`."""
         return self._tracer
 
     def show_open_spans(self, interval: float = SNAPSHOT_INTERVAL) -> Snapshots | None:

@@ -106,7 +106,7 @@ def calibrate(
         a mosaic.
     """
     if observers is None:
-        from ..observe.telemetry import Telemetry
+        from ..observe.run_recorder import Telemetry
 
         observers = [Telemetry()]
     if progress:
