@@ -71,18 +71,27 @@ def component_labels(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
 
 
 def loose_ends(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
-    """Return the pairs ``(P,)`` of tiles that one pair alone joins to the others, and so on.
+    """Return which pairs ``(P,)`` are parts of chains that end in a tile without other pairs.
 
     Nothing contradicts them.
     """
-    loose = np.zeros(len(i), dtype=bool)
-    while True:
-        rest = np.flatnonzero(~loose)
-        count = np.bincount(np.r_[i[rest], j[rest]], minlength=tiles)
-        ends = rest[(count[i[rest]] == 1) | (count[j[rest]] == 1)]
-        if not len(ends):
-            return loose
-        loose[ends] = True
+    loose, ends, pair = np.zeros(len(i), dtype=bool), np.r_[i, j], np.tile(np.arange(len(i)), 2)
+    count = np.bincount(ends, minlength=tiles)
+    # The sum of the pairs of a tile is its pair where only one is left.
+    left = np.bincount(ends, pair, minlength=tiles).astype(np.intp)
+    last = np.flatnonzero(count == 1).tolist()
+    while last:
+        tile = last.pop()
+        if count[tile] != 1:  # its pair was that of another end
+            continue
+        number = left[tile]
+        loose[number] = True
+        for end in (i[number], j[number]):
+            count[end] -= 1
+            left[end] -= number
+            if count[end] == 1:
+                last.append(end)
+    return loose
 
 
 def find_overlaps(corners: np.ndarray, min_fraction: float = 0.0) -> OverlapGraph:
