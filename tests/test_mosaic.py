@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from scipy import ndimage
 
+from tests.helpers.collisions import call_at_once
 from tests.helpers.kernels import use_kernels
 from tests.helpers.tiles import simulated
 from zemosaic.errors import UserError
@@ -20,7 +21,8 @@ from zemosaic.photometry._kernels import reference
 from zemosaic.photometry.mosaic import survey, write_mosaic
 from zemosaic.photometry.mosaic.canvas import Box, Canvas, choose_canvas, divide
 from zemosaic.photometry.mosaic.coadd import coadd_block, plan_coadd
-from zemosaic.photometry.mosaic.picture import north_up, shrink
+from zemosaic.photometry.mosaic.combine import Coadd
+from zemosaic.photometry.mosaic.picture import PictureFile, north_up, shrink
 from zemosaic.photometry.mosaic.resample import lattice
 from zemosaic.photometry.mosaic.survey import feather, survey_tile
 from zemosaic.photometry.solver.solve import Correction
@@ -469,6 +471,22 @@ def test_the_change_by_the_correction_is_that_of_the_tiles() -> None:
             np.testing.assert_array_equal(np.isfinite(part.data), np.isfinite(own))
             at = np.ix_([0], *lattice(block, step))
             np.testing.assert_allclose(part.change, part.data[at] - 1000, atol=1e-3)
+
+
+def test_threads_write_blocks_of_a_picture_at_once(tmp_path: Path) -> None:
+    """Each block is where it belongs, below and above the correction."""
+    canvas = Canvas.of(wcs_at(), (40, 60))
+    picture = PictureFile.create(tmp_path / "picture.npy", canvas, channels=2)
+    pixels = np.arange(2 * 40 * 60, dtype=np.float32).reshape(2, 40, 60)
+
+    def write() -> None:
+        for box in (Box(0, 0, 60, 20), Box(0, 20, 60, 40)):
+            block = pixels[:, box.y0 : box.y1]
+            change = np.ones_like(block)
+            picture.write(box, Coadd(block, block, np.ones(block.shape[1:], np.int16), change))
+
+    call_at_once(write)
+    np.testing.assert_array_equal(np.load(picture.path), [pixels, pixels - 1])
 
 
 def test_a_picture_has_the_means_of_valid_pixels() -> None:

@@ -11,6 +11,7 @@ import pytest
 from astropy.wcs import WCS
 from scipy.ndimage import convolve1d, map_coordinates
 
+from tests.helpers.collisions import call_at_once
 from tests.helpers.tiles import simulated
 from zemosaic.photometry._kernels.nodes import NODE_STEP, interpolate_nodes
 from zemosaic.photometry._kernels.reference import resampling as spline
@@ -267,10 +268,10 @@ def test_a_preview_is_saved_and_loaded(tmp_path: Path) -> None:
     """Bitwise; a loaded preview is memory-mapped, and one for other processes has no arrays."""
     tile = simulated_tile(rgb=True, border=True)
     preview = make_preview(tile, make_grid([tile]))
-    preview.save(tmp_path / "a.npy")
+    preview.save(tmp_path / "a.preview")
     bare = preview.without_arrays()
     assert bare.values.size == bare.variance.size == 0
-    loaded = Preview.load(tmp_path / "a.npy")
+    loaded = Preview.load(tmp_path / "a.preview")
     assert not loaded.values.flags.owndata
     assert not loaded.values.flags.writeable
     for name in ("values", "variance", "sky", "centre", "jacobian"):
@@ -281,6 +282,24 @@ def test_a_preview_is_saved_and_loaded(tmp_path: Path) -> None:
     assert np.array_equal(replace(loaded, x0=loaded.x0).blocks, preview.blocks)
 
 
+def test_threads_load_previews_at_once(tmp_path: Path) -> None:
+    """NumPy's own files cannot be opened so: their headers are parsed by `ast`."""
+    tile = simulated_tile()
+    make_preview(tile, make_grid([tile])).save(tmp_path / "a.preview")
+    call_at_once(lambda: Preview.load(tmp_path / "a.preview"))
+
+
+@pytest.mark.parametrize("size", [0, 10, 64, 70, -1])
+def test_a_truncated_preview_is_not_loaded(size: int, tmp_path: Path) -> None:
+    """Also without a whole header."""
+    tile = simulated_tile()
+    make_preview(tile, make_grid([tile])).save(tmp_path / "a.preview")
+    content = (tmp_path / "a.preview").read_bytes()
+    (tmp_path / "a.preview").write_bytes(content[:size])
+    with pytest.raises(ValueError):  # noqa: PT011 - messages are NumPy's
+        Preview.load(tmp_path / "a.preview")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
 def test_a_preview_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
     """A full disk raises an error instead of leaving a truncated file."""
@@ -288,14 +307,14 @@ def test_a_preview_that_cannot_be_saved_is_an_error(tmp_path: Path) -> None:
 
     tile = simulated_tile()
     preview = make_preview(tile, make_grid([tile]))
-    preview.save(tmp_path / "complete.npy")
-    size = (tmp_path / "complete.npy").stat().st_size
+    preview.save(tmp_path / "complete.preview")
+    size = (tmp_path / "complete.preview").stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (size - 1, size // 2, 100):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
             with pytest.raises(OSError, match="large"):
-                preview.save(tmp_path / "truncated.npy")
+                preview.save(tmp_path / "truncated.preview")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -108,9 +108,9 @@ def test_the_layout_changes_with_names_types_and_order() -> None:
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> PreparedTile:
-    """A prepared tile with a thumbnail; its preview is tile.npy in `tmp_path`."""
+    """A prepared tile with a thumbnail; its preview is tile.preview in `tmp_path`."""
     (tile, *_) = (open_tile(path) for path in write(tmp_path))
-    return tasks.prepare(tile, 1, make_grid([tile]), tmp_path / "tile.npy", 4)
+    return tasks.prepare(tile, 1, make_grid([tile]), tmp_path / "tile.preview", 4)
 
 
 def write(folder: Path) -> Iterator[Path]:
@@ -128,7 +128,7 @@ def test_a_prepared_tile_is_restored(prepared: PreparedTile, tmp_path: Path) -> 
     recorder.write({"kind": "tile", "tile": encode_tile(prepared)})
     recorder.close()
     (line,) = [entry for entry in map(orjson.loads, journal_lines(tmp_path)) if "tile" in entry]
-    restored = restore_tile(line["tile"], tmp_path / "tile.npy")
+    restored = restore_tile(line["tile"], tmp_path / "tile.preview")
     assert restored is not None
     for field in fields(PreparedTile):
         value, expected = getattr(restored, field.name), getattr(prepared, field.name)
@@ -156,10 +156,10 @@ def test_a_preview_that_is_lost_or_altered_is_not_restored(
     prepared: PreparedTile, tmp_path: Path
 ) -> None:
     """A missing, truncated or altered file, or a missing entry, gives None."""
-    path, entry = tmp_path / "tile.npy", encode_tile(prepared)
+    path, entry = tmp_path / "tile.preview", encode_tile(prepared)
     whole = path.read_bytes()
     assert restore_tile(None, path) is None
-    assert restore_tile(entry, tmp_path / "missing.npy") is None
+    assert restore_tile(entry, tmp_path / "missing.preview") is None
     half = len(whole) // 2
     for damaged in (whole[:half], whole[:half] + bytes(len(whole) - half)):
         path.write_bytes(damaged)

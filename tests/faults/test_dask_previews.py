@@ -34,7 +34,7 @@ def wait_for_previews(run: Command) -> None:
 
 def kept(tmp_path: Path) -> list[Path]:
     """Return the previews in the folders of the workers."""
-    return list((tmp_path / "dask").glob("**/*.npy"))
+    return list((tmp_path / "dask").glob("**/*.preview"))
 
 
 def test_hosts_share_no_run_folder(

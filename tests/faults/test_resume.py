@@ -148,7 +148,7 @@ def test_a_changed_tile_is_measured_again(
 ) -> None:
     """Its preview is made again, and its pairs are measured if its file has changed; no others."""
     folder = Path(dead[0]).parents[1] / "run"
-    tile, preview = Path(dead[2]), folder / "previews" / "2.npy"
+    tile, preview = Path(dead[2]), folder / "previews" / "2.preview"
     if change == "time":
         os.utime(tile, ns=(1, 1))
     elif change == "content":  # one bit, with the same size and time
@@ -159,7 +159,7 @@ def test_a_changed_tile_is_measured_again(
         os.utime(tile, ns=(told.st_atime_ns, told.st_mtime_ns))
     elif change == "preview":
         raw = bytearray(preview.read_bytes())
-        raw[200] ^= 1
+        raw[1024:1536] = bytes(512)  # a sector that the disk lost
         preview.write_bytes(raw)
     else:
         preview.unlink()

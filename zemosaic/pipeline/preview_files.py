@@ -57,7 +57,7 @@ class PreviewFiles:
 
     def preview(self, index: int) -> Path | KeptFile:
         """Return the preview of a tile, as an argument of tasks."""
-        return self._file(index, "npy")
+        return self._file(index, "preview")
 
     def stars(self, index: int) -> Path | KeptFile:
         """Return the stars of a tile, as an argument of tasks."""

@@ -27,6 +27,8 @@ class PictureFile:
     ----------
     path : pathlib.Path
         ``(2, C, h, w)`` float32 as NumPy writes it.
+    shape : tuple of int
+        Its shape.
     factor : int
         Pixels of the mosaic along a side of one of the picture.
     fresh : bool
@@ -34,8 +36,8 @@ class PictureFile:
     """
 
     path: Path
+    shape: tuple[int, int, int, int]
     factor: int
-
     fresh: bool = True
 
     @classmethod
@@ -52,10 +54,10 @@ class PictureFile:
         shape = 2, channels, height, width
         with suppress(OSError, ValueError):
             if np.load(path).shape == shape:
-                return cls(path, factor, fresh=False)
+                return cls(path, shape, factor, fresh=False)
         with open(path, "wb", opener=no_follow) as out:
             np.save(out, np.full(shape, np.nan, dtype=np.float32))
-        return cls(path, factor)
+        return cls(path, shape, factor)
 
     def write(self, box: Box, coadd: Coadd) -> None:
         """Write a block, which begins at a multiple of `factor`; the coadd has its change at
@@ -66,7 +68,9 @@ class PictureFile:
             _, rows, columns = coadd.change.shape
             change[:, :rows, :columns] = coadd.change
         y, x = box.y0 // self.factor, box.x0 // self.factor
-        pixels = np.load(self.path, mmap_mode="r+")
+        # Not numpy.load: see Preview.load.
+        header = self.path.stat().st_size - 4 * math.prod(self.shape)
+        pixels = np.memmap(self.path, np.float32, "r+", header, self.shape)
         height, width = after.shape[1:]
         pixels[0, :, y : y + height, x : x + width] = after
         pixels[1, :, y : y + height, x : x + width] = after - change

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import TileError
 from ...files import no_follow
+from .._kernels.layout import BlockStatistic
 from ..tiles.blank_survey import Survey
 from ..tiles.blanks import find_blanks
 from ..tiles.tile import Tile
@@ -30,8 +31,8 @@ from .saturation import Levels, SaturationSearch
 
 #: Cells along a block of `Preview.blocks`.
 SIDE = 4
-#: Arrays in the file of a preview, besides `corner` and `blocks`.
-ARRAYS = ("values", "variance", "sky", "centre", "jacobian")
+#: Bytes of a preview's file before its arrays: eight integers.
+HEADER = 64
 #: Error of a cell that float32 pixels cause at least, as a fraction of the pedestal.
 ROUNDING = 1e-6
 #: 32-bit words between two words in the checksum: one in each disk sector of 512 bytes.
@@ -143,26 +144,33 @@ class Preview:
         OSError
             The file cannot be written as a whole.
         """
-        arrays = {name: getattr(self, name) for name in (*ARRAYS, "pedestals", "blocks")}
-        arrays["corner"] = np.array([self.x0, self.y0, self.exponent])
-        record = np.dtype([(name, array.dtype, array.shape) for name, array in arrays.items()])
-        header = {
-            "descr": np.lib.format.dtype_to_descr(record), "fortran_order": False, "shape": ()
-        }  # fmt: skip
+        header = self.x0, self.y0, self.exponent, *self.values.shape, *self.blocks.shape[2:]
+        layout = _layout(*header[3:])
         with open(path, "wb", opener=no_follow) as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for array in arrays.values():
-                # ndarray.tofile ignores the error of a full disk.
-                file.write(np.ascontiguousarray(array).data)
+            # ndarray.tofile ignores the error of a full disk.
+            file.write(np.array(header, dtype=np.int64).data)
+            for name in layout.names or ():
+                file.write(np.ascontiguousarray(getattr(self, name)).data)
 
     @classmethod
     def load(cls, path: str | Path) -> Preview:
-        """Return the preview in a file; its arrays are memory-mapped and read on demand."""
-        record = np.asarray(np.load(path, mmap_mode="r"))  # slices of a memmap are slower
-        x0, y0, exponent = record["corner"].tolist()
-        arrays: dict[str, Any] = {name: record[name] for name in ARRAYS}
-        preview = cls(x0=x0, y0=y0, **arrays, exponent=exponent, pedestal=record["pedestals"])
-        vars(preview)["blocks"] = record["blocks"]
+        """Return the preview in a file; its arrays are memory-mapped and read on demand.
+
+        Raises
+        ------
+        OSError, ValueError
+            The file cannot be read, or is truncated.
+        """
+        # Not numpy.load, which parses its header with `ast`: two threads at once may fail in
+        # Python 3.11 (CPython issue 106905).
+        mapped = np.asarray(np.memmap(path, mode="r"))  # slices of a memmap are slower
+        x0, y0, exponent, *shape = np.frombuffer(mapped[:HEADER], dtype=np.int64).tolist()
+        layout = _layout(*shape)
+        (record,) = mapped[HEADER : HEADER + layout.itemsize].view(layout)
+        arrays: dict[str, Any] = {name: record[name] for name in layout.names or ()}
+        blocks, pedestal = arrays.pop("blocks"), arrays.pop("pedestals")
+        preview = cls(x0=x0, y0=y0, exponent=exponent, pedestal=pedestal, **arrays)
+        vars(preview)["blocks"] = blocks
         return preview
 
     def checksum(self) -> int:
@@ -170,7 +178,8 @@ class Preview:
 
         It detects sectors that the disk lost, which then contain zeros or older data.
         """
-        arrays = (np.ascontiguousarray(getattr(self, name)).ravel() for name in (*ARRAYS, "blocks"))
+        names = "values", "variance", "sky", "centre", "jacobian", "blocks"
+        arrays = (np.ascontiguousarray(getattr(self, name)).ravel() for name in names)
         return sum(
             int(array.view(np.uint32)[::CHECKSUM_STRIDE].sum(dtype=np.uint64)) for array in arrays
         )
@@ -179,6 +188,25 @@ class Preview:
         """Return the position and the sky levels alone, for sending between processes."""
         empty = np.empty((0, 0, 0), dtype=np.float32)
         return replace(self, values=empty, variance=empty)
+
+
+def _layout(
+    channels: int, height: int, width: int, block_rows: int, block_columns: int
+) -> np.dtype[np.void]:
+    """Return the arrays in a preview's file, in their order."""
+    shape = channels, height, width
+    blocks = len(BlockStatistic), channels, block_rows, block_columns
+    return np.dtype(
+        [
+            ("sky", np.float64, (channels,)),
+            ("pedestals", np.float64, (channels,)),
+            ("centre", np.float64, (2,)),
+            ("jacobian", np.float64, (2, 2)),
+            ("values", np.float32, shape),
+            ("variance", np.float32, shape),
+            ("blocks", np.float32, blocks),
+        ]
+    )
 
 
 def make_preview(tile: Tile, grid: Grid, levels: Levels = None) -> Preview:
