@@ -71,13 +71,27 @@ def test_patches_hold_the_levels_of_both_tiles() -> None:
         scene = sky(shape, seed)
         second = noisy(1.1 * scene + surface(shape, *added), seed + 100)
         measured = only(measure_pair(noisy(scene, seed), second))
-        u, v, x, y, _, _, _, weight, _ = patches_of(measured).T
+        u, v, x, y, _, _, _, weight, *_ = patches_of(measured).T
         terms = second_order(shape, u, v) * np.sqrt(weight)
         values = (y - 1.1 * x) * np.sqrt(weight)
         fitted = np.linalg.lstsq(terms.T, values, rcond=None)[0]
         np.testing.assert_allclose(fitted[1:], added, atol=2)
         squares.append(np.sum((values - fitted @ terms) ** 2) / (len(u) - 6))
     assert 0.5 < np.mean(squares) < 1.5
+
+
+def test_patches_know_the_slopes_of_the_levels() -> None:
+    """A ramp of the sky adds its slopes, in the levels of the first tile, to those of the scene."""
+    shape, seed, slopes = (120, 160), 3, []
+    row, column = np.indices(shape)
+    for ramp in (0.0, 1.0):
+        scene = sky(shape, seed) + ramp * (2.0 * column - 3.0 * row)
+        measured = only(measure_pair(noisy(scene, seed), noisy(1.1 * scene, seed + 100)))
+        _, _, _, _, uu, uv, vv, _, _, xu, xv = patches_of(measured).T
+        spread = np.array([[uu, uv], [uv, vv]]).transpose(2, 0, 1)
+        slopes.append(np.linalg.solve(spread, np.stack([xu, xv], axis=1)[..., None])[..., 0])
+    added = np.median(slopes[1] - slopes[0], axis=0)
+    np.testing.assert_allclose(added, [2.0, -3.0], rtol=0.05)
 
 
 def test_surfaces_and_steps_between_patches_do_not_bend_the_gain() -> None:

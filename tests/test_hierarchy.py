@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.helpers.mosaics import InventedMosaic
-from tests.helpers.pairs import pair_line, patches_of
+from tests.helpers.pairs import flatten, pair_line, patches_of
 from zemosaic.photometry.illumination import TERMS, Instruments
 from zemosaic.photometry.solver import hierarchy, hierarchy_solver
+from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
 from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
 from zemosaic.photometry.solver.pair_rows import State
 from zemosaic.photometry.solver.solve import Solution, solve
@@ -227,7 +228,7 @@ def test_islands_are_solved_separately() -> None:
     second_lines = second.measure()
     moved = []
     for (line,) in second_lines:
-        patches = np.array(line.patches).reshape(16, 9)
+        patches = np.array(line.patches).reshape(16, PATCH_FIELDS)
         patches[:, :2] += 1e4
         moved.append([replace(line, patches=tuple(patches.ravel().tolist()))])
     solution = solve(
@@ -321,7 +322,7 @@ def test_the_same_measurements_give_the_same_bits() -> None:
 
 def test_a_pair_without_patches_is_none() -> None:
     """A pair in which no level was measured joins gains alone."""
-    line = replace(pair_line(1.1, 100.0, 110.0), patches=(0.0,) * 144)
+    line = replace(pair_line(1.1, 100.0, 110.0), patches=flatten(np.zeros((0, PATCH_FIELDS))))
     solution = solve(np.array([0]), np.array([1]), [[line]], np.array([[100.0], [110.0]]))
     assert np.isfinite(solution.gain).all()
     assert solution.gain[0, 0] / solution.gain[1, 0] == pytest.approx(1.1, rel=0.01)

@@ -40,7 +40,7 @@ VALUES = {
     "tuple[float, float]": st.tuples(any_float, any_float),
     "tuple[float, float, float]": st.tuples(any_float, any_float, any_float),
     "Annotated[tuple[float, ...], 7]": st.tuples(*(any_float,) * 7),
-    "Annotated[tuple[float, ...], 144]": st.tuples(*(any_float,) * 9).map(lambda one: one * 16),
+    "Annotated[tuple[float, ...], 176]": st.tuples(*(any_float,) * 11).map(lambda one: one * 16),
 }
 any_measurement = st.builds(
     PairMeasurement, **{f.name: VALUES[str(f.type)] for f in fields(PairMeasurement)}

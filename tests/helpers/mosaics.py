@@ -141,15 +141,17 @@ class InventedMosaic:
         gain = self.gain[i] / self.gain[j] * np.exp(change + noise * gain_err * self.rng.normal())
         # Half of the noise is that of either tile.
         error = self.level_err * SIDE / np.sqrt(2)
+        pixels = np.array([self.data(tile, points) for tile in (i, j)])
         x, y = (
-            self.data(tile, points).mean(axis=1)
-            + noise * error / self.gain[tile] * self.rng.normal(size=SIDE**2)
-            for tile in (i, j)
+            data.mean(axis=1) + noise * error / self.gain[tile] * self.rng.normal(size=SIDE**2)
+            for tile, data in zip((i, j), pixels, strict=True)
         )
         patches = np.zeros((SIDE**2, PATCH_FIELDS))
         patches[:, :2], patches[:, 2], patches[:, 3] = place, x, y
         patches[:, [4, 6]] = (half / SIDE) ** 2 / 3
         patches[:, 7], patches[:, 8] = self.gain[j] ** 2 / (2 * error**2), contrast
+        levels = (pixels[0] + pixels[1] / gain) / 2
+        patches[:, 9:] = np.einsum("pq,pqa->pa", levels, points - place[:, None]) / len(POINTS)
         return pair_line(
             gain, x.mean(), y.mean(), gain_err, self.level_err / self.gain[j], patches=patches
         )

@@ -17,14 +17,14 @@ QUARTER = 0.5
 
 
 def flatten(patches: np.ndarray) -> tuple[float, ...]:
-    """Return patches ``(n, 9)`` as a `PairMeasurement` has them."""
+    """Return patches ``(n, 11)`` as a `PairMeasurement` has them."""
     padded = np.zeros((AREAS, PATCH_FIELDS))
     padded[: len(patches)] = patches
     return tuple(padded.ravel().tolist())
 
 
 def patches_of(line: PairMeasurement) -> np.ndarray:
-    """Return the patches in use ``(n, 9)``."""
+    """Return the patches in use ``(n, 11)``."""
     patches = np.array(line.patches).reshape(AREAS, PATCH_FIELDS)
     return patches[patches[:, 7] > 0]
 
@@ -49,10 +49,11 @@ def pair_line(
     measured : bool
         Whether the gain is.
     patches : ndarray, optional
-        ``(n, 9)``; one patch of the whole overlap by default.
+        ``(n, 11)``; one patch of the whole overlap by default.
     """
     if patches is None:
-        patches = np.array([(0, 0, x, y, 0, 0, 0, level_err**-2.0 if level_err > 0 else 1e12, 1)])
+        weight = level_err**-2.0 if level_err > 0 else 1e12
+        patches = np.array([(0, 0, x, y, 0, 0, 0, weight, 1, 0, 0)])
     return PairMeasurement(
         gain=gain, gain_err=gain_err * gain if measured else math.nan, offset=y - gain * x,
         x=x, y=y, level_err=level_err, u=0.0, v=0.0, cells=1000, rms=1.0, correlation=0.9,
@@ -67,7 +68,7 @@ def sloping_patches(
     slopes: tuple[np.ndarray, np.ndarray],
     level_err: float,
 ) -> np.ndarray:
-    """Return the patches ``(4, 9)`` of an overlap in which the tiles differ by a plane.
+    """Return the patches ``(4, 11)`` of an overlap in which the tiles differ by a plane.
 
     Parameters
     ----------
@@ -104,8 +105,9 @@ def without_gain(line: PairMeasurement) -> PairMeasurement:
 
 def turned(line: PairMeasurement) -> PairMeasurement:
     """Return the line of the pair with its tiles exchanged."""
-    patches = patches_of(line)[:, [0, 1, 3, 2, 4, 5, 6, 7, 8]]
+    patches = patches_of(line)[:, [0, 1, 3, 2, 4, 5, 6, 7, 8, 9, 10]]
     patches[:, 7] *= line.gain**2
+    patches[:, 9:] *= line.gain
     bands = np.array(line.bands)
     bands[[1, 4]] /= bands[[0, 3]] ** 2
     bands[[0, 3]] = 1 / bands[[0, 3]]

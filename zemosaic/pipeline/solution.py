@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Typical difference of the gains of a pair, and in standard errors, from which on a model that
 # holds the gains does not fit.
 HELD_GAIN_DIFFERENCE, HELD_GAIN_CHI = 0.02, 5.0
-PATCH_NUMBERS, PATCH_WEIGHT = 9, 7  # of `PairMeasurement.patches`
+PATCH_NUMBERS, PATCH_WEIGHT = 11, 7  # of `PairMeasurement.patches`
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -224,7 +224,7 @@ the frame (see Frame in preview_pair.h). */
     reads(double, scene_information, 3)                                                         \
     writes(double, bands, CHANNELS, 2, 8)                                                       \
     writes(double, shares, CHANNELS, 2, 16)                                                     \
-    writes(double, levels, CHANNELS, 16, 8)                                                     \
+    writes(double, levels, CHANNELS, 16, 12)                                                    \
     writes(Index, row_index, 2, ROWS)                                                           \
     writes(Index, unit_index, 2, MIDDLE_ROWS)                                                   \
     writes(double, small_work, BAND_ROWS, SMALL_ROWS)                                           \

@@ -95,8 +95,9 @@ class BandSums(NamedTuple):
     shares : ndarray
         ``(C, 2, 16)`` norm of each band in each area.
     levels : ndarray
-        ``(C, 16, 8)`` weighted means of u, v, x and y over the blocks of each area, the
-        covariances uu, uv and vv of their positions, and their weight; 0 in areas without blocks.
+        ``(C, 16, 12)`` weighted means of u, v, x and y over the blocks of each area, the
+        covariances uu, uv and vv of their positions and xu, xv, yu and yv of their levels with
+        these, and their weight; 0 in areas without blocks.
     """
 
     bands: np.ndarray
@@ -109,5 +110,5 @@ class BandSums(NamedTuple):
         return cls(
             np.empty((channels, 2, len(Band._fields))),
             np.empty((channels, 2, AREAS)),
-            np.empty((channels, AREAS, 8)),
+            np.empty((channels, AREAS, 12)),
         )

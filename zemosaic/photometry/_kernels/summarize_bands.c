@@ -12,7 +12,12 @@ enum { SMALL, MIDDLE, BANDS };
 enum { SLOPE, INFORMATION, NORM, SQUARE, AREA_SQUARE, SCALE, CONCENTRATION, COMMON, NUMBERS };
 
 /* Means of an area. */
-enum { MEAN_U, MEAN_V, MEAN_X, MEAN_Y, SPREAD_UU, SPREAD_UV, SPREAD_VV, WEIGHT, LEVELS };
+enum { MEAN_U, MEAN_V, MEAN_X, MEAN_Y, MEANS, WEIGHT = 11, LEVELS };
+/* The covariances between MEANS and WEIGHT: of u and v, and of x and y with these. */
+static const int SPREAD[WEIGHT - MEANS][2] = {
+    {MEAN_U, MEAN_U}, {MEAN_U, MEAN_V}, {MEAN_V, MEAN_V}, {MEAN_X, MEAN_U},
+    {MEAN_X, MEAN_V}, {MEAN_Y, MEAN_U}, {MEAN_Y, MEAN_V},
+};
 
 enum { AREAS_MAX = 16, FEWEST_FREE = 3 };
 
@@ -225,8 +230,8 @@ static void concentrate(const double *share, Index patches, double *numbers)
     }
 }
 
-/* Compute the weighted means of u, v, x and y over the blocks of each area, and the covariance of
-the former two. */
+/* Compute the weighted means of u, v, x and y over the blocks of each area, and the covariances of
+u and v, and of x and y with these. */
 static void average_areas(const SummarizeBands *a, Index channel, double *levels)
 {
     const Index blocks = a->size.blocks;
@@ -234,16 +239,18 @@ static void average_areas(const SummarizeBands *a, Index channel, double *levels
     const double *const x = a->x + channel * blocks, *const y = a->y + channel * blocks;
     for (Index i = 0; i < blocks; i++) {
         const double u = a->u[i], v = a->v[i];
-        const double values[LEVELS] = {u, v, x[i], y[i], u * u, u * v, v * v, 1};
+        const double values[LEVELS] = {
+            u,     v,        x[i],     y[i],     u * u,    u * v,
+            v * v, x[i] * u, x[i] * v, y[i] * u, y[i] * v, 1,
+        };
         double *const mean = levels + a->row_index[i] * LEVELS;
         for (int k = 0; k < LEVELS; k++) mean[k] += weights[i] * values[k];
     }
     for (Index g = 0; g < AREAS_MAX; g++) {
         double *const mean = levels + g * LEVELS;
         for (int k = 0; k < WEIGHT; k++) mean[k] /= mean[WEIGHT] > 0 ? mean[WEIGHT] : 1;
-        mean[SPREAD_UU] -= mean[MEAN_U] * mean[MEAN_U];
-        mean[SPREAD_UV] -= mean[MEAN_U] * mean[MEAN_V];
-        mean[SPREAD_VV] -= mean[MEAN_V] * mean[MEAN_V];
+        for (int k = MEANS; k < WEIGHT; k++)
+            mean[k] -= mean[SPREAD[k - MEANS][0]] * mean[SPREAD[k - MEANS][1]];
     }
 }
 

@@ -88,7 +88,7 @@ from .streaks import without_streaks
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
 NEAR_ORIGIN = 3.0  # scatters of the cells: a lower sky does not show its gain
-PATCH_NUMBERS = 9  # in `PairMeasurement.patches`
+PATCH_NUMBERS = 11  # in `PairMeasurement.patches`
 
 
 def measure_pair(
@@ -301,12 +301,15 @@ def _patches(
     (left, top), unit, (x_pedestal, *_), (y_pedestal, *_) = origin
     variance = (unit * level_error(fit)) ** 2 * fit.summary.weight  # of an area with weight 1
     within = side**2 / 12  # variance of a position within a block
-    for (u, v, x, y, uu, uv, vv, weight), share in zip(fit.levels, contrast, strict=True):
+    for (u, v, x, y, uu, uv, vv, xu, xv, yu, yv, weight), share in zip(
+        fit.levels, contrast, strict=True
+    ):
         if weight > 0:
             x_level, y_level = unit * x + x_pedestal, unit * y + y_pedestal
             rounding = (PRECISION * max(slope * abs(x_level), abs(y_level))) ** 2
             precision = 1 / max(variance / weight, rounding)
             numbers += (
-                u + left, v + top, x_level, y_level, uu + within, uv, vv + within, precision, share
+                u + left, v + top, x_level, y_level, uu + within, uv, vv + within, precision, share,
+                unit * (xu + yu / slope) / 2, unit * (xv + yv / slope) / 2,
             )  # fmt: skip
     return (*numbers, *(0.0,) * (PATCH_NUMBERS * AREAS - len(numbers)))

@@ -53,11 +53,13 @@ class PairMeasurement:
         between these and within the patches, and the sum of the products of the shares that single
         patches of 12 cells have of both. Gain and error are NaN where a band shows none.
     patches : tuple of float
-        u, v, x, y, uu, uv, vv, weight and contrast of up to 16 patches of the overlap, one after
-        the other; 0 for those that are not used. u and v (cells on the shared grid), x and y (ADU)
-        are weighted means over the blocks, uu, uv and vv (cells²) the covariances of the positions
-        of their cells, the weight (ADU⁻²) is the inverse variance of ``y - gain * x``, and
-        the contrast is the share of the patch in the information on the gain.
+        u, v, x, y, uu, uv, vv, weight, contrast, xu and xv of up to 16 patches of the overlap, one
+        after the other; 0 for those that are not used. u and v (cells on the shared grid), x and y
+        (ADU) are weighted means over the blocks, uu, uv and vv (cells²) the covariances of the
+        positions of their cells, the weight (ADU⁻²) is the inverse variance of ``y - gain * x``,
+        the contrast is the share of the patch in the information on the gain, and xu and xv
+        (ADU·cell of tile i) are the covariances of the levels with the positions, from the mean of
+        both tiles.
     """
 
     gain: float
@@ -78,7 +80,7 @@ class PairMeasurement:
     free_gain_err: float = math.nan
     concentration: float = 1.0
     bands: Annotated[tuple[float, ...], 7] = (math.nan, math.nan, 1.0, math.nan, math.nan, 1.0, 0.0)
-    patches: Annotated[tuple[float, ...], 144] = (0.0,) * 144
+    patches: Annotated[tuple[float, ...], 176] = (0.0,) * 176
 
 
 @dataclass(frozen=True)

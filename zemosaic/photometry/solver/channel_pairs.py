@@ -19,7 +19,7 @@ from .bands import combine_bands
 #: covers some of them.
 ALIKE = 0.5
 DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
-PATCH_FIELDS = 9  # numbers of a patch in `PairMeasurement.patches`
+PATCH_FIELDS = 11  # numbers of a patch in `PairMeasurement.patches`
 # Fields of a `PairMeasurement` that the solver needs, scalars first: name, type, shape.
 _COLUMNS = [
     *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "concentration")),
@@ -62,6 +62,9 @@ class ChannelPairs:
         ``(P, 16)`` variances of ``y_level - slope * x_level``; infinite without data.
     contrast : ndarray
         ``(P, 16)`` share of each patch in the information on the gain.
+    tilt : ndarray
+        ``(P, 16, 2)`` covariances of the levels with the positions within each patch, times cells,
+        in the levels of tile i.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
     alike : ndarray
@@ -86,6 +89,7 @@ class ChannelPairs:
     y_level: np.ndarray
     level_var: np.ndarray
     contrast: np.ndarray
+    tilt: np.ndarray
     shift: np.ndarray
     shift_err: np.ndarray
     alike: np.ndarray
@@ -126,6 +130,7 @@ class ChannelPairs:
             y_level=patches[..., 3] / unit,
             level_var=patches[..., 7] / unit**2 * repetition[:, None],
             contrast=patches[..., 8],
+            tilt=patches[..., 9:] / unit,
             shift=column["shift"],
             shift_err=column["shift_err"],
             alike=repetition * np.maximum(ALIKE * used, 1.0),
@@ -153,7 +158,7 @@ class ChannelPairs:
 
 
 def _patches(numbers: np.ndarray) -> np.ndarray:
-    """Return the patches ``(P, 16, 9)`` with variances for weights and shares of the contrast.
+    """Return the patches ``(P, 16, 11)`` with variances for weights and shares of the contrast.
 
     Those without data have the place and the levels of the one with most, and infinite variance.
     """

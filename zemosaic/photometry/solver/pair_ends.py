@@ -9,26 +9,32 @@ import numpy as np
 
 from .._kernels.lattice import AREAS as PATCHES
 
+#: Directions of the points of a patch, by its principal steps.
+SIGNS = np.array([(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)])
+
 
 class Lit(NamedTuple):
     """What the instrument of one tile does to its levels in the patches of n pairs.
 
     Parameters
     ----------
-    log_flat, by_level, glow : ndarray
-        ``(n, 16)`` ln F, 1 / F and glow.
+    log_flat, by_level, glow, tilt : ndarray
+        ``(n, 16)`` ln F, 1 / F, glow, and covariance of ln F with the level within the patch.
     bias : float
         Level that is no light.
-    flat_basis, glow_basis : ndarray
-        ``(n, 16, m)`` active terms of ln F and of the glow.
+    flat_basis, glow_basis, tilt_basis : ndarray
+        ``(n, 16, m)`` active terms of ln F and of the glow, and covariances of the first terms of
+        ln F with the levels.
     """
 
     log_flat: np.ndarray
     by_level: np.ndarray
     glow: np.ndarray
+    tilt: np.ndarray
     bias: float
     flat_basis: np.ndarray
     glow_basis: np.ndarray
+    tilt_basis: np.ndarray
 
     def derivatives(self, light: np.ndarray, gain: np.ndarray) -> np.ndarray:
         """Return the derivatives ``(n, 16, S)`` of levels by the shared terms.
@@ -38,16 +44,19 @@ class Lit(NamedTuple):
         flats, glows = self.flat_basis.shape[2], self.glow_basis.shape[2]
         if not flats + glows:
             return self.flat_basis
+        by_flat = -light[..., None] * self.flat_basis
+        by_level = gain[:, None] * self.by_level
+        by_flat[..., : self.tilt_basis.shape[2]] -= by_level[..., None] * self.tilt_basis
         by_bias = (1 - self.by_level)[..., None][..., : int(flats > 0)]
-        by_glow = -(gain[:, None] * self.by_level)[..., None] * self.glow_basis
-        return np.concatenate([-light[..., None] * self.flat_basis, by_glow, by_bias], axis=2)
+        by_glow = -by_level[..., None] * self.glow_basis
+        return np.concatenate([by_flat, by_glow, by_bias], axis=2)
 
 
 @lru_cache(maxsize=4)
 def even_light(pairs: int) -> Lit:
     """Return an even illumination without shared terms."""
     nothing, basis = np.zeros((pairs, PATCHES)), np.zeros((pairs, PATCHES, 0))
-    return Lit(nothing, np.ones((pairs, PATCHES)), nothing, 0.0, basis, basis)
+    return Lit(nothing, np.ones((pairs, PATCHES)), nothing, nothing, 0.0, basis, basis, basis)
 
 
 class PairEnd(NamedTuple):
@@ -87,11 +96,31 @@ def patch_points(place: np.ndarray, extent: np.ndarray) -> np.ndarray:
     extent : ndarray
         ``(..., 3)`` covariances uu, uv and vv.
     """
+    along, across, rest = _root(extent)
+    steps = np.stack([along, across], axis=-1)[..., None, :] * SIGNS[:, :1]
+    steps[..., 1] += rest[..., None] * SIGNS[:, 1]
+    return np.asarray(place[..., None, :] + steps)
+
+
+def tilted_light(extent: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the levels ``(..., 4)`` at the points of patches, above their means.
+
+    Parameters
+    ----------
+    extent : ndarray
+        ``(..., 3)`` covariances uu, uv and vv.
+    covariance : ndarray
+        ``(..., 2)`` of the levels with u and v.
+    """
+    along, across, rest = _root(extent)
+    first = covariance[..., 0] / along
+    second = (covariance[..., 1] - across * first) / np.where(rest > 0, rest, np.inf)
+    return np.asarray(np.stack([first, second], axis=-1) @ SIGNS.T)
+
+
+def _root(extent: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the entries of the triangular square roots of covariances."""
     uu, uv, vv = np.moveaxis(extent, -1, 0)
     along = np.sqrt(np.maximum(uu, 1e-12))
     across = uv / along
-    rest = np.sqrt(np.maximum(vv - across**2, 0.0))
-    signs = np.array([(1, 1), (1, -1), (-1, 1), (-1, -1)])
-    steps = np.stack([along, across], axis=-1)[..., None, :] * signs[:, :1]
-    steps[..., 1] += rest[..., None] * signs[:, 1]
-    return np.asarray(place[..., None, :] + steps)
+    return along, across, np.sqrt(np.maximum(vv - across**2, 0.0))

@@ -7,8 +7,9 @@ Of a pair, each patch with mean levels x and y and the gain a state that the cor
 
 with the gains g, the levels l at the reference levels x0, the surfaces P at the position p on the
 sky, and the illumination F and the glow A of the instrument at the position q on the detector. F
-acts on light alone, not on the bias b that is left in the data. The contrast c of the patches says
-where the gain of the pair was measured.
+acts on light alone, not on the bias b that is left in the data. Light that changes across a patch
+in the direction in which F does adds ``-g_i cov(x, log F(q_i)) / F(q_i)`` to T_i. The contrast c of
+the patches says where the gain of the pair was measured.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .. import _kernels
 from .._kernels.pair_derivatives import Derivatives, TileTerms
 from .channel import Channel
 from .pair_ends import Lit, PairEnd, even_light
-from .patch_bases import PatchBases
+from .patch_bases import SMOOTH, PatchBases
 
 CHUNK = 4096  # pairs that are linearized at once
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
@@ -219,6 +220,9 @@ class PairEquations:
         lever, light, value = _kernels.tile_levels(
             tile, level, terms, surface, lit.glow, lit.by_level, bias=lit.bias
         )
+        # The mean of light divided by F is not the quotient of their means.
+        uneven = terms.gain[tile][:, None] * lit.by_level * lit.tilt
+        lever, light, value = lever - uneven, light - uneven, value - uneven
         return PairEnd(
             log_gain=state.log_gain[tile],
             value=value,
@@ -242,13 +246,16 @@ class PairEquations:
             return even_light(len(chosen))
         basis = self._bases.detector(chosen, of_pairs)
         log_flat = basis @ state.log_flat[instrument]
+        tilt = self._bases.tilt(chosen, of_pairs)
         return Lit(
             log_flat=log_flat,
             by_level=np.exp(-log_flat),
             glow=basis @ state.glow[instrument],
+            tilt=tilt @ state.log_flat[instrument, SMOOTH],
             bias=float(state.bias[instrument]),
             flat_basis=basis[..., flat],
             glow_basis=basis[..., glow],
+            tilt_basis=tilt[..., flat[SMOOTH]],
         )
 
 

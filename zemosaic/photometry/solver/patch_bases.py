@@ -1,4 +1,4 @@
-"""Means of the smooth terms over the patches of pairs, which are the same in each round."""
+"""The smooth terms in the patches of pairs, which are the same in each round."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ import numpy as np
 
 from ..illumination import TERMS, detector_basis
 from .channel import Channel
-from .pair_ends import patch_points
+from .pair_ends import patch_points, tilted_light
 from .surfaces import half_tile, surface_basis
 
-KEPT_BYTES = 1 << 28  # of the means
+KEPT_BYTES = 3 << 27  # of the terms in the patches
+EVERY = np.ones(len(TERMS), dtype=bool)
+#: Terms whose change within a patch counts.
+SMOOTH = TERMS.sum(axis=1) <= 4
 
 
 class PatchBases:
@@ -37,54 +40,66 @@ class PatchBases:
             self.half_tile = half_tile(channel.frame, used) if len(used) else 1.0
 
     def surface(self, chosen: np.ndarray, of_pairs: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        """Return some terms of surfaces ``(K, n, 16)``.
+        """Return means of some terms of surfaces ``(K, n, 16)``.
 
         `chosen` ``(n,)`` are the pairs, and `of_pairs` ``(P,)`` the tile of every pair.
         """
-        return self._mean(self._surface_basis, chosen, of_pairs, terms)
+        return self._kept_from(self._surface, chosen, of_pairs, terms)
 
     def detector(self, chosen: np.ndarray, of_pairs: np.ndarray) -> np.ndarray:
-        """Return all shared terms ``(n, 16, M)`` likewise."""
-        every = np.ones(len(TERMS), dtype=bool)
-        return self._mean(self._detector_basis, chosen, of_pairs, every)
+        """Return means of all shared terms ``(n, 16, M)`` likewise."""
+        return self._kept_from(self._detector, chosen, of_pairs, EVERY)
 
-    def _mean(
+    def tilt(self, chosen: np.ndarray, of_pairs: np.ndarray) -> np.ndarray:
+        """Return covariances of the smooth shared terms with the levels ``(n, 16, m)`` likewise."""
+        return self._kept_from(self._tilt, chosen, of_pairs, SMOOTH)
+
+    def _kept_from(
         self,
         compute: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
         chosen: np.ndarray,
         of_pairs: np.ndarray,
         terms: np.ndarray,
     ) -> np.ndarray:
-        """Return means of some terms over the patches, kept from round to round."""
+        """Return some terms in the patches, kept from round to round."""
         key = compute.__name__, int(chosen[0]), of_pairs is self.channel.pairs.i
         kept = self._kept.get(key)
         if kept is not None and np.array_equal(kept[0], terms):
             return kept[1]
-        pairs = self.channel.pairs
-        place = patch_points(pairs.place[chosen], pairs.extent[chosen])
-        basis = compute(of_pairs[chosen], place, terms)
+        basis = compute(chosen, of_pairs, terms)
         self._kept.pop(key, None)
         if sum(basis.nbytes for _, basis in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
             self._kept[key] = terms, basis
         return basis
 
-    def _surface_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        """Return means of some terms of surfaces ``(K, n, 16)`` over places in cells."""
-        node = self.channel.ties.level[tile]
-        basis = surface_basis(self._offsets(node, place) / self.half_tile, terms).mean(axis=2)
+    def _surface(self, chosen: np.ndarray, of_pairs: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        offsets = self._offsets(self.channel.ties.level[of_pairs[chosen]], chosen)
+        basis = surface_basis(offsets / self.half_tile, terms).mean(axis=2)
         return np.ascontiguousarray(np.moveaxis(basis, 2, 0))
 
-    def _offsets(self, tile: np.ndarray, place: np.ndarray) -> np.ndarray:
-        """Return places ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)`` in cells."""
-        assert self.channel.frame is not None
-        return place - self.channel.frame.centre[tile][:, None, None]
+    def _detector(self, chosen: np.ndarray, of_pairs: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        return np.asarray(self._detector_terms(chosen, of_pairs)[..., terms].mean(axis=2))
 
-    def _detector_basis(self, tile: np.ndarray, place: np.ndarray, terms: np.ndarray) -> np.ndarray:
-        """Return means of some shared terms ``(n, 16, M)`` over places in cells."""
-        frame = self.channel.frame
+    def _tilt(self, chosen: np.ndarray, of_pairs: np.ndarray, terms: np.ndarray) -> np.ndarray:
+        pairs = self.channel.pairs
+        light = tilted_light(pairs.extent[chosen], pairs.tilt[chosen])
+        if of_pairs is not pairs.i:
+            light *= pairs.slope[chosen, None, None]
+        basis = self._detector_terms(chosen, of_pairs)[..., terms]
+        return np.asarray(np.einsum("npq,npqm->npm", light / light.shape[2], basis))
+
+    def _detector_terms(self, chosen: np.ndarray, of_pairs: np.ndarray) -> np.ndarray:
+        """Return all shared terms ``(n, 16, 4, M)`` at the points of the patches."""
+        frame, tile = self.channel.frame, of_pairs[chosen]
         assert frame is not None
         to_pixels = np.linalg.inv(frame.jacobian[tile])
-        pixels = np.einsum("nab,npqb->npqa", to_pixels, self._offsets(tile, place))
+        pixels = np.einsum("nab,npqb->npqa", to_pixels, self._offsets(tile, chosen))
         x, y = np.moveaxis(pixels / (frame.shape[tile][:, None, None, ::-1] / 2), 3, 0)
-        basis = detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
-        return np.asarray(basis[..., terms].mean(axis=2))
+        return detector_basis(x.ravel(), y.ravel()).reshape(*x.shape, -1)
+
+    def _offsets(self, tile: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Return points of the patches ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)``."""
+        frame, pairs = self.channel.frame, self.channel.pairs
+        assert frame is not None
+        points = patch_points(pairs.place[chosen], pairs.extent[chosen])
+        return points - frame.centre[tile][:, None, None]

@@ -46,13 +46,13 @@ def summarize_bands(
     sums.bands[..., -1] = dot(shares[0], shares[1])[:, None]
     blocks = len(samples.u)
     weights, area = fit.weights[:, None, :blocks], rows.area[:blocks]
-    u, v = samples.u, samples.v
-    place = np.broadcast_to(np.array([u, v, u * u, u * v, v * v]), (len(weights), 5, blocks))
-    levels = np.stack([samples.x, samples.y], axis=1)
-    values = np.concatenate([place[:, :2], levels, place[:, 2:]], axis=1)
+    place = np.broadcast_to(np.array([samples.u, samples.v]), (len(weights), 2, blocks))
+    values = np.concatenate([place, np.stack([samples.x, samples.y], axis=1)], axis=1)
+    first, second = np.array([(0, 0), (0, 1), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1)]).T
+    values = np.concatenate([values, values[:, first] * values[:, second]], axis=1)
     total = group_sums(area, weights, AREAS)
     mean = group_sums(area, weights * values, AREAS) / np.where(total > 0, total, 1)
-    mean[:, 4:] -= mean[:, [0, 0, 1]] * mean[:, [0, 1, 1]]
+    mean[:, 4:] -= mean[:, first] * mean[:, second]
     sums.levels[:] = np.concatenate([mean, total], axis=1).swapaxes(1, 2)
     return sums
 
