@@ -15,6 +15,7 @@ from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.photometry.solver.surfaces import ORDERS, surface_basis
 
 SIDE = 4  # patches along each axis of an overlap
+PLACES = np.moveaxis((2 * np.indices((SIDE, SIDE))[::-1] + 1) / SIDE - 1, 0, -1).reshape(-1, 2)
 POINTS = np.array([(-1, -1), (-1, 1), (1, -1), (1, 1)]) / np.sqrt(3)  # of Gauss, in a patch
 
 
@@ -132,15 +133,14 @@ class InventedMosaic:
     def _measure(self, pair: int, noise: float) -> Measurement:
         i, j = int(self.i[pair]), int(self.j[pair])
         middle, half = (self.centre[i] + self.centre[j]) / 2, self.depth[pair] / 2
-        axis = (2 * np.arange(SIDE) + 1) / SIDE - 1
-        place = middle + half * np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+        place = middle + half * PLACES
         points = place[:, None] + half / SIDE * POINTS
         contrast = self.rng.dirichlet(np.ones(SIDE**2))
         change = contrast @ (self.flat(j, points)[0] - self.flat(i, points)[0]).mean(axis=1)
         gain_err = self.gain_err * self.rng.uniform(0.5, 2)
-        gain = self.gain[i] / self.gain[j] * np.exp(change + noise * gain_err * self.rng.normal())
-        # Half of the noise is that of either tile.
-        error = self.level_err * SIDE / np.sqrt(2)
+        change += noise * gain_err * self.rng.normal()
+        gain = self.gain[i] / self.gain[j] * np.exp(change)
+        error = self.level_err * SIDE / np.sqrt(2)  # of either tile
         pixels = np.array([self.data(tile, points) for tile in (i, j)])
         x, y = (
             data.mean(axis=1) + noise * error / self.gain[tile] * self.rng.normal(size=SIDE**2)
@@ -150,8 +150,7 @@ class InventedMosaic:
         patches[:, :2], patches[:, 2], patches[:, 3] = place, x, y
         patches[:, [4, 6]] = (half / SIDE) ** 2 / 3
         patches[:, 7], patches[:, 8] = self.gain[j] ** 2 / (2 * error**2), contrast
-        levels = (pixels[0] + pixels[1] / gain) / 2
-        patches[:, 9:] = np.einsum("pq,pqa->pa", levels, points - place[:, None]) / len(POINTS)
+        patches[:, 9:] = _tilt((pixels[0] + pixels[1] / gain) / 2, points)
         return pair_line(
             gain, x.mean(), y.mean(), gain_err, self.level_err / self.gain[j], patches=patches
         )
@@ -160,6 +159,12 @@ class InventedMosaic:
         """Solve the mosaic from its measurements."""
         given = {"frame": self.frame, "instruments": self.instruments, **options}
         return solve(self.i, self.j, self.measure(noise), self.sky(), model, **given)
+
+
+def _tilt(levels: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Return covariances ``(p, 2)`` of levels ``(p, q)`` with their points ``(p, q, 2)``."""
+    steps = points - points.mean(axis=1, keepdims=True)
+    return np.asarray(np.einsum("pq,pqa->pa", levels, steps) / levels.shape[1])
 
 
 def vignetting(corner: float, centre: tuple[float, float]) -> np.ndarray:

@@ -271,7 +271,7 @@ class HierarchySolver:
     def rows(self, state: State, columns: Columns, spreads: Spreads) -> list[Rows]:
         """Return the equations about a state, with the excess variances."""
         excess = spreads.level_excess, spreads.gain_excess
-        return list(self.equations.rows(state, columns.active, excess))
+        return list(self.equations.rows(state, columns.active, excess, spreads.level_factor))
 
     def _priors(self, columns: Columns, spreads: Spreads) -> tuple[np.ndarray, np.ndarray]:
         """Return the inverse variances of the prior, ``(N,)`` and ``(S,)``."""

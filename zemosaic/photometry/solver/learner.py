@@ -24,6 +24,9 @@ from .spreads import (
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
 TRUSTED = 0.1  # least weight of a pair whose residuals count
+#: Scatter of the levels of a pair in units of their variance, which also holds what they have in
+#: common, and how many levels a usual scatter counts like.
+USUAL_SCATTER, UNCHANGED_LEVELS = 0.6, 16
 
 
 class Learner:
@@ -155,16 +158,28 @@ class Learner:
         level, gain = spreads.level_excess, spreads.gain_excess
         levels = np.isfinite(variance[:, :-1]) & trusted[:, None]
         alike = np.broadcast_to(pairs.alike[:, None], levels.shape)[levels]
-        level = self._scored(
-            level, np.ones(levels.sum()), level * alike,
-            *(values[:, :-1][levels] for values in (squares, variance, leverage)),
-        )  # fmt: skip
+        of_levels = [values[:, :-1][levels] for values in (squares, variance, leverage)]
+        level = self._scored(level, np.ones(levels.sum()), level * alike, *of_levels)
+        level_factor = 1.0
+        if self.columns.active.log_flat.any() and not level > 0:
+            level_factor = self._level_factor(spreads.level_factor, *of_levels)
         gains = np.isfinite(variance[:, -1]) & trusted
         if gain > 0:
             factor = pairs.concentration[gains]
             numbers = (values[gains, -1] for values in (squares, variance, leverage))
             gain = min(gain, self._scored(gain, factor, gain * factor, *numbers))
-        return spreads.replace(level_excess=level, gain_excess=gain)
+        return spreads.replace(level_excess=level, gain_excess=gain, level_factor=level_factor)
+
+    def _level_factor(
+        self, present: float, squares: np.ndarray, variance: np.ndarray, leverage: np.ndarray
+    ) -> float:
+        """Estimate the factor on the variances of levels where tiles share an illumination.
+
+        The line through a pair takes what that does to contrast for noise of the levels.
+        """
+        scatter = float((squares / variance).sum()) * present / USUAL_SCATTER
+        wanted = (UNCHANGED_LEVELS + scatter) / (UNCHANGED_LEVELS + (1 - leverage).sum())
+        return float(present * (min(wanted, 1.0) / present) ** self.damping)
 
     def _scatter(
         self, rows: Sequence[Rows], weights: np.ndarray
@@ -233,7 +248,12 @@ class Learner:
 def settled(before: Spreads, after: Spreads) -> bool:
     """Whether no size has changed much."""
     old, new = (
-        np.concatenate([[s.gain, s.level_excess, s.gain_excess], s.surface, s.log_flat, s.glow])
+        np.array(
+            [
+                *(s.gain, s.level_excess, s.gain_excess, s.level_factor),
+                *(*s.surface, *s.log_flat, *s.glow),
+            ]
+        )
         for s in (before, after)
     )
     return bool((np.abs(new - old) <= SETTLED * np.maximum(new, old)).all())

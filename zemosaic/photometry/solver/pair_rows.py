@@ -140,7 +140,13 @@ class PairEquations:
         self._bases = PatchBases(channel)
         self.half_tile = self._bases.half_tile
 
-    def rows(self, state: State, active: Unknowns, excess: tuple[float, float]) -> Iterator[Rows]:
+    def rows(
+        self,
+        state: State,
+        active: Unknowns,
+        excess: tuple[float, float],
+        level_factor: float = 1.0,
+    ) -> Iterator[Rows]:
         """Yield all equations, linearized about a state.
 
         Parameters
@@ -152,13 +158,16 @@ class PairEquations:
         excess : tuple of float
             Variances that are added to levels, more where patches or pairs are alike, and to gains
             in proportion to their concentration.
+        level_factor : float
+            On the variances of the levels.
         """
         terms = TileTerms(
             np.exp(state.log_gain), self.reference, state.level,
             np.ascontiguousarray(state.surface[:, active.surface]),
         )  # fmt: skip
         for chosen, instruments in self._parts:
-            yield self._linearize(chosen, instruments, state, terms, active, excess)
+            given = state, terms, active, excess, level_factor
+            yield self._linearize(chosen, instruments, *given)
 
     def _linearize(
         self,
@@ -168,6 +177,7 @@ class PairEquations:
         terms: TileTerms,
         active: Unknowns,
         excess: tuple[float, float],
+        level_factor: float,
     ) -> Rows:
         """Linearize some pairs of tiles of these two instruments."""
         pairs, run = self.channel.pairs, _run(chosen)
@@ -185,7 +195,7 @@ class PairEquations:
             log_flat = ends[1].lit.log_flat - ends[0].lit.log_flat
             residual[:, -1] -= np.einsum("np,np->n", contrast, log_flat)
         # In the mean unit of both tiles, so that swapping them changes nothing.
-        unit = np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
+        unit = level_factor * np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
         np.multiply(unit, self._counted_var[run], out=variance[:, :-1])
         variance[:, :-1] += excess[0] * pairs.alike[run, None]
         variance[:, -1] = self.gain_var[run] + excess[1] * pairs.concentration[run]

@@ -60,6 +60,8 @@ class Spreads:
     level_excess, gain_excess : float
         Added to the variances of levels in patches, and to those of gains times their
         concentration.
+    level_factor : float
+        On the variances of levels in patches.
     """
 
     gain: float
@@ -68,6 +70,7 @@ class Spreads:
     glow: np.ndarray
     level_excess: float = 0.0
     gain_excess: float = 0.0
+    level_factor: float = 1.0
 
     @property
     def is_rough(self) -> bool:
