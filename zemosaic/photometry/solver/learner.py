@@ -26,7 +26,7 @@ LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
 TRUSTED = 0.1  # least weight of a pair whose residuals count
 #: Scatter of the levels of a pair in units of their variance, which also holds what they have in
 #: common, and how many levels a usual scatter counts like.
-USUAL_SCATTER, UNCHANGED_LEVELS = 0.6, 16
+USUAL_SCATTER, UNCHANGED_LEVELS = 0.6, 256
 
 
 class Learner:
@@ -158,11 +158,15 @@ class Learner:
         level, gain = spreads.level_excess, spreads.gain_excess
         levels = np.isfinite(variance[:, :-1]) & trusted[:, None]
         alike = np.broadcast_to(pairs.alike[:, None], levels.shape)[levels]
-        of_levels = [values[:, :-1][levels] for values in (squares, variance, leverage)]
-        level = self._scored(level, np.ones(levels.sum()), level * alike, *of_levels)
+        level = self._scored(
+            level, np.ones(levels.sum()), level * alike,
+            *(values[:, :-1][levels] for values in (squares, variance, leverage)),
+        )  # fmt: skip
         level_factor = 1.0
         if self.columns.active.log_flat.any() and not level > 0:
-            level_factor = self._level_factor(spreads.level_factor, *of_levels)
+            levels &= pairs.trusted[:, None]
+            numbers = (values[:, :-1][levels] for values in (squares, variance, leverage))
+            level_factor = self._level_factor(spreads.level_factor, *numbers)
         gains = np.isfinite(variance[:, -1]) & trusted
         if gain > 0:
             factor = pairs.concentration[gains]
