@@ -27,6 +27,7 @@ from zemosaic.photometry.tiles.tile_files import open_tile, open_tiles
 from zemosaic.pipeline import stages
 from zemosaic.pipeline.illumination_file import read_illuminations
 from zemosaic.pipeline.illumination_text import describe_illuminations
+from zemosaic.report import coadd
 from zemosaic.report.build import load_run, write_report
 from zemosaic.report.images import coadd_mosaic
 from zemosaic.settings import Settings
@@ -392,3 +393,14 @@ def test_the_picture_after_correction_is_free_of_the_illumination(tmp_path: Path
     ratio = before.after / after.after
     assert np.nanmax(ratio) == pytest.approx(light.factor().max(), rel=0.01)
     assert write_report(tmp_path)
+
+
+def test_the_page_interpolates_an_illumination_finely() -> None:
+    """Its table has F and the glow of every channel, at all places and on the edges."""
+    rng = np.random.default_rng(3)
+    light = illumination(channels=2)
+    light.log_flat[:] = 0.02 * rng.normal(size=light.log_flat.shape)
+    x, y = rng.uniform(-1, 1, (2, 3, 40, 50)).astype(np.float32)
+    x[0, 0, :2], y[0, 0, :2] = (-1, 1), (1, -1)
+    for found, exact in zip(coadd._light_at(light, x, y), light.at(x, y), strict=True):
+        np.testing.assert_allclose(found, exact, atol=1e-4)

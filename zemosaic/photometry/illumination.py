@@ -64,6 +64,12 @@ class Illumination:
         log_flat, glow = (_values(part, x, y) for part in (self.log_flat, self.glow))
         return np.exp(log_flat), glow
 
+    def table(self, side: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return F and the glow in ADU, ``(C, side, side)``, from edge to edge of a tile."""
+        along = legendre.legvander(np.linspace(-1, 1, side), DEGREE)
+        log_flat, glow = (along @ _matrix(part) @ along.T for part in (self.log_flat, self.glow))
+        return np.exp(log_flat), glow
+
     def errors_at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the standard errors of F and of the glow in ADU, as `at`."""
         basis = detector_basis(np.ravel(x), np.ravel(y))

@@ -113,7 +113,9 @@ def _doubt_all(
     """Return a line if most tiles are wrong; empty otherwise. The largest overlaps decide."""
     judged = {pair: compare(pair) for pair in doubtful[:MOST_PAIRS]}
     unlike = [pair for pair, value in judged.items() if value is False]
-    uncorrelated = [pair for pair in doubtful if correlations[pair] < UNCORRELATED]
+    uncorrelated = [
+        pair for pair in doubtful if correlations[pair] < UNCORRELATED and not judged.get(pair)
+    ]
     if len(uncorrelated) >= max(FEWEST_UNLIKE, MANY * len(correlations)) and (
         reason := _explanation(uncorrelated, load, scene_correlation)
     ):

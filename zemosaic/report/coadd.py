@@ -15,6 +15,7 @@ from ..pipeline.tables import SURFACE_POWERS
 from .data import RunData
 
 MAX_CHUNK = 1 << 20  # values of thumbnails computed at once
+TABLE_SIDE = 513  # places along a tile between which an illumination is interpolated
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ class ThumbnailStack:
         height, width = self.run.tiles.place["shape"][tiles].T[..., None, None]
         # Beyond the edges of the tile the polynomials are no good.
         place = np.clip(2 * x / width, -1, 1), np.clip(2 * y / height, -1, 1)
-        factor, glow = (part.astype(np.float32).swapaxes(0, 1) for part in light.at(*place))
+        factor, glow = (part.swapaxes(0, 1) for part in _light_at(light, *place))
         bias = _per_channel(np.asarray(light.bias)[None])
         return (corrected - gain * glow - bias) / factor + bias
 
@@ -181,6 +182,24 @@ class ThumbnailStack:
         return tuple(
             (inverse[:, k, 0] * u + inverse[:, k, 1] * v).astype(np.float32) for k in (0, 1)
         )
+
+
+def _light_at(light: Illumination, x: np.ndarray, y: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield F and the glow ``(C, ...)`` float32 at detector coordinates, from a fine table."""
+    cells = [(place + 1) * np.float32((TABLE_SIDE - 1) / 2) for place in (y, x)]
+    row, column = (np.minimum(cell.astype(np.intp), TABLE_SIDE - 2) for cell in cells)
+    down, right = cells[0] - row, cells[1] - column
+    first = row * TABLE_SIDE + column
+    for table in light.table(TABLE_SIDE):
+        if np.ptp(table) == 0:
+            yield np.full((len(table), *x.shape), table.flat[0], dtype=np.float32)
+            continue
+        corners = table.reshape(len(table), -1).astype(np.float32)
+        near, far = (
+            corners[:, start] + right * (corners[:, start + 1] - corners[:, start])
+            for start in (first, first + TABLE_SIDE)
+        )
+        yield near + down * (far - near)
 
 
 def _per_channel(numbers: np.ndarray) -> np.ndarray:

@@ -118,12 +118,12 @@ def _flattened(values: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     weight = np.ones(len(u))
     for _ in range(SURFACE_ROUNDS):
         weighted = terms * weight[:, None]
-        surface = np.linalg.lstsq(weighted, values * weight, rcond=None)[0]
+        surface = np.linalg.pinv(weighted.T @ terms, hermitian=True) @ (weighted.T @ values)
         residual = values - terms @ surface
         limit = HUBER * np.median(np.abs(residual)) / GAUSSIAN_MEDIAN
         if not limit > 0:
             break
-        weight = np.sqrt(limit / np.maximum(np.abs(residual), limit))
+        weight = limit / np.maximum(np.abs(residual), limit)
     return np.asarray(residual)
 
 
