@@ -143,6 +143,29 @@ def test_errors_of_offsets_are_honest() -> None:
     assert 0.5 < rms(deviations) < 1.8  # few trends, each common to all tiles
 
 
+@pytest.mark.parametrize(("corner", "growth"), [(0.0, 3.0), (0.2, 1.25)])
+def test_an_illumination_explains_errors_of_levels(corner: float, growth: float) -> None:
+    """Where F bends the lines of pairs, levels have the errors that the solution shows."""
+    seams = []
+    for claimed in (1, 3):
+        mosaic = InventedMosaic(8, corner=corner)
+        lines = [
+            [replace(line, patches=flatten(patches_of(line) / weights_grow(claimed)))]
+            for (line,) in mosaic.measure()
+        ]
+        given = {"frame": mosaic.frame, "instruments": mosaic.instruments}
+        solution = solve(mosaic.i, mosaic.j, lines, mosaic.sky(), "auto", **given)
+        seams.append(np.median(solution.seam_err))
+    assert seams[1] / seams[0] == pytest.approx(growth, rel=0.15)
+
+
+def weights_grow(errors: float) -> np.ndarray:
+    """Return factors ``(11,)`` on the numbers of a patch whose level has errors so much larger."""
+    factors = np.ones(PATCH_FIELDS)
+    factors[7] = errors**2
+    return factors
+
+
 @pytest.mark.parametrize("corner", [0.0, 0.2])
 @pytest.mark.parametrize("size", [5.0, 30.0])
 def test_a_glow_is_found_beside_an_illumination(corner: float, size: float) -> None:

@@ -67,6 +67,8 @@ class ChannelPairs:
         in the levels of tile i.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
+    repetition : ndarray
+        ``(P,)`` factor on the variances of gains and levels, since overlaps share sky and tiles.
     alike : ndarray
         ``(P,)`` factor on an excess of levels: patches and pairs in which it is the same.
     trusted : ndarray
@@ -92,6 +94,7 @@ class ChannelPairs:
     tilt: np.ndarray
     shift: np.ndarray
     shift_err: np.ndarray
+    repetition: np.ndarray
     alike: np.ndarray
     trusted: np.ndarray
 
@@ -105,7 +108,7 @@ class ChannelPairs:
     ) -> ChannelPairs:
         """Collect pairs ``(P,)`` of `_COLUMNS`.
 
-        Their variances grow by factors `repetition`, since overlaps share sky and tiles.
+        Their variances grow by the factors `repetition`.
         """
         widening = np.sqrt(repetition)
         unit = _level_unit(column["level_err"])
@@ -133,6 +136,7 @@ class ChannelPairs:
             tilt=patches[..., 9:] / unit,
             shift=column["shift"],
             shift_err=column["shift_err"],
+            repetition=repetition,
             alike=repetition * np.maximum(ALIKE * used, 1.0),
             trusted=np.ones(len(i), dtype=bool),
         )

@@ -24,9 +24,7 @@ from .spreads import (
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
 TRUSTED = 0.1  # least weight of a pair whose residuals count
-#: Scatter of the levels of a pair in units of their variance, which also holds what they have in
-#: common, and how many levels a usual scatter counts like.
-USUAL_SCATTER, UNCHANGED_LEVELS = 0.6, 256
+UNCHANGED_LEVELS = 256  # that their variances as measured count like, when scatter is estimated
 
 
 class Learner:
@@ -165,8 +163,9 @@ class Learner:
         level_factor = 1.0
         if self.columns.active.log_flat.any() and not level > 0:
             levels &= pairs.trusted[:, None]
-            numbers = (values[:, :-1][levels] for values in (squares, variance, leverage))
-            level_factor = self._level_factor(spreads.level_factor, *numbers)
+            scatter = pairs.repetition[:, None] * squares[:, :-1] / variance[:, :-1]
+            free = 1 - leverage[:, :-1]
+            level_factor = self._level_factor(spreads.level_factor, scatter[levels], free[levels])
         gains = np.isfinite(variance[:, -1]) & trusted
         if gain > 0:
             factor = pairs.concentration[gains]
@@ -174,15 +173,20 @@ class Learner:
             gain = min(gain, self._scored(gain, factor, gain * factor, *numbers))
         return spreads.replace(level_excess=level, gain_excess=gain, level_factor=level_factor)
 
-    def _level_factor(
-        self, present: float, squares: np.ndarray, variance: np.ndarray, leverage: np.ndarray
-    ) -> float:
+    def _level_factor(self, present: float, scatter: np.ndarray, free: np.ndarray) -> float:
         """Estimate the factor on the variances of levels where tiles share an illumination.
 
         The line through a pair takes what that does to contrast for noise of the levels.
+
+        Parameters
+        ----------
+        present : float
+            The present factor.
+        scatter, free : ndarray
+            ``(n,)`` squared residuals in units of the variances of single pairs, and the parts
+            of these that the fit leaves.
         """
-        scatter = float((squares / variance).sum()) * present / USUAL_SCATTER
-        wanted = (UNCHANGED_LEVELS + scatter) / (UNCHANGED_LEVELS + (1 - leverage).sum())
+        wanted = (UNCHANGED_LEVELS + present * scatter.sum()) / (UNCHANGED_LEVELS + free.sum())
         return float(present * (min(wanted, 1.0) / present) ** self.damping)
 
     def _scatter(
