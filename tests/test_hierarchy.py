@@ -10,8 +10,8 @@ import pytest
 from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import flatten, pair_line, patches_of
 from zemosaic.photometry.illumination import TERMS, Instruments
+from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS
 from zemosaic.photometry.solver import hierarchy, hierarchy_solver
-from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
 from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
 from zemosaic.photometry.solver.pair_rows import State
 from zemosaic.photometry.solver.solve import Solution, solve
@@ -161,7 +161,7 @@ def test_an_illumination_explains_errors_of_levels(corner: float, growth: float)
 
 def weights_grow(errors: float) -> np.ndarray:
     """Return factors ``(11,)`` on the numbers of a patch whose level has errors so much larger."""
-    factors = np.ones(PATCH_FIELDS)
+    factors = np.ones(PATCH_NUMBERS)
     factors[7] = errors**2
     return factors
 
@@ -251,7 +251,7 @@ def test_islands_are_solved_separately() -> None:
     second_lines = second.measure()
     moved = []
     for (line,) in second_lines:
-        patches = np.array(line.patches).reshape(16, PATCH_FIELDS)
+        patches = np.array(line.patches).reshape(16, PATCH_NUMBERS)
         patches[:, :2] += 1e4
         moved.append([replace(line, patches=tuple(patches.ravel().tolist()))])
     solution = solve(
@@ -345,7 +345,7 @@ def test_the_same_measurements_give_the_same_bits() -> None:
 
 def test_a_pair_without_patches_is_none() -> None:
     """A pair in which no level was measured joins gains alone."""
-    line = replace(pair_line(1.1, 100.0, 110.0), patches=flatten(np.zeros((0, PATCH_FIELDS))))
+    line = replace(pair_line(1.1, 100.0, 110.0), patches=flatten(np.zeros((0, PATCH_NUMBERS))))
     solution = solve(np.array([0]), np.array([1]), [[line]], np.array([[100.0], [110.0]]))
     assert np.isfinite(solution.gain).all()
     assert solution.gain[0, 0] / solution.gain[1, 0] == pytest.approx(1.1, rel=0.01)

@@ -10,8 +10,8 @@ import pytest
 from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import pair_line
 from zemosaic.photometry.illumination import TERMS
+from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS
 from zemosaic.photometry.solver.channel import Channel, TileFrame
-from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
 from zemosaic.photometry.solver.initial import reference_levels
 from zemosaic.photometry.solver.pair_ends import patch_points
 from zemosaic.photometry.solver.pair_rows import (
@@ -189,7 +189,7 @@ def test_the_truth_has_no_residuals(structure: float) -> None:
 def test_an_excess_is_shared_by_half_of_the_patches_in_use() -> None:
     """It counts more where patches or pairs are alike, and once where a pair has one patch."""
     corners = np.array([(0.0, 0.0), (9.0, 0.0), (0.0, 9.0), (9.0, 9.0)])
-    patches = np.zeros((4, PATCH_FIELDS))
+    patches = np.zeros((4, PATCH_NUMBERS))
     patches[:, :2], patches[:, 7] = corners, 1.0
     lines = [pair_line(1.0, 0.0, 0.0, patches=patches[:number]) for number in (1, 2, 3, 4)]
     channel = Channel.of(

@@ -8,9 +8,8 @@ import numpy as np
 
 from tests.helpers.pairs import pair_line
 from zemosaic.photometry.illumination import TERMS, Instruments, detector_basis
-from zemosaic.photometry.pairfit.measurement import Measurement
+from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS, Measurement
 from zemosaic.photometry.solver.channel import TileFrame
-from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
 from zemosaic.photometry.solver.solve import Solution, solve
 from zemosaic.photometry.solver.surfaces import ORDERS, surface_basis
 
@@ -146,7 +145,7 @@ class InventedMosaic:
             data.mean(axis=1) + noise * error / self.gain[tile] * self.rng.normal(size=SIDE**2)
             for tile, data in zip((i, j), pixels, strict=True)
         )
-        patches = np.zeros((SIDE**2, PATCH_FIELDS))
+        patches = np.zeros((SIDE**2, PATCH_NUMBERS))
         patches[:, :2], patches[:, 2], patches[:, 3] = place, x, y
         patches[:, [4, 6]] = (half / SIDE) ** 2 / 3
         patches[:, 7], patches[:, 8] = self.gain[j] ** 2 / (2 * error**2), contrast

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from zemosaic.photometry._kernels.lattice import AREAS
-from zemosaic.photometry.pairfit.measurement import PairMeasurement
-from zemosaic.photometry.solver.channel_pairs import PATCH_FIELDS
+from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS, PairMeasurement
 
 #: Places of the patches of `sloping_line` in units of half an overlap, and their half width.
 QUARTERS = np.array([(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)])
@@ -18,14 +17,14 @@ QUARTER = 0.5
 
 def flatten(patches: np.ndarray) -> tuple[float, ...]:
     """Return patches ``(n, 11)`` as a `PairMeasurement` has them."""
-    padded = np.zeros((AREAS, PATCH_FIELDS))
+    padded = np.zeros((AREAS, PATCH_NUMBERS))
     padded[: len(patches)] = patches
     return tuple(padded.ravel().tolist())
 
 
 def patches_of(line: PairMeasurement) -> np.ndarray:
     """Return the patches in use ``(n, 11)``."""
-    patches = np.array(line.patches).reshape(AREAS, PATCH_FIELDS)
+    patches = np.array(line.patches).reshape(AREAS, PATCH_NUMBERS)
     return patches[patches[:, 7] > 0]
 
 
@@ -83,7 +82,7 @@ def sloping_patches(
     """
     steps = QUARTERS * half
     x, y = (level + steps @ slope for level, slope in zip(levels, slopes, strict=True))
-    patches = np.zeros((len(steps), PATCH_FIELDS))
+    patches = np.zeros((len(steps), PATCH_NUMBERS))
     patches[:, :2] = centre + steps
     patches[:, 2], patches[:, 3] = x, y
     patches[:, [4, 6]] = (QUARTER * half) ** 2 / 3

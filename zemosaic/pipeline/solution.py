@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..photometry.pairfit.measurement import PairMeasurement
+from ..photometry.pairfit.measurement import PATCH_NUMBERS, PATCH_WEIGHT, PairMeasurement
 from ..photometry.solver.solve import Solution
 from ..photometry.tiles.tile import Tile
 from ..settings import Settings
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 # Typical difference of the gains of a pair, and in standard errors, from which on a model that
 # holds the gains does not fit.
 HELD_GAIN_DIFFERENCE, HELD_GAIN_CHI = 0.02, 5.0
-PATCH_NUMBERS, PATCH_WEIGHT = 11, 7  # of `PairMeasurement.patches`
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -79,7 +79,13 @@ from .estimates import (
 )
 from .initial_slope import initial_slope
 from .irls import fit_irls, summarize_bands, summarize_fit
-from .measurement import Measurement, PairMeasurement, Rejected, require_finite
+from .measurement import (
+    PATCH_NUMBERS,
+    Measurement,
+    PairMeasurement,
+    Rejected,
+    require_finite,
+)
 from .overlap_blocks import common_samples
 from .samples import PairSamples
 from .star_scatter import with_star_scatter
@@ -88,7 +94,6 @@ from .streaks import without_streaks
 MIN_OVERLAP_CELLS = 25  # with fewer, a robust scale is meaningless
 PRECISION = 2.0**-22  # of levels, relative: previews are float32
 NEAR_ORIGIN = 3.0  # scatters of the cells: a lower sky does not show its gain
-PATCH_NUMBERS = 11  # in `PairMeasurement.patches`
 
 
 def measure_pair(

@@ -12,21 +12,20 @@ from typing import TypeGuard
 import numpy as np
 
 from .._kernels.lattice import AREAS as PATCHES
-from ..pairfit.measurement import Measurement, PairMeasurement
+from ..pairfit.measurement import PATCH_NUMBERS, Measurement, PairMeasurement
 from .bands import combine_bands
 
 #: Part of the patches of an overlap whose excess is alike: a structure that the model leaves out
 #: covers some of them.
 ALIKE = 0.5
 DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
-PATCH_FIELDS = 11  # numbers of a patch in `PairMeasurement.patches`
 # Fields of a `PairMeasurement` that the solver needs, scalars first: name, type, shape.
 _COLUMNS = [
     *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "concentration")),
     *((name, float, ()) for name in ("x", "y", "level_err")),
     *(("shift", float, (2,)), ("shift_err", float, (2,))),
     ("bands", float, (7,)),
-    ("patches", float, (PATCHES * PATCH_FIELDS,)),
+    ("patches", float, (PATCHES * PATCH_NUMBERS,)),
 ]
 
 
@@ -166,7 +165,7 @@ def _patches(numbers: np.ndarray) -> np.ndarray:
 
     Those without data have the place and the levels of the one with most, and infinite variance.
     """
-    patches = numbers.reshape(-1, PATCHES, PATCH_FIELDS).copy()
+    patches = numbers.reshape(-1, PATCHES, PATCH_NUMBERS).copy()
     weight, contrast = patches[..., 7], patches[..., 8]
     used, fullest = weight > 0, weight.argmax(axis=1)
     first = patches[np.arange(len(patches)), fullest][:, None, :4]
