@@ -60,8 +60,8 @@ class PairMeasurement:
         (ADU) are weighted means over the blocks, uu, uv and vv (cells²) the covariances of the
         positions of their cells, the weight (ADU⁻²) is the inverse variance of ``y - gain * x``,
         the contrast is the share of the patch in the information on the gain, and xu and xv
-        (ADU·cell of tile i) are the covariances of the levels with the positions, from the mean of
-        both tiles.
+        (ADU of tile i times cells) are the covariances of the levels with the positions, averaged
+        over both tiles.
     """
 
     gain: float

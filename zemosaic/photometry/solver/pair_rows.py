@@ -7,9 +7,9 @@ Of a pair, each patch with mean levels x and y and the gain a state that the cor
 
 with the gains g, the levels l at the reference levels x0, the surfaces P at the position p on the
 sky, and the illumination F and the glow A of the instrument at the position q on the detector. F
-acts on light alone, not on the bias b that is left in the data. Light that changes across a patch
-in the direction in which F does adds ``-g_i cov(x, log F(q_i)) / F(q_i)`` to T_i. The contrast c of
-the patches says where the gain of the pair was measured.
+acts on light alone, not on the bias b that is left in the data. Where both light and F change
+across a patch, T_i has the term ``-g_i cov(x, log F(q_i)) / F(q_i)`` as well. The contrast c of the
+patches says where the gain of the pair was measured.
 """
 
 from __future__ import annotations
@@ -230,9 +230,10 @@ class PairEquations:
         lever, light, value = _kernels.tile_levels(
             tile, level, terms, surface, lit.glow, lit.by_level, bias=lit.bias
         )
-        # The mean of light divided by F is not the quotient of their means.
-        uneven = terms.gain[tile][:, None] * lit.by_level * lit.tilt
-        lever, light, value = lever - uneven, light - uneven, value - uneven
+        if active.log_flat.any():
+            # The mean of light divided by F is not the quotient of their means.
+            uneven = terms.gain[tile][:, None] * lit.by_level * lit.tilt
+            lever, light, value = lever - uneven, light - uneven, value - uneven
         return PairEnd(
             log_gain=state.log_gain[tile],
             value=value,
