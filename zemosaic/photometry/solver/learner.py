@@ -256,9 +256,7 @@ class Learner:
 def settled(before: Spreads, after: Spreads) -> bool:
     """Whether no size has changed much."""
     old, new = (
-        np.r_[
-            s.gain, s.level_excess, s.gain_excess, s.level_factor, s.surface, s.log_flat, s.glow
-        ]
+        np.r_[s.gain, s.level_excess, s.gain_excess, s.level_factor, s.surface, s.log_flat, s.glow]
         for s in (before, after)
     )
     return bool((np.abs(new - old) <= SETTLED * np.maximum(new, old)).all())
