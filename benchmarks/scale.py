@@ -38,7 +38,7 @@ from scipy.spatial import KDTree
 
 from zemosaic import Settings, Tile, calibrate, tile_from_array
 from zemosaic.photometry.overlap.graph import find_overlaps, prune, repetition
-from zemosaic.photometry.pairfit.measurement import PairMeasurement
+from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS, PATCH_WEIGHT, PairMeasurement
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.photometry.solver.channel import TileFrame
 from zemosaic.photometry.solver.solve import Solution, solve
@@ -171,9 +171,9 @@ class Truth:
         self.patches = self._patches(rng)
 
     def _patches(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the numbers ``(P, 16, 9)`` of 4 x 4 patches of 8 cells of each pair."""
+        """Return the numbers ``(P, 16, 11)`` of 4 x 4 patches of 8 cells of each pair."""
         v, u = np.mgrid[-1.5:2, -1.5:2].reshape(2, 16) * 8.0
-        patches = np.empty((self.pairs, 16, 9))
+        patches = np.zeros((self.pairs, 16, PATCH_NUMBERS))
         patches[..., 0], patches[..., 1] = self.pivot[:, :1] + u, self.pivot[:, 1:] + v
         for k, level, steps in ((2, self.x, self.x_slope), (3, self.y, self.y_slope)):
             noise = math.sqrt(8) * self.level_err[:, None] * rng.normal(size=(self.pairs, 16))
@@ -181,7 +181,7 @@ class Truth:
             patches[..., k] = level[:, None] + steps[:, :1] * u + steps[:, 1:] * v
             patches[..., k] += noise - noise.mean(axis=1, keepdims=True)
         patches[..., 4:7] = 64 / 12 * np.array([1, 0, 1])
-        patches[..., 7] = (4 * self.level_err[:, None]) ** -2
+        patches[..., PATCH_WEIGHT] = (4 * self.level_err[:, None]) ** -2
         patches[..., 8] = 1 / 16
         return patches
 
