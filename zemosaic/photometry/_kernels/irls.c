@@ -143,7 +143,8 @@ static void fit_channel(const FitIrls *a, Index m, int first_round, Work work)
     a->slope[m] = -c.line[COLUMN_X];
 }
 
-/* Fit all channels until their slopes are steady; a slope that was lost becomes NaN. */
+/* Fit all channels until their slopes, or their scales if the slopes are fixed, are steady; a slope
+that was lost becomes NaN. */
 int fit_irls(const FitIrls *a)
 {
     const Index channels = a->size.channels, n = a->size.rows, k = a->size.columns;
@@ -157,11 +158,13 @@ int fit_irls(const FitIrls *a)
     for (int round = 0, steady = 0; round < a->rounds && !steady; round++) {
         steady = 1;
         for (Index m = 0; m < channels; m++) {
-            double *const slope = a->slope + m, before = *slope;
+            double *const slope = a->slope + m;
+            const double *const watched = a->fixed_slope != 0 ? a->scale + m : slope;
+            const double before = a->fixed_slope != 0 && round == 0 ? HUGE_VAL : *watched;
             fit_channel(a, m, round == 0, work);
             if (!(*slope > 0)) lost[m] = 1;
             if (lost[m] != 0) *slope = 1;
-            if (!(fabs(*slope - before) <= a->tolerance * *slope)) steady = 0;
+            if (!(fabs(*watched - before) <= a->tolerance * *watched)) steady = 0;
         }
     }
     for (Index m = 0; m < channels; m++)

@@ -12,6 +12,7 @@ from .samples import PairSamples
 
 ROUNDS = 6  # at most, with Tukey's weights
 TOLERANCE = 3e-5  # relative change of the slope; each round leaves about a sixth of the last change
+SCALE_TOLERANCE = 0.01  # relative change of the scale of the residuals from a line of fixed slope
 # Prior on the difference between two exposures: a shift of a cell in either direction, and a FWHM
 # twice as large for the coefficient of the Laplacian. Without it, a scene without stars would leave
 # these undetermined, and the level with them. In cells⁻², cells⁻² and cells⁻⁴.
@@ -43,7 +44,7 @@ def fit_irls(
         scene_information=SCENE_INFORMATION,
         biweight=BIWEIGHT,
         rounds=ROUNDS,
-        tolerance=TOLERANCE,
+        tolerance=SCALE_TOLERANCE if fixed_slope else TOLERANCE,
     )
 
 

@@ -38,11 +38,12 @@ def fit_irls(
     rounds : int
         Largest number of rounds.
     tolerance : float
-        Relative change of the slope that ends them.
+        Relative change of the slope that ends them, or of the scale if the slope is fixed.
     """
     scene = has_scene(design)
     design = design if scene else design.copy()
     lost, residual = slope <= 0, _initial_residual(design, slope)
+    watched = np.full(len(slope), np.inf) if fixed_slope else slope
     for _ in range(rounds):
         weights = _weigh(residual, slope, variance, cell_block, biweight)
         if not scene:
@@ -54,10 +55,11 @@ def fit_irls(
         if scene:
             gram[:, SCENE_COLUMNS, SCENE_COLUMNS] += scene_information
         line = fit_line(gram, design.shape[1] - Column.LEVEL, slope if fixed_slope else None)
-        previous, slope = slope, -line[:, 0, Column.X]
+        slope = -line[:, 0, Column.X]
         lost |= ~(slope > 0)
         slope[lost] = 1.0
-        if (np.abs(slope - previous) <= tolerance * slope).all():
+        before, watched = watched, weights.scale if fixed_slope else slope
+        if (np.abs(watched - before) <= tolerance * watched).all():
             break
         residual = np.einsum("ck,ckn->cn", line[:, 0], design)
     noise = np.zeros(len(slope)) if scene else _york_noise(weights, variance)
