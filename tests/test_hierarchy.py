@@ -375,6 +375,22 @@ def test_structure_smaller_than_a_tile_is_no_surface() -> None:
         assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.5
 
 
+def test_pairs_without_trust_do_not_hide_the_scatter_of_levels() -> None:
+    """Where most pairs may show another sky, the others tell the structure of the tiles."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(6, seed)
+        mosaic.surface = 3.0 * mosaic.rng.normal(size=mosaic.surface.shape)
+        different = (mosaic.i % 6 < 3) | (mosaic.j % 6 < 3)
+        assert different.mean() > 0.5
+        solution = mosaic.solve(different=different)
+        assert solution.spreads[0].level_excess > 1
+        assert solution.spreads[0].gain < 0.1**2
+        known = np.isfinite(solution.gain_err[:, 0])
+        error = np.log(solution.gain[:, 0] / mosaic.gain)
+        error -= error[known].mean()
+        assert rms((error / solution.gain_err[:, 0])[known]) < 1.5
+
+
 def test_the_bias_does_not_shrink_a_fine_illumination() -> None:
     """An illumination with terms up to the fourth degree has its size, and no bias."""
     for seed in SEEDS[:2]:

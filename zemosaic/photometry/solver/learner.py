@@ -152,7 +152,7 @@ class Learner:
             Where they are alike, and their concentration.
         """
         squares, variance, leverage = self._scatter(rows, weights)
-        trusted = weights > TRUSTED
+        trusted = pairs.trusted & (weights > TRUSTED)
         level, gain = spreads.level_excess, spreads.gain_excess
         levels = np.isfinite(variance[:, :-1]) & trusted[:, None]
         alike = np.broadcast_to(pairs.alike[:, None], levels.shape)[levels]
@@ -162,7 +162,6 @@ class Learner:
         )  # fmt: skip
         level_factor = 1.0
         if self.columns.active.log_flat.any() and not level > 0:
-            levels &= pairs.trusted[:, None]
             scatter = pairs.repetition[:, None] * squares[:, :-1] / variance[:, :-1]
             free = 1 - leverage[:, :-1]
             level_factor = self._level_factor(spreads.level_factor, scatter[levels], free[levels])
