@@ -175,6 +175,16 @@ def test_models_fix_slope_or_intercept() -> None:
     assert gain.offset == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_tilt_between_tiles_is_no_noise_of_their_levels() -> None:
+    """A line of fixed slope has the errors that it has without the tilt."""
+    first, second = pair(8, 1.0, 77.0)
+    tilt = np.linspace(-100, 100, SHAPE[1], dtype=np.float32)
+    tilted = replace(second, values=second.values + tilt)
+    even, other = (only(measure_pair(first, p, model="offset")) for p in (second, tilted))
+    assert other.level_err < 1.3 * even.level_err
+    assert other.rms < 1.3 * even.rms
+
+
 def test_constant_tiles_are_matched_in_level() -> None:
     """Without contrast and noise, the level difference is measured without division by zero."""
     first, second = preview(np.full(SHAPE, 500.0), 0.0), preview(np.full(SHAPE, 520.0), 0.0)

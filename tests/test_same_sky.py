@@ -130,6 +130,18 @@ def test_ordinary_tiles_are_not_doubted(changes: dict[str, Any]) -> None:
     assert not solution.sky_check.tiles
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_tiles_with_structure_of_their_own_are_not_doubted(seed: int) -> None:
+    """What the flat left in each tile hides the correlation of the sky, but not its stars."""
+    tiles = simulated(
+        tiles=16, shape=(360, 400), overlap=0.34, rotation=20, stars=2e-4, nebula=0.0, sky=3000.0,
+        electrons=12, flat_residual=0.006, flat_shared=False, vignetting=0.15, seed=seed,
+    )  # fmt: skip
+    check = solve([(tile.data, tile.wcs) for tile in tiles]).sky_check
+    assert not check.doubt
+    assert not check.tiles
+
+
 @pytest.mark.parametrize("hot", [0.0, 0.002], ids=["noise", "hot pixels"])
 def test_a_sky_of_noise_is_not_doubted(hot: float) -> None:
     """Overlaps without any star, even with hot pixels, differ by nature."""

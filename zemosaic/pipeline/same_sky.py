@@ -15,10 +15,11 @@ import numpy as np
 from ..photometry.pairfit.same_sky import (
     ALIKE,
     ORIENTATIONS,
+    Agreement,
     likeness,
     on_one_detector,
-    same_sky,
     scene_correlation,
+    tiles_have_structure,
     turned,
     unrotated,
 )
@@ -82,15 +83,20 @@ def check_same_sky(records: Sequence[PairRecord], load: LoadPreview) -> SkyCheck
     }
     strongest = [(r.i, r.j) for r in sorted(records, key=lambda record: -record.area)]
     doubtful = [pair for pair in strongest if correlations.get(pair, 1.0) < CORRELATED]
+    worst = sorted(doubtful, key=lambda pair: correlations[pair])[:MOST_PAIRS]
 
     @cache
+    def agreement(pair: Pair) -> Agreement:
+        return Agreement.of(*map(load, pair))
+
+    structured = tiles_have_structure([agreement(pair) for pair in worst])
+
     def compare(pair: Pair) -> bool | None:
-        return same_sky(*map(load, pair))
+        return agreement(pair).is_same_sky(by_features=structured)
 
     many = 2 * len(doubtful) > len(strongest)
     if many and (doubt := _doubt_all(doubtful, correlations, load, compare)):
         return SkyCheck(doubt, pairs=frozenset(p for p in strongest if compare(p) is False))
-    worst = sorted(doubtful, key=lambda pair: correlations[pair])[:MOST_PAIRS]
     unlike = [pair for pair in worst if compare(pair) is False]
     if not unlike or _shows_detector(unlike, load):
         return SkyCheck()

@@ -10,7 +10,9 @@ no gain and no offset.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +34,8 @@ UNLIKE, ALIKE = 0.7, 0.8
 #: The same for the correlation: 0.96 and more in simulated tiles, below 0.6 for different skies.
 UNCORRELATED, CORRELATED = 0.5, 0.8
 
+FEWEST_STRUCTURED = 3  # overlaps without correlation that show structure of the tiles
+
 #: Orientations in which images may lie under their WCS, as maps of pixel offsets (x, y).
 ORIENTATIONS = {
     "mirrored top to bottom (compare ROWORDER)": ((1, 0), (0, -1)),
@@ -44,12 +48,37 @@ ORIENTATIONS = {
 }
 
 
-def same_sky(first: Preview, second: Preview) -> bool | None:
-    """Return whether an overlap shows one sky; None where features and correlation do not tell."""
-    alike, correlation = likeness(first, second), scene_correlation(first, second)
-    same = alike > ALIKE or correlation > CORRELATED
-    different = alike < UNLIKE or correlation < UNCORRELATED
-    return same if same != different else None
+class Agreement(NamedTuple):
+    """The likeness of the features of an overlap, and the correlation of its contrast; or NaN."""
+
+    likeness: float
+    correlation: float
+
+    @classmethod
+    def of(cls, first: Preview, second: Preview) -> Agreement:
+        """Compare two previews."""
+        return cls(likeness(first, second), scene_correlation(first, second))
+
+    def is_same_sky(self, by_features: bool = False) -> bool | None:
+        """Return whether the overlap shows one sky; None where nothing tells.
+
+        The correlation does not count `by_features`.
+        """
+        same, different = self.likeness > ALIKE, self.likeness < UNLIKE
+        if not by_features:
+            same |= self.correlation > CORRELATED
+            different |= self.correlation < UNCORRELATED
+        return same if same != different else None
+
+
+def tiles_have_structure(agreements: Sequence[Agreement]) -> bool:
+    """Whether tiles have contrast of their own, as the residual of a flat.
+
+    Overlaps of which the features agree then do not correlate.
+    """
+    alike = [pair for pair in agreements if pair.likeness > ALIKE]
+    uncorrelated = [pair for pair in alike if pair.correlation < UNCORRELATED]
+    return len(uncorrelated) >= FEWEST_STRUCTURED and 2 * len(uncorrelated) > len(alike)
 
 
 def likeness(first: Preview, second: Preview) -> float:
