@@ -78,7 +78,7 @@ def skies(tiles: Sequence[SimulatedTile]) -> np.ndarray:
     return np.array([np.median(tile.data) for tile in tiles], dtype=np.float64)
 
 
-NOISE = st.sampled_from([0.0, 10.0])
+NOISE = st.sampled_from([0.0, 20.0])
 
 
 @few(8)
@@ -88,8 +88,8 @@ NOISE = st.sampled_from([0.0, 10.0])
     scale=st.floats(0.2, 5.0),
     shift=st.floats(-500.0, 2000.0),
 )
-@example(electrons=10.0, tile=2, scale=1.0, shift=-1000.0)
-@example(electrons=10.0, tile=2, scale=65535.0, shift=0.0)
+@example(electrons=20.0, tile=2, scale=1.0, shift=-1000.0)
+@example(electrons=20.0, tile=2, scale=65535.0, shift=0.0)
 def test_scaling_and_shifting_a_tile_changes_its_own_correction_only(
     electrons: float, tile: int, scale: float, shift: float
 ) -> None:
@@ -119,7 +119,7 @@ def assert_own_correction_follows(electrons: float, tile: int, scale: float, shi
 
 @few(6)
 @given(electrons=NOISE, order=st.permutations(range(5)))
-@example(electrons=10.0, order=[4, 3, 2, 1, 0])
+@example(electrons=20.0, order=[4, 3, 2, 1, 0])
 def test_the_order_of_the_tiles_does_not_matter(electrons: float, order: list[int]) -> None:
     """Permuted tiles get permuted corrections."""
     tiles, first = tiles_of(electrons), original_solution(electrons)
@@ -132,8 +132,8 @@ def test_the_order_of_the_tiles_does_not_matter(electrons: float, order: list[in
 @few(6)
 @given(electrons=NOISE, rotation=st.floats(-720.0, 720.0))
 @example(electrons=0.0, rotation=360.0)
-@example(electrons=10.0, rotation=167.28)
-@example(electrons=10.0, rotation=-192.72)
+@example(electrons=20.0, rotation=167.28)
+@example(electrons=20.0, rotation=-192.72)
 def test_right_ascension_has_no_special_position(electrons: float, rotation: float) -> None:
     """Moving all tiles in right ascension, also across 0 and 360°, changes nothing."""
     tiles, first = tiles_of(electrons), original_solution(electrons)
@@ -218,7 +218,7 @@ def test_the_anchor_sets_the_units_only(electrons: float, anchor: int) -> None:
 
 @few(4)
 @given(electrons=NOISE, seed=st.integers(1, 1000))
-@example(electrons=10.0, seed=1)
+@example(electrons=20.0, seed=1)
 def test_corrected_tiles_need_no_correction(electrons: float, seed: int) -> None:
     """Calibrating the corrected tiles again yields gain 1 and offset 0 for any sky."""
     tiles = list(simulate(replace(SMALL, tiles=3, electrons=electrons, seed=seed)))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from zemosaic import Settings, calibrate, tile_from_array
+from zemosaic.photometry.pairfit.measurement import PairMeasurement
 from zemosaic.photometry.simulate import Scene, SimulatedTile, align_truth, simulate
 
 #: Without noise and with equal seeing, because different seeing makes the skies differ.
@@ -147,6 +148,22 @@ def dimmed_gains(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     dimmed = [np.exp(np.log(tile.flat).mean()) / tile.gain[0] for tile in tiles]
     error = np.log(solution.gain[:, 0] * dimmed)
     return error - error.mean(), (solution.gain_err / solution.gain)[:, 0]
+
+
+@pytest.mark.parametrize("overlap", [0.12, 0.3])
+def test_errors_of_levels_hold_the_noise_that_cells_share(overlap: float) -> None:
+    """Neighbouring cells of previews are correlated; few patches of a narrow overlap hide it."""
+    pulls = []
+    for seed in range(4):
+        scene = Scene(
+            tiles=16, shape=(240, 320), overlap=overlap, gains=(1.0, 1.0), offset=0.0, stars=1e-5,
+            nebula=0.0, seed=seed,
+        )  # fmt: skip
+        for record in solve(list(simulate(scene)), model="offset").records:
+            (line,) = record.measurements
+            if isinstance(line, PairMeasurement):
+                pulls.append((line.y - line.x) / line.level_err)
+    assert 0.85 < np.sqrt(np.mean(np.square(pulls))) < 1.2
 
 
 def test_a_strong_illumination_is_no_noise_of_the_levels() -> None:

@@ -19,6 +19,8 @@ DISAGREEMENT = 2.0
 PRIOR_PATCHES = 16
 #: Scatter of the sums over patches in units of that of independent samples that refutes the latter.
 CONTRADICTION = 3.0
+#: Mean square of the influence of normal noise in units of its mean weight, with the biweight.
+BIWEIGHT_INFLUENCE = 0.77
 
 
 class FitSummary(NamedTuple):
@@ -189,16 +191,18 @@ def _relative_variance(fit: ChannelFit, band: Band) -> float:
     return variance if variance < 1 else math.inf
 
 
-def level_error(fit: ChannelFit) -> float:
+def level_error(fit: ChannelFit, neighbours: float) -> float:
     """Return the standard error of the level at the pivot, in ADU.
 
     It holds no more scatter than there is within areas: what differs between them, as by an
     illumination, the solver describes or estimates as an excess. Without contrast the middle band
-    has no line to scatter about.
+    has no line to scatter about. Surfaces take up part of the sums over few patches, so that the
+    noise of the blocks is counted at least, `neighbours` times that of independent ones.
     """
     weight, (_, square) = fit.summary.weight, fit.summary.patch_squares
     within = fit.bands[MIDDLE].scale ** 2 * weight
-    return fit.standard_error(weight, weight, min(square, within))
+    norm = BIWEIGHT_INFLUENCE * neighbours * weight
+    return fit.standard_error(weight, norm, min(square, within))
 
 
 def shift_errors(fit: ChannelFit) -> tuple[float, float]:

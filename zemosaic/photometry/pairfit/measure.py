@@ -86,7 +86,7 @@ from .measurement import (
     Rejected,
     require_finite,
 )
-from .overlap_blocks import common_samples
+from .overlap_blocks import common_samples, neighbour_noise
 from .samples import PairSamples
 from .star_scatter import with_star_scatter
 from .streaks import without_streaks
@@ -276,6 +276,7 @@ def _measurement(
     slope = gain.value if gain_measured else 1.0
     summary, unit = fit.summary, origin.unit
     u, v, x, y = summary.pivot
+    level = level_error(fit, neighbour_noise(samples.side))
     x, y = unit * x + origin.x[0], unit * y + origin.y[0]
     return PairMeasurement(
         gain=slope,
@@ -283,7 +284,7 @@ def _measurement(
         offset=y - slope * x if model != "gain" else 0.0,
         x=x,
         y=y,
-        level_err=max(unit * level_error(fit), PRECISION * max(slope * abs(x), abs(y))),
+        level_err=max(unit * level, PRECISION * max(slope * abs(x), abs(y))),
         u=u + origin.corner[0],
         v=v + origin.corner[1],
         cells=samples.cells,
@@ -294,17 +295,17 @@ def _measurement(
         shift_err=shift_errors(fit),
         concentration=detail.concentration,
         bands=detail.bands,
-        patches=_patches(fit, detail.contrast, slope, origin, samples.side),
+        patches=_patches(fit, detail.contrast, slope, level, origin, samples.side),
     )
 
 
 def _patches(
-    fit: ChannelFit, contrast: list[float], slope: float, origin: _Origin, side: int
+    fit: ChannelFit, contrast: list[float], slope: float, error: float, origin: _Origin, side: int
 ) -> tuple[float, ...]:
-    """Return the levels of both tiles by area; see `PairMeasurement`."""
+    """Return the levels of both tiles by area, for the `error` of all; see `PairMeasurement`."""
     numbers: list[float] = []
     (left, top), unit, (x_pedestal, *_), (y_pedestal, *_) = origin
-    variance = (unit * level_error(fit)) ** 2 * fit.summary.weight  # of an area with weight 1
+    variance = (unit * error) ** 2 * fit.summary.weight  # of an area with weight 1
     within = side**2 / 12  # variance of a position within a block
     for (u, v, x, y, uu, uv, vv, xu, xv, yu, yv, weight), share in zip(
         fit.levels, contrast, strict=True

@@ -86,10 +86,20 @@ def _gather_samples(pair: Pair, frame: OverlapFrame) -> PairSamples | None:
         blocks.means,
         blocks.highest,
         blocks.cell_count,
-        shared_noise=(1 + 2 * SHARED_NOISE * (1 - 1 / frame.side)) ** 2,
+        shared_noise=_shared_noise(frame.side),
         block_cells=frame.side**2,
     )
     return _make_samples(pair, frame, blocks, noise)
+
+
+def _shared_noise(side: float) -> float:
+    """Return the variance of the sum of a block in units of that of independent cells."""
+    return (1 + 2 * SHARED_NOISE * (1 - 1 / side)) ** 2
+
+
+def neighbour_noise(side: int) -> float:
+    """Return the variance of a sum of blocks in units of that of independent ones."""
+    return _shared_noise(math.inf) / _shared_noise(side)
 
 
 def _gather_blocks(pair: Pair, frame: OverlapFrame) -> OverlapBlocks | None:
