@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,6 +184,18 @@ def test_a_glow_is_found_beside_an_illumination(corner: float, size: float) -> N
         found, error = light.glow_range(0)
         assert found == pytest.approx(truth, abs=max(4 * error, 0.03 * truth))
         assert rms(matched_levels(mosaic, solution)) < 0.2
+
+
+@pytest.mark.parametrize(("growth", "better"), [(1.0, True), (4.0, False)])
+def test_a_glow_that_takes_gains_apart_is_none(growth: float, better: bool) -> None:
+    """It explains what levels leave, but with gains that nothing else shows."""
+
+    def fit(gain: float, excess: float, glow: float) -> Any:
+        none = Spreads(gain, np.zeros(4), np.zeros(3), np.full(3, glow), level_excess=excess)
+        return SimpleNamespace(spreads=none, residuals=SimpleNamespace(gain_chi=np.ones(5)))
+
+    without, with_glow = fit(1e-3, 10.0, 0.0), fit(growth * 1e-3, 0.0, 4.0)
+    assert hierarchy.explains_more(with_glow, without) == better
 
 
 def test_gradients_and_illumination_are_separated() -> None:

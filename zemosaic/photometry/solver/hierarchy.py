@@ -26,6 +26,7 @@ SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connect
 REACH = 4  # steps from tile to tile: as far as a tile that contradicts all others spoils them
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
+GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains
 
 
 def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray) -> Fit:
@@ -91,22 +92,23 @@ def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
         return fit
     size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
     again = solver.fit(fit.state, found.replace(glow=np.full(3, size), level_excess=0.0))
-    if _explains_more(again, fit):
+    if explains_more(again, fit):
         return again
     solver.tails = tails  # the search for contradictions looks at them
     return fit
 
 
-def _explains_more(again: Fit, fit: Fit) -> bool:
+def explains_more(again: Fit, fit: Fit) -> bool:
     """Whether a second fit halves what levels leave, and does not spoil the gains.
 
     It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
-    leaves the surfaces rough is made of their structure.
+    leaves the surfaces rough is made of their structure. In few tiles one that takes gains far
+    apart with it explains anything.
     """
     found, before = again.spreads, fit.spreads
     more = found.level_excess <= before.level_excess / 2
     more &= found.glow[0] > 0 or (not found.glow.any() and before.level_excess > 0)
-    more &= not again.spreads.is_rough
+    more &= not found.is_rough and found.gain < GAIN_GROWTH * before.gain
     return bool(more and _gain_misfit(again) < _gain_misfit(fit) + GAIN_MISFIT)
 
 
