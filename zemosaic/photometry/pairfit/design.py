@@ -29,7 +29,7 @@ def design_matrix(samples: PairSamples, slope: np.ndarray, model: str) -> np.nda
         C channels, R samples.
     slope : ndarray
         ``(C,)`` approximate slopes.
-    model : {"free", "offset", "gain"}
+    model : {"free", "offset", "held", "gain"}
         "gain" has no nuisance terms.
 
     Returns

@@ -20,7 +20,11 @@ SCENE_INFORMATION = np.array([0.5**-2, 0.5**-2, 0.2**-2])
 
 
 def fit_irls(
-    samples: PairSamples, design: np.ndarray, slope: np.ndarray, fixed_slope: bool
+    samples: PairSamples,
+    design: np.ndarray,
+    slope: np.ndarray,
+    fixed_slope: bool,
+    once: bool = False,
 ) -> LineFit:
     """Fit the line of each channel with Tukey's biweight.
 
@@ -34,6 +38,8 @@ def fit_irls(
         ``(C,)`` initial slopes.
     fixed_slope : bool
         Keep the initial slopes.
+    once : bool
+        Weight the samples by their first residuals alone.
     """
     return _kernels.fit_irls(
         design,
@@ -43,7 +49,7 @@ def fit_irls(
         fixed_slope=fixed_slope,
         scene_information=SCENE_INFORMATION,
         biweight=BIWEIGHT,
-        rounds=ROUNDS,
+        rounds=1 if once else ROUNDS,
         tolerance=SCALE_TOLERANCE if fixed_slope else TOLERANCE,
     )
 

@@ -159,7 +159,7 @@ def _measure_channels(samples: PairSamples, model: str, origin: _Origin) -> list
     levels: list[PairMeasurement | None] = fits
     if held or not all(fits):
         unit_slope = np.where([held or fit is None for fit in fits], 1.0, np.nan)
-        levels = _fit_channels(samples, unit_slope, "offset", origin)
+        levels = _fit_channels(samples, unit_slope, "held" if held else "offset", origin)
     return [
         (_with_free_gain(level, fit) if held else fit or level) or Rejected("no signal in common")
         for fit, level in zip(fits, levels, strict=True)
@@ -194,7 +194,8 @@ def _fit_channels(
 ) -> list[PairMeasurement | None]:
     """Fit the channels with a finite initial slope; None for others and for failed fits.
 
-    The models are "free", "offset" for a fixed slope, and "gain" for a fixed intercept of 0.
+    The models are "free", "offset" for a slope of 1 where none shows, "held" for one that the model
+    holds, and "gain" for a fixed intercept of 0.
     """
     fits: list[PairMeasurement | None] = [None] * len(slope)
     finite = np.flatnonzero(np.isfinite(slope))
@@ -235,8 +236,10 @@ def _fit_without_streaks(
     Light of one tile alone extends beyond the samples that lose their weight, and it is part of
     the scene that the nuisance terms are made of.
     """
-    fixed_slope = model == "offset"
-    fit = fit_irls(samples, design_matrix(samples, slope, model), slope, fixed_slope)
+    fixed_slope = model in ("offset", "held")
+    # Light that contradicts a gain of 1 keeps its say on the level, as in programs without gains.
+    once = model == "held"
+    fit = fit_irls(samples, design_matrix(samples, slope, model), slope, fixed_slope, once)
     if model != "free" or not np.isfinite(fit.slope).all():
         return samples, fit
     outliers = (fit.weights[:, : len(samples.u)] == 0).any(axis=0)
@@ -268,7 +271,7 @@ def _measurement(
     `origin` is that of the channel and those after it.
     """
     detail, gain = detail_gain(fit), NO_ESTIMATE
-    if model != "offset":
+    if model not in ("offset", "held"):
         gain = detail.gain
         if math.isnan(gain.value) and math.isnan(fit_gain(fit).value):
             return None
