@@ -8,6 +8,7 @@ import gc
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from tests.helpers.fakes import HeldClock, Recorder
 from zemosaic import calibrate
 from zemosaic.errors import UserError
 from zemosaic.photometry.simulate import Scene, simulate
-from zemosaic.runtime import dask_cluster, dask_lookout, dask_pool
+from zemosaic.runtime import dask_cluster, dask_lookout, dask_pool, dask_worker, stacks
 from zemosaic.runtime.events import Heartbeat, JobEnded, WorkerStarted
 from zemosaic.runtime.inflight import Inflight
 from zemosaic.runtime.make_pool import make_pool
@@ -420,6 +421,42 @@ def test_no_scheduler_is_one_line() -> None:
     """An address at which nothing listens is a mistake of the user."""
     with pytest.raises(UserError, match=r"tcp://127.0.0.1:1: no Dask scheduler answers"):
         make_pool("dask://127.0.0.1:1")
+
+
+#: A worker whose job calls Python all the time, as an import does: its frames never rest.
+BUSY = """
+import inspect, sys, threading, time
+from pathlib import Path
+import astropy.io.registry.compat as module
+from zemosaic.runtime.dask_worker import record_stacks
+
+def job():
+    while True:
+        exec(compile(inspect.getsource(module), "job", "exec"), {"__package__": module.__package__})
+
+record_stacks(Path(sys.argv[1]))
+threading.Thread(target=job, daemon=True).start()
+print("busy", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not dask_worker.CAN_DUMP, reason="this Python cannot dump a busy worker")
+def test_dumps_of_a_busy_worker_do_not_end_it(tmp_path: Path) -> None:
+    """Its nanny has its stack for each heartbeat; without the GIL every hundredth dump faulted."""
+    stacks.create_folder(tmp_path)
+    command = [sys.executable, "-c", BUSY, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as worker:
+        try:
+            assert worker.stdout is not None
+            assert worker.stdout.readline()
+            for _ in range(600):
+                worker.send_signal(dask_worker.DUMP)
+                time.sleep(0.004)
+            assert worker.poll() is None
+        finally:
+            worker.kill()
+    assert "in job" in RunFolder(tmp_path).stack(worker.pid).read_text()
 
 
 @pytest.mark.parametrize("quiet", [dask_cluster.quiet, asyncio.ensure_future])

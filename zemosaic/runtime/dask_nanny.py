@@ -1,8 +1,8 @@
 """Functions that run at the nannies of Dask's workers: examinations, leases and deaths.
 
 A nanny reads the table of its worker and the dumps of its stacks, also when the worker is stopped,
-stuck with the GIL or dead. A signal asks for a dump: `faulthandler` answers without the GIL. A
-worker without a nanny examines itself.
+stuck with the GIL or dead. A signal asks for a dump, and if the GIL is held another, which
+`faulthandler` answers without it. A worker without a nanny examines itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from . import inflight, stacks
-from .dask_worker import CAN_DUMP, KILL
+from .dask_worker import CAN_DUMP, DUMP, DUMP_AT_ONCE, KILL
 from .inflight import Row
 from .run_folder import RunFolder
 
-DUMP_TIME = 0.3  # seconds until a worker that is not stopped has dumped its stacks
+DUMP_TIME = 0.3  # seconds until a worker that is not stopped has dumped its stacks, twice at most
 LONGEST = 1e9  # seconds: longer than any job, and finite
 EXIT_TIME = 3.0  # seconds until the nanny has seen the end of its worker
 
@@ -131,11 +130,14 @@ async def _dump(folder: str, pid: int) -> None:
     if not CAN_DUMP:
         return
     path = RunFolder(Path(folder)).stack(pid)
-    deadline = time.monotonic() + DUMP_TIME
     with contextlib.suppress(OSError):  # the worker has ended, or its folder was removed
         before = size = path.stat().st_size
-        os.kill(pid, signal.SIGUSR2)
-        while size == before and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-            size = path.stat().st_size
+        for number in (DUMP, DUMP_AT_ONCE):
+            deadline = time.monotonic() + DUMP_TIME
+            os.kill(pid, number)
+            while size == before and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+                size = path.stat().st_size
+            if size > before:
+                break
         await asyncio.sleep(0.01)  # of many threads, the last may be missing

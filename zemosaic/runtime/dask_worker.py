@@ -34,6 +34,9 @@ from .worker_process import keep_freed_memory, run_pickled
 ROWS_PER_THREAD = 4  # also for tasks that the run has given to another worker
 CAN_DUMP = hasattr(faulthandler, "register") and not stacks.DUMPS_IN_PYTHON
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+#: Signals that make a worker dump its stacks: with the GIL, without which the frames of a busy job
+#: may change while they are read, which faults; and at once, for a job that holds the GIL.
+DUMP, DUMP_AT_ONCE = (getattr(signal, name, signal.SIGTERM) for name in ("SIGUSR2", "SIGUSR1"))
 _PR_SET_PDEATHSIG = 1  # parameter of prctl(2)
 
 
@@ -114,7 +117,7 @@ def introduce(run_id: str, identify: Callable[[], str], dask_worker: Any) -> Int
         fetch_part = dask_files.from_peers(run_id, dask_worker)
         place = _Place(folder, kept, fetch_part, Inflight(folder, rows, 0.0))
         _places[run_id] = place
-        _record_stacks(folder)
+        record_stacks(folder)
     if dask_worker.nanny:
         _end_with_nanny()
     keep_freed_memory()
@@ -128,11 +131,18 @@ def introduce(run_id: str, identify: Callable[[], str], dask_worker: Any) -> Int
     )
 
 
-def _record_stacks(folder: Path) -> None:
-    if CAN_DUMP:
-        stacks.dump_on_fault(folder)
-        dumps = os.open(RunFolder(folder).stack(os.getpid()), os.O_WRONLY | os.O_APPEND)
-        faulthandler.register(signal.SIGUSR2, dumps, all_threads=True, chain=False)
+def record_stacks(folder: Path) -> None:
+    """Dump the stacks of this process to a file at a fatal signal, or if a nanny asks for them."""
+    if not CAN_DUMP:
+        return
+    stacks.dump_on_fault(folder)
+    dumps = os.open(RunFolder(folder).stack(os.getpid()), os.O_WRONLY | os.O_APPEND)
+    faulthandler.register(DUMP_AT_ONCE, dumps, all_threads=True, chain=False)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(DUMP, lambda *_: faulthandler.dump_traceback(dumps))
+        signal.siginterrupt(DUMP, False)
+    else:
+        faulthandler.register(DUMP, dumps, all_threads=True, chain=False)
 
 
 def _end_with_nanny() -> None:
