@@ -196,8 +196,9 @@ def level_error(fit: ChannelFit, neighbours: float) -> float:
 
     It holds no more scatter than there is within areas: what differs between them, as by an
     illumination, the solver describes or estimates as an excess. Without contrast the middle band
-    has no line to scatter about. Surfaces take up part of the sums over few patches, so that the
-    noise of the blocks is counted at least, `neighbours` times that of independent ones.
+    has no line to scatter about. In few patches the surfaces take up part of the scatter, so the
+    noise of the blocks is a lower limit; that of a sum has `neighbours` times the variance of
+    independent blocks.
     """
     weight, (_, square) = fit.summary.weight, fit.summary.patch_squares
     within = fit.bands[MIDDLE].scale ** 2 * weight

@@ -237,7 +237,7 @@ def _fit_without_streaks(
     the scene that the nuisance terms are made of.
     """
     fixed_slope = model in ("offset", "held")
-    # Light that contradicts a gain of 1 keeps its say on the level, as in programs without gains.
+    # Stars whose gain is not 1 count in the level as well, as in programs that match levels alone.
     once = model == "held"
     fit = fit_irls(samples, design_matrix(samples, slope, model), slope, fixed_slope, once)
     if model != "free" or not np.isfinite(fit.slope).all():
@@ -305,7 +305,10 @@ def _measurement(
 def _patches(
     fit: ChannelFit, contrast: list[float], slope: float, error: float, origin: _Origin, side: int
 ) -> tuple[float, ...]:
-    """Return the levels of both tiles by area, for the `error` of all; see `PairMeasurement`."""
+    """Return the levels of both tiles by area; see `PairMeasurement`.
+
+    `error` is the standard error of the level of the whole overlap.
+    """
     numbers: list[float] = []
     (left, top), unit, (x_pedestal, *_), (y_pedestal, *_) = origin
     variance = (unit * error) ** 2 * fit.summary.weight  # of an area with weight 1

@@ -102,8 +102,8 @@ def explains_more(again: Fit, fit: Fit) -> bool:
     """Whether a second fit halves what levels leave, and does not spoil the gains.
 
     It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
-    leaves the surfaces rough is made of their structure. In few tiles one that takes gains far
-    apart with it explains anything.
+    leaves the surfaces rough is made of their structure. In few tiles, a glow and gains that
+    scatter far more than before can explain any levels.
     """
     found, before = again.spreads, fit.spreads
     more = found.level_excess <= before.level_excess / 2
