@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import pair_line
 from zemosaic.photometry.illumination import TERMS
-from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS
+from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS, Measurement
 from zemosaic.photometry.solver.channel import Channel, TileFrame
+from zemosaic.photometry.solver.channel_pairs import MeasuredPairs
 from zemosaic.photometry.solver.initial import reference_levels
 from zemosaic.photometry.solver.pair_ends import patch_points
 from zemosaic.photometry.solver.pair_rows import (
@@ -33,12 +35,18 @@ from zemosaic.photometry.solver.ties import Ties
 STEP = 1e-4
 
 
+def measured(lines: Iterable[Measurement]) -> MeasuredPairs:
+    """Return pairs of one channel as arrays."""
+    given = list(lines)
+    return MeasuredPairs.of(given, len(given))
+
+
 def equations(instruments: int, tied: bool) -> tuple[PairEquations, State]:
     """Return the equations of nine tiles, and a random state."""
     mosaic = InventedMosaic(3, instruments=instruments, corner=0.2)
     ties = Ties.of([[None] * 9], [[k // 3 for k in range(9)]]) if tied else None
     channel = Channel.of(
-        mosaic.i, mosaic.j, [line for (line,) in mosaic.measure()], np.ones(len(mosaic.i)),
+        mosaic.i, mosaic.j, measured(line for (line,) in mosaic.measure()), np.ones(len(mosaic.i)),
         sky=mosaic.sky()[:, 0], model="auto", anchor=None, frame=mosaic.frame, ties=ties,
         instruments=mosaic.instruments,
     )  # fmt: skip
@@ -162,8 +170,8 @@ def test_the_truth_has_no_residuals(structure: float) -> None:
     mosaic.glow[0, :5] = [3.0, -2.0, 1.0, 4.0, 2.0]
     lines = [line for (line,) in mosaic.measure(noise=0.0)]
     channel = Channel.of(
-        mosaic.i, mosaic.j, lines, np.ones(len(lines)), sky=mosaic.sky()[:, 0], model="auto",
-        anchor=None, frame=mosaic.frame, instruments=mosaic.instruments,
+        mosaic.i, mosaic.j, measured(lines), np.ones(len(lines)), sky=mosaic.sky()[:, 0],
+        model="auto", anchor=None, frame=mosaic.frame, instruments=mosaic.instruments,
     )  # fmt: skip
     pair_equations = PairEquations(channel, np.zeros(9))
     unit, half_tile = channel.pairs.unit, pair_equations.half_tile
@@ -193,8 +201,8 @@ def test_an_excess_is_shared_by_half_of_the_patches_in_use() -> None:
     patches[:, :2], patches[:, 7] = corners, 1.0
     lines = [pair_line(1.0, 0.0, 0.0, patches=patches[:number]) for number in (1, 2, 3, 4)]
     channel = Channel.of(
-        np.arange(4), np.arange(1, 5), lines, np.array([1.0, 1.0, 2.0, 1.0]), sky=np.zeros(5),
-        model="auto", anchor=None, frame=None,
+        np.arange(4), np.arange(1, 5), measured(lines), np.array([1.0, 1.0, 2.0, 1.0]),
+        sky=np.zeros(5), model="auto", anchor=None, frame=None,
     )  # fmt: skip
     assert channel.pairs.alike.tolist() == [1.0, 1.0, 3.0, 2.0]
 

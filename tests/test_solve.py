@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,11 +13,13 @@ from tests.helpers.pairs import pair_line, raised, turned, without_gain
 from zemosaic.errors import NoSolution
 from zemosaic.photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
 from zemosaic.photometry.solver.channel import Channel, TileFrame
+from zemosaic.photometry.solver.channel_pairs import MeasuredPairs
 from zemosaic.photometry.solver.channel_solver import solve_channel
 from zemosaic.photometry.solver.groups import group_medians
 from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
 from zemosaic.photometry.solver.potentials import Differences, potentials
 from zemosaic.photometry.solver.solve import Solution, solve
+from zemosaic.pipeline.packed_measurements import PackedMeasurements, stack_measured
 
 
 def grid_pairs(side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,6 +144,22 @@ def assert_same_bits(first: object, second: object) -> None:
         assert_same_bits(value, vars(second)[name])
 
 
+def test_packed_measurements_give_the_bits_of_objects() -> None:
+    """In two channels, of which one has a pair that is rejected and one whose level overflowed."""
+    truth = Truth(4, 1)
+    pairs: list[list[Measurement]] = [[line, line] for (line,) in truth.pairs(1.0)]
+    pairs[3][0] = Rejected("too few cells")
+    pairs[5][1] = replace(pair_line(1.0, 1000.0, 1000.0), level_err=np.nan)
+    packed = [PackedMeasurements.of(of_pair) for of_pair in pairs]
+    sky = np.repeat(truth.sky, 2, axis=1)
+    given = pairs, [stack_measured(packed, channel) for channel in (0, 1)]
+    first, second = (solve(truth.i, truth.j, measurements, sky) for measurements in given)
+    for field in fields(Solution):
+        if field.type == "np.ndarray":
+            assert_same_bits(getattr(first, field.name), getattr(second, field.name))
+    assert np.argwhere(np.isnan(first.chi)).tolist() == [[3, 0], [5, 1]]
+
+
 @pytest.mark.parametrize("model", ["gain+offset", "gain+plane", "auto"])
 def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
     """Solved twice, a channel with distrusted pairs gives the same bits."""
@@ -150,7 +168,7 @@ def test_solving_a_channel_changes_none_of_its_arrays(model: str) -> None:
         np.zeros((16, 2)), np.broadcast_to(np.eye(2), (16, 2, 2)), np.full((16, 2), 100)
     )
     channel = Channel.of(
-        truth.i, truth.j, [m for (m,) in pairs], np.ones(len(pairs)),
+        truth.i, truth.j, MeasuredPairs.of((m for (m,) in pairs), len(pairs)), np.ones(len(pairs)),
         sky=truth.sky[:, 0], model=model, anchor=None, frame=frame,
     )  # fmt: skip
     before = {name: np.copy(array) for name, array in vars(channel.pairs).items()}

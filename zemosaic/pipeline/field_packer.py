@@ -46,6 +46,7 @@ class FieldPacker(Generic[Record]):
         self._record_type = record_type
         self._struct = Struct("<" + "".join(formats[name][0] for name in (*scalars, *vectors)))
         self._head = [(name, formats[name][0]) for name in scalars]
+        self._tuples = [(name, formats[name][0]) for name in vectors]
         self._head_names = scalars
         self._head_struct = Struct("<" + "".join(code for _, code in self._head))
         self.head_size = self._head_struct.size
@@ -62,6 +63,12 @@ class FieldPacker(Generic[Record]):
     def head_type(self) -> list[tuple[str, str]]:
         """The numbers that are no tuples, the first of a record, as the fields of a numpy dtype."""
         return [(name, _NUMPY_FORMATS[code]) for name, code in self._head]
+
+    @property
+    def row_type(self) -> list[tuple[str, str, tuple[int, ...]]]:
+        """All numbers of a record as the fields of a numpy dtype, tuples as arrays of floats."""
+        numbers = [(name, kind, ()) for name, kind in self.head_type]
+        return numbers + [(name, "<f8", (len(codes),)) for name, codes in self._tuples]
 
     def check(self, size: int) -> None:
         """Raise ValueError if records have not this number of bytes: another layout has it."""

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from ..photometry.pairfit.measurement import Measurement, PairMeasurement, Rejected
+from ..photometry.solver.channel_pairs import MeasuredPairs
 from .field_packer import FieldPacker
 
 _packer = FieldPacker(PairMeasurement)
 #: The fields of a `PairMeasurement` that are no tuples, for numpy.
 HEAD_TYPE = np.dtype(_packer.head_type)
+#: All fields.
+ROW_TYPE = np.dtype(_packer.row_type)
 _SUMMARY = ("gain", "offset", "rms")
 
 
@@ -144,6 +147,14 @@ def stack_heads(pairs: Sequence[Iterable[Measurement]], channels: int) -> np.nda
         for entry in PackedMeasurements.of(pair).entries:
             rows += none if isinstance(entry, str) else entry[: _packer.head_size]
     return np.frombuffer(bytes(rows), HEAD_TYPE).reshape(len(pairs), channels)
+
+
+def stack_measured(pairs: Sequence[Iterable[Measurement]], channel: int) -> MeasuredPairs:
+    """Return all numbers of the pairs that are measured in a channel."""
+    entries = [PackedMeasurements.of(pair).entries[channel] for pair in pairs]
+    measured = np.fromiter((isinstance(entry, bytes) for entry in entries), bool, len(entries))
+    rows = b"".join(_whole(entry) for entry in entries if isinstance(entry, bytes))
+    return MeasuredPairs(measured, np.frombuffer(rows, ROW_TYPE))
 
 
 def measured_heads(measurements: Iterable[Measurement]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from ..runtime.scheduler import Job, Outcome
 from .apply_stage import write_corrected_tiles
 from .groups import tie_tiles
 from .instruments import find_instruments
+from .packed_measurements import stack_measured
 from .prepare_stage import FirstStage
 from .records import (
     PairRecord,
@@ -198,10 +199,11 @@ def _solve(
     measurements = [record.measurements for record in records]
     if context.settings.gain_from == "stars":
         measurements = [with_star_gains(record.measurements, record.stars) for record in records]
+    measured = [stack_measured(measurements, channel) for channel in range(prepared.channels)]
     model = context.settings.model
     factors = repetition(graph, corners)
     return solve(
-        graph.i, graph.j, measurements, sky, model, anchor, frame, factors, ties, instruments,
+        graph.i, graph.j, measured, sky, model, anchor, frame, factors, ties, instruments,
         different,
     )  # fmt: skip
 

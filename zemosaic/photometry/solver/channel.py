@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from ..illumination import Instruments
-from ..pairfit.measurement import Measurement
-from .channel_pairs import ChannelPairs, measured_columns
+from .channel_pairs import ChannelPairs, MeasuredPairs
 from .dissection import graph_positions
 from .ties import Ties
 
@@ -77,7 +75,7 @@ class Channel:
         cls,
         i: np.ndarray,
         j: np.ndarray,
-        measurements: Iterable[Measurement],
+        measurements: MeasuredPairs,
         repetition: np.ndarray,
         *,
         sky: np.ndarray,
@@ -89,9 +87,10 @@ class Channel:
         different: np.ndarray | None = None,
     ) -> Channel:
         """Collect the measurements of all pairs ``(i, j)``; see `solve`."""
-        measured, column = measured_columns(measurements, len(i))
+        finite = measurements.finite()
+        measured = finite.measured
         pairs = ChannelPairs.of(
-            np.asarray(i)[measured], np.asarray(j)[measured], column, repetition[measured]
+            np.asarray(i)[measured], np.asarray(j)[measured], finite.rows, repetition[measured]
         )
         if different is not None:
             pairs = pairs.distrust(different[measured])

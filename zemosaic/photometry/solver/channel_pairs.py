@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from struct import Struct
-from typing import TypeGuard
 
 import numpy as np
 
@@ -105,7 +103,7 @@ class ChannelPairs:
         column: np.ndarray,
         repetition: np.ndarray,
     ) -> ChannelPairs:
-        """Collect pairs ``(P,)`` of `_COLUMNS`.
+        """Collect pairs ``(P,)`` with the fields of `PairMeasurement`.
 
         Their variances grow by the factors `repetition`.
         """
@@ -184,28 +182,46 @@ def _level_unit(level_err: np.ndarray) -> float:
     return float(np.exp2(np.floor(np.log2(positive.min())))) if len(positive) else 1.0
 
 
-def measured_columns(
-    measurements: Iterable[Measurement], pairs: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return which pairs are measured, and their numbers; one object is in memory at a time."""
-    measured, column = np.zeros(pairs, dtype=bool), np.empty(pairs, np.dtype(_COLUMNS))
-    numbers = Struct(f"{column.itemsize // 8}d")  # takes a third of the time of numpy
-    memory, place = column.view(np.uint8).data, 0
-    scalars, arrays = (
-        attrgetter(*(name for name, _, shape in _COLUMNS if bool(shape) == of_arrays))
-        for of_arrays in (False, True)
-    )
-    for number, line in enumerate(measurements):
-        if _is_measured(line):
-            measured[number] = True
-            shift, shift_err, bands, patches = arrays(line)
-            numbers.pack_into(memory, place, *scalars(line), *shift, *shift_err, *bands, *patches)
-            place += numbers.size
-    return measured, column[: place // numbers.size]
+@dataclass(frozen=True, eq=False)
+class MeasuredPairs:
+    """Which pairs are measured in a channel, and their numbers.
 
+    Parameters
+    ----------
+    measured : ndarray
+        ``(P,)`` bool.
+    rows : ndarray
+        ``(n,)`` structured array with the fields of `PairMeasurement`, of the measured ones.
+    """
 
-def _is_measured(line: Measurement) -> TypeGuard[PairMeasurement]:
-    """Whether a channel of a pair has a measurement, of finite numbers."""
-    return isinstance(line, PairMeasurement) and math.isfinite(
-        line.gain + line.x + line.y + line.level_err
-    )
+    measured: np.ndarray
+    rows: np.ndarray
+
+    @classmethod
+    def of(cls, measurements: Iterable[Measurement], pairs: int) -> MeasuredPairs:
+        """Collect the measurements of all pairs; one object is in memory at a time."""
+        measured, rows = np.zeros(pairs, dtype=bool), np.empty(pairs, np.dtype(_COLUMNS))
+        numbers = Struct(f"{rows.itemsize // 8}d")  # takes a third of the time of numpy
+        memory, place = rows.view(np.uint8).data, 0
+        scalars, arrays = (
+            attrgetter(*(name for name, _, shape in _COLUMNS if bool(shape) == of_arrays))
+            for of_arrays in (False, True)
+        )
+        for number, line in enumerate(measurements):
+            if isinstance(line, PairMeasurement):
+                measured[number] = True
+                shift, shift_err, bands, patches = arrays(line)
+                given = *scalars(line), *shift, *shift_err, *bands, *patches
+                numbers.pack_into(memory, place, *given)
+                place += numbers.size
+        return cls(measured, rows[: place // numbers.size])
+
+    def finite(self) -> MeasuredPairs:
+        """Return those of which the pivot and its error are finite."""
+        rows = self.rows
+        used = np.isfinite(rows["gain"] + rows["x"] + rows["y"] + rows["level_err"])
+        if used.all():
+            return self
+        measured = self.measured.copy()
+        measured[measured] = used
+        return MeasuredPairs(measured, rows[used])

@@ -14,6 +14,7 @@ from ...errors import NoSolution
 from ..illumination import Illumination, Instruments
 from ..pairfit.measurement import Measurement
 from .channel import Channel, TileFrame
+from .channel_pairs import MeasuredPairs
 from .channel_solver import ChannelSolution, solve_channel
 from .shared_terms import illuminations
 from .spreads import Spreads
@@ -165,7 +166,7 @@ class Correction:
 def solve(
     i: np.ndarray,
     j: np.ndarray,
-    measurements: Sequence[Sequence[Measurement]],
+    measurements: Sequence[Sequence[Measurement]] | Sequence[MeasuredPairs],
     sky: np.ndarray,
     model: str = "gain+offset",
     anchor: int | None = None,
@@ -182,7 +183,8 @@ def solve(
     i, j : ndarray
         ``(P,)`` int tiles of each pair.
     measurements : sequence
-        ``P`` sequences of one measurement per channel.
+        ``P`` sequences of one measurement per channel, or the measured pairs of each of ``C``
+        channels.
     sky : ndarray
         ``(T, C)`` sky level of each tile in ADU; NaN for a tile that could not be read.
     model : str
@@ -212,12 +214,12 @@ def solve(
         The pairs have no finite solution.
     """
     if repetition is None:
-        repetition = np.ones(len(measurements))
+        repetition = np.ones(len(i))
     channels = [
         Channel.of(
             i,
             j,
-            (of_pair[c] for of_pair in measurements),
+            measured,
             repetition,
             sky=sky[:, c],
             model=model,
@@ -227,7 +229,7 @@ def solve(
             instruments=instruments,
             different=different,
         )
-        for c in range(sky.shape[1])
+        for c, measured in enumerate(_by_channel(measurements, sky.shape[1]))
     ]
     try:
         solutions = [solve_channel(channel).in_adu(channel.pairs.unit) for channel in channels]
@@ -246,3 +248,15 @@ def solve(
     if instruments is not None and frame is not None:
         shared = illuminations([s.shared for s in solutions], instruments, frame.shape)
     return Solution(**stacked, illuminations=shared, spreads=tuple(s.spreads for s in solutions))
+
+
+def _by_channel(
+    measurements: Sequence[Sequence[Measurement]] | Sequence[MeasuredPairs], channels: int
+) -> list[MeasuredPairs]:
+    """Return the measured pairs of each channel."""
+    objects = [given for given in measurements if not isinstance(given, MeasuredPairs)]
+    if measurements and not objects:
+        return [given for given in measurements if isinstance(given, MeasuredPairs)]
+    return [
+        MeasuredPairs.of((of_pair[c] for of_pair in objects), len(objects)) for c in range(channels)
+    ]
