@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.pairs import pair_line, raised, turned, without_gain
@@ -375,7 +375,8 @@ def test_the_anchor_sets_only_the_gauge(seed: int, first: int, second: int) -> N
     assert after.chi == pytest.approx(before.chi, abs=1e-5)
 
 
-@PROPERTY
+# It is a shortfall, of which no smallest example has to be found.
+@settings(PROPERTY, phases=[Phase.generate])
 @given(
     st.integers(0, 99), st.integers(1, 15), st.floats(0.2, 5.0), st.floats(-500.0, 500.0),
 )  # fmt: skip
