@@ -7,7 +7,7 @@ import numpy as np
 from .columns import Columns
 from .hierarchy_solver import HierarchySolver
 from .learner import settled
-from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
+from .pair_residuals import PairResiduals
 from .pair_rows import Rows, State
 from .spreads import Spreads
 from .suspects import suspect_limit, worst_tiles
@@ -60,7 +60,7 @@ def _fit_planes(
     solver: HierarchySolver, state: State, spreads: Spreads
 ) -> tuple[State, PairResiduals]:
     """Fit gains, levels and planes until their sizes are steady."""
-    robust, none = RobustWeights(), np.zeros(3)
+    robust, none = solver.robust_weights(spreads), np.zeros(3)
     spreads = spreads.replace(
         surface=spreads.surface * (np.arange(4) < 1), log_flat=none, level_excess=0.0
     )
@@ -72,7 +72,7 @@ def _fit_planes(
         state = solver.next_state(columns, rows, weights, state, spreads)
         gain_var = columns.of_kind(solver.normal.variance())[:, 0]
         sizes, spreads = spreads, solver.learn(number, state, spreads, rows, weights, kept=True)
-        if number > MILD_ROUNDS + NARROWING and settled(sizes, spreads):
+        if number > robust.rounds and settled(sizes, spreads):
             break
     return state, solver.residuals(_separated_rows(solver, state, columns, spreads, gain_var))
 

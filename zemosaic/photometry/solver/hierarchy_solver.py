@@ -22,7 +22,7 @@ from .fit import Fit
 from .initial import tiles_in_other_unit
 from .learner import Learner, settled
 from .normal_equations import NormalEquations
-from .pair_residuals import MILD_ROUNDS, NARROWING, PairResiduals, RobustWeights
+from .pair_residuals import PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
 from .robust_lsq import LEAST_WEIGHT
 from .scales import Scales
@@ -42,7 +42,8 @@ LAST_LEARNING = 45  # round, after which sizes are kept
 STEADY = 1e-9  # change of a log-gain in the last round
 #: Rms step of the last round in units of the errors, where many terms make rounds long and one tile
 #: may change for ever.
-STEADY_ON_AVERAGE, MANY_TERMS = 1e-3, 3_000
+STEADY_ON_AVERAGE, MANY_TERMS = 1e-2, 3_000
+FEWER = 4  # rounds in which weights narrow, where sizes are known
 FIRST_GAIN_SPREAD = 0.1
 #: First excess in units of the squared residuals. With less, gains of 1 that are wrong spoil the
 #: levels; with more, planes do not show.
@@ -136,7 +137,7 @@ class HierarchySolver:
         numpy.linalg.LinAlgError
             The rounds diverge.
         """
-        robust, extrapolation, learning = RobustWeights(), Extrapolation(), True
+        robust, extrapolation, learning = self.robust_weights(spreads), Extrapolation(), True
         self._drops = 0
         spreads = spreads.replace(gain_excess=min(spreads.gain_excess, self.gain_excess))
         for number in range(1, ROUNDS + 1):
@@ -146,13 +147,14 @@ class HierarchySolver:
             weights = self.weights(robust, number, rows)
             if not learning:
                 weights = extrapolation.of_round(weights)
-            self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
+            separate = number <= min(robust.mild, SEPARATE_ROUNDS)
+            self.separate(rows, everywhere=separate)
             last, state = state, self.next_state(columns, rows, weights, state, spreads)
-            if number <= SEPARATE_ROUNDS:
+            if separate:
                 continue
             if learning:
                 sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
-                learning = number <= MILD_ROUNDS + NARROWING or not settled(sizes, spreads)
+                learning = number <= robust.rounds or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
             elif self._is_steady(last, state):
                 break
@@ -163,6 +165,18 @@ class HierarchySolver:
             self.equations.half_tile, state, spreads, columns, normal, rows,
             self.residuals(rows), self.doubtful, self.apart,
         )  # fmt: skip
+
+    def robust_weights(self, spreads: Spreads) -> RobustWeights:
+        """Return the weights of the pairs, before the first round.
+
+        Where sizes are known no class hides behind another. Then fewer rounds will do, and gains
+        and levels alone start from weights that have narrowed.
+        """
+        if self.learns_tiles:
+            return RobustWeights()
+        if spreads.surface.any() or spreads.log_flat.any() or spreads.glow.any():
+            return RobustWeights(SEPARATE_ROUNDS, FEWER)
+        return RobustWeights(mild=0, narrowing=1)
 
     def _is_steady(self, last: State, state: State) -> bool:
         """Return whether the last round has hardly changed the state."""

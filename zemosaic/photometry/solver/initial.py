@@ -19,6 +19,7 @@ FEWEST_LOOPS = 3  # to judge the errors of gains by
 OUTLIER = 3.0  # standard deviations at which a residual counts at most
 ROUNDS = 30  # of scoring
 OTHER_UNIT = 25.0  # robust standard deviations of the log-gains, at least a factor of 7
+LEVEL_ROUNDS = 32, 8  # at most, the latter where surfaces are left out as yet
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
 
@@ -117,5 +118,6 @@ def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.nda
     difference = gain[j] * (pairs.y - reference[j]) - gain[i] * (pairs.x - reference[i])
     error = np.maximum(gain[j] * pairs.level_err, LEAST_LEVEL_ERROR)
     differences = Differences(node[i], node[j], difference, error**-2.0)
-    fit = potentials(channel.tiles, differences, position=channel.position)
+    rounds = LEVEL_ROUNDS[channel.surface_order > 0]
+    fit = potentials(channel.tiles, differences, rounds=rounds, position=channel.position)
     return np.asarray(fit.value[node])

@@ -62,10 +62,24 @@ class PairResiduals:
 
 
 class RobustWeights:
-    """Weights of the pairs, from all their residuals, over the rounds."""
+    """Weights of the pairs, from all their residuals, over the rounds.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    mild : int
+        Rounds with Huber's weights.
+    narrowing : int
+        Rounds after these, in which the limit of Tukey's weights narrows.
+    """
+
+    def __init__(self, mild: int = MILD_ROUNDS, narrowing: int = NARROWING) -> None:
+        self.mild, self.narrowing = mild, narrowing
         self._widest: list[float] = [1.0] * 3
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds until the weights are those of their final limit."""
+        return self.mild + self.narrowing
 
     def of_round(self, number: int, residuals: PairResiduals) -> np.ndarray:
         """Return the weights ``(P,)`` for the residuals of a round."""
@@ -76,12 +90,12 @@ class RobustWeights:
             values = chi[measured]
             if not len(values):
                 continue
-            if number <= MILD_ROUNDS:
+            if number <= self.mild:
                 limit = robust_scale(values) * BIWEIGHT
                 self._widest[kind] = max(1.0, float(values.max()) / limit)
                 weights[measured] *= huber_weights(values)
             else:
-                narrowed = min(1.0, (number - MILD_ROUNDS) / NARROWING)
+                narrowed = min(1.0, (number - self.mild) / self.narrowing)
                 widening = self._widest[kind] ** (1 - narrowed)
                 weights[measured] *= tukey_weights(values, widening=widening)
         return np.maximum(weights, LEAST_WEIGHT)

@@ -12,14 +12,14 @@ from .block_system import BlockFactor, BlockSystem
 ROUNDS = 32  # largest number of reweighting rounds
 # The first rounds use Huber's weights: in the plain least-squares solution a wrong pair has pulled
 # its tile so far that Tukey's weights would reject the good pairs and never recover them.
-MILD_ROUNDS = 6
+MILD_ROUNDS = 4
 # The limit of Tukey's weights then narrows from the worst pair down to its final value: if all
 # pairs of a tile contradict the first solution, some that agree shall win instead of none.
-NARROWING = 6  # rounds
+NARROWING = 4  # rounds
 LEAST_WEIGHT = 1e-6  # of an outlying pair: keeps the graph connected
 # Convergence: rms change of the residuals in units of their errors. In a large mosaic a few pairs
 # never come to rest.
-STEADY = 3e-3
+STEADY = 0.02
 MEDIAN_CHI = {1: GAUSSIAN_MEDIAN, 2: 1.1774, 3: 1.5382}  # by degrees of freedom
 
 
