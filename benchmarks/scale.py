@@ -4,11 +4,11 @@
 
 Footprints are those of a mosaic on a patch of sky in which each tile overlaps its eight
 neighbours. In "mixed" 1 % of them are between 0.1 and 6 times as large, and five cover most of a
-hundred thousand. The solver gets simulated pairs with noise and 1 % outliers, as `PairMeasurement`
-objects; the time to make these does not count. "planes" is the model gain+surface; in "islands"
-tiles form separate pairs; "random" are dithers without a pattern, and "nearest" the same with the
-eight nearest neighbours of each; a "ring" is a closed strip, and a narrow "bridge" joins two
-clusters. "previews" is the complete phase on tiles of 1080 × 1920 with eight neighbours each: nine
+hundred thousand. The solver gets simulated pairs with noise and 1 % outliers, packed as in a run;
+the time to pack these does not count. "planes" is the model gain+surface; in "islands" tiles form
+separate pairs; "random" are dithers without a pattern, and "nearest" the same with the eight
+nearest neighbours of each; a "ring" is a closed strip, and a narrow "bridge" joins two clusters.
+"previews" is the complete phase on tiles of 1080 × 1920 with eight neighbours each: nine
 frames of a periodic sky serve as all tiles, so only previews and measurements grow; memory is that
 of the process tree.
 
@@ -42,6 +42,7 @@ from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS, PATCH_WEIGHT,
 from zemosaic.photometry.simulate import Scene, simulate
 from zemosaic.photometry.solver.channel import TileFrame
 from zemosaic.photometry.solver.solve import Solution, solve
+from zemosaic.pipeline.packed_measurements import PackedMeasurements, stack_measured
 
 MEDIAN_CHI2 = 0.455  # of one degree of freedom
 FRAME = (1080, 1920)
@@ -185,23 +186,22 @@ class Truth:
         patches[..., 8] = 1 / 16
         return patches
 
-    def measured(self) -> list[tuple[PairMeasurement]]:
-        """Return the measurements of all pairs, in one channel."""
+    def measured(self) -> list[PackedMeasurements]:
+        """Return the measurements of all pairs, in one channel, as a run has them."""
         columns = (
             self.a, self.a * self.gain_err, self.x, self.y, self.level_err, *self.pivot.T,
             self.patches.reshape(self.pairs, -1),
         )  # fmt: skip
-        return [
-            (
-                PairMeasurement(
-                    a, err, y - a * x, x, y, level_err, u, v, 1000, 1.0, 0.9, True,
-                    concentration=0.1, patches=tuple(patches),
-                ),
+        lines = (
+            PairMeasurement(
+                a, err, y - a * x, x, y, level_err, u, v, 1000, 1.0, 0.9, True,
+                concentration=0.1, patches=tuple(patches.tolist()),
             )
             for a, err, x, y, level_err, u, v, patches in zip(
-                *(column.tolist() for column in columns), strict=True
+                *(column.tolist() for column in columns[:-1]), columns[-1], strict=True
             )
-        ]  # fmt: skip
+        )  # fmt: skip
+        return [PackedMeasurements.of((line,)) for line in lines]
 
 
 def memory() -> float:
@@ -226,7 +226,7 @@ def solving(tiles: int, case: str) -> list[dict[str, Any]]:
     frame = TileFrame(truth.centre, jacobians, shapes)
     model = "gain+surface" if truth.planes else "gain+offset"
     start = clocks()
-    solution = solve(truth.i, truth.j, measured, sky, model, frame=frame)
+    solution = solve(truth.i, truth.j, [stack_measured(measured, 0)], sky, model, frame=frame)
     seconds, cpu = clocks() - start
     size = {"tiles": truth.tiles, "pairs": truth.pairs, "before": before}
     times = {"seconds": seconds, "cpu": cpu}

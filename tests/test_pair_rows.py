@@ -184,7 +184,9 @@ def test_the_truth_has_no_residuals(structure: float) -> None:
     # Changes of F and of the light within a patch count to second order.
     assert np.abs(rows.residual[:, :-1]).max() * unit < 0.15
     assert np.abs(rows.residual[:, -1]).max() < 1e-10
-    untilted = replace(channel.pairs, tilt=np.zeros_like(channel.pairs.tilt))
+    patches = channel.pairs.patches.copy()
+    patches[..., 9:] = 0.0
+    untilted = replace(channel.pairs, patches=patches)
     without_tilt = PairEquations(replace(channel, pairs=untilted), np.zeros(9))
     (rows,) = rows_of(without_tilt, state)
     assert np.abs(rows.residual[:, :-1]).max() * unit > 0.25

@@ -11,8 +11,8 @@ REQUIRED = (
     "gain", "offset", "x", "y", "level_err", "u", "v", "rms",
     "correlation", "concentration", "patches",
 )  # fmt: skip
-#: Numbers of a patch in `PairMeasurement.patches`, and which of them is its weight.
-PATCH_NUMBERS, PATCH_WEIGHT = 11, 7
+#: Numbers of a patch in `PairMeasurement.patches`, and which of them are its weight and contrast.
+PATCH_NUMBERS, PATCH_WEIGHT, PATCH_CONTRAST = 11, 7, 8
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,13 @@ from struct import Struct
 import numpy as np
 
 from .._kernels.lattice import AREAS as PATCHES
-from ..pairfit.measurement import PATCH_NUMBERS, Measurement, PairMeasurement
+from ..pairfit.measurement import (
+    PATCH_CONTRAST,
+    PATCH_NUMBERS,
+    PATCH_WEIGHT,
+    Measurement,
+    PairMeasurement,
+)
 from .bands import combine_bands
 
 #: Part of the patches of an overlap whose excess is alike: a structure that the model leaves out
@@ -49,19 +55,14 @@ class ChannelPairs:
         ``(P,)`` sum of the squared shares of the gain's information.
     x, y, level_err : ndarray
         ``(P,)`` pivot, and standard error of the level at the pivot.
-    place : ndarray
-        ``(P, 16, 2)`` position of each patch in cells; that of another patch for one without data.
-    extent : ndarray
-        ``(P, 16, 3)`` covariances uu, uv and vv of the positions within each patch in cells².
+    patches : ndarray
+        ``(P, 16, 11)`` numbers of each patch, as measured.
     x_level, y_level : ndarray
-        ``(P, 16)`` levels of both tiles in each patch.
+        ``(P, 16)`` levels of both tiles in each patch; those of another patch for one without data.
     level_var : ndarray
         ``(P, 16)`` variances of ``y_level - slope * x_level``; infinite without data.
     contrast : ndarray
         ``(P, 16)`` share of each patch in the information on the gain.
-    tilt : ndarray
-        ``(P, 16, 2)`` covariances of the levels with the positions within each patch, times cells,
-        in the levels of tile i.
     shift, shift_err : ndarray
         ``(P, 2)`` shift of the scene in cells; NaN if not measured.
     repetition : ndarray
@@ -82,13 +83,11 @@ class ChannelPairs:
     x: np.ndarray
     y: np.ndarray
     level_err: np.ndarray
-    place: np.ndarray
-    extent: np.ndarray
+    patches: np.ndarray
     x_level: np.ndarray
     y_level: np.ndarray
     level_var: np.ndarray
     contrast: np.ndarray
-    tilt: np.ndarray
     shift: np.ndarray
     shift_err: np.ndarray
     repetition: np.ndarray
@@ -109,9 +108,10 @@ class ChannelPairs:
         """
         widening = np.sqrt(repetition)
         unit = _level_unit(column["level_err"])
-        patches = _patches(column["patches"])
-        gains = combine_bands(column["bands"])
-        used = np.count_nonzero(np.isfinite(patches[..., 7]), axis=1)
+        patches = column["patches"].reshape(-1, PATCHES, PATCH_NUMBERS)
+        weight, contrast = patches[..., PATCH_WEIGHT].copy(), patches[..., PATCH_CONTRAST].copy()
+        gains, used = combine_bands(column["bands"]), weight > 0
+        variance = np.where(used, 1 / np.where(used, weight, 1.0), np.inf)
         measured, banded = column["gain_measured"] > 0, np.isfinite(gains.gain)
         return cls(
             unit=unit,
@@ -124,19 +124,35 @@ class ChannelPairs:
             x=column["x"] / unit,
             y=column["y"] / unit,
             level_err=column["level_err"] / unit * widening,
-            place=patches[..., :2],
-            extent=patches[..., 4:7],
-            x_level=patches[..., 2] / unit,
-            y_level=patches[..., 3] / unit,
-            level_var=patches[..., 7] / unit**2 * repetition[:, None],
-            contrast=patches[..., 8],
-            tilt=patches[..., 9:] / unit,
+            patches=patches,
+            x_level=_filled(patches[..., 2], weight) / unit,
+            y_level=_filled(patches[..., 3], weight) / unit,
+            level_var=variance / unit**2 * repetition[:, None],
+            contrast=contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300),
             shift=column["shift"],
             shift_err=column["shift_err"],
             repetition=repetition,
-            alike=repetition * np.maximum(ALIKE * used, 1.0),
+            alike=repetition * np.maximum(ALIKE * np.count_nonzero(used, axis=1), 1.0),
             trusted=np.ones(len(i), dtype=bool),
         )
+
+    def places(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the patches of some pairs ``(n,)`` are.
+
+        Means ``(n, 16, 2)`` in cells, those of another patch for one without data, and covariances
+        uu, uv and vv ``(n, 16, 3)`` in cells².
+        """
+        patches = self.patches[pairs]
+        weight = patches[..., PATCH_WEIGHT]
+        means = [_filled(patches[..., k], weight) for k in (0, 1)]
+        return np.stack(means, axis=-1), patches[..., 4:7]
+
+    def tilts(self, pairs: np.ndarray) -> np.ndarray:
+        """Return covariances ``(n, 16, 2)`` of levels and positions within the patches of pairs.
+
+        In the levels of tile i, times cells.
+        """
+        return np.asarray(self.patches[pairs][..., 9:] / self.unit)
 
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
         """Return some of the pairs, by a boolean or index array."""
@@ -158,19 +174,10 @@ class ChannelPairs:
         )
 
 
-def _patches(numbers: np.ndarray) -> np.ndarray:
-    """Return the patches ``(P, 16, 11)`` with variances for weights and shares of the contrast.
-
-    Those without data have the place and the levels of the one with most, and infinite variance.
-    """
-    patches = numbers.reshape(-1, PATCHES, PATCH_NUMBERS).copy()
-    weight, contrast = patches[..., 7], patches[..., 8]
-    used, fullest = weight > 0, weight.argmax(axis=1)
-    first = patches[np.arange(len(patches)), fullest][:, None, :4]
-    patches[..., :4] = np.where(used[..., None], patches[..., :4], first)
-    patches[..., 8] = contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300)
-    patches[..., 7] = np.where(used, 1 / np.where(used, weight, 1.0), np.inf)
-    return patches
+def _filled(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return values ``(P, 16)`` with that of the patch of most weight for those of none."""
+    fullest = np.take_along_axis(values, weight.argmax(axis=1)[:, None], axis=1)
+    return np.where(weight > 0, values, fullest)
 
 
 def _level_unit(level_err: np.ndarray) -> float:
