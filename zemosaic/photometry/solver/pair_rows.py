@@ -278,8 +278,9 @@ def _run(chosen: np.ndarray) -> np.ndarray | slice:
 
 def _parts(instruments: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield pairs ``(n,)`` of the same instruments ``(2,)``, by those ``(P, 2)`` of all pairs."""
-    kinds, kind = np.unique(instruments, axis=0, return_inverse=True)
-    for number, both in enumerate(kinds):
-        members = np.flatnonzero(kind.ravel() == number)
+    key = instruments[:, 0] * (instruments.max(initial=0) + 2) + instruments[:, 1]
+    _, first, kind = np.unique(key, return_index=True, return_inverse=True)
+    for number, both in enumerate(instruments[first]):
+        members = np.flatnonzero(kind == number)
         for start in range(0, len(members), CHUNK):
             yield members[start : start + CHUNK], both
