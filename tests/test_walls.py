@@ -130,6 +130,12 @@ def test_numerics_are_pure() -> None:
         assert not bad, f"{module} imports {bad}"
 
 
+def test_dense_algebra_is_that_of_numpy() -> None:
+    """The OpenBLAS of scipy has threads of its own; beside numpy's they spin on every core."""
+    for module, path in wing("photometry").items():
+        assert not any(within(i, "scipy.linalg") for i in imported_by(path)), module
+
+
 def test_photometry_follows_the_data_flow() -> None:
     """Each part of photometry imports only those before it in the data flow."""
     prefix = "zemosaic.photometry."

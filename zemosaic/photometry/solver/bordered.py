@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
 
 from .block_system import BlockFactor, BlockSystem
 
@@ -50,9 +49,9 @@ class Bordered:
         if not border.shape[1]:
             return cls(factor, border, corner)
         ratio = factor.solve(border)
-        root = cho_factor(corner - border.T @ ratio, lower=True, check_finite=False)
-        inverse = cho_solve(root, np.eye(len(corner)), check_finite=False)
-        return cls(factor, ratio, (inverse + inverse.T) / 2)
+        # Not by scipy: beside that of numpy the threads of a second OpenBLAS spin on every core.
+        inverse_root = np.linalg.inv(np.linalg.cholesky(corner - border.T @ ratio))
+        return cls(factor, ratio, inverse_root.T @ inverse_root)
 
     def solve(self, right: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve for right-hand sides ``(N,)`` and ``(M,)``, or several columns of both."""

@@ -1,6 +1,6 @@
 """The factor of a sparse symmetric system, front by front, with dense linear algebra.
 
-scipy is imported when it is used: the process of a run has these modules before its workers start.
+It is numpy's alone: beside its threads those of the OpenBLAS of scipy would spin on every core.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ def factorize_fronts(
     bool
         Whether the matrix is positive definite.
     """
-    from scipy.linalg import cholesky, solve_triangular
-
     for front in range(len(fronts.table) - 1):
         panel, columns = fronts.panel(front, panels), fronts.columns_of(front)
         (own, size), chosen = (len(panel), len(columns)), fronts.blocks_of(front)
@@ -46,16 +44,13 @@ def factorize_fronts(
             matrix[place[:, None], place] += fronts.update(child, updates)
         if own:
             try:
-                upper = cholesky(matrix[:own, :own], check_finite=False)
+                lower = np.linalg.cholesky(matrix[:own, :own])
             except np.linalg.LinAlgError:
                 return False
-            if not np.isfinite(upper.diagonal()).all():
+            if not np.isfinite(lower.diagonal()).all():
                 return False
-            panel[:, :own] = upper
-            if size > own:  # scipy before 1.14 refuses an empty right-hand side
-                panel[:, own:] = solve_triangular(
-                    upper, matrix[:own, own:], trans=1, check_finite=False
-                )
+            panel[:, :own] = lower.T
+            panel[:, own:] = np.linalg.solve(lower, matrix[:own, own:])
         coupling = panel[:, own:]
         fronts.update(front, updates)[:] = matrix[own:, own:] - coupling.T @ coupling
     return True
@@ -63,20 +58,18 @@ def factorize_fronts(
 
 def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> None:
     """Solve ``Uᵀ U x = b`` for right-hand sides ``(N, k)``, in place."""
-    from scipy.linalg import solve_triangular
-
     number = len(fronts.table) - 1
     for front in range(number):
         upper, coupling, own, rest = _parts(fronts, panels, front)
         if len(own):
-            part = solve_triangular(upper, solution[own], trans=1, check_finite=False)
+            part = np.linalg.solve(upper.T, solution[own])
             solution[own] = part
             solution[rest] -= coupling.T @ part
     for front in range(number - 1, -1, -1):
         upper, coupling, own, rest = _parts(fronts, panels, front)
         if len(own):
             part = solution[own] - coupling @ solution[rest]
-            solution[own] = solve_triangular(upper, part, check_finite=False)
+            solution[own] = np.linalg.solve(upper, part)
 
 
 def invert_fronts(
@@ -102,8 +95,6 @@ def invert_fronts(
     blocks : ndarray
         Gets the inverse ``(P, m, m)`` at the columns of each block, 0 where there is none.
     """
-    from scipy.linalg import solve_triangular
-
     for front in range(len(fronts.table) - 2, -1, -1):
         upper, coupling, own, _ = _parts(fronts, panels, front)
         outer = fronts.update(front, updates)
@@ -111,7 +102,7 @@ def invert_fronts(
         inverse = np.empty((size, size))
         root = upper
         if len(own):
-            root = solve_triangular(upper, np.eye(len(own)), check_finite=False)
+            root = np.linalg.inv(upper)
         ratio = root @ coupling
         across = -ratio @ outer
         inverse[: len(own), : len(own)] = root @ root.T - across @ ratio.T
