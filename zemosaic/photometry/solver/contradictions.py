@@ -60,7 +60,7 @@ def _fit_planes(
     solver: HierarchySolver, state: State, spreads: Spreads
 ) -> tuple[State, PairResiduals]:
     """Fit gains, levels and planes until their sizes are steady."""
-    robust, none = solver.robust_weights(spreads), np.zeros(3)
+    robust, none = solver.robust_weights(), np.zeros(3)
     spreads = spreads.replace(
         surface=spreads.surface * (np.arange(4) < 1), log_flat=none, level_excess=0.0
     )

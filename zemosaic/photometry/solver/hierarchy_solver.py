@@ -137,7 +137,7 @@ class HierarchySolver:
         numpy.linalg.LinAlgError
             The rounds diverge.
         """
-        robust, extrapolation, learning = self.robust_weights(spreads), Extrapolation(), True
+        robust, extrapolation, learning = self.robust_weights(), Extrapolation(), True
         self._drops = 0
         spreads = spreads.replace(gain_excess=min(spreads.gain_excess, self.gain_excess))
         for number in range(1, ROUNDS + 1):
@@ -147,10 +147,9 @@ class HierarchySolver:
             weights = self.weights(robust, number, rows)
             if not learning:
                 weights = extrapolation.of_round(weights)
-            separate = number <= min(robust.mild, SEPARATE_ROUNDS)
-            self.separate(rows, everywhere=separate)
+            self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
             last, state = state, self.next_state(columns, rows, weights, state, spreads)
-            if separate:
+            if number <= SEPARATE_ROUNDS:
                 continue
             if learning:
                 sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
@@ -166,17 +165,12 @@ class HierarchySolver:
             self.residuals(rows), self.doubtful, self.apart,
         )  # fmt: skip
 
-    def robust_weights(self, spreads: Spreads) -> RobustWeights:
+    def robust_weights(self) -> RobustWeights:
         """Return the weights of the pairs, before the first round.
 
-        Where sizes are known no class hides behind another. Then fewer rounds will do, and gains
-        and levels alone start from weights that have narrowed.
+        Where sizes are known no class hides behind another, and fewer rounds will do.
         """
-        if self.learns_tiles:
-            return RobustWeights()
-        if spreads.surface.any() or spreads.log_flat.any() or spreads.glow.any():
-            return RobustWeights(SEPARATE_ROUNDS, FEWER)
-        return RobustWeights(mild=0, narrowing=1)
+        return RobustWeights() if self.learns_tiles else RobustWeights(SEPARATE_ROUNDS, FEWER)
 
     def _is_steady(self, last: State, state: State) -> bool:
         """Return whether the last round has hardly changed the state."""
