@@ -25,7 +25,7 @@ from .initial import reference_levels
 from .shared_terms import SharedTerms
 from .spreads import Spreads
 from .surfaces import SURFACE_POWERS, pixel_polynomials
-from .suspects import find_suspects, tied_by_suspects
+from .suspects import find_suspects, suspect_limit, tied_by_suspects
 from .tile_shifts import MISPLACED, distance_in_pixels, tile_shifts
 
 
@@ -104,8 +104,9 @@ def _loose_gains(channel: Channel, solution: ChannelSolution) -> tuple[np.ndarra
     """
     i, j, measured = channel.pairs.i, channel.pairs.j, channel.measured
     suspect = solution.suspect & channel.gains_are_free
-    used = np.isfinite(solution.gain_residual[measured])
-    loose = tied_by_suspects(channel, used, solution.gain_group, suspect)
+    used, chi = np.isfinite(solution.gain_residual[measured]), solution.chi[measured]
+    agreeing = chi <= suspect_limit(chi)
+    loose = tied_by_suspects(channel, used, agreeing, solution.gain_group, suspect)
     return loose, (loose[i] & suspect[j]) | (suspect[i] & loose[j])
 
 

@@ -17,6 +17,7 @@ from .surfaces import ORDERS
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
 FEWEST_LOOPS = 3  # to judge the errors of gains by
 OUTLIER = 3.0  # standard deviations at which a residual counts at most
+MOST_EXCESS = 4.0  # in units of that of most pairs
 ROUNDS = 30  # of scoring
 OTHER_UNIT = 25.0  # robust standard deviations of the log-gains, at least a factor of 7
 LEVEL_ROUNDS = 32, 8  # at most, the latter where surfaces are left out as yet
@@ -99,16 +100,23 @@ def _log_gains(channel: Channel) -> tuple[np.ndarray, float]:
 def _excess(
     residual: np.ndarray, variance: np.ndarray, concentration: np.ndarray, unknowns: int
 ) -> float:
-    """Return the variance, times the concentration, that residuals have beyond their errors."""
+    """Return the variance, times the concentration, that residuals have beyond their errors.
+
+    It is not far above that of most pairs: those of a few bad tiles are no scatter of all.
+    """
     if len(residual) - unknowns < FEWEST_LOOPS:
         return 0.0
     excess, leverage = 0.0, np.full(len(residual), unknowns / len(residual))
+    # With which each residual is the median of its distribution.
+    usual = GAUSSIAN_MEDIAN**2 * (1 - leverage)
+    usual_excess = np.median((residual**2 / usual - variance) / concentration)
+    most = MOST_EXCESS * max(float(usual_excess), float(np.median(variance / concentration)))
     for _ in range(ROUNDS):
         total = variance + excess * concentration
         squares = np.minimum(residual**2, OUTLIER**2 * total)
         least = float(np.median(variance))
         excess = scored_excess(excess, concentration, squares, total, leverage, least)
-    return excess
+    return min(excess, most)
 
 
 def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.ndarray:

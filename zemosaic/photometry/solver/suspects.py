@@ -73,9 +73,15 @@ def worst_tiles(
 
 
 def tied_by_suspects(
-    channel: Channel, used: np.ndarray, group: np.ndarray, suspect: np.ndarray
+    channel: Channel,
+    used: np.ndarray,
+    agreeing: np.ndarray,
+    group: np.ndarray,
+    suspect: np.ndarray,
 ) -> np.ndarray:
     """Find the tiles with a gain that only pairs with a suspect tie to most others.
+
+    A tile that agrees with a suspect, and not with its only good neighbour, is one of them.
 
     Parameters
     ----------
@@ -83,6 +89,8 @@ def tied_by_suspects(
         Its pairs.
     used : ndarray
         ``(P,)`` bool: pairs with a gain that was used.
+    agreeing : ndarray
+        ``(P,)`` bool: pairs whose residuals are no larger than those of a tile without suspicion.
     group : ndarray
         ``(T,)`` int: tiles joined by these pairs.
     suspect : ndarray
@@ -95,12 +103,14 @@ def tied_by_suspects(
         can make a suspect of a good tile as well, whereas a bad one has other neighbours.
     """
     i, j = channel.pairs.i, channel.pairs.j
-    sound = used & ~(suspect[i] | suspect[j])
+    near_suspect, near_good = np.zeros((2, channel.tiles), dtype=bool)
+    for tile, other in ((i, j), (j, i)):
+        near_suspect[tile[used & agreeing & suspect[other]]] = True
+        near_good[tile[used & ~suspect[other]]] = True
+    sound = used & ~(suspect[i] | suspect[j]) & (agreeing | ~(near_suspect[i] | near_suspect[j]))
     sound_group = channel.ties.gain_components(i[sound], j[sound])
     tied = in_reference_group(group, channel.component, channel.anchor)
     still_tied = in_reference_group(sound_group, channel.component, channel.anchor)
-    near_good = np.zeros(channel.tiles, dtype=bool)
-    near_good[i[used & ~suspect[j]]] = near_good[j[used & ~suspect[i]]] = True
     return tied & ~still_tied & ~(suspect & near_good)
 
 
