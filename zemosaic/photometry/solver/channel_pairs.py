@@ -175,7 +175,7 @@ class ChannelPairs:
 
 
 def _filled(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return values ``(P, 16)`` with that of the patch of most weight for those of none."""
+    """Return values ``(P, 16)``, where there is no weight that of the patch with most."""
     fullest = np.take_along_axis(values, weight.argmax(axis=1)[:, None], axis=1)
     return np.where(weight > 0, values, fullest)
 

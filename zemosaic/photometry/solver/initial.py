@@ -11,16 +11,17 @@ from .channel import Channel
 from .groups import group_medians
 from .pair_rows import State
 from .potentials import Differences, potentials
+from .robust_lsq import ROUNDS as MOST_ROUNDS
 from .spreads import USUAL_GAIN, scored_excess
 from .surfaces import ORDERS
 
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
 FEWEST_LOOPS = 3  # to judge the errors of gains by
 OUTLIER = 3.0  # standard deviations at which a residual counts at most
-MOST_EXCESS = 4.0  # in units of that of most pairs
+MOST_EXCESS = 4.0  # in units of the excess, or the variance, of the median pair
 ROUNDS = 30  # of scoring
 OTHER_UNIT = 25.0  # robust standard deviations of the log-gains, at least a factor of 7
-LEVEL_ROUNDS = 32, 8  # at most, the latter where surfaces are left out as yet
+FEW_ROUNDS = 8  # of levels where surfaces will be solved for: without them they never settle
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
 
@@ -102,15 +103,15 @@ def _excess(
 ) -> float:
     """Return the variance, times the concentration, that residuals have beyond their errors.
 
-    It is not far above that of most pairs: those of a few bad tiles are no scatter of all.
+    It is not far above that of most pairs: what a few bad tiles leave is no scatter of all.
     """
     if len(residual) - unknowns < FEWEST_LOOPS:
         return 0.0
     excess, leverage = 0.0, np.full(len(residual), unknowns / len(residual))
-    # With which each residual is the median of its distribution.
-    usual = GAUSSIAN_MEDIAN**2 * (1 - leverage)
-    usual_excess = np.median((residual**2 / usual - variance) / concentration)
-    most = MOST_EXCESS * max(float(usual_excess), float(np.median(variance / concentration)))
+    # Half of the residuals are below the medians of their distributions, and half above.
+    expected = residual**2 / (GAUSSIAN_MEDIAN**2 * (1 - leverage))
+    usual = np.median((expected - variance) / concentration)
+    most = MOST_EXCESS * max(float(usual), float(np.median(variance / concentration)))
     for _ in range(ROUNDS):
         total = variance + excess * concentration
         squares = np.minimum(residual**2, OUTLIER**2 * total)
@@ -126,6 +127,6 @@ def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.nda
     difference = gain[j] * (pairs.y - reference[j]) - gain[i] * (pairs.x - reference[i])
     error = np.maximum(gain[j] * pairs.level_err, LEAST_LEVEL_ERROR)
     differences = Differences(node[i], node[j], difference, error**-2.0)
-    rounds = LEVEL_ROUNDS[channel.surface_order > 0]
+    rounds = FEW_ROUNDS if channel.surface_order else MOST_ROUNDS
     fit = potentials(channel.tiles, differences, rounds=rounds, position=channel.position)
     return np.asarray(fit.value[node])
