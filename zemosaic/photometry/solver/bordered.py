@@ -50,8 +50,8 @@ class Bordered:
             return cls(factor, border, corner)
         ratio = factor.solve(border)
         # Not by scipy: beside that of numpy the threads of a second OpenBLAS spin on every core.
-        inverse_root = np.linalg.inv(np.linalg.cholesky(corner - border.T @ ratio))
-        return cls(factor, ratio, inverse_root.T @ inverse_root)
+        inverse_root = np.linalg.inv(np.linalg.cholesky(corner - border.T @ ratio).T)
+        return cls(factor, ratio, inverse_root @ inverse_root.T)
 
     def solve(self, right: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve for right-hand sides ``(N,)`` and ``(M,)``, or several columns of both."""

@@ -50,7 +50,7 @@ def factorize_fronts(
             if not np.isfinite(lower.diagonal()).all():
                 return False
             panel[:, :own] = lower.T
-            panel[:, own:] = np.linalg.solve(lower, matrix[:own, own:])
+            panel[:, own:] = _solve_lower(lower, matrix[:own, own:])
         coupling = panel[:, own:]
         fronts.update(front, updates)[:] = matrix[own:, own:] - coupling.T @ coupling
     return True
@@ -62,7 +62,7 @@ def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> No
     for front in range(number):
         upper, coupling, own, rest = _parts(fronts, panels, front)
         if len(own):
-            part = np.linalg.solve(upper.T, solution[own])
+            part = _solve_lower(upper.T, solution[own])
             solution[own] = part
             solution[rest] -= coupling.T @ part
     for front in range(number - 1, -1, -1):
@@ -115,6 +115,15 @@ def invert_fronts(
         chosen = fronts.blocks_of(front)
         place = fronts.place[chosen]
         blocks[chosen] = np.pad(inverse, (0, 1))[place[:, :, None], place[:, None, :]]
+
+
+def _solve_lower(lower: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Solve a lower triangular system.
+
+    Reversed it is upper triangular, which numpy solves without a pivot, by substitution. With
+    pivots covariances lose a digit.
+    """
+    return np.asarray(np.linalg.solve(lower[::-1, ::-1], right[::-1])[::-1])
 
 
 def _parts(
