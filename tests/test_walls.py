@@ -131,7 +131,7 @@ def test_numerics_are_pure() -> None:
 
 
 def test_dense_algebra_is_that_of_numpy() -> None:
-    """The OpenBLAS of scipy has threads of its own; beside numpy's they spin on every core."""
+    """The threads of scipy's OpenBLAS and of numpy's would compete."""
     for module, path in wing("photometry").items():
         assert not any(within(i, "scipy.linalg") for i in imported_by(path)), module
 

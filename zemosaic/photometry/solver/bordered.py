@@ -49,7 +49,7 @@ class Bordered:
         if not border.shape[1]:
             return cls(factor, border, corner)
         ratio = factor.solve(border)
-        # Not by scipy: beside that of numpy the threads of a second OpenBLAS spin on every core.
+        # Not with scipy.linalg: the threads of its OpenBLAS and of numpy's would compete.
         inverse_root = np.linalg.inv(np.linalg.cholesky(corner - border.T @ ratio).T)
         return cls(factor, ratio, inverse_root @ inverse_root.T)
 

@@ -136,23 +136,25 @@ class ChannelPairs:
             trusted=np.ones(len(i), dtype=bool),
         )
 
-    def places(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return where the patches of some pairs ``(n,)`` are.
+    def places(self, pairs: np.ndarray) -> np.ndarray:
+        """Return the mean positions ``(n, 16, 2)`` in cells of the patches of pairs ``(n,)``.
 
-        Means ``(n, 16, 2)`` in cells, those of another patch for one without data, and covariances
-        uu, uv and vv ``(n, 16, 3)`` in cells².
+        A patch without data has that of another one.
         """
         patches = self.patches[pairs]
         weight = patches[..., PATCH_WEIGHT]
-        means = [_filled(patches[..., k], weight) for k in (0, 1)]
-        return np.stack(means, axis=-1), patches[..., 4:7]
+        return np.stack([_filled(patches[..., k], weight) for k in (0, 1)], axis=-1)
+
+    def extents(self, pairs: np.ndarray) -> np.ndarray:
+        """Return the covariances uu, uv and vv ``(n, 16, 3)`` in cells² within the patches."""
+        return self.patches[pairs, :, 4:7]
 
     def tilts(self, pairs: np.ndarray) -> np.ndarray:
-        """Return covariances ``(n, 16, 2)`` of levels and positions within the patches of pairs.
+        """Return the covariances ``(n, 16, 2)`` of levels and positions within the patches.
 
-        In the levels of tile i, times cells.
+        They are in the levels of tile i, times cells.
         """
-        return np.asarray(self.patches[pairs][..., 9:] / self.unit)
+        return np.asarray(self.patches[pairs, :, 9:] / self.unit)
 
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
         """Return some of the pairs, by a boolean or index array."""
@@ -175,7 +177,7 @@ class ChannelPairs:
 
 
 def _filled(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return values ``(P, 16)``, where there is no weight that of the patch with most."""
+    """Return values ``(P, 16)``; a patch without weight has that of the heaviest."""
     fullest = np.take_along_axis(values, weight.argmax(axis=1)[:, None], axis=1)
     return np.where(weight > 0, values, fullest)
 

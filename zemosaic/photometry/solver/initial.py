@@ -103,7 +103,7 @@ def _excess(
 ) -> float:
     """Return the variance, times the concentration, that residuals have beyond their errors.
 
-    It is not far above that of most pairs: what a few bad tiles leave is no scatter of all.
+    It is bounded by that of the median pair, so that the pairs of a few bad tiles do not set it.
     """
     if len(residual) - unknowns < FEWEST_LOOPS:
         return 0.0

@@ -82,7 +82,7 @@ class PatchBases:
 
     def _tilt(self, chosen: np.ndarray, of_pairs: np.ndarray, terms: np.ndarray) -> np.ndarray:
         pairs = self.channel.pairs
-        light = tilted_light(pairs.places(chosen)[1], pairs.tilts(chosen))
+        light = tilted_light(pairs.extents(chosen), pairs.tilts(chosen))
         if of_pairs is not pairs.i:
             light *= pairs.slope[chosen, None, None]
         basis = self._detector_terms(chosen, of_pairs)[..., terms]
@@ -101,5 +101,5 @@ class PatchBases:
         """Return points of the patches ``(n, 16, 4, 2)`` from the centres of tiles ``(n,)``."""
         frame, pairs = self.channel.frame, self.channel.pairs
         assert frame is not None
-        points = patch_points(*pairs.places(chosen))
+        points = patch_points(pairs.places(chosen), pairs.extents(chosen))
         return points - frame.centre[tile][:, None, None]

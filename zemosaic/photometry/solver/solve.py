@@ -254,9 +254,8 @@ def _by_channel(
     measurements: Sequence[Sequence[Measurement]] | Sequence[MeasuredPairs], channels: int
 ) -> list[MeasuredPairs]:
     """Return the measured pairs of each channel."""
+    arrays = [given for given in measurements if isinstance(given, MeasuredPairs)]
     objects = [given for given in measurements if not isinstance(given, MeasuredPairs)]
-    if measurements and not objects:
-        return [given for given in measurements if isinstance(given, MeasuredPairs)]
-    return [
+    return arrays or [
         MeasuredPairs.of((of_pair[c] for of_pair in objects), len(objects)) for c in range(channels)
     ]

@@ -1,6 +1,6 @@
 """The factor of a sparse symmetric system, front by front, with dense linear algebra.
 
-It is numpy's alone: beside its threads those of the OpenBLAS of scipy would spin on every core.
+scipy.linalg is not used: the threads of its OpenBLAS and of numpy's would compete.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def invert_fronts(
 
 
 def _solve_lower(lower: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve a lower triangular system.
+    """Solve a lower triangular system, reversed to an upper one.
 
-    Reversed it is upper triangular, which numpy solves without a pivot, by substitution. With
-    pivots covariances lose a digit.
+    numpy has no solver for triangular systems. Its general one does not pivot an upper triangular
+    matrix; pivots would cost the covariances a digit.
     """
     return np.asarray(np.linalg.solve(lower[::-1, ::-1], right[::-1])[::-1])
 
