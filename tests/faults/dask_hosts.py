@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -33,9 +34,8 @@ class Cluster:
             "scheduler", "--host", host, "--port", "0", "--no-dashboard",
             "--scheduler-file", str(self._file),
         )  # fmt: skip
-        wait_until(self._file.exists)
-        address = self._file.read_text().partition("tcp://")[2].partition('"')[0]
-        self.pool = f"dask://{address}"
+        wait_until(self._address)
+        self.pool = self._address().replace("tcp", "dask")
         self.nannies: list[subprocess.Popen[bytes]] = []
 
     def add_worker(self, *prefix: str, folder: Path | None = None) -> subprocess.Popen[bytes]:
@@ -54,6 +54,13 @@ class Cluster:
             )
         )
         return self.nannies[-1]
+
+    def _address(self) -> str:
+        """Return the scheduler's address, empty until its file has been written whole."""
+        try:
+            return str(json.loads(self._file.read_text())["address"])
+        except (FileNotFoundError, json.JSONDecodeError):
+            return ""
 
     def _start(self, kind: str, *words: str, prefix: tuple[str, ...] = ()) -> Any:
         process = subprocess.Popen(
