@@ -23,6 +23,7 @@ from .pair_rows import State
 from .spreads import Spreads
 
 SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connected parts of these
+SAMPLE_PAIRS = 400  # of them, at most: five a tile
 REACH = 4  # steps from tile to tile: as far as a tile that contradicts all others spoils them
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
@@ -171,4 +172,9 @@ def sample_pairs(channel: Channel) -> np.ndarray:
     for seed in used[np.linspace(0, len(used) - 1, SAMPLE_PARTS).astype(int)]:
         nearest = breadth_first_order(graph, seed, directed=False, return_predecessors=False)
         chosen[nearest[: SAMPLE // SAMPLE_PARTS]] = True
-    return chosen[pairs.i] & chosen[pairs.j]
+    within = np.flatnonzero(chosen[pairs.i] & chosen[pairs.j])
+    if len(within) > SAMPLE_PAIRS:
+        within = within[np.linspace(0, len(within) - 1, SAMPLE_PAIRS).astype(int)]
+    sample = np.zeros(len(pairs.i), dtype=bool)
+    sample[within] = True
+    return sample
