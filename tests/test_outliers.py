@@ -246,6 +246,24 @@ def test_a_cloud_does_not_tilt_the_mosaic(seed: int) -> None:
     assert error.std() < 6
 
 
+@pytest.mark.parametrize("seed", [2, 4, 5])
+def test_a_cloud_is_found_behind_a_strong_illumination(seed: int) -> None:
+    """Vignetting of 20 % that planes do not describe hides no cloud; the gains stay the same.
+
+    Both have a free trend across the mosaic, which is no difference.
+    """
+    scene = {"tiles": 16, "shape": (256, 256), "overlap": 0.3, "stars": 1.5e-3}
+    scene |= {"vignetting": 0.2, "quartic": True}
+    tiles = tiles_of(seed, **scene, bad=True)
+    cloudy, clear = (solve(t, "auto") for t in (tiles, tiles_of(seed, **scene)))
+    assert np.flatnonzero(cloudy.suspect[:, 0]).tolist() == [1]
+    good = ~cloudy.suspect[:, 0]
+    change = np.log(cloudy.gain / clear.gain)[good, 0]
+    place = np.array([[*tile.wcs.wcs.crval, 1] for tile in tiles])[good]
+    change -= place @ np.linalg.lstsq(place, change, rcond=None)[0]
+    assert np.sqrt(np.mean(change**2)) < 3e-3
+
+
 @pytest.mark.parametrize("seed", [1, 4, 24])
 def test_with_all_faults_only_the_cloudy_tile_is_suspect(seed: int) -> None:
     """With gradients, trails, torn borders, SIP and a cloud only pairs of the cloud are outliers.

@@ -32,9 +32,10 @@ def contradicted_tiles(solver: HierarchySolver, residuals: PairResiduals) -> np.
 def find_doubtful(solver: HierarchySolver, state: State, spreads: Spreads) -> State:
     """Leave out the tiles that contradict all others, and return a state for the others.
 
-    Surfaces are planes, and gains are those of contrast alone: curvature, illumination and
-    levels would take up part of the faults of a tile. A bad tile makes its neighbours look bad,
-    so the worst are left out first, and a neighbour that was left out before is tried again.
+    Surfaces are planes, gains are those of contrast alone, and illumination and glow keep the
+    values of the state: curvature, levels and shared terms would take up part of the faults of a
+    tile. A bad tile makes its neighbours look bad, so the worst are left out first, and a neighbour
+    that was left out before is tried again.
     """
     pairs, tried_again = solver.channel.pairs, solver.misplaced
     blames = np.zeros(solver.channel.tiles, dtype=int)

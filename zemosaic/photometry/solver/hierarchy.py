@@ -52,13 +52,17 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
     survey = _survey(HierarchySolver(part, *given, learns_tiles=True), state)
     if part is channel:
         return survey
-    shared = {name: getattr(survey.state, name) for name in ("log_flat", "glow", "bias")}
     solver = HierarchySolver(channel, *given, learns_tiles=False)
 
     def fit(start: State) -> Fit:
-        return solver.fit(replace(start, **shared), survey.spreads)
+        return solver.fit(_with_shared(start, survey.state), survey.spreads)
 
     return _fit_sound(solver, state, survey.spreads, fit)
+
+
+def _with_shared(state: State, other: State) -> State:
+    """Return a state with the illumination and the glow of another one."""
+    return replace(state, log_flat=other.log_flat, glow=other.glow, bias=other.bias)
 
 
 def _survey(solver: HierarchySolver, state: State) -> Fit:
@@ -133,7 +137,7 @@ def _fit_sound(
     near = _pairs_near(channel, contradicted)
     search = solver if near.all() else solver.of_pairs(near)
     try:
-        found = find_doubtful(search, state, spreads)
+        found = find_doubtful(search, _with_shared(state, fit.state), spreads)
     except np.linalg.LinAlgError:  # planes do not describe these tiles
         return fit
     solver.doubt(search.doubtful)

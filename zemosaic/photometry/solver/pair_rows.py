@@ -56,7 +56,9 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Unknowns:
-    """The terms that are solved for, besides gains and levels; all others are 0.
+    """The terms that are solved for, besides gains and levels.
+
+    Other terms of surfaces are 0; those of F and glow keep the values of a state.
 
     Parameters
     ----------
@@ -154,7 +156,7 @@ class PairEquations:
         state : State
             The values of all terms.
         active : Unknowns
-            Terms that are solved for; the others of surfaces, flat and glow are 0.
+            Terms that are solved for.
         excess : tuple of float
             Variances that are added to levels, more where patches or pairs are alike, and to gains
             in proportion to their concentration.
@@ -191,7 +193,7 @@ class PairEquations:
         residual, variance = np.empty((2, len(chosen), pairs.x_level.shape[1] + 1))
         np.subtract(ends[0].value, ends[1].value, out=residual[:, :-1])
         residual[:, -1] = self.log_ratio[run] - (ends[0].log_gain - ends[1].log_gain)
-        if (instruments >= 0).any() and active.log_flat.any():
+        if (instruments >= 0).any() and state.log_flat.any():
             log_flat = ends[1].lit.log_flat - ends[0].lit.log_flat
             residual[:, -1] -= np.einsum("np,np->n", contrast, log_flat)
         # In the mean unit of both tiles, so that swapping them changes nothing.
@@ -230,7 +232,7 @@ class PairEquations:
         lever, light, value = _kernels.tile_levels(
             tile, level, terms, surface, lit.glow, lit.by_level, bias=lit.bias
         )
-        if active.log_flat.any():
+        if state.log_flat.any():
             # The mean of light divided by F is not the quotient of their means.
             uneven = terms.gain[tile][:, None] * lit.by_level * lit.tilt
             lever, light, value = lever - uneven, light - uneven, value - uneven
@@ -253,7 +255,8 @@ class PairEquations:
     ) -> Lit:
         """Return what the instrument does to the levels of these tiles."""
         flat, glow = active.log_flat, active.glow
-        if instrument < 0 or not (flat.any() or glow.any()):
+        shared = flat.any() or glow.any() or state.log_flat.any() or state.glow.any()
+        if instrument < 0 or not shared:
             return even_light(len(chosen))
         basis = self._bases.detector(chosen, of_pairs)
         log_flat = basis @ state.log_flat[instrument]
