@@ -299,6 +299,23 @@ def test_the_sizes_of_a_sample_of_tiles_serve_all(monkeypatch: pytest.MonkeyPatc
     assert rms(matched_levels(mosaic, sampled)) < 0.5
 
 
+def test_part_of_the_pairs_of_a_sample_serves_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes by two thirds of the pairs change gains by less than a third of their errors."""
+    mosaic = InventedMosaic(14, 1, slope=5.0, corner=0.1)
+    lines, sky = mosaic.measure(), mosaic.sky()
+    given = {"frame": mosaic.frame, "instruments": mosaic.instruments}
+    full = solve(mosaic.i, mosaic.j, lines, sky, "auto", **given)
+    samples, choose = [], hierarchy.sample_pairs
+    monkeypatch.setattr(hierarchy, "SAMPLE_PAIRS", 150)
+    monkeypatch.setattr(
+        hierarchy, "sample_pairs", lambda channel: samples.append(choose(channel)) or samples[-1]
+    )
+    part = solve(mosaic.i, mosaic.j, lines, sky, "auto", **given)
+    assert [sample.sum() for sample in samples] == [150]
+    change = np.log(part.gain / full.gain)[:, 0]
+    assert 0 < rms(change - change.mean()) < rms(full.gain_err) / 3
+
+
 def test_the_last_rounds_change_nothing_beside_the_errors(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

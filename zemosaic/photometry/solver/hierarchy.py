@@ -176,9 +176,7 @@ def sample_pairs(channel: Channel) -> np.ndarray:
     for seed in used[np.linspace(0, len(used) - 1, SAMPLE_PARTS).astype(int)]:
         nearest = breadth_first_order(graph, seed, directed=False, return_predecessors=False)
         chosen[nearest[: SAMPLE // SAMPLE_PARTS]] = True
-    within = np.flatnonzero(chosen[pairs.i] & chosen[pairs.j])
-    if len(within) > SAMPLE_PAIRS:
-        within = within[np.linspace(0, len(within) - 1, SAMPLE_PAIRS).astype(int)]
-    sample = np.zeros(len(pairs.i), dtype=bool)
-    sample[within] = True
-    return sample
+    sample = np.flatnonzero(chosen[pairs.i] & chosen[pairs.j])
+    if len(sample) > SAMPLE_PAIRS:
+        sample = sample[np.linspace(0, len(sample) - 1, SAMPLE_PAIRS).astype(int)]
+    return np.bincount(sample, minlength=len(pairs.i)) > 0
