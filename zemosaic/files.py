@@ -148,7 +148,7 @@ def require_different(paths: Iterable[str | os.PathLike[str]]) -> None:
 
 
 def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | str:
-    """Return what is the same for all names of a file: links, and case where a disk ignores it."""
+    """Return one key for all names of a file: links, and other case on a disk that ignores it."""
     with suppress(OSError):  # there is no such file yet
         status = os.stat(path)
         if status.st_ino:  # some network drives have no numbers

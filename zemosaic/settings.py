@@ -30,7 +30,7 @@ class Settings(FileOptions):
         with several. All other tiles of its component are matched to it. None keeps the
         geometric mean of the gains and the median sky level of each component.
     gain_from : {"pixels", "stars"}
-        What gives the gain of a pair: all pixels of the overlap, or the fluxes of stars alone.
+        The source of the gain of a pair: all pixels of the overlap, or the fluxes of stars alone.
     stars : bool
         Whether the stars are measured also if the gains are those of the pixels, to compare them.
         Needs photutils, and as much time as the rest of the run.

@@ -19,7 +19,7 @@ def start_thread(target: Callable[[], None], name: str, without: str) -> threadi
     name : str
         Name of the thread.
     without : str
-        What happens without the thread, for the report.
+        The consequence of a missing thread, for the report.
     """
     thread = threading.Thread(target=target, name=name, daemon=True)
     try:

@@ -134,7 +134,7 @@ def watched(
     Parameters
     ----------
     iterable : iterable
-        What to loop over.
+        The items of the loop.
     name, total, progress, logger, options
         As for `watch`; the total is ``len(iterable)``, if it has one.
     """

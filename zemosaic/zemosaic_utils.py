@@ -32,7 +32,7 @@ _diagnostics: dict[str, Any] = {}
 
 
 def get_last_intertile_diagnostics() -> dict[str, Any]:
-    """Return what the last calibration in this process found, by ZeMosaic's names.
+    """Return the results of the last calibration in this process, by ZeMosaic's names.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def compute_intertile_affine_calibration(
 ) -> dict[int, Any]:
     """Compute gain and offset of each tile, so that ``gain * data + offset`` agrees in overlaps.
 
-    Numbers may be strings; what is no number counts as the default.
+    Numbers may be strings; other text counts as the default.
 
     Parameters
     ----------

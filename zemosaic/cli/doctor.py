@@ -33,7 +33,7 @@ LEAST_SPACE, MODEST_SPACE = 100 << 20, 2 << 30
 #: Difference between two clocks in seconds: files, where a run would take its tables for old ones;
 #: the collector, where spans would appear at the wrong place.
 FILE_SKEW, COLLECTOR_SKEW = 1.0, 5.0
-#: Extras whose packages are of interest.
+#: Extras with packages of interest.
 EXTRAS = ("plot", "stars", "parquet", "notebook", "dask")
 #: Starts of the names of the variables that change a run.
 VARIABLES = (
@@ -45,7 +45,7 @@ EARLIEST = 1_735_689_600
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of a check: "ok", "note" for what a user may want to know, or "wrong"."""
+    """The result of a check: "ok", "note" for a remark, or "wrong"."""
 
     name: str
     text: str

@@ -23,7 +23,7 @@ RUN_OPTIONS = ("pool", "previews", "otlp", "live", "on_stall", "report", "stage_
 
 
 def otlp_option(help_text: str) -> Callable[..., Any]:
-    """Return the option ``--otlp``, whose value is None without it and empty without a URL."""
+    """Return the option ``--otlp``: its value is None without it and empty without a URL."""
     return click.option(
         "--otlp", is_flag=False, flag_value="", default=None, metavar="[URL]", help=help_text
     )
@@ -140,7 +140,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
             if target is not None:
                 check_writable(target)
         chosen = None
-        if mosaic is not None:  # what a mosaic needs takes a while to import
+        if mosaic is not None:  # the imports of a mosaic take a while
             from ..pipeline.mosaic_stage import MosaicOptions
 
             chosen = MosaicOptions(mosaic, mosaic_like, combine)

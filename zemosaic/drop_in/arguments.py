@@ -17,7 +17,7 @@ AUTO_MIN_OVERLAP = 0.01
 LARGEST_MIN_OVERLAP = 0.99
 #: Limits that ZeMosaic passes if none are set.
 GAIN_CLIP, OFFSET_CLIP = (0.90, 1.10), (-2000.0, 2000.0)
-#: Arguments without an effect whose absence nobody notices.
+#: Arguments without an effect: nobody notices their absence.
 _SILENT = frozenset({
     "prune_weight_mode", "gain_prior_lambda", "pair_gain_clip", "pair_offset_abs_max",
     "max_irls_iters", "enforce_requested_solver",

@@ -1,4 +1,4 @@
-"""What ZeMosaic asks about its last calibration, from the solution."""
+"""The answers to ZeMosaic's questions about its last calibration, from the solution."""
 
 from __future__ import annotations
 

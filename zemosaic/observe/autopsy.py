@@ -238,7 +238,7 @@ def _cause(record: RunColumns, state: str, fault: str) -> str:
 def _last_sign(folder: Path, record: RunColumns, table: Snapshot) -> int:
     """Return the last sign of life of an ended run, in nanoseconds since the epoch."""
     times = [table.last_end_ns, *record.recent]
-    # A run whose loop is blocked still dumps its own stack.
+    # A run with a blocked loop still dumps its own stack.
     with contextlib.suppress(OSError):
         dump = RunFolder(folder).stack(table.pid).stat()
         if dump.st_size:

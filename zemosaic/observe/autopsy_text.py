@@ -14,7 +14,7 @@ from ..text import shell_command
 from .autopsy import Autopsy, StuckJob
 from .progress import job_name, stage_title
 
-#: Stages whose results are saved, and names of these.
+#: Stages with results that are saved, and names of these.
 SAVED_RESULTS = {"tiles": "tiles", "pairs": "pairs", "blocks": "blocks of the mosaic"}
 
 

@@ -32,7 +32,7 @@ class RefusedError(requests.RequestException):
 
 
 class CollectorSession(requests.Session):
-    """A session that raises where the collector has not taken all data of a request.
+    """A session that raises if the collector has not taken all data of a request.
 
     Parameters
     ----------

@@ -124,7 +124,7 @@ class Console(Observer):
             self._print(logging.INFO, f"{self._counts(event.stage)}, {self._rate.describe(now)}")
 
     def heartbeat(self, event: Heartbeat) -> None:
-        """Print which jobs are stuck, where, when they time out, and from time to time advice."""
+        """Print the stuck jobs with their place and time-out, and from time to time advice."""
         if not event.total:
             place = ", ".join(["", *_place("", event.stack)])
             text = f"stage {event.stage} has been running for {event.idle_time:.0f} s{place}"

@@ -117,7 +117,7 @@ def _grpc_exporter(address: str, *, secure: bool) -> Sender:
 
 
 def metric_provider(endpoint: str, resource: Any) -> MeterProvider:
-    """Return a provider whose metrics go to an endpoint, until the collector refuses them."""
+    """Return a provider of metrics that go to an endpoint, until the collector refuses them."""
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 

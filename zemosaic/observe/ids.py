@@ -40,7 +40,7 @@ class Ids:
     def facts(
         self, endpoint: str = "", live: str = "off", parent: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Return what the journal keeps of a trace, so that it can be made again."""
+        """Return the record of a trace in the journal, from which it can be made again."""
         return {
             "id": self.trace,
             "first": self.first,

@@ -13,7 +13,7 @@ from .running_jobs import RunningJobs
 from .telemetry import Span, SpanTree, set_error, span_id
 
 RUNNING = "phase5_intertile.running"
-#: Stages whose spans are the parents of the spans of their jobs. Pairs are children of the phase.
+#: Stages with spans that are the parents of those of their jobs. Pairs are children of the phase.
 _PARENTS = {"scan": "prepare", "tiles": "prepare", "surveys": "mosaic", "blocks": "mosaic"}
 
 
@@ -36,7 +36,7 @@ class JobRecorder:
     Attributes
     ----------
     running : RunningJobs
-        Jobs that have run for long, whose spans are open.
+        Jobs that have run for long, with open spans.
     pair_counts : dict
         Numbers of failed and of rejected pairs.
     """

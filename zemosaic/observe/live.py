@@ -220,7 +220,7 @@ class RecordedSpan(Span):
             self._attributes[key] = value
 
     def add_event(self, name: str, attributes: Any = None, timestamp: int | None = None) -> None:
-        """Add an event; the oldest one is dropped where there are too many."""
+        """Add an event; the oldest one is dropped if there are too many."""
         if not self._events:
             self._events = BoundedList(self._recorder.limits.max_events)
         bounded = self._recorder.bounded_event(attributes or {})

@@ -31,7 +31,7 @@ def watch(look: Callable[[], Autopsy], terminal: Terminal, interval: float = 1.0
     look : callable
         Return the present state of the run.
     terminal : rich.console.Console
-        Where it is shown.
+        The terminal.
     interval : float
         Shortest time between two looks, in seconds.
     """

@@ -166,7 +166,7 @@ class SpanTree:
 
 
 def span_context(span: Span) -> context.Context:
-    """Return a context whose current span is this one."""
+    """Return a context with this current span."""
     return trace.set_span_in_context(span)
 
 

@@ -37,7 +37,7 @@ _sdk_logger = logging.getLogger("opentelemetry")
 
 
 class NoSignals:
-    """Stands for metrics and log records where there is no collector."""
+    """Stands for metrics and log records without a collector."""
 
     meter = None
 
@@ -46,7 +46,7 @@ class NoSignals:
 
 
 class Tracing:
-    """A tracer whose spans go to a file and, with an endpoint, to a collector.
+    """A tracer of spans that go to a file and, with an endpoint, to a collector.
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ def calibrate(
         _report_run(fan_out, workers, workers is not pool, len(tiles)) as run,
         _run_folder(folder, workers.kind == "dask") as path,
     ):
-        if workers.kind == "dask":  # whose workers have folders of their own
+        if workers.kind == "dask":  # workers may have folders of their own
             tiles = [os.path.abspath(t) if isinstance(t, (str, os.PathLike)) else t for t in tiles]
             apply_to = None if apply_to is None else os.path.abspath(apply_to)
             mosaic = mosaic and replace(mosaic, output=mosaic.output.absolute())

@@ -1,4 +1,4 @@
-"""Results of workers in less memory: unpickled, each has its own copy of what all share."""
+"""Results of workers in less memory: unpickled, each has its own copy of shared values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Record = TypeVar("Record")
 
 
 def plain_arrays(record: Record) -> Record:
-    """Return a dataclass whose arrays have no dtypes of their own, as unpickled ones."""
+    """Return a dataclass with arrays without dtypes of their own, as unpickled ones have."""
     changes = {}
     for item in fields(record):  # type: ignore[arg-type]
         value = getattr(record, item.name)

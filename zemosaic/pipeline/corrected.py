@@ -43,7 +43,7 @@ def corrected_tile(solution: PhaseSolution, tile: Any) -> Any:
 
 
 def _pixels(tile: Tile) -> np.ndarray:
-    """Return the pixels of a tile ``(C, H, W)``, NaN also where they have the fill value."""
+    """Return the pixels of a tile ``(C, H, W)``, NaN for the fill value as well."""
     image, blanks = tile.pixels(), find_blanks(tile)
     if blanks is not None:
         image[:, blanks.mask] = np.nan
@@ -105,7 +105,7 @@ def _same_memory(first: np.ndarray, second: Any) -> bool:
 
 
 def _ccd_data(image: np.ndarray, tile: Tile) -> Any:
-    """Return an image in memory as `CCDData`, masked where it has no value."""
+    """Return an image in memory as `CCDData`, with a mask of the pixels without a value."""
     from astropy.nddata import CCDData
 
     unit = parse_unit(tile.unit or "adu")
@@ -133,7 +133,7 @@ def _corrected_nddata(original: Any, image: np.ndarray, tile: Tile, correction: 
 
 
 def _updated(header: fits.Header, correction: Correction) -> fits.Header:
-    """Return a copy of a header whose keywords follow a correction, as in a corrected file."""
+    """Return a copy of a header with keywords that follow a correction, as in a corrected file."""
     header = header.copy()
     for key in ("BLANK", "BSCALE", "BZERO"):
         header.remove(key, ignore_missing=True)

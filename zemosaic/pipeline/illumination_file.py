@@ -1,4 +1,4 @@
-"""illumination.fits in a run folder: what the tiles of each instrument share.
+"""illumination.fits in a run folder: illumination and glow of each instrument.
 
 For instrument k it has the images ``FLATk``, F in C channels, and ``FLATERRk``; with a glow also
 ``GLOWk`` and ``GLOWERRk``; and the tables ``TERMSk``, the Legendre coefficients with their
@@ -26,7 +26,7 @@ LONGEST = 128
 
 
 def write_illuminations(solution: PhaseSolution, path: Path, run: str) -> None:
-    """Write what the tiles of the instruments share; without any, remove the file.
+    """Write illumination and glow of the instruments; without any, remove the file.
 
     Parameters
     ----------

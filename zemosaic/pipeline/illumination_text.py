@@ -8,7 +8,7 @@ from ..photometry.illumination import Illumination
 
 
 def describe_illuminations(lights: Sequence[Illumination], unit: str) -> Iterator[tuple[str, str]]:
-    """Yield ``("illumination" or "glow", sentence)`` for what the tiles of instruments share.
+    """Yield ``("illumination" or "glow", sentence)`` for each of the instruments.
 
     Parameters
     ----------

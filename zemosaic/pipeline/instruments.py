@@ -1,4 +1,4 @@
-"""Instruments, whose tiles share an illumination and a glow."""
+"""Instruments, each with an illumination and a glow that its tiles share."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _name(tile: Tile, mirrored: bool) -> str:
 
 
 def _mirrored(tiles: Mapping[int, Tile]) -> dict[int, bool]:
-    """Return whether right ascension grows to the right where declination grows upwards.
+    """Return whether right ascension grows to the right if declination grows upwards.
 
     The tiles are in the order of their indices.
     """

@@ -116,7 +116,7 @@ def decode_measurements(entries: list[Any]) -> PackedMeasurements:
 
 
 def measurement_heads(entries: list[Any]) -> list[bytes | None]:
-    """Return the first numbers of a pair in the journal, as `HEAD_TYPE`; None where rejected.
+    """Return the first numbers of a pair in the journal, as `HEAD_TYPE`; None if rejected.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where the previews and the stars of the tiles are during a run."""
+"""The places of the previews and the stars of the tiles during a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..runtime.kept_files import KeptFile
 from ..runtime.make_pool import is_dask
 from ..runtime.pool import Pool
 
-#: Where previews may be: in the run folder, or with the workers that make them.
+#: Places of previews: the run folder, or the workers that make them.
 PLACES = ("folder", "workers")
 
 
@@ -43,7 +43,7 @@ class PreviewFiles:
     folder : pathlib.Path
         Their folder, or that of the copies that this process needs.
     keeper : Pool or None
-        The pool whose workers keep them; None if all workers share the folder.
+        The pool with the workers that keep them; None if all workers share the folder.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""The jobs that make previews; tiles whose clipped stars others reveal are prepared again."""
+"""The jobs that make previews; tiles with clipped stars that others reveal are prepared again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .tasks import cache_key, prepare, refuse
 
 @dataclass(frozen=True, eq=False)
 class PreviewJobs:
-    """What the previews of all tiles depend on.
+    """The input of the previews of all tiles.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class PreviewJobs:
         """Make the preview of every tile, or restore it from an earlier run.
 
         The level at which a detector clips is known only when all tiles have been read. Those that
-        reach it, and whose own pixels do not show it, are read once more.
+        reach it, and do not show it by their own pixels, are read once more.
 
         Returns
         -------
@@ -107,7 +107,7 @@ class PreviewJobs:
         return {index: own for index, own in levels.items() if own}
 
     def _restore(self, levels: Mapping[int, Levels]) -> dict[int, PreparedTile]:
-        """Return the tiles whose previews an earlier run left intact, by index."""
+        """Return the tiles with previews that an earlier run left intact, by index."""
         restored = {}
         files = self.context.previews
         if files.keeper is not None:
@@ -204,7 +204,7 @@ def tile_attributes(index: int, name: str) -> dict[str, Any]:
 
 
 def _without_job(outcome: Outcome) -> Outcome:
-    """Return an outcome whose job has its attributes alone, and whose tile is compact."""
+    """Return an outcome with a compact tile and a job that has its attributes alone."""
     job = Job(outcome.job.index, refuse, (), outcome.job.attributes)
     tile = outcome.value
     if tile is not None:

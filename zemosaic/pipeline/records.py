@@ -103,7 +103,7 @@ class PairRecord:
     stars: tuple[StarGain, ...] = ()
 
 
-#: Dataclasses whose fields the journal keeps: results of another layout are not resumed.
+#: Dataclasses in the journal: results with other fields are not resumed.
 JOURNALLED = (PairMeasurement, PreparedTile, Preview)
 
 _ARRAYS_ON_DISK = ("values", "variance")

@@ -22,7 +22,7 @@ CHECKED_BYTES = 1 << 16  # start of a file that is checksummed: holds the header
 
 @dataclass(frozen=True, eq=False)
 class ScannedTile:
-    """A tile whose header has been read.
+    """A tile with a header that has been read.
 
     Parameters
     ----------

@@ -44,7 +44,7 @@ class PhaseSolution(Solution):
     candidates : int
         Number of overlapping pairs before pruning.
     tiles : dict
-        The tiles whose headers could be read, by index.
+        The tiles with readable headers, by index.
     sky_check : SkyCheck
         Overlaps that do not show the same sky.
     unit : str
@@ -71,7 +71,7 @@ class PhaseSolution(Solution):
 
     @property
     def untied_gains(self) -> int:
-        """Number of tiles whose gain, in any channel, is not tied to most of their component."""
+        """Number of tiles with a gain, in any channel, that nothing ties to most others."""
         untied = np.isnan(self.gain_err) & (self.pairs > 0)
         return int(untied.any(axis=1).sum())
 

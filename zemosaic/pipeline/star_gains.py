@@ -1,4 +1,4 @@
-"""The gains of the pairs by their stars, and where these disagree with the overlaps."""
+"""The gains of the pairs by their stars, and pairs in which these disagree with the overlaps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..text import with_error
 from .records import PairRecord
 from .run_context import RunContext
 
-KEPT_TILES = 256  # whose stars are in memory
+KEPT_TILES = 256  # with stars in memory
 DISAGREEMENT = 4.0  # errors between both gains of a pair, beyond which they disagree
 
 

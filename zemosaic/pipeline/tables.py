@@ -135,7 +135,7 @@ def write_table(table: Table, path: Path) -> None:
 
 
 def _fits_table(table: Table) -> Table:
-    """Return a table whose metadata and units FITS can hold: others become comments and text."""
+    """Return a table with metadata and units for FITS: others become comments and text."""
     meta, comments = {}, []
     for key, value in table.meta.items():
         if len(key) <= LONGEST_KEYWORD and isinstance(value, (str, int, float)):
@@ -153,7 +153,7 @@ def _fits_table(table: Table) -> Table:
 
 
 def quantity_table(table: Table) -> QTable:
-    """Return a table whose columns with a unit that astropy knows are quantities."""
+    """Return a table in which columns with a unit that astropy knows are quantities."""
     plain = {name: table[name].unit for name in table.colnames}
     unknown = [name for name, unit in plain.items() if isinstance(unit, u.UnrecognizedUnit)]
     table = table.copy()

@@ -42,7 +42,7 @@ def cache_key(*dependencies: object) -> str:
 
 @lru_cache(1)
 def _program(version: str, compiled: bool, journalled: tuple[type, ...]) -> tuple[object, ...]:
-    """Return what all keys of a program depend on; the digest takes longer than a key."""
+    """Return the part that all keys of a program share; the digest takes longer than a key."""
     return version, compiled, layout_digest(*journalled)
 
 

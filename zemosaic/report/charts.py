@@ -60,7 +60,7 @@ def _tile(tile: TileData, group: int) -> dict[str, Any]:
 
 
 def _pair(pair: PairData, weight: int, places: Mapping[int, int]) -> dict[str, Any]:
-    """Return a pair, whose tiles are given by their places among those shown."""
+    """Return a pair, with tiles given by their places among those shown."""
     return {
         **{name: getattr(pair, name) for name in PAIR_FIELDS},
         "i": places[pair.i],

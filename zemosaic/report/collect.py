@@ -15,7 +15,7 @@ NO_TILE = -1
 
 
 class JobCollector:
-    """What a report needs of the attributes and results of the jobs of a run.
+    """The attributes and results of jobs that a report needs.
 
     Attributes
     ----------

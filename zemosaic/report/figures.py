@@ -113,7 +113,7 @@ class _TileStyle:
 
 @dataclass(frozen=True)
 class _PairStyle:
-    """Pairs on the map whose residual in standard errors is in (low, high]; NaN is unsolved."""
+    """Pairs on the map with a residual in standard errors in (low, high]; NaN is unsolved."""
 
     label: str
     colour: str

@@ -1,4 +1,4 @@
-"""Jobs, tiles and pairs of a run, from what was collected of its journal."""
+"""Jobs, tiles and pairs of a run, from the collected events of its journal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def gather_jobs(record: RunColumns, died: list[JobEnded]) -> JobTable:
 
 
 def collector_of(record: RunColumns) -> JobCollector:
-    """Return what was collected of a record."""
+    """Return the collected events of a record."""
     assert isinstance(record.collector, JobCollector)
     return record.collector
 

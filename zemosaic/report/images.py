@@ -13,7 +13,7 @@ from ..runtime.run_folder import RunFolder
 from .coadd import ThumbnailStack
 from .data import RunData
 
-MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, whose tiles would be dots
+MAX_CELLS = 4_000_000  # of an image; a larger one is an all-sky mosaic, with tiles like dots
 LONGEST = 800  # pixels along a side of a picture in the page: two stand side by side
 SEAM_LIMIT = 99  # percentile of the seam map with the brightest colour
 # The colour map "cividis" (Nuñez, Anderton & Renslow 2018) at equal steps: it looks the same with
@@ -31,7 +31,7 @@ class Mosaic:
     Parameters
     ----------
     before, after : ndarray
-        ``(C, h, w)`` float32 in ADU: mean of the tiles that cover a cell, NaN where none does.
+        ``(C, h, w)`` float32 in ADU: mean of the tiles that cover a cell, NaN if none does.
         `after` is None without a solution.
     seams_before, seams_after : ndarray
         ``(h, w)`` float32 in ADU: standard deviation of the tiles that cover a cell, in the
@@ -84,7 +84,7 @@ def with_pictures(mosaic: Mosaic, folder: Path) -> Mosaic:
 def stretch_rgb(mosaic: Mosaic) -> list[np.ndarray]:
     """Return the images with one asinh stretch: ``(h, w, 4)`` uint8 red, green, blue and alpha.
 
-    The levels of an uncorrected image, whose tiles disagree, would hide the sky.
+    The levels of an uncorrected image, in which tiles disagree, would hide the sky.
     """
     return stretch(mosaic.images, levels_of=mosaic.images[-1])
 

@@ -42,7 +42,7 @@ class PageImages:
     """Images of the mosaic as WebP files: before and, with a solution, after correction.
 
     `seam_limit` is the spread, in the unit of the levels, of the brightest colour in the seam maps.
-    `lights` are pictures of what the tiles of each instrument share; `survey` lies behind the map.
+    `lights` are pictures of illumination and glow of each instrument; `survey` lies behind the map.
     """
 
     mosaic: Sequence[bytes] = ()

@@ -47,7 +47,7 @@ class Rows(Generic[Row]):
 def place_row(result: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """Return a journalled tile as a row of `PLACEMENT`; None if an early version left fields out.
 
-    The origin is NaN where it is unknown.
+    The origin is NaN if it is unknown.
     """
     origin = result.get("origin") or (np.nan, np.nan)
     try:

@@ -72,7 +72,7 @@ def thinned(values: list[float]) -> list[float]:
 
 
 def selection_sentence(run: RunData) -> str:
-    """Return a sentence on what the charts leave out; empty if they show everything."""
+    """Return a sentence on the points that the charts leave out; empty if they show all."""
     if len(run.tiles) <= MAX_TILES and len(run.pairs) <= MAX_PAIRS and len(run.jobs) <= MAX_JOBS:
         return ""
     return (

@@ -62,7 +62,7 @@ class Cluster:
         self._tokens: dict[str, str] = {}
 
     async def ask(self, address: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Run a function at a worker or at a nanny; raise what it raises."""
+        """Run a function at a worker or at a nanny; raise its exceptions."""
         running = quiet(self.client.run(function, *args, workers=[address]))
         answers = await asyncio.wait_for(running, ANSWER_TIME)
         return answers[address]
@@ -152,7 +152,7 @@ class Cluster:
 
     def _check_identity(self, about: Introduction) -> None:
         ours, theirs = self._identify(), about.identity
-        if about.host != socket.gethostname():  # where the package may be in another folder
+        if about.host != socket.gethostname():  # the package may be in another folder there
             ours, theirs = ours.partition(" in ")[0], theirs.partition(" in ")[0]
         if theirs != ours:
             raise UserError(

@@ -95,7 +95,7 @@ def _hasten(client: Any) -> Any:
 
 
 def _distributed() -> Any:
-    """Import distributed, whose logs of lost connections also come after the end of a cluster.
+    """Import distributed; its logs of lost connections also come after the end of a cluster.
 
     The run itself reports the faults that matter.
     """

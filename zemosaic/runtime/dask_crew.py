@@ -20,7 +20,7 @@ from .dask_task import RemoteTask, RemoteWorker
 from .process_pool import WorkerLostError
 from .worker import TaskResult
 
-LOOK_AHEAD = 16  # tasks of which the one goes first whose files a worker has
+LOOK_AHEAD = 16  # tasks of which the one with files at a worker goes first
 MAX_LOSSES = 3  # workers lost with a task, for reasons unknown, until it fails
 BURY_TIME = 10.0  # seconds until a lost task goes to another worker although its own lives
 
@@ -62,7 +62,7 @@ class Crew:
             worker.ended.clear()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Start a coroutine; what it raises ends all."""
+        """Start a coroutine; an exception of it ends all."""
 
         def end(task: asyncio.Task[None]) -> None:
             self._coroutines.discard(task)
@@ -217,7 +217,7 @@ class Crew:
             self._requeue(task)
 
     def remove(self, worker: RemoteWorker) -> None:
-        """Remove a dead worker, whose address another process may have."""
+        """Remove a dead worker; another process may have its address."""
         if self.workers.get(worker.address) is worker:
             del self.workers[worker.address]
             self.spawn(self._bury(worker))

@@ -45,7 +45,7 @@ class Holders:
         return pickle.dumps(self.origins(task.files, task.remake))
 
     def origins(self, names: Collection[str], remake: Collection[str] = ()) -> Origins:
-        """Return where files are, and how to make those that no worker has or that are given."""
+        """Return the places of files, and how to make the given and the lost ones again."""
         addresses = {name: [w.address for w in self._of(name)][:SOURCES] for name in names}
         calls = {
             name: call

@@ -38,7 +38,7 @@ class Lookout:
     crew : Crew
         The crew.
     outlives_run : bool
-        Whether the workers need a lease to end what they do when the run has ended.
+        Whether the workers need a lease to end their work when the run has ended.
     """
 
     def __init__(self, cluster: Cluster, crew: Crew, outlives_run: bool) -> None:

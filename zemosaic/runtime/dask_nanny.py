@@ -70,7 +70,7 @@ async def renew_leases(workers: Mapping[str, int], seconds: float) -> None:
 
 
 async def _end_without_lease(folder: str, pid: int) -> None:
-    """Kill a worker that still has jobs of a run whose lease has ended; its nanny replaces it."""
+    """Kill a worker that still has jobs of a run with an ended lease; its nanny replaces it."""
     while (left := _leases[folder] - time.monotonic()) > 0:
         await asyncio.sleep(left)
     del _leases[folder]

@@ -70,7 +70,7 @@ class Introduction:
 
 @dataclass
 class _Place:
-    """Where a worker records its jobs for one run."""
+    """The record of a worker's jobs for one run."""
 
     folder: Path
     kept: Path

@@ -1,6 +1,6 @@
 """Interrupts that wait until all observers have the same events.
 
-Otherwise the journal may have the end of a job whose span is missing.
+Otherwise the journal may have the end of a job with a missing span.
 """
 
 from __future__ import annotations

@@ -115,7 +115,7 @@ class JobColumns:
 
 
 def _code(names: list[str], name: str) -> int:
-    """Return the place of a name in a list, where it is added if it is new."""
+    """Return the place of a name in a list, to which it is added if it is new."""
     if name not in names:
         names.append(name)
     return names.index(name)

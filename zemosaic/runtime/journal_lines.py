@@ -39,7 +39,7 @@ def encode_line(entry: Mapping[str, Any]) -> bytes:
 
 
 def _serialize(entry: Mapping[str, Any]) -> bytes:
-    """Serialize with orjson (5 × faster); fall back to json where orjson cannot.
+    """Serialize with orjson (5 × faster); fall back to json if orjson cannot.
 
     It cannot serialize surrogates (Python's form of file names outside UTF-8), integers over 64
     bits (such as the trace's id) and non-finite floats.

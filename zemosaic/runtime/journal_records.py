@@ -63,7 +63,7 @@ class Record:
 
 
 class Collector(Protocol):
-    """Keeps what a reader needs of the ends of jobs besides `JobColumns`."""
+    """Keeps the parts of the ends of jobs that a reader needs besides `JobColumns`."""
 
     def add(self, number: int, entry: dict[str, Any], place: int) -> None:
         """Receive the entry of an end, the number of its row and the place of its line."""
@@ -71,7 +71,7 @@ class Collector(Protocol):
 
 @dataclass
 class RunColumns(Record):
-    """A run whose `events` lack submissions and ends of jobs; columns hold the ends.
+    """A run with `events` that lack submissions and ends of jobs; columns hold the ends.
 
     Parameters
     ----------
@@ -80,7 +80,7 @@ class RunColumns(Record):
     collector : Collector or None
         Receives their entries.
     place : int
-        Where its first line begins in the journal.
+        The place of its first line in the journal.
     recent : collections.deque of int
         Times of its last events.
     """
@@ -205,7 +205,7 @@ def _read_records(folder: Path, make: Callable[[int], AnyRecord]) -> list[AnyRec
 
 
 def read_events(folder: Path, place: int = 0) -> Iterator[Event]:
-    """Yield the events in a folder's journal whose lines begin at a place or after it."""
+    """Yield the events in a folder's journal from the line at a place on."""
     for entry, _ in _read_lines(RunFolder(folder).journal, place):
         kind = entry and entry.pop("kind", None)
         if isinstance(kind, str) and (event := decode_event(kind, entry or {})) is not None:

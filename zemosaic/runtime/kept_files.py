@@ -41,7 +41,7 @@ class FileLostError(Exception):
 
 @dataclass(frozen=True)
 class Origins:
-    """Where a task finds the files that it needs.
+    """The places of the files that a task needs.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class KeptFiles:
     fetch_part : callable
         Reads files of other workers.
     origins : Origins
-        Where the others are.
+        The places of the others.
     new, lost : list of str
         Files that the task has brought into the folder, and those that it could not find.
     """

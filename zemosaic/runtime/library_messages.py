@@ -65,7 +65,7 @@ class _Diversion(logging.Filter):
         self._show: Any = warnings.showwarning  # as the application has set it
 
     def enter(self) -> None:
-        """Begin, also for what was imported since the last thread did."""
+        """Begin, also for the libraries that were imported since the last thread did."""
         with self._lock:
             self._collecting += 1
             if warnings.showwarning != self:

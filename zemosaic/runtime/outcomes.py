@@ -42,7 +42,7 @@ class OutcomeLog:
     serialize : callable
         Maps the value of a job with a key to lists, numbers and strings.
     keep : callable
-        Maps an outcome to what is kept of it.
+        Maps an outcome to the value to keep.
     """
 
     def __init__(
@@ -121,5 +121,5 @@ class OutcomeLog:
         )
 
     def in_order(self) -> list[Any]:
-        """Return what was kept of all outcomes in the order of the jobs."""
+        """Return the kept values of all outcomes in the order of the jobs."""
         return [self._kept[index] for index in sorted(self._kept)]

@@ -101,7 +101,7 @@ class Pool:
         raise NotImplementedError
 
     def abandon_all(self, futures: Iterable[Future[TaskResult]]) -> None:
-        """Abandon tasks whose outcomes do not matter any more."""
+        """Abandon tasks; their outcomes do not matter any more."""
         for future in futures:
             self.abandon(future)
 
@@ -123,7 +123,7 @@ class Pool:
 
 
 def no_identity() -> str:
-    """Return no description of the package, for pools whose workers run any function."""
+    """Return no description of the package, for pools with workers that run any function."""
     return ""
 
 

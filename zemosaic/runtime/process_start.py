@@ -20,7 +20,7 @@ STOP_TIMEOUT = 2.0  # seconds; a process that a stuck worker keeps alive must no
 
 
 def start_server(preload: Sequence[str]) -> None:
-    """Start the forkserver, where there is one, so that it imports `preload` in the meantime."""
+    """Start the forkserver, if there is one, so that it imports `preload` in the meantime."""
     if start_context(preload).get_start_method() == "forkserver":
         from multiprocessing import forkserver
 

@@ -93,12 +93,12 @@ def run(
     done : int
         Number of jobs done by earlier runs.
     keep : callable
-        Maps an outcome to what is returned of it; with its job it has kilobytes.
+        Maps an outcome to the value to return; with its job it has kilobytes.
 
     Returns
     -------
     list
-        What `keep` returns for each of `jobs`, by default its `Outcome`.
+        The value by `keep` for each of `jobs`, by default its `Outcome`.
     """
     clock = clock or Clock()
     window = Window(pool, stage, clock, inflight)
@@ -148,7 +148,7 @@ class _Loop:
         return self.outcomes.in_order()
 
     def _run_turn(self) -> None:
-        """Wait for a batch or a tick, then record what ended and report what did not."""
+        """Wait for a batch or a tick, then record ended jobs and report the others."""
         self.window.update_running()
         ended = self.window.wait(self.watch.wait_time())
         now = self.clock.monotonic()

@@ -66,7 +66,7 @@ def create_folder(folder: Path) -> None:
 
 
 def use_alarm() -> None:
-    """Dump on SIGALRM, where it exists: only in a process of the run's own.
+    """Dump on SIGALRM, if it exists: only in a process of the run's own.
 
     The main thread must call this, and must run the jobs.
     """

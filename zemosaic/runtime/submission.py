@@ -112,7 +112,7 @@ class Batch:
         return indices.index(row.index) if row is not None and row.index in indices else None
 
     def clock_shift(self, result: TaskResult, received_ns: int) -> int:
-        """Return what to add to the times of a worker to have them on the clock of the run.
+        """Return the seconds to add to the times of a worker for the clock of the run.
 
         The offset of its clock may be unknown or inexact. The shift is the one nearest to it with
         which the batch neither begins before it was submitted nor ends after it was received.
@@ -136,7 +136,7 @@ class Failure:
 
 
 def describe_death(error: Exception, stack: str) -> Failure:
-    """Return the failure of a job whose worker sent no result.
+    """Return the failure of a job without a result of its worker.
 
     Parameters
     ----------

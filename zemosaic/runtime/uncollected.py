@@ -1,6 +1,6 @@
 """Imported by the forkserver first: its imports are an eighth faster without garbage collection.
 
-Workers collect again (`worker_process.serve`), without what they share with the server.
+Workers collect again (`worker_process.serve`), without the objects of the server.
 """
 
 import gc

@@ -116,7 +116,7 @@ def _read(chunks: queue.SimpleQueue[bytes]) -> None:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Return whether a process is suspended, as by Ctrl-Z; False where that is not known."""
+    """Return whether a process is suspended, as by Ctrl-Z; False if unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] in b"Tt"
@@ -129,7 +129,7 @@ def _is_stopped(pid: int) -> bool:
 
 
 def _end(pid: int, reason: str, path: str, chunks: queue.SimpleQueue[bytes]) -> None:
-    """End the run, with a dump of its stack where a signal can ask for one."""
+    """End the run, with a dump of its stack if a signal can ask for one."""
     try:
         with open(path, "x", encoding="utf-8") as file:
             file.write(reason)

@@ -89,7 +89,7 @@ class Window:
         return set(itertools.islice(unfinished, max(0, self.workers_left)))
 
     def overdue(self, now: float, timeout: float) -> Iterator[Future[TaskResult]]:
-        """Yield the batches whose current job has run for `timeout` seconds or longer."""
+        """Yield the batches with a current job that has run for `timeout` seconds or longer."""
         for future, batch in list(self._batches.items()):
             if batch.running_time(now) >= timeout and not future.done():
                 yield future

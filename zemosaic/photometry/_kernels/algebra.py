@@ -1,6 +1,6 @@
 """Small linear algebra and medians for the fit of a pair.
 
-Written for vectors of one or two thousand elements, where the start of a numpy function takes as
+Written for vectors of one or two thousand elements, for which the start of a numpy call takes as
 long as its work: all channels are processed at once, along leading axes (``...``), in few calls.
 """
 

@@ -19,7 +19,7 @@ FIELDS = (
     ("pivot", 4),  # weighted means of u, v, x and y
     ("moments", 3),  # weighted, about the pivot: xx xy yy
     ("rms", 1),  # robust scatter about the line
-    ("shift", 2),  # of the scene along u and v in cells; NaN where the overlap is too small
+    ("shift", 2),  # of the scene along u and v in cells; NaN if the overlap is too small
     ("shift_variance", 2),  # in units of the squared scale
 )
 

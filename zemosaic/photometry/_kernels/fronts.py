@@ -26,7 +26,7 @@ class FrontField(IntEnum):
 
 
 class Fronts(NamedTuple):
-    """The fronts, and where their numbers lie.
+    """The fronts, and the places of their numbers.
 
     Parameters
     ----------

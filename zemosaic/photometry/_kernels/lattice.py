@@ -1,4 +1,4 @@
-"""The lattice of units and areas over an overlap, and what the bands of a fit have on it.
+"""The lattice of units and areas over an overlap, and the figures of a fit's bands on it.
 
 As in `layout`, C are the channels.
 """

@@ -25,7 +25,7 @@ from .compression import WRITERS, compress, decompressed, is_compressed
 from .keywords import Transform, scale_limits, update_keywords
 from .stream import HduChange, write_changed
 
-#: Keyword of each term of a correction, its title, what its unit is divided by, and its factor.
+#: Keyword of each term of a correction, its title, the divisor of its unit, and its factor.
 TERM_KEYWORDS = {
     "gain": ("ZEGAIN", "gain", "", "data"),
     "offset": ("ZEOFFS", "offset", "", ""),
@@ -128,7 +128,7 @@ def _write_corrected(
 def _changes(
     hdus: fits.HDUList, path: Path, tiles: Sequence[tuple[Tile, Correction]], run: str
 ) -> dict[int, HduChange]:
-    """Return what changes in a file, by HDU number."""
+    """Return the changes of a file, by HDU number."""
     images: dict[int, tuple[Tile, Correction]] = {}
     for tile, correction in tiles:
         index = hdus.index(find_image_hdu(hdus, path, tile.options.hdu))

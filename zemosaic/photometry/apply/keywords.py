@@ -32,7 +32,7 @@ class Transform:
 
     @classmethod
     def of(cls, correction: Correction) -> Transform:
-        """Return the transform of a tile; NaN where its channels or its pixels differ."""
+        """Return the transform of a tile; NaN if its channels or its pixels differ."""
         gain, offset = _common(correction.gain), _common(correction.offset)
         surface = any(np.any(getattr(correction, name)) for name in TERMS[2:])
         flat = not surface and correction.illumination is None

@@ -161,7 +161,7 @@ def canvas_like(path: Path) -> Canvas:
 
 
 def place_tile(canvas: Canvas, wcs: WCS, tile: Tile) -> Placement:
-    """Return the place of a tile on a canvas, whose WCS is given as well."""
+    """Return the place of a tile on a canvas with the given WCS."""
     edge = edge_points(tile.shape, POINTS_PER_SIDE)
     with np.errstate(invalid="ignore"):
         place = sky_to_pixel(wcs, pixel_to_sky(tile.wcs, edge))
@@ -179,7 +179,7 @@ def place_tile(canvas: Canvas, wcs: WCS, tile: Tile) -> Placement:
 def divide(
     canvas: Canvas, boxes: Sequence[Box], channels: int, stacked: bool, multiple: int = 1
 ) -> list[Box]:
-    """Divide a canvas into blocks whose arrays are small, from bottom to top.
+    """Divide a canvas into blocks with small arrays, from bottom to top.
 
     Parameters
     ----------

@@ -114,7 +114,7 @@ class _Sums:
 
 
 def drop_outliers(layers: Sequence[Layer], box: Box) -> None:
-    """Set the values of outliers to NaN, in place, where enough tiles cover a box.
+    """Set the values of outliers to NaN, in place, if enough tiles cover a box.
 
     As for cosmic rays in images of the Hubble Space Telescope (`drizzle`), the limit grows with
     the change of the median from pixel to pixel, so that differences in seeing and position do not

@@ -33,7 +33,7 @@ def mosaic_header(
     combination: str,
     run: str = "",
 ) -> fits.Header:
-    """Return the header of a mosaic: its WCS, and what its tiles have in common.
+    """Return the header of a mosaic: its WCS, and the common keywords of its tiles.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def _exposure(facts: Mapping[str, object]) -> float:
 
 
 def _exposures(tiles: Sequence[Tile], facts: Sequence[Mapping[str, object]]) -> list[float]:
-    """Return the exposures of all files, whose chips are exposed together."""
+    """Return the exposures of all files; the chips of one are exposed together."""
     found = {
         tile.path or number: _exposure(fact)
         for number, (tile, fact) in enumerate(zip(tiles, facts, strict=True))

@@ -152,7 +152,7 @@ def _samples_per_side(wcs: WCS, box: Box, tile: Tile) -> int:
 
 
 def _jacobian(wcs: WCS, tile_wcs: WCS, place: np.ndarray) -> np.ndarray:
-    """Return the derivative ``(2, 2)`` of the position in a tile; 1 where there is none."""
+    """Return the derivative ``(2, 2)`` of the position in a tile; 1 if there is none."""
     points = place + 0.5 * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])
     with np.errstate(invalid="ignore"):
         xy = sky_to_pixel(tile_wcs, pixel_to_sky(wcs, points))

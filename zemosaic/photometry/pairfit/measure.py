@@ -178,7 +178,7 @@ def _with_free_gain(
 def _slope_through_origin(samples: PairSamples) -> np.ndarray:
     """Return approximate slopes ``(C,)``: ratios of the medians, or, on a sky near 0, of the scene.
 
-    They are NaN where neither is positive.
+    They are NaN if neither is positive.
     """
     thinned = thin(len(samples.u))
     values = np.array([samples.x, samples.y])[..., thinned]
@@ -237,7 +237,7 @@ def _fit_without_streaks(
     the scene that the nuisance terms are made of.
     """
     fixed_slope = model in ("offset", "held")
-    # Stars whose gain is not 1 count in the level as well, as in programs that match levels alone.
+    # Stars with another gain than 1 count in the level as well, as in programs for levels alone.
     once = model == "held"
     fit = fit_irls(samples, design_matrix(samples, slope, model), slope, fixed_slope, once)
     if model != "free" or not np.isfinite(fit.slope).all():
@@ -253,7 +253,7 @@ def _fit_without_streaks(
 
 
 def _fit_with_scatter(samples: PairSamples, fit: LineFit) -> tuple[PairSamples, LineFit]:
-    """Fit again where the gain scatters from star to star."""
+    """Fit again if the gain scatters from star to star."""
     if not has_scene(fit.design) or not np.isfinite(fit.slope).all():
         return samples, fit
     scattered = with_star_scatter(samples, fit)
@@ -266,7 +266,7 @@ def _fit_with_scatter(samples: PairSamples, fit: LineFit) -> tuple[PairSamples, 
 def _measurement(
     samples: PairSamples, model: str, origin: _Origin, fit: ChannelFit
 ) -> PairMeasurement | None:
-    """Assemble the measurement of a channel; None if no line is found where the slope is free.
+    """Assemble the measurement of a channel; None if the slope is free and no line is found.
 
     `origin` is that of the channel and those after it.
     """

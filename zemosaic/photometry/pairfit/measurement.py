@@ -53,7 +53,7 @@ class PairMeasurement:
     bands : tuple of float
         Gain, standard error and concentration of contrast within 16 px, the same of contrast
         between these and within the patches, and the sum of the products of the shares that single
-        patches of 12 cells have of both. Gain and error are NaN where a band shows none.
+        patches of 12 cells have of both. Gain and error are NaN if a band shows none.
     patches : tuple of float
         u, v, x, y, uu, uv, vv, weight, contrast, xu and xv of up to 16 patches of the overlap, one
         after the other; 0 for those that are not used. u and v (cells on the shared grid), x and y

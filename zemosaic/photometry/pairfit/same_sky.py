@@ -60,7 +60,7 @@ class Agreement(NamedTuple):
         return cls(likeness(first, second), scene_correlation(first, second))
 
     def is_same_sky(self, by_features: bool = False) -> bool | None:
-        """Return whether the overlap shows one sky; None where nothing tells.
+        """Return whether the overlap shows one sky; None if nothing tells.
 
         The correlation does not count `by_features`.
         """
@@ -173,7 +173,7 @@ def turned(preview: Preview, jacobian: np.ndarray, other: Preview) -> Preview:
 
 
 def on_one_detector(first: Preview, second: Preview) -> Preview:
-    """Return the second preview as if its pixels lay where those of the first lie.
+    """Return the second preview as if its pixels lay at the places of those of the first.
 
     Hot pixels and dust then agree, and the sky does not. Only the overlap is returned.
     """
@@ -181,7 +181,7 @@ def on_one_detector(first: Preview, second: Preview) -> Preview:
 
 
 def _moved(preview: Preview, place: Preview, other: Preview) -> Preview:
-    """Resample a preview so that its pixels lie where those of `place` do, in an overlap."""
+    """Resample a preview so that its pixels lie at those of `place`, in an overlap."""
     from scipy.ndimage import map_coordinates
 
     rows, columns = _overlap(place, other)[0][1]
@@ -199,7 +199,7 @@ def _moved(preview: Preview, place: Preview, other: Preview) -> Preview:
 
 
 def unrotated(jacobian: np.ndarray) -> np.ndarray:
-    """Return a Jacobian whose rotation has the other sign."""
+    """Return a Jacobian with the other sign of rotation."""
     return jacobian * np.array([[1.0, -1.0], [-1.0, 1.0]])
 
 

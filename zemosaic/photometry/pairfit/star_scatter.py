@@ -85,7 +85,7 @@ def star_scatter(
     Parameters
     ----------
     light, residual, variance : ndarray
-        ``(n,)`` light of each star, what the line leaves of it, and the variance of that by noise.
+        ``(n,)`` light of each star, its residual from the line, and the variance of that by noise.
     leverage : ndarray
         ``(n,)`` part of the variance that the line takes up.
 

@@ -17,7 +17,7 @@ from .._kernels.layout import BlockStatistic
 #: Fraction of the step across a border by which registration and seeing change the light on
 #: either side, beyond the terms for both in the fit of a pair. It is larger for a single cell than
 #: for a block, because the kernel lies differently between the pixels of each tile. Measured on
-#: simulated tiles whose seeing differs by 10 %: gains scatter least and errors are honest.
+#: simulated tiles with seeings that differ by 10 %: gains scatter least and errors are honest.
 BORDER_ERROR, CELL_ERROR = 0.005, 0.022
 
 

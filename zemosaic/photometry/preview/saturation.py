@@ -1,4 +1,4 @@
-"""Clipped pixels: those at the top of the range of their tile, and what they touch.
+"""Clipped pixels: those at the top of the range of their tile, and their neighbours.
 
 A detector that is full gives the same number for every light. Such pixels are independent of the
 gain, and two tiles that have many of them appear to share a scene.
@@ -31,7 +31,7 @@ FULL_SCALES = frozenset(
     for value in (2**bits - 1, (2**bits - 1) << (16 - bits))
 ) | {32767.0}
 
-#: Level in ADU of each channel at which other tiles are clipped, None where there is none.
+#: Level in ADU of each channel at which other tiles are clipped, None without one.
 Levels = tuple[float | None, ...] | None
 
 

@@ -31,7 +31,7 @@ def thumb_factor(corners: np.ndarray, grid: Grid) -> int:
 def thumbnail(preview: Preview, factor: int) -> np.ndarray:
     """Return means over squares of `factor` cells in ADU, ``(C, h, w)`` float32.
 
-    They are NaN where a cell is invalid.
+    They are NaN in invalid cells.
     """
     x, y = -preview.x0 % factor, -preview.y0 % factor
     means = block_sum(preview.values[:, y:, x:], factor) / np.float32(factor**2)

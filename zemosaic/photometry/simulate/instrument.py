@@ -17,12 +17,12 @@ GLOW_REACH = 0.15
 
 @dataclass(frozen=True, eq=False)
 class Instrument:
-    """What all tiles share.
+    """The light and the glow that all tiles share.
 
     Parameters
     ----------
     flat, glow : ndarray
-        ``(H, W)`` illumination, and glow in ADU of the data; ``()`` where they are 1 and 0.
+        ``(H, W)`` illumination, and glow in ADU of the data; ``()`` if they are 1 and 0.
     """
 
     flat: np.ndarray
@@ -50,7 +50,7 @@ def make_instrument(scene: Scene) -> Instrument:
 
 
 def own_flat(scene: Scene, index: int) -> np.ndarray:
-    """Return what the flat left in one tile alone ``(H, W)``; ``()`` if it left nothing."""
+    """Return the residual of the flat in one tile alone ``(H, W)``; ``()`` without one."""
     if scene.flat_residual and not scene.flat_shared:
         return _residual(scene, scene.random(RandomStream.FLAT, index))
     return np.ones(())

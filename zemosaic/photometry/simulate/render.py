@@ -40,7 +40,7 @@ class SimulatedTile:
     fwhm : float
         FWHM of its stars in pixels.
     flat, glow : ndarray
-        ``(H, W)`` float64 illumination, and glow in ADU of the data; ``()`` where they are 1 and 0.
+        ``(H, W)`` float64 illumination, and glow in ADU of the data; ``()`` if they are 1 and 0.
     """
 
     name: str

@@ -67,7 +67,7 @@ class Scene:
     quartic : bool
         Half of the vignetting grows with the fourth power of the radius, not the second.
     flat_residual, flat_scale : float
-        Rms of what the flat left, as a fraction of the light, and its scale in pixels.
+        Rms of the flat's residual, as a fraction of the light, and its scale in pixels.
     flat_shared : bool
         All tiles have the same residual of the flat; otherwise each has its own.
     glow : float

@@ -46,7 +46,7 @@ def combine_bands(bands: np.ndarray) -> BandGains:
     Returns
     -------
     BandGains
-        Gain and error are NaN where neither band shows a gain.
+        Gain and error are NaN if neither band shows a gain.
     """
     share = bands[:, [2, 5]]
     logs, variance = _logarithms(bands[:, [0, 3]], bands[:, [1, 4]])
@@ -69,7 +69,7 @@ def combine_bands(bands: np.ndarray) -> BandGains:
 
 
 def _logarithms(gain: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return log-gains and their variances ``(P, 2)``; 0 and infinity where none is measured."""
+    """Return log-gains and their variances ``(P, 2)``; 0 and infinity if none is measured."""
     with np.errstate(invalid="ignore"):
         measured = gain > 0
     known = np.where(measured, gain, 1.0)

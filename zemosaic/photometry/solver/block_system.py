@@ -25,7 +25,7 @@ LARGE = 10**18
 
 
 class BlockSystem:
-    """The structure of a system whose matrix is a sum of dense blocks, one for each clique.
+    """The structure of a system with a matrix that is a sum of dense blocks, one for each clique.
 
     Parameters
     ----------

@@ -5,8 +5,8 @@ overlaps, with the illumination F, the glow and the bias of the tile's instrumen
 states the equations, `hierarchy` solves them for all terms together, and estimates the typical size
 of each class of terms, by which those are shrunk that the overlaps do not show.
 
-The gauge sets what the overlaps leave free. The geometric mean of the gains is 1 and the median sky
-level does not change, or an anchor tile keeps gain 1 and offset 0.
+The gauge sets the scale and the level that the overlaps leave free. The geometric mean of the gains
+is 1 and the median sky level does not change, or an anchor tile keeps gain 1 and offset 0.
 """
 
 from __future__ import annotations

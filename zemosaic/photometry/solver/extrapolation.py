@@ -1,6 +1,6 @@
 """Extrapolation of the robust weights to their limit.
 
-A pair at the border of what counts as an outlier changes its weight by ever smaller steps, at a
+A pair at the border of the outliers changes its weight by ever smaller steps, at a
 rate of its own. Aitken's process (1926, Proc. R. Soc. Edinb. 46, 289) estimates the limit of each
 weight from its last steps.
 """

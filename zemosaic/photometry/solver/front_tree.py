@@ -1,4 +1,4 @@
-"""The fronts of a sparse symmetric system, and where their numbers lie.
+"""The fronts of a sparse symmetric system, and the places of their numbers.
 
 Each part of a dissection becomes a dense front: the columns that are eliminated there, and those of
 later fronts that remain coupled to them (Duff and Reid 1983, ACM TOMS 9, 302).
@@ -13,7 +13,7 @@ from .dissection import Dissection
 
 
 def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) -> Fronts:
-    """Lay out the fronts of a system whose matrix is a sum of dense blocks.
+    """Lay out the fronts of a system with a matrix that is a sum of dense blocks.
 
     Parameters
     ----------

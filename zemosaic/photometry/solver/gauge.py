@@ -12,7 +12,7 @@ from .shared_terms import SharedTerms
 
 
 def in_reference_group(group: np.ndarray, component: np.ndarray, anchor: int | None) -> np.ndarray:
-    """Find the tiles whose gain is comparable to the gain of the anchor or of most tiles.
+    """Find the tiles with a gain that is comparable to that of the anchor or of most tiles.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def anchored(
     Returns
     -------
     unit : ndarray
-        ``(T,)`` former gain of the anchor, or 1 for tiles whose gain is not comparable.
+        ``(T,)`` former gain of the anchor, or 1 for tiles with a gain that is not comparable.
     terms : dict of ndarray
         The terms in the new units.
     shared : SharedTerms

@@ -22,7 +22,7 @@ from .initial import gain_excess, initial_state
 from .pair_rows import State
 from .spreads import Spreads
 
-SAMPLE, SAMPLE_PARTS = 80, 4  # tiles whose own terms are looked at, and connected parts of these
+SAMPLE, SAMPLE_PARTS = 80, 4  # tiles that give the sizes of own terms, and connected parts of these
 SAMPLE_PAIRS = 400  # of them, at most: five a tile
 REACH = 4  # steps from tile to tile: as far as a tile that contradicts all others spoils them
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
@@ -104,7 +104,7 @@ def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
 
 
 def explains_more(again: Fit, fit: Fit) -> bool:
-    """Whether a second fit halves what levels leave, and does not spoil the gains.
+    """Whether a second fit halves the excess of the levels, and does not spoil the gains.
 
     It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
     leaves the surfaces rough is made of their structure. In few tiles, a glow and gains that

@@ -43,7 +43,7 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: Rms step of the last round in units of the errors, where many terms make rounds long and one tile
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-2, 3_000
-FEWER = 4  # rounds in which weights narrow, where sizes are known
+FEWER = 4  # rounds in which weights narrow if sizes are known
 FIRST_GAIN_SPREAD = 0.1
 #: First excess in units of the squared residuals. With less, gains of 1 that are wrong spoil the
 #: levels; with more, planes do not show.
@@ -125,7 +125,7 @@ class HierarchySolver:
             gain_excess=self.gain_excess,
             surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.scales.light**2 * shares),
-            # What the model leaves out must not bend the gains before its size is known.
+            # Light that the model leaves out must not bend the gains before its size is known.
             level_excess=FIRST_EXCESS * typical * (self.channel.surface_order < ORDERS.max()),
         )
 
@@ -168,7 +168,7 @@ class HierarchySolver:
     def robust_weights(self) -> RobustWeights:
         """Return the weights of the pairs, before the first round.
 
-        Where sizes are known no class hides behind another, and fewer rounds will do.
+        If sizes are known no class hides behind another, and fewer rounds will do.
         """
         return RobustWeights() if self.learns_tiles else RobustWeights(SEPARATE_ROUNDS, FEWER)
 

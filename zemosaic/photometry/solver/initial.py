@@ -21,7 +21,7 @@ OUTLIER = 3.0  # standard deviations at which a residual counts at most
 MOST_EXCESS = 4.0  # in units of the excess, or the variance, of the median pair
 ROUNDS = 30  # of scoring
 OTHER_UNIT = 25.0  # robust standard deviations of the log-gains, at least a factor of 7
-FEW_ROUNDS = 8  # of levels where surfaces will be solved for: without them they never settle
+FEW_ROUNDS = 8  # of levels if surfaces will be solved for: without them they never settle
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
 
@@ -66,7 +66,7 @@ def gain_excess(channel: Channel) -> float:
 
 
 def tiles_in_other_unit(channel: Channel, log_gain: np.ndarray) -> np.ndarray:
-    """Find the tiles ``(T,)`` whose gain is far from those of most tiles of their component.
+    """Find the tiles ``(T,)`` with a gain far from those of most tiles of their component.
 
     Their data may be scaled to 0..1, or be of another exposure. They say nothing about the scatter
     of the others' gains, nor is theirs drawn from it.

@@ -23,7 +23,7 @@ from .spreads import (
 
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
-TRUSTED = 0.1  # least weight of a pair whose residuals count
+TRUSTED = 0.1  # least weight of a pair with residuals that count
 UNCHANGED_LEVELS = 256  # that their variances as measured count like, when scatter is estimated
 
 
@@ -41,7 +41,7 @@ class Learner:
     tails : ndarray
         ``(T, 4)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
-        ``(T,)`` bool: tiles whose terms count.
+        ``(T,)`` bool: tiles with terms that count.
     damping : float
         Part of a step by which variances change.
     drops : bool
@@ -135,7 +135,7 @@ class Learner:
         weights: np.ndarray,
         pairs: ChannelPairs,
     ) -> Spreads:
-        """Estimate the excess variances of levels, and of gains where it is smaller than before.
+        """Estimate the excess variances of levels, and of gains if it is smaller than before.
 
         An illumination that was not known then spoils the loops of the gains. A larger one is no
         evidence: levels that the model does not describe contradict the gains.
@@ -149,7 +149,7 @@ class Learner:
         weights : ndarray
             ``(P,)`` of the pairs.
         pairs : ChannelPairs
-            Where they are alike, and their concentration.
+            The likeness of their patches, and their concentration.
         """
         squares, variance, leverage = self._scatter(rows, weights)
         trusted = pairs.trusted & (weights > TRUSTED)
@@ -173,9 +173,9 @@ class Learner:
         return spreads.replace(level_excess=level, gain_excess=gain, level_factor=level_factor)
 
     def _level_factor(self, present: float, scatter: np.ndarray, free: np.ndarray) -> float:
-        """Estimate the factor on the variances of levels where tiles share an illumination.
+        """Estimate the factor on the variances of levels if tiles share an illumination.
 
-        The line through a pair takes what that does to contrast for noise of the levels.
+        The line through a pair takes its effect on contrast for noise of the levels.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class Learner:
         variance: np.ndarray,
         leverage: np.ndarray,
     ) -> float:
-        """Return the next excess variance of rows, whose variances have the present one `added`."""
+        """Return the next excess variance of rows; variances have the present one `added`."""
         own = variance - added
         least = float(np.median(own)) if len(own) else 0.0
         total = own + present * factor

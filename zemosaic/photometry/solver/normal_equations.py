@@ -14,7 +14,7 @@ from .columns import Columns
 from .pair_rows import Rows
 
 #: Of the diagonal, with which rounding leaves the equations positive definite. It damps the step
-#: where no pair holds a term.
+#: of a term that no pair holds.
 LEAST_PRIOR = 1e-12
 
 
@@ -26,7 +26,7 @@ class NormalEquations:
     columns : Columns
         The N columns of the tiles, and the S shared ones.
     system : BlockSystem
-        The structure of the former, in whose memory the blocks lie.
+        The structure of the former; the blocks lie in its memory.
     rows : sequence of Rows
         The equations of P pairs.
     weights : ndarray

@@ -14,7 +14,7 @@ SIGNS = np.array([(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)])
 
 
 class Lit(NamedTuple):
-    """What the instrument of one tile does to its levels in the patches of n pairs.
+    """The effect of the instrument of one tile on its levels in the patches of n pairs.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Lit(NamedTuple):
     def derivatives(self, light: np.ndarray, gain: np.ndarray) -> np.ndarray:
         """Return the derivatives ``(n, 16, S)`` of levels by the shared terms.
 
-        `light` ``(n, 16)`` is what F acts on, divided by it, and `gain` ``(n,)`` that of the tile.
+        `light` ``(n, 16)`` is the light divided by F, and `gain` ``(n,)`` that of the tile.
         """
         flats, glows = self.flat_basis.shape[2], self.glow_basis.shape[2]
         if not flats + glows:

@@ -65,7 +65,7 @@ class Unknowns:
     surface : ndarray
         ``(14,)`` bool: terms of all surfaces.
     log_flat, glow : ndarray
-        ``(M,)`` bool: terms of all instruments. There is a bias where there is a term of ln F.
+        ``(M,)`` bool: terms of all instruments. With a term of ln F there is a bias.
     """
 
     surface: np.ndarray
@@ -253,7 +253,7 @@ class PairEquations:
         state: State,
         active: Unknowns,
     ) -> Lit:
-        """Return what the instrument does to the levels of these tiles."""
+        """Return the effect of the instrument on the levels of these tiles."""
         flat, glow = active.log_flat, active.glow
         shared = flat.any() or glow.any() or state.log_flat.any() or state.glow.any()
         if instrument < 0 or not shared:

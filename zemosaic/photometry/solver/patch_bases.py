@@ -13,7 +13,7 @@ from .surfaces import half_tile, surface_basis
 
 KEPT_BYTES = 3 << 27  # of the terms in the patches
 EVERY = np.ones(len(TERMS), dtype=bool)
-#: Terms whose change within a patch counts.
+#: Terms with changes within a patch that count.
 SMOOTH = TERMS.sum(axis=1) <= 4
 
 

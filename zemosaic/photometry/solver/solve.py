@@ -77,7 +77,7 @@ class Solution:
         ``(P, C)`` float64: the larger of both residuals in units of its error; NaN if the pair
         was not measured.
     suspect : ndarray
-        ``(T, C)`` bool: tiles most of whose pairs contradict all others (a cloud, a wrong WCS).
+        ``(T, C)`` bool: tiles with most pairs contradicting all others (a cloud, a wrong WCS).
     shift : ndarray
         ``(T, C)`` float64: distance in pixels of the tile from its position by the WCS, relative
         to most of its component; underestimated beyond two cells of the grid, NaN with too few
@@ -85,7 +85,7 @@ class Solution:
     misplaced : ndarray
         ``(T, C)`` bool: suspects that are shifted by more than three quarters of a cell.
     illuminations : tuple of Illumination
-        One for each instrument whose tiles share an illumination or a glow.
+        One for each instrument with a shared illumination or glow.
     spreads : tuple of Spreads
         Typical sizes of each class of terms, of each channel.
     """

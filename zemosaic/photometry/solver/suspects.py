@@ -56,7 +56,7 @@ def worst_tiles(
     Pairs with a `chi` ``(P,)`` of 0 do not count. For `extreme` tiles ``(T,)`` the largest chi
     takes the place of the median: an extreme surface makes some pairs agree with anything.
     """
-    # Levels of tiles whose gains are not comparable contradict each other without a fault.
+    # Levels of tiles without comparable gains contradict each other without a fault.
     comparable = channel.gain_group[channel.pairs.i] == channel.gain_group[channel.pairs.j]
     counted = (chi > 0) & comparable
     i, j, chi = channel.pairs.i[counted], channel.pairs.j[counted], chi[counted]
@@ -90,7 +90,7 @@ def tied_by_suspects(
     used : ndarray
         ``(P,)`` bool: pairs with a gain that was used.
     agreeing : ndarray
-        ``(P,)`` bool: pairs whose residuals are no larger than those of a tile without suspicion.
+        ``(P,)`` bool: pairs with residuals no larger than those of a tile without suspicion.
     group : ndarray
         ``(T,)`` int: tiles joined by these pairs.
     suspect : ndarray

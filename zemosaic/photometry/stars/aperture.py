@@ -234,7 +234,7 @@ def _sums(
     far_edge = np.array(plane.shape[::-1]) - 0.5 - radius
     usable &= ((xy >= radius - 0.5) & (xy <= far_edge)).all(axis=1)
     with warnings.catch_warnings():
-        # Until photutils 4; what 3.1 has in its place is not in 3.0.
+        # Until photutils 4; its replacement in 3.1 is not in 3.0.
         warnings.filterwarnings("ignore", "This function was deprecated")
         total, _ = CircularAperture(xy, radius).do_photometry(plane)
     sums = np.stack([total - math.pi * radius**2 * background, noise, background])

@@ -87,7 +87,7 @@ def flux_ratio(x: np.ndarray, x_err: np.ndarray, y: np.ndarray, y_err: np.ndarra
     Parameters
     ----------
     x, x_err, y, y_err : ndarray
-        ``(N,)`` fluxes and their errors in both tiles; NaN where not measured.
+        ``(N,)`` fluxes and their errors in both tiles; NaN if not measured.
 
     Returns
     -------

@@ -98,7 +98,7 @@ def _commonest(values: np.ndarray) -> tuple[float, int]:
 
 
 def common_value(strip: np.ndarray) -> np.ndarray:
-    """Return the value ``(h, W)`` that all channels share, NaN where they differ."""
+    """Return the value ``(h, W)`` that all channels share, NaN if they differ."""
     first = strip[0]
     if len(strip) == 1:
         return first

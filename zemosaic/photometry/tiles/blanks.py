@@ -163,7 +163,7 @@ def _edge_region(equal: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 def _rim(tile: Tile, mask: np.ndarray) -> int:
-    """Return the width of the rim whose data does not continue the data farther away."""
+    """Return the width of the rim with data that does not continue the data farther away."""
     from scipy import ndimage
 
     distance = ndimage.distance_transform_cdt(~mask, metric="chessboard")

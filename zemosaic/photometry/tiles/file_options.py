@@ -1,4 +1,4 @@
-"""How the files of tiles are read: which HDUs, and what the values in them mean."""
+"""How the files of tiles are read: which HDUs, and the meaning of their values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from ...errors import UserError
 
-#: What the tiles of a group can share.
+#: Properties that the tiles of a group can share.
 SHARED = ("gain", "level")
 #: Keywords that distinguish instruments, their chips, filters and modes of readout.
 INSTRUMENT_KEYWORDS = (
@@ -42,7 +42,7 @@ class FileOptions:
         Flags of the mask to ignore, in the convention of `astropy.nddata.bitmask`; after a ``~``
         the only flags that are bad. None takes the bad flags of JWST, HST and Rubin, or all.
     wcs : str
-        Path of the file with the WCS of an image whose header has none, relative to the folder
+        Path of the file with the WCS of an image without one in its header, relative to the folder
         of the image; ``{stem}`` stands for its name without ending.
     group : str or None
         Tiles that share their gain and level: ``exposure`` (those of one file) or a keyword
@@ -101,7 +101,7 @@ def split_input(text: str) -> tuple[str, str | None]:
 
 
 def group_rules(group: str | None) -> list[tuple[str, tuple[str, ...]]]:
-    """Return the key and what is shared of each rule in `FileOptions.group`.
+    """Return the key and the shared property of each rule in `FileOptions.group`.
 
     Raises
     ------

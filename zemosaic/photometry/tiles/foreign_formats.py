@@ -9,11 +9,11 @@ _RAW = f"a raw frame of a camera; convert it to FITS (Siril, ASTAP, rawpy), deba
 _PICTURE = f"a picture; save the linear data as FITS instead {_SOLVE}"
 _TIFF = f"a TIFF image; save it as FITS with linear values {_SOLVE}"
 
-#: Start of a file, offset of the bytes, and what the file is and needs.
+#: Start of a file, offset of the bytes, and the format and the needs of the file.
 _SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
     (b"#ASDF", 0, "an ASDF file; save its image and WCS as FITS (asdf, astropy)"),
     (b"XISF0100", 0, "an XISF file; save it as FITS in PixInsight or Siril"),
-    (b"CR", 8, _RAW),  # CR2, whose start is that of TIFF
+    (b"CR", 8, _RAW),  # CR2, with the start of TIFF
     (b"ftypcrx", 4, _RAW),  # CR3
     (b"FUJIFILMCCD-RAW", 0, _RAW),
     (b"HEAPCCDR", 6, _RAW),  # CRW
@@ -44,7 +44,7 @@ _LONGEST = 32
 
 
 def foreign_format(path: Path) -> str:
-    """Return what a file is and how to convert it, in words; empty if its format is unknown."""
+    """Return the format of a file and how to convert it, in words; empty if it is unknown."""
     try:
         with path.open("rb") as file:
             start = file.read(_LONGEST)

@@ -131,7 +131,7 @@ def _described(tile: Tile, hdus: fits.HDUList, number: int, options: FileOptions
 
 
 def _inverse_variance(uncertainty: Any, name: str) -> np.ndarray:
-    """Return the inverse variance, 0 where it is not finite, as weights ``(H, W)``.
+    """Return the inverse variance, 0 if it is not finite, as weights ``(H, W)``.
 
     Raises
     ------

@@ -20,7 +20,7 @@ JWST_FLAGS = (
     "NO_SAT_CHECK", "UNRELIABLE_BIAS", "UNRELIABLE_DARK", "UNRELIABLE_SLOPE", "UNRELIABLE_FLAT",
     "OPEN", "ADJ_OPEN", "FLUX_ESTIMATED", "MSA_FAILED_OPEN", "OTHER_BAD_PIXEL", "REFERENCE_PIXEL",
 )  # fmt: skip
-#: Masks of this type are those of JWST and Roman, even where a file does not name its telescope.
+#: Masks of this type are those of JWST and Roman, even if a file does not name its telescope.
 JWST_TYPE = {"EXTNAME": "DQ", "BITPIX": 32, "BZERO": 1 << 31}
 #: Those that are bad; all others inform.
 JWST_BAD = ("DO_NOT_USE", "NON_SCIENCE")

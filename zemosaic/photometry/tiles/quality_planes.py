@@ -1,4 +1,4 @@
-"""Where the mask and the weights of an image are: in its own file, or in a file beside it."""
+"""The places of the mask and the weights of an image: its own file, or a file beside it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _find_plane(
     hdus: fits.HDUList, path: Path, image: int, pattern: str | None, key: int | str | None,
     kind: str,
 ) -> tuple[PlacedPlane, fits.Header | None]:  # fmt: skip
-    """Return where a plane is, and its header; None if neither pattern nor key is given."""
+    """Return the place of a plane, and its header; None if neither pattern nor key is given."""
     if pattern is None:
         if key is None:
             return PlacedPlane(), None

@@ -35,7 +35,7 @@ class PixelPlane(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """The planes that tell good pixels from bad ones; None where there is none.
+    """The planes that tell good pixels from bad ones; None without them.
 
     Parameters
     ----------

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 POINTS_PER_SIDE = 8
 #: Degrees along a side of a tile; its corners do not describe a larger one.
 LARGEST_EXTENT = 180.0
-#: Name of the frame of all tiles whose coordinates can be converted.
+#: Name of the frame of all tiles with coordinates that can be converted.
 ICRS = "ICRS"
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One image of the mosaic, whose pixels are read on demand.
+    """One image of the mosaic, with pixels that are read on demand.
 
     Construct it with `zemosaic.open_tile` or `tile_from_array`.
 
@@ -73,13 +73,13 @@ class Tile:
     wcs_parameters : dict or None
         The WCS as returned by `wcs_parameters`; None if its parameters do not suffice.
     array_wcs : astropy.wcs.WCS or None
-        The WCS of an array whose parameters do not suffice.
+        The WCS of an array, if its parameters do not suffice.
     wcs_path : pathlib.Path or None
         The file of the WCS, if it is not that of the image.
     groups : tuple of str
         Groups of the tile by each rule of `FileOptions.group`.
     instrument : tuple of str
-        Values of the keywords by `FileOptions.instrument`, empty where there is none.
+        Values of the keywords by `FileOptions.instrument`, empty without any.
     frame : str
         Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
     mask_path, weight_path : pathlib.Path or None

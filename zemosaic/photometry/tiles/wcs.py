@@ -29,7 +29,7 @@ from .frames import standard_radesys
 #: Attributes of `astropy.wcs.Wcsprm` that define a celestial WCS, apart from its matrix.
 PROJECTION = ("ctype", "cunit", "crval", "crpix", "lonpole", "latpole", "radesys", "equinox")
 
-#: Keywords of a linear WCS, whose values are numbers.
+#: Keywords of a linear WCS with numbers for values.
 LINEAR_KEYWORDS = (
     *(f"{name}{axis}" for name in ("CRVAL", "CRPIX", "CDELT", "CROTA") for axis in (1, 2)),
     *(f"{name}{i}_{j}" for name in ("CD", "PC") for i in (1, 2) for j in (1, 2)),
@@ -65,7 +65,7 @@ def read_wcs(path: Path, header: fits.Header, hdus: fits.HDUList | None) -> WCS:
 
 
 def _require_numbers(path: Path, header: fits.Header) -> None:
-    """Raise `TileError` unless all keywords of a linear WCS are finite numbers, where present.
+    """Raise `TileError` unless all keywords of a linear WCS that are present are finite numbers.
 
     wcslib reads text as the default of a keyword: CRVAL1 = 0 is a valid position on the sky.
     """
@@ -79,7 +79,7 @@ def _require_numbers(path: Path, header: fits.Header) -> None:
 
 
 def _unusable(name: str, error: Exception) -> TileError:
-    """Return the error of a tile whose WCS wcslib refuses."""
+    """Return the error of a tile with a WCS that wcslib refuses."""
     if isinstance(error, SingularMatrixError):
         return TileError(
             f"{name}: the matrix of its WCS (CD, or PC and CDELT) is singular, so its pixels have "

@@ -206,7 +206,7 @@ def _square_sum(
 
 
 def _residual_scale(band: _Band, residual: np.ndarray) -> np.ndarray:
-    """Return the robust scales of rows that have weight; 0 where there are too few."""
+    """Return the robust scales of rows with weight; 0 if there are too few."""
     scale = np.zeros(len(residual))
     for k, weights in enumerate(band.weights):
         weighed = weights > 0

@@ -95,7 +95,7 @@ class _Line(NamedTuple):
 def _mean_scene(
     x: np.ndarray, y: np.ndarray, variance: np.ndarray, line: _Line
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of slope x and y whose noise is uncorrelated with y - slope x.
+    """Return the mean of slope x and y with noise that is uncorrelated with y - slope x.
 
     The second result is its variance. `variance` holds those of x and y.
     """

@@ -26,7 +26,7 @@ def initial_slope(
     planes : ndarray
         As of `sky_planes`.
     bright_quantile : float
-        Quantile whose distance from the median is the spread.
+        Quantile at the distance of the spread from the median.
     huber : float
         Limit of Huber's weights in robust standard deviations.
     rounds : int
