@@ -87,6 +87,12 @@ def rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2)))
 
 
+def rms_about_trend(values: np.ndarray, tiles: Sequence[SimulatedTile]) -> float:
+    """Return the rms about a linear trend across the mosaic, which an illumination leaves free."""
+    place = np.array([[*tile.wcs.wcs.crval, 1] for tile in tiles])
+    return rms(values - place @ np.linalg.lstsq(place, values, rcond=None)[0])
+
+
 def assert_only_noise(gain: np.ndarray, level: np.ndarray) -> None:
     """Assert that changes are smaller than noise on the whole, and below 3 errors everywhere."""
     for change in (gain, level):
@@ -259,9 +265,34 @@ def test_a_cloud_is_found_behind_a_strong_illumination(seed: int) -> None:
     assert np.flatnonzero(cloudy.suspect[:, 0]).tolist() == [1]
     good = ~cloudy.suspect[:, 0]
     change = np.log(cloudy.gain / clear.gain)[good, 0]
-    place = np.array([[*tile.wcs.wcs.crval, 1] for tile in tiles])[good]
-    change -= place @ np.linalg.lstsq(place, change, rcond=None)[0]
-    assert np.sqrt(np.mean(change**2)) < 3e-3
+    assert rms_about_trend(change, [tiles[k] for k in np.flatnonzero(good)]) < 3e-3
+
+
+@pytest.mark.parametrize(
+    "shared",
+    [
+        {"vignetting": 0.05},
+        {"vignetting": 0.1, "border": True, "blank": 0.0},
+        {"vignetting": 0.1, "seeing": 0.3},
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_cloud_over_one_of_six_tiles_is_found(seed: int, shared: dict[str, Any]) -> None:
+    """It has a part in half of the pairs, so nothing contradicts the others."""
+    tiles = tiles_of(seed, tiles=6, shape=(300, 300), overlap=0.3, bad=True, **shared)
+    solution = solve(tiles, "auto")
+    assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
+    good = ~solution.suspect[:, 0]
+    error = np.log(solution.gain[:, 0] / [tile.gain[0] for tile in tiles])[good]
+    assert rms_about_trend(error, [tiles[k] for k in np.flatnonzero(good)]) < 1e-2
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_tile_is_left_out_for_a_flat_of_its_own(seed: int) -> None:
+    """Structure that each tile has of its own is no fault of one of them."""
+    own = {"flat_residual": 0.01, "flat_shared": False}
+    solution = solve(tiles_of(seed, tiles=6, shape=(300, 300), overlap=0.3, **own), "auto")
+    assert not solution.suspect.any()
 
 
 @pytest.mark.parametrize("seed", [1, 4, 24])

@@ -95,6 +95,13 @@ class BlockFactor:
     system: BlockSystem
     panels: np.ndarray
 
+    @property
+    def log_determinant(self) -> float:
+        """Logarithm of the determinant of the matrix."""
+        fronts = self.system.fronts
+        panels = (fronts.panel(front, self.panels) for front in range(len(fronts.table) - 1))
+        return 2 * sum(float(np.log(np.diagonal(panel)).sum()) for panel in panels)
+
     def solve(self, right: np.ndarray) -> np.ndarray:
         """Solve for one right-hand side ``(N,)`` or several ``(N, k)``."""
         solution = right.astype(float, order="C").reshape(len(right), int(np.prod(right.shape[1:])))

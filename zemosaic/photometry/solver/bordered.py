@@ -53,6 +53,11 @@ class Bordered:
         inverse_root = np.linalg.inv(np.linalg.cholesky(corner - border.T @ ratio).T)
         return cls(factor, ratio, inverse_root @ inverse_root.T)
 
+    @property
+    def log_determinant(self) -> float:
+        """Logarithm of the determinant of the whole matrix."""
+        return self.factor.log_determinant - float(np.linalg.slogdet(self.shared_inverse)[1])
+
     def solve(self, right: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Solve for right-hand sides ``(N,)`` and ``(M,)``, or several columns of both."""
         own = self.factor.solve(right)

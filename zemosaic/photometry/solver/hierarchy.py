@@ -7,7 +7,9 @@ are left out, and then the rest is solved again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
@@ -16,6 +18,7 @@ from ..overlap.graph import csgraph_array
 from .channel import Channel
 from .columns import set_gauge
 from .contradictions import contradicted_tiles, find_doubtful
+from .evidence import deviance
 from .fit import Fit
 from .hierarchy_solver import HierarchySolver
 from .initial import gain_excess, initial_state
@@ -25,6 +28,10 @@ from .spreads import Spreads
 SAMPLE, SAMPLE_PARTS = 80, 4  # tiles that give the sizes of own terms, and connected parts of these
 SAMPLE_PAIRS = 400  # of them, at most: five a tile
 REACH = 4  # steps from tile to tile: as far as a tile that contradicts all others spoils them
+#: Tiles of a mosaic in which each is left out in turn: of more, none has a part in most pairs.
+LARGEST_SMALL = 12
+FEWEST_LEFT = 5  # tiles: fewer always agree
+UNLIKE = 50.0  # by which the deviance is less than without any other tile
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
 GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains
@@ -83,7 +90,45 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
         except np.linalg.LinAlgError:
             return solver.fit(start, spreads.replace(surface=np.zeros(4), log_flat=np.zeros(3)))
 
-    return _fit_sound(solver, state, spreads, fit_all)
+    fit = _fit_sound(solver, state, spreads, fit_all)
+    return _fit_without_unlike(solver, state, fit, fit_all)
+
+
+def _fit_without_unlike(
+    solver: HierarchySolver, state: State, fit: Fit, fit_all: Callable[[State], Fit]
+) -> Fit:
+    """Fit a small mosaic again without the tile that spoils it, if there is one, then the next.
+
+    A tile with a part in most pairs contradicts no others: surfaces of all tiles, or wild gains,
+    describe its faults. But without it all are likelier, and without any other tile they are not.
+    """
+    channel = solver.channel
+    used, tiles = np.unique(np.r_[channel.pairs.i, channel.pairs.j]), np.arange(channel.tiles)
+    if channel.frame is None or not FEWEST_LEFT < len(used) <= LARGEST_SMALL:
+        return fit
+    least = deviance(solver, fit)
+    while fit.spreads.surface[1:].any() or fit.spreads.level_excess > 0:
+        left = np.setdiff1d(used, np.flatnonzero(fit.doubtful))
+        trials = []
+        for tile in left if len(left) > FEWEST_LEFT else ():
+            _leave_out(solver, fit.doubtful | (tiles == tile))
+            solver.tails = np.ones_like(solver.tails)
+            if solver.doubtful[tile]:
+                with suppress(np.linalg.LinAlgError):
+                    trial = fit_all(state)
+                    trials.append((deviance(solver, trial), trial))
+        trials.sort(key=itemgetter(0))
+        if len(trials) < 2 or trials[0][0] > min(least, trials[1][0] - UNLIKE):
+            break
+        least, fit = trials[0]
+    return fit
+
+
+def _leave_out(solver: HierarchySolver, tiles: np.ndarray) -> None:
+    """Leave out some tiles ``(T,)``, and estimate how the gains of all other pairs scatter."""
+    solver.doubt(tiles)
+    sound = solver.channel.pairs.chosen(~solver.doubted)
+    solver.gain_excess = gain_excess(replace(solver.channel, pairs=sound))
 
 
 def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
@@ -140,11 +185,9 @@ def _fit_sound(
         found = find_doubtful(search, _with_shared(state, fit.state), spreads)
     except np.linalg.LinAlgError:  # planes do not describe these tiles
         return fit
-    solver.doubt(search.doubtful)
-    if not solver.doubted.any():
+    if not search.doubted.any():
         return fit
-    sound = replace(channel, pairs=channel.pairs.chosen(~solver.doubted))
-    solver.gain_excess = gain_excess(sound)
+    _leave_out(solver, search.doubtful)
     if not (solver.doubtful & ~solver.misplaced).any():
         return fit
     try:

@@ -43,6 +43,7 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: Rms step of the last round in units of the errors, where many terms make rounds long and one tile
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-2, 3_000
+MOST_LOG_GAIN = 100.0  # beyond, the rounds diverge
 FEWER = 4  # rounds in which weights narrow if sizes are known
 FIRST_GAIN_SPREAD = 0.1
 #: First excess in units of the squared residuals. With less, gains of 1 that are wrong spoil the
@@ -199,7 +200,7 @@ class HierarchySolver:
         Set the rms of the step in units of its errors: the squares of independent combinations of
         all terms sum to the product of step and right-hand side.
         """
-        priors = self._priors(columns, spreads)
+        priors = self.priors(columns, spreads)
         equations = NormalEquations(columns, self._system, rows, weights)
         self._normal = equations.factorize(*priors, self._normal)
         right, shared = self._right(columns, equations, state, *priors)
@@ -209,10 +210,10 @@ class HierarchySolver:
         step = hold_means(self.channel, columns, means, solved, ~self.apart)
         squares = right @ step[0] + shared @ step[1]
         self.step = float(np.sqrt(max(squares, 0.0) / max(columns.size, 1)))
-        state = set_gauge(self.channel, columns.add(state, *step), self.reference, self.apart)
-        if not np.isfinite(state.log_gain).all():
+        state = columns.add(state, *step)
+        if not (np.abs(state.log_gain) < MOST_LOG_GAIN).all():
             raise np.linalg.LinAlgError("the rounds diverge")
-        return state
+        return set_gauge(self.channel, state, self.reference, self.apart)
 
     @property
     def normal(self) -> Bordered:
@@ -281,7 +282,7 @@ class HierarchySolver:
         excess = spreads.level_excess, spreads.gain_excess
         return list(self.equations.rows(state, columns.active, excess, spreads.level_factor))
 
-    def _priors(self, columns: Columns, spreads: Spreads) -> tuple[np.ndarray, np.ndarray]:
+    def priors(self, columns: Columns, spreads: Spreads) -> tuple[np.ndarray, np.ndarray]:
         """Return the inverse variances of the prior, ``(N,)`` and ``(S,)``."""
         kinds = SURFACE_CLASS[columns.active.surface]
         inverse = np.zeros(columns.index.shape)
@@ -310,17 +311,21 @@ class HierarchySolver:
         prior: np.ndarray,
         shared_prior: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the right-hand sides ``(N,)`` and ``(S,)``; the prior of a level is its value."""
+        """Return the right-hand sides ``(N,)`` and ``(S,)``."""
+        values, shared = self.prior_values(columns, state)
+        return (
+            equations.right[:-1] - prior * values,
+            equations.shared_right - shared_prior * shared,
+        )
+
+    def prior_values(self, columns: Columns, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Return all terms ``(N,)`` and ``(S,)`` minus their priors; 0 for levels."""
         values = np.zeros(columns.size + 1)
-        of_tiles = np.column_stack(
+        values[columns.index] = np.column_stack(
             [
                 centred_gains(self.channel, state, self.apart),
                 np.zeros(len(state.level)),
                 state.surface[:, columns.active.surface],
             ]
         )
-        values[columns.index] = of_tiles
-        return (
-            equations.right[:-1] - prior * values[:-1],
-            equations.shared_right - shared_prior * columns.shared_values(state),
-        )
+        return values[:-1], columns.shared_values(state)
