@@ -15,10 +15,11 @@ static void set_derivatives(double *row, double sign, const double *lever, const
     for (Index k = 0; k < terms; k++) row[2 + k] = sign * surface[k * step + patch];
 }
 
-/* Add the products of the levels of one pair. */
-static void add_levels(const NormalBlocks *a, Index pair, double *block, double *product)
+/* Add the products of the levels of one pair; `terms` are those of a surface. */
+static inline void add_levels(const NormalBlocks *a, Index pair, Index terms,
+                              double *restrict block, double *restrict product)
 {
-    const Index terms = a->size.terms, half = 2 + terms, width = 2 * half;
+    const Index half = 2 + terms, width = 2 * half;
     const Index start = pair * LEVELS, step = a->size.chosen * LEVELS;
     const double *const precision = a->precision + pair * (LEVELS + 1);
     const double *const residual = a->residual + pair * (LEVELS + 1);
@@ -31,7 +32,7 @@ static void add_levels(const NormalBlocks *a, Index pair, double *block, double 
                         a->second_surface + start, terms, step, patch);
         for (Index i = 0; i < width; i++) {
             const double factor = precision[patch] * row[i];
-            double *const restrict sums = block + i * width;
+            double *const sums = block + i * width;
             for (Index j = 0; j < width; j++) sums[j] += factor * row[j];
             product[i] += factor * residual[patch];
         }
@@ -50,7 +51,9 @@ int normal_blocks(const NormalBlocks *a)
         double *const product = a->products + place * width;
         memset(block, 0, (size_t)(width * width) * sizeof *block);
         memset(product, 0, (size_t)width * sizeof *product);
-        add_levels(a, pair, block, product);
+        /* Without surfaces the sums stay in registers. */
+        if (a->size.terms) add_levels(a, pair, a->size.terms, block, product);
+        else add_levels(a, pair, 0, block, product);
         const double gain = a->precision[pair * (LEVELS + 1) + LEVELS];
         if (gain == 0) continue;
         const double ratio = gain * a->residual[pair * (LEVELS + 1) + LEVELS];
