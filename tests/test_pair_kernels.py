@@ -96,3 +96,38 @@ def test_tiles_out_of_range_are_refused(tile: int) -> None:
     wrong = random_levels(1, 0) | {"tile": np.array([tile])}
     with pytest.raises(ValueError, match="do not fit together"):
         _kernels.tile_levels(**wrong)
+
+
+@pytest.mark.usefixtures("either_way")
+def test_residuals_are_summarized_at_their_pairs() -> None:
+    """Means, chi and scatter of the patches with data; NaN and 0 of a pair without any."""
+    rng, places = np.random.default_rng(1), np.array([4, 0, 2, 5])
+    residual, variance = rng.normal(size=(4, 17)), rng.uniform(0.5, 2, (4, 17))
+    variance[0, 3:9] = variance[1, 1:16] = variance[2] = np.inf
+    mean, chi = np.full((2, 6), -1.0), np.full((3, 6), -1.0)
+    _kernels.pair_residuals(places, residual, variance, mean, chi)
+    summary = np.concatenate([mean, chi])
+    for number, place in enumerate(places):
+        used = np.isfinite(variance[number])
+        value, weight = residual[number, :-1][used[:-1]], 1 / variance[number, :-1][used[:-1]]
+        expected = [np.nan, np.nan, 0.0, 0.0, 0.0]
+        if len(value):
+            level = np.average(value, weights=weight)
+            squares = (weight * (value - level) ** 2).sum() / max(len(value) - 1, 1)
+            expected[::2] = level, abs(level) * np.sqrt(weight.sum()), np.sqrt(squares)
+        if used[-1]:
+            ratio, error = residual[number, -1], np.sqrt(variance[number, -1])
+            expected[1::2] = ratio, abs(ratio) / error
+        np.testing.assert_allclose(summary[:, place], expected, rtol=1e-12, atol=1e-7)
+    assert (summary[:, [1, 3]] == -1).all()
+
+
+@pytest.mark.skipif(not _kernels.COMPILED, reason="numpy counts from the end")
+@pytest.mark.parametrize("place", [-1, 4])
+def test_pairs_out_of_range_are_refused(place: int) -> None:
+    """ValueError, and no write outside the array."""
+    with pytest.raises(ValueError, match="do not fit together"):
+        _kernels.pair_residuals(
+            np.array([place]), np.ones((1, 17)), np.ones((1, 17)), np.ones((2, 4)),
+            np.ones((3, 4)),
+        )  # fmt: skip

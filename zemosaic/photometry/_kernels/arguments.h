@@ -294,6 +294,13 @@ the frame (see Frame in preview_pair.h). */
     writes(double, blocks, PAIRS, CLIQUE, CLIQUE)                                               \
     writes(double, products, PAIRS, CLIQUE)
 
+#define PAIR_RESIDUALS(reads, writes, number)                                                   \
+    reads(Index, pairs, CHOSEN)                                                                 \
+    reads(double, residual, CHOSEN, 17)                                                         \
+    reads(double, variance, CHOSEN, 17)                                                         \
+    writes(double, mean, 2, PAIRS)                                                              \
+    writes(double, chi, 3, PAIRS)
+
 #define KERNELS(kernel)                                                                         \
     kernel(overlap_areas, OverlapAreas, OVERLAP_AREAS)                                          \
     kernel(sample_spline, SampleSpline, SAMPLE_SPLINE)                                          \
@@ -311,7 +318,8 @@ the frame (see Frame in preview_pair.h). */
     kernel(solve_fronts, SolveFronts, SOLVE_FRONTS)                                             \
     kernel(invert_fronts, InvertFronts, INVERT_FRONTS)                                          \
     kernel(tile_levels, TileLevels, TILE_LEVELS)                                                \
-    kernel(normal_blocks, NormalBlocks, NORMAL_BLOCKS)
+    kernel(normal_blocks, NormalBlocks, NORMAL_BLOCKS)                                          \
+    kernel(pair_residuals, PairResiduals, PAIR_RESIDUALS)
 
 /* Named axes are numbered from FIRST_AXIS on, so that smaller numbers are lengths. */
 #define AXIS_NUMBER(NAME, name) NAME,

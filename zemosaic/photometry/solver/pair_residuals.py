@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import _kernels
 from ..robust import BIWEIGHT, GAUSSIAN_MEDIAN
 from .pair_rows import Rows
 from .robust_lsq import LEAST_WEIGHT, huber_weights, robust_scale, tukey_weights
@@ -37,23 +38,11 @@ class PairResiduals:
     @classmethod
     def of(cls, rows: Sequence[Rows], pairs: int) -> PairResiduals:
         """Summarize the equations of all pairs."""
-        level, log_gain = np.full((2, pairs), np.nan)
-        level_chi, gain_chi, shape_chi = np.zeros((3, pairs))
+        mean, chi = np.full((2, pairs), np.nan), np.zeros((3, pairs))
         for part in rows:
-            residual, ratio = part.residual[:, :-1], part.residual[:, -1]
-            weight, gain_var = 1 / part.variance[:, :-1], part.variance[:, -1]
-            weighted, total = weight * residual, weight.sum(axis=1)
-            product = weighted.sum(axis=1)
-            patches = np.count_nonzero(weight, axis=1)
-            squares = np.einsum("np,np->n", weighted, residual)
-            squares -= product**2 / np.where(total > 0, total, 1.0)
-            level[part.pairs] = product / np.where(total > 0, total, np.nan)
-            log_gain[part.pairs] = np.where(np.isfinite(gain_var), ratio, np.nan)
-            level_chi[part.pairs] = np.abs(product) / np.sqrt(np.where(total > 0, total, 1.0))
-            gain_chi[part.pairs] = np.abs(ratio) / np.sqrt(gain_var)
-            scatter = np.where(patches > 1, squares, 0.0) / np.maximum(patches - 1, 1)
-            shape_chi[part.pairs] = GAUSSIAN_MEDIAN * np.sqrt(np.maximum(scatter, 0.0))
-        return cls(level, log_gain, level_chi, gain_chi, shape_chi)
+            _kernels.pair_residuals(part.pairs, part.residual, part.variance, mean, chi)
+        chi[2] *= GAUSSIAN_MEDIAN
+        return cls(*mean, *chi)
 
     @property
     def chi(self) -> np.ndarray:

@@ -14,7 +14,7 @@ from .fits import (
     summarize_fit,
 )
 from .fronts import factorize_fronts, invert_fronts, solve_fronts
-from .pairs import normal_blocks, tile_levels
+from .pairs import normal_blocks, pair_residuals, tile_levels
 from .previews import gather_blocks, gather_cells, overlap_areas, sample_linear, sample_spline
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "invert_fronts",
     "normal_blocks",
     "overlap_areas",
+    "pair_residuals",
     "sample_linear",
     "sample_spline",
     "sky_planes",

@@ -23,6 +23,14 @@ def normal_blocks(
     )
 
 
+def pair_residuals(
+    pairs: np.ndarray, residual: np.ndarray, variance: np.ndarray, mean: np.ndarray,
+    chi: np.ndarray,
+) -> None:  # fmt: skip
+    """Summarize the residuals of each pair."""
+    _fused.pair_residuals(pairs, residual=residual, variance=variance, mean=mean, chi=chi)
+
+
 def tile_levels(
     tile: np.ndarray, measured: np.ndarray, terms: TileTerms, basis: np.ndarray, glow: np.ndarray,
     by_level: np.ndarray, *, bias: float,

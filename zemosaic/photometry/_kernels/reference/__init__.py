@@ -7,7 +7,7 @@ from .blocks import block_weights, gather_blocks, gather_cells
 from .fronts import factorize_fronts, invert_fronts, solve_fronts
 from .irls import fit_irls
 from .linear import sample_linear
-from .pairs import normal_blocks, tile_levels
+from .pairs import normal_blocks, pair_residuals, tile_levels
 from .resampling import sample_spline
 from .scene import design_matrix, sky_planes
 from .slope import initial_slope
@@ -25,6 +25,7 @@ __all__ = [
     "invert_fronts",
     "normal_blocks",
     "overlap_areas",
+    "pair_residuals",
     "sample_linear",
     "sample_spline",
     "sky_planes",

@@ -32,6 +32,38 @@ def normal_blocks(
     products[pairs] = (weighted @ residual[..., None])[..., 0]
 
 
+def pair_residuals(
+    pairs: np.ndarray, residual: np.ndarray, variance: np.ndarray, mean: np.ndarray,
+    chi: np.ndarray,
+) -> None:  # fmt: skip
+    """Summarize the residuals of each of n pairs.
+
+    Parameters
+    ----------
+    pairs : ndarray
+        ``(n,)`` int.
+    residual, variance : ndarray
+        ``(n, 17)`` of their rows; the variance is infinite without a measurement.
+    mean : ndarray
+        ``(2, P)``; gets, at these pairs, the weighted mean residual of the levels and the residual
+        of the log-gain, NaN if not measured.
+    chi : ndarray
+        ``(3, P)``; gets both in units of their errors, and the scatter of the levels in units of
+        theirs, 0 if not measured.
+    """
+    ratio, weight, gain_var = residual[:, -1], 1 / variance[:, :-1], variance[:, -1]
+    weighted, total = weight * residual[:, :-1], weight.sum(axis=1)
+    product, known = weighted.sum(axis=1), np.where(total > 0, total, 1.0)
+    patches = np.count_nonzero(weight, axis=1)
+    squares = np.einsum("np,np->n", weighted, residual[:, :-1]) - product**2 / known
+    scatter = np.where(patches > 1, squares, 0.0) / np.maximum(patches - 1, 1)
+    mean[0, pairs] = np.where(total > 0, product / known, np.nan)
+    mean[1, pairs] = np.where(np.isfinite(gain_var), ratio, np.nan)
+    chi[0, pairs] = np.abs(product) / np.sqrt(known)
+    chi[1, pairs] = np.abs(ratio) / np.sqrt(gain_var)
+    chi[2, pairs] = np.sqrt(np.maximum(scatter, 0.0))
+
+
 def tile_levels(
     tile: np.ndarray, measured: np.ndarray, terms: TileTerms, basis: np.ndarray, glow: np.ndarray,
     by_level: np.ndarray, *, bias: float,
