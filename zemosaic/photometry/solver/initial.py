@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..illumination import TERMS
-from ..overlap.graph import component_labels
 from ..robust import GAUSSIAN_MEDIAN
 from .channel import Channel
 from .groups import group_medians
 from .pair_rows import State
-from .potentials import Differences, potentials
+from .potentials import Differences, Potentials, potentials
 from .robust_lsq import ROUNDS as MOST_ROUNDS
 from .spreads import USUAL_GAIN, scored_excess
 from .surfaces import ORDERS
@@ -32,10 +31,10 @@ def initial_state(channel: Channel, reference: np.ndarray) -> tuple[State, float
     the excess variance of the gains by which their loops do not close: levels have no part in it,
     because a gradient that is not modelled spoils levels alone.
     """
-    log_gain, excess = _log_gains(channel)
+    log_gain, excess, fit = _log_gains(channel)
     level = np.zeros(channel.tiles)
     if channel.offsets_are_free:
-        level = _levels(channel, np.exp(log_gain), reference)
+        level = _levels(channel, np.exp(log_gain), reference, fit)
     instruments = len(channel.instruments.names)
     shared = np.zeros((instruments, len(TERMS)))
     surface = np.zeros((channel.tiles, len(ORDERS)))
@@ -80,22 +79,24 @@ def tiles_in_other_unit(channel: Channel, log_gain: np.ndarray) -> np.ndarray:
     return np.asarray(gained & (distance > OTHER_UNIT * scatter))
 
 
-def _log_gains(channel: Channel) -> tuple[np.ndarray, float]:
-    """Solve ``log g_i - log g_j = log a`` for pairs with the measured gain a."""
+def _log_gains(channel: Channel) -> tuple[np.ndarray, float, Potentials | None]:
+    """Solve ``log g_i - log g_j = log a`` for pairs with the measured gain a.
+
+    Return the log-gains, their excess variance, and the fit if there are any pairs.
+    """
     pairs, node = channel.pairs, channel.ties.gain
     measured = np.isfinite(pairs.gain) & np.isfinite(pairs.gain_err)
     if not channel.gains_are_free or not measured.any():
-        return np.zeros(channel.tiles), 0.0
+        return np.zeros(channel.tiles), 0.0, None
     gain = pairs.gain[measured]
     variance = np.maximum(pairs.gain_err[measured] / gain, LEAST_GAIN_ERROR) ** 2
     i, j = node[pairs.i[measured]], node[pairs.j[measured]]
     differences = Differences(i, j, np.log(gain), 1 / variance)
     fit = potentials(channel.tiles, differences, position=channel.position)
-    unknowns = len(np.unique(np.r_[i, j])) - len(
-        np.unique(component_labels(channel.tiles, i, j)[i])
-    )
+    # One in each component is held.
+    unknowns = int(np.count_nonzero(fit.grounding.free & fit.grounding.joined))
     excess = _excess(fit.residual, variance, pairs.concentration[measured], unknowns)
-    return fit.value[node], excess
+    return fit.value[node], excess, fit
 
 
 def _excess(
@@ -120,13 +121,17 @@ def _excess(
     return min(excess, most)
 
 
-def _levels(channel: Channel, gain: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Solve ``l_i - l_j = g_j y - g_i x`` at the pivots."""
+def _levels(
+    channel: Channel, gain: np.ndarray, reference: np.ndarray, gains: Potentials | None
+) -> np.ndarray:
+    """Solve ``l_i - l_j = g_j y - g_i x`` at the pivots, with the structure of the gains' fit."""
     pairs, node = channel.pairs, channel.ties.level
     i, j = pairs.i, pairs.j
     difference = gain[j] * (pairs.y - reference[j]) - gain[i] * (pairs.x - reference[i])
     error = np.maximum(gain[j] * pairs.level_err, LEAST_LEVEL_ERROR)
     differences = Differences(node[i], node[j], difference, error**-2.0)
     rounds = FEW_ROUNDS if channel.surface_order else MOST_ROUNDS
-    fit = potentials(channel.tiles, differences, rounds=rounds, position=channel.position)
+    fit = potentials(
+        channel.tiles, differences, rounds=rounds, position=channel.position, other=gains
+    )
     return np.asarray(fit.value[node])

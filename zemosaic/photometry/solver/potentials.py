@@ -52,6 +52,8 @@ class Potentials:
         ``(nodes,)``; 0 for a node without a difference.
     residual : ndarray
         ``(P,)`` measured minus fitted differences.
+    ends : ndarray
+        ``(P, 2)`` int nodes of each difference.
     grounding : Grounding
         The gauge.
     fit : RobustFit or None
@@ -60,6 +62,7 @@ class Potentials:
 
     value: np.ndarray
     residual: np.ndarray
+    ends: np.ndarray
     grounding: Grounding
     fit: RobustFit | None
 
@@ -143,6 +146,7 @@ def potentials(
     anchor: int | None = None,
     rounds: int = ROUNDS,
     position: np.ndarray | None = None,
+    other: Potentials | None = None,
 ) -> Potentials:
     """Fit potentials to their measured differences, robustly.
 
@@ -159,23 +163,33 @@ def potentials(
     position : ndarray or None
         ``(nodes, 2)`` positions by which the graph is divided, if differences are between
         neighbours; without any its own distances serve.
+    other : Potentials or None
+        Potentials of the same nodes with the same anchor: their structure serves again if their
+        differences are between the same nodes.
 
     Returns
     -------
     Potentials
     """
-    grounding = Grounding.of(nodes, differences.i, differences.j, anchor)
+    ends = np.stack([differences.i, differences.j], axis=1)
+    known = other if other is not None and np.array_equal(other.ends, ends) else None
+    if known is None:
+        grounding = Grounding.of(nodes, differences.i, differences.j, anchor)
+    else:
+        grounding = known.grounding
     unknowns = np.flatnonzero(grounding.free)
     value = np.zeros(nodes)
     if not len(unknowns):
-        return Potentials(value, differences.value.copy(), grounding, None)
-    ends = np.stack([differences.i, differences.j], axis=1)
-    number = np.full(nodes, len(unknowns))
-    number[unknowns] = np.arange(len(unknowns))
-    position = graph_positions(ends, nodes) if position is None else position
-    system = BlockSystem(np.arange(len(unknowns)), number[ends], position[unknowns])
+        return Potentials(value, differences.value.copy(), ends, grounding, None)
+    if known is None or known.fit is None:
+        number = np.full(nodes, len(unknowns))
+        number[unknowns] = np.arange(len(unknowns))
+        position = graph_positions(ends, nodes) if position is None else position
+        system = BlockSystem(np.arange(len(unknowns)), number[ends], position[unknowns])
+    else:
+        system = known.fit.factor.system
     inverse_error = np.sqrt(differences.weight)
     fit = fit_differences(system, differences.value, inverse_error, rounds)
     value[unknowns] = fit.solution
     value -= grounding.mean(value)
-    return Potentials(value, fit.residual / inverse_error, grounding, fit)
+    return Potentials(value, fit.residual / inverse_error, ends, grounding, fit)

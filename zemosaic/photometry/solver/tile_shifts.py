@@ -49,11 +49,11 @@ def tile_shifts(
     shifts = np.full((tiles, 2), np.nan)
     if measured.any():
         i, j = i[measured], j[measured]
-        component = component_labels(tiles, i, j)
+        component, fit = component_labels(tiles, i, j), None
         for axis in range(2):
             weight = np.hypot(shift_err[measured, axis], SHIFT_ERROR) ** -2.0
             differences = Differences(j, i, shift[measured, axis], weight)
-            fit = potentials(tiles, differences, position=position)
+            fit = potentials(tiles, differences, position=position, other=fit)
             shifts[:, axis] = _relative_to_median(fit, component)
     return shifts
 
