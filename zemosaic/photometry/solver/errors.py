@@ -133,8 +133,9 @@ def _tile_covariances(channel: Channel, fit: Fit) -> np.ndarray:
     pairs, columns, normal = channel.pairs, fit.columns, fit.normal
     width = columns.index.shape[1]
     diagonal, blocks = normal.factor.inverse()
-    _, first, tied = np.unique(columns.index, axis=0, return_index=True, return_inverse=True)
-    tied = tied.reshape(-1)  # numpy 2.0 returns another shape
+    # Tiles with the same level have the same surface.
+    key = columns.index[:, 0] * (columns.size + 1) + columns.index[:, 1]
+    _, first, tied = np.unique(key, return_index=True, return_inverse=True)
     covariance = np.zeros((len(first), width, width))
     place = np.arange(width)
     covariance[:, place, place] = columns.of_kind(diagonal)[first]
