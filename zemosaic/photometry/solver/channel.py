@@ -10,6 +10,7 @@ import numpy as np
 from ..illumination import Instruments
 from .channel_pairs import ChannelPairs, MeasuredPairs
 from .dissection import graph_positions
+from .groups import group_medians
 from .ties import Ties
 
 FEWEST_SHARING = 4  # tiles in pairs, of an instrument that may have an illumination
@@ -121,6 +122,12 @@ class Channel:
         """Label ``(T,)`` of the components that tied gains join."""
         first = np.unique(self.component, return_index=True)[1]
         return self.ties.gain_components(np.arange(self.tiles), first[self.component])
+
+    @cached_property
+    def median_sky(self) -> np.ndarray:
+        """Median sky level of each component; NaN for one with a NaN."""
+        components = self.component.max(initial=-1) + 1
+        return group_medians(self.component, self.sky, components)[0]
 
     @cached_property
     def gain_group(self) -> np.ndarray:

@@ -162,9 +162,8 @@ def set_gauge(channel: Channel, state: State, reference: np.ndarray, doubtful: n
     level = state.level * factor
     if channel.offsets_are_free:
         corrected = np.exp(log_gain) * (channel.sky - reference) + level
-        before, _ = group_medians(component, channel.sky, components)
         after, _ = group_medians(component, corrected, components)
-        shift = np.nan_to_num(before - after)
+        shift = np.nan_to_num(channel.median_sky - after)
         level = level + shift[component]
     return replace(state, log_gain=log_gain, level=level, surface=state.surface * factor[:, None])
 
