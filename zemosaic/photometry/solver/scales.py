@@ -36,8 +36,8 @@ class Scales(NamedTuple):
         """Return the scales for variances ``(P, 16)`` of patches and log-gains ``(T,)``."""
         pairs = channel.pairs
         unit = np.exp(log_gain[pairs.i] + log_gain[pairs.j])
-        variances = (unit[:, None] * level_var)[pairs.trusted]
-        variances = variances[np.isfinite(variances)]
+        variances = unit[:, None] * level_var
+        variances = variances[np.isfinite(variances) & pairs.trusted[:, None]]
         patch_var = float(np.median(variances)) if len(variances) else 1.0
         sky = channel.sky[np.isfinite(channel.sky)]
         light = max(abs(float(np.median(sky))), patch_var**0.5)
