@@ -75,16 +75,15 @@ class RobustWeights:
         weights = np.ones(len(residuals.level))
         kinds = residuals.level_chi, residuals.gain_chi, residuals.shape_chi
         for kind, chi in enumerate(kinds):
-            measured = chi > 0
-            values = chi[measured]
-            if not len(values):
+            measured = chi[chi > 0]
+            if not len(measured):
                 continue
+            scale = robust_scale(measured)
             if number <= self.mild:
-                limit = robust_scale(values) * BIWEIGHT
-                self._widest[kind] = max(1.0, float(values.max()) / limit)
-                weights[measured] *= huber_weights(values)
+                self._widest[kind] = max(1.0, float(measured.max()) / (scale * BIWEIGHT))
+                weights *= huber_weights(chi, scale)
             else:
                 narrowed = min(1.0, (number - self.mild) / self.narrowing)
                 widening = self._widest[kind] ** (1 - narrowed)
-                weights[measured] *= tukey_weights(values, widening=widening)
+                weights *= tukey_weights(chi, scale, widening=widening)
         return np.maximum(weights, LEAST_WEIGHT)

@@ -76,17 +76,18 @@ def fit_differences(
         solution[:-1] += factor.solve(change)
         previous, residual = residual, inverse_error * (value - solution[i] + solution[j])
         chi = np.abs(residual)
+        scale = robust_scale(chi)
         if number <= MILD_ROUNDS:
-            widest = max(1.0, chi.max() / (robust_scale(chi) * BIWEIGHT))
-            weights = huber_weights(chi)
+            widest = max(1.0, chi.max() / (scale * BIWEIGHT))
+            weights = huber_weights(chi, scale)
         else:
             narrowed = min(1.0, (number - MILD_ROUNDS) / NARROWING)
-            weights = tukey_weights(chi, widening=widest ** (1 - narrowed))
+            weights = tukey_weights(chi, scale, widening=widest ** (1 - narrowed))
         steady = np.sqrt(np.square(residual - previous).mean()) <= STEADY
         if steady and number > MILD_ROUNDS + NARROWING:
             break
     assert factor is not None
-    return RobustFit(solution[:-1], residual, robust_scale(chi), factor)
+    return RobustFit(solution[:-1], residual, scale, factor)
 
 
 def _factorize(
@@ -114,18 +115,24 @@ def robust_scale(chi: np.ndarray, freedoms: int = 1) -> float:
     return max(1.0, median / MEDIAN_CHI[freedoms])
 
 
-def huber_weights(chi: np.ndarray, freedoms: int = 1) -> np.ndarray:
-    """Compute Huber's weights ``(P,)`` of residuals ``(P,)`` in units of their errors."""
+def huber_weights(chi: np.ndarray, scale: float, freedoms: int = 1) -> np.ndarray:
+    """Compute Huber's weights ``(P,)`` of residuals ``(P,)`` in units of their errors.
+
+    `scale` is their scatter, as from `robust_scale`.
+    """
     usual = MEDIAN_CHI[freedoms]
-    limit = robust_scale(chi, freedoms) * HUBER * usual / GAUSSIAN_MEDIAN
+    limit = scale * HUBER * usual / GAUSSIAN_MEDIAN
     return 1 / np.maximum(1, chi / limit)
 
 
-def tukey_weights(chi: np.ndarray, freedoms: int = 1, widening: float = 1.0) -> np.ndarray:
+def tukey_weights(
+    chi: np.ndarray, scale: float, freedoms: int = 1, widening: float = 1.0
+) -> np.ndarray:
     """Compute Tukey's weights ``(P,)`` of residuals ``(P,)`` in units of their errors.
 
-    They are at least `LEAST_WEIGHT`. `widening` multiplies Tukey's constant.
+    They are at least `LEAST_WEIGHT`. `scale` is the scatter of the residuals, as from
+    `robust_scale`, and `widening` multiplies Tukey's constant.
     """
     usual = MEDIAN_CHI[freedoms]
-    limit = robust_scale(chi, freedoms) * widening * BIWEIGHT * usual / GAUSSIAN_MEDIAN
+    limit = scale * widening * BIWEIGHT * usual / GAUSSIAN_MEDIAN
     return np.maximum(np.clip(1 - (chi / limit) ** 2, 0, None) ** 2, LEAST_WEIGHT)
