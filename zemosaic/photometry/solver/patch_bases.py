@@ -36,7 +36,7 @@ class PatchBases:
         self._kept: dict[tuple[str, int, bool], tuple[np.ndarray, np.ndarray]] = {}
         self.half_tile = 1.0
         if channel.frame is not None:
-            used = np.unique(np.r_[pairs.i, pairs.j])
+            used = np.flatnonzero(np.bincount(np.r_[pairs.i, pairs.j]))
             self.half_tile = half_tile(channel.frame, used) if len(used) else 1.0
 
     def surface(self, chosen: np.ndarray, of_pairs: np.ndarray, terms: np.ndarray) -> np.ndarray:
