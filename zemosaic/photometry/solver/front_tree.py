@@ -25,16 +25,20 @@ def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) ->
         ``(P, m)`` int columns that each block couples; N stands for none.
     """
     number, parent = dissection.front[node], dissection.parent
-    fronts = len(parent)
+    size, fronts = len(number), len(parent)
+    eliminated = np.argsort(number, kind="stable")
+    rank = np.empty(size, dtype=np.intp)
+    rank[eliminated] = np.arange(size)
     later = np.append(number, fronts)[cliques]
     first = later.min(axis=1, initial=fronts)
     front, column = _members(number, parent, first, cliques)
     # Own columns first, then the others as they will be eliminated.
-    order = np.lexsort((column, number[column], front))
-    front, column = front[order], column[order]
+    key = np.sort(front * (size + 1) + rank[column])
+    front, ranked = np.divmod(key, size + 1)
+    column = eliminated[ranked]
     start = np.searchsorted(front, np.arange(fronts + 1))
     own = np.bincount(number, minlength=fronts)
-    above, place = _places(front, column, start, parent, number, first, cliques)
+    above, place = _places(key, start, rank, front, column, parent, number, first, cliques)
     return Fronts(
         _table(own, np.diff(start), start, parent, first), column, above,
         np.argsort(parent, kind="stable")[np.count_nonzero(parent < 0) :],
@@ -49,29 +53,32 @@ def sorted_unique(values: np.ndarray) -> np.ndarray:
 
 
 def _places(
+    key: np.ndarray,
+    start: np.ndarray,
+    rank: np.ndarray,
     front: np.ndarray,
     column: np.ndarray,
-    start: np.ndarray,
     parent: np.ndarray,
     number: np.ndarray,
     first: np.ndarray,
     cliques: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of the columns of each front in its parent, and of those of each clique."""
+    """Return the places of the columns of each front in its parent, and of those of each clique.
+
+    The entries of all lists of columns have ascending keys, from the front and the rank of the
+    column; `start` is the first of each front.
+    """
     size = len(number)
-    key = front * (size + 1) + column
-    by_key = np.argsort(key, kind="stable")
-    key = key[by_key]
 
     def places(of_front: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        found = np.searchsorted(key, of_front * (size + 1) + columns)
-        return np.asarray(by_key[found] - start[of_front])
+        found = np.searchsorted(key, of_front * (size + 1) + rank[columns])
+        return np.asarray(found - start[of_front])
 
     above, place = np.full(len(column), -1), np.full(cliques.shape, -1)
     rest = (number[column] != front) & (parent[front] >= 0)
     above[rest] = places(parent[front[rest]], column[rest])
-    row, entry = np.nonzero(cliques < size)
-    place[row, entry] = places(first[row], cliques[row, entry])
+    used = cliques < size
+    place[used] = places(np.broadcast_to(first[:, None], used.shape)[used], cliques[used])
     return above, place
 
 
@@ -83,15 +90,11 @@ def _members(
     A front has the columns of its cliques, and those that its children do not eliminate.
     """
     fronts, size = len(parent), len(number)
-    row, entry = np.nonzero(cliques < size)
     level = np.zeros(fronts, dtype=np.intp)  # below the root
     for k in range(fronts - 1, -1, -1):
         level[k] = level[parent[k]] + 1 if parent[k] >= 0 else 0
-    pairs = sorted_unique(
-        np.append(
-            first[row] * (size + 1) + cliques[row, entry], number * (size + 1) + np.arange(size)
-        )
-    )
+    of_cliques = (first[:, None] * (size + 1) + cliques)[cliques < size]
+    pairs = sorted_unique(np.append(of_cliques, number * (size + 1) + np.arange(size)))
     of_level, done = level[pairs // (size + 1)], []
     passed = np.empty(0, dtype=np.int64)
     for depth in range(level.max(initial=-1), -1, -1):
