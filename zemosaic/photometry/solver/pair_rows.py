@@ -199,7 +199,8 @@ class PairEquations:
         # In the mean unit of both tiles, so that swapping them changes nothing.
         unit = level_factor * np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
         np.multiply(unit, self._counted_var[run], out=variance[:, :-1])
-        variance[:, :-1] += excess[0] * pairs.alike[run, None]
+        if excess[0]:
+            variance[:, :-1] += excess[0] * pairs.alike[run, None]
         variance[:, -1] = self.gain_var[run] + excess[1] * pairs.concentration[run]
         shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
         labels = [int(label) for label in instruments if label >= 0]
