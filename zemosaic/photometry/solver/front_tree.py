@@ -37,10 +37,10 @@ def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) ->
     front, ranked = np.divmod(key, size + 1)
     column = eliminated[ranked]
     start = np.searchsorted(front, np.arange(fronts + 1))
-    own = np.bincount(number, minlength=fronts)
     above, place = _places(key, start, rank, front, column, parent, number, first, cliques)
     return Fronts(
-        _table(own, np.diff(start), start, parent, first), column, above,
+        _table(np.bincount(number, minlength=fronts), np.diff(start), start, parent, first),
+        column, above,
         np.argsort(parent, kind="stable")[np.count_nonzero(parent < 0) :],
         np.argsort(first, kind="stable")[: np.count_nonzero(first < fronts)], place,
     )  # fmt: skip
