@@ -94,9 +94,9 @@ def _factorize(
     system: BlockSystem, weights: np.ndarray, replaced: BlockFactor | None
 ) -> BlockFactor:
     """Factorize the Laplacian of a graph with these weights ``(P,)``."""
-    blocks = np.multiply(
-        weights[:, None, None], np.array([[1.0, -1.0], [-1.0, 1.0]]), out=system.blocks
-    )
+    blocks = system.blocks
+    blocks[:, 0, 0] = blocks[:, 1, 1] = weights
+    blocks[:, 0, 1] = blocks[:, 1, 0] = -weights
     return system.factorize(np.zeros(system.size), blocks, replaced)
 
 
