@@ -231,7 +231,8 @@ class HierarchySolver:
     def separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
         """Let levels not inform on gains, nor gains on F: everywhere, or of doubtful tiles."""
         for part in rows:
-            part.separate(np.flatnonzero(self.doubted[part.pairs] | everywhere))
+            chosen = slice(None) if everywhere else np.flatnonzero(self.doubted[part.pairs])
+            part.separate(chosen)
 
     def residuals(self, rows: Sequence[Rows]) -> PairResiduals:
         """Return the residuals of all pairs."""

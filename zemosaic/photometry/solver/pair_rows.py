@@ -108,7 +108,7 @@ class Rows:
         """Derivatives ``(n, 17, 2 (2 + K))`` by the own terms."""
         return self.derivatives.matrix()
 
-    def separate(self, chosen: np.ndarray) -> None:
+    def separate(self, chosen: np.ndarray | slice) -> None:
         """Let the levels of some pairs not inform on gains, nor their gains on F."""
         self.derivatives.first_lever[chosen] = self.derivatives.second_lever[chosen] = 0.0
         self.shared[chosen, -1] = 0.0
