@@ -31,7 +31,7 @@ from .surfaces import ORDERS
 from .suspects import doubtful_tiles
 
 ROUNDS = 60  # at most
-SEPARATE_ROUNDS = 3  # in which levels hold no information on the gains, nor gains on F
+SEPARATE_ROUNDS = 3  # at most, in which levels hold no information on the gains, nor gains on F
 # Rounds in which no class is left out, because the others have not settled; in large mosaics the
 # highest order of surfaces makes them long.
 KEPT_ROUNDS, HIGHEST_KEPT_ROUNDS = 8, 5
@@ -44,7 +44,7 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-2, 3_000
 MOST_LOG_GAIN = 100.0  # beyond, the rounds diverge
-FEWER = 4  # rounds in which weights narrow if sizes are known
+FEWER = 1, 3  # mild rounds, and those in which weights narrow, if sizes are known
 FIRST_GAIN_SPREAD = 0.1
 #: First excess in units of the squared residuals. With less, gains of 1 that are wrong spoil the
 #: levels; with more, planes do not show.
@@ -139,7 +139,7 @@ class HierarchySolver:
             The rounds diverge.
         """
         robust, extrapolation, learning = self.robust_weights(), Extrapolation(), True
-        self._drops = 0
+        self._drops, separated = 0, min(SEPARATE_ROUNDS, robust.mild)
         spreads = spreads.replace(gain_excess=min(spreads.gain_excess, self.gain_excess))
         for number in range(1, ROUNDS + 1):
             columns = self.layout(spreads)
@@ -148,9 +148,9 @@ class HierarchySolver:
             weights = self.weights(robust, number, rows)
             if not learning:
                 weights = extrapolation.of_round(weights)
-            self.separate(rows, everywhere=number <= SEPARATE_ROUNDS)
+            self.separate(rows, everywhere=number <= separated)
             last, state = state, self.next_state(columns, rows, weights, state, spreads)
-            if number <= SEPARATE_ROUNDS:
+            if number <= separated:
                 continue
             if learning:
                 sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
@@ -171,7 +171,7 @@ class HierarchySolver:
 
         If sizes are known no class hides behind another, and fewer rounds will do.
         """
-        return RobustWeights() if self.learns_tiles else RobustWeights(SEPARATE_ROUNDS, FEWER)
+        return RobustWeights() if self.learns_tiles else RobustWeights(*FEWER)
 
     def _is_steady(self, last: State, state: State) -> bool:
         """Return whether the last round has hardly changed the state."""

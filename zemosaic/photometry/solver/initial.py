@@ -113,10 +113,10 @@ def _excess(
     expected = residual**2 / (GAUSSIAN_MEDIAN**2 * (1 - leverage))
     usual = np.median((expected - variance) / concentration)
     most = MOST_EXCESS * max(float(usual), float(np.median(variance / concentration)))
+    least = float(np.median(variance))
     for _ in range(ROUNDS):
         total = variance + excess * concentration
         squares = np.minimum(residual**2, OUTLIER**2 * total)
-        least = float(np.median(variance))
         excess = scored_excess(excess, concentration, squares, total, leverage, least)
     return min(excess, most)
 
