@@ -287,12 +287,13 @@ def test_a_cloud_over_one_of_six_tiles_is_found(seed: int, shared: dict[str, Any
     assert rms_about_trend(error, [tiles[k] for k in np.flatnonzero(good)]) < 1e-2
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_tile_is_left_out_for_a_flat_of_its_own(seed: int) -> None:
-    """Structure that each tile has of its own is no fault of one of them."""
-    own = {"flat_residual": 0.01, "flat_shared": False}
-    solution = solve(tiles_of(seed, tiles=6, shape=(300, 300), overlap=0.3, **own), "auto")
-    assert not solution.suspect.any()
+@pytest.mark.parametrize(("seed", "residual"), [(1, 0.002), (7, 0.002), (4, 0.01)])
+def test_no_tile_is_left_out_for_a_flat_of_its_own(seed: int, residual: float) -> None:
+    """Structure that each tile has of its own is no fault of one, even if surfaces fit the rest."""
+    scene = {"tiles": 9, "shape": (192, 192), "overlap": 0.3, "gains": (0.9, 1.1), "offset": 40.0}
+    scene |= {"nebula": 150.0, "stars": 2e-3, "read_noise": 0.0}
+    own = {"flat_residual": residual, "flat_shared": False}
+    assert not solve(tiles_of(seed, **scene, **own), "auto").suspect.any()
 
 
 @pytest.mark.parametrize("seed", [1, 4, 24])

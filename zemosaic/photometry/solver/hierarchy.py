@@ -120,8 +120,22 @@ def _fit_without_unlike(
         trials.sort(key=itemgetter(0))
         if len(trials) < 2 or trials[0][0] > min(least, trials[1][0] - UNLIKE):
             break
+        if not is_simpler(trials[0][1].spreads, fit.spreads):
+            break
         least, fit = trials[0]
     return fit
+
+
+def is_simpler(again: Spreads, before: Spreads) -> bool:
+    """Whether a second fit needs no excess of the levels, or surfaces of fewer orders, than before.
+
+    Planes may take the place of an excess. Higher orders may not: they describe structure of few
+    tiles as well.
+    """
+    orders, most = (int(np.count_nonzero(spreads.surface)) for spreads in (again, before))
+    if (again.level_excess > 0) == (before.level_excess > 0):
+        return orders < most
+    return before.level_excess > 0 and orders <= max(most, 1)
 
 
 def _leave_out(solver: HierarchySolver, tiles: np.ndarray) -> None:
