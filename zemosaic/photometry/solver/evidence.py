@@ -38,7 +38,7 @@ def deviance(solver: HierarchySolver, fit: Fit) -> float:
         unit = state.log_gain[pairs.i[part.pairs]] + state.log_gain[pairs.j[part.pairs]]
         total += float(np.log(part.variance[measured]).sum() - unit @ measured[:, :-1].sum(axis=1))
     total += _misfit(_chi(rows))
-    for tile in np.flatnonzero(fit.doubtful).tolist():
+    for tile in np.intersect1d(np.flatnonzero(fit.doubtful), np.r_[pairs.i, pairs.j]).tolist():
         total += min(_own_surface(solver, fit, tile), 0.0)
     return total
 
@@ -89,10 +89,11 @@ def _rows_of_tile(
     active = replace(fit.columns.active, surface=ORDERS > 0)
     excess = spreads.level_excess, spreads.gain_excess
     rows = list(solver.equations.rows(fit.state, active, excess, spreads.level_factor))
-    derivatives, squares = [], []
+    derivatives, squares = [], [np.array([solver.scales.patch_var])]
     for part in rows:
         ends = [end[part.pairs] == tile for end in (pairs.i, pairs.j)]
         first, second = np.split(part.own / np.sqrt(part.variance)[..., None], 2, axis=2)
         derivatives.append(first * ends[0][:, None, None] + second * ends[1][:, None, None])
-        squares.append(part.residual[ends[0] | ends[1], :-1] ** 2)
+        levels = np.isfinite(part.variance[:, :-1]) & (ends[0] | ends[1])[:, None]
+        squares.append(part.residual[:, :-1][levels] ** 2)
     return np.concatenate(derivatives), _chi(rows), float(np.concatenate(squares).mean())
