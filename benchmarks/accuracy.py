@@ -65,6 +65,10 @@ SETS: dict[str, dict[str, Any]] = {
     "64 tiles, vignetting 5 %, gradients, trails, bad tile": {
         **MOSAIC, "vignetting": 0.05, "gradient": True, "trail": True, "bad": True,
     },
+    "6 tiles, vignetting 5 %, bad tile": {**SMALL, "tiles": 6, "vignetting": 0.05, "bad": True},
+    "9 tiles, vignetting 20 %, 4th order, bad tile": {
+        **SMALL, "tiles": 9, "vignetting": 0.2, "quartic": True, "bad": True,
+    },
     "64 tiles, glow of 100 ADU": {**MOSAIC, "glow": 100.0},
     "64 tiles, clipped stars": {**MOSAIC, **CLIPPED},
     "64 tiles, clipped stars, gradients": {**MOSAIC, **CLIPPED, "gradient": True},
