@@ -31,7 +31,7 @@ REACH = 4  # steps from tile to tile: as far as a tile that contradicts all othe
 #: Tiles of a mosaic in which each is left out in turn: of more, none has a part in most pairs.
 LARGEST_SMALL = 12
 FEWEST_LEFT = 5  # tiles: fewer always agree
-UNLIKE = 50.0  # by which the deviance is less than without any other tile
+CLEAR = 50.0  # least difference of the deviances without a bad tile and without any other
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
 GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains
@@ -91,21 +91,22 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
             return solver.fit(start, spreads.replace(surface=np.zeros(4), log_flat=np.zeros(3)))
 
     fit = _fit_sound(solver, state, spreads, fit_all)
-    return _fit_without_unlike(solver, state, fit, fit_all)
+    return _leave_out_in_turn(solver, state, fit, fit_all)
 
 
-def _fit_without_unlike(
+def _leave_out_in_turn(
     solver: HierarchySolver, state: State, fit: Fit, fit_all: Callable[[State], Fit]
 ) -> Fit:
     """Fit a small mosaic again without the tile that spoils it, if there is one, then the next.
 
     A tile with a part in most pairs contradicts no others: surfaces of all tiles, or wild gains,
-    describe its faults. But without it all are likelier, and without any other tile they are not.
+    describe its faults. The measurements are far likelier without it than without any other tile.
     """
     channel = solver.channel
     used, tiles = np.unique(np.r_[channel.pairs.i, channel.pairs.j]), np.arange(channel.tiles)
     if channel.frame is None or not FEWEST_LEFT < len(used) <= LARGEST_SMALL:
         return fit
+    solver.doubt(fit.doubtful)  # a later search may have failed
     least = deviance(solver, fit)
     while fit.spreads.surface[1:].any() or fit.spreads.level_excess > 0:
         left = np.setdiff1d(used, np.flatnonzero(fit.doubtful))
@@ -118,7 +119,7 @@ def _fit_without_unlike(
                     trial = fit_all(state)
                     trials.append((deviance(solver, trial), trial))
         trials.sort(key=itemgetter(0))
-        if len(trials) < 2 or trials[0][0] > min(least, trials[1][0] - UNLIKE):
+        if len(trials) < 2 or trials[0][0] > min(least, trials[1][0] - CLEAR):
             break
         if not is_simpler(trials[0][1].spreads, fit.spreads):
             break
