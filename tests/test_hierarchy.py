@@ -395,11 +395,29 @@ def test_surfaces_of_fourth_order_are_found() -> None:
         assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.5
 
 
-def test_structure_smaller_than_a_tile_is_no_surface() -> None:
-    """Surfaces as large in all orders are scatter of the levels, and gains keep honest errors."""
+def test_surfaces_without_gradients_are_found() -> None:
+    """Second order alone is found, and the tiles match."""
     for seed in SEEDS[:2]:
         mosaic = InventedMosaic(5, seed)
-        mosaic.surface = 3.0 * mosaic.rng.normal(size=mosaic.surface.shape)
+        mosaic.surface = 30.0 * mosaic.rng.normal(size=mosaic.surface.shape) * (ORDERS == 2)
+        solution = mosaic.solve()
+        gradient, second, *higher = np.sqrt(solution.spreads[0].surface)
+        assert second == pytest.approx(30, rel=0.2)
+        assert max(gradient, *higher) < 1
+        assert rms(matched_levels(mosaic, solution)) < 0.3
+        assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.5
+
+
+@pytest.mark.parametrize(("side", "size"), [(5, 3.0), (8, 60.0)])
+@pytest.mark.parametrize("orders", [(1, 2, 3, 4), (2, 3), (3,), (3, 4)], ids=str)
+def test_structure_smaller_than_a_tile_is_no_surface(
+    orders: tuple[int, ...], side: int, size: float
+) -> None:
+    """Surfaces of high orders are scatter of the levels, and gains keep honest errors."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(side, seed)
+        mosaic.surface = size * mosaic.rng.normal(size=mosaic.surface.shape)
+        mosaic.surface *= np.isin(ORDERS, orders)
         solution = mosaic.solve()
         assert not solution.spreads[0].surface.any()
         assert solution.spreads[0].level_excess > 0

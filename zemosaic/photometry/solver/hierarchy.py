@@ -75,20 +75,19 @@ def _with_shared(state: State, other: State) -> State:
 def _survey(solver: HierarchySolver, state: State) -> Fit:
     """Fit with all classes, or, if that has no finite solution, with gains and levels alone.
 
-    A glow is tried as well, and rough surfaces become an excess of the levels.
+    A glow is tried as well, and structure of the tiles is an excess of the levels from the start.
     """
     spreads = solver.first_spreads(state)
 
     def fit_all(start: State) -> Fit:
         try:
             fit = solver.fit(start, spreads)
-            if spreads.log_flat.any():
-                fit = _with_glow(solver, fit)
-            if fit.spreads.is_rough:
-                fit = solver.fit(fit.state, fit.spreads.without_surfaces())
-            return fit
+            if fit.spreads.has_structure:  # it has spoiled the terms before its size was known
+                excess = fit.spreads.without_surfaces().level_excess
+                fit = solver.fit(start, spreads.replace(surface=np.zeros(4), level_excess=excess))
+            return _with_glow(solver, fit) if spreads.log_flat.any() else fit
         except np.linalg.LinAlgError:
-            return solver.fit(start, spreads.replace(surface=np.zeros(4), log_flat=np.zeros(3)))
+            return solver.fit(start, spreads.without_surfaces().replace(log_flat=np.zeros(3)))
 
     fit = _fit_sound(solver, state, spreads, fit_all)
     return _leave_out_in_turn(solver, state, fit, fit_all)
@@ -156,9 +155,10 @@ def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
     if not (found.log_flat.any() or found.surface[1:].any() or found.level_excess > 0):
         return fit
     size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
-    again = solver.fit(fit.state, found.replace(glow=np.full(3, size), level_excess=0.0))
-    if explains_more(again, fit):
-        return again
+    with suppress(np.linalg.LinAlgError):
+        again = solver.fit(fit.state, found.replace(glow=np.full(3, size), level_excess=0.0))
+        if explains_more(again, fit):
+            return again
     solver.tails = tails  # the search for contradictions looks at them
     return fit
 

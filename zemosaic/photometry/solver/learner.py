@@ -117,8 +117,7 @@ class Learner:
             )  # fmt: skip
             drops = self.drops_highest if kind == SURFACE_CLASS[-1] else self.drops
             surface[kind] = self._next(surface[kind], *score, drops)
-        # A smooth surface has no order that is larger than the one below.
-        return spreads.replace(gain=gain, surface=np.minimum.accumulate(surface))
+        return spreads.replace(gain=gain, surface=surface)
 
     def _gain(self, variance: float, log_gain: np.ndarray, errors: np.ndarray) -> float:
         """Estimate the variance of log-gains ``(n,)`` with these variances of their errors.

@@ -35,8 +35,8 @@ FIRST_STEP = 0.125
 EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights follow it
 NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
 LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
-#: Size of the third order in units of the first, above which surfaces are made of structure that is
-#: smaller than a tile.
+#: Size of the higher two orders in units of the lower, above which surfaces are made of structure
+#: that is smaller than a tile.
 ROUGH = 0.5
 #: Mean square over a tile of the terms of each order, in units of their variance.
 MEAN_SQUARE = np.array([2 / 3, 13 / 45, 0.105, 0.035])
@@ -75,7 +75,12 @@ class Spreads:
     @property
     def is_rough(self) -> bool:
         """Whether the surfaces are made of structure that is smaller than a tile, as of a flat."""
-        return bool(self.surface[2] > ROUGH**2 * self.surface[0])
+        return bool(self.surface[2:].max() > ROUGH**2 * self.surface[:2].max())
+
+    @property
+    def has_structure(self) -> bool:
+        """Whether the tiles have structure of their own that no smooth surface describes."""
+        return self.is_rough or (self.level_excess > 0 and not self.surface.any())
 
     def without_surfaces(self) -> Spreads:
         """Return spreads that have an excess of levels in place of surfaces."""
