@@ -20,7 +20,7 @@ from .columns import set_gauge
 from .contradictions import contradicted_tiles, find_doubtful
 from .evidence import deviance
 from .fit import Fit
-from .hierarchy_solver import HierarchySolver
+from .hierarchy_solver import MOST_GROWTH, HierarchySolver
 from .initial import gain_excess, initial_state
 from .pair_rows import State
 from .spreads import Spreads
@@ -32,6 +32,7 @@ REACH = 4  # steps from tile to tile: as far as a tile that contradicts all othe
 LARGEST_SMALL = 12
 FEWEST_LEFT = 5  # tiles: fewer always agree
 CLEAR = 50.0  # least difference of the deviances without a bad tile and without any other
+FAR = 3.0  # of a log-gain from those of the pairs: a factor of 20
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
 GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains
@@ -73,23 +74,39 @@ def _with_shared(state: State, other: State) -> State:
 
 
 def _survey(solver: HierarchySolver, state: State) -> Fit:
-    """Fit with all classes, or, if that has no finite solution, with gains and levels alone.
+    """Fit with all classes; if that diverges, without surfaces, and at last without F as well.
 
-    A glow is tried as well, and structure of the tiles is an excess of the levels from the start.
+    A glow is tried as well. An excess of the levels takes the place of surfaces that are left out.
+    Where levels drive a gain far from those of the pairs, tiles have structure that no surface
+    describes; if they do so in any case, contradictory pairs have given these gains.
     """
     spreads = solver.first_spreads(state)
+    structure = spreads.without_surfaces()
+    even = structure.replace(log_flat=np.zeros(3))
+
+    def fit_from(first: Spreads, start: State, growth: float) -> Fit:
+        fit = solver.fit(start, first, growth)
+        if first.log_flat.any():
+            fit = _with_glow(solver, fit)
+        if fit.spreads.is_rough:
+            fit = solver.fit(fit.state, fit.spreads.without_surfaces(), growth)
+        return fit
 
     def fit_all(start: State) -> Fit:
-        try:
-            fit = solver.fit(start, spreads)
-            if fit.spreads.has_structure:  # it has spoiled the terms before its size was known
-                excess = fit.spreads.without_surfaces().level_excess
-                fit = solver.fit(start, spreads.replace(surface=np.zeros(4), level_excess=excess))
-            return _with_glow(solver, fit) if spreads.log_flat.any() else fit
-        except np.linalg.LinAlgError:
-            return solver.fit(start, spreads.without_surfaces().replace(log_flat=np.zeros(3)))
+        for first in (spreads, structure):
+            with suppress(np.linalg.LinAlgError):
+                return fit_from(first, start, FAR)
+        return solver.fit(start, even, FAR)
 
-    fit = _fit_sound(solver, state, spreads, fit_all)
+    def fit_anyhow(start: State) -> Fit:
+        with suppress(np.linalg.LinAlgError):
+            return fit_from(spreads, start, MOST_GROWTH)
+        return solver.fit(start, even)
+
+    try:
+        fit = _fit_sound(solver, state, spreads, fit_all)
+    except np.linalg.LinAlgError:
+        fit = _fit_sound(solver, state, spreads, fit_anyhow)
     return _leave_out_in_turn(solver, state, fit, fit_all)
 
 

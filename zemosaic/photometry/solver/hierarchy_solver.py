@@ -43,7 +43,7 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: Rms step of the last round in units of the errors, where many terms make rounds long and one tile
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-2, 3_000
-MOST_LOG_GAIN = 100.0  # beyond, the rounds diverge
+MOST_GROWTH = 100.0  # of a log-gain, beyond which the rounds diverge
 FEWER = 1, 3  # mild rounds, and those in which weights narrow, if sizes are known
 FIRST_GAIN_SPREAD = 0.1
 #: First excess in units of the squared residuals. With less, gains of 1 that are wrong spoil the
@@ -130,8 +130,17 @@ class HierarchySolver:
             level_excess=FIRST_EXCESS * typical * (self.channel.surface_order < ORDERS.max()),
         )
 
-    def fit(self, state: State, spreads: Spreads) -> Fit:
+    def fit(self, state: State, spreads: Spreads, growth: float = MOST_GROWTH) -> Fit:
         """Iterate from a state and sizes until both are steady.
+
+        Parameters
+        ----------
+        state : State
+            The first one.
+        spreads : Spreads
+            The first sizes.
+        growth : float
+            By which a log-gain may exceed the first ones in any round.
 
         Raises
         ------
@@ -150,6 +159,8 @@ class HierarchySolver:
                 weights = extrapolation.of_round(weights)
             self.separate(rows, everywhere=number <= separated)
             last, state = state, self.next_state(columns, rows, weights, state, spreads)
+            if not (np.abs(state.log_gain) < np.abs(self.log_gain) + growth).all():
+                raise np.linalg.LinAlgError("the rounds diverge")
             if number <= separated:
                 continue
             if learning:
@@ -211,8 +222,6 @@ class HierarchySolver:
         squares = right @ step[0] + shared @ step[1]
         self.step = float(np.sqrt(max(squares, 0.0) / max(columns.size, 1)))
         state = columns.add(state, *step)
-        if not (np.abs(state.log_gain) < MOST_LOG_GAIN).all():
-            raise np.linalg.LinAlgError("the rounds diverge")
         return set_gauge(self.channel, state, self.reference, self.apart)
 
     @property

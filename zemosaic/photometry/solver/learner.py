@@ -117,6 +117,9 @@ class Learner:
             )  # fmt: skip
             drops = self.drops_highest if kind == SURFACE_CLASS[-1] else self.drops
             surface[kind] = self._next(surface[kind], *score, drops)
+        # A smooth surface has no order that is larger than the one below, but the second order need
+        # not come with a gradient.
+        surface[1:] = np.minimum.accumulate(surface[1:])
         return spreads.replace(gain=gain, surface=surface)
 
     def _gain(self, variance: float, log_gain: np.ndarray, errors: np.ndarray) -> float:

@@ -73,14 +73,19 @@ class PairEnd(NamedTuple):
     by_shared: np.ndarray
     lit: Lit
 
-    def shared(self, sign: int, contrast: np.ndarray) -> np.ndarray:
-        """Return the derivatives ``(n, 17, S)`` by the shared terms."""
+    def shared(self, sign: int, contrast: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Return the derivatives ``(n, 17, S)`` by the shared terms at the mean of both tiles.
+
+        `residual` ``(n, 16)`` is the level of the tile of sign -1 minus that of the other.
+        """
         pairs, patches, terms = self.by_shared.shape
         derivatives = np.zeros((pairs, patches + 1, terms))
         if terms:
             basis = self.lit.flat_basis
+            flats = basis.shape[2]
             derivatives[:, :-1] = sign * self.by_shared
-            derivatives[:, -1, : basis.shape[2]] = sign * np.einsum("np,npm->nm", contrast, basis)
+            derivatives[:, :-1, :flats] -= residual[..., None] / 2 * basis
+            derivatives[:, -1, :flats] = sign * np.einsum("np,npm->nm", contrast, basis)
         return derivatives
 
 

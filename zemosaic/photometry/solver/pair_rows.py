@@ -10,6 +10,10 @@ sky, and the illumination F and the glow A of the instrument at the position q o
 acts on light alone, not on the bias b that is left in the data. Where both light and F change
 across a patch, T_i has the term ``-g_i cov(x, log F(q_i)) / F(q_i)`` as well. The contrast c of the
 patches says where the gain of the pair was measured.
+
+The derivatives by log F are those at the mean of T_i and T_j. At each tile's own level, noise and
+structure of a tile would be in both the residual and its derivative, and a larger F in all overlaps
+would make them smaller (errors in variables; Fuller 1987, Measurement Error Models).
 """
 
 from __future__ import annotations
@@ -202,7 +206,10 @@ class PairEquations:
         if excess[0]:
             variance[:, :-1] += excess[0] * pairs.alike[run, None]
         variance[:, -1] = self.gain_var[run] + excess[1] * pairs.concentration[run]
-        shared = [end.shared(sign, contrast) for end, sign in zip(ends, (-1, 1), strict=True)]
+        shared = [
+            end.shared(sign, contrast, residual[:, :-1])
+            for end, sign in zip(ends, (-1, 1), strict=True)
+        ]
         labels = [int(label) for label in instruments if label >= 0]
         if len(labels) == 2 and labels[0] == labels[1]:
             shared, labels = [shared[0] + shared[1]], labels[:1]

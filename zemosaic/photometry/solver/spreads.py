@@ -77,11 +77,6 @@ class Spreads:
         """Whether the surfaces are made of structure that is smaller than a tile, as of a flat."""
         return bool(self.surface[2:].max() > ROUGH**2 * self.surface[:2].max())
 
-    @property
-    def has_structure(self) -> bool:
-        """Whether the tiles have structure of their own that no smooth surface describes."""
-        return self.is_rough or (self.level_excess > 0 and not self.surface.any())
-
     def without_surfaces(self) -> Spreads:
         """Return spreads that have an excess of levels in place of surfaces."""
         excess = float(MEAN_SQUARE @ self.surface) / (ALIKE * PATCHES) + self.level_excess
