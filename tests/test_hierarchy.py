@@ -98,6 +98,16 @@ def test_gradients_of_the_tiles_are_found() -> None:
         assert rms(matched_levels(mosaic, solution)) < 0.3
 
 
+def test_a_trend_of_the_gains_is_no_illumination() -> None:
+    """Gains that rise across the mosaic are found under a dark sky, if no light falls off."""
+    for seed in SEEDS[:2]:
+        mosaic = InventedMosaic(8, seed, sky=5.0, level=1.0, structure=3.0, level_err=0.03)
+        mosaic.gain *= np.exp(0.3 * mosaic.centre[:, 0] / np.ptp(mosaic.centre[:, 0]))
+        solution = mosaic.solve()
+        assert not solution.spreads[0].log_flat.any()
+        assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.5
+
+
 @pytest.mark.parametrize("instruments", [1, 2])
 def test_an_illumination_is_found(instruments: int) -> None:
     """Vignetting off the centre of each instrument, with gains and levels, with honest errors."""

@@ -235,13 +235,14 @@ class Learner:
         kinds: np.ndarray,
         weights: np.ndarray,
     ) -> np.ndarray:
-        """Estimate classes ``(3,)`` from the values ``(Q, n)`` of terms of these kinds."""
+        """Estimate classes ``(3,)`` from the values ``(Q, n)`` of terms of these kinds.
+
+        Slopes are no evidence: a chance trend of the gains would be one of the illumination.
+        """
         changed = variances.copy()
         for kind in np.unique(kinds).tolist():
-            members = kinds == kind
-            score = scored_variance(
-                variances[kind], values[:, members] ** 2, errors[:, members], weights[members]
-            )
+            members = (kinds == kind) & (weights == 1)
+            score = scored_variance(variances[kind], values[:, members] ** 2, errors[:, members])
             changed[kind] = self._next(variances[kind], *score, self.drops)
         return changed
 
