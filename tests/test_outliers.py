@@ -287,6 +287,13 @@ def test_a_cloud_over_one_of_six_tiles_is_found(seed: int, shared: dict[str, Any
     assert rms_about_trend(error, [tiles[k] for k in np.flatnonzero(good)]) < 1e-2
 
 
+def test_a_cloud_that_planes_and_a_glow_describe_is_found() -> None:
+    """With torn borders of zeros, these fit all six tiles, but none of them is needed for five."""
+    scene = Scene(tiles=6, shape=(300, 300), overlap=0.3, vignetting=0.1, border=True, blank=0.0)
+    solution = solve(tuple(simulate(replace(scene, seed=0, bad=True))), "auto")
+    assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
+
+
 @pytest.mark.parametrize(("seed", "residual"), [(1, 0.002), (7, 0.002), (4, 0.01)])
 def test_no_tile_is_left_out_for_a_flat_of_its_own(seed: int, residual: float) -> None:
     """Structure that each tile has of its own is no fault of one, even if surfaces fit the rest."""

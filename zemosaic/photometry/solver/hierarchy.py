@@ -124,7 +124,7 @@ def _leave_out_in_turn(
         return fit
     solver.doubt(fit.doubtful)  # a later search may have failed
     least = deviance(solver, fit)
-    while fit.spreads.surface[1:].any() or fit.spreads.level_excess > 0:
+    while may_hide_faults(fit.spreads):
         left = np.setdiff1d(used, np.flatnonzero(fit.doubtful))
         trials = []
         for tile in left if len(left) > FEWEST_LEFT else ():
@@ -141,6 +141,11 @@ def _leave_out_in_turn(
             break
         least, fit = trials[0]
     return fit
+
+
+def may_hide_faults(found: Spreads) -> bool:
+    """Whether more than planes describes the levels of the tiles, and perhaps the faults of one."""
+    return bool(found.surface[1:].any() or found.glow.any() or found.level_excess > 0)
 
 
 def is_simpler(again: Spreads, before: Spreads) -> bool:
