@@ -93,9 +93,12 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
         return fit
 
     def fit_all(start: State) -> Fit:
+        tails = solver.tails
         for first in (spreads, structure):
+            solver.tails = tails.copy()  # rounds that diverge spoil them
             with suppress(np.linalg.LinAlgError):
                 return fit_from(first, start, FAR)
+        solver.tails = tails
         return solver.fit(start, even, FAR)
 
     def fit_anyhow(start: State) -> Fit:
