@@ -123,7 +123,12 @@ def test_bordered_systems_are_solved_as_by_dense_algebra(name: str, shared: int)
     own, common = normal.solve(right[: case.size], right[case.size :])
     expected = np.linalg.solve(case.dense, right)
     np.testing.assert_allclose(np.concatenate([own, common]), expected, atol=1e-9)
-    np.testing.assert_allclose(normal.variance(), np.diag(case.inverse)[: case.size], rtol=1e-8)
+    for number in {0, min(shared, 2)}:
+        means = case.rng.normal(size=(case.size, number))
+        minus_means = np.eye(case.size, case.size + shared)
+        minus_means[:, case.size + shared - number :] -= means
+        expected = np.einsum("na,ab,nb->n", minus_means, case.inverse, minus_means)
+        np.testing.assert_allclose(normal.variance(means), expected, rtol=1e-8)
     np.testing.assert_allclose(normal.log_determinant, np.linalg.slogdet(case.dense)[1], rtol=1e-9)
     place = np.arange(0, shared, 2)
     rows = case.rng.normal(size=(len(case.cliques), 2, case.cliques.shape[1] + len(place)))

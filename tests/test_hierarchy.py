@@ -108,6 +108,22 @@ def test_a_trend_of_the_gains_is_no_illumination() -> None:
         assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.5
 
 
+def test_a_trend_of_the_gains_is_no_slope_of_an_illumination() -> None:
+    """Gains that drift by 40 % across the mosaic are found behind a vignetting as well."""
+    deviations = []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(8, seed, corner=0.1)
+        x = mosaic.centre[:, 0]
+        mosaic.gain = np.exp(0.2 * np.log(mosaic.gain) + 0.4 * (x - x.mean()) / np.ptp(x))
+        solution = mosaic.solve()
+        steps = 2 * mosaic.half[0] / np.ptp(x)
+        assert 2 * np.sqrt(2 * solution.spreads[0].trend) == pytest.approx(0.4 * steps, rel=0.3)
+        error = gain_errors(mosaic, solution)
+        assert rms(error) < 0.06
+        deviations.append(error / solution.gain_err[:, 0])
+    assert 0.4 < rms(deviations) < 1.8
+
+
 @pytest.mark.parametrize("instruments", [1, 2])
 def test_an_illumination_is_found(instruments: int) -> None:
     """Vignetting off the centre of each instrument, with gains and levels, with honest errors."""
@@ -442,8 +458,9 @@ def test_pairs_without_trust_do_not_hide_the_scatter_of_levels() -> None:
         different = (mosaic.i % 6 < 3) | (mosaic.j % 6 < 3)
         assert different.mean() > 0.5
         solution = mosaic.solve(different=different)
-        assert solution.spreads[0].level_excess > 1
-        assert solution.spreads[0].gain < 0.1**2
+        found = solution.spreads[0]
+        assert found.level_excess > 1 or np.sqrt(found.surface[0]) == pytest.approx(3, rel=0.5)
+        assert found.gain < 0.1**2
         known = np.isfinite(solution.gain_err[:, 0])
         error = np.log(solution.gain[:, 0] / mosaic.gain)
         error -= error[known].mean()

@@ -59,6 +59,7 @@ def equations(instruments: int, tied: bool) -> tuple[PairEquations, State]:
         log_flat=0.02 * rng.normal(size=(instruments, len(TERMS))),
         glow=rng.normal(size=(instruments, len(TERMS))),
         bias=100 * rng.normal(size=instruments),
+        trend=np.zeros(2),
     )
     return PairEquations(channel, reference), state
 
@@ -114,6 +115,7 @@ def test_derivatives_by_the_terms_of_tiles_are_those_of_the_residuals(
 ) -> None:
     """For gain, level and all terms of the surface of either tile, also of tied tiles."""
     pair_equations, state = equations(instruments, tied)
+    pair_equations = agreeing(pair_equations, state)
     found = rows_of(pair_equations, state)
     width = 2 + len(ORDERS)
     for column in range(width):
@@ -128,6 +130,26 @@ def test_derivatives_by_the_terms_of_tiles_are_those_of_the_residuals(
                         part.own[mine][..., width * side + column], numbers[mine],
                         rtol=1e-5, atol=1e-4,
                     )  # fmt: skip
+
+
+def test_noise_does_not_tell_a_slope_of_the_illumination_from_a_trend_of_the_gains() -> None:
+    """Parallel tiles do not at all: gains, levels and bias can take the place of any slope."""
+    pair_equations, state = equations(1, tied=False)
+    log_flat = state.log_flat * (TERMS.sum(axis=1) == 1)
+    state = replace(state, surface=0 * state.surface, log_flat=log_flat, glow=0 * state.glow)
+    pairs, rng = pair_equations.channel.pairs, np.random.default_rng(7)
+    noisy = replace(pairs, y_level=pairs.y_level + 20 * rng.normal(size=pairs.y_level.shape))
+    noisy_channel = replace(pair_equations.channel, pairs=noisy)
+    active = Unknowns(np.zeros(len(ORDERS), dtype=bool), TERMS.sum(axis=1) == 1, ALL.glow & False)
+    (rows,) = rows_of(PairEquations(noisy_channel, pair_equations.reference), state, active)
+    ends = np.stack([pairs.i, pairs.j], axis=1)
+    own = np.zeros((*rows.residual.shape, 9, 2))
+    for end in (0, 1):
+        own[np.arange(len(ends)), :, ends[:, end]] += rows.own[..., 2 * end : 2 * end + 2]
+    others = np.concatenate([own.reshape(-1, 18), rows.shared[..., 2:].reshape(-1, 1)], axis=1)
+    for slope in rows.shared[..., :2].reshape(-1, 2).T:
+        left = slope - others @ np.linalg.lstsq(others, slope, rcond=1e-10)[0]
+        assert np.abs(left).max() < 1e-3 * np.abs(slope).max()
 
 
 @pytest.mark.parametrize("instruments", [1, 2])
@@ -190,7 +212,7 @@ def test_the_truth_has_no_residuals(structure: float) -> None:
     assert half_tile == pytest.approx(mosaic.unit)
     state = State(
         np.log(mosaic.gain), mosaic.offset / unit, mosaic.surface / unit, mosaic.log_flat,
-        mosaic.glow / unit, np.array([mosaic.bias]) / unit,
+        mosaic.glow / unit, np.array([mosaic.bias]) / unit, np.zeros(2),
     )  # fmt: skip
     (rows,) = rows_of(pair_equations, state)
     # Changes of F and of the light within a patch count to second order.

@@ -246,6 +246,9 @@ class PhaseSolution(Solution):
         gain = max(spreads.gain for spreads in self.spreads) ** 0.5
         if gain > 0:
             yield f"gains scatter {two_digits(100 * gain)} %"
+        trend = max(spreads.trend for spreads in self.spreads) ** 0.5
+        if trend > 0:
+            yield f"and drift by {two_digits(200 * trend)} % a tile"
         surfaces = np.sqrt(np.max([spreads.surface for spreads in self.spreads], axis=0))
         names = "gradients of {} a tile", "second order {}", "third order {}", "fourth order {}"
         found = [

@@ -64,9 +64,17 @@ class Bordered:
         common = self.shared_inverse @ (shared - self.ratio.T @ right)
         return own - self.ratio @ common, common
 
-    def variance(self) -> np.ndarray:
-        """Compute the diagonal ``(N,)`` of the inverse at the columns of the tiles."""
-        by_shared = np.einsum("nm,nm->n", self.ratio @ self.shared_inverse, self.ratio)
+    def variance(self, means: np.ndarray) -> np.ndarray:
+        """Compute the variances ``(N,)`` of the tiles' terms minus the means of their priors.
+
+        These are products of `means` ``(N, m)`` and the last m shared terms.
+        """
+        ratio = self.ratio
+        if means.shape[1]:
+            ratio = np.column_stack(
+                [ratio[:, : -means.shape[1]], ratio[:, -means.shape[1] :] + means]
+            )
+        by_shared = np.einsum("nm,nm->n", ratio @ self.shared_inverse, ratio)
         return self.factor.inverse_diagonal() + by_shared
 
     def row_variances(

@@ -28,12 +28,15 @@ class Columns:
         ``(N,)`` int tile of each column, the first of several.
     instruments : int
         Number of instruments, each with the active shared terms.
+    trends : int
+        Number of the slopes of the log-gains across the mosaic that are solved for: 0 or 2.
     """
 
     active: Unknowns
     index: np.ndarray
     owner: np.ndarray
     instruments: int
+    trends: int
 
     @classmethod
     def of(cls, channel: Channel, spreads: Spreads) -> Columns:
@@ -54,7 +57,8 @@ class Columns:
         number = np.full(solved.shape, size)
         number[solved] = np.arange(size)
         index = np.column_stack([number[ties.gain, 0], number[ties.level, 1:]])
-        return cls(active, index, np.nonzero(solved)[0], len(channel.instruments.names))
+        trends = 2 * bool(spreads.trend > 0 and spreads.log_flat[0] > 0)
+        return cls(active, index, np.nonzero(solved)[0], len(channel.instruments.names), trends)
 
     @property
     def size(self) -> int:
@@ -66,6 +70,16 @@ class Columns:
         """Number of active shared terms of each instrument."""
         active = self.active
         return int(active.log_flat.sum() + active.glow.sum() + active.log_flat.any())
+
+    @property
+    def shared_size(self) -> int:
+        """Number S of shared columns: of all instruments, then of the trend."""
+        return self.instruments * self.shared_terms + self.trends
+
+    def by_instrument(self, values: np.ndarray) -> np.ndarray:
+        """Return the values ``(S,)`` of the shared terms of each instrument ``(Q, n)``."""
+        terms = self.shared_terms
+        return values[: self.instruments * terms].reshape(self.instruments, terms)
 
     def shared_places(self, instruments: Sequence[int]) -> np.ndarray:
         """Return the places ``(s,)`` of the shared columns of some instruments."""
@@ -87,14 +101,16 @@ class Columns:
             values.copy() for values in (state.surface, state.log_flat, state.glow)
         )
         surface[:, active.surface] += step[:, 2:]
-        common = shared.reshape(self.instruments, self.shared_terms)
+        common = self.by_instrument(shared)
         flats = np.count_nonzero(active.log_flat)
         log_flat[:, active.log_flat] += common[:, :flats]
         glows = flats + np.count_nonzero(active.glow)
         glow[:, active.glow] += common[:, flats:glows]
         bias = state.bias + common[:, glows:].sum(axis=1)
         log_gain, level = state.log_gain + step[:, 0], state.level + step[:, 1]
-        return State(log_gain, level, surface, log_flat, glow, bias)
+        trend = state.trend.copy()
+        trend[: self.trends] += shared[common.size :]
+        return State(log_gain, level, surface, log_flat, glow, bias, trend)
 
     def shared_values(self, state: State) -> np.ndarray:
         """Return the values ``(S,)`` of the shared columns."""
@@ -104,7 +120,7 @@ class Columns:
             state.glow[:, active.glow],
             state.bias[:, None][:, : int(active.log_flat.any())],
         ]
-        return np.concatenate(values, axis=1).ravel()
+        return np.concatenate([*np.concatenate(values, axis=1), state.trend[: self.trends]])
 
     def clear_inactive(self, state: State) -> State:
         """Return a state in which terms without a column are 0."""
@@ -115,6 +131,7 @@ class Columns:
             log_flat=np.where(active.log_flat, state.log_flat, 0.0),
             glow=np.where(active.glow, state.glow, 0.0),
             bias=state.bias * active.log_flat.any(),
+            trend=state.trend * bool(self.trends),
         )
 
 
@@ -132,17 +149,16 @@ def counted_tiles(channel: Channel, doubtful: np.ndarray) -> np.ndarray:
     return gained & ~(doubtful & sound[component])
 
 
-def centred_gains(channel: Channel, state: State, doubtful: np.ndarray) -> np.ndarray:
-    """Return the log-gains ``(T,)`` relative to the mean of their component.
+def centred(channel: Channel, values: np.ndarray, doubtful: np.ndarray) -> np.ndarray:
+    """Return values ``(T,)`` relative to the mean of their component; 0 for a tile without a gain.
 
     Those of doubtful tiles ``(T,)`` do not enter the mean.
-
     """
-    component, gained = channel.gain_component, channel.gained
+    component = channel.gain_component
     counted = counted_tiles(channel, doubtful)
     count = np.maximum(np.bincount(component, counted), 1)
-    mean = np.bincount(component, state.log_gain * counted) / count
-    return np.where(gained, state.log_gain - mean[component], 0.0)
+    mean = np.bincount(component, values * counted) / count
+    return np.where(channel.gained, values - mean[component], 0.0)
 
 
 def set_gauge(channel: Channel, state: State, reference: np.ndarray, doubtful: np.ndarray) -> State:

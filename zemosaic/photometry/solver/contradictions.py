@@ -71,7 +71,7 @@ def _fit_planes(
         rows = _separated_rows(solver, state, columns, spreads, gain_var)
         weights = solver.weights(robust, number, rows)
         state = solver.next_state(columns, rows, weights, state, spreads)
-        gain_var = columns.of_kind(solver.normal.variance())[:, 0]
+        gain_var = columns.of_kind(solver.normal.variance(solver.prior_means(columns)))[:, 0]
         sizes, spreads = spreads, solver.learn(number, state, spreads, rows, weights, kept=True)
         if number > robust.rounds and settled(sizes, spreads):
             break

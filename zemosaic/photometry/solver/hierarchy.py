@@ -70,7 +70,8 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
 
 def _with_shared(state: State, other: State) -> State:
     """Return a state with the illumination and the glow of another one."""
-    return replace(state, log_flat=other.log_flat, glow=other.glow, bias=other.bias)
+    shared = {name: getattr(other, name) for name in ("log_flat", "glow", "bias", "trend")}
+    return replace(state, **shared)
 
 
 def _survey(solver: HierarchySolver, state: State) -> Fit:

@@ -16,7 +16,7 @@ from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .channel import Channel
-from .columns import Columns, centred_gains, hold_means, means_of_components, set_gauge
+from .columns import Columns, centred, hold_means, means_of_components, set_gauge
 from .extrapolation import Extrapolation
 from .fit import Fit
 from .initial import tiles_in_other_unit
@@ -126,6 +126,7 @@ class HierarchySolver:
             gain_excess=self.gain_excess,
             surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.scales.light**2 * shares),
+            trend=FIRST_GAIN_SPREAD**2 / max(np.square(self.place).mean(), 1.0) * shares,
             # Light that the model leaves out must not bend the gains before its size is known.
             level_excess=FIRST_EXCESS * typical * (self.channel.surface_order < ORDERS.max()),
         )
@@ -213,7 +214,7 @@ class HierarchySolver:
         """
         priors = self.priors(columns, spreads)
         equations = NormalEquations(columns, self._system, rows, weights)
-        self._normal = equations.factorize(*priors, self._normal)
+        self._normal = equations.factorize(*priors, self.prior_means(columns), self._normal)
         right, shared = self._right(columns, equations, state, *priors)
         means = means_of_components(columns, ~self.apart)
         sides = np.column_stack([shared, np.zeros((len(shared), 2))])
@@ -236,6 +237,8 @@ class HierarchySolver:
         self.doubtful = doubtful_tiles(self.channel, tiles)
         self.doubted = self.doubtful[pairs.i] | self.doubtful[pairs.j]
         self.apart = self.doubtful | self.in_other_unit
+        position = self.channel.position[self.channel.ties.gain] / self.equations.half_tile
+        self.place = np.stack([centred(self.channel, axis, self.apart) for axis in position.T], 1)
 
     def separate(self, rows: Sequence[Rows], everywhere: bool) -> None:
         """Let levels not inform on gains, nor gains on F: everywhere, or of doubtful tiles."""
@@ -259,7 +262,8 @@ class HierarchySolver:
         """Estimate the sizes again from the state after a round; some are `kept` above 0."""
         assert self._columns is not None
         learner = Learner(
-            self._columns, state, self.normal, self.tails, ~self.apart,
+            self._columns, state, self.normal, self.prior_means(self._columns), self.tails,
+            ~self.apart,
             damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)),
             drops=number > KEPT_ROUNDS and not kept,
             drops_highest=number > HIGHEST_KEPT_ROUNDS and not kept,
@@ -268,7 +272,7 @@ class HierarchySolver:
         if not self.learns_tiles:
             learner.set_tails(spreads)
             return spreads
-        spreads = learner.of_tiles(spreads, centred_gains(self.channel, state, self.apart))
+        spreads = learner.of_tiles(spreads, self.own_gains(state))
         if kept or number <= EXCESS_AFTER:
             return spreads
         before = spreads.level_excess
@@ -310,8 +314,9 @@ class HierarchySolver:
                 (columns.active.log_flat, spreads.log_flat), (columns.active.glow, spreads.glow)
             )
         )  # fmt: skip
-        shared = np.concatenate([flat, glow, bias])
-        return prior[:-1], np.tile(shared, columns.instruments)
+        shared = np.tile(np.concatenate([flat, glow, bias]), columns.instruments)
+        trend = np.full(columns.trends, 1 / (spreads.trend or np.inf))
+        return prior[:-1], np.concatenate([shared, trend])
 
     def _right(
         self,
@@ -323,17 +328,27 @@ class HierarchySolver:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the right-hand sides ``(N,)`` and ``(S,)``."""
         values, shared = self.prior_values(columns, state)
-        return (
-            equations.right[:-1] - prior * values,
-            equations.shared_right - shared_prior * shared,
-        )
+        right, shared_right = equations.right[:-1] - prior * values, equations.shared_right.copy()
+        means = self.prior_means(columns)
+        shared_right[len(shared) - means.shape[1] :] += means.T @ (prior * values)
+        return right, shared_right - shared_prior * shared
+
+    def prior_means(self, columns: Columns) -> np.ndarray:
+        """Return the derivatives ``(N, 0 or 2)`` of the priors' means by the trend."""
+        means = np.zeros((columns.size + 1, 2))
+        means[columns.index[:, 0]] = self.place
+        return means[:-1, : columns.trends]
+
+    def own_gains(self, state: State) -> np.ndarray:
+        """Return the log-gains ``(T,)`` minus the mean of their component and their trend."""
+        return centred(self.channel, state.log_gain - self.place @ state.trend, self.apart)
 
     def prior_values(self, columns: Columns, state: State) -> tuple[np.ndarray, np.ndarray]:
         """Return all terms ``(N,)`` and ``(S,)`` minus their priors; 0 for levels."""
         values = np.zeros(columns.size + 1)
         values[columns.index] = np.column_stack(
             [
-                centred_gains(self.channel, state, self.apart),
+                self.own_gains(state),
                 np.zeros(len(state.level)),
                 state.surface[:, columns.active.surface],
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from .channel_pairs import ChannelPairs
 from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
+    LEAST_TREND_EVIDENCE,
     SHARED_CLASS,
     SHARED_WEIGHT,
     SURFACE_CLASS,
@@ -38,6 +40,8 @@ class Learner:
         Their values.
     normal : Bordered
         The factorized normal equations.
+    means : ndarray
+        ``(N, m)`` derivatives of the means of the priors by the last m shared terms.
     tails : ndarray
         ``(T, 4)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
@@ -55,6 +59,7 @@ class Learner:
         columns: Columns,
         state: State,
         normal: Bordered,
+        means: np.ndarray,
         tails: np.ndarray,
         sound: np.ndarray,
         damping: float,
@@ -62,15 +67,15 @@ class Learner:
         drops_highest: bool,
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
+        self.means = means
         self.sound, self.damping, self.drops = sound, damping, drops
         self.drops_highest = drops_highest
 
     def shared(self, spreads: Spreads) -> Spreads:
         """Estimate the classes of the shared terms."""
         active = self.columns.active
-        error = self.normal.shared_inverse.diagonal().reshape(
-            self.columns.instruments, self.columns.shared_terms
-        )
+        errors_of_all = self.normal.shared_inverse.diagonal()
+        error = self.columns.by_instrument(errors_of_all)
         flats = np.count_nonzero(active.log_flat)
         glows = flats + np.count_nonzero(active.glow)
         log_flat, glow = (
@@ -83,7 +88,13 @@ class Learner:
             )
         )
         # A smooth illumination has no degree that is larger than those below.
-        return spreads.replace(log_flat=np.maximum.accumulate(log_flat[::-1])[::-1], glow=glow)
+        trend = spreads.trend * bool(self.columns.trends)
+        if trend:
+            squares, errors = self.state.trend**2, errors_of_all[error.size :]
+            score = scored_variance(trend, squares, errors, least=LEAST_TREND_EVIDENCE)
+            trend = self._next(trend, *score, self.drops)
+        log_flat = np.maximum.accumulate(log_flat[::-1])[::-1]
+        return spreads.replace(log_flat=log_flat, glow=glow, trend=trend)
 
     def set_tails(self, spreads: Spreads) -> None:
         """Set the weights of the tiles in the classes of surfaces."""
@@ -95,7 +106,7 @@ class Learner:
     def of_tiles(self, spreads: Spreads, log_gain: np.ndarray) -> Spreads:
         """Estimate the classes of the tiles' own terms; `log_gain` ``(T,)`` have mean 0."""
         columns, state = self.columns, self.state
-        error = columns.of_kind(self.normal.variance())
+        error = columns.of_kind(self.normal.variance(self.means))
         tile = np.arange(len(columns.index))
         own = np.append(columns.owner, -1)[columns.index[:, :2]] == tile[:, None]
         own &= self.sound[:, None]
@@ -257,8 +268,5 @@ class Learner:
 
 def settled(before: Spreads, after: Spreads) -> bool:
     """Whether no size has changed much."""
-    old, new = (
-        np.r_[s.gain, s.level_excess, s.gain_excess, s.level_factor, s.surface, s.log_flat, s.glow]
-        for s in (before, after)
-    )
+    old, new = (np.hstack(astuple(spreads)) for spreads in (before, after))
     return bool((np.abs(new - old) <= SETTLED * np.maximum(new, old)).all())

@@ -40,7 +40,7 @@ class NormalEquations:
         rows: Sequence[Rows],
         weights: np.ndarray,
     ) -> None:
-        size, shared = columns.size, columns.instruments * columns.shared_terms
+        size, shared = columns.size, columns.shared_size
         self.system, self.cliques = system, system.cliques
         self.blocks = system.blocks
         self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
@@ -72,10 +72,16 @@ class NormalEquations:
         self.shared_right[place] += weighted.T @ part.residual.ravel()
 
     def factorize(
-        self, prior: np.ndarray, shared_prior: np.ndarray, replaced: Bordered | None = None
+        self,
+        prior: np.ndarray,
+        shared_prior: np.ndarray,
+        means: np.ndarray,
+        replaced: Bordered | None = None,
     ) -> Bordered:
         """Factorize with the inverse variances of the prior, ``(N,)`` and ``(S,)``.
 
+        Means of the prior of the tiles' terms are the products of `means` ``(N, m)`` and the last m
+        shared terms.
         A system that is `replaced` is not used any more.
 
         Raises
@@ -83,8 +89,11 @@ class NormalEquations:
         numpy.linalg.LinAlgError
             The equations have no finite solution.
         """
-        corner = self.corner + np.diag(shared_prior)
+        corner, border = self.corner + np.diag(shared_prior), self.border[:-1]
+        last = slice(len(corner) - means.shape[1], None)
+        corner[last, last] += means.T @ (prior[:, None] * means)
+        border[:, last] -= prior[:, None] * means
         numbers = np.einsum("paa->pa", self.blocks)
         diagonal = np.bincount(self.cliques.ravel(), numbers.ravel(), len(prior) + 1)[:-1]
         prior = np.maximum(prior, LEAST_PRIOR * diagonal)
-        return Bordered.of(self.system, prior, self.blocks, self.border[:-1], corner, replaced)
+        return Bordered.of(self.system, prior, self.blocks, border, corner, replaced)

@@ -73,10 +73,11 @@ class PairEnd(NamedTuple):
     by_shared: np.ndarray
     lit: Lit
 
-    def shared(self, sign: int, contrast: np.ndarray, residual: np.ndarray) -> np.ndarray:
-        """Return the derivatives ``(n, 17, S)`` by the shared terms at the mean of both tiles.
+    def shared(self, sign: int, contrast: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """Return the derivatives ``(n, 17, S)`` by the shared terms, with the sign of the tile.
 
-        `residual` ``(n, 16)`` is the level of the tile of sign -1 minus that of the other.
+        Those by ln F are at levels that are less than those of the tile by a `distance`
+        ``(n, 16)``.
         """
         pairs, patches, terms = self.by_shared.shape
         derivatives = np.zeros((pairs, patches + 1, terms))
@@ -84,7 +85,7 @@ class PairEnd(NamedTuple):
             basis = self.lit.flat_basis
             flats = basis.shape[2]
             derivatives[:, :-1] = sign * self.by_shared
-            derivatives[:, :-1, :flats] -= residual[..., None] / 2 * basis
+            derivatives[:, :-1, :flats] += sign * distance[..., None] * basis
             derivatives[:, -1, :flats] = sign * np.einsum("np,npm->nm", contrast, basis)
         return derivatives
 

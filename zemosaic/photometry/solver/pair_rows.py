@@ -11,9 +11,11 @@ acts on light alone, not on the bias b that is left in the data. Where both ligh
 across a patch, T_i has the term ``-g_i cov(x, log F(q_i)) / F(q_i)`` as well. The contrast c of the
 patches says where the gain of the pair was measured.
 
-The derivatives by log F are those at the mean of T_i and T_j. At each tile's own level, noise and
-structure of a tile would be in both the residual and its derivative, and a larger F in all overlaps
-would make them smaller (errors in variables; Fuller 1987, Measurement Error Models).
+The derivatives by log F and log g are those at the likeliest level, the mean of T_i and T_j. At
+each tile's own level, noise and structure of a tile would be in both the residual and its
+derivative, and smaller gains, or a larger F, would make all residuals smaller (errors in variables;
+Fuller 1987, Measurement Error Models). Between tiles that are not turned against each other, a
+slope of log F then has the effect of a trend of the gains, as it should.
 """
 
 from __future__ import annotations
@@ -48,6 +50,8 @@ class State:
         ``(Q, M)`` coefficients of ln F and of the glow of each instrument.
     bias : ndarray
         ``(Q,)`` level that is no light, of each instrument.
+    trend : ndarray
+        ``(2,)`` slopes of the log-gains across the mosaic, about which they scatter, a half tile.
     """
 
     log_gain: np.ndarray
@@ -56,6 +60,7 @@ class State:
     log_flat: np.ndarray
     glow: np.ndarray
     bias: np.ndarray
+    trend: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,15 +211,20 @@ class PairEquations:
         if excess[0]:
             variance[:, :-1] += excess[0] * pairs.alike[run, None]
         variance[:, -1] = self.gain_var[run] + excess[1] * pairs.concentration[run]
+        # After correction the noise of photons has a variance in proportion to the gain.
+        share = 1 / (1 + np.exp(ends[1].log_gain - ends[0].log_gain))[:, None]
+        distances = share * residual[:, :-1], (share - 1) * residual[:, :-1]
         shared = [
-            end.shared(sign, contrast, residual[:, :-1])
-            for end, sign in zip(ends, (-1, 1), strict=True)
+            end.shared(sign, contrast, distance)
+            for end, sign, distance in zip(ends, (-1, 1), distances, strict=True)
         ]
         labels = [int(label) for label in instruments if label >= 0]
         if len(labels) == 2 and labels[0] == labels[1]:
             shared, labels = [shared[0] + shared[1]], labels[:1]
-        by_tile = zip(*((end.lever, end.lit.by_level, end.surface) for end in ends), strict=True)
-        derivatives = Derivatives(*(values for both in by_tile for values in both))
+        derivatives = Derivatives(
+            *(end.lever - distance for end, distance in zip(ends, distances, strict=True)),
+            *(end.lit.by_level for end in ends), *(end.surface for end in ends),
+        )  # fmt: skip
         return Rows(
             chosen, derivatives, np.concatenate(shared, axis=2), residual, variance, tuple(labels)
         )

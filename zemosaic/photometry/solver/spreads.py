@@ -43,6 +43,8 @@ MEAN_SQUARE = np.array([2 / 3, 13 / 45, 0.105, 0.035])
 HEAVY_TAILS = 10.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
 #: Standard errors, under the hypothesis of none, below which a class has no spread.
 LEAST_EVIDENCE = 2.0
+#: Of a trend of the gains: it is rarer than a vignetting that is off its centre.
+LEAST_TREND_EVIDENCE = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Spreads:
     Parameters
     ----------
     gain : float
-        Of the logarithms of the gains.
+        Of the logarithms of the gains, about their trend.
     surface : ndarray
         ``(4,)`` of the surfaces' terms of each order, in level units².
     log_flat, glow : ndarray
@@ -62,6 +64,8 @@ class Spreads:
         concentration.
     level_factor : float
         On the variances of levels in patches.
+    trend : float
+        Of the slopes of the log-gains across the mosaic, a half tile.
     """
 
     gain: float
@@ -71,6 +75,7 @@ class Spreads:
     level_excess: float = 0.0
     gain_excess: float = 0.0
     level_factor: float = 1.0
+    trend: float = 0.0
 
     @property
     def is_rough(self) -> bool:
@@ -98,6 +103,7 @@ def scored_variance(
     errors: np.ndarray,
     weights: np.ndarray | float = 1.0,
     usual: float | None = None,
+    least: float = LEAST_EVIDENCE,
 ) -> tuple[float, bool]:
     """Take one step of Fisher's scoring for the variance of a class.
 
@@ -111,6 +117,9 @@ def scored_variance(
         Factors on the inverse variance of single terms.
     usual : float or None
         The variance in most mosaics; `USUAL_DOUBT` says how much the data may differ from it.
+
+    least : float
+        Standard errors, under the hypothesis of none, from which on terms are evident.
 
     Returns
     -------
@@ -132,7 +141,7 @@ def scored_variance(
     changed = variance * step
     # Inverse variances of the terms by the data alone, in units of that of the class.
     known = determined / (1 - determined) * step
-    evident = bool(np.square(known).sum() > 2 * LEAST_EVIDENCE**2)
+    evident = bool(np.square(known).sum() > 2 * least**2)
     return changed, evident
 
 
