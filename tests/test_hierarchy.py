@@ -520,3 +520,26 @@ def test_a_fit_is_simpler_with_fewer_orders_or_no_excess(
         for most, size in ((orders, excess), (orders_before, excess_before))
     )
     assert hierarchy.is_simpler(again, before) == simpler
+
+
+@pytest.mark.parametrize(
+    ("beside", "before", "excess", "surface", "spoils"),
+    [
+        (60.0, 10.0, 0.0, 1.0, True),  # simpler
+        (30.0, 100.0, 0.0, 1.0, False),
+        (60.0, -1.0, 0.0, 1.0, False),
+        (60.0, 10.0, 0.0, 1e3, False),  # with planes of far more light
+        (60.0, 100.0, 0.5, 0.0, False),  # not simpler
+        (200.0, 300.0, 0.5, 0.0, False),
+        (100.0, 600.0, 0.5, 0.0, False),
+        (200.0, 600.0, 0.5, 0.0, True),
+        (200.0, 600.0, 3.0, 0.0, False),
+    ],
+)
+def test_a_tile_spoils_a_fit_that_is_simpler_or_far_likelier_without_it(
+    beside: float, before: float, excess: float, surface: float, spoils: bool
+) -> None:
+    """The scatter of the levels must not grow in any case."""
+    fit = Spreads(0.1, np.zeros(4), np.zeros(3), np.zeros(3), level_excess=1.0)
+    again = fit.replace(level_excess=excess, surface=np.array([surface, 0.0, 0.0, 0.0]))
+    assert hierarchy.spoils(beside, before, again, fit) == spoils

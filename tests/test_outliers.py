@@ -287,6 +287,22 @@ def test_a_cloud_over_one_of_six_tiles_is_found(seed: int, shared: dict[str, Any
     assert rms_about_trend(error, [tiles[k] for k in np.flatnonzero(good)]) < 1e-2
 
 
+@pytest.mark.parametrize(
+    "light",
+    [{"flat_residual": 0.002, "flat_shared": False}, {"lamp": 200.0, "vignetting": 0.1}],
+    ids=["own flats", "lamp"],
+)
+def test_a_cloud_is_found_beside_light_that_surfaces_do_not_describe(light: dict[str, Any]) -> None:
+    """The other tiles need no simpler model without it, but are far likelier."""
+    scene = Scene(tiles=6, shape=(300, 300), overlap=0.3, bad=True, **light)
+    tiles = tuple(simulate(replace(scene, seed=0)))
+    solution = solve(tiles, "auto")
+    assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
+    good = ~solution.suspect[:, 0]
+    error = np.log(solution.gain[:, 0] / [tile.gain[0] for tile in tiles])[good]
+    assert rms_about_trend(error, [tiles[k] for k in np.flatnonzero(good)]) < 1.5e-2
+
+
 def test_a_cloud_that_planes_and_a_glow_describe_is_found() -> None:
     """With torn borders of zeros, these fit all six tiles, but none of them is needed for five."""
     scene = Scene(tiles=6, shape=(300, 300), overlap=0.3, vignetting=0.1, border=True, blank=0.0)

@@ -32,6 +32,9 @@ REACH = 4  # steps from tile to tile: as far as a tile that contradicts all othe
 LARGEST_SMALL = 12
 FEWEST_LEFT = 5  # tiles: fewer always agree
 CLEAR = 50.0  # least difference of the deviances without a bad tile and without any other
+#: The same, and that to the deviance with all tiles, if others need no simpler model without it.
+CLEARER = 150.0, 500.0
+SAME_SCATTER = 2.0  # factor by which the scatter of levels without it may be larger
 FAR = 3.0  # of a log-gain from those of the pairs: a factor of 20
 FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
@@ -139,12 +142,30 @@ def _leave_out_in_turn(
                     trial = fit_all(state)
                     trials.append((deviance(solver, trial), trial))
         trials.sort(key=itemgetter(0))
-        if len(trials) < 2 or trials[0][0] > min(least, trials[1][0] - CLEAR):
+        if len(trials) < 2:
             break
-        if not is_simpler(trials[0][1].spreads, fit.spreads):
+        (first, again), (second, _), *_ = trials
+        if not spoils(second - first, least - first, again.spreads, fit.spreads):
             break
-        least, fit = trials[0]
+        least, fit = first, again
     return fit
+
+
+def spoils(beside: float, before: float, again: Spreads, fit: Spreads) -> bool:
+    """Whether a tile spoils a fit, by the sizes without it and with it.
+
+    Parameters
+    ----------
+    beside, before : float
+        Deviances without any other tile, and with all of them, minus that without it.
+    again, fit : Spreads
+        Sizes without it, and with it.
+    """
+    if again.scatter > SAME_SCATTER * fit.scatter:
+        return False
+    if is_simpler(again, fit):
+        return beside >= CLEAR and before >= 0
+    return beside >= CLEARER[0] and before >= CLEARER[1]
 
 
 def may_hide_faults(found: Spreads) -> bool:

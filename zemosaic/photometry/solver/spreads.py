@@ -82,10 +82,14 @@ class Spreads:
         """Whether the surfaces are made of structure that is smaller than a tile, as of a flat."""
         return bool(self.surface[2:].max() > ROUGH**2 * self.surface[:2].max())
 
+    @property
+    def scatter(self) -> float:
+        """Excess of the levels, with that which would take the place of the surfaces."""
+        return float(MEAN_SQUARE @ self.surface) / (ALIKE * PATCHES) + self.level_excess
+
     def without_surfaces(self) -> Spreads:
         """Return spreads that have an excess of levels in place of surfaces."""
-        excess = float(MEAN_SQUARE @ self.surface) / (ALIKE * PATCHES) + self.level_excess
-        return replace(self, surface=np.zeros_like(self.surface), level_excess=excess)
+        return replace(self, surface=np.zeros_like(self.surface), level_excess=self.scatter)
 
     def in_adu(self, unit: float) -> Spreads:
         """Convert variances of levels from units of `unit` ADU."""
