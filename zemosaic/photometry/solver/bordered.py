@@ -69,11 +69,8 @@ class Bordered:
 
         These are products of `means` ``(N, m)`` and the last m shared terms.
         """
-        ratio = self.ratio
-        if means.shape[1]:
-            ratio = np.column_stack(
-                [ratio[:, : -means.shape[1]], ratio[:, -means.shape[1] :] + means]
-            )
+        ratio = self.ratio.copy()
+        ratio[:, ratio.shape[1] - means.shape[1] :] += means
         by_shared = np.einsum("nm,nm->n", ratio @ self.shared_inverse, ratio)
         return self.factor.inverse_diagonal() + by_shared
 

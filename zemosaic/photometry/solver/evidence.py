@@ -26,11 +26,8 @@ def deviance(solver: HierarchySolver, fit: Fit) -> float:
     Each tile that was left out may have a surface of its own, of any size.
     """
     columns, state, pairs = fit.columns, fit.state, solver.channel.pairs
-    total = fit.normal.log_determinant
-    for precision, values in zip(
-        solver.priors(columns, fit.spreads), solver.prior_values(columns, state), strict=True
-    ):
-        total += float((precision * values**2 - np.log(precision)).sum())
+    priors = solver.priors(columns, fit.spreads)
+    total = fit.normal.log_determinant + priors.deviance(*solver.prior_values(columns, state))
     rows = solver.rows(state, columns, fit.spreads)
     for part in rows:
         measured = np.isfinite(part.variance)

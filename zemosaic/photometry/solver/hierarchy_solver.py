@@ -24,6 +24,7 @@ from .learner import Learner, settled
 from .normal_equations import NormalEquations
 from .pair_residuals import PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
+from .priors import Priors
 from .robust_lsq import LEAST_WEIGHT
 from .scales import Scales
 from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
@@ -214,8 +215,9 @@ class HierarchySolver:
         """
         priors = self.priors(columns, spreads)
         equations = NormalEquations(columns, self._system, rows, weights)
-        self._normal = equations.factorize(*priors, self.prior_means(columns), self._normal)
-        right, shared = self._right(columns, equations, state, *priors)
+        self._normal = equations.factorize(priors, self._normal)
+        own_pull, shared_pull = priors.pull(*self.prior_values(columns, state))
+        right, shared = equations.right[:-1] + own_pull, equations.shared_right + shared_pull
         means = means_of_components(columns, ~self.apart)
         sides = np.column_stack([shared, np.zeros((len(shared), 2))])
         solved = self.normal.solve(np.column_stack([right, means]), sides)
@@ -296,8 +298,8 @@ class HierarchySolver:
         excess = spreads.level_excess, spreads.gain_excess
         return list(self.equations.rows(state, columns.active, excess, spreads.level_factor))
 
-    def priors(self, columns: Columns, spreads: Spreads) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inverse variances of the prior, ``(N,)`` and ``(S,)``."""
+    def priors(self, columns: Columns, spreads: Spreads) -> Priors:
+        """Return the priors of all terms for the sizes of their classes."""
         kinds = SURFACE_CLASS[columns.active.surface]
         inverse = np.zeros(columns.index.shape)
         # The gain of such a tile is still that of its pairs.
@@ -316,22 +318,7 @@ class HierarchySolver:
         )  # fmt: skip
         shared = np.tile(np.concatenate([flat, glow, bias]), columns.instruments)
         trend = np.full(columns.trends, 1 / (spreads.trend or np.inf))
-        return prior[:-1], np.concatenate([shared, trend])
-
-    def _right(
-        self,
-        columns: Columns,
-        equations: NormalEquations,
-        state: State,
-        prior: np.ndarray,
-        shared_prior: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the right-hand sides ``(N,)`` and ``(S,)``."""
-        values, shared = self.prior_values(columns, state)
-        right, shared_right = equations.right[:-1] - prior * values, equations.shared_right.copy()
-        means = self.prior_means(columns)
-        shared_right[len(shared) - means.shape[1] :] += means.T @ (prior * values)
-        return right, shared_right - shared_prior * shared
+        return Priors(prior[:-1], np.concatenate([shared, trend]), self.prior_means(columns))
 
     def prior_means(self, columns: Columns) -> np.ndarray:
         """Return the derivatives ``(N, 0 or 2)`` of the priors' means by the trend."""
@@ -344,7 +331,7 @@ class HierarchySolver:
         return centred(self.channel, state.log_gain - self.place @ state.trend, self.apart)
 
     def prior_values(self, columns: Columns, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Return all terms ``(N,)`` and ``(S,)`` minus their priors; 0 for levels."""
+        """Return all terms ``(N,)`` and ``(S,)`` minus their means; 0 for levels."""
         values = np.zeros(columns.size + 1)
         values[columns.index] = np.column_stack(
             [

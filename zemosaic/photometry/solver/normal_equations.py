@@ -12,6 +12,7 @@ from .block_system import BlockSystem
 from .bordered import Bordered
 from .columns import Columns
 from .pair_rows import Rows
+from .priors import Priors
 
 #: Of the diagonal, with which rounding leaves the equations positive definite. It damps the step
 #: of a term that no pair holds.
@@ -71,17 +72,9 @@ class NormalEquations:
         self.corner[np.ix_(place, place)] += weighted.T @ rows
         self.shared_right[place] += weighted.T @ part.residual.ravel()
 
-    def factorize(
-        self,
-        prior: np.ndarray,
-        shared_prior: np.ndarray,
-        means: np.ndarray,
-        replaced: Bordered | None = None,
-    ) -> Bordered:
-        """Factorize with the inverse variances of the prior, ``(N,)`` and ``(S,)``.
+    def factorize(self, priors: Priors, replaced: Bordered | None = None) -> Bordered:
+        """Factorize with the priors of all terms.
 
-        Means of the prior of the tiles' terms are the products of `means` ``(N, m)`` and the last m
-        shared terms.
         A system that is `replaced` is not used any more.
 
         Raises
@@ -89,11 +82,9 @@ class NormalEquations:
         numpy.linalg.LinAlgError
             The equations have no finite solution.
         """
-        corner, border = self.corner + np.diag(shared_prior), self.border[:-1]
-        last = slice(len(corner) - means.shape[1], None)
-        corner[last, last] += means.T @ (prior[:, None] * means)
-        border[:, last] -= prior[:, None] * means
+        border, corner = priors.shared_blocks()
         numbers = np.einsum("paa->pa", self.blocks)
-        diagonal = np.bincount(self.cliques.ravel(), numbers.ravel(), len(prior) + 1)[:-1]
-        prior = np.maximum(prior, LEAST_PRIOR * diagonal)
-        return Bordered.of(self.system, prior, self.blocks, border, corner, replaced)
+        diagonal = np.bincount(self.cliques.ravel(), numbers.ravel(), len(self.border))[:-1]
+        own = np.maximum(priors.own, LEAST_PRIOR * diagonal)
+        border, corner = border + self.border[:-1], corner + self.corner
+        return Bordered.of(self.system, own, self.blocks, border, corner, replaced)
