@@ -287,6 +287,20 @@ def test_a_cloud_over_one_of_six_tiles_is_found(seed: int, shared: dict[str, Any
     assert rms_about_trend(error, [tiles[k] for k in np.flatnonzero(good)]) < 1e-2
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gains_that_drift_behind_a_vignetting_are_found_and_named(seed: int) -> None:
+    """Tiles that are turned by a little tell a drift of 30 % from a slope of the illumination."""
+    tiles = tiles_of(seed, tiles=25, shape=(200, 200), overlap=0.3, vignetting=0.1)
+    drift = np.exp(0.3 * np.linspace(-0.5, 0.5, len(tiles)))
+    drifting = [replace(tile, data=tile.data * d) for tile, d in zip(tiles, drift, strict=True)]
+    solution = solve(tuple(drifting), "auto")
+    assert " and drift by " in solution.model_line()
+    error = np.log(solution.gain[:, 0] * drift / [tile.gain[0] for tile in tiles])
+    pull = (error - error.mean()) / (solution.gain_err / solution.gain)[:, 0]
+    assert rms(error - error.mean()) < 1e-2
+    assert rms(pull) < 1.5
+
+
 @pytest.mark.parametrize(
     "light",
     [{"flat_residual": 0.002, "flat_shared": False}, {"lamp": 200.0, "vignetting": 0.1}],

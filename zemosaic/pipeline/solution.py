@@ -245,10 +245,10 @@ class PhaseSolution(Solution):
         unit = f" {self.unit}" if self.unit else ""
         gain = max(spreads.gain for spreads in self.spreads) ** 0.5
         if gain > 0:
-            yield f"gains scatter {two_digits(100 * gain)} %"
-        trend = max(spreads.trend for spreads in self.spreads) ** 0.5
-        if trend > 0:
-            yield f"and drift by {two_digits(200 * trend)} % a tile"
+            # Both slopes of the trend are those of a half tile.
+            drift = 2 * (2 * max(spreads.trend for spreads in self.spreads)) ** 0.5
+            drifts = f" and drift by {two_digits(100 * drift)} % a tile" if drift > 0 else ""
+            yield f"gains scatter {two_digits(100 * gain)} %{drifts}"
         surfaces = np.sqrt(np.max([spreads.surface for spreads in self.spreads], axis=0))
         names = "gradients of {} a tile", "second order {}", "third order {}", "fourth order {}"
         found = [
