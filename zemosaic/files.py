@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import UserError
 
-#: Characters of a name that its temporary file keeps, so that no name is too long for a disk.
+#: Characters of a name kept by its temporary file, so no name is too long for a disk.
 NAME_END = 40
 
 
@@ -34,7 +34,7 @@ def no_follow(path: str | os.PathLike[str], flags: int, mode: int = 0o666) -> in
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename that file to `path` at the end.
+    """Yield a temporary path beside `path`, and rename the file there to `path` at the end.
 
     The suffix stays, because it may select a compression. If the block raises, the temporary file
     is removed and `path` keeps its content.
@@ -50,14 +50,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Rename a file; on Windows, wait until other programs have closed the one that it replaces.
+    """Rename a file; on Windows, wait until other programs have closed the replaced file.
 
-    There a file that is open, in a spreadsheet or for a moment in a virus scanner, is not replaced.
+    There a file open in a spreadsheet, or for a moment in a virus scanner, is not replaced.
 
     Raises
     ------
     OSError
-        As `os.replace`, with the name of the output and not that of the temporary file.
+        As `os.replace`, but naming the output, not the temporary file.
     """
     for pause in (0.05, 0.2, 0.5, 0.0):
         try:
@@ -72,7 +72,7 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def sweep(path: Path) -> None:
-    """Remove temporary files of a path that dead processes left beside it; not on Windows.
+    """Remove the temporary files of a path left by dead processes; not on Windows.
 
     There a process cannot be asked whether it lives.
     """
@@ -102,7 +102,7 @@ def output_names(paths: Sequence[Path]) -> dict[Path, str]:
     """Return a different file name for each absolute path, for outputs in one folder.
 
     The name is the base name. Where several paths share it, also on a disk that ignores case, the
-    parts of their folders that differ go before it: ``night1_m31.fits``. The names do not depend on
+    differing parts of their folders go before it: ``night1_m31.fits``. The names do not depend on
     the order of the paths.
     """
     named: dict[str, list[Path]] = {}
@@ -128,7 +128,7 @@ def _writable_name(path: Path) -> str:
 
 
 def _differing_parts(paths: Sequence[Path]) -> list[tuple[str, ...]]:
-    """Return the folders of each path without those that all share at their start and end."""
+    """Return the folders of each path without leading and trailing folders shared by all."""
     folders = [tuple(part.strip("/\\:") for part in path.parent.parts) for path in paths]
     for _ in range(2):
         while all(folders) and len({folder[0] for folder in folders}) == 1:

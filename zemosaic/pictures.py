@@ -10,7 +10,7 @@ from io import BytesIO
 import numpy as np
 
 BLACK, WHITE = 2.0, 99.7  # black: widths of the sky below its level; white: percentile
-MIN_WHITE = 6.0  # widths above the sky level, so that noise looks like noise
+MIN_WHITE = 6.0  # widths above the sky level, so noise looks like noise
 WEBP_QUALITY = 70
 WEBP_METHOD = 2  # in half the time of the usual 4, files are a tenth larger
 SOFTENING = 0.1  # fraction of the range in which the asinh stretch is linear
@@ -73,7 +73,7 @@ def encode_webp(rgba: np.ndarray, longest: int) -> bytes:
 
     Noise, which PNG cannot compress, makes a PNG file twenty times as large.
     """
-    # Without the plugin, Pillow would import those of all its formats.
+    # Without the plugin, Pillow would import the plugins of all its formats.
     from PIL import Image, WebPImagePlugin  # noqa: F401
 
     image, file = Image.fromarray(rgba), BytesIO()

@@ -32,7 +32,7 @@ class CallbackReporter(Observer):
     prefix : str
         Start of each line.
     labels : callable
-        Maps the index of a job to the name that the application knows it by.
+        Maps the index of a job to its name in the application.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class PhaseReporter(CallbackReporter):
 
 
 def _running_jobs(event: Heartbeat) -> list[str]:
-    """Return a line for each of the jobs that have run longest: its name, time and place."""
+    """Return a line for each of the longest-running jobs: its name, time and place."""
     lines = []
     for number, index in enumerate(event.running_indices[:HEARTBEAT_JOBS]):
         step = event.running_steps[number] if number < len(event.running_steps) else ""

@@ -17,7 +17,7 @@ MODELS = ("auto", "gain+offset", "gain+plane", "gain+surface", "offset", "offset
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(FileOptions):
-    """Options of the calibration, besides those of `FileOptions`.
+    """Options of the calibration, in addition to `FileOptions`.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class Settings(FileOptions):
     gain_from : {"pixels", "stars"}
         The source of the gain of a pair: all pixels of the overlap, or the fluxes of stars alone.
     stars : bool
-        Whether the stars are measured also if the gains are those of the pixels, to compare them.
+        Whether the stars are measured also if the gains come from the pixels, to compare them.
         Needs photutils, and as much time as the rest of the run.
     neighbours : int
         Pairs measured per tile, strongest first; 0 measures all.
@@ -41,7 +41,7 @@ class Settings(FileOptions):
     block : int
         Side of a preview cell in pixels of the median tile; 0 chooses automatically.
     workers : int
-        Jobs that run at the same time; 0 uses every processor available to this process.
+        Jobs to run at the same time; 0 uses every processor available to this process.
     pair_timeout, tile_timeout : float
         Seconds after which a stuck job is abandoned; 0 waits for ever.
     heartbeat : float

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 #: Powers of ten of an error up to which it is written without one.
 LARGEST_EXPONENT = 7
-#: Decimals of a float64 that mean something.
+#: Meaningful decimals of a float64.
 MOST_DECIMALS = 15
 # C0, DEL and C1, which terminals obey, and the marks that reverse the direction of text.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -26,7 +26,7 @@ def with_error(value: float, error: float) -> str:
     """Return a value with its error in two significant digits, as ``1.1120 ± 0.0073``.
 
     Very large and small ones share a power of ten, as ``(3.12 ± 0.20)e-18``. A value without a
-    known error has four digits; one that is not finite is "unknown".
+    known error has four digits; a value that is not finite is "unknown".
     """
     if not math.isfinite(value):
         return "unknown"
@@ -58,6 +58,6 @@ def two_digits(value: float) -> str:
 
 
 def shell_command(words: Sequence[str]) -> str:
-    """Return words as a command that can be pasted into the shell of this system."""
+    """Return words as a command to paste into the shell of this system."""
     # Neither cmd nor programs on Windows know single quotes.
     return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)

@@ -26,7 +26,7 @@ from .runtime.run_folder import RunFolder
 if TYPE_CHECKING:
     from .observe.tracing import Tracing
 
-#: How open spans are shown by a provider that makes no snapshots.
+#: How open spans are shown by a provider without snapshots.
 _APPLICATION_LIVE = {"auto": "marker", "snapshot": "marker", "marker": "marker", "off": "off"}
 ROWS = 64  # running futures in the table of running jobs
 
@@ -64,7 +64,7 @@ def watch(
     total : int, optional
         Number of futures, if more will follow.
     progress : callable, optional
-        Called with ``(name, done, total)`` for each future that ended and with
+        Called with ``(name, done, total)`` for each ended future and with
         ``(line, None, level)`` for each log line. Its exceptions are ignored.
     logger : logging.Logger, optional
         Receives the log lines.
@@ -80,7 +80,7 @@ def watch(
         Receive all events, in addition to the trace.
     otlp : str, optional
         OTLP endpoint of a collector for the trace, metrics and log records; empty for the default
-        one. By default the spans go to the tracer provider that the application has set. The end
+        one. By default the spans go to the tracer provider set by the application. The end
         waits for the collector for at most five seconds.
     live : {"auto", "snapshot", "marker", "off"}
         How the phase and long-running futures are seen before they end, as by
@@ -158,7 +158,7 @@ class _LoopReporter(CallbackReporter):
         self._name = name
 
     def progress(self, done: int, total: int) -> None:
-        """Report the number of futures that ended."""
+        """Report the number of ended futures."""
         self.call_back(self._name, done, total)
 
 

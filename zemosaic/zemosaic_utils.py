@@ -1,8 +1,8 @@
 """Drop-in replacement for ZeMosaic's module of the same name.
 
 `compute_intertile_affine_calibration` accepts the arguments of ZeMosaic, reports progress through
-its callback and returns ``{tile index: (gain, offset)}``. Progress is the number of pairs that
-have ended, so it only increases and always reaches its total; a heartbeat reports a stall.
+its callback and returns ``{tile index: (gain, offset)}``. Progress is the number of ended
+pairs, so it only increases and always reaches its total; a heartbeat reports a stall.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def compute_intertile_affine_calibration(
     logger : logging.Logger, optional
         Receives the log lines, each with the prefix ``[Intertile]``.
     progress_callback : callable, optional
-        Called with ``("phase5_intertile_pairs", done, total)`` for each pair that ended, with
+        Called with ``("phase5_intertile_pairs", done, total)`` for each ended pair, with
         ``("phase5_intertile", done, total)`` for each prepared tile and for every fifth pair,
         counting both, and with ``(message, None, level)`` for each log line. Levels are "INFO",
         "WARN", "ERROR" and "DEBUG". Its exceptions are ignored.
@@ -103,8 +103,8 @@ def compute_intertile_affine_calibration(
     tile_names : sequence of str, optional
         Names of the tiles in messages, such as their files.
     folder : path-like, optional
-        Run folder for journal, table of running jobs and stacks. A call with the folder of one
-        that died reuses its results, for tiles that have not changed. By default a folder in the
+        Run folder for journal, table of running jobs and stacks. A call with the folder of a
+        run that died reuses its results for unchanged tiles. By default a folder in the
         temporary directory, which the first log line names, and which is removed unless the run
         fails or dies.
     pair_timeout : float

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Before numpy is imported. The solver's blocks are small: beside busy workers a second thread
     # of OpenBLAS spins more than it computes, and OpenBLAS interrupts if it cannot start one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    # A thread that imports or computes keeps the one that feeds the workers waiting for so long.
+    # The thread feeding the workers waits this long for a thread that imports or computes.
     sys.setswitchinterval(0.001)
     # At exit, Python would collect all modules again, which takes a tenth of a second.
     atexit.register(gc.freeze)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ..runtime import stacks
 
     if isinstance(sys.stdout, TextIOWrapper):
-        # A file name that the terminal's encoding lacks must not lose the results.
+        # A file name outside the terminal's encoding must not lose the results.
         sys.stdout.reconfigure(errors="backslashreplace")
     # Log records also arrive as notes; without a handler they would be printed twice.
     logging.getLogger(_PACKAGE).addHandler(logging.NullHandler())

@@ -39,7 +39,7 @@ EXTRAS = ("plot", "stars", "parquet", "notebook", "dask")
 VARIABLES = (
     "OTEL_", "JAEGER_", "ZEMOSAIC_", "OMP_", "OPENBLAS_", "MKL_", "NO_COLOR", "TMPDIR", "PYTHON",
 )  # fmt: skip
-#: No clock that is right shows an earlier time (2025-01-01).
+#: No correct clock shows an earlier time (2025-01-01).
 EARLIEST = 1_735_689_600
 
 
@@ -77,8 +77,8 @@ def check_machine(otlp: str | None) -> Iterator[Finding]:
     Parameters
     ----------
     otlp : str or None
-        Endpoint that has to be reachable; empty for the default one, None for that of the
-        environment, or else the default one, which need not be there.
+        Endpoint that has to be reachable; empty for the default endpoint. None for the endpoint of
+        the environment, or else the default endpoint, which need not be there.
     """
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _packages, _kernels, _workers, _temporary_space, _clock, _docker,
@@ -145,7 +145,7 @@ def _kernels() -> Iterator[Finding]:
 
 
 def _workers() -> Iterator[Finding]:
-    """Start a worker process, and compare its package with that of this process."""
+    """Start a worker process, and compare its package with the package of this process."""
     from ..runtime.process_pool import ProcessPool
 
     method = start_context(PRELOAD).get_start_method()
@@ -185,7 +185,7 @@ def _temporary_space() -> Iterator[Finding]:
 
 
 def _clock() -> Iterator[Finding]:
-    """Compare the clock with that of the file system, by which tables count as new."""
+    """Compare the clock with the clock of the file system, by which tables count as new."""
     now = time.time()
     text = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now))
     state = GOOD

@@ -26,9 +26,9 @@ LIST_MARK = "@"
 def expand_inputs(arguments: Iterable[str]) -> list[str]:
     """Return the names of the files that the arguments stand for, in their order.
 
-    ``-`` stands for the names in standard input, ``@list.txt`` for those in a file, a folder for
-    the FITS files in it, and a pattern (``*``, ``?``, ``[...]``) for the files that match. A file
-    of that very name, or a pattern that matches none, stands for itself. Folders and patterns are
+    ``-`` stands for the names in standard input, ``@list.txt`` for the names in a file, a folder
+    for the FITS files in it, and a pattern (``*``, ``?``, ``[...]``) for the matching files. A file
+    of that very name, or a pattern without a match, stands for itself. Folders and patterns are
     sorted by name.
 
     Raises
@@ -42,7 +42,7 @@ def expand_inputs(arguments: Iterable[str]) -> list[str]:
 def _expand(argument: str) -> Iterable[str]:
     if argument == STANDARD_INPUT:
         return _names(sys.stdin.buffer.read(), "standard input")
-    # A folder that took the place of a file is reported as a tile that cannot be used.
+    # A folder in the place of a file is reported as an unusable tile.
     if os.path.isdir(argument) and not argument.lower().endswith(FITS_ENDINGS):
         return _files_of_folder(argument)
     if os.path.exists(argument):
@@ -88,10 +88,10 @@ def _files_of_folder(folder: str) -> list[str]:
 
 
 def _match(argument: str) -> Iterator[str]:
-    """Yield the files that match a pattern, each with the image that was given with it."""
+    """Yield the files that match a pattern, each with the image given with it."""
     pattern, key = split_input(argument)
     if key is not None and not glob.has_magic(pattern) and not os.path.exists(pattern):
-        pattern, key = argument, None  # the brackets may be those of a pattern: tile_[0-9]
+        pattern, key = argument, None  # the brackets may belong to a pattern: tile_[0-9]
     if not glob.has_magic(pattern) or os.path.exists(pattern):
         yield argument  # if it is no file, its scan reports so
         return

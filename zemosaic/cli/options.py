@@ -30,7 +30,7 @@ def otlp_option(help_text: str) -> Callable[..., Any]:
 
 
 class OutputPath(click.Path):
-    """A path that is not empty, because an empty one would be the current folder."""
+    """A non-empty path, because an empty one would be the current folder."""
 
     def convert(
         self,
@@ -210,7 +210,7 @@ def print_version(context: click.Context, _option: click.Parameter, value: bool)
 
 
 def find_anchor(anchor: str | None, tiles: Sequence[str]) -> int | str | None:
-    """Return the index of the input that has this path or base name.
+    """Return the index of the input with this path or base name.
 
     An image of an input (``a.fits[SCI,2]``) is returned as it is, to be found in its file.
     """

@@ -137,7 +137,7 @@ def run_in_folder(
             telemetry = make_telemetry(
                 tracing, about["trace"], settings.heartbeat, resumed_from=about["resumed_from"]
             )
-            # The journal comes first, so that it has every event that others have seen.
+            # The journal comes first, so that it has every event seen by others.
             observers = [watchdog, *journals, telemetry, console]
             if options.on_stall:
                 observers.append(OnStall(run_command(options.on_stall, str(folder))))

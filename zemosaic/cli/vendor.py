@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..photometry._kernels import COMPILED
 
 PACKAGE = Path(__file__).parents[1]
-#: The file that marks a copy, so that it may be replaced.
+#: The file that marks a copy as replaceable.
 MARK = "VENDORED"
 
 

@@ -109,7 +109,7 @@ def _describe_status(answer: requests.Response) -> str:
 def _rejection(partial_success: Any) -> str:
     fields = {field.name: value for field, value in partial_success.ListFields()}
     message = " ".join(fields.pop("error_message", "").split())
-    count = sum(fields.values())  # the name of the field has that of the signal
+    count = sum(fields.values())  # the name of the field depends on the signal
     if not count:
         return ""
     return f"{_REJECTED} {count} of {{sent}}" + (f": {message}" if message else "")
@@ -132,7 +132,7 @@ def _describe(error: BaseException, timeout: Any) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and those that caused it, outermost first."""
+    """Yield an exception and its causes, outermost first."""
     seen: list[BaseException] = []
     waiting: list[Any] = [error]
     while waiting:

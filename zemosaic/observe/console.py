@@ -190,7 +190,7 @@ def _can_draw(terminal: Terminal) -> bool:
 
 
 def _running_lines(event: Heartbeat) -> Iterator[str]:
-    """Yield a line for each running job; the stack is that of the first, the oldest."""
+    """Yield a line for each running job; the stack belongs to the first, the oldest."""
     jobs = zip(
         event.running_indices,
         event.running_attributes,

@@ -71,7 +71,7 @@ def traces_endpoint(url: str) -> str:
 
 
 def signal_endpoint(endpoint: str, signal: str) -> str:
-    """Return the endpoint of "metrics" or "logs" beside that of the traces; empty for none.
+    """Return the endpoint of "metrics" or "logs" beside the traces' endpoint; empty for none.
 
     OTEL_METRICS_EXPORTER and OTEL_LOGS_EXPORTER switch them off.
     """
@@ -195,7 +195,7 @@ def trace_url(endpoint: str, trace_id: str, find: str = "") -> str:
 
 
 def _variable(name: str) -> str:
-    """Return a variable of the exporter, that for traces first."""
+    """Return a variable of the exporter: for traces, else for all signals."""
     general = os.environ.get(f"OTEL_EXPORTER_OTLP_{name}", "")
     return (os.environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or general).strip()
 

@@ -104,7 +104,7 @@ def _grpc_exporter(address: str, *, secure: bool) -> Sender:
     last = _LastError()
     level = _grpc_logger.level
     _grpc_logger.filters.insert(0, last)  # before the exporter's own, which drops repetitions
-    _grpc_logger.setLevel(logging.ERROR)  # not that of its silenced parent
+    _grpc_logger.setLevel(logging.ERROR)  # not the level of its silenced parent
 
     def shutdown() -> None:
         exporter.shutdown()

@@ -13,7 +13,7 @@ from .running_jobs import RunningJobs
 from .telemetry import Span, SpanTree, set_error, span_id
 
 RUNNING = "phase5_intertile.running"
-#: Stages with spans that are the parents of those of their jobs. Pairs are children of the phase.
+#: Stages of jobs, and the stages with their parent spans. Pairs are children of the phase.
 _PARENTS = {"scan": "prepare", "tiles": "prepare", "surveys": "mosaic", "blocks": "mosaic"}
 
 
@@ -36,7 +36,7 @@ class JobRecorder:
     Attributes
     ----------
     running : RunningJobs
-        Jobs that have run for long, with open spans.
+        Long-running jobs, with open spans.
     pair_counts : dict
         Numbers of failed and of rejected pairs.
     """
@@ -65,7 +65,7 @@ class JobRecorder:
         return "error.type" if self._errors else self._slowest_pair[1]
 
     def ended(self, event: JobEnded) -> None:
-        """Make the span of a job that ended."""
+        """Make the span of an ended job."""
         self._metrics.job_ended(event.ended_ns)
         if event.error is not None:
             self._errors += 1
@@ -90,7 +90,7 @@ class JobRecorder:
         self._tree.end(span, event.ended_ns)
 
     def still_running(self, event: JobRunning) -> None:
-        """Open the span of a job that has run for long, under the id that it will have."""
+        """Open the span of a long-running job, under the id that it will have."""
         key = event.stage, event.index
         if key not in self.running:
             self.running.add(key, self._start(event.stage, event.started_ns))

@@ -90,7 +90,7 @@ def job_files(attributes: Mapping[str, Any]) -> list[Any]:
 
 
 def oldest_attributes(stage: str, running: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes of the phase about the job that has run longest."""
+    """Return the attributes of the phase about the longest-running job."""
     names = job_span(stage).attributes
     keys = ("name_i", "name_j", "name", "tiles")
     files = job_files({key: running[names[key]] for key in keys if names[key] in running})

@@ -143,7 +143,7 @@ class Recorder(Tracer):
         record_exception: bool = True,
         set_status_on_exception: bool = True,
     ) -> Span:
-        """Start a span; one that is not sampled records nothing."""
+        """Start a span; an unsampled one records nothing."""
         above = trace.get_current_span(context)
         parent: SpanContext | None = above.get_span_context()
         if parent is None or not parent.is_valid:

@@ -84,8 +84,8 @@ class ProgressRate:
     def time_left(self, now: float) -> tuple[float, float] | None:
         """Return the bounds of the time left in seconds, or None with fewer than `MIN_GAPS` gaps.
 
-        The n jobs left take n times the mean gap between ends. Its variance is that of the mean
-        of the N gaps seen plus that of the n gaps to come, so its standard deviation is
+        The n jobs left take n times the mean gap between ends. The mean of the N gaps
+        seen and the n gaps to come both add to its variance, so its standard deviation is
         s √(n²/N + n), where s is the standard deviation of a gap.
         """
         gaps = [end - start for start, end in pairwise(self._ends)]

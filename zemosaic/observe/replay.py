@@ -1,4 +1,4 @@
-"""The events of an ended run once more, with the ends that are missing from its journal.
+"""The events of an ended run once more, with the ends missing from its journal.
 
 Span ids follow from the order of the events, so the spans get the ids that they had.
 """
@@ -22,7 +22,7 @@ def all_events(autopsy: Autopsy) -> Iterator[Event]:
 
 
 def lost_ends(autopsy: Autopsy) -> Iterator[Event]:
-    """Yield the ends that are missing from the journal of a dead run."""
+    """Yield the ends missing from the journal of a dead run."""
     if autopsy.record.ended is not None:
         return
     for job in autopsy.running_jobs:

@@ -76,12 +76,12 @@ class Telemetry(Observer):
     parent : Mapping, optional
         "traceparent" and "tracestate" of the parent of the phase; by default the current span.
     resumed_from : Mapping, optional
-        "run", "trace" and "span": ids of the run that this one resumes, and of its phase.
+        "run", "trace" and "span": ids of the resumed run, and of its phase.
     signals : Signals, optional
         Receives heartbeats and failures as log records, and metrics in place of the application's
         meter provider.
     name : str
-        Name of the phase: that of a watched loop.
+        Name of the phase; a watched loop gives its own.
 
     Attributes
     ----------
@@ -189,7 +189,7 @@ class Telemetry(Observer):
             self._jobs.ended(event)
 
     def job_running(self, event: JobRunning) -> None:
-        """Show a job that has run for long, under the id that its span will have."""
+        """Show a long-running job, under the id that its span will have."""
         if self._tree is not None:
             self._jobs.still_running(event)
             self._hurry()
@@ -234,7 +234,7 @@ class Telemetry(Observer):
         self._add_event(SLOW_PAIR, event.time_ns, attributes, body)
 
     def run_ended(self, event: RunEnded) -> None:
-        """End the phase span, and the spans that are still open."""
+        """End the phase span, and the spans still open."""
         if self._tree is None:
             return
         self._end_silence()

@@ -1,4 +1,4 @@
-"""The spans of jobs that have run for long, which are shown before they end."""
+"""The spans of long-running jobs, which are shown before they end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunningJobs:
     ----------
     open_spans : dict
         All open spans of the run, the phase first, each with the attributes that it has only while
-        it is open. Those of the phase describe the job that has run longest.
+        it is open. The attributes of the phase describe the longest-running job.
     """
 
     def __init__(self, open_spans: dict[Span, dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The illumination and the glow that all tiles of one instrument share.
+"""The illumination and the glow shared by all tiles of one instrument.
 
 Both are smooth functions of the position on the detector, in Legendre polynomials of its
 coordinates x and y, which run from -1 to 1 between the edges of a tile. The illumination F is the
@@ -39,7 +39,7 @@ class Illumination:
     log_flat_cov, glow_cov : ndarray
         ``(C, M, M)`` float64 covariances of the coefficients.
     bias : ndarray
-        ``(C,)`` float64 level in ADU that is no light, and that F does not act on.
+        ``(C,)`` float64 level in ADU not due to light; F does not act on it.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Illumination:
         return hashlib.sha256(numbers).hexdigest()[:16]
 
     def corner_loss(self, channel: int) -> tuple[float, float]:
-        """Return the fraction of light that the corners lack, and its standard error.
+        """Return the fraction of light missing in the corners, and its standard error.
 
         It is 1 - F of the corners, in their geometric mean, divided by F of the centre, so a
         linear trend of ln F does not count. It is negative if the corners have more light.
@@ -160,7 +160,7 @@ class Instruments:
     names: tuple[str, ...]
 
     def of_many(self, tiles: np.ndarray, fewest: int) -> Instruments:
-        """Return the instruments without those of fewer than `fewest` of some tiles."""
+        """Take the tiles off instruments with fewer than `fewest` of some tiles."""
         labels = self.labels[tiles]
         count = np.bincount(labels[labels >= 0], minlength=len(self.names))
         few = np.append(count < fewest, True)[self.labels]

@@ -52,7 +52,7 @@ def calibrate(
     on_solution: Callable[[PhaseSolution], None] = lambda solution: None,
     progress: bool = False,
 ) -> PhaseSolution:
-    """Compute one gain and one offset per tile and channel that make the overlaps agree.
+    """Compute one gain and one offset per tile and channel to make the overlaps agree.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def calibrate(
         cluster on this machine; "dask://HOST:PORT" and a `distributed.Client` join one. An
         executor, pool or client is left open.
     observers : iterable of Observer, optional
-        Observers of the run. By default spans go to the tracer provider that the
-        application has set.
+        Observers of the run. By default spans go to the tracer provider set by the
+        application.
     apply_to : path-like, optional
         Folder for the corrected tiles; tiles given as arrays are not written.
     mosaic : MosaicOptions, optional
@@ -95,7 +95,7 @@ def calibrate(
     Returns
     -------
     PhaseSolution
-        A tile that could not be read has NaN; one that overlaps no other has gain 1, offset 0.
+        A tile that could not be read has NaN; a tile without overlaps has gain 1, offset 0.
 
     Raises
     ------

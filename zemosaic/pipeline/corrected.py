@@ -1,4 +1,4 @@
-"""Corrected pixels of one tile, as the kind of object that the tile was given as."""
+"""Corrected pixels of one tile, in the kind of object given for it."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def _ccd_data(image: np.ndarray, tile: Tile) -> Any:
 
 
 def _corrected_nddata(original: Any, image: np.ndarray, tile: Tile, correction: Correction) -> Any:
-    """Return a copy of an `NDData` with corrected pixels, and an uncertainty that follows them."""
+    """Return a copy of an `NDData` with corrected pixels and the uncertainty scaled accordingly."""
     uncertainty = original.uncertainty
     if uncertainty is not None:
         power = UNCERTAINTY_TYPES[type(uncertainty).__name__]
@@ -133,7 +133,7 @@ def _corrected_nddata(original: Any, image: np.ndarray, tile: Tile, correction: 
 
 
 def _updated(header: fits.Header, correction: Correction) -> fits.Header:
-    """Return a copy of a header with keywords that follow a correction, as in a corrected file."""
+    """Return a copy of a header with keywords updated for a correction, as in a corrected file."""
     header = header.copy()
     for key in ("BLANK", "BSCALE", "BZERO"):
         header.remove(key, ignore_missing=True)

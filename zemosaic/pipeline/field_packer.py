@@ -61,7 +61,7 @@ class FieldPacker(Generic[Record]):
 
     @property
     def head_type(self) -> list[tuple[str, str]]:
-        """The numbers that are no tuples, the first of a record, as the fields of a numpy dtype."""
+        """The scalars of a record, which come first, as the fields of a numpy dtype."""
         return [(name, _NUMPY_FORMATS[code]) for name, code in self._head]
 
     @property
@@ -76,7 +76,7 @@ class FieldPacker(Generic[Record]):
             raise ValueError(f"{size} bytes where {self._struct.size} are expected")
 
     def head(self, packed: bytes) -> dict[str, Any]:
-        """Return the numbers of a record that are no tuples, by name."""
+        """Return the scalars of a record by name."""
         values = self._head_struct.unpack_from(packed)
         return dict(zip(self._head_names, values, strict=True))
 
@@ -87,7 +87,7 @@ class FieldPacker(Generic[Record]):
 
 
 def layout_digest(*record_types: type) -> str:
-    """Return a text that changes with the name or type of any field of these dataclasses."""
+    """Return a digest of the names and types of all fields of these dataclasses."""
     layout = [[(field.name, str(field.type)) for field in fields(kind)] for kind in record_types]
     return hashlib.sha256(repr(layout).encode()).hexdigest()
 

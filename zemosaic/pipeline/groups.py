@@ -1,4 +1,4 @@
-"""Groups of tiles that share their gain or their level."""
+"""Groups of tiles sharing their gain or their level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .run_context import RunContext
 def tie_tiles(context: RunContext, count: int, tiles: Mapping[int, Tile]) -> Ties:
     """Return the ties between `count` tiles, of which some are usable, by the option `group`.
 
-    A tile that is not from a file, or opened without the option, is not tied to others.
+    A tile not from a file, or opened without the option, is not tied to others.
     """
     groupings: dict[str, list[list[str | None]]] = {kind: [[None] * count] for kind in SHARED}
     for number, (key, shared) in enumerate(group_rules(context.settings.group)):

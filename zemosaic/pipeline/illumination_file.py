@@ -52,7 +52,7 @@ def write_illuminations(solution: PhaseSolution, path: Path, run: str) -> None:
 
 
 def read_illuminations(path: Path) -> list[Illumination]:
-    """Read the illuminations from a file that `write_illuminations` wrote; none without a file."""
+    """Read the illuminations from a file of `write_illuminations`; none without a file."""
     illuminations: list[Illumination] = []
     if not path.exists():
         return illuminations

@@ -30,7 +30,7 @@ def describe_illuminations(lights: Sequence[Illumination], unit: str) -> Iterato
 
 
 def _corners(light: Illumination) -> str:
-    """Return the light that the corners lack, in the order of the channels."""
+    """Return the light missing in the corners, in the order of the channels."""
     losses, errors = zip(*map(light.corner_loss, range(len(light.log_flat))), strict=True)
     error = 100 * max(errors)
     digits = 1 if error >= 0.05 else 2

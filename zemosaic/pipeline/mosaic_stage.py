@@ -41,7 +41,7 @@ class MosaicOptions:
     output : pathlib.Path
         FITS file of the mosaic.
     like : pathlib.Path or None
-        FITS file with the WCS and the size of the mosaic, by default those that fit the tiles.
+        FITS file with the WCS and the size of the mosaic; None fits both to the tiles.
     combination : {"mean", "clip"}
         How the tiles are combined.
     """
@@ -58,8 +58,8 @@ class MosaicOptions:
 def write_mosaic(context: RunContext, solution: PhaseSolution, options: MosaicOptions) -> str:
     """Write the mosaic of the usable tiles.
 
-    Blocks that an earlier run left whole are kept. If a block fails, the unfinished file stays for
-    the next run.
+    Whole blocks of an earlier run are kept. If a block fails, the unfinished file stays for the
+    next run.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def write_mosaic(context: RunContext, solution: PhaseSolution, options: MosaicOp
 
 
 def _plan(context: RunContext, solution: PhaseSolution, options: MosaicOptions) -> CoaddPlan:
-    """Survey the tiles, and plan the coadd without those that cannot be read."""
+    """Survey the tiles with gains, and plan the coadd; raise `UserError` if one cannot be read."""
     solved = np.isfinite(solution.gain).all(axis=1)
     tiles = {index: tile for index, tile in solution.tiles.items() if solved[index]}
     jobs = [
@@ -141,7 +141,7 @@ def _finish_pictures(picture: PictureFile, canvas: Canvas, output: Path, folder:
 def _jobs(
     context: RunContext, plan: CoaddPlan, file: store.MosaicFile, picture: PictureFile, run: str
 ) -> tuple[list[Job], int]:
-    """Return the jobs of the blocks, and the number of those that an earlier run left whole."""
+    """Return the jobs of the blocks, and the number of whole blocks of an earlier run."""
     common = run, plan.canvas, plan.combination, str(file.output.absolute())
     keys = {source.tile.name: file_key(source.tile) for source in plan.sources}
     jobs, kept = [], 0

@@ -1,4 +1,4 @@
-"""The task of a block of the mosaic: apart, so that workers without a mosaic start sooner."""
+"""The task of a block of the mosaic, apart: workers without a mosaic start sooner."""
 
 from __future__ import annotations
 

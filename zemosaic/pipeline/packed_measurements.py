@@ -15,7 +15,7 @@ from ..photometry.solver.channel_pairs import MeasuredPairs
 from .field_packer import FieldPacker
 
 _packer = FieldPacker(PairMeasurement)
-#: The fields of a `PairMeasurement` that are no tuples, for numpy.
+#: The scalar fields of a `PairMeasurement`, for numpy.
 HEAD_TYPE = np.dtype(_packer.head_type)
 #: All fields.
 ROW_TYPE = np.dtype(_packer.row_type)
@@ -28,8 +28,8 @@ class PackedMeasurements(Sequence[Measurement]):
     Parameters
     ----------
     entries : tuple of bytes or str
-        Packed numbers without the zeros at their end, those of patches that a small overlap lacks,
-        or the reason of a rejection.
+        Packed numbers without the zeros at their end (of patches missing in a small overlap), or
+        the reason of a rejection.
     """
 
     __slots__ = ("entries",)
@@ -150,7 +150,7 @@ def stack_heads(pairs: Sequence[Iterable[Measurement]], channels: int) -> np.nda
 
 
 def stack_measured(pairs: Sequence[Iterable[Measurement]], channel: int) -> MeasuredPairs:
-    """Return all numbers of the pairs that are measured in a channel."""
+    """Return all numbers of the pairs measured in a channel."""
     entries = [PackedMeasurements.of(pair).entries[channel] for pair in pairs]
     measured = np.fromiter((isinstance(entry, bytes) for entry in entries), bool, len(entries))
     rows = b"".join(_whole(entry) for entry in entries if isinstance(entry, bytes))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import NoSolution
 
-# Imported before the thread starts: it and the pool would deadlock in a package that both import.
+# Imported before the thread starts: it and the pool would deadlock importing the same package.
 from ..photometry import _kernels  # noqa: F401
 from ..photometry.tiles.tile import Tile
 from ..threads import start_thread
@@ -77,7 +77,7 @@ def _import_later_stages() -> None:
 
 
 def _check_canvas(mosaic: MosaicOptions, tiles: Mapping[int, Tile]) -> None:
-    """Raise `UserError` if the mosaic cannot have the tiles, without those that will fail."""
+    """Raise `UserError` if the mosaic cannot have the tiles, leaving out tiles bound to fail."""
     from ..photometry.preview.grid import odd_scales
 
     odd = odd_scales(tiles)

@@ -41,7 +41,7 @@ class PreviewFiles:
     Parameters
     ----------
     folder : pathlib.Path
-        Their folder, or that of the copies that this process needs.
+        Their folder, or the folder of the copies needed by this process.
     keeper : Pool or None
         The pool with the workers that keep them; None if all workers share the folder.
     """

@@ -1,4 +1,4 @@
-"""The jobs that make previews; tiles with clipped stars that others reveal are prepared again."""
+"""The jobs of the previews; tiles with clipped stars revealed by others are prepared again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PreviewJobs:
     scanned : Mapping
         The tiles by index.
     odd : Mapping
-        Reasons against the tiles that cannot be used beside the others.
+        Reasons why tiles cannot be used beside the others, by index.
     grid : Grid
         The grid that all previews share.
     channels : int
@@ -54,8 +54,8 @@ class PreviewJobs:
     def prepare(self) -> tuple[dict[int, PreparedTile], dict[int, str], dict[int, str]]:
         """Make the preview of every tile, or restore it from an earlier run.
 
-        The level at which a detector clips is known only when all tiles have been read. Those that
-        reach it, and do not show it by their own pixels, are read once more.
+        The level at which a detector clips is known only when all tiles have been read. Tiles
+        that reach it, but do not show it by their own pixels, are read once more.
 
         Returns
         -------
@@ -97,7 +97,7 @@ class PreviewJobs:
         """Return the levels of the tiles that others show to be clipped, by index."""
         instruments: dict[object, list[int]] = {}
         for index, ceiling in ceilings.items():
-            # Tiles of one shape pass for those of one instrument.
+            # Tiles of one shape pass for tiles of one instrument.
             kind = self.scanned[index].tile.shape, len(ceiling.highest)
             instruments.setdefault(kind, []).append(index)
         levels: dict[int, Levels] = {}
@@ -107,7 +107,7 @@ class PreviewJobs:
         return {index: own for index, own in levels.items() if own}
 
     def _restore(self, levels: Mapping[int, Levels]) -> dict[int, PreparedTile]:
-        """Return the tiles with previews that an earlier run left intact, by index."""
+        """Return the tiles with intact previews of an earlier run, by index."""
         restored = {}
         files = self.context.previews
         if files.keeper is not None:
@@ -138,7 +138,7 @@ class PreviewJobs:
         prepared: dict[int, PreparedTile],
         again: Collection[int] = (),
     ) -> dict[int, str]:
-        """Prepare the tiles that are not `prepared`, or some again, and add them.
+        """Prepare the tiles not yet `prepared`, or some again, and add them.
 
         Returns
         -------
@@ -204,7 +204,7 @@ def tile_attributes(index: int, name: str) -> dict[str, Any]:
 
 
 def _without_job(outcome: Outcome) -> Outcome:
-    """Return an outcome with a compact tile and a job that has its attributes alone."""
+    """Return an outcome with a compact tile and a job reduced to its attributes."""
     job = Job(outcome.job.index, refuse, (), outcome.job.attributes)
     tile = outcome.value
     if tile is not None:

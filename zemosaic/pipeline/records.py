@@ -50,7 +50,7 @@ class PreparedTile:
     thumbnail : ndarray or None
         ``(C, h, w)`` float32 in ADU.
     masked : float
-        Share of the tile that its mask or weights cover.
+        Share of the tile covered by its mask or weights.
     sources_masked : bool
         Whether these cover most of its bright pixels, and few others.
     stars : int
@@ -115,7 +115,7 @@ def encode_tile(prepared: PreparedTile) -> dict[str, Any]:
     """Return the journal's form of a prepared tile: numbers and lists by field name."""
     preview = {name: getattr(prepared.preview, name) for name in _PREVIEW_FIELDS}
     entry = preview | {name: getattr(prepared, name) for name in _TILE_FIELDS}
-    # Without None, of which the journal cannot tell that it is no NaN.
+    # Without None, which the journal cannot tell from NaN.
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in entry.items()
@@ -150,7 +150,7 @@ def restore_tile(entry: dict[str, Any] | None, path: Path) -> PreparedTile | Non
 
 
 def ceiling_of(entry: dict[str, Any] | None) -> Ceiling | None:
-    """Return the ceiling of a tile that an earlier run prepared, None without an entry."""
+    """Return the ceiling of a tile prepared by an earlier run, None without an entry."""
     if entry is None:
         return None
     return Ceiling(np.array(entry["highest"]), np.array(entry["clipped"]))

@@ -90,7 +90,7 @@ class RunContext:
         Returns
         -------
         list of Outcome
-            In the order of the jobs; with the option `keep`, the results of that.
+            In the order of the jobs; with the option `keep`, its results.
         """
         with self.stage(stage, total, has_jobs=True):
             return run(

@@ -1,4 +1,4 @@
-"""The check that overlaps show the same sky: it finds a WCS or an orientation that is wrong."""
+"""The check that overlaps show the same sky: it finds a wrong WCS or orientation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .packed_measurements import measured_heads
 from .records import PairRecord
 from .tasks import MAPPED_PREVIEWS
 
-CORRELATED = 0.95  # of a pair that is not examined at first
+CORRELATED = 0.95  # of a pair not examined at first
 UNCORRELATED = 0.5  # correlation below which the scene of a pair may be two
 MANY = 0.25  # fraction of such pairs if most tiles may be wrong
 MOST_PAIRS = 50  # of one kind
@@ -152,9 +152,9 @@ def _correlation(record: PairRecord) -> float:
 
 
 def _tiles_to_blame(unlike: Collection[Pair], alike: Collection[Pair]) -> list[int]:
-    """Return the tiles with more unlike pairs than others, the worst first.
+    """Return the tiles with more unlike pairs than alike ones, the worst first.
 
-    Each is judged without its pairs with those before, which make it look bad.
+    Each is judged without its pairs with the tiles before it, which make it look bad.
     """
     total = Counter(chain.from_iterable(unlike))
     blamed: list[int] = []

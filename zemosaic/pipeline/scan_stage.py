@@ -25,7 +25,7 @@ class ScannedTiles:
     Parameters
     ----------
     names : list of str
-        Name of each tile; that of its file if the file cannot be read.
+        Name of each tile; the name of its file if the file cannot be read.
     usable : dict
         The usable tiles by index.
     failed : dict

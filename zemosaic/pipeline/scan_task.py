@@ -17,12 +17,12 @@ from ..photometry.tiles.file_options import FileOptions, split_input
 from ..photometry.tiles.tile import Tile
 from ..runtime.events import JobError
 
-CHECKED_BYTES = 1 << 16  # start of a file that is checksummed: holds the header of most
+CHECKED_BYTES = 1 << 16  # checksummed start of a file: holds the header of most
 
 
 @dataclass(frozen=True, eq=False)
 class ScannedTile:
-    """A tile with a header that has been read.
+    """A tile whose header has been read.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def scan(tile: TileLike, name: str, options: FileOptions) -> list[ScannedTile]:
 
 
 def _scan_images(tiles: list[tuple[str, Tile | TileError]]) -> list[ScannedTile]:
-    """Return all tiles of a file; a single one that is not usable raises its `TileError`."""
+    """Return all tiles of a file; raise the `TileError` of its only tile if it is not usable."""
     if len(tiles) == 1 and isinstance(tiles[0][1], TileError):
         raise tiles[0][1]
     return [

@@ -71,7 +71,7 @@ class PhaseSolution(Solution):
 
     @property
     def untied_gains(self) -> int:
-        """Number of tiles with a gain, in any channel, that nothing ties to most others."""
+        """Number of tiles with a gain, in any channel, not tied to most others."""
         untied = np.isnan(self.gain_err) & (self.pairs > 0)
         return int(untied.any(axis=1).sum())
 
@@ -100,7 +100,7 @@ class PhaseSolution(Solution):
     def to_table(self) -> QTable:
         """Return the corrections, a row per tile and channel, as a table with units.
 
-        The columns are those of ``corrections.ecsv``.
+        The columns are as in ``corrections.ecsv``.
         """
         from .tables import corrections_table, quantity_table
 
@@ -109,7 +109,7 @@ class PhaseSolution(Solution):
     def to_pairs_table(self) -> QTable:
         """Return the pairs, a row per pair and channel, as a table with units.
 
-        The columns are those of ``pairs.ecsv``.
+        The columns are as in ``pairs.ecsv``.
         """
         from .tables import pairs_table, quantity_table
 
@@ -121,12 +121,12 @@ class PhaseSolution(Solution):
         Parameters
         ----------
         tile : int, str, path-like or object
-            Its index, its name or path, or the object that was given to `calibrate`.
+            Its index, its name or path, or the object given to `calibrate`.
 
         Returns
         -------
         CCDData, NDData, ImageHDU, Quantity or ndarray
-            The kind of object that was given; `astropy.nddata.CCDData` for an index, a name, a
+            The kind of object given; `astropy.nddata.CCDData` for an index, a name, a
             path, a `Tile` or a tuple. float32; NaN where a pixel is missing or bad. The
             uncertainty of an NDData is scaled with its pixels.
 
@@ -245,7 +245,7 @@ class PhaseSolution(Solution):
         unit = f" {self.unit}" if self.unit else ""
         gain = max(spreads.gain for spreads in self.spreads) ** 0.5
         if gain > 0:
-            # Both slopes of the trend are those of a half tile.
+            # Both slopes of the trend are per half tile.
             drift = 2 * (2 * max(spreads.trend for spreads in self.spreads)) ** 0.5
             drifts = f" and drift by {two_digits(100 * drift)} % a tile" if drift > 0 else ""
             yield f"gains scatter {two_digits(100 * gain)} %{drifts}"

@@ -132,7 +132,7 @@ def _common_unit(context: RunContext, tiles: Sequence[Tile]) -> str:
 def _measure_pairs(
     context: RunContext, graph: OverlapGraph, names: Sequence[str], prepared: PreparedTiles
 ) -> tuple[PairRecord, ...]:
-    """Measure all pairs, except for those measured by an earlier run."""
+    """Measure all pairs not measured by an earlier run."""
     pairs = list(zip(graph.i.tolist(), graph.j.tolist(), graph.area.tolist(), strict=True))
 
     def jobs() -> Iterator[Job]:

@@ -55,7 +55,7 @@ def pair_difference(record: PairRecord) -> float:
 
 
 def stars_line(records: Sequence[PairRecord], names: Sequence[str]) -> str:
-    """Return how the gains of the stars compare with those of the overlaps, in one line."""
+    """Return a line comparing the gains of the stars with the gains of the overlaps."""
     compared = {record: pair_difference(record) for record in records}
     counts = [max((star.stars for star in record.stars), default=0) for record in records]
     counts = [count for count in counts if count]
@@ -73,7 +73,7 @@ def stars_line(records: Sequence[PairRecord], names: Sequence[str]) -> str:
 
 
 def stars_facts(records: Sequence[PairRecord]) -> dict[str, int]:
-    """Return the numbers of pairs with a gain by their stars, and of those that disagree."""
+    """Count the pairs with a gain by their stars, and the disagreeing pairs."""
     differences = [pair_difference(record) for record in records]
     return {
         "pairs": sum(any(star.stars for star in record.stars) for record in records),

@@ -121,7 +121,7 @@ def pairs_table(solution: PhaseSolution, settings: Settings) -> Table:
 def write_table(table: Table, path: Path) -> None:
     """Write a table as ECSV, FITS or Parquet, replacing `path` only when it is complete.
 
-    The format is that of the ending: ``.ecsv``, ``.fits`` or ``.parquet``.
+    The ending gives the format: ``.ecsv``, ``.fits`` or ``.parquet``.
     """
     name = TABLE_FORMATS[path.suffix]
     with atomic_write(path) as temporary:
@@ -188,7 +188,7 @@ def _ecsv(table: Table) -> Iterator[bytes]:
 
 
 def _printable(names: Sequence[str]) -> list[str]:
-    """Return the names with any bytes that are not UTF-8, which Linux allows, as escapes."""
+    """Return the names with any bytes invalid in UTF-8, which Linux allows, as escapes."""
     return [name.encode(errors="backslashreplace").decode() for name in names]
 
 

@@ -103,7 +103,7 @@ def prepare(
         bare = preview.without_arrays()
         if not thumb:
             return PreparedTile(bare, 0, tile.shape, grid.scale, 0, None, *rest, levels)
-        # A power cut may lose the end of the file, so a run that can be resumed needs a checksum.
+        # A power cut may lose the end of the file, so a resumable run needs a checksum.
         image = thumbnail(preview, thumb)
         checksum = preview.checksum()
         return PreparedTile(
@@ -150,7 +150,7 @@ def measure(
     PackedMeasurements
         One `PairMeasurement` or `Rejected` per channel.
     """
-    # Windows cannot remove a file that is mapped.
+    # Windows cannot remove a mapped file.
     load = _load_preview.__wrapped__ if sys.platform == "win32" else _load_preview
     paths = find_file(first), find_file(second)
     with timed_step("load"):

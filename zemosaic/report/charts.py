@@ -1,7 +1,7 @@
 """Data of the report's charts, as plain lists and numbers for JSON.
 
 The script of the page (``page/page.js``) draws them with plotly.js. The data take a tenth of the
-space that Plotly's figures would take, and Plotly's Python package is not imported.
+space of Plotly's own figures, and Plotly's Python package is not imported.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class ThumbnailStack:
             yield np.broadcast_to(places, values.shape)[valid], values[valid]
 
     def _corrected(self, chunk: _Chunk) -> np.ndarray:
-        """Return the corrected values; those of a tile without a correction are as they are."""
+        """Return the corrected values; a tile without a correction keeps its values."""
         own = {name: column[chunk.tiles] for name, column in self.run.tiles.corrections.items()}
         known = np.isfinite(own["gain"]).all(axis=1)
         if own["gain"].shape[1] != chunk.values.shape[1]:

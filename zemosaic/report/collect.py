@@ -30,9 +30,9 @@ class JobCollector:
     pairs : array
         Numbers of the jobs of pairs.
     names : list of tuple
-        Names of the tiles of each of them.
+        Names of the tiles of each pair.
     without_result : set
-        Numbers of those that failed.
+        Numbers of the failed jobs of pairs.
     reasons : dict
         Reasons of rejected pairs, by the numbers of jobs.
     """

@@ -11,7 +11,7 @@ from astropy.table import Table
 
 
 def read_columns(path: Path, names: Sequence[str]) -> Table:
-    """Return those of the named columns of numbers and flags that a table has, with units."""
+    """Return the named columns of numbers and flags present in a table, with units."""
     head = []
     with path.open(encoding="utf-8", newline="") as lines:
         for line in lines:

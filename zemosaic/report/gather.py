@@ -117,7 +117,7 @@ def _has_stars(path: Path) -> bool:
 
 
 def _judge_by_stars(pairs: PairTable, tiles: TileTable, stars: Sequence[StarComparison]) -> None:
-    """Replace the residuals of the gains by those of the stars, which gave the solution."""
+    """Replace the residuals of the gains by the residuals of the stars, which gave the solution."""
     row = dict(zip(pairs.index.tolist(), range(len(pairs)), strict=True))
     gain, chi = tiles.corrections["gain"], pairs.residuals["gain_chi"]
     chi[:] = math.nan

@@ -31,8 +31,8 @@ class Mosaic:
     Parameters
     ----------
     before, after : ndarray
-        ``(C, h, w)`` float32 in ADU: mean of the tiles that cover a cell, NaN if none does.
-        `after` is None without a solution.
+        ``(C, h, w)`` float32 in ADU: mean of the tiles that cover a cell, NaN if none does, or the
+        written mosaic. `after` is None without a solution.
     seams_before, seams_after : ndarray
         ``(h, w)`` float32 in ADU: standard deviation of the tiles that cover a cell, in the
         channel where it is largest; NaN where fewer than two tiles do. `seams_after` is None

@@ -23,7 +23,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], formats: Mapping[i
         lines.append("".join(_cell(*column, value) for column, value in cells))
     body = "\n".join(f"<tr>{line}</tr>" for line in lines)
     wide = ' class="wide"' if len(head) > 2 else ""
-    # The focus lets the keys scroll a table that is wider than the screen.
+    # The focus lets the keys scroll a table wider than the screen.
     return (
         f'<div class="table" tabindex="0" role="group" aria-label="{escape(", ".join(head))}">'
         f"<table{wide}><thead><tr>{titles}</tr></thead>\n<tbody>{body}</tbody></table></div>"

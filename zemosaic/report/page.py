@@ -1,4 +1,4 @@
-"""Render the report of a run as one HTML page that needs no other file.
+"""Render the report of a run as one self-contained HTML page.
 
 All text from files is escaped (`markup.escape`), or passed to the page's script as JSON and shown
 as text there. As a second line of defence, the page's content security policy allows only the

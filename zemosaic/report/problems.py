@@ -1,4 +1,4 @@
-"""Problems of a run, as its report lists them: each rule yields those of one kind."""
+"""Problems of a run, as its report lists them: each rule yields one kind."""
 
 from __future__ import annotations
 

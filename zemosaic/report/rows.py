@@ -204,9 +204,9 @@ class JobTable(Rows[JobEnded]):
     Parameters
     ----------
     columns : JobColumns
-        Those in the journal.
+        Jobs in the journal.
     died : list of JobEnded
-        Those that died with the run, after the others.
+        Jobs that died with the run, after the others.
     i, j : ndarray
         ``(N,)`` index of the tile of a job, or the indices of the tiles of a pair; -1 without any.
     stage, outcome : ndarray

@@ -74,7 +74,7 @@ def _stack(title: str, stack: str) -> str:
 
 
 def corrections_table(run: RunData) -> str:
-    """Return the gains and offsets of the tiles, folded away; of many those of the worst alone."""
+    """Return the gains and offsets of the tiles, or of the worst of many, folded away."""
     channels = run.channel_names
     tiles = [run.tiles[index] for index in _most_doubtful(run.tiles)]
     rows = [
@@ -176,7 +176,7 @@ def _pairs_table(run: RunData, rows_of_pairs: np.ndarray, title: str, reason: st
 
 
 def star_table(run: RunData) -> Iterator[str]:
-    """Yield both gains of the pairs with stars, those that differ most first, folded away."""
+    """Yield both gains of the pairs with stars, the largest differences first, folded away."""
     if not run.star_gains:
         return
     worst = sorted(run.star_gains, key=_difference, reverse=True)

@@ -36,7 +36,7 @@ class TaskLostError(Exception):
 
 
 def quiet(awaitable: Awaitable[Any]) -> asyncio.Future[Any]:
-    """Return a future of which asyncio logs no error that comes when nobody waits for it."""
+    """Return a future whose error asyncio does not log, even if nobody waits for it."""
     future = asyncio.ensure_future(awaitable)
     future.add_done_callback(lambda done: done.cancelled() or done.exception())
     return future
@@ -173,7 +173,7 @@ class Cluster:
             Path(path).unlink(missing_ok=True)
 
     async def check_folders(self, workers: Sequence[RemoteWorker]) -> list[RemoteWorker]:
-        """Check that workers see the files of `place_tokens`; return those that do not answer.
+        """Check that workers see the files of `place_tokens`; return the silent workers.
 
         Raises
         ------

@@ -56,7 +56,7 @@ class LocalCluster:
         settings = {
             "distributed.scheduler.allowed-failures": 0,  # a job that kills is not tried again
             "distributed.worker.multiprocessing-method": "spawn",
-            # Also for workers that replace killed ones.
+            # Also for the replacements of killed workers.
             "distributed.nanny.pre-spawn-environ": {
                 **dask.config.get("distributed.nanny.pre-spawn-environ"),
                 **import_path(),
@@ -79,7 +79,7 @@ class LocalCluster:
         nannies = list(self._cluster.workers.values())
         for nanny in nannies:
             nanny.auto_restart = False
-        for pid in [nanny.pid for nanny in nannies if nanny.pid]:  # also those that start
+        for pid in [nanny.pid for nanny in nannies if nanny.pid]:  # also of workers still starting
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         for closed in (self.client, self._cluster):

@@ -51,7 +51,7 @@ class Crew:
             coroutine.cancel()
 
     def fail(self, error: Exception) -> None:
-        """Fail all unfinished tasks, and all that will be submitted."""
+        """Fail all unfinished tasks, and all tasks submitted later."""
         self.error = self.error or error
         busy = [task for w in self.workers.values() for task in (*w.tasks, *w.ended)]
         for task in (*self._queue, *busy):
@@ -100,7 +100,7 @@ class Crew:
     def assign(self) -> None:
         """Send waiting tasks to free workers, to the one with most free threads first.
 
-        Those with files among their arguments go to workers that have many of these.
+        Tasks with files among their arguments go to workers with many of these files.
         """
         while self._queue:
             free = [w for w in self.workers.values() if w.has_room(self._queue[0])]
@@ -123,7 +123,7 @@ class Crew:
             self.spawn(self._run(worker, task, task.taken))
 
     def _nearest(self, free: Sequence[RemoteWorker]) -> tuple[RemoteTask, RemoteWorker]:
-        """Return one of the next tasks and a free worker that has many of its files."""
+        """Return one of the next tasks and a free worker with many of its files."""
         first = self._queue[0]
         ahead = [first] if first.skipped >= LOOK_AHEAD else islice(self._queue, LOOK_AHEAD)
         first.skipped += 1

@@ -37,7 +37,7 @@ class Holders:
         return [w for w in holders if w.is_usable and self._workers.get(w.address) is w]
 
     def count(self, worker: RemoteWorker, task: RemoteTask) -> int:
-        """Return how many of the files that a task needs a worker has."""
+        """Return how many of a task's files a worker has."""
         return sum(worker in self._holders.get(name, ()) for name in task.files)
 
     def pickled_origins(self, task: RemoteTask) -> bytes:

@@ -136,7 +136,7 @@ class Lookout:
             report(f"{error}; this worker is not used")
 
     async def _examine(self, worker: RemoteWorker, keys: Collection[str]) -> None:
-        """Find the jobs that run at a worker; set it aside if it does none."""
+        """Find the jobs that run at a worker; set it aside while it is silent or begins none."""
         patience = worker.patience()
         old = worker.old_tasks(LOOK)
         examination = await self._cluster.examine(worker, 0.7 * patience) if old else None

@@ -37,7 +37,7 @@ class Examination:
 
 
 _processes: dict[str, Any] = {}  # of all workers by their folders, also dead ones
-_kept: dict[str, str] = {}  # folders of the files that they keep, by their folders
+_kept: dict[str, str] = {}  # folders of their kept files, by their folders
 _leases: dict[str, float] = {}  # by the folder of a worker: when to end its jobs
 _guards: set[asyncio.Task[None]] = set()  # which asyncio refers to weakly
 
@@ -55,7 +55,7 @@ async def renew_leases(workers: Mapping[str, int], seconds: float) -> None:
     Parameters
     ----------
     workers : mapping
-        Processes of workers by their folders; those of other nannies are ignored.
+        Processes of workers by their folders; workers of other nannies are ignored.
     seconds : float
         Until then the run renews the lease, or has ended.
     """
@@ -82,7 +82,7 @@ async def _end_without_lease(folder: str, pid: int) -> None:
 
 
 async def examine(folder: str, pid: int, patience: float) -> Examination:
-    """Return the jobs of a worker, with the stacks of those that run for `patience` seconds."""
+    """Return the jobs of a worker, with the stacks of jobs running for `patience` seconds."""
     rows = {int(row.stage): row for row in _rows(folder)}
     since = time.time_ns() - int(min(patience, LONGEST) * 1e9)
     long_running = {ticket: row for ticket, row in rows.items() if row.started_ns <= since}
@@ -96,7 +96,7 @@ async def examine(folder: str, pid: int, patience: float) -> Examination:
 
 
 async def kill(folder: str, pid: int, ticket: int) -> Examination:
-    """Examine a worker and kill it, if it has a job of this ticket; 0 means any."""
+    """Examine a worker and kill it if it has a job of this ticket; with 0 in any case."""
     examination = await examine(folder, pid, 0.0)
     if ticket in examination.rows or not ticket:
         with contextlib.suppress(ProcessLookupError):
@@ -126,7 +126,7 @@ def _rows(folder: str) -> tuple[Row, ...]:
 
 
 async def _dump(folder: str, pid: int) -> None:
-    """Make a worker dump its stacks; one that is stopped does not answer."""
+    """Make a worker dump its stacks; a stopped worker does not answer."""
     if not CAN_DUMP:
         return
     path = RunFolder(Path(folder)).stack(pid)

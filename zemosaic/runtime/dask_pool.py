@@ -167,7 +167,7 @@ class DaskPool(Pool):
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(TimeoutError, RuntimeError):  # of a loop that has ended
+        with contextlib.suppress(TimeoutError, RuntimeError):  # of an ended loop
             self._await(self._lookout.close(), 2 * ANSWER_TIME)
         with contextlib.suppress(RuntimeError):
             error = CancelledError("the pool was closed")

@@ -52,7 +52,7 @@ class RemoteTask(Task):
     host : Host
         The machine to which it was last sent.
     files, remake : set of str
-        Kept files among its arguments, and those of them that it may have to make itself.
+        Kept files among its arguments, and which of them it may have to make itself.
     skipped : int
         How often a later task went first, to a worker that had its files.
     """
@@ -177,7 +177,7 @@ class RemoteWorker:
         return [t for t in self.tasks if t.slot is None or t.slot.ticket in examination.rows]
 
     def old_tasks(self, age: float) -> list[RemoteTask]:
-        """Return the tasks that it has had for some seconds."""
+        """Return the tasks sent to it at least `age` seconds ago."""
         since = time.monotonic() - age
         return [task for task in (*self.tasks, *self.ended) if task.sent <= since]
 

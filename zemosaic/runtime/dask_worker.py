@@ -57,7 +57,7 @@ class Introduction:
     identity : str
         Description of the package that it has imported.
     folder, kept : str
-        Folders of its table and its stacks, and of the files that it keeps, on its own disk.
+        Folders of its table and its stacks, and of its kept files, on its own disk.
     """
 
     pid: int
@@ -168,7 +168,7 @@ def _holds(path: str, content: str) -> bool:
 
 
 def leave(run_id: str, folder: str) -> None:
-    """Forget a run that has ended."""
+    """Forget an ended run."""
     if (place := _places.pop(run_id, None)) is not None:
         place.inflight.close("finished")
     shutil.rmtree(folder, ignore_errors=True)
@@ -192,7 +192,7 @@ def run_at_worker(run_id: str, task: bytes) -> bytes:
 
 
 def run_with_files(run_id: str, task: bytes, origins: bytes) -> tuple[bytes, list[str], list[str]]:
-    """Run a task that uses kept files, of which it also returns the new and the lost ones."""
+    """Run a task using kept files; return its pickled result, its new files and its lost ones."""
     place = _place(run_id)
     files = KeptFiles(place.kept, place.fetch_part, pickle.loads(origins))
     with using(files):

@@ -108,9 +108,9 @@ class JobEnded:
     result : object
         The result as lists, numbers and strings; None without a key.
     host : str
-        Machine of the worker; empty for that of the run.
+        Machine of the worker; empty for the run's own.
     clock_offset : float
-        The clock of that machine minus that of the run, in seconds; already subtracted.
+        The worker's clock minus the run's, in seconds; already subtracted.
     """
 
     stage: str
@@ -207,7 +207,7 @@ class JobRunning:
     stack : str
         Current stack, as Python prints it; empty if unknown.
     host : str
-        Machine of the worker; empty for that of the run.
+        Machine of the worker; empty for the run's own.
     """
 
     stage: str
@@ -226,7 +226,7 @@ class JobRunning:
 class WorkerStarted:
     """A worker process was started, and was ready for its first job at `ready_ns`.
 
-    `host` is its machine, empty for that of the run.
+    `host` is its machine, empty for the run's own.
     """
 
     pid: int

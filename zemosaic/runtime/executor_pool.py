@@ -27,7 +27,7 @@ class ExecutorPool(Pool):
         self._executor = executor
         self.kind = type(executor).__name__
         self.workers = getattr(executor, "_max_workers", 0) or workers or usable_processors()
-        # Others, such as those of Dask, often leave their futures pending until the end.
+        # Others, such as Dask's, often leave their futures pending until the end.
         self.marks_running = isinstance(executor, (ThreadPoolExecutor, ProcessPoolExecutor))
 
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future[TaskResult]:
@@ -40,7 +40,7 @@ class ExecutorPool(Pool):
         return future.cancel() and self.marks_running
 
     def host(self, future: Future[TaskResult]) -> Host:
-        """Return the machine that an ended task names; that of a running task is not known."""
+        """Return the machine named by an ended task; `LOCAL` while it runs, or if it failed."""
         if not future.done() or future.cancelled() or future.exception() is not None:
             return LOCAL
         return Host(future.result().host)

@@ -24,8 +24,8 @@ class FutureWindow(Window):
     """A window into which futures are put by their owner.
 
     Threads of a `ThreadPoolExecutor` are found by the future that they work for, so their stacks
-    are known; those of other processes are not. Futures of Dask do not show whether they run; their
-    scheduler does.
+    are known; stacks in other processes are not. Futures of Dask do not show whether they run;
+    their scheduler does.
     """
 
     def __init__(self, stage: str, clock: Clock, inflight: Inflight | None) -> None:
@@ -50,7 +50,7 @@ class FutureWindow(Window):
         self._futures[batch.current_job.index] = future
 
     def take(self, future: Any) -> Batch:
-        """Remove a future that has ended; return its batch."""
+        """Remove an ended future; return its batch."""
         batch, _ = self.remove(future)
         del self._futures[batch.current_job.index]
         return batch
@@ -97,7 +97,7 @@ class FutureWindow(Window):
         Returns
         -------
         list of Batch
-            Those that were not in it before.
+            The batches new to the table.
         """
         entered: list[Batch] = []
         if self._inflight is None:

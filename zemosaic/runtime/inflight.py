@@ -98,7 +98,7 @@ class Slot:
 
     @property
     def host(self) -> str:
-        """The name of this machine; empty if it is that of the run."""
+        """The name of this machine; empty if it is the run's own."""
         return "" if self.run_host == HOST else HOST
 
     def start(self, index: int) -> None:
@@ -121,7 +121,7 @@ class Slot:
             table.write_step(self.row, self.ticket, step)
 
     def copy(self, row: Row | None) -> None:
-        """Record the job of a worker that has no access to the table; None if it has no job."""
+        """Record the job of a worker without access to the table; None if it has no job."""
         table = open_table(self.path, self.created_ns)
         if table is not None and row is not None:
             texts = self.stage.encode(), row.step_ns, row.step.encode()
@@ -132,7 +132,7 @@ class Slot:
             table.write(self.row, self.ticket, RowValues(self.ticket))
 
     def finish(self) -> None:
-        """Record that the last job has ended."""
+        """Record the end of the last job."""
         if self.dump_after and (self.host or os.getpid() != self.run_pid):
             stacks.cancel()
         table = open_table(self.path, self.created_ns)

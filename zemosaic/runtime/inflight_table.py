@@ -66,7 +66,7 @@ class Row:
     started_ns, step_ns : int
         Start of the job and of the step, in nanoseconds since the epoch.
     host : str
-        Machine of the worker; empty for that of the run.
+        Machine of the worker; empty for the run's own.
     """
 
     stage: str
@@ -178,7 +178,7 @@ def open_table(path: str, created_ns: int) -> Table | None:
 
 
 def forget_table(path: str, created_ns: int) -> None:
-    """Unmap a table that `open_table` has returned last."""
+    """Unmap a table if `open_table` returned it last."""
     global _last_table  # noqa: PLW0603
     if (_last_table.path, _last_table.created_ns) == (path, created_ns):
         _last_table = _LastTable()

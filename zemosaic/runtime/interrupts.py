@@ -36,7 +36,7 @@ held = _Held()
 
 
 def handle_signals() -> None:
-    """Raise KeyboardInterrupt for every signal that asks this process to end."""
+    """Raise KeyboardInterrupt for SIGTERM or SIGBREAK, and SIGINT unless it is ignored."""
     for name in ("SIGTERM", "SIGBREAK"):  # Windows sends SIGBREAK when a console is closed
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)

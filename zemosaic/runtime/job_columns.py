@@ -20,7 +20,7 @@ class JobRow(NamedTuple):
     """Numbers of the end of a job; `stage` and `outcome` are places in lists of names.
 
     `number` is the index of the job, `place` where its line begins in the journal; the other fields
-    are those of `JobEnded`.
+    are as in `JobEnded`.
     """
 
     stage: int
@@ -55,7 +55,7 @@ class JobColumns:
     errors : dict
         The errors of failed jobs, by the number of the row.
     done, saved : Mapping
-        By stage, the largest count of ended jobs, and the number of results that can be reused.
+        By stage, the largest count of ended jobs, and the number of reusable results.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ class JobColumns:
         return map(JobRow._make, _ROW.iter_unpack(self.packed))
 
     def add(self, entry: Mapping[str, Any], place: int) -> bool:
-        """Add the end of a job; return False if its fields are not those of `JobEnded`."""
+        """Add the end of a job; return False if its fields do not fit `JobEnded`."""
         if not entry.keys() <= JOB_FIELDS:
             return False
         try:

@@ -122,7 +122,7 @@ class RunColumns(Record):
 class SavedResults(Mapping[str, Any]):
     """The results of jobs by their keys, read from the journal when they are asked for.
 
-    Those of a large run together take more memory than the run.
+    The results of a large run together take more memory than the run.
     """
 
     def __init__(self, path: Path) -> None:

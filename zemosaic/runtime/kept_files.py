@@ -1,8 +1,8 @@
 """Files that stay on the machine of the worker that makes them, for jobs that need them later.
 
 A job that needs such a file has it from the folder of its worker, or copies it from another worker.
-If no worker answers, the call that made it is repeated, which gives the same file. So a worker that
-dies costs time, and no job waits for one.
+If no worker answers, the call that made it is repeated, which gives the same file. So a dead
+worker costs time, and no job waits for one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Origins:
     addresses : mapping
         Addresses of the workers that have a file, by its name.
     calls : mapping
-        The call that makes a file, by its name; of those alone for which it may be necessary.
+        The call that makes a file, by its name; only of files for which it may be necessary.
     """
 
     addresses: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class KeptFiles:
     origins : Origins
         The places of the others.
     new, lost : list of str
-        Files that the task has brought into the folder, and those that it could not find.
+        Files brought into the folder by the task, and files it could not find.
     """
 
     folder: Path
@@ -98,7 +98,7 @@ class KeptFiles:
         return path
 
     def _copy(self, name: str) -> bool:
-        """Copy a file of another worker; return False if none that has it answers."""
+        """Copy a file of another worker; return False if no worker with the file answers."""
         for address in self.origins.addresses.get(name, ()):
             if address in self._silent:
                 continue

@@ -1,8 +1,8 @@
 """Warnings and log records of libraries during a task, which go to the log of the run.
 
 astropy prints records of its logger to standard output, which belongs to the results. While a
-thread collects messages, its own records and warnings are kept from all handlers; those of other
-threads pass, and nothing changes after the last thread has stopped collecting.
+thread collects messages, its own records and warnings are kept from all handlers; messages of
+other threads pass, and nothing changes after the last thread has stopped collecting.
 """
 
 from __future__ import annotations

@@ -192,7 +192,7 @@ class LoopWatch:
             self._window.update_running()
             self._window.forget_threads()
             now = self._clock.monotonic()
-            # Not one for every future: the autopsy needs those that run for long.
+            # Not one for every future: the autopsy needs the long-running ones.
             self._events += map(_submitted, self._window.write_rows())
             self._events += [*self._watch.running_jobs(now), *self._watch.slow_jobs(now)]
             self._events += self._watch.heartbeats(now)
@@ -216,7 +216,7 @@ def _nothing() -> None:
 
 
 def _error_of(future: Any) -> JobError | None:
-    """Return the error of a future that has ended."""
+    """Return the error of an ended future."""
     if isinstance(future, Future):
         try:
             raised = future.exception(timeout=0)

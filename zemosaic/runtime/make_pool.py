@@ -12,7 +12,7 @@ from .pool import Pool, no_identity, usable_processors
 from .serial_pool import SerialPool
 from .thread_pool import ThreadPool
 
-#: Windows waits for 63 pipes at most: those of the workers, and one of the run.
+#: Windows waits for 63 pipes at most: the pipes of the workers, and one of the run.
 MOST_ON_WINDOWS = 60
 KINDS = ("processes", "threads", "serial", "dask", "dask://HOST:PORT")
 

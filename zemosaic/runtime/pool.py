@@ -29,7 +29,7 @@ class Host:
     name : str
         Empty for the machine of the run.
     offset_ns : int
-        Its clock minus that of the run, in nanoseconds; 0 if they agree or nobody knows.
+        Its clock minus the run's, in nanoseconds; 0 if they agree or nobody knows.
     """
 
     name: str = ""

@@ -255,7 +255,7 @@ class ProcessPool(Pool):
         try:
             for worker in [worker for worker in self._live_workers if worker.pipe in readable]:
                 results += self._receive(worker)
-            self._assign_tasks()  # first, so that no worker waits while results are unpickled
+            self._assign_tasks()  # first: no worker must wait while results are unpickled
         finally:
             for task, pickled in results:
                 task.set_pickled_result(pickled)

@@ -20,7 +20,7 @@ STOP_TIMEOUT = 2.0  # seconds; a process that a stuck worker keeps alive must no
 
 
 def start_server(preload: Sequence[str]) -> None:
-    """Start the forkserver, if there is one, so that it imports `preload` in the meantime."""
+    """Start the forkserver, if there is one; it imports `preload` in the meantime."""
     if start_context(preload).get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
@@ -64,7 +64,7 @@ def without_current_folder() -> Iterator[None]:
     """Let processes started in the context import from the folders of this one's import path.
 
     The forkserver and spawned processes start as ``python -c``, whose import path begins with the
-    current folder until they have received that of this process: a file like ``numpy.py`` there
+    current folder until they have received the path of this process: a file like ``numpy.py`` there
     would be executed. The forkserver would never look in folders that a program has added.
     """
     names = import_path()
@@ -99,8 +99,8 @@ def _is_added(folder: str) -> bool:
 def start_context(preload: Sequence[str]) -> Any:
     """Return a start method other than a plain fork, which copies the locks held by threads.
 
-    Frameworks of macOS, as that which numpy uses there for linear algebra, crash in a forked
-    process, so there each worker is spawned.
+    Frameworks of macOS, as used there by numpy for linear algebra, crash in a forked process, so
+    there each worker is spawned.
     """
     has_server = "forkserver" in multiprocessing.get_all_start_methods()
     if has_server and sys.platform != "darwin":

@@ -81,7 +81,7 @@ def use_alarm() -> None:
 def arm(folder: str, interval: float, host: str = "") -> None:
     """Dump the stacks of this process after most of `interval` seconds, unless armed again.
 
-    `host` is the name of this machine if it is not that of the run.
+    `host` is the name of this machine if the run is on another.
     """
     now, target = time.monotonic(), (folder, os.getpid())
     if _timer.armed_for == target and now - _timer.armed_at < interval / 4:
@@ -166,7 +166,7 @@ def _open(path: str) -> None:
         faulthandler.enable(_timer.descriptor)
         _timer.enabled = True
     if _timer.by_alarm and not DUMPS_IN_PYTHON:
-        # Not chained, so that the kernel restarts an interrupted read.
+        # Not chained, so the kernel restarts an interrupted read.
         faulthandler.register(signal.SIGALRM, _timer.descriptor, all_threads=True, chain=False)
 
 
@@ -209,7 +209,7 @@ def read_last(path: Path, thread: int = 0, since_ns: int = 0) -> str:
     path : pathlib.Path
         File of dumps; it may be missing or torn.
     thread : int
-        Identifier of the thread; 0 selects the one that a fatal signal ended, else the main thread.
+        Identifier of the thread; 0 selects the one ended by a fatal signal, else the main thread.
     since_ns : int
         Ignore a file last written before, in nanoseconds since the epoch.
 

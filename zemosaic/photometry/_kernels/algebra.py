@@ -11,7 +11,7 @@ import numpy as np
 from ..robust import GAUSSIAN_MEDIAN
 from .layout import Column
 
-MEDIAN_SAMPLE = 600  # largest number of elements that a median is computed from, plus one
+MEDIAN_SAMPLE = 600  # largest number of elements in a median, plus one
 PRODUCT_LENGTH = 1_800  # elements of one matrix product
 RIDGE = 1e-12 * np.eye(12)
 
@@ -19,7 +19,7 @@ RIDGE = 1e-12 * np.eye(12)
 def thin(count: int) -> slice:
     """Return a slice that takes every so many of `count` elements, for a median.
 
-    The number of elements that it takes is odd, so that the median is one of them.
+    It takes an odd number of elements, so the median is one of them.
     """
     step = max(1, -(-count // MEDIAN_SAMPLE))
     return slice(None, ((-(-count // step) - 1) | 1) * step, step)

@@ -1,7 +1,7 @@
 """Layout of the fronts of a sparse symmetric system; see `zemosaic.photometry.solver.front_tree`.
 
-In shapes, F are the fronts in postorder, N the columns of the system, P the blocks that its matrix
-is a sum of, and m their columns. A front of s columns, of which n are eliminated there, has a panel
+In shapes, F are the fronts in postorder, N the columns of the system, P the blocks adding up to its
+matrix, and m their columns. A front of s columns, of which n are eliminated there, has a panel
 ``(n, s)`` of the factor U, upper triangular and row by row, and an update ``(s - n, s - n)``.
 """
 
@@ -16,12 +16,12 @@ import numpy as np
 class FrontField(IntEnum):
     """Columns of `Fronts.table`."""
 
-    OWN = 0  # number of columns that are eliminated in the front
+    OWN = 0  # number of columns eliminated in the front
     START = 1  # of its columns in `Fronts.columns`
     CHILDREN = 2  # start of its children in `Fronts.children`
     BLOCKS = 3  # start of its blocks in `Fronts.order`
     PANEL = 4  # start of its panel
-    UPDATE = 5  # start of its update, which replaces those of its children
+    UPDATE = 5  # start of its update, which replaces the updates of its children
     PARENT = 6  # -1 for none
 
 
@@ -35,13 +35,13 @@ class Fronts(NamedTuple):
     columns : ndarray
         Int columns of each front: those eliminated there, then the others as they will be.
     above : ndarray
-        Int places of these in the columns of the parent; -1 for those that are eliminated.
+        Int places of these in the columns of the parent; -1 for eliminated ones.
     children : ndarray
         Int fronts with a parent, by parent.
     order : ndarray
         Int blocks by the front in which they are added.
     place : ndarray
-        ``(P, m)`` int places of the columns of blocks in those of the front; -1 for none.
+        ``(P, m)`` int places of the columns of blocks in the columns of the front; -1 for none.
     """
 
     table: np.ndarray

@@ -16,8 +16,8 @@ SMALL, MIDDLE = 0, 1  # bands
 class Lattice(NamedTuple):
     """Units of 16 pixels or more over the frame of fit blocks, and areas over the units.
 
-    Contrast within units is the small band of a gain, that between the units of an area the middle
-    band, and the means of the areas are the levels.
+    Contrast within units is the small band of a gain, contrast between the units of an area the
+    middle band, and the means of the areas are the levels.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Lattice(NamedTuple):
     frame_columns : int
         Fit blocks along a row of the frame.
     shift_u, shift_v : int
-        Fit blocks from the corner of the first unit to that of the frame.
+        Fit blocks from the corner of the first unit to the corner of the frame.
     units_u, units_v : int
         Units along u and v.
     areas_u, areas_v : int
@@ -71,7 +71,7 @@ class Band(NamedTuple):
         Robust standard deviation of the residuals in units of the expected one; 0 if there are too
         few.
     concentration, common : float
-        Sum of the squares of the shares that single patches have of the norm, and the sum of the
+        Sum of the squares of the shares of single patches in the norm, and the sum of the
         products of these shares in both bands.
     """
 

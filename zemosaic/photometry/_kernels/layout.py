@@ -17,7 +17,7 @@ from .lattice import Lattice
 
 
 class Column(IntEnum):
-    """Columns of the design matrix; that of a line without an intercept ends after INSTRUMENT."""
+    """Columns of the design matrix, which ends after INSTRUMENT for a line without an intercept."""
 
     X = 0
     Y = 1
@@ -145,7 +145,7 @@ class BlockNoise(NamedTuple):
         ``(2, C, 1)`` median variance of the means of complete blocks, in ADU².
     prominence : ndarray
         ``(N,)`` height of the brightest cell of each block above its mean, in standard deviations,
-        summed over both tiles; that of the best channel.
+        summed over both tiles; in the best channel.
     """
 
     typical_variance: np.ndarray
@@ -178,7 +178,7 @@ class SampleArrays:
     cell_position : ndarray
         ``(2, F)`` float64 their u and v.
     cell_block : ndarray
-        ``(F,)`` intp the block that contains each cell.
+        ``(F,)`` intp the block of each cell.
     patch : ndarray
         ``(R,)`` intp patch of the overlap; errors of different patches are independent.
     frame_shape : tuple of int
@@ -225,7 +225,7 @@ class SampleArrays:
 
 
 class LineFit(NamedTuple):
-    """The line of each channel, and the weighted samples that it was fitted to.
+    """The line of each channel, and the weighted samples of its fit.
 
     Parameters
     ----------
@@ -245,7 +245,7 @@ class LineFit(NamedTuple):
     bread : ndarray
         ``(C,)`` factor by which the biweight enlarges standard errors, at least 1.
     instrument_noise : ndarray
-        ``(C,)`` part of the instrument's weighted sum of squares that is noise.
+        ``(C,)`` part of the instrument's weighted sum of squares due to noise.
     """
 
     design: np.ndarray

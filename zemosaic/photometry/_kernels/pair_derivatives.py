@@ -51,7 +51,7 @@ class Derivatives(NamedTuple):
     def matrix(self) -> np.ndarray:
         """Return the derivatives ``(n, 17, 2 (2 + K))`` of both tiles' differences.
 
-        Those by one term are neighbours in memory, as products over the rows need them.
+        Derivatives by one term are neighbours in memory, as products over the rows need them.
         """
         terms, pairs, patches = self.first_surface.shape
         matrix = np.zeros((pairs, 2, 2 + terms, patches + 1))

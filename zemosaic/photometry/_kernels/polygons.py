@@ -20,7 +20,7 @@ def clip_polygons(polygons: np.ndarray, normals: np.ndarray) -> np.ndarray:
 
     `polygons` is ``(P, K, 3)``, `normals` the ``(P, 4, 3)`` inward normals of the clipping
     polygons. A vertex that is cut away is replaced by one that stays, which adds no area, so
-    that all polygons keep the same number of vertices.
+    all polygons keep the same number of vertices.
     """
     for side in range(normals.shape[1]):
         height = np.einsum("pkx,px->pk", polygons, normals[:, side])

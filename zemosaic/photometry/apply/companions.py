@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from ..tiles.axes import channels_first_shape
 
-#: Words in the name of a companion, and the power of the gain that it is multiplied by.
+#: Words in the name of a companion, and its factor as a power of the gain.
 POWERS = {
     **dict.fromkeys(("ERR", "ERROR", "ERRORS", "SIGMA", "UNCERT", "UNCERTAINTY", "STDDEV"), 1),
     **dict.fromkeys(("STD", "RMS", "NOISE", "RMSE"), 1),
@@ -35,7 +35,7 @@ UNCERTAINTY_TYPES = {"StdDevUncertainty": 1, "VarianceUncertainty": 2, "InverseV
 
 @dataclass(frozen=True)
 class Companion:
-    """A companion's HDU, that of its image, and the power of the gain that it is multiplied by."""
+    """A companion's HDU, its image's HDU, and its factor as a power of the gain."""
 
     hdu: int
     image: int
@@ -89,7 +89,7 @@ def _power(hdu: Any) -> int | None:
 
 
 def _may_own(hdu: Any) -> bool:
-    """Return whether an image that is no tile may have companions: it has a WCS and no mask."""
+    """Return whether an image other than a tile may have companions: with a WCS, and no map."""
     return "CTYPE1" in hdu.header and not _words(hdu) & INDEPENDENT
 
 

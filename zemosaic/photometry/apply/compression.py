@@ -1,4 +1,4 @@
-"""Files that are compressed as a whole: ``.fits.gz``, ``.fits.bz2`` and ``.fits.xz``."""
+"""Files compressed as a whole: ``.fits.gz``, ``.fits.bz2`` and ``.fits.xz``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from astropy.io import fits
 
 from ..tiles.fits_files import name_read_errors, open_hdus
 
-#: Bytes that are copied at once.
+#: Bytes copied at once.
 CHUNK = 1 << 22
 
 

@@ -51,10 +51,10 @@ def write_corrected(
 ) -> Path:
     """Write a FITS file with all its tiles corrected.
 
-    The images of the tiles become float32. Images of their errors, variances and weights are
-    scaled with them, and keywords that depend on the scale or the level of the pixels follow
+    The images of the tiles become float32. Images of their errors, variances and weights are scaled
+    with them, and keywords that depend on the scale or the level of the pixels follow
     (`zemosaic.photometry.apply.keywords`). All else is kept byte by byte. The headers record the
-    correction. A file that is compressed as a whole (``.fits.gz``) stays compressed. It is written
+    correction. A file compressed as a whole (``.fits.gz``) stays compressed. It is written
     atomically, in little memory.
 
     Parameters
@@ -64,7 +64,7 @@ def write_corrected(
     folder : pathlib.Path
         Created if necessary.
     name : str
-        Name of the new file, by default that of the tiles' file.
+        Name of the new file, by default the name of the tiles' file.
     run : str
         Name of the run, for the header.
 
@@ -76,8 +76,8 @@ def write_corrected(
     Raises
     ------
     TileError
-        A tile is an array or asinh-compressed, two tiles are the same image, the file would
-        replace that of the tiles, or it cannot be read or written.
+        A tile is an array or asinh-compressed, two tiles are the same image, the file would replace
+        the tiles' file, or it cannot be read or written.
     """
     path = tiles[0][0].path
     if path is None:

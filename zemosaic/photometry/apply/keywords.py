@@ -1,9 +1,9 @@
 """How the keywords of a header follow the correction of its image.
 
-``corrected = gain * data + offset``, but for a surface and for an illumination that is 1 in the
-mean, so the keywords that depend on the scale or the level of the pixels would be false in the
-corrected file. `RULES` changes them; what cannot be computed, such as one zero point for channels
-of different gains, is marked in its comment and in HISTORY.
+``corrected = gain * data + offset``, but for a surface and for an illumination with a mean of 1, so
+the keywords that depend on the scale or the level of the pixels would be false in the corrected
+file. `RULES` changes them; what cannot be computed, such as one zero point for channels of
+different gains, is marked in its comment and in HISTORY.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from .arrays import row_strips
 
 #: FITS files consist of blocks of this many bytes.
 BLOCK = 2880
-#: Bytes that are copied at once.
+#: Bytes copied at once.
 CHUNK = 1 << 22
 
 #: Gives the new values of some rows: ``(C, rows, W)`` as in the file, and which rows these are.
@@ -41,14 +41,14 @@ class HduChange:
 def write_changed(
     hdus: fits.HDUList, source: Path, changes: Mapping[int, HduChange], target: Path
 ) -> None:
-    """Write a file with some HDUs changed; checksums that these have are renewed.
+    """Write a file with some HDUs changed; their checksums, if any, are renewed.
 
     Parameters
     ----------
     hdus : astropy.io.fits.HDUList
         The open file, not compressed as a whole.
     source : pathlib.Path
-        The name of that file, for errors.
+        The name of the open file, for errors.
     changes : Mapping
         The changes by HDU number.
     target : pathlib.Path
@@ -94,7 +94,7 @@ def _copy_data(hdu: Any, source: Path, out: BinaryIO) -> None:
 
 
 def _copy(file: Any, source: Path, start: int, size: int, required: int, out: BinaryIO) -> None:
-    """Copy bytes of an open file, of which those beyond the required ones may be missing."""
+    """Copy bytes of an open file; bytes beyond the required ones may be missing."""
     copied = 0
     with name_read_errors(source):
         file.seek(start)

@@ -186,7 +186,7 @@ def divide(
     canvas : Canvas
         The canvas.
     boxes : sequence of Box
-        Those of the tiles.
+        The boxes of the tiles.
     channels : int
         Number of channels.
     stacked : bool
@@ -221,7 +221,7 @@ def divide(
 
 
 def _shared_grid(tiles: Sequence[Tile]) -> Canvas | None:
-    """Return the grid of the first tile, around all tiles; None if it is not that of all."""
+    """Return the grid of the first tile, around all tiles; None if not all share it."""
     first = tiles[0].wcs
     if first.cpdis1 or first.cpdis2 or first.det2im1 or first.det2im2:
         return None

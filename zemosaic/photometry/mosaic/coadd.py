@@ -136,7 +136,7 @@ def write_mosaic(
         NaN where there is no tile; the extensions ERROR, COVERAGE and TILES. It is compressed if
         its name ends in ``.fz`` or ``.gz``.
     like : pathlib.Path or None
-        FITS file with the WCS and the size of the mosaic, by default those that fit the tiles.
+        FITS file with the WCS and the size of the mosaic, by default chosen to fit the tiles.
     combination : {"mean", "clip"}
         Weighted mean of the tiles, or without outliers where three or more cover a pixel.
     run : str

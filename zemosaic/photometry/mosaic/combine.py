@@ -48,7 +48,7 @@ class Coadd:
 def combine(
     layers: Iterable[Layer], box: Box, channels: int, combination: str, change_step: int = 0
 ) -> Coadd:
-    """Combine tiles on a box of the canvas; those of a mean are in memory one after the other.
+    """Combine tiles on a box of the canvas; the tiles of a mean are in memory one after the other.
 
     With a `change_step` the layers have their changes at every so many pixels.
     """
@@ -116,9 +116,9 @@ class _Sums:
 def drop_outliers(layers: Sequence[Layer], box: Box) -> None:
     """Set the values of outliers to NaN, in place, if enough tiles cover a box.
 
-    As for cosmic rays in images of the Hubble Space Telescope (`drizzle`), the limit grows with
-    the change of the median from pixel to pixel, so that differences in seeing and position do not
-    make outliers of stars.
+    As for cosmic rays in images of the Hubble Space Telescope (`drizzle`), the limit grows with the
+    change of the median from pixel to pixel, so differences in seeing and position do not make
+    outliers of stars.
     """
     if len(layers) < FEWEST:
         return

@@ -16,7 +16,7 @@ from .survey import TileSurvey
 
 #: Longest text of a keyword that lists the values of all tiles.
 LONGEST = 60
-#: Keywords that have the total exposure of a stack, and those of a single image.
+#: Keywords with the total exposure of a stack, and with the exposure of a single image.
 EXPOSURES = ("LIVETIME", "TOTALEXP", "EXPTIME", "EXPOSURE")
 COMMENTS = {
     "OBJECT": "of the tiles",
@@ -42,7 +42,7 @@ def mosaic_header(
     tiles : sequence of Tile
         All tiles, of which some may be images of one file.
     surveys : sequence of TileSurvey
-        Those of the tiles.
+        The surveys of the tiles.
     combination : str
         How they are combined.
     run : str

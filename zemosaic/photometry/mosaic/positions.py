@@ -21,7 +21,7 @@ from .canvas import Box, Placement
 
 #: Samples between nodes, tried in this order, and the largest error of a position in pixels.
 STEPS, POSITION_ERROR = (64, 16, 4, 1), 0.01
-#: Most samples along a side of a pixel of the canvas that is larger than those of a tile.
+#: Most samples along a side of a canvas pixel larger than the pixels of a tile.
 MOST_SAMPLES = 16
 #: Ratio of the pixels of canvas and tile up to which one sample is enough.
 NEAR_RATIO = 1.3
@@ -52,7 +52,7 @@ class Positions:
     whole: bool = False
 
     def window(self, shape: tuple[int, int]) -> tuple[slice, slice] | None:
-        """Return the rows and columns of a tile of this shape that are needed, None without any."""
+        """Return the needed rows and columns of a tile of this shape, None without any."""
         if self.whole:
             first = self.nodes[::-1, 0, 0].astype(int).tolist()
             rows, columns = (slice(a, a + n) for a, n in zip(first, self.shape, strict=True))

@@ -1,7 +1,7 @@
 """The file of a mosaic, written block by block by several processes.
 
 The blocks go to their places in an unfinished file beside the output, which becomes the output when
-it is complete. The unfinished file stays if the run dies, so that another run can go on with it.
+it is complete. The unfinished file stays if the run dies, and another run can go on with it.
 """
 
 from __future__ import annotations

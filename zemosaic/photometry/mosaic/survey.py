@@ -25,7 +25,7 @@ FLOOR = 1e-5
 NOISE_BIN = 2
 #: Pixels of the strips in which a tile is read, and pixels that the noise is measured in.
 STRIP_PIXELS, NOISE_PIXELS = 1 << 18, 1 << 21
-#: Weights that their median is taken of.
+#: Weights sampled for their median.
 SAMPLED_WEIGHTS = 1 << 16
 #: Keywords of a tile that the header of the mosaic is made of.
 KEYWORDS = (
@@ -137,7 +137,7 @@ def _median(weights: list[np.ndarray]) -> float:
 
 
 def _bin_edges(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first rows and columns of bins that are as square as possible, and the ends."""
+    """Return the first rows and columns of bins as square as possible, and the ends."""
     side = max(1, min(shape) // BINS)
     rows, columns = (
         np.rint(np.linspace(0, length, max(1, round(length / side)) + 1)).astype(np.intp)

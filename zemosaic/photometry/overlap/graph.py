@@ -82,7 +82,7 @@ def loose_ends(tiles: int, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     last = np.flatnonzero(count == 1).tolist()
     while last:
         tile = last.pop()
-        if count[tile] != 1:  # its pair was that of another end
+        if count[tile] != 1:  # another end had the same pair
             continue
         number = left[tile]
         loose[number] = True
@@ -158,7 +158,7 @@ class _Footprints:
         return cls(units, inward_normals(units, centre), centre, radius, usable)
 
     def touching(self, i: np.ndarray, j: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the pairs with circles that meet, up to `CANDIDATES` at a time."""
+        """Yield the pairs whose circles meet, up to `CANDIDATES` at a time."""
         distance = np.linalg.norm(self.centre[i] - self.centre[j], axis=1)
         close = np.flatnonzero(distance <= self.radius[i] + self.radius[j])
         for start in range(0, len(close), CANDIDATES):
@@ -167,7 +167,7 @@ class _Footprints:
 
 
 def _candidates(footprints: _Footprints) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each pair i < j of footprints with circles that meet once, in batches.
+    """Yield once each pair i < j of footprints whose circles meet, in batches.
 
     All pairs of few tiles are tried. The footprints of many are sorted into classes by the power of
     two of their radius, with a tree of centres for each class, and searched for in the trees of

@@ -2,7 +2,7 @@
 
 The errors are sandwich estimates: sums over patches between two factors of the inverse information
 (Liang and Zeger 1986, Biometrika 73, 13). A few patches underestimate the scatter, so an error is
-never smaller than that of independent samples.
+never smaller than for independent samples.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from .._kernels.lattice import AREAS, MIDDLE, SMALL, Band
 MAX_GAIN_ERROR = 0.2  # relative; above, the overlap has too little contrast to measure a gain
 #: Difference of the bands in standard deviations from which on one of them is in doubt.
 DISAGREEMENT = 2.0
-#: Number of patches that the scatter of independent samples counts like.
+#: Weight of the scatter of independent samples, in patches.
 PRIOR_PATCHES = 16
-#: Scatter of the sums over patches in units of that of independent samples that refutes the latter.
+#: Scatter of the sums over patches that refutes independent samples, in units of their scatter.
 CONTRADICTION = 3.0
 #: Mean square of the influence of normal noise in units of its mean weight, with the biweight.
 BIWEIGHT_INFLUENCE = 0.77
@@ -55,7 +55,7 @@ class ChannelFit(NamedTuple):
     bread : float
         Factor of the errors for the biweight (Huber 1981, Robust Statistics, section 7.6).
     bands, shares, levels
-        Those of the channel; see `BandSums`.
+        Of the channel; see `BandSums`.
     """
 
     summary: FitSummary
@@ -97,8 +97,8 @@ class DetailGain(NamedTuple):
     gain : Estimate
         NaN if neither band shows it.
     concentration : float
-        Sum of the squares of the shares that single patches have of the information: 1 if the gain
-        depends on one star, 1 / n if n patches contribute alike.
+        Sum of the squares of the shares of single patches in the information: 1 if the gain depends
+        on one star, 1 / n if n patches contribute alike.
     contrast : list of float
         Share of the information in each area.
     bands : tuple of float
@@ -118,7 +118,7 @@ NO_ESTIMATE = Estimate(math.nan, math.nan)
 def fit_gain(fit: ChannelFit) -> Estimate:
     """Return the slope with all terms; NaN with too large an error.
 
-    It shows whether the weights, and the levels with them, are those of a line.
+    It shows whether the weights, and the levels with them, belong to a line.
     """
     summary = fit.summary
     slope, (square, _) = summary.slope, summary.patch_squares
@@ -178,8 +178,8 @@ def _relative_variance(fit: ChannelFit, band: Band) -> float:
     """Return the variance of the slope of a band in units of its square; inf without contrast.
 
     The sums over patches show the scatter of the residuals, the better the more patches contribute;
-    that of independent samples counts like `PRIOR_PATCHES`. If the sums contradict it, as where a
-    star is saturated, they count alone.
+    the scatter of independent samples counts like `PRIOR_PATCHES`. If the sums contradict it, as
+    where a star is saturated, they count alone.
     """
     if not (min(band.slope, band.information, band.norm) > 0 and band.scale > 0):
         return math.inf
@@ -197,7 +197,7 @@ def level_error(fit: ChannelFit, neighbours: float) -> float:
     It holds no more scatter than there is within areas: what differs between them, as by an
     illumination, the solver describes or estimates as an excess. Without contrast the middle band
     has no line to scatter about. In few patches the surfaces take up part of the scatter, so the
-    noise of the blocks is a lower limit; that of a sum has `neighbours` times the variance of
+    noise of the blocks is a lower limit; their sum has `neighbours` times the variance of
     independent blocks.
     """
     weight, (_, square) = fit.summary.weight, fit.summary.patch_squares

@@ -10,15 +10,15 @@ values obey ::
 with the gain a, the offset b, and nuisance terms t_k for other differences between two exposures
 of one sky:
 
-- gradient and Laplacian of the scene that both tiles share: a small shift and a different seeing,
+- gradient and Laplacian of the scene shared by both tiles: a small shift and a different seeing,
   to first order. They move light between neighbouring cells, which would bend the line at every
   star.
 - a surface of second order: a different gradient of the sky.
 
-The line with all terms gives the weights of the cells. The gain is that of contrast within patches
+The line with all terms gives the weights of the cells. The gain comes from contrast within patches
 of the overlap, of which there are up to 16: their levels are measured apart, and the solver
 compares them with models of sky and instrument. The gain is the mean of two bands, contrast within
-16 px, that of stars, and contrast between these and within patches, each with terms of its own.
+16 px, as of stars, and contrast between these and within patches, each with terms of its own.
 
 Noise in both tiles
 -------------------
@@ -28,12 +28,12 @@ Ordinary regression on the noisy x underestimates the slope. York's slope solves
 
 with the residual r, robust weights ρ, and an instrument z for x (York 1966, Can. J. Phys. 44, 1079;
 unified in York et al. 2004, Am. J. Phys. 72, 367). The instrument is the adjusted point, the point
-of the line that is closest to the cell in units of both errors::
+of the line closest to the cell in units of both errors::
 
     z = x + a σx² r / (σy² + a² σx²).
 
-Its noise is uncorrelated with that of the residual, so noise causes no bias. Multiplied by a, it is
-a mean of both tiles, ::
+Its noise is uncorrelated with the noise of the residual, so noise causes no bias. Multiplied by a,
+it is a mean of both tiles, ::
 
     s = a z = (σy² a x + a² σx² (y - b)) / (σy² + a² σx²),
 
@@ -106,7 +106,7 @@ def measure_pair(
     first, second : Preview
         On the same grid and with the same channels.
     model : str
-        One of `zemosaic.settings.MODELS`: those without a free gain hold the slope at 1,
+        One of `zemosaic.settings.MODELS`: models without a free gain hold the slope at 1,
         "gain" holds the intercept at 0.
 
     Returns
@@ -194,8 +194,8 @@ def _fit_channels(
 ) -> list[PairMeasurement | None]:
     """Fit the channels with a finite initial slope; None for others and for failed fits.
 
-    The models are "free", "offset" for a slope of 1 where none shows, "held" for one that the model
-    holds, and "gain" for a fixed intercept of 0.
+    The models are "free", "offset" for a slope of 1 where none shows, "held" for one held by the
+    model, and "gain" for a fixed intercept of 0.
     """
     fits: list[PairMeasurement | None] = [None] * len(slope)
     finite = np.flatnonzero(np.isfinite(slope))
@@ -268,7 +268,7 @@ def _measurement(
 ) -> PairMeasurement | None:
     """Assemble the measurement of a channel; None if the slope is free and no line is found.
 
-    `origin` is that of the channel and those after it.
+    `origin` belongs to the channel and the channels after it.
     """
     detail, gain = detail_gain(fit), NO_ESTIMATE
     if model not in ("offset", "held"):

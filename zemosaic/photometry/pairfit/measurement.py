@@ -41,23 +41,23 @@ class PairMeasurement:
     gain_measured : bool
         False if the overlap has too little contrast, or the model has no free gain.
     shift, shift_err : tuple of float
-        Position of the scene of tile j minus that of tile i along the grid's two axes, in cells, to
+        Position of the scene of tile j relative to tile i along the grid's two axes, in cells, to
         first order (a tenth too large at a third of a cell, too small beyond half a cell), and the
         standard errors due to noise alone; NaN for lines without an intercept.
     free_gain, free_gain_err : float
-        In a model that holds the gains at 1, the gain that the pair shows nevertheless; NaN in
+        In a model with the gains held at 1, the gain shown by the pair nevertheless; NaN in
         other models and without contrast.
     concentration : float
-        Sum of the squares of the shares that single patches of 12 cells have of the information on
-        the gain: 1 if it depends on one star, 1 / n if n patches contribute alike.
+        Sum of the squares of the shares of single patches of 12 cells in the information on the
+        gain: 1 if it depends on one star, 1 / n if n patches contribute alike.
     bands : tuple of float
         Gain, standard error and concentration of contrast within 16 px, the same of contrast
-        between these and within the patches, and the sum of the products of the shares that single
-        patches of 12 cells have of both. Gain and error are NaN if a band shows none.
+        between these and within the patches, and the sum of the products of the shares of single
+        patches of 12 cells in both. Gain and error are NaN if a band shows none.
     patches : tuple of float
         u, v, x, y, uu, uv, vv, weight, contrast, xu and xv of up to 16 patches of the overlap, one
-        after the other; 0 for those that are not used. u and v (cells on the shared grid), x and y
-        (ADU) are weighted means over the blocks, uu, uv and vv (cells²) the covariances of the
+        after the other; 0 for unused ones. u and v (cells on the shared grid), x and y (ADU)
+        are weighted means over the blocks, uu, uv and vv (cells²) the covariances of the
         positions of their cells, the weight (ADU⁻²) is the inverse variance of ``y - gain * x``,
         the contrast is the share of the patch in the information on the gain, and xu and xv
         (ADU of tile i times cells) are the covariances of the levels with the positions, averaged

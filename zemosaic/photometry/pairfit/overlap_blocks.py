@@ -3,9 +3,9 @@
 The fit uses means of blocks: sky and clouds are smooth and the light of a star stays together, so
 that little information is lost, and previews hold the means of their 4 x 4 cells. Cells are kept
 individually only around the brightest stars, which stand far above the noise in both tiles and
-which no sky imitates, and in small overlaps. Light that seeing and registration move across the
-border of a block or a cell is known to first order from its mean gradient and Laplacian in both
-tiles.
+which no sky imitates, and in small overlaps. Light moved by seeing and registration across
+the border of a block or a cell is known to first order from its mean gradient and Laplacian in
+both tiles.
 
 The choice of samples causes no bias: fit blocks lie on the lattice of the grid, and stars are
 detected in both tiles together, far above their noise.
@@ -81,7 +81,7 @@ def _gather_samples(pair: Pair, frame: OverlapFrame) -> PairSamples | None:
         blocks = _gather_blocks(pair, frame)
     if blocks is None:
         return None
-    # Turns the variances of cells in `blocks.means` into those of means.
+    # Turns the variances of cells in `blocks.means` into variances of means.
     noise = _kernels.block_weights(
         blocks.means,
         blocks.highest,
@@ -93,12 +93,12 @@ def _gather_samples(pair: Pair, frame: OverlapFrame) -> PairSamples | None:
 
 
 def _shared_noise(side: float) -> float:
-    """Return the variance of the sum of a block in units of that of independent cells."""
+    """Return the variance of the sum of a block relative to independent cells."""
     return (1 + 2 * SHARED_NOISE * (1 - 1 / side)) ** 2
 
 
 def neighbour_noise(side: int) -> float:
-    """Return the variance of a sum of blocks in units of that of independent ones."""
+    """Return the variance of a sum of blocks relative to independent ones."""
     return _shared_noise(math.inf) / _shared_noise(side)
 
 
@@ -116,7 +116,7 @@ def _gather_blocks(pair: Pair, frame: OverlapFrame) -> OverlapBlocks | None:
 def _make_samples(
     pair: Pair, frame: OverlapFrame, blocks: OverlapBlocks, noise: BlockNoise
 ) -> PairSamples:
-    """Collect the blocks that are not empty, and the cells around the brightest stars."""
+    """Collect the nonempty blocks, and the cells around the brightest stars."""
     block_index = np.flatnonzero(blocks.cell_count)
     means, position, prominence = (
         array.take(block_index, axis=-1)
@@ -153,7 +153,7 @@ def _gather_star_cells(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the cells around stars, their positions in the frame, and the blocks of each.
 
-    Blocks that are single cells need no others.
+    Blocks of a single cell need no others.
     """
     if frame.side == 1:
         channels = len(pair[0].values)

@@ -21,11 +21,11 @@ from ..robust import BIWEIGHT, GAUSSIAN_MEDIAN, HUBER
 
 BACKGROUND_CELLS = 15  # side of the mean that is subtracted: gradients and clouds are wider
 BRIGHT = 8.0  # standard deviations of a cell in a feature
-FEWEST_BRIGHT = 10  # cells of features in an overlap that is judged
-FEWEST_CELLS = 60  # common cells of a scene that is judged by its correlation
-MOST_CELLS = 10_000  # that serve to judge it, about
+FEWEST_BRIGHT = 10  # cells of features to judge an overlap by
+FEWEST_CELLS = 60  # common cells to judge a scene by its correlation
+MOST_CELLS = 10_000  # to judge it by, about
 SURFACE_ROUNDS = 5  # with robust weights
-CONTRAST = 1.5  # variance of a scene with its noise, in variances of noise, that is judged
+CONTRAST = 1.5  # variance of a scene with its noise, in variances of noise, to judge it
 FEATURE = 3.0  # robust standard deviations
 LARGEST_FRACTION = 0.05  # of the cells of an overlap that count as features
 #: Likeness below which an overlap shows different skies, and above which it shows the same: by
@@ -105,8 +105,8 @@ def scene_correlation(first: Preview, second: Preview) -> float:
     """Return the correlation of the contrast in an overlap, free of noise; the mean of channels.
 
     Surfaces of second order are subtracted from both tiles, since gradients correlate as well. The
-    largest of three values counts: that of all cells, and those without the features of one tile
-    alone, because a trail is such a feature.
+    largest of three values counts: of all cells, and without the features of one or the other
+    tile alone, because a trail is such a feature.
 
     Returns
     -------
@@ -167,13 +167,13 @@ def _noise_free_correlation(contrast: np.ndarray, noise: np.ndarray) -> float:
 def turned(preview: Preview, jacobian: np.ndarray, other: Preview) -> Preview:
     """Return the overlap with another preview as if the tile lay about its centre differently.
 
-    `jacobian` ``(2, 2)`` is that of the tile as it would lie.
+    `jacobian` ``(2, 2)`` describes the tile as it would lie.
     """
     return _moved(preview, replace(preview, jacobian=jacobian), other)
 
 
 def on_one_detector(first: Preview, second: Preview) -> Preview:
-    """Return the second preview as if its pixels lay at the places of those of the first.
+    """Return the second preview as if its pixels lay at the places of the first's pixels.
 
     Hot pixels and dust then agree, and the sky does not. Only the overlap is returned.
     """
@@ -181,7 +181,7 @@ def on_one_detector(first: Preview, second: Preview) -> Preview:
 
 
 def _moved(preview: Preview, place: Preview, other: Preview) -> Preview:
-    """Resample a preview so that its pixels lie at those of `place`, in an overlap."""
+    """Resample a preview so that its pixels lie at the pixels of `place`, in an overlap."""
     from scipy.ndimage import map_coordinates
 
     rows, columns = _overlap(place, other)[0][1]

@@ -1,7 +1,7 @@
 """The scatter of the gain from star to star.
 
 Where the image of a star is smaller than a pixel, or one colour has only one of four pixels, the
-light that is recorded depends on where in the pixel the star lies. In blue frames of a small
+recorded light depends on where in the pixel the star lies. In blue frames of a small
 telescope a star gains or loses 5 % or more in this way, far more than its noise, and the brightest
 one would decide on the gain. Saturation, variable stars and a flat's residual have the same effect.
 The scatter is estimated from the residuals of the stars by restricted maximum likelihood, as a
@@ -85,7 +85,7 @@ def star_scatter(
     Parameters
     ----------
     light, residual, variance : ndarray
-        ``(n,)`` light of each star, its residual from the line, and the variance of that by noise.
+        ``(n,)`` light, residual from the line, and variance of the residual by noise, of each star.
     leverage : ndarray
         ``(n,)`` part of the variance that the line takes up.
 

@@ -20,7 +20,7 @@ def without_streaks(samples: PairSamples, outliers: np.ndarray) -> PairSamples |
     samples : PairSamples
         B blocks.
     outliers : ndarray
-        ``(B,)`` bool: blocks that contradict the line. Those of one star are contiguous.
+        ``(B,)`` bool: blocks that contradict the line. Blocks of one star are contiguous.
 
     Returns
     -------

@@ -21,7 +21,7 @@ def binary_exponent(values: np.ndarray) -> int:
     Parameters
     ----------
     values : ndarray
-        float32 of any shape; zeros and values that are not finite do not count.
+        float32 of any shape; zeros, infinities and NaN do not count.
 
     Returns
     -------

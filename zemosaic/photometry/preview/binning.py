@@ -14,12 +14,12 @@ from .saturation import SaturationSearch
 
 #: Pixels of a strip, 1 MiB.
 STRIP_PIXELS = 1 << 18
-#: Values of the median that is the pedestal; more are thinned.
+#: Values in the median for the pedestal; more are thinned.
 PEDESTAL_SAMPLE = 1 << 12
 
 
 class Pedestal:
-    """The level near the sky of each channel that is subtracted from the strips of a tile.
+    """The level near the sky of each channel, subtracted from the strips of a tile.
 
     It is the median of the first strip with data. Differences of similar numbers are exact.
     """

@@ -76,8 +76,8 @@ def _add_borders(summary: np.ndarray, cells: np.ndarray, side: int, axis: int) -
     """Add the variance and the derivatives that follow from the borders across an axis.
 
     Sums over blocks are added: the squares of the steps to the blocks on both sides of a border,
-    the difference of the values at the borders of a block to its gradient, and that of the steps
-    to its Laplacian.
+    the difference of the values at the borders of a block to its gradient, and the difference
+    of the steps to its Laplacian.
 
     Parameters
     ----------

@@ -12,15 +12,15 @@ import numpy as np
 
 from ...errors import TileError
 
-#: Ratio, as a power of two, of neighbours that belong to no image: 1e15.
+#: Ratio of neighbours found in no image, as a power of two: 1e15.
 JUMP_BITS = 50
 #: Fraction of the columns that jump between two rows of a damaged image.
 JUMPS = 0.25
-#: Columns between two that are looked at, and the fewest of them that tell.
+#: Step between the columns looked at, and the fewest of them to judge by.
 COLUMN_STEP, FEWEST_COLUMNS = 4, 8
-#: Bins that are brighter than this quantile by a jump are no measurement.
+#: Bins brighter than this quantile by a jump are no measurement.
 BRIGHT_QUANTILE = 99.0
-#: Values of that quantile; more are thinned.
+#: Values for this quantile; more are thinned.
 SAMPLE = 1 << 14
 _EXPONENT = np.uint32(0xFF)
 
@@ -59,7 +59,7 @@ class DamageSearch:
 
 
 def drop_absurd_bins(means: np.ndarray, valid_fraction: np.ndarray | None) -> np.ndarray | None:
-    """Make bins invalid that are not finite or absurdly bright, as by a single flipped bit.
+    """Make bins invalid if they are not finite or absurdly bright, as by a single flipped bit.
 
     Parameters
     ----------

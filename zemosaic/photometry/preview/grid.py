@@ -1,4 +1,4 @@
-"""The coarse grid that all previews share, and the position of a tile on it."""
+"""The coarse grid shared by all previews, and the position of a tile on it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ POINTS_PER_SIDE = 16
 
 @dataclass(frozen=True)
 class Grid:
-    """The coarse grid that all previews share.
+    """The coarse grid shared by all previews.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ class Box(NamedTuple):
 
 
 def odd_scales(tiles: Mapping[int, Tile]) -> dict[int, str]:
-    """Find the tiles whose pixels are too large or too small beside those of the others.
+    """Find the tiles whose pixels are too large or too small beside the others.
 
     Parameters
     ----------

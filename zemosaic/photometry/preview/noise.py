@@ -31,7 +31,7 @@ def estimate_noise(image: np.ndarray) -> float:
     float
         0 if there are too few bins or all are alike.
     """
-    # Every third difference is independent of the one before; those between add little.
+    # Every third difference is independent of the one before; the two between add little.
     spacing = 3 if image.size > DIFFERENCES else 1
     row_step = max(1, 2 * image.size // (spacing * DIFFERENCES))
     squares = np.concatenate([

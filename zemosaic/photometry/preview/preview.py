@@ -33,7 +33,7 @@ from .saturation import Levels, SaturationSearch
 SIDE = 4
 #: Bytes of a preview's file before its arrays: eight integers.
 HEADER = 64
-#: Error of a cell that float32 pixels cause at least, as a fraction of the pedestal.
+#: Least error of a cell due to float32 pixels, as a fraction of the pedestal.
 ROUNDING = 1e-6
 #: 32-bit words between two words in the checksum: one in each disk sector of 512 bytes.
 CHECKSUM_STRIDE = 128
@@ -286,7 +286,7 @@ def _cell_variance(
     noise : ndarray
         ``(C,)`` noise of a bin.
     rounding : ndarray
-        ``(C,)`` error of a cell that the precision of the pixels causes.
+        ``(C,)`` error of a cell due to the precision of the pixels.
     weighted : bool
         Whether the last layer of the samples holds relative weights.
     """

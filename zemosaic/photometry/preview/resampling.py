@@ -20,7 +20,7 @@ from .. import _kernels
 MIN_FRACTION = 0.8
 #: Bins along each axis that a sample of the spline depends on.
 SPLINE_BINS = 3
-#: Rows that are smoothed at once.
+#: Rows smoothed at once.
 STRIP_ROWS = 32
 
 
@@ -32,8 +32,8 @@ class Samples(NamedTuple):
     values : ndarray
         ``(C, h, w)`` float32; NaN where the kernel does not lie in the tile.
     variance_factor : ndarray
-        ``(1, h, w)`` or ``(C, h, w)`` float32: variance of a sample in units of that of a bin. It
-        depends on the position of the sample between the bins and so differs between tiles;
+        ``(1, h, w)`` or ``(C, h, w)`` float32: variance of a sample in units of a bin's variance.
+        It depends on the position of the sample between the bins and so differs between tiles;
         without it, a line fit through two tiles of low contrast would be biased.
     missing : ndarray
         ``(C, h, w)`` float32: missing fraction of the kernel; ``(1, 1, 1)`` if it is 0 everywhere.

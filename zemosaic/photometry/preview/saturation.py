@@ -1,4 +1,4 @@
-"""Clipped pixels: those at the top of the range of their tile, and their neighbours.
+"""Clipped pixels, at the top of the range of their tile, and their neighbours.
 
 A detector that is full gives the same number for every light. Such pixels are independent of the
 gain, and two tiles that have many of them appear to share a scene.
@@ -14,15 +14,15 @@ import numpy as np
 
 #: Pixels at exactly the highest value of a tile that need not touch each other to be clipped.
 MANY = 10
-#: Ratio of their number to that at the next lower value.
+#: Ratio of their number to the number at the next lower value.
 SPIKE = 4
-#: Share of a tile, or of its valid pixels, that clipped stars fill at most; a level below more
+#: Largest share of a tile, or of its valid pixels, filled by clipped stars; a level below more
 #: pixels is wrong.
 LARGEST_SHARE = 0.1
 #: Fraction of the level in a header from which pixels are clipped: a bias may have been subtracted
 #: and a flat divided out since, and few detectors are linear up to their limit.
 NEAR = 0.95
-#: Pixels about a clipped one that it touches, by bleeding or by the interpolation of a stack.
+#: Reach of a clipped pixel in pixels, by bleeding or by the interpolation of a stack.
 REACH = 2
 #: Ends of the ranges of 8, 10, 12, 14 and 16 bits, also shifted to 16, and of signed 16 bits.
 FULL_SCALES = frozenset(

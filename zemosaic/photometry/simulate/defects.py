@@ -10,7 +10,7 @@ GRADIENT = 60.0
 LAMP_GROWTH = 1.3
 #: Peak in ADU and standard deviation in pixels of a satellite trail.
 TRAIL_PEAK, TRAIL_SIGMA = 400.0, 2.0
-#: Fraction of the light that a cloud absorbs at most, and its own light in ADU.
+#: Largest fraction of the light absorbed by a cloud, and its own light in ADU.
 CLOUD_ABSORPTION, CLOUD_LIGHT = 0.6, 300.0
 
 

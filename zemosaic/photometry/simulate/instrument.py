@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter
 
 from .scene import RandomStream, Scene
 
-#: Largest distance of the centre of the vignetting from that of the tiles, as a fraction of a side.
+#: Largest offset of the vignetting's centre along each axis, as a fraction of the side.
 VIGNETTING_OFFSET = 0.04
 #: Distance over which the glow falls by a factor e, as a fraction of the shorter side.
 GLOW_REACH = 0.15

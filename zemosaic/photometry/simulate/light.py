@@ -93,7 +93,7 @@ def _sky_to_pixel(wcs: WCS, units: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class _PixelIntegrals:
-    """Integrals of Gaussian stars over the pixels of one axis, those of all stars in one array."""
+    """Integrals of Gaussian stars over the pixels of one axis, of all stars in one array."""
 
     first: np.ndarray
     count: np.ndarray

@@ -16,7 +16,7 @@ from ..pairfit.estimates import DISAGREEMENT
 
 #: Squared difference of two bands, in units of its variance, beyond which it counts no more.
 OUTLIER_SQUARE = 9.0
-#: Mean square of a normal deviate that is limited in this way.
+#: Mean square of a normal deviate limited in this way.
 MEAN_SQUARE = 0.989
 #: Factors of the middle band's variance that are considered.
 FACTORS = np.geomspace(1.0, 1e4, 161)

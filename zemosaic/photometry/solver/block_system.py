@@ -25,7 +25,7 @@ LARGE = 10**18
 
 
 class BlockSystem:
-    """The structure of a system with a matrix that is a sum of dense blocks, one for each clique.
+    """The structure of a system whose matrix is a sum of dense blocks, one for each clique.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class BlockFactor:
 
 
 def _edges(cliques: np.ndarray, nodes: int) -> np.ndarray:
-    """Return the pairs ``(E, 2)`` of nodes that share a clique ``(P, m)``; -1 for none."""
+    """Return the pairs ``(E, 2)`` of nodes sharing a clique ``(P, m)``; -1 for none."""
     members = np.sort(cliques, axis=1)
     members[:, 1:][members[:, 1:] == members[:, :-1]] = -1
     distinct = int((members >= 0).sum(axis=1).max(initial=0))

@@ -1,7 +1,7 @@
-"""Systems in which a few columns, shared by all tiles, border those of the tiles.
+"""Systems in which a few columns, shared by all tiles, border the tiles' own columns.
 
-With A the block of the tiles, B that between tiles and shared columns, and C that of the shared
-columns, the inverse follows from ``W = A⁻¹ B`` and the Schur complement ``S = C - Bᵀ W``.
+With the blocks A of the tiles, B between tiles and shared columns, and C of the shared columns, the
+inverse follows from ``W = A⁻¹ B`` and the Schur complement ``S = C - Bᵀ W``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Bordered:
     ) -> Bordered:
         """Factorize A, given as for `BlockSystem.factorize`, with B ``(N, M)`` and C ``(M, M)``.
 
-        A system that is `replaced` is not used any more.
+        A `replaced` system is not used any more.
         """
         factor = system.factorize(diagonal, blocks, None if replaced is None else replaced.factor)
         if not border.shape[1]:

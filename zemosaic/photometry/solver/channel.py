@@ -39,15 +39,15 @@ class TileFrame:
 class Channel:
     """One channel of a mosaic, ready to be solved.
 
-    Levels are in units of the smallest error of a pair (``pairs.unit``), so that the solution does
-    not depend on the unit of the tiles.
+    Levels are in units of the smallest error of a pair (``pairs.unit``), so the solution does not
+    depend on the unit of the tiles.
 
     Parameters
     ----------
     sky : ndarray
-        ``(T,)`` sky level of each tile; NaN for a tile that could not be read.
+        ``(T,)`` sky level of each tile; NaN for an unreadable tile.
     measured : ndarray
-        Bool over all pairs of the mosaic: those with a measurement in this channel.
+        Bool over all pairs of the mosaic: true with a measurement in this channel.
     pairs : ChannelPairs
         The measured pairs, P of them.
     model : str
@@ -57,9 +57,9 @@ class Channel:
     frame : TileFrame or None
         Without it there are no surfaces and no illumination.
     ties : Ties
-        Groups of tiles that share a gain or a level.
+        Groups of tiles sharing a gain or a level.
     instruments : Instruments
-        Tiles that share an illumination.
+        Tiles sharing an illumination.
     """
 
     sky: np.ndarray

@@ -22,7 +22,7 @@ from .bands import combine_bands
 #: Part of the patches of an overlap whose excess is alike: a structure that the model leaves out
 #: covers some of them.
 ALIKE = 0.5
-DISTRUST = 1e3  # factor on the errors of pairs that are not trusted
+DISTRUST = 1e3  # factor on the errors of untrusted pairs
 # Fields of a `PairMeasurement` that the solver needs, scalars first: name, type, shape.
 _COLUMNS = [
     *((name, float, ()) for name in ("gain", "gain_err", "gain_measured", "concentration")),
@@ -37,8 +37,8 @@ _COLUMNS = [
 class ChannelPairs:
     """The measured pairs of one channel, as arrays over the P pairs.
 
-    The fields are those of `PairMeasurement`, with errors that allow for repeated cells. Levels
-    are in units of `unit`.
+    The fields are as in `PairMeasurement`, with errors that allow for repeated cells. Levels are in
+    units of `unit`.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class ChannelPairs:
     patches : ndarray
         ``(P, 16, 11)`` numbers of each patch, as measured.
     x_level, y_level : ndarray
-        ``(P, 16)`` levels of both tiles in each patch; those of another patch for one without data.
+        ``(P, 16)`` levels of both tiles in each patch; another patch's for one without data.
     level_var : ndarray
         ``(P, 16)`` variances of ``y_level - slope * x_level``; infinite without data.
     contrast : ndarray
@@ -139,7 +139,7 @@ class ChannelPairs:
     def places(self, pairs: np.ndarray) -> np.ndarray:
         """Return the mean positions ``(n, 16, 2)`` in cells of the patches of pairs ``(n,)``.
 
-        A patch without data has that of another one.
+        A patch without data has the position of another one.
         """
         patches = self.patches[pairs]
         weight = patches[..., PATCH_WEIGHT]
@@ -164,7 +164,7 @@ class ChannelPairs:
     def distrust(self, doubtful: np.ndarray) -> ChannelPairs:
         """Return the pairs without the gains of doubtful ones ``(P,)``.
 
-        The levels of those keep a small weight, in case nothing else joins their tiles.
+        Levels of doubtful pairs keep a small weight, in case nothing else joins their tiles.
         """
         factor = np.where(doubtful, DISTRUST, 1.0)
         return replace(
@@ -177,7 +177,7 @@ class ChannelPairs:
 
 
 def _filled(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Return values ``(P, 16)``; a patch without weight has that of the heaviest."""
+    """Return values ``(P, 16)``; a patch without weight has the value of the heaviest."""
     fullest = np.take_along_axis(values, weight.argmax(axis=1)[:, None], axis=1)
     return np.where(weight > 0, values, fullest)
 
@@ -185,7 +185,7 @@ def _filled(values: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _level_unit(level_err: np.ndarray) -> float:
     """Return the power of two below the smallest error of a pair; 1 if none is above 0.
 
-    Not below the median, since most pairs may be those of tiles in another unit.
+    Not below the median, since most pairs may be of tiles in another unit.
     """
     positive = level_err[level_err > 0]
     return float(np.exp2(np.floor(np.log2(positive.min())))) if len(positive) else 1.0
@@ -226,7 +226,7 @@ class MeasuredPairs:
         return cls(measured, rows[: place // numbers.size])
 
     def finite(self) -> MeasuredPairs:
-        """Return those of which the pivot and its error are finite."""
+        """Return the pairs with a finite gain, pivot and level error."""
         rows = self.rows
         used = np.isfinite(rows["gain"] + rows["x"] + rows["y"] + rows["level_err"])
         if used.all():

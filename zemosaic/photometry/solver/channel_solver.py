@@ -3,7 +3,7 @@
 ``corrected = (gain * (data - glow) + offset - bias) / F + bias + surface`` shall agree in all
 overlaps, with the illumination F, the glow and the bias of the tile's instrument. `pair_rows`
 states the equations, `hierarchy` solves them for all terms together, and estimates the typical size
-of each class of terms, by which those are shrunk that the overlaps do not show.
+of each class of terms, by which terms that the overlaps do not show are shrunk.
 
 The gauge sets the scale and the level that the overlaps leave free. The geometric mean of the gains
 is 1 and the median sky level does not change, or an anchor tile keeps gain 1 and offset 0.
@@ -80,7 +80,7 @@ def solve_channel(channel: Channel) -> ChannelSolution:
     """Solve one channel, in its own unit.
 
     If the gain of a tile is tied to the others only by suspects, drop these measurements, solve
-    again and report its gain as unknown: it would be as wrong as they are. Tiles that share their
+    again and report its gain as unknown: it would be as wrong as they are. Tiles sharing their
     level but not their gain are tied only where their gains are comparable.
     """
     comparable = in_reference_group(channel.gain_group, channel.component, channel.anchor)
@@ -167,7 +167,7 @@ def _pairs_of_tiles(channel: Channel) -> np.ndarray:
 
 
 def _sums(values: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Sum values ``(T,)`` over the tiles that share a node."""
+    """Sum values ``(T,)`` over the tiles sharing a node."""
     return np.bincount(node, values, minlength=len(node))[node]
 
 

@@ -1,4 +1,4 @@
-"""The columns of the normal equations: the terms that are solved for, and their gauge."""
+"""The columns of the normal equations: the terms solved for, and their gauge."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Columns:
     Parameters
     ----------
     active : Unknowns
-        Terms that are solved for.
+        Terms solved for.
     index : ndarray
         ``(T, 2 + K)`` int column of log-gain, level and the K active terms of the surface of each
-        tile; N for a term that is not solved for. Tied tiles share columns.
+        tile; N for a term not solved for. Tied tiles share columns.
     owner : ndarray
         ``(N,)`` int tile of each column, the first of several.
     instruments : int
         Number of instruments, each with the active shared terms.
     trends : int
-        Number of the slopes of the log-gains across the mosaic that are solved for: 0 or 2.
+        Number of slopes of the log-gains across the mosaic to solve for: 0 or 2.
     """
 
     active: Unknowns
@@ -152,7 +152,7 @@ def counted_tiles(channel: Channel, doubtful: np.ndarray) -> np.ndarray:
 def centred(channel: Channel, values: np.ndarray, doubtful: np.ndarray) -> np.ndarray:
     """Return values ``(T,)`` relative to the mean of their component; 0 for a tile without a gain.
 
-    Those of doubtful tiles ``(T,)`` do not enter the mean.
+    The values of doubtful tiles ``(T,)`` do not enter the mean.
     """
     component = channel.gain_component
     counted = counted_tiles(channel, doubtful)
@@ -164,10 +164,8 @@ def centred(channel: Channel, values: np.ndarray, doubtful: np.ndarray) -> np.nd
 def set_gauge(channel: Channel, state: State, reference: np.ndarray, doubtful: np.ndarray) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
 
-    Doubtful tiles ``(T,)`` do not count, unless there are no others.
-
-    A tile without a measured gain has 1. `reference`
-    ``(T,)`` are the levels of the tiles at which `State.level` is given.
+    Doubtful tiles ``(T,)`` do not count, unless there are no others. A tile without a measured gain
+    has 1. `reference` ``(T,)`` are the levels of the tiles at which `State.level` is given.
     """
     component, joined = channel.component, channel.gain_component
     components, counted = component.max(initial=-1) + 1, counted_tiles(channel, doubtful)
@@ -187,7 +185,7 @@ def set_gauge(channel: Channel, state: State, reference: np.ndarray, doubtful: n
 def means_of_components(columns: Columns, sound: np.ndarray) -> np.ndarray:
     """Return how often each column ``(N, 2)`` enters the mean log-gain, and the mean level.
 
-    The means are those of sound tiles ``(T,)`` of a component.
+    The means are over the sound tiles ``(T,)`` of a component.
     """
     kinds = [np.bincount(columns.index[sound, k], minlength=columns.size + 1) for k in (0, 1)]
     return np.stack(kinds, axis=1)[:-1].astype(float)

@@ -12,7 +12,7 @@ from .pair_rows import Rows, State
 from .spreads import Spreads
 from .suspects import suspect_limit, worst_tiles
 
-#: Times that a tile is found worst at most: one that joins others cannot be left out.
+#: Most times a tile is found worst: one that joins others cannot be left out.
 MOST_BLAMES = 2
 PLANE_ROUNDS = 24  # at most, with planes alone
 EXTREME_TAIL = 0.1  # weight of a surface below which it is extreme
@@ -32,10 +32,10 @@ def contradicted_tiles(solver: HierarchySolver, residuals: PairResiduals) -> np.
 def find_doubtful(solver: HierarchySolver, state: State, spreads: Spreads) -> State:
     """Leave out the tiles that contradict all others, and return a state for the others.
 
-    Surfaces are planes, gains are those of contrast alone, and illumination and glow keep the
-    values of the state: curvature, levels and shared terms would take up part of the faults of a
-    tile. A bad tile makes its neighbours look bad, so the worst are left out first, and a neighbour
-    that was left out before is tried again.
+    Surfaces are planes, gains come from contrast alone, and illumination and glow keep the values
+    of the state: curvature, levels and shared terms would take up part of the faults of a tile. A
+    bad tile makes its neighbours look bad, so the worst are left out first, and a neighbour that
+    was left out before is tried again.
     """
     pairs, tried_again = solver.channel.pairs, solver.misplaced
     blames = np.zeros(solver.channel.tiles, dtype=int)

@@ -1,9 +1,9 @@
 """The order in which the nodes of a graph are eliminated: nested dissection.
 
-The nodes are halved along the wider side of the mosaic again and again. Those at a cut that have
-neighbours beyond it are a separator, which is eliminated after both halves (George 1973, SIAM J.
-Num. Anal. 10, 345). Nodes with very many neighbours are eliminated last, as by minimum degree
-(Amestoy, Davis and Duff 1996, SIAM J. Matrix Anal. 17, 886).
+The nodes are halved along the wider side of the mosaic again and again. On the side of a cut with
+fewer of them, the nodes with neighbours beyond it are a separator, which is eliminated after both
+halves (George 1973, SIAM J. Num. Anal. 10, 345). Nodes with very many neighbours are eliminated
+last, as by minimum degree (Amestoy, Davis and Duff 1996, SIAM J. Matrix Anal. 17, 886).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Dissection(NamedTuple):
     front : ndarray
         ``(nodes,)`` int front in which each node is eliminated.
     parent : ndarray
-        ``(F,)`` int front that is eliminated next of those that a front is coupled to; -1 for none.
+        ``(F,)`` int front eliminated next among those coupled to each front; -1 for none.
     """
 
     front: np.ndarray
@@ -41,7 +41,7 @@ def dissect(edges: np.ndarray, position: np.ndarray) -> Dissection:
     Parameters
     ----------
     edges : ndarray
-        ``(E, 2)`` int nodes that are coupled, each pair at least once.
+        ``(E, 2)`` int coupled nodes, each pair at least once.
     position : ndarray
         ``(nodes, 2)`` float64 positions by which nodes are divided.
 
@@ -59,7 +59,7 @@ def dissect(edges: np.ndarray, position: np.ndarray) -> Dissection:
         rank[np.argsort(position[:, axis], kind="stable"), axis] = np.arange(nodes)
     todo, (i, j) = np.flatnonzero(~done), edges[edges[:, 0] != edges[:, 1]].T.copy()
     while len(todo):
-        apart = np.where(done, -1 - np.arange(nodes), part)  # each that is done
+        apart = np.where(done, -1 - np.arange(nodes), part)  # each done node
         inside = apart[i] == apart[j]
         i, j = i[inside], j[inside]
         is_high, divided = _halve(todo, part, position, rank)
@@ -95,7 +95,7 @@ def _halve(
 def _separators(
     todo: np.ndarray, part: np.ndarray, ends: tuple[np.ndarray, np.ndarray], is_high: np.ndarray
 ) -> np.ndarray:
-    """Return the nodes ``(nodes,)`` on the side of the cut of their part that has fewer there."""
+    """Return the nodes ``(nodes,)`` at the cut of their part, on the side with fewer of them."""
     cut = is_high[ends[0]] != is_high[ends[1]]
     at_cut = np.zeros(len(part), dtype=bool)
     at_cut[ends[0][cut]] = at_cut[ends[1][cut]] = True

@@ -18,8 +18,8 @@ from .surfaces import surface_basis
 def tile_errors(channel: Channel, fit: Fit, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute the standard errors of log-gains and offsets under the gauge.
 
-    It holds the mean log-gain and the mean level of each component, or those of the anchor. Both
-    together, because a common factor moves each level in proportion to itself.
+    It holds the mean log-gain and the mean level of each component, or the log-gain and the level
+    of the anchor. Both together, because a common factor moves each level in proportion to itself.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def _offset_derivatives(channel: Channel, fit: Fit, reference: np.ndarray) -> np
 def _tile_covariances(channel: Channel, fit: Fit) -> np.ndarray:
     """Return the covariances ``(T, 2 + K, 2 + K)`` of the terms of each tile.
 
-    Tiles with the same columns share them. Those between gain and level of a tile without a pair
-    that shares them with different tiles are left out.
+    Tiles with the same columns share them. A tile without a pair may share its gain and its level
+    with different tiles: its covariances between gain and level are left out.
     """
     pairs, columns, normal = channel.pairs, fit.columns, fit.normal
     width = columns.index.shape[1]
@@ -149,8 +149,8 @@ def _tile_covariances(channel: Channel, fit: Fit) -> np.ndarray:
 def _explained(covariance: np.ndarray, gauge: np.ndarray) -> np.ndarray:
     """Return the variances ``(T, F)`` of values that two others explain.
 
-    `covariance` ``(T, F, 2)`` are those of the values with the others, and `gauge` ``(T, 2, 2)``
-    those of the others, of which one may be constant.
+    `covariance` ``(T, F, 2)`` is between the values and the others, and `gauge` ``(T, 2, 2)`` among
+    the others, of which one may be constant.
     """
     scale = np.sqrt(np.maximum(np.diagonal(gauge, axis1=1, axis2=2), 1e-300))
     relative = gauge[:, 1, 0] / (scale[:, 0] * scale[:, 1])

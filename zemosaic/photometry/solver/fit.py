@@ -34,7 +34,7 @@ class Fit:
     residuals : PairResiduals
         Residuals of the pairs.
     doubtful : ndarray
-        ``(T,)`` bool: tiles with pairs that had the least weight throughout.
+        ``(T,)`` bool: tiles whose pairs had the least weight throughout.
     apart : ndarray
         ``(T,)`` bool: these, and tiles in another unit, which do not count for the mean gain.
     """

@@ -1,6 +1,6 @@
 """The fronts of a sparse symmetric system, and the places of their numbers.
 
-Each part of a dissection becomes a dense front: the columns that are eliminated there, and those of
+Each part of a dissection becomes a dense front: the columns eliminated there, and the columns of
 later fronts that remain coupled to them (Duff and Reid 1983, ACM TOMS 9, 302).
 """
 
@@ -13,7 +13,7 @@ from .dissection import Dissection
 
 
 def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) -> Fronts:
-    """Lay out the fronts of a system with a matrix that is a sum of dense blocks.
+    """Lay out the fronts of a system whose matrix is a sum of dense blocks.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def _places(
     first: np.ndarray,
     cliques: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the places of the columns of each front in its parent, and of those of each clique.
+    """Return the places of each front's columns in its parent, and of each clique's columns.
 
     The entries of all lists of columns have ascending keys, from the front and the rank of the
     column; `start` is the first of each front.
@@ -115,7 +115,7 @@ def _table(
     rest = size - own
     children = np.bincount(parent[parent >= 0], minlength=fronts)
     cliques = np.bincount(first, minlength=fronts + 1)[:fronts]
-    # Updates of fronts lie on a stack: that of a front replaces those of its children.
+    # Updates of fronts lie on a stack: the update of a front replaces its children's.
     place, top = np.zeros(fronts + 1, dtype=np.intp), 0
     waiting: list[int] = []
     for front, (below, length) in enumerate(

@@ -12,7 +12,7 @@ from .shared_terms import SharedTerms
 
 
 def in_reference_group(group: np.ndarray, component: np.ndarray, anchor: int | None) -> np.ndarray:
-    """Find the tiles with a gain that is comparable to that of the anchor or of most tiles.
+    """Find the tiles with a gain comparable to the gain of the anchor or of most tiles.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def in_reference_group(group: np.ndarray, component: np.ndarray, anchor: int | N
     Returns
     -------
     ndarray
-        ``(T,)`` bool; false for a tile that is alone in its group.
+        ``(T,)`` bool; false for a tile alone in its group.
     """
     size = np.bincount(group)[group]
     reference = np.zeros(component.max(initial=-1) + 1, dtype=int)
@@ -41,11 +41,11 @@ def in_reference_group(group: np.ndarray, component: np.ndarray, anchor: int | N
 def anchored(
     channel: Channel, anchor: int, terms: dict[str, np.ndarray], shared: SharedTerms
 ) -> tuple[np.ndarray, dict[str, np.ndarray], SharedTerms]:
-    """Convert a solution to the units of a tile, so that it has gain 1 and offset 0.
+    """Convert a solution to the units of a tile, giving it gain 1 and offset 0.
 
     Its component is multiplied by one factor and shifted by one level. Components with comparable
     gains are multiplied by the same factor and keep their median sky, unless they share a bias with
-    that of the anchor, which follows it.
+    the component of the anchor, which follows it.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def anchored(
     Returns
     -------
     unit : ndarray
-        ``(T,)`` former gain of the anchor, or 1 for tiles with a gain that is not comparable.
+        ``(T,)`` former gain of the anchor, or 1 for tiles without a comparable gain.
     terms : dict of ndarray
         The terms in the new units.
     shared : SharedTerms
@@ -87,7 +87,7 @@ def _level_shifts(
 ) -> np.ndarray:
     """Return the shifts ``(T,)`` after a division by `unit` ``(T,)``.
 
-    That of the anchor's component is given; all others keep their median sky.
+    The shift of the anchor's component is given; all others keep their median sky.
     """
     component = channel.component
     corrected = terms["gain"] * channel.sky + terms["offset"]

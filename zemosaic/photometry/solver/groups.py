@@ -1,4 +1,4 @@
-"""Statistics of the values that share a group label."""
+"""Statistics of the values sharing a group label."""
 
 from __future__ import annotations
 

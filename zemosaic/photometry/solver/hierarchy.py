@@ -1,7 +1,7 @@
 """The model of a channel: gains, levels, surfaces, illumination and glow, solved together.
 
-The sizes of the classes are those of a sample of a large mosaic. Tiles that contradict all others
-are left out, and then the rest is solved again.
+In a large mosaic the sizes of the classes come from a sample of it. Tiles that contradict all
+others are left out, and then the rest is solved again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CLEAR = 50.0  # least difference of the deviances without a bad tile and without
 CLEARER = 150.0, 500.0
 SAME_SCATTER = 2.0  # factor by which the scatter of levels without it may be larger
 FAR = 3.0  # of a log-gain from those of the pairs: a factor of 20
-FIRST_GLOW = 4.0  # variance of a glow that is tried, in those of levels
+FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
 GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains
 
@@ -44,7 +44,7 @@ GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains
 def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray) -> Fit:
     """Fit the model of a channel.
 
-    In a large mosaic the sizes of the tiles' own terms are those of a sample of its tiles.
+    In a large mosaic the sizes of the tiles' own terms come from a sample of its tiles.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def _with_shared(state: State, other: State) -> State:
 def _survey(solver: HierarchySolver, state: State) -> Fit:
     """Fit with all classes; if that diverges, without surfaces, and at last without F as well.
 
-    A glow is tried as well. An excess of the levels takes the place of surfaces that are left out.
-    Where levels drive a gain far from those of the pairs, tiles have structure that no surface
+    A glow is tried as well. An excess of the levels takes the place of omitted surfaces. Where
+    levels drive a gain far from the gains of the pairs, tiles have structure that no surface
     describes; if they do so in any case, contradictory pairs have given these gains.
     """
     spreads = solver.first_spreads(state)
@@ -157,7 +157,7 @@ def spoils(beside: float, before: float, again: Spreads, fit: Spreads) -> bool:
     Parameters
     ----------
     beside, before : float
-        Deviances without any other tile, and with all of them, minus that without it.
+        Deviances without any other tile, and with all of them, minus the deviance without it.
     again, fit : Spreads
         Sizes without it, and with it.
     """

@@ -45,10 +45,10 @@ STEADY = 1e-9  # change of a log-gain in the last round
 #: may change for ever.
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-2, 3_000
 MOST_GROWTH = 100.0  # of a log-gain, beyond which the rounds diverge
-FEWER = 1, 3  # mild rounds, and those in which weights narrow, if sizes are known
+FEWER = 1, 3  # mild rounds, and rounds in which weights narrow, if sizes are known
 FIRST_GAIN_SPREAD = 0.1
-#: First excess in units of the squared residuals. With less, gains of 1 that are wrong spoil the
-#: levels; with more, planes do not show.
+#: First excess in units of the squared residuals. With less, wrong gains of 1 spoil the levels;
+#: with more, planes do not show.
 FIRST_EXCESS = 0.25
 
 
@@ -302,7 +302,7 @@ class HierarchySolver:
         """Return the priors of all terms for the sizes of their classes."""
         kinds = SURFACE_CLASS[columns.active.surface]
         inverse = np.zeros(columns.index.shape)
-        # The gain of such a tile is still that of its pairs.
+        # The gain of such a tile still comes from its pairs.
         inverse[:, 0] = np.where(self.apart, LEAST_WEIGHT, 1.0) / spreads.gain
         inverse[:, 1] = self.scales.level_prior
         inverse[:, 2:] = self.tails[:, kinds] / spreads.surface[kinds]

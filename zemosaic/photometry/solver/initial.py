@@ -27,9 +27,9 @@ LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles wit
 def initial_state(channel: Channel, reference: np.ndarray) -> tuple[State, float]:
     """Solve for gains from the gains of the pairs, then for levels from their pivots.
 
-    Outlying pairs lose their weight, so that one bad tile does not bias its neighbours. Also return
-    the excess variance of the gains by which their loops do not close: levels have no part in it,
-    because a gradient that is not modelled spoils levels alone.
+    Outlying pairs lose their weight, so one bad tile does not bias its neighbours. Also return the
+    excess variance of the gains by which their loops do not close: levels have no part in it,
+    because an unmodelled gradient spoils levels alone.
     """
     log_gain, excess, fit = _log_gains(channel)
     level = np.zeros(channel.tiles)
@@ -46,8 +46,8 @@ def reference_levels(channel: Channel) -> np.ndarray:
     """Compute the mean pivot ``(T,)`` of each tile, or tied tiles, over its pairs.
 
     There levels are nearly independent of the gains. A tile without pairs has its sky level. Tiles
-    that share their level but not their gain have 0, where the level is the offset, as has the
-    model without offsets.
+    sharing their level but not their gain have 0, where the level is the offset, as has the model
+    without offsets.
     """
     if not channel.offsets_are_free:
         return np.zeros(channel.tiles)
@@ -65,7 +65,7 @@ def gain_excess(channel: Channel) -> float:
 
 
 def tiles_in_other_unit(channel: Channel, log_gain: np.ndarray) -> np.ndarray:
-    """Find the tiles ``(T,)`` with a gain far from those of most tiles of their component.
+    """Find the tiles ``(T,)`` with a gain far from the gains of most tiles of their component.
 
     Their data may be scaled to 0..1, or be of another exposure. They say nothing about the scatter
     of the others' gains, nor is theirs drawn from it.
@@ -102,9 +102,10 @@ def _log_gains(channel: Channel) -> tuple[np.ndarray, float, Potentials | None]:
 def _excess(
     residual: np.ndarray, variance: np.ndarray, concentration: np.ndarray, unknowns: int
 ) -> float:
-    """Return the variance, times the concentration, that residuals have beyond their errors.
+    """Return the variance per unit of concentration that residuals have beyond their errors.
 
-    It is bounded by that of the median pair, so that the pairs of a few bad tiles do not set it.
+    It is bounded by a multiple of the excess, or the error, of the median pair, so the pairs of a
+    few bad tiles do not set it.
     """
     if len(residual) - unknowns < FEWEST_LOOPS:
         return 0.0

@@ -25,8 +25,8 @@ from .spreads import (
 
 SETTLED = 0.02  # relative change of the variances, from which on they are kept
 LEAST_GAIN_SPREAD = 0.01**2  # variance of log-gains at least
-TRUSTED = 0.1  # least weight of a pair with residuals that count
-UNCHANGED_LEVELS = 256  # that their variances as measured count like, when scatter is estimated
+TRUSTED = 0.1  # least weight of a pair whose residuals count
+UNCHANGED_LEVELS = 256  # levels without other scatter, as the weight of the measured variances
 
 
 class Learner:
@@ -45,7 +45,7 @@ class Learner:
     tails : ndarray
         ``(T, 4)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
-        ``(T,)`` bool: tiles with terms that count.
+        ``(T,)`` bool: tiles whose terms count.
     damping : float
         Part of a step by which variances change.
     drops : bool
@@ -87,7 +87,7 @@ class Learner:
                 (spreads.glow, self.state.glow, error[:, flats:glows], active.glow),
             )
         )
-        # A smooth illumination has no degree that is larger than those below.
+        # In a smooth illumination no degree is larger than a lower one.
         trend = spreads.trend * bool(self.columns.trends)
         if trend:
             squares, errors = self.state.trend**2, errors_of_all[error.size :]
@@ -128,8 +128,8 @@ class Learner:
             )  # fmt: skip
             drops = self.drops_highest if kind == SURFACE_CLASS[-1] else self.drops
             surface[kind] = self._next(surface[kind], *score, drops)
-        # A smooth surface has no order that is larger than the one below, but the second order need
-        # not come with a gradient.
+        # In a smooth surface no order is larger than the order below, but the second order need not
+        # come with a gradient.
         surface[1:] = np.minimum.accumulate(surface[1:])
         return spreads.replace(gain=gain, surface=surface)
 

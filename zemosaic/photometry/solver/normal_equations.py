@@ -75,7 +75,7 @@ class NormalEquations:
     def factorize(self, priors: Priors, replaced: Bordered | None = None) -> Bordered:
         """Factorize with the priors of all terms.
 
-        A system that is `replaced` is not used any more.
+        A `replaced` system is not used any more.
 
         Raises
         ------

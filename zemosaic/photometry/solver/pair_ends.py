@@ -21,7 +21,7 @@ class Lit(NamedTuple):
     log_flat, by_level, glow, tilt : ndarray
         ``(n, 16)`` ln F, 1 / F, glow, and covariance of ln F with the level within the patch.
     bias : float
-        Level that is no light.
+        Level not due to light.
     flat_basis, glow_basis, tilt_basis : ndarray
         ``(n, 16, m)`` active terms of ln F and of the glow, and covariances of the first terms of
         ln F with the levels.
@@ -39,7 +39,7 @@ class Lit(NamedTuple):
     def derivatives(self, light: np.ndarray, gain: np.ndarray) -> np.ndarray:
         """Return the derivatives ``(n, 16, S)`` of levels by the shared terms.
 
-        `light` ``(n, 16)`` is the light divided by F, and `gain` ``(n,)`` that of the tile.
+        `light` ``(n, 16)`` is the light divided by F, and `gain` ``(n,)`` the gain of the tile.
         """
         flats, glows = self.flat_basis.shape[2], self.glow_basis.shape[2]
         if not flats + glows:
@@ -76,8 +76,7 @@ class PairEnd(NamedTuple):
     def shared(self, sign: int, contrast: np.ndarray, distance: np.ndarray) -> np.ndarray:
         """Return the derivatives ``(n, 17, S)`` by the shared terms, with the sign of the tile.
 
-        Those by ln F are at levels that are less than those of the tile by a `distance`
-        ``(n, 16)``.
+        The derivatives by ln F are at levels below the tile's own by a `distance` ``(n, 16)``.
         """
         pairs, patches, terms = self.by_shared.shape
         derivatives = np.zeros((pairs, patches + 1, terms))
@@ -93,7 +92,7 @@ class PairEnd(NamedTuple):
 def patch_points(place: np.ndarray, extent: np.ndarray) -> np.ndarray:
     """Return four points ``(..., 4, 2)`` with the mean and the covariance of patches.
 
-    Means over them are those over a uniform rectangle up to the third order.
+    Up to the third order, means over them equal the means over a uniform rectangle.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ class RobustWeights:
 
     @property
     def rounds(self) -> int:
-        """Number of rounds until the weights are those of their final limit."""
+        """Number of rounds until the weights have their final limit."""
         return self.mild + self.narrowing
 
     def of_round(self, number: int, residuals: PairResiduals) -> np.ndarray:

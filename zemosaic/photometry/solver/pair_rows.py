@@ -11,7 +11,7 @@ acts on light alone, not on the bias b that is left in the data. Where both ligh
 across a patch, T_i has the term ``-g_i cov(x, log F(q_i)) / F(q_i)`` as well. The contrast c of the
 patches says where the gain of the pair was measured.
 
-The derivatives by log F and log g are those at the likeliest level, the mean of T_i and T_j. At
+The derivatives by log F and log g are taken at the likeliest level, the mean of T_i and T_j. At
 each tile's own level, noise and structure of a tile would be in both the residual and its
 derivative, and smaller gains, or a larger F, would make all residuals smaller (errors in variables;
 Fuller 1987, Measurement Error Models). Between tiles that are not turned against each other, a
@@ -31,7 +31,7 @@ from .channel import Channel
 from .pair_ends import Lit, PairEnd, even_light
 from .patch_bases import SMOOTH, PatchBases
 
-CHUNK = 4096  # pairs that are linearized at once
+CHUNK = 4096  # pairs linearized at once
 LEAST_GAIN_ERROR = 1e-6  # relative: the precision of float32 previews
 LEAST_LEVEL_ERROR = 1e-3  # in units of the smallest error: reached by tiles without noise
 
@@ -49,7 +49,7 @@ class State:
     log_flat, glow : ndarray
         ``(Q, M)`` coefficients of ln F and of the glow of each instrument.
     bias : ndarray
-        ``(Q,)`` level that is no light, of each instrument.
+        ``(Q,)`` level not due to light, of each instrument.
     trend : ndarray
         ``(2,)`` slopes of the log-gains across the mosaic, about which they scatter, a half tile.
     """
@@ -65,7 +65,7 @@ class State:
 
 @dataclass(frozen=True, eq=False)
 class Unknowns:
-    """The terms that are solved for, besides gains and levels.
+    """The terms solved for, besides gains and levels.
 
     Other terms of surfaces are 0; those of F and glow keep the values of a state.
 
@@ -165,10 +165,10 @@ class PairEquations:
         state : State
             The values of all terms.
         active : Unknowns
-            Terms that are solved for.
+            Terms solved for.
         excess : tuple of float
-            Variances that are added to levels, more where patches or pairs are alike, and to gains
-            in proportion to their concentration.
+            Variances added to levels, more where patches or pairs are alike, and to gains in
+            proportion to their concentration.
         level_factor : float
             On the variances of the levels.
         """
@@ -205,7 +205,7 @@ class PairEquations:
         if (instruments >= 0).any() and state.log_flat.any():
             log_flat = ends[1].lit.log_flat - ends[0].lit.log_flat
             residual[:, -1] -= np.einsum("np,np->n", contrast, log_flat)
-        # In the mean unit of both tiles, so that swapping them changes nothing.
+        # In the mean unit of both tiles, so swapping them changes nothing.
         unit = level_factor * np.exp(ends[0].log_gain + ends[1].log_gain)[:, None]
         np.multiply(unit, self._counted_var[run], out=variance[:, :-1])
         if excess[0]:

@@ -13,7 +13,7 @@ from .surfaces import half_tile, surface_basis
 
 KEPT_BYTES = 3 << 27  # of the terms in the patches
 EVERY = np.ones(len(TERMS), dtype=bool)
-#: Terms with changes within a patch that count.
+#: Terms whose changes within a patch count.
 SMOOTH = TERMS.sum(axis=1) <= 4
 
 

@@ -76,7 +76,7 @@ class Potentials:
 
 @dataclass(frozen=True, eq=False)
 class Grounding:
-    """The node of each component that is held, and the gauge set afterwards.
+    """The held node of each component, and the gauge set afterwards.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The priors of all terms that are solved for: normal distributions with the sizes of classes."""
+"""The priors of all terms solved for: normal distributions with the sizes of classes."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def fit_differences(
     ----------
     system : BlockSystem
         Its cliques ``(P, 2)`` are the unknowns of each difference, the first minus the second; N
-        stands for an unknown that is 0.
+        stands for an unknown held at 0.
     value, inverse_error : ndarray
         ``(P,)`` measured differences, and 1 over their errors.
     rounds : int

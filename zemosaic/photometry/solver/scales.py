@@ -10,7 +10,7 @@ from .channel import Channel
 from .channel_pairs import DISTRUST
 
 BIAS_SPREAD = 0.1  # of the sky level: of the bias that is left in it
-LOOSE = 10.0  # spreads of the levels: how far a level may move that no pair holds
+LOOSE = 10.0  # spreads of the levels: how far a level held by no pair may move
 
 
 class Scales(NamedTuple):
@@ -41,7 +41,7 @@ class Scales(NamedTuple):
         patch_var = float(np.median(variances)) if len(variances) else 1.0
         sky = channel.sky[np.isfinite(channel.sky)]
         light = max(abs(float(np.median(sky))), patch_var**0.5)
-        # Pairs that are not trusted hold levels too, if nothing else does.
+        # Untrusted pairs hold levels too, if nothing else does.
         loose = LOOSE if pairs.trusted.all() else LOOSE * DISTRUST
         level_prior = (loose * (np.ptp(sky) + patch_var**0.5)) ** -2.0
         return cls(patch_var, light, level_prior, (BIAS_SPREAD * light) ** -2.0)

@@ -24,7 +24,7 @@ class SharedTerms:
     log_flat_cov, glow_cov : ndarray
         ``(Q, M, M)`` their covariances.
     bias : ndarray
-        ``(Q,)`` level that is no light.
+        ``(Q,)`` level not due to light.
     """
 
     log_flat: np.ndarray
@@ -60,7 +60,7 @@ def illuminations(
 ) -> tuple[Illumination, ...]:
     """Return the illumination of each instrument that has one in any channel.
 
-    `shapes` ``(T, 2)`` are those of the tiles in pixels.
+    `shapes` ``(T, 2)`` are the heights and widths of the tiles in pixels.
     """
     found = []
     for number, name in enumerate(instruments.names):

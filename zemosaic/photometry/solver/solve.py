@@ -24,7 +24,7 @@ from .ties import Ties
 #: Fields of the solution that are terms of a tile's correction.
 TERMS = ("gain", "offset", *SURFACE_POWERS)
 
-#: Fields of a `ChannelSolution` that are no arrays over tiles or pairs.
+#: Fields of a `ChannelSolution` other than arrays over tiles or pairs.
 OF_CHANNELS = ("spreads", "shared")
 
 
@@ -40,8 +40,8 @@ class Solution:
     Parameters
     ----------
     gain, offset : ndarray
-        ``(T, C)`` float64; offsets in ADU. A tile without a measured pair has gain 1 and
-        offset 0; a tile that could not be read has NaN.
+        ``(T, C)`` float64; offsets in ADU. A tile without a measured pair has gain 1 and offset 0;
+        an unreadable tile has NaN.
     gain_err, offset_err : ndarray
         ``(T, C)`` float64 standard errors within the component, under the gauge; NaN if
         unknown: without a measured pair, or for a gain that no pair ties to most of its
@@ -56,15 +56,15 @@ class Solution:
         ``(T, C)`` float64 in ADU per pixel to the fourth power; 0 without a fourth order.
     component : ndarray
         ``(T, C)`` int: tiles of one component are matched to each other. The relation of two
-        components is unknown. -1 for a tile that could not be read.
+        components is unknown. -1 for an unreadable tile.
     gain_group : ndarray
         ``(T, C)`` int: tiles joined by pairs with a measured gain. In a component with several
         groups the levels agree, but the relation of the gains of two groups is unknown, and each
-        group keeps a mean gain of 1. -1 for a tile that could not be read.
+        group keeps a mean gain of 1. -1 for an unreadable tile.
     pairs : ndarray
         ``(T, C)`` int: number of measured pairs of each tile.
     planes : ndarray
-        ``(T, C)`` bool: whether the component of the tile has planes.
+        ``(T, C)`` bool: whether the tile has a surface.
     residual : ndarray
         ``(P, C)`` float64: level residual of each pair at its pivot in ADU, after correction;
         NaN if the pair was not measured.
@@ -74,8 +74,8 @@ class Solution:
         ``(P, C)`` float64: standard error in ADU of the mean difference of both corrected tiles in
         their overlap; NaN if the pair was not measured.
     chi : ndarray
-        ``(P, C)`` float64: the larger of both residuals in units of its error; NaN if the pair
-        was not measured.
+        ``(P, C)`` float64: the largest residual in units of its error, of the gain, the level or
+        the patches; NaN if the pair was not measured.
     suspect : ndarray
         ``(T, C)`` bool: tiles with most pairs contradicting all others (a cloud, a wrong WCS).
     shift : ndarray
@@ -186,7 +186,7 @@ def solve(
         ``P`` sequences of one measurement per channel, or the measured pairs of each of ``C``
         channels.
     sky : ndarray
-        ``(T, C)`` sky level of each tile in ADU; NaN for a tile that could not be read.
+        ``(T, C)`` sky level of each tile in ADU; NaN for an unreadable tile.
     model : str
         One of `zemosaic.settings.MODELS`.
     anchor : int or None
@@ -197,9 +197,9 @@ def solve(
         ``(P,)`` factors on the variances of the pairs, which share cells; see
         `zemosaic.photometry.overlap.graph.repetition`.
     ties : Ties or None
-        Groups of tiles that share a gain or a level.
+        Groups of tiles sharing a gain or a level.
     instruments : Instruments or None
-        Tiles that share an illumination and a glow.
+        Tiles sharing an illumination and a glow.
     different : ndarray or None
         ``(P,)`` bool: pairs that do not show the same sky. Their gains are not used, and their
         levels only where nothing else joins their tiles.

@@ -20,11 +20,11 @@ from .surfaces import ORDERS
 
 SURFACE_CLASS = ORDERS - 1
 #: Classes of the shared terms by degree: 1 and 2, 3 and 4, and all above. The first belong together
-#: because the centre of a vignetting is not quite that of the detector.
+#: because a vignetting is not quite centred on the detector.
 SHARED_CLASS = np.searchsorted([2, 4], TERMS.sum(axis=1))
-#: Inverse variances of the shared terms in units of those of their class. Slopes are those of a
-#: vignetting whose centre is a little off that of the detector. To overlaps of tiles that are not
-#: turned, they are a trend of gains or levels across the mosaic.
+#: Inverse variances of the shared terms, relative to their class. Slopes come from a vignetting
+#: whose centre is a little off the detector's. To overlaps of unturned tiles, they are a trend of
+#: gains or levels across the mosaic.
 SHARED_WEIGHT = np.where(TERMS.sum(axis=1) == 1, 10.0, 1.0)
 USUAL_GAIN = 0.08  # log-gain of a usual tile
 #: Standard deviation of the logarithm of a usual variance, where overlaps do not show it.
@@ -36,14 +36,14 @@ EXCESS_DAMPING = 0.4  # part of a step of an excess variance: robust weights fol
 NEGLIGIBLE = 1e-2  # of a typical variance: smaller excess is none
 LARGEST_STEP = 10.0  # factor by which a variance changes at most in a round
 #: Size of the higher two orders in units of the lower, above which surfaces are made of structure
-#: that is smaller than a tile.
+#: smaller than a tile.
 ROUGH = 0.5
 #: Mean square over a tile of the terms of each order, in units of their variance.
 MEAN_SQUARE = np.array([2 / 3, 13 / 45, 0.105, 0.035])
 HEAVY_TAILS = 10.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
 #: Standard errors, under the hypothesis of none, below which a class has no spread.
 LEAST_EVIDENCE = 2.0
-#: Of a trend of the gains: it is rarer than a vignetting that is off its centre.
+#: Of a trend of the gains: it is rarer than a vignetting off its centre.
 LEAST_TREND_EVIDENCE = 5.0
 
 
@@ -60,8 +60,7 @@ class Spreads:
     log_flat, glow : ndarray
         ``(3,)`` of ln F, and of the glow in level units².
     level_excess, gain_excess : float
-        Added to the variances of levels in patches, and to those of gains times their
-        concentration.
+        Added to the variances of levels in patches, and, times their concentration, of gains.
     level_factor : float
         On the variances of levels in patches.
     trend : float
@@ -79,16 +78,16 @@ class Spreads:
 
     @property
     def is_rough(self) -> bool:
-        """Whether the surfaces are made of structure that is smaller than a tile, as of a flat."""
+        """Whether the surfaces are made of structure smaller than a tile, as of a flat."""
         return bool(self.surface[2:].max() > ROUGH**2 * self.surface[:2].max())
 
     @property
     def scatter(self) -> float:
-        """Excess of the levels, with that which would take the place of the surfaces."""
+        """Excess of the levels, plus the excess equivalent to the surfaces."""
         return float(MEAN_SQUARE @ self.surface) / (ALIKE * PATCHES) + self.level_excess
 
     def without_surfaces(self) -> Spreads:
-        """Return spreads that have an excess of levels in place of surfaces."""
+        """Return spreads with an excess of levels in place of surfaces."""
         return replace(self, surface=np.zeros_like(self.surface), level_excess=self.scatter)
 
     def in_adu(self, unit: float) -> Spreads:
@@ -143,7 +142,7 @@ def scored_variance(
         information += prior
     step = float(np.clip(1 + score / information, 1 / LARGEST_STEP, LARGEST_STEP))
     changed = variance * step
-    # Inverse variances of the terms by the data alone, in units of that of the class.
+    # Inverse variances of the terms by the data alone, relative to the class.
     known = determined / (1 - determined) * step
     evident = bool(np.square(known).sum() > 2 * least**2)
     return changed, evident
@@ -157,7 +156,7 @@ def scored_excess(
     leverage: np.ndarray,
     least: float,
 ) -> float:
-    """Take one step of Fisher's scoring for a variance that is added to those of rows.
+    """Take one step of Fisher's scoring for a variance added to the variances of rows.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """The smooth surface of each tile: polynomials of up to fourth order on the sky.
 
 They are given about the centre of the tile (or of the first of several with one level) in units of
-half a typical tile, so that a class of terms has one typical size. Terms of even order have a
-mean of 0 over a tile.
+half a typical tile: a class of terms then has one typical size. Terms of even order have a mean of
+0 over a tile.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def _polynomials(place: np.ndarray, degree: int) -> list[np.ndarray | float]:
 
 
 def half_tile(frame: TileFrame, used: np.ndarray) -> float:
-    """Return half the side of a typical tile in cells; `used` ``(T,)`` are those with a frame."""
+    """Return half the side of a typical tile in cells; `used` ``(n,)`` are its indices."""
     area = np.abs(np.linalg.det(frame.jacobian[used])) * frame.shape[used].prod(axis=1)
     return float(np.sqrt(np.median(area))) / 2
 

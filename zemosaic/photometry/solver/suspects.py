@@ -26,7 +26,7 @@ def find_suspects(channel: Channel, chi: np.ndarray, known: np.ndarray) -> np.nd
     chi : ndarray
         ``(P,)`` residuals of the pairs in units of their errors.
     known : ndarray
-        ``(T,)`` bool: tiles that are known to be suspect.
+        ``(T,)`` bool: tiles known to be suspect.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def suspect_limit(chi: np.ndarray) -> float:
 def worst_tiles(
     channel: Channel, chi: np.ndarray, limit: float, extreme: np.ndarray | None = None
 ) -> np.ndarray:
-    """Find the tiles ``(T,)`` with a median chi beyond a limit, and beyond that of all neighbours.
+    """Find the tiles ``(T,)`` with a median chi beyond a limit, and not below any neighbour's.
 
     Pairs with a `chi` ``(P,)`` of 0 do not count. For `extreme` tiles ``(T,)`` the largest chi
     takes the place of the median: an extreme surface makes some pairs agree with anything.
@@ -79,7 +79,7 @@ def tied_by_suspects(
     group: np.ndarray,
     suspect: np.ndarray,
 ) -> np.ndarray:
-    """Find the tiles with a gain that only pairs with a suspect tie to most others.
+    """Find the tiles with a gain tied to most others only by pairs with a suspect.
 
     A tile that agrees with a suspect, and not with its only good neighbour, is one of them.
 

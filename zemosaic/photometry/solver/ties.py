@@ -1,7 +1,7 @@
-"""Tiles that share their gain or their level, such as the chips of one exposure.
+"""Tiles sharing their gain or their level, such as the chips of one exposure.
 
-A group of tied tiles is one node of the graph, represented by its first tile, so that pairs of any
-of its tiles determine all of them. Levels of a group are those of one offset or one plane.
+A group of tied tiles is one node of the graph, represented by its first tile, so pairs of any of
+its tiles determine all of them. Levels of a group follow one offset or one plane.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Ties:
         return self._of_groups(self.gain != self.gain[self.level])
 
     def untie_levels(self, tiles: np.ndarray) -> Ties:
-        """Return the ties without the groups of levels that have any of some tiles ``(T,)``."""
+        """Return the ties without the level groups of some tiles ``(T,)``."""
         return Ties(
             self.gain, np.where(self._of_groups(tiles), np.arange(len(self.level)), self.level)
         )
@@ -71,7 +71,7 @@ class Ties:
 
 
 def _first_tiles(groupings: Groupings) -> np.ndarray:
-    """Return the first ``(T,)`` of the tiles that share a group with each, in any grouping."""
+    """Return the first ``(T,)`` of the tiles sharing a group with each, in any grouping."""
     tiles = np.arange(len(groupings[0]))
     first = tiles
     for groups in groupings:

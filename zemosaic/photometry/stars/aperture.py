@@ -22,7 +22,7 @@ from ..tiles.tile import Tile
 LADDER = 2.0 ** (1 / 3)
 #: Radii that a tile measures: the smallest that suits its seeing, and so many in all.
 STEPS = 3
-#: Smallest radius in FWHM: a Gaussian star that is a tenth wider has 0.3 % less light within.
+#: Smallest radius in FWHM: a Gaussian star a tenth wider has 0.3 % less light within.
 APERTURE_FWHM = 1.6
 #: Inner and outer radius of the annulus of the background, in radii of the aperture.
 ANNULUS = 1.5, 2.5
@@ -30,15 +30,15 @@ ANNULUS = 1.5, 2.5
 DETECTION, MIN_SIGNAL = 5.0, 5.0
 #: Share of the highest star's peak from which on stars may be cut off or not linear.
 NEAR_TOP = 0.8
-#: Brightest stars of a tile that are kept.
+#: Brightest stars of a tile to be kept.
 MOST_STARS = 1000
 #: FWHM in pixels with which stars are found first; stars from half to thrice as wide are found.
 FIRST_FWHM = 3.0
 #: FWHM of a Gaussian in standard deviations.
 SIGMA_FWHM = math.sqrt(8 * math.log(2))
-#: Brightest stars that the FWHM is measured on, and pixels that the noise is.
+#: Brightest stars for the FWHM, and pixels for the noise.
 FWHM_STARS, NOISE_PIXELS = 100, 1 << 18
-#: Pixels of an annulus that are looked at.
+#: Most pixels of an annulus to look at.
 ANNULUS_PIXELS = 1024
 
 
@@ -219,7 +219,7 @@ def _sums(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return fluxes ``(N,)`` in ADU times pixels, and the noise and the level of the sky in ADU.
 
-    They are NaN for apertures that miss a pixel, or with half their annuli missing.
+    They are NaN for apertures with a missing pixel, or with less than half of their annuli.
     """
     import warnings
 

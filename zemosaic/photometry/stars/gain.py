@@ -58,7 +58,7 @@ def star_gains(first: Stars, second: Stars) -> tuple[StarGain, ...]:
 
 
 def match_stars(first: Stars, second: Stars) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the stars that are nearest to each other in both tiles."""
+    """Return the indices of the stars nearest to each other in both tiles."""
     from scipy.spatial import KDTree
 
     nothing = np.empty(0, dtype=np.int64)
@@ -67,7 +67,7 @@ def match_stars(first: Stars, second: Stars) -> tuple[np.ndarray, np.ndarray]:
     reach = math.radians(MATCH_FWHM * max(first.fwhm, second.fwhm))
     distance, nearest = KDTree(second.position).query(first.position, distance_upper_bound=reach)
     found = np.flatnonzero(np.isfinite(distance))
-    # Of the stars that share a nearest one, the closest comes first and is kept.
+    # Of the stars sharing a nearest one, the closest comes first and is kept.
     found = found[np.argsort(distance[found], kind="stable")]
     j, kept = np.unique(nearest[found], return_index=True)
     return found[kept], j
@@ -77,11 +77,11 @@ def flux_ratio(x: np.ndarray, x_err: np.ndarray, y: np.ndarray, y_err: np.ndarra
     """Return the ratio y / x of the fluxes of N stars, without stars that deviate.
 
     Both fluxes are noisy. A star is chosen and weighted by the mean of both, the noise of which
-    does not correlate with that of ``y - gain * x``, so neither faint stars nor the limit of one
-    tile bend the ratio (as in York's line; see `pairfit.measure`).
+    does not correlate with the noise of ``y - gain * x``, so neither faint stars nor the limit of
+    one tile bend the ratio (as in York's line; see `pairfit.measure`).
 
-    Stars scatter by more than their noise: their colours, faint neighbours and the flat differ.
-    The variance of this scatter is added to that of each star, so that a few bright stars do not
+    Stars scatter by more than their noise: their colours, faint neighbours and the flat differ. The
+    variance of this scatter is added to the variance of each star, so a few bright stars do not
     decide alone (Paule and Mandel 1982, J. Res. NBS 87, 377).
 
     Parameters
@@ -92,7 +92,7 @@ def flux_ratio(x: np.ndarray, x_err: np.ndarray, y: np.ndarray, y_err: np.ndarra
     Returns
     -------
     StarGain
-        The error is that of Student's distribution at 68 %.
+        The error covers 68 % of Student's distribution.
     """
     from scipy.special import stdtrit
 

@@ -18,7 +18,7 @@ def channel_axis(shape: tuple[int, ...]) -> int | None:
     Raises
     ------
     ValueError
-        The shape is not that of an image with at most four channels.
+        The shape does not describe an image with at most four channels.
     """
     if len(shape) == 2:
         return None

@@ -12,7 +12,7 @@ SAMPLE_STEP = 7
 FEWEST = 10
 #: Fewest of them in the sample.
 FEWEST_IN_SAMPLE = 3
-#: Share of the edge that the highest value of a tile fills at least to be no saturated star.
+#: Least share of the edge filled by the highest value of a tile if it is no saturated star.
 EDGE_SHARE = 0.25
 
 
@@ -45,7 +45,7 @@ class Survey:
 
     @cached_property
     def edge(self) -> np.ndarray:
-        """``(E,)`` finite values at the edge that all channels share."""
+        """``(E,)`` finite edge values shared by all channels."""
         edge = np.concatenate(self.edges)
         return edge[np.isfinite(edge)]
 
@@ -56,7 +56,7 @@ class Survey:
         return sample[np.isfinite(sample)]
 
     def candidates(self) -> list[float]:
-        """Return the values that may be the fill value.
+        """Return the candidates for the fill value.
 
         They are 0, the commonest at the edge, and the lowest.
         """

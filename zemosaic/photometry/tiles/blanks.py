@@ -1,4 +1,4 @@
-"""Pixels without a datum that hold a number: the fill value of registered frames.
+"""Pixels with a number but no datum: the fill value of registered frames.
 
 Programs that register frames fill the canvas around them, most often with zeros. Such a value is
 found by its place: 0 fills the ends of rows or columns for longer than chance would have it, about
@@ -18,7 +18,7 @@ from .blank_survey import FEWEST, Survey, common_value
 from .file_options import FileOptions
 from .tile import Tile
 
-#: Pixels that are read at once.
+#: Pixels read at once.
 STRIP_PIXELS = 1 << 16
 #: Shortest run of equal pixels from the edge of the image that is no chance.
 LEAST_RUN = 3
@@ -28,7 +28,7 @@ CHANCE = 1e-3
 SOLID = 5
 #: Distance of such a value from the median, in standard deviations of the others.
 FAR = 5.0
-#: Fewest pixels next to each other that the chance of a repetition is estimated from.
+#: Fewest pixels next to each other for an estimate of the chance of a repetition.
 FEWEST_NEIGHBOURS = 20
 #: Chance of a repetition up to which a region includes all equal pixels connected to it.
 RARE = 0.01
@@ -42,7 +42,7 @@ MEDIAN_ERROR = 1.2533
 SQUARE = np.ones((3, 3), dtype=bool)
 #: Share of the pixels with another value in a tile with blanks.
 LEAST_DATA = 1e-3
-#: Share of these that are in large pieces, and share of the image that such a piece fills.
+#: Share of these in large pieces, and share of the image filled by such a piece.
 IN_PIECES, PIECE = 0.5, 0.01
 
 
@@ -118,7 +118,7 @@ def _strips(tile: Tile) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _equal_pixels(tile: Tile, value: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return masks ``(H, W)`` of the pixels with a value, and of those without a finite one."""
+    """Return masks ``(H, W)`` of the pixels with a value, and of pixels without a finite one."""
     equal, missing = np.zeros((2, *tile.shape), dtype=bool)
     for top, strip in _strips(tile):
         rows = slice(top, top + strip.shape[1])
@@ -148,7 +148,7 @@ def _edge_region(equal: np.ndarray, data: np.ndarray) -> np.ndarray:
     Parameters
     ----------
     equal, data : ndarray
-        ``(H, W)`` bool: pixels with the value, and those with another one.
+        ``(H, W)`` bool: pixels with the value, and pixels with another one.
     """
     from scipy import ndimage
 

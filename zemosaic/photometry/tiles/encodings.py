@@ -66,7 +66,7 @@ def bayer_pattern(header: fits.Header, channels: int) -> str:
 def saturation_level(header: fits.Header) -> float:
     """Return the lowest saturation level in a header, inf if it gives none.
 
-    Values that are no positive finite number do not count.
+    Only positive finite numbers count.
     """
     levels = (header[key] for key in header if SATURATION_KEYWORDS.fullmatch(key))
     numbers = (

@@ -40,13 +40,13 @@ class FileOptions:
         Path of a file with the mask or the weights beside each image, as `wcs`.
     mask_bits : int, str or None
         Flags of the mask to ignore, in the convention of `astropy.nddata.bitmask`; after a ``~``
-        the only flags that are bad. None takes the bad flags of JWST, HST and Rubin, or all.
+        the only bad flags. None takes the bad flags of JWST, HST and Rubin, or all.
     wcs : str
         Path of the file with the WCS of an image without one in its header, relative to the folder
         of the image; ``{stem}`` stands for its name without ending.
     group : str or None
-        Tiles that share their gain and level: ``exposure`` (those of one file) or a keyword
-        (those with the same value). ``exposure:gain`` or ``exposure:level`` share one of both;
+        Tiles that share their gain and level: ``exposure`` (tiles of one file) or a keyword
+        (tiles with the same value). ``exposure:gain`` or ``exposure:level`` share one of both;
         several are joined by ``+``.
     instrument : str
         What distinguishes instruments, whose tiles share an illumination: keywords joined by
@@ -88,7 +88,7 @@ class FileOptions:
 
     @classmethod
     def of(cls, options: FileOptions) -> FileOptions:
-        """Return the options of files alone, without those that a subclass adds."""
+        """Return the options of files alone, without options added by a subclass."""
         return cls(**{field.name: getattr(options, field.name) for field in fields(cls)})
 
 

@@ -25,7 +25,7 @@ from .foreign_formats import foreign_format
 #: Reads a part of an image: ``read_pixels(key)`` equals ``image.data[key]``.
 PixelReader = Callable[[tuple[slice, ...]], np.ndarray]
 
-#: HDUs with pixels that stand in the file as they are.
+#: HDUs with pixels stored in the file as they are.
 PLAIN_HDUS = fits.PrimaryHDU, fits.ImageHDU
 
 BLOCK = 2880  # bytes
@@ -48,7 +48,7 @@ def open_fits(path: Path) -> Iterator[fits.HDUList]:
 @contextmanager
 def open_hdus(path: Path, **options: Any) -> Iterator[fits.HDUList]:
     """Open a FITS file with options of `astropy.io.fits.open`, and read all its headers."""
-    # astropy leaves a file that it opened itself open if a header is damaged.
+    # A file opened by astropy itself stays open if a header is damaged.
     with path.open("rb") as file:
         with ignore_astropy_warnings():
             # No memory map: a network drive that disappears would cause a bus error.

@@ -1,4 +1,4 @@
-"""Files that are no FITS: their format by the first bytes, and how to make FITS of them."""
+"""Files other than FITS: their format by the first bytes, and how to make FITS of them."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from astropy.wcs import WCS
 
 from .tile import ICRS
 
-#: Reference systems of right ascension and declination that can be converted.
+#: Convertible reference systems of right ascension and declination.
 EQUATORIAL = (ICRS, "FK5", "FK4", "FK4-NO-E")
-#: Other types of longitude that can be converted.
+#: Other convertible types of longitude.
 LONGITUDES = ("GLON", "ELON", "SLON")
 #: Names of reference systems that programs write besides the standard ones.
 OTHER_NAMES = {"J2000": "FK5", "J2000.0": "FK5", "B1950": "FK4", "B1950.0": "FK4", "ICRF": ICRS}
@@ -31,8 +31,8 @@ NEGLIGIBLE_SHIFT = 0.02
 def standard_radesys(wcs: WCS) -> str:
     """Return the RADESYS of a WCS by its standard name.
 
-    Ecliptic coordinates get one of their own: astropy takes them for right ascension and
-    declination if they have that of such a system.
+    Ecliptic coordinates get one of their own: with the RADESYS of an equatorial system,
+    astropy takes them for right ascension and declination.
     """
     if wcs.wcs.lngtyp == "ELON":
         return ECLIPTIC

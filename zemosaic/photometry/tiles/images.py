@@ -1,4 +1,4 @@
-"""The images of a FITS file that are tiles: all chips of a camera, but no error or mask planes.
+"""The tiles in a FITS file: all chips of a camera, but no error or mask planes.
 
 An image is chosen by a text such as ``SCI,2`` (name and version), ``SCI`` (all of this name),
 ``3`` (number), ``1,4`` (numbers), ``all``, or several of these joined by ``+``.
@@ -24,7 +24,7 @@ from .sky import unit_vectors
 
 #: The word that selects every image with a celestial WCS.
 ALL = "all"
-#: The key of groups that are the images of one file.
+#: The key of groups made of the images of one file.
 EXPOSURE = "exposure"
 #: Words in the names of HDUs that do not hold the sky but belong to an image that does.
 AUXILIARY = re.compile(
@@ -122,7 +122,7 @@ def groups_of_image(
 ) -> tuple[str, ...]:
     """Return the group of an image by each rule: its file, or the value of a keyword.
 
-    Keywords are those of the image, or else of the primary header.
+    Keywords come from the header of the image, or else from the primary header.
 
     Raises
     ------
@@ -145,8 +145,8 @@ def instrument_of_image(
 ) -> tuple[str, ...]:
     """Return the values of the keywords that distinguish instruments, empty for a missing one.
 
-    Keywords are those of the image, or else of the primary header. By default the name of an image
-    counts only in a file with `several`, where it is that of a chip.
+    Keywords come from the header of the image, or else from the primary header. By default the
+    name of an image counts only in a file with `several`, where it names a chip.
     """
     headers, values = (hdus[image].header, hdus[0].header), []
     for key in instrument_keywords(instrument):
@@ -178,7 +178,7 @@ def _numbers(hdus: fits.HDUList, path: Path, key: int | str | tuple[str, int]) -
 
 
 def _positioned(hdus: fits.HDUList, images: list[int]) -> list[int]:
-    """Return the images of the sky that have a celestial WCS of their own."""
+    """Return the images of the sky with a celestial WCS of their own."""
     return [
         number
         for number in images

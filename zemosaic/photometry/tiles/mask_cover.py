@@ -9,7 +9,7 @@ import numpy as np
 from .strips import read_raw_strips
 from .tile import Tile
 
-#: Rows that are read at once, and the step of the sample along both axes.
+#: Rows read at once, and the step of the sample along both axes.
 STRIP_ROWS, SAMPLE_STEP = 256, 3
 #: Heights of bright pixels above the median in robust standard deviations; bad ones are higher.
 BRIGHT = 3.0, 30.0
@@ -18,7 +18,7 @@ FEWEST = 50
 
 
 class MaskCover(NamedTuple):
-    """Shares of a tile that are bad by its mask, weights and alpha channel.
+    """Shares of a tile marked bad by its mask, weights and alpha channel.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def tiles_from_object(
     Parameters
     ----------
     item : HDU, HDUList or NDData
-        All images of a list of HDUs are tiles, as those of a file are, with their data quality.
+        All images of a list of HDUs are tiles, like the images of a file, with their data quality.
         An NDData gives its mask, its unit and, as weights, the inverse variance of its
         uncertainty.
     name : str
@@ -61,7 +61,7 @@ def tiles_from_object(
     Raises
     ------
     TileError
-        It holds no image that can be used.
+        It holds no usable image.
     """
     if is_nddata(item):
         return [(name, _tile_from_nddata(item, name, options))]

@@ -20,11 +20,11 @@ JWST_FLAGS = (
     "NO_SAT_CHECK", "UNRELIABLE_BIAS", "UNRELIABLE_DARK", "UNRELIABLE_SLOPE", "UNRELIABLE_FLAT",
     "OPEN", "ADJ_OPEN", "FLUX_ESTIMATED", "MSA_FAILED_OPEN", "OTHER_BAD_PIXEL", "REFERENCE_PIXEL",
 )  # fmt: skip
-#: Masks of this type are those of JWST and Roman, even if a file does not name its telescope.
+#: Masks of this type belong to JWST or Roman, even if a file does not name its telescope.
 JWST_TYPE = {"EXTNAME": "DQ", "BITPIX": 32, "BZERO": 1 << 31}
-#: Those that are bad; all others inform.
+#: The bad flags; all others inform.
 JWST_BAD = ("DO_NOT_USE", "NON_SCIENCE")
-#: Planes of Rubin masks that are bad; others, such as DETECTED, mark sources.
+#: Bad planes of Rubin masks; others, such as DETECTED, mark sources.
 RUBIN_BAD = (
     "BAD", "SAT", "INTRP", "CR", "EDGE", "NO_DATA", "SUSPECT", "UNMASKEDNAN", "CROSSTALK",
     "STREAK", "VIGNETTED", "SENSOR_EDGE",
@@ -87,7 +87,7 @@ def ignored_flags(
 
 
 def _named_flags(mask: fits.Header, primary: fits.Header) -> dict[str, int]:
-    """Return the flags by name that a mask has."""
+    """Return the flags of a mask by name."""
     planes = {key[len(PLANE) :]: mask[key] for key in mask if key.startswith(PLANE)}
     if planes:
         return {plane: 1 << int(bit) for plane, bit in planes.items()}

@@ -14,7 +14,7 @@ from .quality_flags import is_bad
 
 #: Planes of a grey or a colour image with an alpha channel.
 ALPHA_PLANES = (2, 4)
-#: Rows of the alpha channel that are read at once.
+#: Rows of the alpha channel read at once.
 ALPHA_ROWS = 256
 
 

@@ -2,7 +2,7 @@
 
 `zemosaic.photometry.tiles.tile_files` makes tiles from FITS files. The process of a run starts its
 workers before it imports astropy, which takes longer than reading many headers. It needs this
-module for that, so the functions import what they use.
+module to start them, so the functions import what they use.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 POINTS_PER_SIDE = 8
 #: Degrees along a side of a tile; its corners do not describe a larger one.
 LARGEST_EXTENT = 180.0
-#: Name of the frame of all tiles with coordinates that can be converted.
+#: Name of the frame of all tiles with convertible coordinates.
 ICRS = "ICRS"
 
 
@@ -75,7 +75,7 @@ class Tile:
     array_wcs : astropy.wcs.WCS or None
         The WCS of an array, if its parameters do not suffice.
     wcs_path : pathlib.Path or None
-        The file of the WCS, if it is not that of the image.
+        The file of the WCS, if it is not in the file of the image.
     groups : tuple of str
         Groups of the tile by each rule of `FileOptions.group`.
     instrument : tuple of str
@@ -83,7 +83,7 @@ class Tile:
     frame : str
         Frame of `corners`: ICRS, to which the WCS is converted, or the name of an unknown one.
     mask_path, weight_path : pathlib.Path or None
-        The files of mask and weights, if they are not that of the image.
+        The files of mask and weights, if they are not in the file of the image.
     ignored_flags : int
         Bits of the mask that leave a pixel good.
     alpha : bool

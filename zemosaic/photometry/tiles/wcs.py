@@ -169,7 +169,7 @@ def wcs_parameters(wcs: WCS, xy: np.ndarray) -> dict[str, Any] | None:
 
 
 def wcs_from_parameters(parameters: dict[str, Any]) -> WCS:
-    """Construct the WCS with the parameters that `wcs_parameters` returned."""
+    """Construct the WCS from the parameters returned by `wcs_parameters`."""
     wcs = WCS(naxis=2)
     for name, value in parameters.items():
         if name not in ("pv", "sip"):

@@ -14,7 +14,7 @@ def block_weights(
     means: np.ndarray, highest: np.ndarray, cell_count: np.ndarray, *,
     shared_noise: float, block_cells: int,
 ) -> BlockNoise:  # fmt: skip
-    """Turn the variances of cells in `means` into those of block means, in place."""
+    """Turn the variances of cells in `means` into variances of block means, in place."""
     channels, blocks = highest.shape[1:]
     typical_variance, prominence = np.empty((2, channels, 1)), np.empty(blocks)
     _fused.block_weights(

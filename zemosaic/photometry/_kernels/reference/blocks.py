@@ -18,7 +18,7 @@ from ..layout import (
     PreviewPair,
 )
 
-#: The statistics of preview blocks that correspond to each `Kind`, in its order.
+#: The statistic of preview blocks for each `Kind`, in its order.
 KIND_STATISTICS = [
     BlockStatistic.MEAN, BlockStatistic.VARIANCE, BlockStatistic.GRADIENT_U,
     BlockStatistic.GRADIENT_V, BlockStatistic.LAPLACIAN,
@@ -31,8 +31,8 @@ def gather_blocks(
 ) -> OverlapBlocks | None:  # fmt: skip
     """Average the common cells of two previews by fit block.
 
-    Preview blocks that are complete in both tiles are added from their means, the others cell by
-    cell, unless they hold a negligible share of the cells.
+    Preview blocks complete in both tiles are added from their means, the others cell by cell,
+    unless they hold a negligible share of the cells.
 
     Parameters
     ----------
@@ -248,7 +248,7 @@ def block_weights(
     means: np.ndarray, highest: np.ndarray, cell_count: np.ndarray, *,
     shared_noise: float, block_cells: int,
 ) -> BlockNoise:  # fmt: skip
-    """Turn the variances of cells in `means` into those of block means, in place.
+    """Turn the variances of cells in `means` into variances of block means, in place.
 
     Parameters
     ----------

@@ -78,7 +78,7 @@ def invert_fronts(
 ) -> None:  # fmt: skip
     """Compute the inverse within all fronts.
 
-    In the columns of a front ``U = (U₁ C)``, and the inverse Z of those that are left is known::
+    In the columns of a front ``U = (U₁ C)``, and the inverse Z of the remaining columns is known::
 
         Y = U₁⁻¹ C      Z₁₂ = - Y Z₂₂      Z₁₁ = U₁⁻¹ U₁⁻ᵀ - Z₁₂ Yᵀ
 

@@ -47,8 +47,8 @@ def fit_irls(
     for _ in range(rounds):
         weights = _weigh(residual, slope, variance, cell_block, biweight)
         if not scene:
-            # The noise of York's points, like that of the scene which is made of such points, is
-            # independent of the residual: either can be the instrument for the noisy x.
+            # The noise of York's points, and of the scene made of such points, is independent of
+            # the residual: either can be the instrument for the noisy x.
             adjustment = slope[:, None] * variance[0] * residual / weights.expected
             design[:, Column.INSTRUMENT] = design[:, Column.X] + adjustment
         gram = row_products(design * weights.final[:, None], design)

@@ -18,7 +18,7 @@ def normal_blocks(
     pairs : ndarray
         ``(n,)`` int.
     derivatives : Derivatives
-        Those of the rows of these pairs, by m terms.
+        Derivatives of the rows of these pairs, by m terms.
     precision, residual : ndarray
         ``(n, 17)`` weights of the rows, and the numbers that they shall be.
     blocks : ndarray
@@ -77,18 +77,18 @@ def tile_levels(
     measured : ndarray
         ``(n, 16)`` levels in the patches.
     terms : TileTerms
-        Those of all tiles, with K terms of their surfaces.
+        Of all tiles, with K terms of their surfaces.
     basis : ndarray
         ``(K, n, 16)`` surfaces with one of these terms.
     glow, by_level : ndarray
         ``(n, 16)`` of the instrument; `by_level` is 1 / F.
     bias : float
-        Level that is no light.
+        Level not due to light.
 
     Returns
     -------
     lever, light, value : ndarray
-        ``(n, 16)``: derivatives of the corrected levels by the log-gain, their part that is light
+        ``(n, 16)``: derivatives of the corrected levels by the log-gain, their part due to light
         without the surface, and the corrected levels.
     """
     lever = terms.gain[tile, None] * (measured - (terms.reference[tile, None] + glow))

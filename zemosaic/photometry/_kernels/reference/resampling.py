@@ -62,8 +62,8 @@ class _Spline(NamedTuple):
 def _spline(x: np.ndarray, bins: int) -> _Spline:
     """Compute the quadratic B-spline at positions along one axis.
 
-    Its width does not depend on the position between the bins, in contrast to that of linear
-    interpolation, so that a star has the same shape everywhere. Weights and variance are NaN where
+    Its width does not depend on the position between the bins, in contrast to linear
+    interpolation, so a star has the same shape everywhere. Weights and variance are NaN where
     the spline reaches beyond the bins, and include the factor 1/4 of the smoothing.
     """
     middle = np.fmax(np.fmin(np.rint(x), bins - 2), 1)

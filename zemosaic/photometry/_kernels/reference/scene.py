@@ -97,7 +97,7 @@ def _mean_scene(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of slope x and y with noise that is uncorrelated with y - slope x.
 
-    The second result is its variance. `variance` holds those of x and y.
+    The second result is its variance. `variance` holds the variances of x and y.
     """
     x_variance, y_variance = variance
     scaled = line.slope * line.slope * x_variance
@@ -113,8 +113,8 @@ def _block_scene(
 
     Details of each size are shrunk where they are below three times their noise, as in wavelet
     denoising (Donoho and Johnstone 1994, Biometrika 81, 425). The noise of the mean is independent
-    of the residual, and so is any function of it, so that this instrument causes no bias; samples
-    that hold nothing but noise would only dilute it.
+    of the residual, and so is any function of it, so this instrument causes no bias; samples of
+    noise alone would only dilute it.
     """
     scene, variance = _mean_scene(samples.x, samples.y, samples.block_variance, line)
     no_level = _Line(line.slope, np.zeros_like(line.level))
@@ -147,7 +147,7 @@ def _neighbour_means(samples: SampleArrays, values: np.ndarray) -> tuple[np.ndar
 
 
 def _cell_scene(samples: SampleArrays, slope: np.ndarray) -> np.ndarray:
-    """Return the scene ``(C, F)`` of cells minus that of their blocks, in ADU of tile j."""
+    """Return the scene ``(C, F)`` of cells minus the scene of their blocks, in ADU of tile j."""
     x, y = samples.cell_details[0]
     cell_variance = samples.variance[..., len(samples.u) :]
     return _shrink_details(*_mean_scene(x, y, cell_variance, _Line(slope, np.zeros_like(slope))))

@@ -101,9 +101,9 @@ def patch_sums(
 
     Standard errors from these sums are right for any correlation within a patch: the sandwich
     estimator of Liang and Zeger (1986, Biometrika 73, 13). Neighbouring cells share pixels and
-    edges of stars, so their errors are not independent, but those of patches are. A patch draws
-    the fit to itself in proportion to its share of the weight (as in MacKinnon and White 1985,
-    J. Econometrics 29, 305).
+    edges of stars, so their errors are not independent, but the errors of patches are. A patch
+    draws the fit to itself in proportion to its share of the weight (as in MacKinnon and White
+    1985, J. Econometrics 29, 305).
 
     Parameters
     ----------
