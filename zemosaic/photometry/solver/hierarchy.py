@@ -174,15 +174,15 @@ def may_hide_faults(found: Spreads) -> bool:
 
 
 def is_simpler(again: Spreads, before: Spreads) -> bool:
-    """Whether a second fit needs no excess of the levels, or surfaces of fewer orders, than before.
+    """Whether a second fit needs no excess of the levels, or surfaces of lower order, than before.
 
     Planes may take the place of an excess. Higher orders may not: they describe structure of few
     tiles as well.
     """
-    orders, most = (int(np.count_nonzero(spreads.surface)) for spreads in (again, before))
+    order, highest = (spreads.order for spreads in (again, before))
     if (again.level_excess > 0) == (before.level_excess > 0):
-        return orders < most
-    return before.level_excess > 0 and orders <= max(most, 1)
+        return order < highest
+    return before.level_excess > 0 and order <= max(highest, 1)
 
 
 def _leave_out(solver: HierarchySolver, tiles: np.ndarray) -> None:

@@ -82,6 +82,11 @@ class Spreads:
         return bool(self.surface[2:].max() > ROUGH**2 * self.surface[:2].max())
 
     @property
+    def order(self) -> int:
+        """Highest order of the surfaces; 0 without any."""
+        return int(self.surface.nonzero()[0].max(initial=-1)) + 1
+
+    @property
     def scatter(self) -> float:
         """Excess of the levels, plus the excess equivalent to the surfaces."""
         return float(MEAN_SQUARE @ self.surface) / (ALIKE * PATCHES) + self.level_excess
