@@ -32,9 +32,10 @@ REACH = 4  # steps from tile to tile: as far as a tile that contradicts all othe
 LARGEST_SMALL = 12
 FEWEST_LEFT = 5  # tiles: fewer always agree
 CLEAR = 50.0  # least difference of the deviances without a bad tile and without any other
-#: The same, and that to the deviance with all tiles, if others need no simpler model without it.
+#: The same if the other tiles need no simpler model, and the least difference to the deviance with
+#: all tiles.
 CLEARER = 150.0, 500.0
-SAME_SCATTER = 2.0  # factor by which the scatter of levels without it may be larger
+MOST_SCATTER = 2.0  # scatter of the levels without a bad tile, in units of that with it
 FAR = 3.0  # of a log-gain from those of the pairs: a factor of 20
 FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
@@ -72,9 +73,10 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
 
 
 def _with_shared(state: State, other: State) -> State:
-    """Return a state with the illumination and the glow of another one."""
-    shared = {name: getattr(other, name) for name in ("log_flat", "glow", "bias", "trend")}
-    return replace(state, **shared)
+    """Return a state with the illumination, the glow and the trend of another one."""
+    return replace(
+        state, log_flat=other.log_flat, glow=other.glow, bias=other.bias, trend=other.trend
+    )
 
 
 def _survey(solver: HierarchySolver, state: State) -> Fit:
@@ -161,7 +163,7 @@ def spoils(beside: float, before: float, again: Spreads, fit: Spreads) -> bool:
     again, fit : Spreads
         Sizes without it, and with it.
     """
-    if again.scatter > SAME_SCATTER * fit.scatter:
+    if again.scatter > MOST_SCATTER * fit.scatter:
         return False
     if is_simpler(again, fit):
         return beside >= CLEAR and before >= 0

@@ -87,12 +87,12 @@ class Learner:
                 (spreads.glow, self.state.glow, error[:, flats:glows], active.glow),
             )
         )
-        # In a smooth illumination no degree is larger than a lower one.
         trend = spreads.trend * bool(self.columns.trends)
         if trend:
             squares, errors = self.state.trend**2, errors_of_all[error.size :]
             score = scored_variance(trend, squares, errors, least=LEAST_TREND_EVIDENCE)
             trend = self._next(trend, *score, self.drops)
+        # In a smooth illumination no degree is larger than a lower one.
         log_flat = np.maximum.accumulate(log_flat[::-1])[::-1]
         return spreads.replace(log_flat=log_flat, glow=glow, trend=trend)
 
