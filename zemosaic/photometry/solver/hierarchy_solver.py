@@ -161,8 +161,7 @@ class HierarchySolver:
                 weights = extrapolation.of_round(weights)
             self.separate(rows, everywhere=number <= separated)
             last, state = state, self.next_state(columns, rows, weights, state, spreads)
-            if not (np.abs(state.log_gain) < np.abs(self.log_gain) + growth).all():
-                raise np.linalg.LinAlgError("the rounds diverge")
+            self._check_growth(state, growth)
             if number <= separated:
                 continue
             if learning:
@@ -225,7 +224,13 @@ class HierarchySolver:
         squares = right @ step[0] + shared @ step[1]
         self.step = float(np.sqrt(max(squares, 0.0) / max(columns.size, 1)))
         state = columns.add(state, *step)
+        self._check_growth(state, MOST_GROWTH)  # the gauge takes exponentials
         return set_gauge(self.channel, state, self.reference, self.apart)
+
+    def _check_growth(self, state: State, growth: float) -> None:
+        """Raise `LinAlgError` if a log-gain exceeds the first one by more than `growth`."""
+        if not (np.abs(state.log_gain) < np.abs(self.log_gain) + growth).all():
+            raise np.linalg.LinAlgError("the rounds diverge")
 
     @property
     def normal(self) -> Bordered:
