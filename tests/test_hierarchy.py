@@ -267,6 +267,22 @@ def test_an_anchor_keeps_its_values(changes: dict[str, float]) -> None:
     assert np.ptp(values[1] - unit * values[0]) < 1e-8
 
 
+@pytest.mark.parametrize("drift", [0.0, 0.4])
+def test_errors_relative_to_an_anchor_are_honest(drift: float) -> None:
+    """Tiles far from an anchor at the corner own to the trend that an illumination leaves free."""
+    gains, offsets = [], []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(7, seed, corner=0.2)
+        mosaic.gain *= np.exp(drift * mosaic.centre[:, 0] / np.ptp(mosaic.centre[:, 0]))
+        solution = mosaic.solve(anchor=0)
+        gain = mosaic.gain / mosaic.gain[0]
+        offset = (mosaic.offset - mosaic.offset[0]) / mosaic.gain[0]
+        gains.append((solution.gain[:, 0] - gain)[1:] / solution.gain_err[1:, 0])
+        offsets.append((solution.offset[:, 0] - offset)[1:] / solution.offset_err[1:, 0])
+    assert 0.6 < rms(gains) < 1.3
+    assert 0.6 < rms(offsets) < 1.3
+
+
 def test_equal_gains_stay_equal_in_poor_overlaps() -> None:
     """Pairs that know gains to 10 % make those of equal tiles wrong by 1 % at most, as claimed."""
     errors, claims = [], []

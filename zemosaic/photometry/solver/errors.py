@@ -19,7 +19,8 @@ def tile_errors(channel: Channel, fit: Fit, reference: np.ndarray) -> tuple[np.n
     """Compute the standard errors of log-gains and offsets under the gauge.
 
     It holds the mean log-gain and the mean level of each component, or the log-gain and the level
-    of the anchor. Both together, because a common factor moves each level in proportion to itself.
+    of the anchor, with one factor and one shift of each component. A factor moves an offset in
+    proportion to its difference from the held level.
 
     Parameters
     ----------
@@ -35,18 +36,17 @@ def tile_errors(channel: Channel, fit: Fit, reference: np.ndarray) -> tuple[np.n
     log_gain_err, offset_err : ndarray
         ``(T,)``.
     """
-    columns = fit.columns
-    held, weight = _held_means(channel, fit)
-    shared = np.zeros((len(fit.normal.shared_inverse), 2))
-    response = np.append(fit.normal.solve(held, shared)[0], np.zeros((1, 2)), axis=0)
-    response = response[columns.index]  # (T, 2 + K, 2): covariances with the held means
-    gauge = _group_means(channel, weight, response[:, :2])
-    derivative = np.zeros((channel.tiles, 2, columns.index.shape[1]))
-    derivative[:, 0, 0] = 1.0
-    derivative[:, 1] = _offset_derivatives(channel, fit, reference)
-    covariance = _tile_covariances(channel, fit)
+    surface = _surface_derivatives(channel, fit)
+    held = _held_shares(channel, fit)
+    covariance = _gauge_covariances(channel, fit, surface, held)
+    level = fit.state.level + (surface * fit.state.surface[:, fit.columns.active.surface]).sum(1)
+    by_gain = -np.exp(fit.state.log_gain) * np.nan_to_num(reference)
+    derivative = np.zeros((channel.tiles, 2, 4))
+    derivative[:, 0] = [1, 0, -1, 0]
+    derivative[:, 1] = [0, 1, 0, -1]
+    derivative[:, 1, 0] = by_gain
+    derivative[:, 1, 2] = _held_means(channel.component, held[1], level) - level - by_gain
     variance = np.einsum("tfa,tab,tfb->tf", derivative, covariance, derivative)
-    variance -= _explained(derivative @ response, gauge)
     variance[fit.doubtful] *= LEAST_WEIGHT  # as if their pairs had their weight
     if channel.anchor is not None:
         variance[channel.ties.node == channel.ties.node[channel.anchor]] = 0.0  # but for rounding
@@ -84,44 +84,59 @@ def seam_errors(fit: Fit) -> np.ndarray:
     return errors
 
 
-def _held_means(channel: Channel, fit: Fit) -> tuple[np.ndarray, np.ndarray]:
-    """Return the held means as sums of columns ``(N, 2)``, and shares of tiles ``(2, T)``."""
-    index = fit.columns.index
-    weight = np.stack([counted_tiles(channel, fit.apart), np.ones(channel.tiles)])
-    held = np.zeros((fit.columns.size + 1, 2))
+def _held_shares(channel: Channel, fit: Fit) -> np.ndarray:
+    """Return the shares ``(2, T)`` of the tiles in the held log-gains and levels."""
+    share = np.stack([counted_tiles(channel, fit.apart), np.ones(channel.tiles)])
     for kind, component in enumerate((channel.gain_component, channel.component)):
         if channel.anchor is not None:
             of_anchor = component == component[channel.anchor]
             is_anchor = np.arange(channel.tiles) == channel.anchor
-            weight[kind] = np.where(of_anchor, is_anchor, weight[kind])
-        weight[kind] /= np.maximum(np.bincount(component, weight[kind]), 1)[component]
-        np.add.at(held[:, kind], index[:, kind], weight[kind])
-    return held[:-1], weight
+            share[kind] = np.where(of_anchor, is_anchor, share[kind])
+        share[kind] /= np.maximum(np.bincount(component, share[kind]), 1)[component]
+    return share
 
 
-def _group_means(channel: Channel, weight: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Return the covariances ``(T, 2, 2)`` of the held means of each tile's components.
+def _held_means(component: np.ndarray, share: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return means ``(T,)`` of values ``(T,)`` in the component of each tile."""
+    return np.asarray(np.bincount(component, share * values)[component])
 
-    `response` ``(T, 2, 2)`` are the covariances of log-gain and level with these means.
+
+def _gauge_covariances(
+    channel: Channel, fit: Fit, surface: np.ndarray, held: np.ndarray
+) -> np.ndarray:
+    """Return the covariances ``(T, 4, 4)`` of log-gain, level, and both held means of each tile.
+
+    `surface` ``(T, K)`` are the derivatives of levels, and `held` ``(2, T)`` the shares in the
+    means.
     """
-    means = [
-        np.stack([np.bincount(part, share * response[:, kind, b])[part] for b in (0, 1)], axis=1)
-        for kind, (part, share) in enumerate(
-            zip((channel.gain_component, channel.component), weight, strict=True)
-        )
-    ]
-    return np.stack(means, axis=1)
+    columns, normal = fit.columns, fit.normal
+    values = np.zeros((channel.tiles, 2, columns.index.shape[1]))
+    values[:, 0, 0] = values[:, 1, 1] = 1.0
+    values[:, 1, 2:] = surface
+    means = np.zeros((columns.size + 1, 2))
+    for kind in (0, 1):
+        np.add.at(means[:, kind], columns.index, held[kind][:, None] * values[:, kind])
+    shared = np.zeros((len(normal.shared_inverse), 2))
+    response = np.append(normal.solve(means[:-1], shared)[0], np.zeros((1, 2)), axis=0)
+    across = values @ response[columns.index]
+    covariance = np.zeros((channel.tiles, 4, 4))
+    covariance[:, :2, :2] = values @ _tile_covariances(channel, fit) @ values.swapaxes(1, 2)
+    covariance[:, :2, 2:], covariance[:, 2:, :2] = across, across.swapaxes(1, 2)
+    for kind, component in enumerate((channel.gain_component, channel.component)):
+        for other in (0, 1):
+            of_pair = _held_means(component, held[kind], across[:, kind, other])
+            covariance[:, 2 + kind, 2 + other] = of_pair
+    return covariance
 
 
-def _offset_derivatives(channel: Channel, fit: Fit, reference: np.ndarray) -> np.ndarray:
-    """Return the derivatives ``(T, 2 + K)`` of offsets by the terms of their tiles."""
-    surface = np.zeros((channel.tiles, fit.columns.index.shape[1] - 2))
-    if channel.frame is not None and surface.shape[1]:
-        centre = channel.frame.centre
-        place = (centre - centre[channel.ties.level]) / fit.half_tile
-        surface = surface_basis(place)[:, fit.columns.active.surface]
-    by_gain = -np.exp(fit.state.log_gain) * reference
-    return np.column_stack([np.nan_to_num(by_gain), np.ones(channel.tiles), surface])
+def _surface_derivatives(channel: Channel, fit: Fit) -> np.ndarray:
+    """Return the derivatives ``(T, K)`` of levels at the centres by the surfaces of the tiles."""
+    terms = fit.columns.index.shape[1] - 2
+    if channel.frame is None or not terms:
+        return np.zeros((channel.tiles, terms))
+    centre = channel.frame.centre
+    place = (centre - centre[channel.ties.level]) / fit.half_tile
+    return np.asarray(surface_basis(place)[:, fit.columns.active.surface])
 
 
 def _tile_covariances(channel: Channel, fit: Fit) -> np.ndarray:
@@ -144,16 +159,3 @@ def _tile_covariances(channel: Channel, fit: Fit) -> np.ndarray:
     covariance = covariance[tied]
     ratio = np.append(normal.ratio, np.zeros((1, normal.ratio.shape[1])), axis=0)[columns.index]
     return covariance + ratio @ normal.shared_inverse @ ratio.swapaxes(1, 2)
-
-
-def _explained(covariance: np.ndarray, gauge: np.ndarray) -> np.ndarray:
-    """Return the variances ``(T, F)`` of values that two others explain.
-
-    `covariance` ``(T, F, 2)`` is between the values and the others, and `gauge` ``(T, 2, 2)`` among
-    the others, of which one may be constant.
-    """
-    scale = np.sqrt(np.maximum(np.diagonal(gauge, axis1=1, axis2=2), 1e-300))
-    relative = gauge[:, 1, 0] / (scale[:, 0] * scale[:, 1])
-    normed = covariance / scale[:, None, :]
-    squares = (normed**2).sum(axis=2) - 2 * relative[:, None] * normed.prod(axis=2)
-    return np.asarray(squares / np.maximum(1 - relative**2, 1e-12)[:, None])
