@@ -33,8 +33,9 @@ Command = Callable[..., Run]
 WriteTiles = Callable[..., list[Path]]
 
 COLUMNS = [
-    "tile", "file", "channel", "gain", "gain_err", "offset", "offset_err", "slope_x", "slope_y",
-    "curve_xx", "curve_xy", "curve_yy", "cubic_xxx", "cubic_xxy", "cubic_xyy", "cubic_yyy",
+    "tile", "file", "channel", "gain", "gain_err", "offset", "offset_err", "bias", "slope_x",
+    "slope_y", "curve_xx", "curve_xy", "curve_yy",
+    "cubic_xxx", "cubic_xxy", "cubic_xyy", "cubic_yyy",
     "quartic_xxxx", "quartic_xxxy", "quartic_xxyy", "quartic_xyyy", "quartic_yyyy",
     "component", "gain_group", "pairs", "suspect", "shift",
 ]  # fmt: skip
@@ -96,6 +97,7 @@ def test_corrections_have_these_columns_and_a_row_per_tile_and_channel(
     assert units == {
         "offset": u.adu,
         "offset_err": u.adu,
+        "bias": u.adu,
         "slope_x": u.adu / u.pix,
         "slope_y": u.adu / u.pix,
         **{f"curve_{powers}": u.adu / u.pix**2 for powers in ("xx", "xy", "yy")},

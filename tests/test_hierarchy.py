@@ -57,14 +57,14 @@ def corrected(
     """Return corrected data of a tile at places ``(n, 2)`` in cells."""
     correction = solution.correction(tile)
     x, y = ((place - mosaic.centre[tile]) * mosaic.cell).T
-    flat, glow, bias = 1.0, 0.0, 0.0
+    flat, glow = 1.0, 0.0
     if correction.illumination is not None:
         half = mosaic.half * mosaic.cell
         flat, glow = (values[0] for values in correction.illumination.at(x / half[0], y / half[1]))
-        bias = float(correction.illumination.bias[0])
     surface = sum(
         getattr(correction, name)[0] * x**a * y**b for name, (a, b) in SURFACE_POWERS.items()
     )
+    bias = correction.bias[0]
     level = correction.gain[0] * (data - glow) + correction.offset[0] - bias
     return np.asarray(level / flat + bias + surface)
 
@@ -240,14 +240,38 @@ def test_a_bias_that_is_left_does_not_spoil_the_illumination() -> None:
     mosaic = InventedMosaic(5, 1, corner=0.2, bias=300.0)
     solution = mosaic.solve()
     (light,) = solution.illuminations
-    assert light.bias[0] == pytest.approx(300, abs=60)
+    assert solution.bias == pytest.approx(300, abs=60)
     truth, _ = replace(light, log_flat=mosaic.log_flat).corner_loss(0)
     loss, error = light.corner_loss(0)
     assert loss == pytest.approx(truth, abs=max(4 * error, 5e-3))
     assert rms(matched_levels(mosaic, solution)) < 0.5
 
 
-@pytest.mark.parametrize("changes", [{}, {"corner": 0.2}])
+@pytest.mark.parametrize("slope", [0.0, 5.0])
+def test_brighter_skies_lose_more_light(slope: float) -> None:
+    """F acts on the sky of each tile, which differs by 10 %; gains and errors are right."""
+    gains, levels = [], []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(6, seed, corner=0.2, own_bias=100.0, slope=slope)
+        solution = mosaic.solve()
+        found = np.sqrt(solution.spreads[0].own_bias)
+        assert found == pytest.approx(mosaic.bias.std(), rel=0.2)
+        assert (solution.bias[:, 0] - mosaic.bias).std() < 15
+        gains.append(gain_errors(mosaic, solution) / solution.gain_err[:, 0])
+        levels.append(matched_levels(mosaic, solution))
+    assert 0.6 < rms(gains) < 1.3
+    assert rms(levels) < 0.2
+
+
+@pytest.mark.parametrize("changes", [{}, {"slope": 5.0}])
+def test_equal_skies_stay_equal(changes: dict[str, float]) -> None:
+    """No tile has a bias of its own if none is needed, and gains are as true as without them."""
+    for seed in SEEDS:
+        mosaic = InventedMosaic(6, seed, corner=0.2, **changes)
+        assert mosaic.solve().spreads[0].own_bias == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"corner": 0.2}, {"corner": 0.2, "own_bias": 100.0}])
 def test_an_anchor_keeps_its_values(changes: dict[str, float]) -> None:
     """Gain 1 and offset 0; all tiles are as without an anchor, but for its units."""
     mosaic = InventedMosaic(4, 3, slope=5.0, **changes)

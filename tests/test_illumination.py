@@ -49,15 +49,15 @@ def illumination(
     of_glow[:, TERMS.tolist().index([0, 1])] = glow
     roots = random.normal(0, 1e-3, (2, channels, count, count))
     covariances = roots @ roots.swapaxes(-1, -2) / count
-    bias = np.full(channels, BIAS * (glow > 0))
-    return Illumination("Camera", np.arange(tiles), shape, log_flat, of_glow, *covariances, bias)
+    return Illumination("Camera", np.arange(tiles), shape, log_flat, of_glow, *covariances)
 
 
 def full_correction(light: Illumination) -> Correction:
     """Return a correction with every term, the same in all channels."""
     terms = (GAIN, OFFSET, 0.1, -0.2, 1e-3, -2e-3, 3e-3, 1e-5, -2e-5, 3e-5, -4e-5)
     channels = len(light.log_flat)
-    return Correction(*(np.full(channels, term) for term in terms), illumination=light)
+    bias = np.full(channels, BIAS * light.glow.any())
+    return Correction(*(np.full(channels, term) for term in terms), bias=bias, illumination=light)
 
 
 def true_flat(shape: tuple[int, int], channel: int = 0) -> np.ndarray:
@@ -194,8 +194,8 @@ def with_illumination(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
         def solve_with(*arguments: Any) -> Solution:
             solution = solve(*arguments)
-            curve = np.full_like(solution.curve_xx, 1e-3)
-            return replace(solution, illuminations=lights, curve_xx=curve)
+            curve, bias = (np.full_like(solution.gain, value) for value in (1e-3, BIAS))
+            return replace(solution, illuminations=lights, curve_xx=curve, bias=bias)
 
         monkeypatch.setattr(stages, "solve", solve_with)
 
@@ -235,10 +235,10 @@ def test_a_run_writes_and_applies_what_the_tiles_share(
     (read,) = read_illuminations(folder / "illumination.fits")
     np.testing.assert_array_equal(read.factor(), light.factor())
     np.testing.assert_array_equal(read.glow_cov, light.glow_cov)
-    np.testing.assert_array_equal(read.bias, light.bias)
     assert read.tiles.tolist() == [0, 1, 2, 3]
     assert read.digest == light.digest
-    assert replace(light, bias=light.bias + 1).digest != light.digest
+    assert replace(light, glow=light.glow + 1).digest != light.digest
+    assert (table["bias"] == BIAS).all()
     solution = calibrate(files, Settings(), "serial", [])
     corrected = fits.getdata(out / "t2.fits")
     expected = correct(simulated()[2].data, solution.correction(2))

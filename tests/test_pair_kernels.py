@@ -66,9 +66,9 @@ def random_levels(pairs: int, terms: int, tiles: int = 4) -> dict[str, Any]:
     rng = np.random.default_rng(terms)
     return {
         "tile": rng.integers(0, tiles, pairs), "measured": rng.normal(size=(pairs, 16)),
-        "terms": TileTerms(*rng.normal(size=(3, tiles)), rng.normal(size=(tiles, terms))),
+        "terms": TileTerms(*rng.normal(size=(4, tiles)), rng.normal(size=(tiles, terms))),
         "basis": rng.normal(size=(terms, pairs, 16)), "glow": rng.normal(size=(pairs, 16)),
-        "by_level": rng.uniform(0.5, 2, (pairs, 16)), "bias": 3.0,
+        "by_level": rng.uniform(0.5, 2, (pairs, 16)),
     }  # fmt: skip
 
 
@@ -79,14 +79,14 @@ def test_levels_are_corrected_by_the_terms_of_their_tile(terms: int) -> None:
     a = random_levels(7, terms)
     lever, light, value = _kernels.tile_levels(**a)
     for pair, tile in enumerate(a["tile"]):
-        gain, reference, offset, coefficients = (values[tile] for values in a["terms"])
+        gain, reference, offset, bias, coefficients = (values[tile] for values in a["terms"])
         by_gain = gain * (a["measured"][pair] - reference - a["glow"][pair])
         by_level = a["by_level"][pair]
         surface = coefficients @ a["basis"][:, pair]
         np.testing.assert_allclose(lever[pair], by_gain * by_level, rtol=1e-12, atol=1e-12)
-        lit = (by_gain + offset - a["bias"]) * by_level
+        lit = (by_gain + offset - bias) * by_level
         np.testing.assert_allclose(light[pair], lit, rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(value[pair], lit + a["bias"] + surface, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(value[pair], lit + bias + surface, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.skipif(not _kernels.COMPILED, reason="numpy counts from the end")

@@ -59,6 +59,7 @@ def equations(instruments: int, tied: bool) -> tuple[PairEquations, State]:
         log_flat=0.02 * rng.normal(size=(instruments, len(TERMS))),
         glow=rng.normal(size=(instruments, len(TERMS))),
         bias=100 * rng.normal(size=instruments),
+        own_bias=10 * rng.normal(size=9),
         trend=np.zeros(2),
     )
     return PairEquations(channel, reference), state
@@ -68,6 +69,7 @@ ALL = Unknowns(
     np.ones(len(ORDERS), dtype=bool),
     np.ones(len(TERMS), dtype=bool),
     np.ones(len(TERMS), dtype=bool),
+    own_bias=True,
 )
 
 
@@ -113,15 +115,15 @@ def _ends(equations: PairEquations) -> tuple[np.ndarray, np.ndarray]:
 def test_derivatives_by_the_terms_of_tiles_are_those_of_the_residuals(
     instruments: int, tied: bool
 ) -> None:
-    """For gain, level and all terms of the surface of either tile, also of tied tiles."""
+    """For gain, level, all terms of the surface and bias of either tile, also of tied tiles."""
     pair_equations, state = equations(instruments, tied)
     pair_equations = agreeing(pair_equations, state)
     found = rows_of(pair_equations, state)
-    width = 2 + len(ORDERS)
-    for column in range(width):
-        name = ("log_gain", "level", "surface")[min(column, 2)]
+    names = ["log_gain", "level", *["surface"] * len(ORDERS), "own_bias"]
+    width = len(names)
+    for column, name in enumerate(names):
         for tile in (0, 4, 8):
-            index = (tile, column - 2) if column >= 2 else (tile,)
+            index = (tile, column - 2) if name == "surface" else (tile,)
             expected = derivatives(pair_equations, state, name, index)
             for part, numbers in zip(found, expected, strict=True):
                 for side, ends in enumerate(_ends(pair_equations)):
@@ -136,11 +138,15 @@ def test_noise_does_not_tell_a_slope_of_the_illumination_from_a_trend_of_the_gai
     """Parallel tiles do not at all: gains, levels and bias can take the place of any slope."""
     pair_equations, state = equations(1, tied=False)
     log_flat = state.log_flat * (TERMS.sum(axis=1) == 1)
-    state = replace(state, surface=0 * state.surface, log_flat=log_flat, glow=0 * state.glow)
+    state = replace(
+        state, surface=0 * state.surface, log_flat=log_flat, glow=0 * state.glow,
+        own_bias=np.zeros(9),
+    )  # fmt: skip
     pairs, rng = pair_equations.channel.pairs, np.random.default_rng(7)
     noisy = replace(pairs, y_level=pairs.y_level + 20 * rng.normal(size=pairs.y_level.shape))
     noisy_channel = replace(pair_equations.channel, pairs=noisy)
-    active = Unknowns(np.zeros(len(ORDERS), dtype=bool), TERMS.sum(axis=1) == 1, ALL.glow & False)
+    none = np.zeros(len(ORDERS), dtype=bool)
+    active = Unknowns(none, TERMS.sum(axis=1) == 1, ALL.glow & False, own_bias=False)
     (rows,) = rows_of(PairEquations(noisy_channel, pair_equations.reference), state, active)
     ends = np.stack([pairs.i, pairs.j], axis=1)
     own = np.zeros((*rows.residual.shape, 9, 2))
@@ -184,14 +190,15 @@ def test_columns_are_those_of_the_terms_that_are_solved_for() -> None:
     """Other terms have no column, and the columns of these are the same."""
     pair_equations, state = equations(1, tied=False)
     rng = np.random.default_rng(3)
-    active = Unknowns(ORDERS == 2, rng.random(len(TERMS)) < 0.5, rng.random(len(TERMS)) < 0.2)
+    shared = rng.random(len(TERMS)) < 0.5, rng.random(len(TERMS)) < 0.2
+    active = Unknowns(ORDERS == 2, *shared, own_bias=True)
     state = replace(
         state, surface=state.surface * active.surface, log_flat=state.log_flat * active.log_flat,
         glow=state.glow * active.glow,
     )  # fmt: skip
     (few,), (every,) = rows_of(pair_equations, state, active), rows_of(pair_equations, state)
     np.testing.assert_allclose(few.residual, every.residual, atol=1e-9)
-    own = np.r_[True, True, active.surface]
+    own = np.r_[True, True, active.surface, True]
     np.testing.assert_allclose(few.own, every.own[..., np.r_[own, own]], atol=1e-9)
     shared = np.r_[active.log_flat, active.glow, True]
     np.testing.assert_allclose(few.shared, every.shared[..., shared], atol=1e-9)
@@ -200,7 +207,7 @@ def test_columns_are_those_of_the_terms_that_are_solved_for() -> None:
 @pytest.mark.parametrize("structure", [0.0, 100.0])
 def test_the_truth_has_no_residuals(structure: float) -> None:
     """With true gains, levels, surfaces and F the pairs agree but for their noise."""
-    mosaic = InventedMosaic(3, corner=0.2, slope=5.0, bias=50.0, structure=structure)
+    mosaic = InventedMosaic(3, corner=0.2, slope=5.0, bias=50.0, own_bias=70.0, structure=structure)
     mosaic.glow[0, :5] = [3.0, -2.0, 1.0, 4.0, 2.0]
     lines = [line for (line,) in mosaic.measure(noise=0.0)]
     channel = Channel.of(
@@ -212,7 +219,7 @@ def test_the_truth_has_no_residuals(structure: float) -> None:
     assert half_tile == pytest.approx(mosaic.unit)
     state = State(
         np.log(mosaic.gain), mosaic.offset / unit, mosaic.surface / unit, mosaic.log_flat,
-        mosaic.glow / unit, np.array([mosaic.bias]) / unit, np.zeros(2),
+        mosaic.glow / unit, np.array([50.0]) / unit, (mosaic.bias - 50) / unit, np.zeros(2),
     )  # fmt: skip
     (rows,) = rows_of(pair_equations, state)
     # Changes of F and of the light within a patch count to second order.
@@ -224,7 +231,7 @@ def test_the_truth_has_no_residuals(structure: float) -> None:
     without_tilt = PairEquations(replace(channel, pairs=untilted), np.zeros(9))
     (rows,) = rows_of(without_tilt, state)
     assert np.abs(rows.residual[:, :-1]).max() * unit > 0.25
-    for name in ("log_gain", "level", "surface", "log_flat", "glow", "bias"):
+    for name in ("log_gain", "level", "surface", "log_flat", "glow", "bias", "own_bias"):
         without = replace(state, **{name: np.zeros_like(getattr(state, name))})
         (rows,) = rows_of(pair_equations, without)
         assert np.abs(rows.residual[:, :-1]).max() * unit > 2

@@ -22,7 +22,7 @@ class InventedMosaic:
     """Tiles of one size on a square lattice, all parallel to the grid.
 
     ``gain * (data - glow) + offset = F * (scene - surface - bias) + bias``, so the solver shall
-    find gain, offset and surface of each tile, and F and glow of each instrument.
+    find gain, offset, surface and bias of each tile, and F and glow of each instrument.
 
     Parameters
     ----------
@@ -42,8 +42,8 @@ class InventedMosaic:
         Loss of light in the corners; 0 for a flat illumination.
     centre : tuple of float
         Centre of the vignetting on the detector, whose edges are at -1 and 1.
-    bias : float
-        Level in ADU that is no light.
+    bias, own_bias : float
+        Level in ADU that is no light, and its scatter from tile to tile.
     structure : float
         Amplitude of the scene in ADU.
     """
@@ -66,11 +66,12 @@ class InventedMosaic:
         corner: float = 0.0,
         centre: tuple[float, float] = (0.1, -0.15),
         bias: float = 0.0,
+        own_bias: float = 0.0,
         structure: float = 30.0,
     ) -> None:
         self.rng = rng = np.random.default_rng(seed)
         tiles, height, width = side * side, *self.shape
-        self.tiles, self.bias = tiles, bias
+        self.tiles = tiles
         self.level_err, self.gain_err = level_err, gain_err
         row, column = np.divmod(np.arange(tiles), side)
         step = 0.6 * np.array([width, height]) / self.cell
@@ -93,6 +94,7 @@ class InventedMosaic:
         self.log_flat = np.stack([vignetting(corner / (k + 1), centre) for k in range(instruments)])
         self.glow = np.zeros((instruments, len(TERMS)))
         self.sky_level, self.structure = sky, structure
+        self.bias = bias + own_bias * np.random.default_rng(seed).normal(size=tiles)
         ends = np.triu_indices(tiles, 1)
         depth = 2 * self.half - np.abs(self.centre[ends[0]] - self.centre[ends[1]])
         overlapping = (depth > 0.1 * self.half).all(axis=1)
@@ -117,8 +119,8 @@ class InventedMosaic:
         """Return the pixels of a tile at places ``(..., 2)``."""
         surface = surface_basis((place - self.centre[tile]) / self.unit) @ self.surface[tile]
         log_flat, glow = self.flat(tile, place)
-        light = np.exp(log_flat) * (self.scene(place) - surface - self.bias)
-        return (light + self.bias - self.offset[tile]) / self.gain[tile] + glow
+        light = np.exp(log_flat) * (self.scene(place) - surface - self.bias[tile])
+        return (light + self.bias[tile] - self.offset[tile]) / self.gain[tile] + glow
 
     def sky(self) -> np.ndarray:
         """Return the sky levels ``(T, 1)``."""

@@ -22,7 +22,8 @@ TERMS = np.array([(a, n - a) for n in range(1, DEGREE + 1) for a in range(n, -1,
 class Illumination:
     """Illumination and glow of one instrument in C channels.
 
-    ``gain * (data - glow) + offset`` is ``F * light + bias`` with F = 1 on average (of ln F).
+    ``gain * (data - glow) + offset`` of a tile is ``F * light + bias`` with F = 1 on average (of
+    ln F).
 
     Parameters
     ----------
@@ -38,8 +39,6 @@ class Illumination:
         ``(C, M)`` float64 coefficients of the glow in ADU of the tiles before correction.
     log_flat_cov, glow_cov : ndarray
         ``(C, M, M)`` float64 covariances of the coefficients.
-    bias : ndarray
-        ``(C,)`` float64 level in ADU not due to light; F does not act on it.
     """
 
     name: str
@@ -49,7 +48,6 @@ class Illumination:
     glow: np.ndarray
     log_flat_cov: np.ndarray
     glow_cov: np.ndarray
-    bias: np.ndarray
 
     def factor(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
         """Return F ``(C, rows, columns)`` for a part of a tile; 1 is the mean of ln F."""
@@ -82,7 +80,7 @@ class Illumination:
     @property
     def digest(self) -> str:
         """16 digits of the SHA-256 of its coefficients."""
-        parts = self.log_flat, self.glow, self.bias
+        parts = self.log_flat, self.glow
         numbers = np.concatenate([part.ravel() for part in parts]).astype("<f8").tobytes()
         return hashlib.sha256(numbers).hexdigest()[:16]
 

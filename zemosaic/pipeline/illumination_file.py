@@ -2,8 +2,7 @@
 
 For instrument k it has the images ``FLATk``, F in C channels, and ``FLATERRk``; with a glow also
 ``GLOWk`` and ``GLOWERRk``; and the tables ``TERMSk``, the Legendre coefficients with their
-covariances and, in its header, the bias ``BIASn`` of each channel n, and ``TILESk``, the indices of
-the tiles.
+covariances, and ``TILESk``, the indices of the tiles.
 """
 
 from __future__ import annotations
@@ -67,10 +66,9 @@ def read_illuminations(path: Path) -> list[Illumination]:
             )
             tiles = np.array(hdus[f"TILES{number}"].data["tile"], dtype=np.int64)
             shape = header["HEIGHT"], header["WIDTH"]
-            bias = np.array([header[f"BIAS{channel}"] for channel in range(len(log_flat))])
             illuminations.append(
                 Illumination(
-                    header["INSTRUME"], tiles, shape, log_flat, glow, log_flat_cov, glow_cov, bias
+                    header["INSTRUME"], tiles, shape, log_flat, glow, log_flat_cov, glow_cov
                 )
             )
     return illuminations
@@ -109,8 +107,6 @@ def _tables(light: Illumination, number: int, unit: str) -> list[fits.BinTableHD
     terms = fits.BinTableHDU(Table(columns), name=f"TERMS{number}")
     tiles = fits.BinTableHDU(Table({"tile": light.tiles}), name=f"TILES{number}")
     terms.header["GLOWUNIT"] = unit or "adu"
-    for channel, bias in enumerate(light.bias.tolist()):
-        terms.header[f"BIAS{channel}"] = (bias, "level that is no light, same unit")
     for hdu in (terms, tiles):
         _describe(hdu.header, light)
     return [terms, tiles]

@@ -249,6 +249,9 @@ class PhaseSolution(Solution):
             drift = 2 * (2 * max(spreads.trend for spreads in self.spreads)) ** 0.5
             drifts = f" and drift by {two_digits(100 * drift)} % a tile" if drift > 0 else ""
             yield f"gains scatter {two_digits(100 * gain)} %{drifts}"
+        skies = max(spreads.own_bias for spreads in self.spreads) ** 0.5
+        if skies > 0:
+            yield f"light of the sky scatters {two_digits(skies)}{unit}"
         surfaces = np.sqrt(np.max([spreads.surface for spreads in self.spreads], axis=0))
         names = "gradients of {} a tile", "second order {}", "third order {}", "fourth order {}"
         found = [

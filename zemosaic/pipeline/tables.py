@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 SOLUTION_COLUMNS = (
-    "gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS,
+    "gain", "gain_err", "offset", "offset_err", "bias", *SURFACE_POWERS,
     "component", "gain_group", "pairs", "suspect", "shift",
 )  # fmt: skip
 MEASUREMENT_COLUMNS = (
@@ -41,7 +41,17 @@ MEASUREMENT_COLUMNS = (
 )  # fmt: skip
 #: Columns of the gains of stars, and their fields in `StarGain`.
 STAR_COLUMNS = {"star_gain": "gain", "star_gain_err": "gain_err", "stars": "stars"}
-LEVEL_COLUMNS = ("offset", "offset_err", "x", "y", "level_err", "rms", "residual", "seam_err")
+LEVEL_COLUMNS = (
+    "offset",
+    "offset_err",
+    "bias",
+    "x",
+    "y",
+    "level_err",
+    "rms",
+    "residual",
+    "seam_err",
+)
 SURFACE = " + ".join(
     f"{name} * " + " * ".join(["dx"] * power_x + ["dy"] * power_y)
     for name, (power_x, power_y) in SURFACE_POWERS.items()
@@ -75,7 +85,6 @@ def corrections_table(solution: PhaseSolution, settings: Settings) -> Table:
     table = _table(columns, settings, formula, solution.unit)
     if lights:
         table.meta["illumination"] = [light.digest for light in lights]
-        table.meta["bias"] = [light.bias.tolist() for light in lights]
     return table
 
 

@@ -143,14 +143,14 @@ class ThumbnailStack:
         known = np.isfinite(own["gain"]).all(axis=1)
         if own["gain"].shape[1] != chunk.values.shape[1]:
             return chunk.values
-        gain, offset = (_per_channel(own[name]) for name in ("gain", "offset"))
+        gain, offset, bias = (_per_channel(own[name]) for name in ("gain", "offset", "bias"))
         x, y = self._tile_pixels(chunk)
         corrected = gain * chunk.values + offset
         for light in self.run.illuminations:
             lit = np.isin(chunk.tiles, light.tiles)
             if lit.any():
                 corrected[lit] = self._without_light(
-                    corrected[lit], gain[lit], light, chunk.tiles[lit], x[lit], y[lit]
+                    corrected[lit], gain[lit], bias[lit], light, chunk.tiles[lit], x[lit], y[lit]
                 )
         for name, (power_x, power_y) in SURFACE_POWERS.items():
             if np.nan_to_num(own[name]).any():
@@ -158,15 +158,14 @@ class ThumbnailStack:
         return np.where(known[:, None, None, None], corrected, chunk.values)
 
     def _without_light(
-        self, corrected: np.ndarray, gain: np.ndarray, light: Illumination, tiles: np.ndarray,
-        x: np.ndarray, y: np.ndarray,
+        self, corrected: np.ndarray, gain: np.ndarray, bias: np.ndarray, light: Illumination,
+        tiles: np.ndarray, x: np.ndarray, y: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
         """Return values of some tiles without the illumination and the glow."""
         height, width = self.run.tiles.place["shape"][tiles].T[..., None, None]
         # Beyond the edges of the tile the polynomials are no good.
         place = np.clip(2 * x / width, -1, 1), np.clip(2 * y / height, -1, 1)
         factor, glow = (part.swapaxes(0, 1) for part in _light_at(light, *place))
-        bias = _per_channel(np.asarray(light.bias)[None])
         return (corrected - gain * glow - bias) / factor + bias
 
     def _tile_pixels(self, chunk: _Chunk) -> tuple[np.ndarray, np.ndarray]:

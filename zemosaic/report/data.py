@@ -99,6 +99,7 @@ class TileData:
     gain_err: list[float] = field(default_factory=list)
     offset: list[float] = field(default_factory=list)
     offset_err: list[float] = field(default_factory=list)
+    bias: list[float] = field(default_factory=list)
     slope_x: list[float] = field(default_factory=list)
     slope_y: list[float] = field(default_factory=list)
     curve_xx: list[float] = field(default_factory=list)

@@ -14,7 +14,7 @@ from ..runtime.job_columns import JobColumns
 from .data import PairData, PairResidual, Placement, TileData
 
 Row = TypeVar("Row")
-CORRECTION = ("gain", "gain_err", "offset", "offset_err", *SURFACE_POWERS)
+CORRECTION = ("gain", "gain_err", "offset", "offset_err", "bias", *SURFACE_POWERS)
 RESIDUALS = tuple(item.name for item in fields(PairResidual))
 #: Fields of a `Placement` for numpy.
 PLACEMENT = np.dtype(

@@ -271,11 +271,11 @@ the frame (see Frame in preview_pair.h). */
     reads(double, gain, TILES)                                                                  \
     reads(double, reference, TILES)                                                             \
     reads(double, offset, TILES)                                                                \
+    reads(double, bias, TILES)                                                                  \
     reads(double, coefficients, TILES, TERMS)                                                   \
     reads(double, basis, TERMS, CHOSEN, 16)                                                     \
     reads(double, glow, CHOSEN, 16)                                                             \
     reads(double, by_level, CHOSEN, 16)                                                         \
-    number(bias)                                                                                \
     writes(double, lever, CHOSEN, 16)                                                           \
     writes(double, light, CHOSEN, 16)                                                           \
     writes(double, value, CHOSEN, 16)

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { LEVELS = 16, SURFACE_MAX = 14, WIDTH_MAX = 2 * (2 + SURFACE_MAX) };
+enum { LEVELS = 16, TILE_TERMS_MAX = 15, WIDTH_MAX = 2 * (2 + TILE_TERMS_MAX) };
 
 /* Set the derivatives (2 + terms) of the level of a patch by the terms of one tile. */
 static void set_derivatives(double *row, double sign, const double *lever, const double *by_level,
@@ -15,7 +15,7 @@ static void set_derivatives(double *row, double sign, const double *lever, const
     for (Index k = 0; k < terms; k++) row[2 + k] = sign * surface[k * step + patch];
 }
 
-/* Add the products of the levels of one pair; `terms` are those of a surface. */
+/* Add the products of the levels of one pair; `terms` are those of a surface and a bias. */
 static inline void add_levels(const NormalBlocks *a, Index pair, Index terms,
                               double *restrict block, double *restrict product)
 {
@@ -43,7 +43,7 @@ static inline void add_levels(const NormalBlocks *a, Index pair, Index terms,
 int normal_blocks(const NormalBlocks *a)
 {
     const Index half = 2 + a->size.terms, width = 2 * half;
-    if (a->size.terms > SURFACE_MAX || a->size.clique != width) return -1;
+    if (a->size.terms > TILE_TERMS_MAX || a->size.clique != width) return -1;
     for (Index pair = 0; pair < a->size.chosen; pair++) {
         const Index place = a->pairs[pair];
         if (place < 0 || place >= a->size.pairs) return -1;
@@ -51,7 +51,7 @@ int normal_blocks(const NormalBlocks *a)
         double *const product = a->products + place * width;
         memset(block, 0, (size_t)(width * width) * sizeof *block);
         memset(product, 0, (size_t)width * sizeof *product);
-        /* Without surfaces the sums stay in registers. */
+        /* Without further terms the sums stay in registers. */
         if (a->size.terms) add_levels(a, pair, a->size.terms, block, product);
         else add_levels(a, pair, 0, block, product);
         const double gain = a->precision[pair * (LEVELS + 1) + LEVELS];

@@ -16,8 +16,9 @@ class TileTerms(NamedTuple):
 
     Parameters
     ----------
-    gain, reference, offset : ndarray
-        ``(T,)``; the offset is the corrected level at the reference level.
+    gain, reference, offset, bias : ndarray
+        ``(T,)``; the offset is the corrected level at the reference level, and the bias the part of
+        it that is no light.
     coefficients : ndarray
         ``(T, K)`` of the surfaces.
     """
@@ -25,6 +26,7 @@ class TileTerms(NamedTuple):
     gain: np.ndarray
     reference: np.ndarray
     offset: np.ndarray
+    bias: np.ndarray
     coefficients: np.ndarray
 
 

@@ -20,7 +20,7 @@ int tile_levels(const TileLevels *a)
         const Index tile = a->tile[pair], start = pair * LEVELS;
         if (tile < 0 || tile >= a->size.tiles) return -1;
         const double gain = a->gain[tile], reference = a->reference[tile];
-        const double added = a->offset[tile] - a->bias;
+        const double bias = a->bias[tile], added = a->offset[tile] - bias;
         const double *const measured = a->measured + start, *const glow = a->glow + start;
         const double *const by_level = a->by_level + start;
         double *const lever = a->lever + start, *const light = a->light + start;
@@ -29,7 +29,7 @@ int tile_levels(const TileLevels *a)
             const double part = gain * (measured[k] - (reference + glow[k]));
             lever[k] = part * by_level[k];
             light[k] = (part + added) * by_level[k];
-            value[k] = light[k] + a->bias;
+            value[k] = light[k] + bias;
         }
         add_surface(a, pair, a->coefficients + tile * a->size.terms, value);
     }

@@ -60,7 +60,7 @@ def correct_rows(
     corrected *= per_channel(correction.gain)
     corrected += per_channel(correction.offset)
     if shared is not None:
-        bias = per_channel(shared.bias)
+        bias = per_channel(correction.bias)
         corrected -= bias
         corrected /= shared.factor(rows, columns)
         corrected += bias

@@ -266,6 +266,6 @@ def _record_correction(header: fits.Header, tile: Tile, correction: Correction, 
             formula.append(f"{value:.8g} * {position}" if position else f"{value:.8g}")
             if name == "offset" and light is not None:
                 line = " + ".join(formula).replace("data", "(data - glow)")
-                bias = f"{light.bias[channel]:.8g}"
+                bias = f"{np.broadcast_to(correction.bias, (tile.channels,))[channel]:.8g}"
                 formula = [f"({line} - {bias}) / F + {bias}"]
         header.add_history(f"zemosaic: channel {channel} = {' + '.join(formula)}")

@@ -1,7 +1,7 @@
 """The solution of one channel: gain, offset and surface for each tile, and the shared terms.
 
 ``corrected = (gain * (data - glow) + offset - bias) / F + bias + surface`` shall agree in all
-overlaps, with the illumination F, the glow and the bias of the tile's instrument. `pair_rows`
+overlaps, with the illumination F and the glow of the tile's instrument, and its bias. `pair_rows`
 states the equations, `hierarchy` solves them for all terms together, and estimates the typical size
 of each class of terms, by which terms that the overlaps do not show are shrunk.
 
@@ -37,6 +37,7 @@ class ChannelSolution:
     gain_err: np.ndarray
     offset: np.ndarray
     offset_err: np.ndarray
+    bias: np.ndarray
     slope_x: np.ndarray
     slope_y: np.ndarray
     curve_xx: np.ndarray
@@ -67,7 +68,7 @@ class ChannelSolution:
 
     def in_adu(self, unit: float) -> ChannelSolution:
         """Convert a solution in units of `unit` ADU."""
-        names = ("offset", "offset_err", *SURFACE_POWERS, "residual", "seam_err")
+        names = ("offset", "offset_err", "bias", *SURFACE_POWERS, "residual", "seam_err")
         return replace(
             self,
             **{name: unit * getattr(self, name) for name in names},
@@ -120,7 +121,7 @@ def _solve_once(channel: Channel) -> ChannelSolution:
     seam_err = seam_errors(fit)
     shared = SharedTerms.of(fit.state, fit.columns, fit.normal)
     if channel.anchor is not None:
-        unit, terms, shared = anchored(channel, channel.anchor, terms, shared)
+        unit, terms = anchored(channel, channel.anchor, terms, _lit(channel, fit))
         level_residual = level_residual / unit[channel.pairs.i]
         seam_err = seam_err / unit[channel.pairs.i]
     return ChannelSolution(
@@ -157,8 +158,14 @@ def _terms(
         "gain": gain,
         "gain_err": np.where(no_gain | ~tied, np.nan, gain * log_gain_err),
         "offset_err": np.where(no_level, np.nan, offset_err),
+        "bias": np.where(_lit(channel, fit), fit.state.biases(channel.instruments.labels), 0.0),
         **{name: np.where(alone, 0.0, values) for name, values in surface.items()},
     }
+
+
+def _lit(channel: Channel, fit: Fit) -> np.ndarray:
+    """Return whether each tile ``(T,)`` has an illumination."""
+    return np.asarray((channel.instruments.labels >= 0) & fit.state.log_flat.any())
 
 
 def _pairs_of_tiles(channel: Channel) -> np.ndarray:

@@ -22,8 +22,8 @@ class Columns:
     active : Unknowns
         Terms solved for.
     index : ndarray
-        ``(T, 2 + K)`` int column of log-gain, level and the K active terms of the surface of each
-        tile; N for a term not solved for. Tied tiles share columns.
+        ``(T, 2 + K)`` int column of log-gain, level and the K other active terms of each tile, of
+        its surface and its own bias; N for a term not solved for. Tied tiles share columns.
     owner : ndarray
         ``(N,)`` int tile of each column, the first of several.
     instruments : int
@@ -50,9 +50,9 @@ class Columns:
             surface=spreads.surface[SURFACE_CLASS] > 0,
             log_flat=spreads.log_flat[SHARED_CLASS] > 0,
             glow=spreads.glow[SHARED_CLASS] > 0,
+            own_bias=bool(spreads.own_bias > 0 and spreads.log_flat[0] > 0),
         )
-        terms = np.count_nonzero(active.surface)
-        solved = np.column_stack([gain, level, *[level] * terms])
+        solved = np.column_stack([gain, level, *[level] * active.of_tile])
         size = np.count_nonzero(solved)
         number = np.full(solved.shape, size)
         number[solved] = np.arange(size)
@@ -100,7 +100,9 @@ class Columns:
         surface, log_flat, glow = (
             values.copy() for values in (state.surface, state.log_flat, state.glow)
         )
-        surface[:, active.surface] += step[:, 2:]
+        surfaces = 2 + np.count_nonzero(active.surface)
+        surface[:, active.surface] += step[:, 2:surfaces]
+        own_bias = state.own_bias + step[:, surfaces:].sum(axis=1)
         common = self.by_instrument(shared)
         flats = np.count_nonzero(active.log_flat)
         log_flat[:, active.log_flat] += common[:, :flats]
@@ -110,7 +112,7 @@ class Columns:
         log_gain, level = state.log_gain + step[:, 0], state.level + step[:, 1]
         trend = state.trend.copy()
         trend[: self.trends] += shared[common.size :]
-        return State(log_gain, level, surface, log_flat, glow, bias, trend)
+        return State(log_gain, level, surface, log_flat, glow, bias, own_bias, trend)
 
     def shared_values(self, state: State) -> np.ndarray:
         """Return the values ``(S,)`` of the shared columns."""
@@ -131,6 +133,7 @@ class Columns:
             log_flat=np.where(active.log_flat, state.log_flat, 0.0),
             glow=np.where(active.glow, state.glow, 0.0),
             bias=state.bias * active.log_flat.any(),
+            own_bias=state.own_bias * active.own_bias,
             trend=state.trend * bool(self.trends),
         )
 

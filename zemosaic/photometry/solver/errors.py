@@ -112,7 +112,7 @@ def _gauge_covariances(
     columns, normal = fit.columns, fit.normal
     values = np.zeros((channel.tiles, 2, columns.index.shape[1]))
     values[:, 0, 0] = values[:, 1, 1] = 1.0
-    values[:, 1, 2:] = surface
+    values[:, 1, 2 : 2 + surface.shape[1]] = surface
     means = np.zeros((columns.size + 1, 2))
     for kind in (0, 1):
         np.add.at(means[:, kind], columns.index, held[kind][:, None] * values[:, kind])
@@ -131,12 +131,12 @@ def _gauge_covariances(
 
 def _surface_derivatives(channel: Channel, fit: Fit) -> np.ndarray:
     """Return the derivatives ``(T, K)`` of levels at the centres by the surfaces of the tiles."""
-    terms = fit.columns.index.shape[1] - 2
-    if channel.frame is None or not terms:
-        return np.zeros((channel.tiles, terms))
+    chosen = fit.columns.active.surface
+    if channel.frame is None or not chosen.any():
+        return np.zeros((channel.tiles, np.count_nonzero(chosen)))
     centre = channel.frame.centre
     place = (centre - centre[channel.ties.level]) / fit.half_tile
-    return np.asarray(surface_basis(place)[:, fit.columns.active.surface])
+    return np.asarray(surface_basis(place)[:, chosen])
 
 
 def _tile_covariances(channel: Channel, fit: Fit) -> np.ndarray:

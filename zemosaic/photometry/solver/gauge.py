@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from .channel import Channel
 from .groups import group_medians
-from .shared_terms import SharedTerms
 
 
 def in_reference_group(group: np.ndarray, component: np.ndarray, anchor: int | None) -> np.ndarray:
@@ -39,13 +36,12 @@ def in_reference_group(group: np.ndarray, component: np.ndarray, anchor: int | N
 
 
 def anchored(
-    channel: Channel, anchor: int, terms: dict[str, np.ndarray], shared: SharedTerms
-) -> tuple[np.ndarray, dict[str, np.ndarray], SharedTerms]:
+    channel: Channel, anchor: int, terms: dict[str, np.ndarray], lit: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Convert a solution to the units of a tile, giving it gain 1 and offset 0.
 
     Its component is multiplied by one factor and shifted by one level. Components with comparable
-    gains are multiplied by the same factor and keep their median sky, unless they share a bias with
-    the component of the anchor, which follows it.
+    gains are multiplied by the same factor and keep their median sky.
 
     Parameters
     ----------
@@ -55,8 +51,8 @@ def anchored(
         The tile.
     terms : dict of ndarray
         ``(T,)`` terms of the correction of each tile, and their errors.
-    shared : SharedTerms
-        Terms of the instruments.
+    lit : ndarray
+        ``(T,)`` bool: tiles with an illumination, and so a bias.
 
     Returns
     -------
@@ -64,22 +60,15 @@ def anchored(
         ``(T,)`` former gain of the anchor, or 1 for tiles without a comparable gain.
     terms : dict of ndarray
         The terms in the new units.
-    shared : SharedTerms
-        With another bias.
     """
-    gains, label = channel.gain_component, channel.instruments.labels
+    gains = channel.gain_component
     unit = np.where(gains == gains[anchor], terms["gain"][anchor], 1.0)
     shift = -terms["offset"][anchor] / unit[anchor]
-    lit = shared.log_flat.any(axis=1)
-    bias = np.where(lit, shared.bias / unit[anchor] + shift, shared.bias)
-    before, after = (np.append(values, 0.0)[label] for values in (shared.bias, bias))
+    shifts = _level_shifts(channel, anchor, terms, unit, shift)
     converted = {name: values / unit for name, values in terms.items()}
-    converted["offset"] = np.where(
-        np.append(lit, False)[label],
-        (terms["offset"] - before) / unit + after,
-        converted["offset"] + _level_shifts(channel, anchor, terms, unit, shift),
-    )
-    return unit, converted, replace(shared, bias=bias)
+    converted["offset"] += shifts
+    converted["bias"] += np.where(lit, shifts, 0.0)
+    return unit, converted
 
 
 def _level_shifts(

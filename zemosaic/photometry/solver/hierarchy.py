@@ -73,18 +73,18 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
 
 
 def _with_shared(state: State, other: State) -> State:
-    """Return a state with the illumination, the glow and the trend of another one."""
-    return replace(
-        state, log_flat=other.log_flat, glow=other.glow, bias=other.bias, trend=other.trend
-    )
+    """Return a state with the illumination, the glow, the biases and the trend of another one."""
+    names = "log_flat", "glow", "bias", "own_bias", "trend"
+    return replace(state, **{name: getattr(other, name) for name in names})
 
 
 def _survey(solver: HierarchySolver, state: State) -> Fit:
     """Fit with all classes; if that diverges, without surfaces, and at last without F as well.
 
-    A glow is tried as well. An excess of the levels takes the place of omitted surfaces. Where
-    levels drive a gain far from the gains of the pairs, tiles have structure that no surface
-    describes; if they do so in any case, contradictory pairs have given these gains.
+    Biases of the tiles and a glow are tried as well. An excess of the levels takes the place of
+    omitted surfaces. Where levels drive a gain far from the gains of the pairs, tiles have
+    structure that no surface describes; if they do so in any case, contradictory pairs have given
+    these gains.
     """
     spreads = solver.first_spreads(state)
     structure = spreads.without_surfaces()
@@ -93,7 +93,7 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
     def fit_from(first: Spreads, start: State, growth: float) -> Fit:
         fit = solver.fit(start, first, growth)
         if first.log_flat.any():
-            fit = _with_glow(solver, fit)
+            fit = _with_own_biases(solver, _with_glow(solver, fit), first)
         if fit.spreads.is_rough:
             fit = solver.fit(fit.state, fit.spreads.without_surfaces(), growth)
         return fit
@@ -172,7 +172,9 @@ def spoils(beside: float, before: float, again: Spreads, fit: Spreads) -> bool:
 
 def may_hide_faults(found: Spreads) -> bool:
     """Whether more than planes describes the levels of the tiles, and perhaps the faults of one."""
-    return bool(found.surface[1:].any() or found.glow.any() or found.level_excess > 0)
+    return bool(
+        found.surface[1:].any() or found.glow.any() or found.own_bias or found.level_excess > 0
+    )
 
 
 def is_simpler(again: Spreads, before: Spreads) -> bool:
@@ -192,6 +194,38 @@ def _leave_out(solver: HierarchySolver, tiles: np.ndarray) -> None:
     solver.doubt(tiles)
     sound = solver.channel.pairs.chosen(~solver.doubted)
     solver.gain_excess = gain_excess(replace(solver.channel, pairs=sound))
+
+
+def _with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
+    """Fit again with a bias of each tile, and return the likelier fit.
+
+    An illumination changes the light of a tile by more if its sky is brighter. Without biases of
+    their own, surfaces of second order, a glow and wrong gains together describe this nearly as
+    well. Therefore the sizes are estimated anew, from small orders above the first.
+    """
+    found, tails = fit.spreads, solver.tails.copy()
+    if not found.log_flat.any():
+        return fit
+    most = np.where(np.arange(4) < 1, np.inf, solver.scales.patch_var)
+    begin = first.replace(
+        own_bias=solver.first_own_bias(fit.state),
+        surface=np.minimum(first.surface, most),
+        glow=found.glow,
+    )
+    with suppress(np.linalg.LinAlgError):
+        again = solver.fit(fit.state, begin, with_own_biases=True)
+        if again.spreads.own_bias > 0 and _is_likelier(solver, again, fit):
+            return again
+    solver.tails = tails  # the search for contradictions looks at them
+    return fit
+
+
+def _is_likelier(solver: HierarchySolver, again: Fit, fit: Fit) -> bool:
+    """Whether a second fit is likelier; surfaces with long tails are not charged for these."""
+    tails, solver.tails = solver.tails, np.ones_like(solver.tails)
+    likelier = deviance(solver, again) < deviance(solver, fit)
+    solver.tails = tails
+    return likelier
 
 
 def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:

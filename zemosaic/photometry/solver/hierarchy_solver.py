@@ -26,7 +26,7 @@ from .pair_residuals import PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
 from .priors import Priors
 from .robust_lsq import LEAST_WEIGHT
-from .scales import Scales
+from .scales import BIAS_SPREAD, Scales
 from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
 from .surfaces import ORDERS
 from .suspects import doubtful_tiles
@@ -132,7 +132,21 @@ class HierarchySolver:
             level_excess=FIRST_EXCESS * typical * (self.channel.surface_order < ORDERS.max()),
         )
 
-    def fit(self, state: State, spreads: Spreads, growth: float = MOST_GROWTH) -> Fit:
+    def first_own_bias(self, state: State) -> float:
+        """Return the first variance of the tiles' biases: offsets may all be light of the sky."""
+        offset = centred(
+            self.channel, state.level - np.exp(state.log_gain) * self.reference, self.apart
+        )
+        least = BIAS_SPREAD * self.scales.light
+        return float(np.square(offset).mean() + least**2)
+
+    def fit(
+        self,
+        state: State,
+        spreads: Spreads,
+        growth: float = MOST_GROWTH,
+        with_own_biases: bool = False,
+    ) -> Fit:
         """Iterate from a state and sizes until both are steady.
 
         Parameters
@@ -143,6 +157,8 @@ class HierarchySolver:
             The first sizes.
         growth : float
             By which a log-gain may exceed the first ones in any round.
+        with_own_biases : bool
+            Whether the fit ends, unfinished, once the biases of the tiles are left out.
 
         Raises
         ------
@@ -168,6 +184,8 @@ class HierarchySolver:
                 sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
                 learning = number <= robust.rounds or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
+                if with_own_biases and not spreads.own_bias:
+                    break
             elif self._is_steady(last, state):
                 break
         # The excess of all pairs excuses no suspect.
@@ -310,8 +328,10 @@ class HierarchySolver:
         # The gain of such a tile still comes from its pairs.
         inverse[:, 0] = np.where(self.apart, LEAST_WEIGHT, 1.0) / spreads.gain
         inverse[:, 1] = self.scales.level_prior
-        inverse[:, 2:] = self.tails[:, kinds] / spreads.surface[kinds]
-        inverse[self.doubtful, 2:] = 1 / spreads.surface[kinds]
+        surfaces = slice(2, 2 + len(kinds))
+        inverse[:, surfaces] = self.tails[:, kinds] / spreads.surface[kinds]
+        inverse[self.doubtful, surfaces] = 1 / spreads.surface[kinds]
+        inverse[:, 2 + len(kinds) :] = 1 / (spreads.own_bias or np.inf)
         prior = np.zeros(columns.size + 1)
         prior[columns.index] = inverse
         bias = np.full(int(columns.active.log_flat.any()), self.scales.bias_prior)
@@ -343,6 +363,7 @@ class HierarchySolver:
                 self.own_gains(state),
                 np.zeros(len(state.level)),
                 state.surface[:, columns.active.surface],
+                state.own_bias[:, None][:, : int(columns.active.own_bias)],
             ]
         )
         return values[:-1], columns.shared_values(state)

@@ -38,7 +38,16 @@ def initial_state(channel: Channel, reference: np.ndarray) -> tuple[State, float
     instruments = len(channel.instruments.names)
     shared = np.zeros((instruments, len(TERMS)))
     surface = np.zeros((channel.tiles, len(ORDERS)))
-    state = State(log_gain, level, surface, shared, shared, np.zeros(instruments), np.zeros(2))
+    state = State(
+        log_gain,
+        level,
+        surface,
+        shared,
+        shared,
+        np.zeros(instruments),
+        np.zeros(channel.tiles),
+        np.zeros(2),
+    )
     return state, excess
 
 

@@ -131,7 +131,12 @@ class Learner:
         # In a smooth surface no order is larger than the order below, but the second order need not
         # come with a gradient.
         surface[1:] = np.minimum.accumulate(surface[1:])
-        return spreads.replace(gain=gain, surface=surface)
+        own_bias = spreads.own_bias * columns.active.own_bias
+        if own_bias and self.drops:
+            chosen = own[:, 1]
+            score = scored_variance(own_bias, state.own_bias[chosen] ** 2, error[chosen, -1])
+            own_bias = self._next(own_bias, *score, self.drops)
+        return spreads.replace(gain=gain, surface=surface, own_bias=own_bias)
 
     def _gain(self, variance: float, log_gain: np.ndarray, errors: np.ndarray) -> float:
         """Estimate the variance of log-gains ``(n,)`` with these variances of their errors.

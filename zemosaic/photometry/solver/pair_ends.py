@@ -20,8 +20,6 @@ class Lit(NamedTuple):
     ----------
     log_flat, by_level, glow, tilt : ndarray
         ``(n, 16)`` ln F, 1 / F, glow, and covariance of ln F with the level within the patch.
-    bias : float
-        Level not due to light.
     flat_basis, glow_basis, tilt_basis : ndarray
         ``(n, 16, m)`` active terms of ln F and of the glow, and covariances of the first terms of
         ln F with the levels.
@@ -31,7 +29,6 @@ class Lit(NamedTuple):
     by_level: np.ndarray
     glow: np.ndarray
     tilt: np.ndarray
-    bias: float
     flat_basis: np.ndarray
     glow_basis: np.ndarray
     tilt_basis: np.ndarray
@@ -56,14 +53,15 @@ class Lit(NamedTuple):
 def even_light(pairs: int) -> Lit:
     """Return an even illumination without shared terms."""
     nothing, basis = np.zeros((pairs, PATCHES)), np.zeros((pairs, PATCHES, 0))
-    return Lit(nothing, np.ones((pairs, PATCHES)), nothing, nothing, 0.0, basis, basis, basis)
+    return Lit(nothing, np.ones((pairs, PATCHES)), nothing, nothing, basis, basis, basis)
 
 
 class PairEnd(NamedTuple):
     """One tile of n pairs: its log-gain ``(n,)`` and its corrected levels ``(n, 16)``.
 
     `lever` ``(n, 16)``, `surface` ``(K, n, 16)`` and `by_shared` ``(n, 16, S)`` are the derivatives
-    of levels by the log-gain, the terms of the surface, and the active shared terms.
+    of levels by the log-gain, the terms of the surface and the own bias, and the active shared
+    terms.
     """
 
     log_gain: np.ndarray

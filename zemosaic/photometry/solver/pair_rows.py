@@ -2,12 +2,13 @@
 
 Of a pair, each patch with mean levels x and y and the gain a state that the corrected tiles agree::
 
-    T_i = (g_i (x - x0_i - A(q_i)) + l_i - b) / F(q_i) + b + P_i(p)      T_j - T_i = 0
+    T_i = (g_i (x - x0_i - A(q_i)) + l_i - b_i) / F(q_i) + b_i + P_i(p)      T_j - T_i = 0
     log g_i - log g_j + Σ c (log F(q_j) - log F(q_i)) = log a
 
 with the gains g, the levels l at the reference levels x0, the surfaces P at the position p on the
 sky, and the illumination F and the glow A of the instrument at the position q on the detector. F
-acts on light alone, not on the bias b that is left in the data. Where both light and F change
+acts on light alone, not on the bias b of a tile: one that the data of its instrument have, minus
+the light by which its sky is brighter than that of others. Where both light and F change
 across a patch, T_i has the term ``-g_i cov(x, log F(q_i)) / F(q_i)`` as well. The contrast c of the
 patches says where the gain of the pair was measured.
 
@@ -50,6 +51,8 @@ class State:
         ``(Q, M)`` coefficients of ln F and of the glow of each instrument.
     bias : ndarray
         ``(Q,)`` level not due to light, of each instrument.
+    own_bias : ndarray
+        ``(T,)`` by which that of a tile differs.
     trend : ndarray
         ``(2,)`` slopes of the log-gains across the mosaic, about which they scatter, a half tile.
     """
@@ -60,7 +63,12 @@ class State:
     log_flat: np.ndarray
     glow: np.ndarray
     bias: np.ndarray
+    own_bias: np.ndarray
     trend: np.ndarray
+
+    def biases(self, labels: np.ndarray) -> np.ndarray:
+        """Return the levels ``(T,)`` not due to light of tiles of these instruments ``(T,)``."""
+        return np.asarray(np.append(self.bias, 0.0)[labels] + self.own_bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,19 +83,28 @@ class Unknowns:
         ``(14,)`` bool: terms of all surfaces.
     log_flat, glow : ndarray
         ``(M,)`` bool: terms of all instruments. With a term of ln F there is a bias.
+    own_bias : bool
+        Whether biases of the tiles differ.
     """
 
     surface: np.ndarray
     log_flat: np.ndarray
     glow: np.ndarray
+    own_bias: bool
+
+    @property
+    def of_tile(self) -> int:
+        """Number of terms of a tile besides gain and level."""
+        return int(np.count_nonzero(self.surface)) + self.own_bias
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Linearized equations of n pairs with the same instruments.
 
-    Rows are 16 patches and the gain; columns are log-gain, level and surface of tile i, then of
-    tile j, and ln F, glow and bias of the first instrument, then, if it is another, of the second.
+    Rows are 16 patches and the gain; columns are log-gain, level, surface and own bias of tile i,
+    then of tile j, and ln F, glow and bias of the first instrument, then, if it is another, of the
+    second.
 
     Parameters
     ----------
@@ -174,6 +191,7 @@ class PairEquations:
         """
         terms = TileTerms(
             np.exp(state.log_gain), self.reference, state.level,
+            state.biases(self.channel.instruments.labels),
             np.ascontiguousarray(state.surface[:, active.surface]),
         )  # fmt: skip
         for chosen, instruments in self._parts:
@@ -248,12 +266,14 @@ class PairEquations:
             surface = self._bases.surface(chosen, of_pairs, active.surface)
         lit = self._lit(chosen, of_pairs, instrument, state, active)
         lever, light, value = _kernels.tile_levels(
-            tile, level, terms, surface, lit.glow, lit.by_level, bias=lit.bias
+            tile, level, terms, surface, lit.glow, lit.by_level
         )
         if state.log_flat.any():
             # The mean of light divided by F is not the quotient of their means.
             uneven = terms.gain[tile][:, None] * lit.by_level * lit.tilt
             lever, light, value = lever - uneven, light - uneven, value - uneven
+        if active.own_bias:
+            surface = np.concatenate([surface, 1 - lit.by_level[None]])
         return PairEnd(
             log_gain=state.log_gain[tile],
             value=value,
@@ -284,7 +304,6 @@ class PairEquations:
             by_level=np.exp(-log_flat),
             glow=basis @ state.glow[instrument],
             tilt=tilt @ state.log_flat[instrument, SMOOTH],
-            bias=float(state.bias[instrument]),
             flat_basis=basis[..., flat],
             glow_basis=basis[..., glow],
             tilt_basis=tilt[..., flat[SMOOTH]],

@@ -23,15 +23,12 @@ class SharedTerms:
         ``(Q, M)`` coefficients of ln F and of the glow; 0 without one.
     log_flat_cov, glow_cov : ndarray
         ``(Q, M, M)`` their covariances.
-    bias : ndarray
-        ``(Q,)`` level not due to light.
     """
 
     log_flat: np.ndarray
     glow: np.ndarray
     log_flat_cov: np.ndarray
     glow_cov: np.ndarray
-    bias: np.ndarray
 
     @classmethod
     def of(cls, state: State, columns: Columns, normal: Bordered) -> SharedTerms:
@@ -46,13 +43,11 @@ class SharedTerms:
                 covariance[kind, k][np.ix_(terms, terms)] = normal.shared_inverse[
                     np.ix_(place, place)
                 ]
-        return cls(state.log_flat, state.glow, covariance[0], covariance[1], state.bias)
+        return cls(state.log_flat, state.glow, covariance[0], covariance[1])
 
     def in_adu(self, unit: float) -> SharedTerms:
         """Convert terms in units of `unit` ADU."""
-        return replace(
-            self, glow=unit * self.glow, glow_cov=unit**2 * self.glow_cov, bias=unit * self.bias
-        )
+        return replace(self, glow=unit * self.glow, glow_cov=unit**2 * self.glow_cov)
 
 
 def illuminations(
@@ -66,7 +61,7 @@ def illuminations(
     for number, name in enumerate(instruments.names):
         terms = {
             key: np.stack([getattr(channel, key)[number] for channel in channels])
-            for key in ("log_flat", "glow", "log_flat_cov", "glow_cov", "bias")
+            for key in ("log_flat", "glow", "log_flat_cov", "glow_cov")
         }
         tiles = np.flatnonzero(instruments.labels == number)
         if len(tiles) and (terms["log_flat"].any() or terms["glow"].any()):

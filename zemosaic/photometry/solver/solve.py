@@ -22,7 +22,7 @@ from .surfaces import SURFACE_POWERS
 from .ties import Ties
 
 #: Fields of the solution that are terms of a tile's correction.
-TERMS = ("gain", "offset", *SURFACE_POWERS)
+TERMS = ("gain", "offset", "bias", *SURFACE_POWERS)
 
 #: Fields of a `ChannelSolution` other than arrays over tiles or pairs.
 OF_CHANNELS = ("spreads", "shared")
@@ -33,7 +33,7 @@ class Solution:
     """Corrections of T tiles in C channels, and the residuals of P pairs.
 
     ``corrected = (gain * (data - glow) + offset - bias) / F + bias + surface`` with the
-    illumination F, the glow and the bias of the tile's instrument, 1 and 0 if there are none, and
+    illumination F and the glow of the tile's instrument, 1 and 0 if there are none, and
     ``surface = slope_x * x + slope_y * y + curve_xx * x**2 + curve_xy * x * y + curve_yy * y**2 +
     cubic_xxx * x**3 + ...`` in pixels x, y from the centre of the tile.
 
@@ -46,6 +46,9 @@ class Solution:
         ``(T, C)`` float64 standard errors within the component, under the gauge; NaN if
         unknown: without a measured pair, or for a gain that no pair ties to most of its
         component.
+    bias : ndarray
+        ``(T, C)`` float64 level in ADU that is no light, on which F does not act; 0 without F. It
+        is lower for a tile with a brighter sky.
     slope_x, slope_y : ndarray
         ``(T, C)`` float64 in ADU per pixel of the tile; 0 without a surface.
     curve_xx, curve_xy, curve_yy : ndarray
@@ -94,6 +97,7 @@ class Solution:
     gain_err: np.ndarray
     offset: np.ndarray
     offset_err: np.ndarray
+    bias: np.ndarray
     slope_x: np.ndarray
     slope_y: np.ndarray
     curve_xx: np.ndarray
@@ -140,6 +144,8 @@ class Correction:
     slope_x, slope_y, curve_xx, curve_xy, curve_yy, cubic_xxx, cubic_xxy, cubic_xyy, cubic_yyy, \
             quartic_xxxx, quartic_xxxy, quartic_xxyy, quartic_xyyy, quartic_yyyy : ndarray or float
         ``(C,)`` float64 in ADU per pixel to the power of each order, about the centre of the tile.
+    bias : ndarray or float
+        ``(C,)`` float64 level in ADU that is no light.
     illumination : Illumination or None
         Illumination and glow of the tile's instrument.
     """
@@ -160,6 +166,7 @@ class Correction:
     quartic_xxyy: np.ndarray | float = 0.0
     quartic_xyyy: np.ndarray | float = 0.0
     quartic_yyyy: np.ndarray | float = 0.0
+    bias: np.ndarray | float = 0.0
     illumination: Illumination | None = None
 
 

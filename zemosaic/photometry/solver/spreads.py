@@ -63,6 +63,8 @@ class Spreads:
         Added to the variances of levels in patches, and, times their concentration, of gains.
     level_factor : float
         On the variances of levels in patches.
+    own_bias : float
+        Of the tiles' biases about that of their instrument, in level units².
     trend : float
         Of the slopes of the log-gains across the mosaic, a half tile.
     """
@@ -74,6 +76,7 @@ class Spreads:
     level_excess: float = 0.0
     gain_excess: float = 0.0
     level_factor: float = 1.0
+    own_bias: float = 0.0
     trend: float = 0.0
 
     @property
@@ -97,7 +100,7 @@ class Spreads:
 
     def in_adu(self, unit: float) -> Spreads:
         """Convert variances of levels from units of `unit` ADU."""
-        names = ("surface", "glow", "level_excess")
+        names = ("surface", "glow", "level_excess", "own_bias")
         return replace(self, **{name: unit**2 * getattr(self, name) for name in names})
 
     def replace(self, **changes: Any) -> Spreads:

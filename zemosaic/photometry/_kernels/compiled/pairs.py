@@ -33,7 +33,7 @@ def pair_residuals(
 
 def tile_levels(
     tile: np.ndarray, measured: np.ndarray, terms: TileTerms, basis: np.ndarray, glow: np.ndarray,
-    by_level: np.ndarray, *, bias: float,
+    by_level: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Correct the levels of one tile of each pair."""
     # Apart, because the levers are kept for long.
@@ -45,7 +45,6 @@ def tile_levels(
         basis=basis,
         glow=glow,
         by_level=by_level,
-        bias=bias,
         lever=lever,
         light=light,
         value=value,

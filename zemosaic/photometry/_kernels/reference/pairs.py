@@ -66,7 +66,7 @@ def pair_residuals(
 
 def tile_levels(
     tile: np.ndarray, measured: np.ndarray, terms: TileTerms, basis: np.ndarray, glow: np.ndarray,
-    by_level: np.ndarray, *, bias: float,
+    by_level: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """Correct the levels of one tile of each of n pairs.
 
@@ -82,8 +82,6 @@ def tile_levels(
         ``(K, n, 16)`` surfaces with one of these terms.
     glow, by_level : ndarray
         ``(n, 16)`` of the instrument; `by_level` is 1 / F.
-    bias : float
-        Level not due to light.
 
     Returns
     -------
@@ -92,6 +90,7 @@ def tile_levels(
         without the surface, and the corrected levels.
     """
     lever = terms.gain[tile, None] * (measured - (terms.reference[tile, None] + glow))
+    bias = terms.bias[tile, None]
     light = (lever + (terms.offset[tile, None] - bias)) * by_level
     value = light + bias
     for surface, coefficient in zip(basis, terms.coefficients[tile].T, strict=True):
