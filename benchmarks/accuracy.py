@@ -59,6 +59,9 @@ SETS: dict[str, dict[str, Any]] = {
         **MOSAIC, "gains": (0.9775, 1.0225), "nebula": 0.0, "stars": 3e-5,
     },
     "64 tiles, vignetting 5 %": {**MOSAIC, "vignetting": 0.05},
+    "64 tiles, vignetting 5 %, skies to 10 %": {
+        **MOSAIC, "vignetting": 0.05, "sky_scatter": 100.0,
+    },
     "196 tiles, vignetting 5 %": {**MANY, "vignetting": 0.05},
     "64 tiles, vignetting 5 %, gradients": {**MOSAIC, "vignetting": 0.05, "gradient": True},
     "64 tiles, vignetting 20 %, 4th order": {**MOSAIC, "vignetting": 0.2, "quartic": True},

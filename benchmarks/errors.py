@@ -65,6 +65,7 @@ def deviations(
     gain, offset = solution.gain[known], solution.offset[known]
     true_gain = np.array([tile.gain[0] for tile in tiles]) / flat
     true_offset = np.array([tile.offset[0] for tile in tiles]) / flat - true_gain * glow
+    true_offset -= [tile.sky for tile in tiles]
     true_gain, true_offset = align_truth(
         replace(solution, gain=gain, offset=offset, component=solution.component[known]),
         true_gain[:, None],

@@ -161,8 +161,8 @@ def _smooth_tiles(scene: Scene) -> Iterator[tuple[SimulatedTile, np.ndarray, _Ce
     """Yield each tile without noise and stars, its true sky ``(H, W)``, and its cells."""
     tiles = replace(without_noise(scene), border=False, fluxes=(0.0, 0.0))
     skies = replace(
-        tiles, gains=(1.0, 1.0), offset=0.0, gradient=False, quadratic=0.0, lamp=0.0,
-        vignetting=0.0, flat_residual=0.0, glow=0.0, bad=False,
+        tiles, gains=(1.0, 1.0), offset=0.0, gradient=False, quadratic=0.0, sky_scatter=0.0,
+        lamp=0.0, vignetting=0.0, flat_residual=0.0, glow=0.0, bad=False,
     )  # fmt: skip
     blank = np.zeros(scene.shape, dtype=np.float32)
     frames = [tile_from_array(blank, wcs) for wcs in layout_tiles(scene)]

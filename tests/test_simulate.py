@@ -15,7 +15,8 @@ PLAIN = {"tiles": 4, "shape": (96, 128), "overlap": 0.4, "electrons": 0, "seeing
 #: Every option that changes the light.
 LIT: dict[str, Any] = {
     "gradient": 30.0, "quadratic": 20.0, "lamp": 50.0, "vignetting": 0.2, "quartic": True,
-    "flat_residual": 0.01, "flat_scale": 10.0, "flat_shared": False, "glow": 80.0,
+    "sky_scatter": 50.0, "flat_residual": 0.01, "flat_scale": 10.0, "flat_shared": False,
+    "glow": 80.0,
 }  # fmt: skip
 
 
@@ -26,7 +27,7 @@ def tiles(**changes: Any) -> list[SimulatedTile]:
 def scene_of(tile: SimulatedTile) -> np.ndarray:
     """Return the light in a tile, by its truth."""
     corrected: np.ndarray = (tile.gain * (tile.data - tile.glow) + tile.offset) / tile.flat
-    return corrected
+    return corrected - tile.sky
 
 
 def coordinates(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +44,7 @@ def fit(image: np.ndarray, *terms: np.ndarray) -> tuple[np.ndarray, float]:
 
 @pytest.mark.parametrize("own", [{}, {"gradient": 30.0, "quadratic": 20.0, "lamp": 50.0}])
 def test_the_truth_recovers_the_light_of_every_tile(own: dict[str, Any]) -> None:
-    """(gain · (data - glow) + offset) / flat is the scene and the tile's own light to rounding."""
+    """(gain · (data - glow) + offset) / flat - sky is the scene, with the tile's other light."""
     instrument = {key: LIT[key] for key in LIT if key not in ("gradient", "quadratic", "lamp")}
     perfect = {"gains": (1.0, 1.0), "offset": 0.0}
     for tile, light in zip(tiles(**own, **instrument), tiles(**own, **perfect), strict=True):
@@ -168,7 +169,7 @@ def test_fractions_out_of_range_are_refused(name: str, value: float) -> None:
         Scene(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["gradient", "quadratic", "lamp", "glow"])
+@pytest.mark.parametrize("name", ["gradient", "quadratic", "lamp", "glow", "sky_scatter"])
 def test_light_that_is_no_number_is_refused(name: str) -> None:
     """The message names the option."""
     with pytest.raises(UserError, match=f"{name} is nan; give a number"):

@@ -36,11 +36,13 @@ class SimulatedTile:
     wcs : astropy.wcs.WCS
         Celestial, perhaps with SIP.
     gain, offset : ndarray
-        ``(C,)`` true correction: ``(gain * (data - glow) + offset) / flat`` is the scene.
+        ``(C,)`` true correction: ``(gain * (data - glow) + offset) / flat - sky`` is the scene.
     fwhm : float
         FWHM of its stars in pixels.
     flat, glow : ndarray
         ``(H, W)`` float64 illumination, and glow in ADU of the data; ``()`` if they are 1 and 0.
+    sky : float
+        Light in ADU by which the sky of this tile is brighter.
     """
 
     name: str
@@ -51,6 +53,7 @@ class SimulatedTile:
     fwhm: float
     flat: np.ndarray
     glow: np.ndarray
+    sky: float
 
 
 def simulate(scene: Scene) -> Iterator[SimulatedTile]:
@@ -73,6 +76,8 @@ def _render_tile(
     add_stars(image, wcs, stars, fwhm)
     if scene.gradient:
         add_gradient(image, rng, scene.gradient)
+    sky = scene.sky_scatter * scene.random(RandomStream.SURFACE, index, 2).normal()
+    image += sky
     _add_own_light(image, scene, index)
     if scene.trail and index % TRAIL_INTERVAL == 0:
         add_trail(image, scene.random(RandomStream.TRAIL, index))
@@ -94,12 +99,13 @@ def _render_tile(
         name=f"tile_{index:04d}.fits",
         data=data if scene.rgb else data[0],
         wcs=wcs,
-        # data = factor * flat * scene + glow + bias
+        # data = factor * flat * (scene + sky) + glow + bias
         gain=1 / factor,
         offset=-bias / factor,
         fwhm=fwhm,
         flat=flat,
         glow=instrument.glow,
+        sky=sky,
     )
 
 

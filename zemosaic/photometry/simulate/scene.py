@@ -59,6 +59,8 @@ class Scene:
     quadratic : float
         Scale in ADU of the five coefficients of a surface of second order on each tile, whose
         coordinates run from -1 to 1.
+    sky_scatter : float
+        Standard deviation in ADU of the light by which the skies of the tiles differ.
     lamp : float
         Light of a lamp beside each tile, in ADU at its centre; it grows by a factor of 3.7 over
         half a side, in a direction of its own.
@@ -110,6 +112,7 @@ class Scene:
     read_noise: float = 5.0
     gradient: bool | float = False
     quadratic: float = 0.0
+    sky_scatter: float = 0.0
     lamp: float = 0.0
     vignetting: float = 0.0
     quartic: bool = False
@@ -132,7 +135,16 @@ class Scene:
     def __post_init__(self) -> None:
         if self.tiles < 1 or min(self.shape) < 16:
             raise UserError("a scene needs at least 1 tile of at least 16 x 16 pixels")
-        for name in ("rotation", "seeing", "fwhm", "gradient", "quadratic", "lamp", "glow"):
+        for name in (
+            "rotation",
+            "seeing",
+            "fwhm",
+            "gradient",
+            "quadratic",
+            "lamp",
+            "glow",
+            "sky_scatter",
+        ):
             if not np.isfinite(getattr(self, name)):
                 raise UserError(f"{name} is {getattr(self, name)}; give a number")
         if not 1 <= self.islands <= self.tiles:
