@@ -212,8 +212,10 @@ def test_a_glow_is_found_beside_an_illumination(corner: float, size: float) -> N
         assert rms(matched_levels(mosaic, solution)) < 0.2
 
 
-@pytest.mark.parametrize(("growth", "better"), [(1.0, True), (4.0, False)])
-def test_a_glow_that_takes_gains_apart_is_none(growth: float, better: bool) -> None:
+@pytest.mark.parametrize(
+    ("growth", "likelier", "better"), [(1.0, False, True), (4.0, False, False), (4.0, True, True)]
+)
+def test_a_glow_that_takes_gains_apart_is_none(growth: float, likelier: bool, better: bool) -> None:
     """It explains what levels leave, but with gains that nothing else shows."""
 
     def fit(gain: float, excess: float, glow: float) -> Any:
@@ -221,7 +223,18 @@ def test_a_glow_that_takes_gains_apart_is_none(growth: float, better: bool) -> N
         return SimpleNamespace(spreads=none, residuals=SimpleNamespace(gain_chi=np.ones(5)))
 
     without, with_glow = fit(1e-3, 10.0, 0.0), fit(growth * 1e-3, 0.0, 4.0)
-    assert hierarchy.explains_more(with_glow, without) == better
+    assert hierarchy.explains_more(with_glow, without, lambda: likelier) == better
+
+
+def test_a_glow_is_no_illumination_if_few_stars_show_the_gains() -> None:
+    """With gains of nearly 1 an illumination describes it as well, but the pairs do not."""
+    for seed in SEEDS:
+        mosaic = InventedMosaic(6, seed, gain=0.09, gain_err=0.05, level_err=0.03, structure=3.0)
+        mosaic.glow[0, [TERMS.tolist().index([1, 0]), TERMS.tolist().index([2, 0])]] = 30.0
+        solution = mosaic.solve()
+        (light,) = solution.illuminations
+        assert not light.log_flat.any()
+        assert rms(gain_errors(mosaic, solution) / solution.gain_err[:, 0]) < 1.4
 
 
 def test_gradients_and_illumination_are_separated() -> None:

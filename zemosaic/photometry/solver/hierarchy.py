@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from operator import itemgetter
 
 import numpy as np
@@ -39,7 +40,7 @@ MOST_SCATTER = 2.0  # scatter of the levels without a bad tile, in units of that
 FAR = 3.0  # of a log-gain from those of the pairs: a factor of 20
 FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
-GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains
+GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains without being likelier
 
 
 def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray) -> Fit:
@@ -93,7 +94,7 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
     def fit_from(first: Spreads, start: State, growth: float) -> Fit:
         fit = solver.fit(start, first, growth)
         if first.log_flat.any():
-            fit = _with_own_biases(solver, _with_glow(solver, fit), first)
+            fit = _with_own_biases(solver, _with_glow(solver, fit, first), first)
         if fit.spreads.is_rough:
             fit = solver.fit(fit.state, fit.spreads.without_surfaces(), growth)
         return fit
@@ -228,7 +229,7 @@ def _is_likelier(solver: HierarchySolver, again: Fit, fit: Fit) -> bool:
     return likelier
 
 
-def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
+def _with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
     """Fit again with a glow, and return the better fit.
 
     A glow is nearly an illumination, or a surface that all tiles share. It is tried where there is
@@ -239,25 +240,28 @@ def _with_glow(solver: HierarchySolver, fit: Fit) -> Fit:
         return fit
     size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
     with suppress(np.linalg.LinAlgError):
-        again = solver.fit(fit.state, found.replace(glow=np.full(3, size), level_excess=0.0))
-        if explains_more(again, fit):
+        again = solver.fit(
+            fit.state,
+            found.replace(gain=first.gain, glow=np.full(3, size), level_excess=0.0),
+        )
+        if explains_more(again, fit, partial(_is_likelier, solver, again, fit)):
             return again
     solver.tails = tails  # the search for contradictions looks at them
     return fit
 
 
-def explains_more(again: Fit, fit: Fit) -> bool:
+def explains_more(again: Fit, fit: Fit, is_likelier: Callable[[], bool]) -> bool:
     """Whether a second fit halves the excess of the levels, and does not spoil the gains.
 
     It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
     leaves the surfaces rough is made of their structure. In few tiles, a glow and gains that
-    scatter far more than before can explain any levels.
+    scatter far more than before can explain any levels; then the fit must be likelier as well.
     """
     found, before = again.spreads, fit.spreads
     more = found.level_excess <= before.level_excess / 2
     more &= found.glow[0] > 0 or (not found.glow.any() and before.level_excess > 0)
-    more &= not found.is_rough and found.gain < GAIN_GROWTH * before.gain
-    return bool(more and _gain_misfit(again) < _gain_misfit(fit) + GAIN_MISFIT)
+    more &= not found.is_rough and _gain_misfit(again) < _gain_misfit(fit) + GAIN_MISFIT
+    return bool(more and (found.gain < GAIN_GROWTH * before.gain or is_likelier()))
 
 
 def _gain_misfit(fit: Fit) -> float:

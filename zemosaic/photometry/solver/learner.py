@@ -179,7 +179,8 @@ class Learner:
             *(values[:, :-1][levels] for values in (squares, variance, leverage)),
         )  # fmt: skip
         level_factor = 1.0
-        if self.columns.active.log_flat.any() and not level > 0:
+        active = self.columns.active
+        if (active.log_flat.any() or active.glow.any()) and not level > 0:
             scatter = pairs.repetition[:, None] * squares[:, :-1] / variance[:, :-1]
             free = 1 - leverage[:, :-1]
             level_factor = self._level_factor(spreads.level_factor, scatter[levels], free[levels])
@@ -191,7 +192,7 @@ class Learner:
         return spreads.replace(level_excess=level, gain_excess=gain, level_factor=level_factor)
 
     def _level_factor(self, present: float, scatter: np.ndarray, free: np.ndarray) -> float:
-        """Estimate the factor on the variances of levels if tiles share an illumination.
+        """Estimate the factor on the variances of levels if tiles share an illumination or a glow.
 
         The line through a pair takes its effect on contrast for noise of the levels.
 
