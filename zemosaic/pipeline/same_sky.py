@@ -32,6 +32,7 @@ CORRELATED = 0.95  # of a pair not examined at first
 UNCORRELATED = 0.5  # correlation below which the scene of a pair may be two
 MANY = 0.25  # fraction of such pairs if most tiles may be wrong
 MOST_PAIRS = 50  # of one kind
+LARGEST_PAIRS = 25  # doubtful ones by which most tiles are judged
 TRIAL_PAIRS = 6  # on which orientations are tried
 EXPLAINED = 0.85  # likeness or correlation under an orientation that explains the disagreement
 # Unlike pairs, with and without an orientation that explains them; fewer may be due to trails.
@@ -117,12 +118,13 @@ def _doubt_all(
     compare: Callable[[Pair], bool | None],
 ) -> str:
     """Return a line if most tiles are wrong; empty otherwise. The largest overlaps decide."""
-    judged = {pair: compare(pair) for pair in doubtful[:MOST_PAIRS]}
+    judged = {pair: compare(pair) for pair in doubtful[:LARGEST_PAIRS]}
     unlike = [pair for pair, value in judged.items() if value is False]
     uncorrelated = [
-        pair for pair in doubtful if correlations[pair] < UNCORRELATED and not judged.get(pair)
+        pair for pair, alike in judged.items() if correlations[pair] < UNCORRELATED and not alike
     ]
-    if len(uncorrelated) >= max(FEWEST_UNLIKE, MANY * len(correlations)) and (
+    many = MANY * len(correlations) * len(judged) / len(doubtful)
+    if len(uncorrelated) >= max(FEWEST_UNLIKE, many) and (
         reason := _explanation(uncorrelated, load, scene_correlation)
     ):
         return _doubt(reason)

@@ -23,7 +23,7 @@ BACKGROUND_CELLS = 15  # side of the mean that is subtracted: gradients and clou
 BRIGHT = 8.0  # standard deviations of a cell in a feature
 FEWEST_BRIGHT = 10  # cells of features to judge an overlap by
 FEWEST_CELLS = 60  # common cells to judge a scene by its correlation
-MOST_CELLS = 10_000  # to judge it by, about
+MOST_CELLS = 5_000  # to judge it by, about
 SURFACE_ROUNDS = 5  # with robust weights
 CONTRAST = 1.5  # variance of a scene with its noise, in variances of noise, to judge it
 FEATURE = 3.0  # robust standard deviations
@@ -228,10 +228,13 @@ def _contrast(preview: Preview, channel: int, box: tuple[slice, slice]) -> np.nd
 
     values = preview.values[channel][box].astype(np.float64)
     valid = np.isfinite(values)
-    weight = uniform_filter(valid.astype(np.float64), BACKGROUND_CELLS)
+    whole = valid.all()
+    weight = 1.0 if whole else uniform_filter(valid.astype(np.float64), BACKGROUND_CELLS)
+    known = values if whole else np.where(valid, values, 0.0)
     with np.errstate(all="ignore"):
-        background = uniform_filter(np.where(valid, values, 0.0), BACKGROUND_CELLS) / weight
-        return (values - background) / np.sqrt(preview.variance[channel][box])
+        background = uniform_filter(known, BACKGROUND_CELLS) / weight
+        contrast = (values - background) / np.sqrt(preview.variance[channel][box])
+    return np.asarray(contrast, dtype=np.float32)  # sorted twice as fast
 
 
 def _mean_rank(a: np.ndarray, b: np.ndarray) -> float:
