@@ -52,10 +52,18 @@ def matched_levels(mosaic: InventedMosaic, solution: Solution) -> np.ndarray:
 
 
 def corrected(
-    mosaic: InventedMosaic, solution: Solution, tile: int, place: np.ndarray, data: np.ndarray
+    mosaic: InventedMosaic,
+    solution: Solution,
+    tile: int,
+    place: np.ndarray,
+    data: np.ndarray,
+    first: int = 0,
 ) -> np.ndarray:
-    """Return corrected data of a tile at places ``(n, 2)`` in cells."""
-    correction = solution.correction(tile)
+    """Return corrected data of a tile at places ``(n, 2)`` in cells.
+
+    `first` is the index of the mosaic's first tile in the solution.
+    """
+    correction = solution.correction(first + tile)
     x, y = ((place - mosaic.centre[tile]) * mosaic.cell).T
     flat, glow = 1.0, 0.0
     if correction.illumination is not None:
@@ -332,9 +340,10 @@ def test_equal_gains_stay_equal_in_poor_overlaps() -> None:
     assert 0.004 < np.median(claims) < 0.02
 
 
-def test_islands_are_solved_separately() -> None:
-    """Two mosaics with one instrument have one F, and a gauge each."""
-    first, second = (InventedMosaic(4, seed, corner=0.2) for seed in (1, 2))
+def solve_islands(
+    first: InventedMosaic, second: InventedMosaic, anchor: int | None = None
+) -> Solution:
+    """Solve two mosaics of 16 tiles with one instrument that do not overlap."""
     frame = replace(
         first.frame,
         centre=np.concatenate([first.centre, second.centre + 1e4]),
@@ -347,11 +356,17 @@ def test_islands_are_solved_separately() -> None:
         patches = np.array(line.patches).reshape(16, PATCH_NUMBERS)
         patches[:, :2] += 1e4
         moved.append([replace(line, patches=tuple(patches.ravel().tolist()))])
-    solution = solve(
+    return solve(
         np.r_[first.i, second.i + 16], np.r_[first.j, second.j + 16],
-        [*first.measure(), *moved], np.concatenate([first.sky(), second.sky()]), "auto",
+        [*first.measure(), *moved], np.concatenate([first.sky(), second.sky()]), "auto", anchor,
         frame=frame, instruments=Instruments(np.zeros(32, dtype=int), ("camera 0",)),
     )  # fmt: skip
+
+
+def test_islands_are_solved_separately() -> None:
+    """Two mosaics with one instrument have one F, and a gauge each."""
+    first, second = (InventedMosaic(4, seed, corner=0.2) for seed in (1, 2))
+    solution = solve_islands(first, second)
     assert solution.component[:, 0].tolist() == [0] * 16 + [1] * 16
     for mosaic, part in ((first, slice(16)), (second, slice(16, None))):
         log_gain = np.log(solution.gain[part, 0])
@@ -362,6 +377,23 @@ def test_islands_are_solved_separately() -> None:
     truth, _ = replace(light, log_flat=first.log_flat).corner_loss(0)
     loss, error = light.corner_loss(0)
     assert loss == pytest.approx(truth, abs=4 * error)
+
+
+def test_an_anchor_leaves_other_islands_as_they_are() -> None:
+    """Their gains are relative to themselves, and their tiles match as well as its own."""
+    free, anchored = (
+        solve_islands(*(InventedMosaic(4, seed, corner=0.2, bias=200.0) for seed in (1, 2)), anchor)
+        for anchor in (None, 5)
+    )
+    assert (anchored.gain[5, 0], anchored.offset[5, 0]) == (1.0, pytest.approx(0.0, abs=1e-9))
+    for first, unit in ((0, 1 / free.gain[5, 0]), (16, 1.0)):
+        mosaic = InventedMosaic(4, 1 + first // 16, corner=0.2, bias=200.0)
+        place = mosaic.centre[:, None] + np.array([[-20.0, 0.0], [0.0, 0.0], [15.0, 25.0]])
+        before, after = (
+            [corrected(mosaic, s, k, p, mosaic.data(k, p), first) for k, p in enumerate(place)]
+            for s in (free, anchored)
+        )
+        assert np.ptp(np.array(after) - unit * np.array(before)) < 1e-8
 
 
 def test_the_sizes_of_a_sample_of_tiles_serve_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ OWN_ROUNDS = 8  # in which a surface, its size and the weights of its pairs are 
 
 
 def deviance(solver: HierarchySolver, fit: Fit) -> float:
-    """Compute the deviance of the last fit of a solver.
+    """Compute the deviance of a fit, with the present weights of the tiles' surfaces.
 
     Each tile that was left out may have a surface of its own, of any size.
     """

@@ -134,11 +134,9 @@ class HierarchySolver:
 
     def first_own_bias(self, state: State) -> float:
         """Return the first variance of the tiles' biases: offsets may all be light of the sky."""
-        offset = centred(
-            self.channel, state.level - np.exp(state.log_gain) * self.reference, self.apart
-        )
-        least = BIAS_SPREAD * self.scales.light
-        return float(np.square(offset).mean() + least**2)
+        offset = state.level - np.exp(state.log_gain) * self.reference
+        offset = centred(self.channel, offset, self.apart)[~self.apart]
+        return float(offset @ offset) / max(len(offset), 1) + (BIAS_SPREAD * self.scales.light) ** 2
 
     def fit(
         self,
