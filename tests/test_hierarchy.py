@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.mosaics import InventedMosaic
-from tests.helpers.pairs import flatten, pair_line, patches_of
+from tests.helpers.pairs import flatten, pair_line, patches_of, without_gain
 from zemosaic.photometry.illumination import TERMS, Instruments
 from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS
 from zemosaic.photometry.solver import hierarchy, hierarchy_solver
@@ -282,6 +282,28 @@ def test_brighter_skies_lose_more_light(slope: float) -> None:
         levels.append(matched_levels(mosaic, solution))
     assert 0.6 < rms(gains) < 1.3
     assert rms(levels) < 0.2
+
+
+def test_tiles_without_stars_do_not_spoil_an_illumination() -> None:
+    """A third of the tiles has no measured gain; F and the gains of all others are right."""
+    pulls = []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(6, seed, gain=0.09, corner=0.2)
+        dark = mosaic.rng.permutation(mosaic.tiles) < mosaic.tiles // 3
+        lines = [
+            [without_gain(line)] if dark[i] or dark[j] else [line]
+            for i, j, (line,) in zip(mosaic.i, mosaic.j, mosaic.measure(), strict=True)
+        ]
+        given = {"frame": mosaic.frame, "instruments": mosaic.instruments}
+        solution = solve(mosaic.i, mosaic.j, lines, mosaic.sky(), "auto", **given)
+        (light,) = solution.illuminations
+        truth, _ = replace(light, log_flat=mosaic.log_flat).corner_loss(0)
+        assert light.corner_loss(0)[0] == pytest.approx(truth, abs=0.01)
+        known = np.isfinite(solution.gain_err[:, 0])
+        error = np.log(solution.gain[:, 0] / mosaic.gain)
+        pulls.append((error - error[known].mean())[known] / solution.gain_err[known, 0])
+        assert rms(matched_levels(mosaic, solution)) < 0.3
+    assert rms(np.concatenate(pulls)) < 1.3
 
 
 @pytest.mark.parametrize("changes", [{}, {"slope": 5.0}])

@@ -40,11 +40,17 @@ class Columns:
 
     @classmethod
     def of(cls, channel: Channel, spreads: Spreads) -> Columns:
-        """Choose the columns for the classes that have a spread."""
+        """Choose the columns for the classes that have a spread.
+
+        A tile without a measured gain has one under an illumination, of which the levels of the
+        tile show the effect in proportion to the gain.
+        """
         ties, tiles = channel.ties, np.arange(channel.tiles)
         used = np.zeros(channel.tiles, dtype=bool)
         used[channel.pairs.i] = used[channel.pairs.j] = True
-        gain = channel.gained & (tiles == ties.gain)
+        lit = used & (channel.instruments.labels >= 0) & (spreads.log_flat[0] > 0)
+        lit &= channel.gains_are_free
+        gain = channel.gained & (tiles == ties.gain) | _nodes(ties.gain, lit)
         level = _nodes(ties.level, used) & channel.offsets_are_free
         active = Unknowns(
             surface=spreads.surface[SURFACE_CLASS] > 0,
@@ -124,11 +130,17 @@ class Columns:
         ]
         return np.concatenate([*np.concatenate(values, axis=1), state.trend[: self.trends]])
 
+    @property
+    def has_gain(self) -> np.ndarray:
+        """Whether the gain of each tile ``(T,)`` is solved for."""
+        return np.asarray(self.index[:, 0] < self.size)
+
     def clear_inactive(self, state: State) -> State:
         """Return a state in which terms without a column are 0."""
         active = self.active
         return replace(
             state,
+            log_gain=np.where(self.has_gain, state.log_gain, 0.0),
             surface=np.where(active.surface, state.surface, 0.0),
             log_flat=np.where(active.log_flat, state.log_flat, 0.0),
             glow=np.where(active.glow, state.glow, 0.0),
@@ -153,28 +165,36 @@ def counted_tiles(channel: Channel, doubtful: np.ndarray) -> np.ndarray:
 
 
 def centred(channel: Channel, values: np.ndarray, doubtful: np.ndarray) -> np.ndarray:
-    """Return values ``(T,)`` relative to the mean of their component; 0 for a tile without a gain.
+    """Return values ``(T,)`` relative to the mean of their component.
 
-    The values of doubtful tiles ``(T,)`` do not enter the mean.
+    The values of doubtful tiles ``(T,)`` and of tiles without a measured gain do not enter the
+    mean.
     """
     component = channel.gain_component
     counted = counted_tiles(channel, doubtful)
     count = np.maximum(np.bincount(component, counted), 1)
     mean = np.bincount(component, values * counted) / count
-    return np.where(channel.gained, values - mean[component], 0.0)
+    return np.asarray(values - mean[component])
 
 
-def set_gauge(channel: Channel, state: State, reference: np.ndarray, doubtful: np.ndarray) -> State:
+def set_gauge(
+    channel: Channel,
+    state: State,
+    reference: np.ndarray,
+    doubtful: np.ndarray,
+    has_gain: np.ndarray,
+) -> State:
     """Set the mean gain of each component to 1 and keep its median sky level.
 
-    Doubtful tiles ``(T,)`` do not count, unless there are no others. A tile without a measured gain
-    has 1. `reference` ``(T,)`` are the levels of the tiles at which `State.level` is given.
+    Doubtful tiles ``(T,)`` do not count, unless there are no others, nor do tiles without a
+    measured gain. Those that have none ``(T,)`` keep 1. `reference` ``(T,)`` are the levels of the
+    tiles at which `State.level` is given.
     """
     component, joined = channel.component, channel.gain_component
     components, counted = component.max(initial=-1) + 1, counted_tiles(channel, doubtful)
     count = np.maximum(np.bincount(joined, counted), 1)
     mean = np.bincount(joined, state.log_gain * counted) / count
-    log_gain = np.where(channel.gained, state.log_gain - mean[joined], 0.0)
+    log_gain = np.where(has_gain, state.log_gain - mean[joined], 0.0)
     factor = np.exp(-mean)[joined]
     level = state.level * factor
     if channel.offsets_are_free:

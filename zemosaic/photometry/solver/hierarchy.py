@@ -58,7 +58,7 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
         ``(T,)`` bool: tiles that lie elsewhere than their WCS says.
     """
     state, excess = initial_state(channel, reference)
-    state = set_gauge(channel, state, reference, misplaced)
+    state = set_gauge(channel, state, reference, misplaced, channel.gained)
     sample = sample_pairs(channel)
     part = replace(channel, pairs=channel.pairs.chosen(sample)) if not sample.all() else channel
     given = reference, state.log_gain, excess, misplaced

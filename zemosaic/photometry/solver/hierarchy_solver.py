@@ -241,7 +241,7 @@ class HierarchySolver:
         self.step = float(np.sqrt(max(squares, 0.0) / max(columns.size, 1)))
         state = columns.add(state, *step)
         self._check_growth(state, MOST_GROWTH)  # the gauge takes exponentials
-        return set_gauge(self.channel, state, self.reference, self.apart)
+        return set_gauge(self.channel, state, self.reference, self.apart, columns.has_gain)
 
     def _check_growth(self, state: State, growth: float) -> None:
         """Raise `LinAlgError` if a log-gain exceeds the first one by more than `growth`."""
@@ -308,7 +308,7 @@ class HierarchySolver:
     def layout(self, spreads: Spreads) -> Columns:
         """Return the columns for the classes that have a size, and set the system's structure."""
         columns, last = Columns.of(self.channel, spreads), self._columns
-        if last is None or columns.index.shape != last.index.shape:
+        if last is None or not np.array_equal(columns.index, last.index):
             cliques = columns.cliques(self.channel)
             self._system = BlockSystem(columns.owner, cliques, self.channel.position)
         self._columns = columns
