@@ -48,9 +48,9 @@ class Columns:
         ties, tiles = channel.ties, np.arange(channel.tiles)
         used = np.zeros(channel.tiles, dtype=bool)
         used[channel.pairs.i] = used[channel.pairs.j] = True
-        lit = used & (channel.instruments.labels >= 0) & (spreads.log_flat[0] > 0)
-        lit &= channel.gains_are_free
-        gain = channel.gained & (tiles == ties.gain) | _nodes(ties.gain, lit)
+        lit = used & (channel.instruments.labels >= 0) & bool(spreads.log_flat[0] > 0)
+        shown = channel.gained & (tiles == ties.gain)
+        gain = (shown | _nodes(ties.gain, lit)) & channel.gains_are_free
         level = _nodes(ties.level, used) & channel.offsets_are_free
         active = Unknowns(
             surface=spreads.surface[SURFACE_CLASS] > 0,

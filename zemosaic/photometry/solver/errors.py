@@ -124,8 +124,8 @@ def _gauge_covariances(
     covariance[:, :2, 2:], covariance[:, 2:, :2] = across, across.swapaxes(1, 2)
     for kind, component in enumerate((channel.gain_component, channel.component)):
         for other in (0, 1):
-            of_pair = _held_means(component, held[kind], across[:, kind, other])
-            covariance[:, 2 + kind, 2 + other] = of_pair
+            between = _held_means(component, held[kind], across[:, kind, other])
+            covariance[:, 2 + kind, 2 + other] = between
     return covariance
 
 
