@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from operator import itemgetter
 
 import numpy as np
@@ -129,7 +128,7 @@ def _leave_out_in_turn(
     describe its faults. The measurements are far likelier without it than without any other tile.
     """
     channel = solver.channel
-    used, tiles = np.unique(np.r_[channel.pairs.i, channel.pairs.j]), np.arange(channel.tiles)
+    used, tiles = used_tiles(channel), np.arange(channel.tiles)
     if channel.frame is None or not FEWEST_LEFT < len(used) <= LARGEST_SMALL:
         return fit
     solver.doubt(fit.doubtful)  # a later search may have failed
@@ -152,6 +151,11 @@ def _leave_out_in_turn(
             break
         least, fit = first, again
     return fit
+
+
+def used_tiles(channel: Channel) -> np.ndarray:
+    """Return the indices ``(n,)`` of the tiles with a measured pair."""
+    return np.unique(np.r_[channel.pairs.i, channel.pairs.j])
 
 
 def spoils(beside: float, before: float, again: Spreads, fit: Spreads) -> bool:
@@ -205,7 +209,7 @@ def _with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
     well. Therefore the sizes are estimated anew, from small orders above the first.
     """
     found, tails = fit.spreads, solver.tails.copy()
-    if not found.log_flat.any():
+    if not found.log_flat.any() or len(used_tiles(solver.channel)) < FEWEST_LEFT:
         return fit
     most = np.where(np.arange(4) < 1, np.inf, solver.scales.patch_var)
     begin = first.replace(
@@ -240,11 +244,11 @@ def _with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
         return fit
     size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
     with suppress(np.linalg.LinAlgError):
-        again = solver.fit(
-            fit.state,
-            found.replace(gain=first.gain, glow=np.full(3, size), level_excess=0.0),
-        )
-        if explains_more(again, fit, partial(_is_likelier, solver, again, fit)):
+        many = len(used_tiles(solver.channel)) > LARGEST_SMALL
+        gain = first.gain if many else found.gain
+        begin = found.replace(gain=gain, glow=np.full(3, size), level_excess=0.0)
+        again = solver.fit(fit.state, begin)
+        if explains_more(again, fit, lambda: many and _is_likelier(solver, again, fit)):
             return again
     solver.tails = tails  # the search for contradictions looks at them
     return fit
@@ -255,7 +259,7 @@ def explains_more(again: Fit, fit: Fit, is_likelier: Callable[[], bool]) -> bool
 
     It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
     leaves the surfaces rough is made of their structure. In few tiles, a glow and gains that
-    scatter far more than before can explain any levels; then the fit must be likelier as well.
+    scatter far more than before can explain any levels; of many tiles the fit has to be likelier.
     """
     found, before = again.spreads, fit.spreads
     more = found.level_excess <= before.level_excess / 2
@@ -301,7 +305,7 @@ def _fit_sound(
 def _pairs_near(channel: Channel, chosen: np.ndarray) -> np.ndarray:
     """Return the pairs ``(P,)`` within `REACH` steps of some tiles ``(T,)``; all of few tiles."""
     i, j = channel.pairs.i, channel.pairs.j
-    if len(np.unique(np.r_[i, j])) <= SAMPLE:
+    if len(used_tiles(channel)) <= SAMPLE:
         return np.ones(len(i), dtype=bool)
     near = chosen.copy()
     for _ in range(REACH):
@@ -313,7 +317,7 @@ def _pairs_near(channel: Channel, chosen: np.ndarray) -> np.ndarray:
 def sample_pairs(channel: Channel) -> np.ndarray:
     """Choose the pairs ``(P,)`` within a few parts of the mosaic, or all of a small one."""
     pairs, tiles = channel.pairs, channel.tiles
-    used = np.unique(np.r_[pairs.i, pairs.j])
+    used = used_tiles(channel)
     if len(used) <= SAMPLE:
         return np.ones(len(pairs.i), dtype=bool)
     graph = csgraph_array(np.ones(len(pairs.i)), pairs.i, pairs.j, tiles)

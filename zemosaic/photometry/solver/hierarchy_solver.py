@@ -122,12 +122,13 @@ class HierarchySolver:
         typical = float(np.median(squares)) / GAUSSIAN_MEDIAN**2 if len(squares) else 0.0
         typical = max(typical, self.scales.patch_var)
         shares = (self.channel.instruments.labels >= 0).any() and self.channel.frame is not None
+        reach = float(np.square(self.place * self.channel.gained[:, None]).mean())
         return none.replace(
             gain=FIRST_GAIN_SPREAD**2,
             gain_excess=self.gain_excess,
             surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
             log_flat=np.full(3, typical / self.scales.light**2 * shares),
-            trend=FIRST_GAIN_SPREAD**2 / max(np.square(self.place).mean(), 1.0) * shares,
+            trend=FIRST_GAIN_SPREAD**2 / max(reach, 1.0) * shares,
             # Light that the model leaves out must not bend the gains before its size is known.
             level_excess=FIRST_EXCESS * typical * (self.channel.surface_order < ORDERS.max()),
         )
