@@ -306,6 +306,17 @@ def test_tiles_without_stars_do_not_spoil_an_illumination() -> None:
     assert rms(np.concatenate(pulls)) < 1.3
 
 
+def test_the_error_of_a_suspect_includes_the_trend() -> None:
+    """It is no smaller than that of its neighbours, which drift with it from a distant anchor."""
+    for seed in (0, 2, 4):
+        mosaic = InventedMosaic(6, seed, corner=0.2, slope=5.0)
+        mosaic.surface[1] = 150 * mosaic.rng.normal(size=mosaic.surface.shape[1])
+        mosaic.offset[1] += 300
+        solution = mosaic.solve(anchor=35)
+        assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [1]
+        assert solution.gain_err[1, 0] > 0.9 * solution.gain_err[[0, 2, 6, 7, 8], 0].mean()
+
+
 @pytest.mark.parametrize("changes", [{}, {"slope": 5.0}])
 def test_equal_skies_stay_equal(changes: dict[str, float]) -> None:
     """No tile has a bias of its own if none is needed, and gains are as true as without them."""

@@ -47,11 +47,29 @@ def tile_errors(channel: Channel, fit: Fit, reference: np.ndarray) -> tuple[np.n
     derivative[:, 1, 0] = by_gain
     derivative[:, 1, 2] = _held_means(channel.component, held[1], level) - level - by_gain
     variance = np.einsum("tfa,tab,tfb->tf", derivative, covariance, derivative)
-    variance[fit.doubtful] *= LEAST_WEIGHT  # as if their pairs had their weight
+    doubtful = fit.doubtful
+    # As if their pairs had their weight; the drift of the solution is that of their neighbours.
+    variance[doubtful] *= LEAST_WEIGHT
+    variance[doubtful] += _means_of_sound_neighbours(channel, doubtful, variance)[doubtful]
     if channel.anchor is not None:
         variance[channel.ties.node == channel.ties.node[channel.anchor]] = 0.0  # but for rounding
     errors = np.sqrt(np.maximum(variance, 0.0))
     return errors[:, 0], errors[:, 1]
+
+
+def _means_of_sound_neighbours(
+    channel: Channel, doubtful: np.ndarray, values: np.ndarray
+) -> np.ndarray:
+    """Return the means ``(T, 2)`` of values ``(T, 2)`` over the neighbours that are not doubtful.
+
+    They are 0 for a tile without any.
+    """
+    pairs = channel.pairs
+    tile, other = np.r_[pairs.i, pairs.j], np.r_[pairs.j, pairs.i]
+    sound = ~doubtful[other]
+    count = np.maximum(np.bincount(tile, sound, channel.tiles), 1)
+    sums = [np.bincount(tile, sound * column[other], channel.tiles) for column in values.T]
+    return np.stack(sums, axis=1) / count[:, None]
 
 
 def seam_errors(fit: Fit) -> np.ndarray:
