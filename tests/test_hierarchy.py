@@ -13,7 +13,7 @@ from tests.helpers.mosaics import InventedMosaic
 from tests.helpers.pairs import flatten, pair_line, patches_of, without_gain
 from zemosaic.photometry.illumination import TERMS, Instruments
 from zemosaic.photometry.pairfit.measurement import PATCH_NUMBERS
-from zemosaic.photometry.solver import hierarchy, hierarchy_solver
+from zemosaic.photometry.solver import alternatives, hierarchy, hierarchy_solver
 from zemosaic.photometry.solver.hierarchy_solver import HierarchySolver
 from zemosaic.photometry.solver.pair_rows import State
 from zemosaic.photometry.solver.solve import Solution, solve
@@ -231,7 +231,7 @@ def test_a_glow_that_takes_gains_apart_is_none(growth: float, likelier: bool, be
         return SimpleNamespace(spreads=none, residuals=SimpleNamespace(gain_chi=np.ones(5)))
 
     without, with_glow = fit(1e-3, 10.0, 0.0), fit(growth * 1e-3, 0.0, 4.0)
-    assert hierarchy.explains_more(with_glow, without, lambda: likelier) == better
+    assert alternatives.explains_more(with_glow, without, lambda: likelier) == better
 
 
 def test_a_glow_is_no_illumination_if_few_stars_show_the_gains() -> None:

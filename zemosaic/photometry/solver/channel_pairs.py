@@ -156,6 +156,11 @@ class ChannelPairs:
         """
         return np.asarray(self.patches[pairs, :, 9:] / self.unit)
 
+    @property
+    def tiles(self) -> np.ndarray:
+        """Indices ``(n,)`` of the tiles with a pair."""
+        return np.unique(np.r_[self.i, self.j])
+
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
         """Return some of the pairs, by a boolean or index array."""
         arrays = {name: values[pairs] for name, values in vars(self).items() if name != "unit"}

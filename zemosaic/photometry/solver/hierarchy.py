@@ -15,10 +15,12 @@ import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
 
 from ..overlap.graph import csgraph_array
+from .alternatives import FEWEST_LEFT, LARGEST_SMALL, with_glow, with_own_biases
 from .channel import Channel
 from .columns import set_gauge
 from .contradictions import contradicted_tiles, find_doubtful
 from .evidence import deviance
+from .first_sizes import first_spreads
 from .fit import Fit
 from .hierarchy_solver import MOST_GROWTH, HierarchySolver
 from .initial import gain_excess, initial_state
@@ -28,18 +30,12 @@ from .spreads import Spreads
 SAMPLE, SAMPLE_PARTS = 80, 4  # tiles that give the sizes of own terms, and connected parts of these
 SAMPLE_PAIRS = 400  # of them, at most: five a tile
 REACH = 4  # steps from tile to tile: as far as a tile that contradicts all others spoils them
-#: Tiles of a mosaic in which each is left out in turn: of more, none has a part in most pairs.
-LARGEST_SMALL = 12
-FEWEST_LEFT = 5  # tiles: fewer always agree
 CLEAR = 50.0  # least difference of the deviances without a bad tile and without any other
 #: The same if the other tiles need no simpler model, and the least difference to the deviance with
 #: all tiles.
 CLEARER = 150.0, 500.0
 MOST_SCATTER = 2.0  # scatter of the levels without a bad tile, in units of that with it
 FAR = 3.0  # of a log-gain from those of the pairs: a factor of 20
-FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
-GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
-GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains without being likelier
 
 
 def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray) -> Fit:
@@ -86,14 +82,14 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
     structure that no surface describes; if they do so in any case, contradictory pairs have given
     these gains.
     """
-    spreads = solver.first_spreads(state)
+    spreads = first_spreads(solver, state)
     structure = spreads.without_surfaces()
     even = structure.replace(log_flat=np.zeros(3))
 
     def fit_from(first: Spreads, start: State, growth: float) -> Fit:
         fit = solver.fit(start, first, growth)
         if first.log_flat.any():
-            fit = _with_own_biases(solver, _with_glow(solver, fit, first), first)
+            fit = with_own_biases(solver, with_glow(solver, fit, first), first)
         if fit.spreads.is_rough:
             fit = solver.fit(fit.state, fit.spreads.without_surfaces(), growth)
         return fit
@@ -128,7 +124,7 @@ def _leave_out_in_turn(
     describe its faults. The measurements are far likelier without it than without any other tile.
     """
     channel = solver.channel
-    used, tiles = used_tiles(channel), np.arange(channel.tiles)
+    used, tiles = channel.pairs.tiles, np.arange(channel.tiles)
     if channel.frame is None or not FEWEST_LEFT < len(used) <= LARGEST_SMALL:
         return fit
     solver.doubt(fit.doubtful)  # a later search may have failed
@@ -151,11 +147,6 @@ def _leave_out_in_turn(
             break
         least, fit = first, again
     return fit
-
-
-def used_tiles(channel: Channel) -> np.ndarray:
-    """Return the indices ``(n,)`` of the tiles with a measured pair."""
-    return np.unique(np.r_[channel.pairs.i, channel.pairs.j])
 
 
 def spoils(beside: float, before: float, again: Spreads, fit: Spreads) -> bool:
@@ -201,79 +192,6 @@ def _leave_out(solver: HierarchySolver, tiles: np.ndarray) -> None:
     solver.gain_excess = gain_excess(replace(solver.channel, pairs=sound))
 
 
-def _with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
-    """Fit again with a bias of each tile, and return the likelier fit.
-
-    An illumination changes the light of a tile by more if its sky is brighter. Without biases of
-    their own, surfaces of second order, a glow and wrong gains together describe this nearly as
-    well. Therefore the sizes are estimated anew, from small orders above the first.
-    """
-    found, tails = fit.spreads, solver.tails.copy()
-    if not found.log_flat.any() or len(used_tiles(solver.channel)) < FEWEST_LEFT:
-        return fit
-    most = np.where(np.arange(4) < 1, np.inf, solver.scales.patch_var)
-    begin = first.replace(
-        own_bias=solver.first_own_bias(fit.state),
-        surface=np.minimum(first.surface, most),
-        glow=found.glow,
-    )
-    with suppress(np.linalg.LinAlgError):
-        again = solver.fit(fit.state, begin, with_own_biases=True)
-        if again.spreads.own_bias > 0 and _is_likelier(solver, again, fit):
-            return again
-    solver.tails = tails  # the search for contradictions looks at them
-    return fit
-
-
-def _is_likelier(solver: HierarchySolver, again: Fit, fit: Fit) -> bool:
-    """Whether a second fit is likelier; surfaces with long tails are not charged for these."""
-    tails, solver.tails = solver.tails, np.ones_like(solver.tails)
-    likelier = deviance(solver, again) < deviance(solver, fit)
-    solver.tails = tails
-    return likelier
-
-
-def _with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
-    """Fit again with a glow, and return the better fit.
-
-    A glow is nearly an illumination, or a surface that all tiles share. It is tried where there is
-    either, or where levels remain unexplained.
-    """
-    found = fit.spreads
-    if not (found.log_flat.any() or found.surface[1:].any() or found.level_excess > 0):
-        return fit
-    size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
-    with suppress(np.linalg.LinAlgError):
-        many = len(used_tiles(solver.channel)) > LARGEST_SMALL
-        gain = first.gain if many else found.gain
-        begin = found.replace(gain=gain, glow=np.full(3, size), level_excess=0.0)
-        again = solver.fit(fit.state, begin)
-        if explains_more(again, fit, lambda: many and _is_likelier(solver, again, fit)):
-            return again
-    solver.tails = tails  # the search for contradictions looks at them
-    return fit
-
-
-def explains_more(again: Fit, fit: Fit, is_likelier: Callable[[], bool]) -> bool:
-    """Whether a second fit halves the excess of the levels, and does not spoil the gains.
-
-    It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
-    leaves the surfaces rough is made of their structure. In few tiles, a glow and gains that
-    scatter far more than before can explain any levels; of many tiles the fit has to be likelier.
-    """
-    found, before = again.spreads, fit.spreads
-    more = found.level_excess <= before.level_excess / 2
-    more &= found.glow[0] > 0 or (not found.glow.any() and before.level_excess > 0)
-    more &= not found.is_rough and _gain_misfit(again) < _gain_misfit(fit) + GAIN_MISFIT
-    return bool(more and (found.gain < GAIN_GROWTH * before.gain or is_likelier()))
-
-
-def _gain_misfit(fit: Fit) -> float:
-    """Return the mean square of the gains' residuals in units of their errors."""
-    chi = fit.residuals.gain_chi
-    return float(np.square(chi).sum() / max(np.count_nonzero(chi), 1))
-
-
 def _fit_sound(
     solver: HierarchySolver, state: State, spreads: Spreads, fit_all: Callable[[State], Fit]
 ) -> Fit:
@@ -305,7 +223,7 @@ def _fit_sound(
 def _pairs_near(channel: Channel, chosen: np.ndarray) -> np.ndarray:
     """Return the pairs ``(P,)`` within `REACH` steps of some tiles ``(T,)``; all of few tiles."""
     i, j = channel.pairs.i, channel.pairs.j
-    if len(used_tiles(channel)) <= SAMPLE:
+    if len(channel.pairs.tiles) <= SAMPLE:
         return np.ones(len(i), dtype=bool)
     near = chosen.copy()
     for _ in range(REACH):
@@ -317,7 +235,7 @@ def _pairs_near(channel: Channel, chosen: np.ndarray) -> np.ndarray:
 def sample_pairs(channel: Channel) -> np.ndarray:
     """Choose the pairs ``(P,)`` within a few parts of the mosaic, or all of a small one."""
     pairs, tiles = channel.pairs, channel.tiles
-    used = used_tiles(channel)
+    used = channel.pairs.tiles
     if len(used) <= SAMPLE:
         return np.ones(len(pairs.i), dtype=bool)
     graph = csgraph_array(np.ones(len(pairs.i)), pairs.i, pairs.j, tiles)

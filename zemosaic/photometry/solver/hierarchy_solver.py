@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from ..overlap.graph import loose_ends
-from ..robust import GAUSSIAN_MEDIAN
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .channel import Channel
@@ -26,9 +25,8 @@ from .pair_residuals import PairResiduals, RobustWeights
 from .pair_rows import PairEquations, Rows, State
 from .priors import Priors
 from .robust_lsq import LEAST_WEIGHT
-from .scales import BIAS_SPREAD, Scales
+from .scales import Scales
 from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
-from .surfaces import ORDERS
 from .suspects import doubtful_tiles
 
 ROUNDS = 60  # at most
@@ -46,10 +44,6 @@ STEADY = 1e-9  # change of a log-gain in the last round
 STEADY_ON_AVERAGE, MANY_TERMS = 1e-2, 3_000
 MOST_GROWTH = 100.0  # of a log-gain, beyond which the rounds diverge
 FEWER = 1, 3  # mild rounds, and rounds in which weights narrow, if sizes are known
-FIRST_GAIN_SPREAD = 0.1
-#: First excess in units of the squared residuals. With less, wrong gains of 1 spoil the levels;
-#: with more, planes do not show.
-FIRST_EXCESS = 0.25
 
 
 class HierarchySolver:
@@ -103,41 +97,6 @@ class HierarchySolver:
         solver = HierarchySolver(part, *given, learns_tiles=self.learns_tiles)
         solver.tails = self.tails.copy()
         return solver
-
-    def first_spreads(self, state: State) -> Spreads:
-        """Return sizes from which all classes that the model allows can be found."""
-        none = Spreads(0.0, np.zeros(4), np.zeros(3), np.zeros(3))
-        columns = Columns.of(self.channel, none)
-        rows = self.equations.rows(state, columns.active, (0.0, 0.0))
-        trusted = self.channel.pairs.trusted
-        squares = np.concatenate(
-            [
-                (part.residual**2)[:, :-1][
-                    np.isfinite(part.variance[:, :-1]) & trusted[part.pairs, None]
-                ]
-                for part in rows
-            ]
-            or [np.zeros(0)]
-        )
-        typical = float(np.median(squares)) / GAUSSIAN_MEDIAN**2 if len(squares) else 0.0
-        typical = max(typical, self.scales.patch_var)
-        shares = (self.channel.instruments.labels >= 0).any() and self.channel.frame is not None
-        reach = float(np.square(self.place * self.channel.gained[:, None]).mean())
-        return none.replace(
-            gain=FIRST_GAIN_SPREAD**2,
-            gain_excess=self.gain_excess,
-            surface=np.where(np.arange(4) < self.channel.surface_order, typical, 0.0),
-            log_flat=np.full(3, typical / self.scales.light**2 * shares),
-            trend=FIRST_GAIN_SPREAD**2 / max(reach, 1.0) * shares,
-            # Light that the model leaves out must not bend the gains before its size is known.
-            level_excess=FIRST_EXCESS * typical * (self.channel.surface_order < ORDERS.max()),
-        )
-
-    def first_own_bias(self, state: State) -> float:
-        """Return the first variance of the tiles' biases: offsets may all be light of the sky."""
-        offset = state.level - np.exp(state.log_gain) * self.reference
-        offset = centred(self.channel, offset, self.apart)[~self.apart]
-        return float(offset @ offset) / max(len(offset), 1) + (BIAS_SPREAD * self.scales.light) ** 2
 
     def fit(
         self,

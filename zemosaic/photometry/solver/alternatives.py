@@ -1,0 +1,94 @@
+"""Fits tried beside the first one: with a glow, and with a bias of each tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+
+from .evidence import deviance
+from .first_sizes import first_own_bias
+from .fit import Fit
+from .hierarchy_solver import HierarchySolver
+from .spreads import Spreads
+
+#: Tiles of a small mosaic; of more, no tile has a part in most pairs.
+LARGEST_SMALL = 12
+FEWEST_LEFT = 5  # tiles: fewer always agree
+FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
+GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
+GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains without being likelier
+
+
+def with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
+    """Fit again with a bias of each tile, and return the likelier fit.
+
+    An illumination changes the light of a tile by more if its sky is brighter. Without biases of
+    their own, surfaces of second order, a glow and wrong gains together describe this nearly as
+    well. Therefore the sizes are estimated anew, from small orders above the first.
+    """
+    found, tails = fit.spreads, solver.tails.copy()
+    if not found.log_flat.any() or len(solver.channel.pairs.tiles) < FEWEST_LEFT:
+        return fit
+    most = np.where(np.arange(4) < 1, np.inf, solver.scales.patch_var)
+    begin = first.replace(
+        own_bias=first_own_bias(solver, fit.state),
+        surface=np.minimum(first.surface, most),
+        glow=found.glow,
+    )
+    with suppress(np.linalg.LinAlgError):
+        again = solver.fit(fit.state, begin, with_own_biases=True)
+        if again.spreads.own_bias > 0 and _is_likelier(solver, again, fit):
+            return again
+    solver.tails = tails  # the search for contradictions looks at them
+    return fit
+
+
+def _is_likelier(solver: HierarchySolver, again: Fit, fit: Fit) -> bool:
+    """Whether a second fit is likelier; surfaces with long tails are not charged for these."""
+    tails, solver.tails = solver.tails, np.ones_like(solver.tails)
+    likelier = deviance(solver, again) < deviance(solver, fit)
+    solver.tails = tails
+    return likelier
+
+
+def with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
+    """Fit again with a glow, and return the better fit.
+
+    A glow is nearly an illumination, or a surface that all tiles share. It is tried where there is
+    either, or where levels remain unexplained.
+    """
+    found = fit.spreads
+    if not (found.log_flat.any() or found.surface[1:].any() or found.level_excess > 0):
+        return fit
+    size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
+    with suppress(np.linalg.LinAlgError):
+        many = len(solver.channel.pairs.tiles) > LARGEST_SMALL
+        gain = first.gain if many else found.gain
+        begin = found.replace(gain=gain, glow=np.full(3, size), level_excess=0.0)
+        again = solver.fit(fit.state, begin)
+        if explains_more(again, fit, lambda: many and _is_likelier(solver, again, fit)):
+            return again
+    solver.tails = tails  # the search for contradictions looks at them
+    return fit
+
+
+def explains_more(again: Fit, fit: Fit, is_likelier: Callable[[], bool]) -> bool:
+    """Whether a second fit halves the excess of the levels, and does not spoil the gains.
+
+    It has a smooth glow, or none: then the sizes alone have found a better state. A glow that
+    leaves the surfaces rough is made of their structure. In few tiles, a glow and gains that
+    scatter far more than before can explain any levels; of many tiles the fit has to be likelier.
+    """
+    found, before = again.spreads, fit.spreads
+    more = found.level_excess <= before.level_excess / 2
+    more &= found.glow[0] > 0 or (not found.glow.any() and before.level_excess > 0)
+    more &= not found.is_rough and _gain_misfit(again) < _gain_misfit(fit) + GAIN_MISFIT
+    return bool(more and (found.gain < GAIN_GROWTH * before.gain or is_likelier()))
+
+
+def _gain_misfit(fit: Fit) -> float:
+    """Return the mean square of the gains' residuals in units of their errors."""
+    chi = fit.residuals.gain_chi
+    return float(np.square(chi).sum() / max(np.count_nonzero(chi), 1))
