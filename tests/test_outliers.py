@@ -301,6 +301,22 @@ def test_gains_that_drift_behind_a_vignetting_are_found_and_named(seed: int) -> 
     assert rms(pull) < 1.5
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_skies_that_differ_behind_a_vignetting_are_found_and_named(seed: int) -> None:
+    """A vignetting takes more light from a brighter sky; gains and errors allow for it."""
+    tiles = tiles_of(
+        seed, tiles=16, shape=(200, 200), overlap=0.3, vignetting=0.15, sky_scatter=150.0
+    )
+    solution = solve(tiles, "auto")
+    assert "light of the sky scatters 1" in solution.model_line()
+    (light,) = solution.illuminations
+    assert light.corner_loss(0)[0] == pytest.approx(0.15, abs=0.01)
+    error = np.log(solution.gain[:, 0] / [tile.gain[0] for tile in tiles])
+    assert rms_about_trend(error, tiles) < 5e-3
+    pull = (error - error.mean()) / (solution.gain_err / solution.gain)[:, 0]
+    assert rms(pull) < 1.5
+
+
 @pytest.mark.parametrize(
     "light",
     [{"flat_residual": 0.002, "flat_shared": False}, {"lamp": 200.0, "vignetting": 0.1}],

@@ -96,7 +96,7 @@ class Channel:
         if different is not None:
             pairs = pairs.distrust(different[measured])
         ties = ties or Ties.none(len(sky))
-        used = np.flatnonzero(np.bincount(np.r_[pairs.i, pairs.j]))
+        used = pairs.tiles
         instruments = (instruments or Instruments.none(len(sky))).of_many(used, FEWEST_SHARING)
         return cls(sky / pairs.unit, measured, pairs, model, anchor, frame, ties, instruments)
 

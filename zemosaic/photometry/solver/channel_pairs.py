@@ -159,7 +159,7 @@ class ChannelPairs:
     @property
     def tiles(self) -> np.ndarray:
         """Indices ``(n,)`` of the tiles with a pair."""
-        return np.unique(np.r_[self.i, self.j])
+        return np.flatnonzero(np.bincount(np.r_[self.i, self.j]))
 
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
         """Return some of the pairs, by a boolean or index array."""

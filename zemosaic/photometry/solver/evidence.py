@@ -35,7 +35,7 @@ def deviance(solver: HierarchySolver, fit: Fit) -> float:
         unit = state.log_gain[pairs.i[part.pairs]] + state.log_gain[pairs.j[part.pairs]]
         total += float(np.log(part.variance[measured]).sum() - unit @ measured[:, :-1].sum(axis=1))
     total += _misfit(_chi(rows))
-    for tile in np.intersect1d(np.flatnonzero(fit.doubtful), np.r_[pairs.i, pairs.j]).tolist():
+    for tile in np.intersect1d(np.flatnonzero(fit.doubtful), pairs.tiles).tolist():
         total += min(_own_surface(solver, fit, tile), 0.0)
     return total
 

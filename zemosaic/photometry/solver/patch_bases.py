@@ -36,8 +36,7 @@ class PatchBases:
         self._kept: dict[tuple[str, int, bool], tuple[np.ndarray, np.ndarray]] = {}
         self.half_tile = 1.0
         if channel.frame is not None:
-            used = np.flatnonzero(np.bincount(np.r_[pairs.i, pairs.j]))
-            self.half_tile = half_tile(channel.frame, used) if len(used) else 1.0
+            self.half_tile = half_tile(channel.frame, pairs.tiles) if len(pairs.tiles) else 1.0
 
     def surface(self, chosen: np.ndarray, of_pairs: np.ndarray, terms: np.ndarray) -> np.ndarray:
         """Return means of some terms of surfaces ``(K, n, 16)``.
