@@ -606,6 +606,19 @@ def test_the_bias_does_not_shrink_a_fine_illumination() -> None:
         assert light.log_flat[0, curved] == pytest.approx(mosaic.log_flat[0, curved], abs=2e-3)
 
 
+def test_the_slopes_of_a_fine_illumination_are_as_large_as_its_cubic_terms() -> None:
+    """No overlap tells them from a trend of the gains, so their errors must allow for it."""
+    pulls = []
+    for seed in range(8):
+        mosaic = InventedMosaic(6, seed)
+        fine = TERMS.sum(axis=1) <= 4
+        mosaic.log_flat[0, fine] = 0.006 * mosaic.rng.normal(size=np.count_nonzero(fine))
+        (light,) = mosaic.solve().illuminations
+        error = np.sqrt(light.log_flat_cov[0].diagonal()[:2])
+        pulls.append((light.log_flat - mosaic.log_flat)[0, :2] / error)
+    assert 0.5 < rms(pulls) < 1.5
+
+
 def scatter_of(true: float, error: float) -> float:
     """Return the scatter that is estimated for log-gains of 400 tiles with known errors."""
     measured = np.random.default_rng(5).normal(0, np.hypot(true, error), 400)

@@ -26,7 +26,7 @@ from .pair_rows import PairEquations, Rows, State
 from .priors import Priors
 from .robust_lsq import LEAST_WEIGHT
 from .scales import Scales
-from .spreads import SHARED_CLASS, SHARED_WEIGHT, SURFACE_CLASS, Spreads
+from .spreads import SURFACE_CLASS, Spreads
 from .suspects import doubtful_tiles
 
 ROUNDS = 60  # at most
@@ -293,12 +293,8 @@ class HierarchySolver:
         prior = np.zeros(columns.size + 1)
         prior[columns.index] = inverse
         bias = np.full(int(columns.active.log_flat.any()), self.scales.bias_prior)
-        flat, glow = (
-            SHARED_WEIGHT[active] / variances[SHARED_CLASS[active]]
-            for active, variances in (
-                (columns.active.log_flat, spreads.log_flat), (columns.active.glow, spreads.glow)
-            )
-        )  # fmt: skip
+        flat = 1 / spreads.of_log_flat[columns.active.log_flat]
+        glow = 1 / spreads.of_glow[columns.active.glow]
         shared = np.tile(np.concatenate([flat, glow, bias]), columns.instruments)
         trend = np.full(columns.trends, 1 / (spreads.trend or np.inf))
         return Priors(prior[:-1], np.concatenate([shared, trend]), self.prior_means(columns))

@@ -12,9 +12,10 @@ from .channel_pairs import ChannelPairs
 from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
+    CUBICS,
     LEAST_TREND_EVIDENCE,
     SHARED_CLASS,
-    SHARED_WEIGHT,
+    SLOPES,
     SURFACE_CLASS,
     USUAL_GAIN,
     Spreads,
@@ -80,13 +81,17 @@ class Learner:
         glows = flats + np.count_nonzero(active.glow)
         log_flat, glow = (
             self._shared_classes(
-                variances, values[:, terms], errors, SHARED_CLASS[terms], SHARED_WEIGHT[terms]
+                variances, values[:, terms], errors, np.where(SLOPES, -1, SHARED_CLASS)[terms]
             )
             for variances, values, errors, terms in (
                 (spreads.log_flat, self.state.log_flat, error[:, :flats], active.log_flat),
                 (spreads.glow, self.state.glow, error[:, flats:glows], active.glow),
             )
         )
+        cubic, cubics = 0.0, CUBICS[active.log_flat]
+        if cubics.any():
+            squares = self.state.log_flat[:, CUBICS] ** 2
+            cubic, _ = scored_variance(spreads.log_flat[1], squares, error[:, :flats][:, cubics])
         trend = spreads.trend * bool(self.columns.trends)
         if trend:
             squares, errors = self.state.trend**2, errors_of_all[error.size :]
@@ -94,7 +99,7 @@ class Learner:
             trend = self._next(trend, *score, self.drops)
         # In a smooth illumination no degree is larger than a lower one.
         log_flat = np.maximum.accumulate(log_flat[::-1])[::-1]
-        return spreads.replace(log_flat=log_flat, glow=glow, trend=trend)
+        return spreads.replace(log_flat=log_flat, glow=glow, cubic=cubic, trend=trend)
 
     def set_tails(self, spreads: Spreads) -> None:
         """Set the weights of the tiles in the classes of surfaces."""
@@ -250,15 +255,15 @@ class Learner:
         values: np.ndarray,
         errors: np.ndarray,
         kinds: np.ndarray,
-        weights: np.ndarray,
     ) -> np.ndarray:
         """Estimate classes ``(3,)`` from the values ``(Q, n)`` of terms of these kinds.
 
-        Slopes are no evidence: a chance trend of the gains would be one of the illumination.
+        Slopes, of kind -1, are no evidence: a chance trend of the gains would be one of the
+        illumination.
         """
         changed = variances.copy()
-        for kind in np.unique(kinds).tolist():
-            members = (kinds == kind) & (weights == 1)
+        for kind in np.unique(kinds[kinds >= 0]).tolist():
+            members = kinds == kind
             score = scored_variance(variances[kind], values[:, members] ** 2, errors[:, members])
             changed[kind] = self._next(variances[kind], *score, self.drops)
         return changed

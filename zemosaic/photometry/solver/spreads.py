@@ -22,10 +22,11 @@ SURFACE_CLASS = ORDERS - 1
 #: Classes of the shared terms by degree: 1 and 2, 3 and 4, and all above. The first belong together
 #: because a vignetting is not quite centred on the detector.
 SHARED_CLASS = np.searchsorted([2, 4], TERMS.sum(axis=1))
-#: Inverse variances of the shared terms, relative to their class. Slopes come from a vignetting
-#: whose centre is a little off the detector's. To overlaps of unturned tiles, they are a trend of
-#: gains or levels across the mosaic.
-SHARED_WEIGHT = np.where(TERMS.sum(axis=1) == 1, 10.0, 1.0)
+SLOPES, CUBICS = (TERMS.sum(axis=1) == degree for degree in (1, 3))
+#: Variance of the slopes relative to their class, at least: they come from a vignetting whose
+#: centre is a little off the detector's. To overlaps of unturned tiles, they are a trend of gains
+#: or levels across the mosaic.
+SLOPE_SHARE = 0.1
 USUAL_GAIN = 0.08  # log-gain of a usual tile
 #: Standard deviation of the logarithm of a usual variance, where overlaps do not show it.
 USUAL_DOUBT = 2.5
@@ -59,6 +60,8 @@ class Spreads:
         ``(4,)`` of the surfaces' terms of each order, in level units².
     log_flat, glow : ndarray
         ``(3,)`` of ln F, and of the glow in level units².
+    cubic : float
+        Of the terms of ln F of third degree alone.
     level_excess, gain_excess : float
         Added to the variances of levels in patches, and, times their concentration, of gains.
     level_factor : float
@@ -73,6 +76,7 @@ class Spreads:
     surface: np.ndarray
     log_flat: np.ndarray
     glow: np.ndarray
+    cubic: float = 0.0
     level_excess: float = 0.0
     gain_excess: float = 0.0
     level_factor: float = 1.0
@@ -93,6 +97,20 @@ class Spreads:
     def scatter(self) -> float:
         """Excess of the levels, plus the excess equivalent to the surfaces."""
         return float(MEAN_SQUARE @ self.surface) / (ALIKE * PATCHES) + self.level_excess
+
+    @property
+    def of_log_flat(self) -> np.ndarray:
+        """Variances ``(M,)`` of the terms of ln F.
+
+        The slopes of a flat's residual are as large as its other terms that are odd.
+        """
+        slope = max(SLOPE_SHARE * float(self.log_flat[0]), self.cubic)
+        return np.where(SLOPES, slope, self.log_flat[SHARED_CLASS])
+
+    @property
+    def of_glow(self) -> np.ndarray:
+        """Variances ``(M,)`` of the terms of the glow, in level units²."""
+        return np.where(SLOPES, SLOPE_SHARE, 1.0) * self.glow[SHARED_CLASS]
 
     def without_surfaces(self) -> Spreads:
         """Return spreads with an excess of levels in place of surfaces."""
