@@ -106,6 +106,14 @@ def test_gradients_of_the_tiles_are_found() -> None:
         assert rms(matched_levels(mosaic, solution)) < 0.3
 
 
+def test_gradients_alone_are_no_illumination_and_no_glow() -> None:
+    """All surfaces would lean towards a chance one, and the mosaic become a bowl."""
+    for seed in range(4, 16):
+        (found,) = InventedMosaic(8, seed, slope=5.0).solve().spreads
+        assert not found.log_flat.any()
+        assert not found.glow.any()
+
+
 def test_a_trend_of_the_gains_is_no_illumination() -> None:
     """Gains that rise across the mosaic are found under a dark sky, if no light falls off."""
     for seed in SEEDS[:2]:

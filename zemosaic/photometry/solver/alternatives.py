@@ -13,8 +13,6 @@ from .fit import Fit
 from .hierarchy_solver import HierarchySolver
 from .spreads import Spreads
 
-#: Tiles of a small mosaic; of more, no tile has a part in most pairs.
-LARGEST_SMALL = 12
 FEWEST_LEFT = 5  # tiles: fewer always agree
 FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
@@ -64,7 +62,7 @@ def with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
         return fit
     size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
     with suppress(np.linalg.LinAlgError):
-        many = len(solver.channel.pairs.tiles) > LARGEST_SMALL
+        many = not solver.channel.is_small
         gain = first.gain if many else found.gain
         begin = found.replace(gain=gain, glow=np.full(3, size), level_excess=0.0)
         again = solver.fit(fit.state, begin)

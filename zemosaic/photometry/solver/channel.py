@@ -13,6 +13,7 @@ from .dissection import graph_positions
 from .groups import group_medians
 from .ties import Ties
 
+LARGEST_SMALL = 12  # tiles of a small mosaic; of more, no tile has a part in most pairs
 FEWEST_SHARING = 4  # tiles in pairs, of an instrument that may have an illumination
 
 
@@ -104,6 +105,11 @@ class Channel:
     def tiles(self) -> int:
         """Number of tiles T."""
         return len(self.sky)
+
+    @cached_property
+    def is_small(self) -> bool:
+        """Whether a single tile may have a part in most pairs."""
+        return len(self.pairs.tiles) <= LARGEST_SMALL
 
     @cached_property
     def position(self) -> np.ndarray:

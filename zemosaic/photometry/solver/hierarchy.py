@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
 
 from ..overlap.graph import csgraph_array
-from .alternatives import FEWEST_LEFT, LARGEST_SMALL, with_glow, with_own_biases
+from .alternatives import FEWEST_LEFT, with_glow, with_own_biases
 from .channel import Channel
 from .columns import set_gauge
 from .contradictions import contradicted_tiles, find_doubtful
@@ -125,7 +125,7 @@ def _leave_out_in_turn(
     """
     channel = solver.channel
     used, tiles = channel.pairs.tiles, np.arange(channel.tiles)
-    if channel.frame is None or not FEWEST_LEFT < len(used) <= LARGEST_SMALL:
+    if channel.frame is None or not channel.is_small or len(used) <= FEWEST_LEFT:
         return fit
     solver.doubt(fit.doubtful)  # a later search may have failed
     least = deviance(solver, fit)

@@ -13,6 +13,7 @@ from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
     CUBICS,
+    LEAST_EVIDENCE,
     LEAST_TREND_EVIDENCE,
     SHARED_CLASS,
     SLOPES,
@@ -47,6 +48,8 @@ class Learner:
         ``(T, 4)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
         ``(T,)`` bool: tiles whose terms count.
+    least_shared : float
+        Standard errors from which on the first class of F, or of a glow, is evident.
     damping : float
         Part of a step by which variances change.
     drops : bool
@@ -63,12 +66,13 @@ class Learner:
         means: np.ndarray,
         tails: np.ndarray,
         sound: np.ndarray,
+        least_shared: float,
         damping: float,
         drops: bool,
         drops_highest: bool,
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
-        self.means = means
+        self.means, self.least_shared = means, least_shared
         self.sound, self.damping, self.drops = sound, damping, drops
         self.drops_highest = drops_highest
 
@@ -264,7 +268,9 @@ class Learner:
         changed = variances.copy()
         for kind in np.unique(kinds[kinds >= 0]).tolist():
             members = kinds == kind
-            score = scored_variance(variances[kind], values[:, members] ** 2, errors[:, members])
+            least = LEAST_EVIDENCE if changed[:kind].any() else self.least_shared
+            squares, error = values[:, members] ** 2, errors[:, members]
+            score = scored_variance(variances[kind], squares, error, least=least)
             changed[kind] = self._next(variances[kind], *score, self.drops)
         return changed
 

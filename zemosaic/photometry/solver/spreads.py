@@ -44,6 +44,9 @@ MEAN_SQUARE = np.array([2 / 3, 13 / 45, 0.105, 0.035])
 HEAVY_TAILS = 10.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
 #: Standard errors, under the hypothesis of none, below which a class has no spread.
 LEAST_EVIDENCE = 2.0
+#: Of the first class of F, or of a glow: surfaces of all tiles lean towards a false one, and bend a
+#: mosaic of many tiles. In few it bends little, and light that they share must not hide a bad one.
+LEAST_SHARED_EVIDENCE = 5.0
 #: Of a trend of the gains: it is rarer than a vignetting off its centre.
 LEAST_TREND_EVIDENCE = 5.0
 
