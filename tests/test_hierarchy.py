@@ -187,6 +187,20 @@ def test_errors_of_offsets_are_honest() -> None:
     assert 0.5 < rms(deviations) < 1.8  # few trends, each common to all tiles
 
 
+def test_a_suspect_does_not_enlarge_the_errors_of_others() -> None:
+    """The gauge holds a median level, which does not depend on how wrong one tile is."""
+    deviations = []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(4, seed)
+        mosaic.surface[5] = 150 * mosaic.rng.normal(size=mosaic.surface.shape[1])
+        solution, sound = mosaic.solve(), np.arange(mosaic.tiles) != 5
+        assert np.flatnonzero(solution.suspect[:, 0]).tolist() == [5]
+        factor = np.exp(np.log(solution.gain[sound, 0] / mosaic.gain[sound]).mean())
+        error = (solution.offset[:, 0] - factor * mosaic.offset)[sound]
+        deviations.append((error - np.median(error)) / solution.offset_err[sound, 0])
+    assert 0.7 < rms(deviations) < 1.3
+
+
 @pytest.mark.parametrize(("corner", "growth"), [(0.0, 3.0), (0.2, 1.25)])
 def test_an_illumination_explains_errors_of_levels(corner: float, growth: float) -> None:
     """Where F bends the lines of pairs, levels have the errors that the solution shows."""

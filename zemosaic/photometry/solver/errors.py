@@ -104,7 +104,10 @@ def seam_errors(fit: Fit) -> np.ndarray:
 
 def _held_shares(channel: Channel, fit: Fit) -> np.ndarray:
     """Return the shares ``(2, T)`` of the tiles in the held log-gains and levels."""
-    share = np.stack([counted_tiles(channel, fit.apart), np.ones(channel.tiles)])
+    component, sound = channel.component, ~fit.doubtful
+    # The median level, which is held, hardly depends on tiles that are far off.
+    sound |= (np.bincount(component, sound) == 0)[component]
+    share = np.stack([counted_tiles(channel, fit.apart), sound]).astype(float)
     for kind, component in enumerate((channel.gain_component, channel.component)):
         if channel.anchor is not None:
             of_anchor = component == component[channel.anchor]
