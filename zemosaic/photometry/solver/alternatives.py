@@ -11,8 +11,9 @@ from .evidence import deviance
 from .first_sizes import first_own_bias
 from .fit import Fit
 from .hierarchy_solver import HierarchySolver
-from .spreads import Spreads
+from .spreads import CURVATURE_CLASS, Spreads, scored_variance
 
+CLEAR = 5.0  # standard errors, under the hypothesis of none, of a class that is no chance
 FEWEST_LEFT = 5  # tiles: fewer always agree
 FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
@@ -51,6 +52,34 @@ def _is_likelier(solver: HierarchySolver, again: Fit, fit: Fit) -> bool:
     return likelier
 
 
+def without_chance(solver: HierarchySolver, fit: Fit) -> Fit:
+    """Fit again without an illumination, or a glow, that may be chance."""
+    names = [name for name in ("log_flat", "glow") if _may_be_chance(solver, fit, name)]
+    if names:
+        with suppress(np.linalg.LinAlgError):
+            return solver.fit(fit.state, fit.spreads.replace(**dict.fromkeys(names, np.zeros(3))))
+    return fit
+
+
+def _may_be_chance(solver: HierarchySolver, fit: Fit, name: str) -> bool:
+    """Whether the illumination or the glow is no larger than its errors allow by chance.
+
+    Surfaces of all tiles lean towards a false one, and bend a mosaic of many tiles. In few it bends
+    little, and light that they share must not hide a bad one. Slopes are no evidence.
+    """
+    terms, variances = getattr(fit.columns.active, name), getattr(fit.spreads, name)
+    if solver.channel.is_small or not terms.any():
+        return False
+    flat, glow = fit.columns.of_shared_terms(fit.normal.shared_inverse.diagonal())
+    errors, squares = glow if name == "glow" else flat, getattr(fit.state, name)[:, terms] ** 2
+    kinds = CURVATURE_CLASS[terms]
+    for kind in np.unique(kinds[kinds >= 0]).tolist():
+        own = kinds == kind
+        if scored_variance(variances[kind], squares[:, own], errors[:, own], least=CLEAR)[1]:
+            return False
+    return True
+
+
 def with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
     """Fit again with a glow, and return the better fit.
 
@@ -58,7 +87,8 @@ def with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
     either, or where levels remain unexplained.
     """
     found = fit.spreads
-    if not (found.log_flat.any() or found.surface[1:].any() or found.level_excess > 0):
+    shared = found.log_flat.any() and not _may_be_chance(solver, fit, "log_flat")
+    if not (shared or found.surface[1:].any() or found.level_excess > 0):
         return fit
     size, tails = max(found.level_excess, FIRST_GLOW * solver.scales.patch_var), solver.tails.copy()
     with suppress(np.linalg.LinAlgError):

@@ -87,6 +87,14 @@ class Columns:
         terms = self.shared_terms
         return values[: self.instruments * terms].reshape(self.instruments, terms)
 
+    def of_shared_terms(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the values ``(S,)`` of the active terms of ln F and of the glow, ``(Q, n)``."""
+        flats, glows = (
+            np.count_nonzero(terms) for terms in (self.active.log_flat, self.active.glow)
+        )
+        common = self.by_instrument(values)
+        return common[:, :flats], common[:, flats : flats + glows]
+
     def shared_places(self, instruments: Sequence[int]) -> np.ndarray:
         """Return the places ``(s,)`` of the shared columns of some instruments."""
         terms = np.arange(self.shared_terms)
@@ -109,12 +117,10 @@ class Columns:
         surfaces = 2 + np.count_nonzero(active.surface)
         surface[:, active.surface] += step[:, 2:surfaces]
         own_bias = state.own_bias + step[:, surfaces:].sum(axis=1)
-        common = self.by_instrument(shared)
-        flats = np.count_nonzero(active.log_flat)
-        log_flat[:, active.log_flat] += common[:, :flats]
-        glows = flats + np.count_nonzero(active.glow)
-        glow[:, active.glow] += common[:, flats:glows]
-        bias = state.bias + common[:, glows:].sum(axis=1)
+        common, (flats, glows) = self.by_instrument(shared), self.of_shared_terms(shared)
+        log_flat[:, active.log_flat] += flats
+        glow[:, active.glow] += glows
+        bias = state.bias + common[:, flats.shape[1] + glows.shape[1] :].sum(axis=1)
         log_gain, level = state.log_gain + step[:, 0], state.level + step[:, 1]
         trend = state.trend.copy()
         trend[: self.trends] += shared[common.size :]

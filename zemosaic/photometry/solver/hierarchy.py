@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse.csgraph import breadth_first_order
 
 from ..overlap.graph import csgraph_array
-from .alternatives import FEWEST_LEFT, with_glow, with_own_biases
+from .alternatives import FEWEST_LEFT, with_glow, with_own_biases, without_chance
 from .channel import Channel
 from .columns import set_gauge
 from .contradictions import contradicted_tiles, find_doubtful
@@ -90,6 +90,7 @@ def _survey(solver: HierarchySolver, state: State) -> Fit:
         fit = solver.fit(start, first, growth)
         if first.log_flat.any():
             fit = with_own_biases(solver, with_glow(solver, fit, first), first)
+            fit = without_chance(solver, fit)
         if fit.spreads.is_rough:
             fit = solver.fit(fit.state, fit.spreads.without_surfaces(), growth)
         return fit

@@ -26,7 +26,7 @@ from .pair_rows import PairEquations, Rows, State
 from .priors import Priors
 from .robust_lsq import LEAST_WEIGHT
 from .scales import Scales
-from .spreads import LEAST_EVIDENCE, LEAST_SHARED_EVIDENCE, SURFACE_CLASS, Spreads
+from .spreads import SURFACE_CLASS, Spreads
 from .suspects import doubtful_tiles
 
 ROUNDS = 60  # at most
@@ -247,7 +247,6 @@ class HierarchySolver:
         learner = Learner(
             self._columns, state, self.normal, self.prior_means(self._columns), self.tails,
             ~self.apart,
-            least_shared=LEAST_EVIDENCE if self.channel.is_small else LEAST_SHARED_EVIDENCE,
             damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)),
             drops=number > KEPT_ROUNDS and not kept,
             drops_highest=number > HIGHEST_KEPT_ROUNDS and not kept,

@@ -13,10 +13,8 @@ from .columns import Columns
 from .pair_rows import Rows, State
 from .spreads import (
     CUBICS,
-    LEAST_EVIDENCE,
+    CURVATURE_CLASS,
     LEAST_TREND_EVIDENCE,
-    SHARED_CLASS,
-    SLOPES,
     SURFACE_CLASS,
     USUAL_GAIN,
     Spreads,
@@ -48,8 +46,6 @@ class Learner:
         ``(T, 4)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
         ``(T,)`` bool: tiles whose terms count.
-    least_shared : float
-        Standard errors from which on the first class of F, or of a glow, is evident.
     damping : float
         Part of a step by which variances change.
     drops : bool
@@ -66,13 +62,12 @@ class Learner:
         means: np.ndarray,
         tails: np.ndarray,
         sound: np.ndarray,
-        least_shared: float,
         damping: float,
         drops: bool,
         drops_highest: bool,
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
-        self.means, self.least_shared = means, least_shared
+        self.means = means
         self.sound, self.damping, self.drops = sound, damping, drops
         self.drops_highest = drops_highest
 
@@ -80,25 +75,21 @@ class Learner:
         """Estimate the classes of the shared terms."""
         active = self.columns.active
         errors_of_all = self.normal.shared_inverse.diagonal()
-        error = self.columns.by_instrument(errors_of_all)
-        flats = np.count_nonzero(active.log_flat)
-        glows = flats + np.count_nonzero(active.glow)
+        flat_errors, glow_errors = self.columns.of_shared_terms(errors_of_all)
         log_flat, glow = (
-            self._shared_classes(
-                variances, values[:, terms], errors, np.where(SLOPES, -1, SHARED_CLASS)[terms]
-            )
+            self._shared_classes(variances, values[:, terms], errors, CURVATURE_CLASS[terms])
             for variances, values, errors, terms in (
-                (spreads.log_flat, self.state.log_flat, error[:, :flats], active.log_flat),
-                (spreads.glow, self.state.glow, error[:, flats:glows], active.glow),
+                (spreads.log_flat, self.state.log_flat, flat_errors, active.log_flat),
+                (spreads.glow, self.state.glow, glow_errors, active.glow),
             )
         )
         cubic, cubics = 0.0, CUBICS[active.log_flat]
         if cubics.any():
             squares = self.state.log_flat[:, CUBICS] ** 2
-            cubic, _ = scored_variance(spreads.log_flat[1], squares, error[:, :flats][:, cubics])
+            cubic, _ = scored_variance(spreads.log_flat[1], squares, flat_errors[:, cubics])
         trend = spreads.trend * bool(self.columns.trends)
         if trend:
-            squares, errors = self.state.trend**2, errors_of_all[error.size :]
+            squares, errors = self.state.trend**2, errors_of_all[-self.columns.trends :]
             score = scored_variance(trend, squares, errors, least=LEAST_TREND_EVIDENCE)
             trend = self._next(trend, *score, self.drops)
         # In a smooth illumination no degree is larger than a lower one.
@@ -262,15 +253,12 @@ class Learner:
     ) -> np.ndarray:
         """Estimate classes ``(3,)`` from the values ``(Q, n)`` of terms of these kinds.
 
-        Slopes, of kind -1, are no evidence: a chance trend of the gains would be one of the
-        illumination.
+        Slopes, of kind -1, are no evidence.
         """
         changed = variances.copy()
         for kind in np.unique(kinds[kinds >= 0]).tolist():
             members = kinds == kind
-            least = LEAST_EVIDENCE if changed[:kind].any() else self.least_shared
-            squares, error = values[:, members] ** 2, errors[:, members]
-            score = scored_variance(variances[kind], squares, error, least=least)
+            score = scored_variance(variances[kind], values[:, members] ** 2, errors[:, members])
             changed[kind] = self._next(variances[kind], *score, self.drops)
         return changed
 

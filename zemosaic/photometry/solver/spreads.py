@@ -22,6 +22,9 @@ SURFACE_CLASS = ORDERS - 1
 #: Classes of the shared terms by degree: 1 and 2, 3 and 4, and all above. The first belong together
 #: because a vignetting is not quite centred on the detector.
 SHARED_CLASS = np.searchsorted([2, 4], TERMS.sum(axis=1))
+#: The same for evidence. Slopes, of kind -1, do not count: a chance trend of the gains would be
+#: one of the illumination.
+CURVATURE_CLASS = np.where(TERMS.sum(axis=1) == 1, -1, SHARED_CLASS)
 SLOPES, CUBICS = (TERMS.sum(axis=1) == degree for degree in (1, 3))
 #: Variance of the slopes relative to their class, at least: they come from a vignetting whose
 #: centre is a little off the detector's. To overlaps of unturned tiles, they are a trend of gains
@@ -44,9 +47,6 @@ MEAN_SQUARE = np.array([2 / 3, 13 / 45, 0.105, 0.035])
 HEAVY_TAILS = 10.0  # degrees of freedom of the surfaces: single tiles have far larger gradients
 #: Standard errors, under the hypothesis of none, below which a class has no spread.
 LEAST_EVIDENCE = 2.0
-#: Of the first class of F, or of a glow: surfaces of all tiles lean towards a false one, and bend a
-#: mosaic of many tiles. In few it bends little, and light that they share must not hide a bad one.
-LEAST_SHARED_EVIDENCE = 5.0
 #: Of a trend of the gains: it is rarer than a vignetting off its centre.
 LEAST_TREND_EVIDENCE = 5.0
 
