@@ -187,6 +187,27 @@ def test_errors_of_offsets_are_honest() -> None:
     assert 0.5 < rms(deviations) < 1.8  # few trends, each common to all tiles
 
 
+def test_gains_do_not_hang_on_equal_skies() -> None:
+    """Few overlaps show gains, and to 30 %: the light that F takes shows them if skies are equal."""
+    pulls = []
+    for seed in SEEDS:
+        mosaic = InventedMosaic(
+            6, seed, gain=0.09, sky=2e4, own_bias=1000.0, corner=0.1, slope=100.0,
+            gain_err=0.3, level_err=1.5,
+        )  # fmt: skip
+        dark = mosaic.rng.uniform(size=len(mosaic.i)) < 0.8
+        lines = [
+            [without_gain(line)] if none else [line]
+            for none, (line,) in zip(dark, mosaic.measure(), strict=True)
+        ]
+        given = {"frame": mosaic.frame, "instruments": mosaic.instruments}
+        solution = solve(mosaic.i, mosaic.j, lines, mosaic.sky(), "auto", **given)
+        known = np.isfinite(solution.gain_err[:, 0])
+        error = np.log(solution.gain[:, 0] / mosaic.gain)[known]
+        pulls.append((error - error.mean()) / solution.gain_err[known, 0])
+    assert 0.6 < rms(np.concatenate(pulls)) < 1.6
+
+
 def test_a_suspect_does_not_enlarge_the_errors_of_others() -> None:
     """The gauge holds a median level, which does not depend on how wrong one tile is."""
     deviations = []

@@ -14,6 +14,10 @@ from .hierarchy_solver import HierarchySolver
 from .spreads import CURVATURE_CLASS, Spreads, scored_variance
 
 CLEAR = 5.0  # standard errors, under the hypothesis of none, of a class that is no chance
+#: Of the deviance, in which equal skies are not far likelier than skies that differ: curvature of F
+#: within patches, which no model has, changes it as well.
+MARGIN = 30.0
+ERROR_GROWTH = 1.25  # of the gains, if skies may differ, from which on they hang on equal skies
 FEWEST_LEFT = 5  # tiles: fewer always agree
 FIRST_GLOW = 4.0  # variance of a glow to try, in variances of levels
 GAIN_MISFIT = 0.5  # by which a glow may enlarge the mean square of the gains' residuals
@@ -21,11 +25,12 @@ GAIN_GROWTH = 2.0  # factor by which it may enlarge the variance of the gains wi
 
 
 def with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
-    """Fit again with a bias of each tile, and return the likelier fit.
+    """Fit again with a bias of each tile, and return the better fit.
 
     An illumination changes the light of a tile by more if its sky is brighter. Without biases of
     their own, surfaces of second order, a glow and wrong gains together describe this nearly as
-    well. Therefore the sizes are estimated anew, from small orders above the first.
+    well. Therefore the sizes are estimated anew, from small orders above the first. Where gains
+    are known better only if all skies are equal, the measurements have to say that they are.
     """
     found, tails = fit.spreads, solver.tails.copy()
     if not found.log_flat.any() or len(solver.channel.pairs.tiles) < FEWEST_LEFT:
@@ -37,19 +42,51 @@ def with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
         glow=found.glow,
     )
     with suppress(np.linalg.LinAlgError):
-        again = solver.fit(fit.state, begin, with_own_biases=True)
-        if again.spreads.own_bias > 0 and _is_likelier(solver, again, fit):
+        again = solver.fit(fit.state, begin)
+        change = _change_of_deviance(solver, again, fit)
+        hangs = _gain_error(solver, again) > ERROR_GROWTH * _gain_error(solver, fit)
+        better = change < (MARGIN if hangs else 0.0) and not _describes_structure(solver, again)
+        if better and (hangs or _has_own_biases(solver, again)):
             return again
     solver.tails = tails  # the search for contradictions looks at them
     return fit
 
 
-def _is_likelier(solver: HierarchySolver, again: Fit, fit: Fit) -> bool:
-    """Whether a second fit is likelier; surfaces with long tails are not charged for these."""
+def _describes_structure(solver: HierarchySolver, again: Fit) -> bool:
+    """Whether biases of the tiles are made of structure smaller than a tile.
+
+    Then surfaces are so too, or biases larger than the light leave scatter that nothing explains.
+    """
+    found = again.spreads
+    return found.is_rough or (found.level_excess > 0 and found.own_bias > solver.scales.light**2)
+
+
+def _gain_error(solver: HierarchySolver, fit: Fit) -> float:
+    """Return the median standard error of the log-gains about the mean of their prior."""
+    variance = fit.normal.variance(solver.prior_means(fit.columns))
+    solved = np.unique(fit.columns.index[fit.columns.has_gain, 0])
+    return float(np.sqrt(np.median(variance[solved]))) if len(solved) else 0.0
+
+
+def _has_own_biases(solver: HierarchySolver, fit: Fit) -> bool:
+    """Whether biases of the tiles are larger than their errors."""
+    if not fit.columns.active.own_bias:
+        return False
+    variance = fit.normal.variance(solver.prior_means(fit.columns))
+    errors, ties = fit.columns.of_kind(variance)[:, -1], solver.channel.ties
+    own = (errors > 0) & ~fit.apart & (ties.level == np.arange(len(errors)))
+    return scored_variance(fit.spreads.own_bias, fit.state.own_bias[own] ** 2, errors[own])[1]
+
+
+def _change_of_deviance(solver: HierarchySolver, again: Fit, fit: Fit) -> float:
+    """Return the deviance of a second fit minus that of the first.
+
+    Surfaces with long tails are not charged for these.
+    """
     tails, solver.tails = solver.tails, np.ones_like(solver.tails)
-    likelier = deviance(solver, again) < deviance(solver, fit)
+    change = deviance(solver, again) - deviance(solver, fit)
     solver.tails = tails
-    return likelier
+    return change
 
 
 def without_chance(solver: HierarchySolver, fit: Fit) -> Fit:
@@ -96,7 +133,7 @@ def with_glow(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
         gain = first.gain if many else found.gain
         begin = found.replace(gain=gain, glow=np.full(3, size), level_excess=0.0)
         again = solver.fit(fit.state, begin)
-        if explains_more(again, fit, lambda: many and _is_likelier(solver, again, fit)):
+        if explains_more(again, fit, lambda: many and _change_of_deviance(solver, again, fit) < 0):
             return again
     solver.tails = tails  # the search for contradictions looks at them
     return fit

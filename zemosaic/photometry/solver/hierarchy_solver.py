@@ -98,13 +98,7 @@ class HierarchySolver:
         solver.tails = self.tails.copy()
         return solver
 
-    def fit(
-        self,
-        state: State,
-        spreads: Spreads,
-        growth: float = MOST_GROWTH,
-        with_own_biases: bool = False,
-    ) -> Fit:
+    def fit(self, state: State, spreads: Spreads, growth: float = MOST_GROWTH) -> Fit:
         """Iterate from a state and sizes until both are steady.
 
         Parameters
@@ -115,8 +109,6 @@ class HierarchySolver:
             The first sizes.
         growth : float
             By which a log-gain may exceed the first ones in any round.
-        with_own_biases : bool
-            Whether the fit ends, unfinished, once the biases of the tiles are left out.
 
         Raises
         ------
@@ -142,8 +134,6 @@ class HierarchySolver:
                 sizes, spreads = spreads, self.learn(number, state, spreads, rows, weights)
                 learning = number <= robust.rounds or not settled(sizes, spreads)
                 learning &= number < LAST_LEARNING
-                if with_own_biases and not spreads.own_bias:
-                    break
             elif self._is_steady(last, state):
                 break
         # The excess of all pairs excuses no suspect.
@@ -247,6 +237,7 @@ class HierarchySolver:
         learner = Learner(
             self._columns, state, self.normal, self.prior_means(self._columns), self.tails,
             ~self.apart,
+            usual_bias=self.scales.usual_bias,
             damping=SLOWER / (SLOWER + max(number - DAMPED_AFTER, 0)),
             drops=number > KEPT_ROUNDS and not kept,
             drops_highest=number > HIGHEST_KEPT_ROUNDS and not kept,

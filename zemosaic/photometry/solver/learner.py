@@ -46,6 +46,8 @@ class Learner:
         ``(T, 4)`` weights of each tile in each class of surfaces; changed.
     sound : ndarray
         ``(T,)`` bool: tiles whose terms count.
+    usual_bias : float
+        Variance of the tiles' biases in a usual night.
     damping : float
         Part of a step by which variances change.
     drops : bool
@@ -62,12 +64,13 @@ class Learner:
         means: np.ndarray,
         tails: np.ndarray,
         sound: np.ndarray,
+        usual_bias: float,
         damping: float,
         drops: bool,
         drops_highest: bool,
     ) -> None:
         self.columns, self.state, self.normal, self.tails = columns, state, normal, tails
-        self.means = means
+        self.means, self.usual_bias = means, usual_bias
         self.sound, self.damping, self.drops = sound, damping, drops
         self.drops_highest = drops_highest
 
@@ -131,12 +134,21 @@ class Learner:
         # In a smooth surface no order is larger than the order below, but the second order need not
         # come with a gradient.
         surface[1:] = np.minimum.accumulate(surface[1:])
-        own_bias = spreads.own_bias * columns.active.own_bias
-        if own_bias and self.drops:
-            chosen = own[:, 1]
-            score = scored_variance(own_bias, state.own_bias[chosen] ** 2, error[chosen, -1])
-            own_bias = self._next(own_bias, *score, self.drops)
-        return spreads.replace(gain=gain, surface=surface, own_bias=own_bias)
+        spreads = spreads.replace(gain=gain, surface=surface)
+        if not columns.active.own_bias:
+            return spreads.replace(own_bias=0.0)
+        return spreads.replace(own_bias=self._own_bias(spreads.own_bias, own[:, 1], error[:, -1]))
+
+    def _own_bias(self, variance: float, chosen: np.ndarray, errors: np.ndarray) -> float:
+        """Estimate the variance of the biases of chosen tiles ``(T,)``, with variances ``(T,)``.
+
+        They are never left out: gains that hang on equal skies would seem too sure.
+        """
+        if not self.drops:
+            return variance
+        squares = self.state.own_bias[chosen] ** 2
+        scored, _ = scored_variance(variance, squares, errors[chosen], usual=self.usual_bias)
+        return self._next(variance, scored)
 
     def _gain(self, variance: float, log_gain: np.ndarray, errors: np.ndarray) -> float:
         """Estimate the variance of log-gains ``(n,)`` with these variances of their errors.

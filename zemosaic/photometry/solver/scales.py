@@ -10,6 +10,7 @@ from .channel import Channel
 from .channel_pairs import DISTRUST
 
 BIAS_SPREAD = 0.1  # of the sky level: of the bias that is left in it
+USUAL_SKY_SCATTER = 0.05  # of the sky level, from tile to tile
 LOOSE = 10.0  # spreads of the levels: how far a level held by no pair may move
 
 
@@ -24,12 +25,15 @@ class Scales(NamedTuple):
         Typical level of the sky.
     level_prior, bias_prior : float
         Inverse variances of the priors of a level and of a bias.
+    usual_bias : float
+        Variance of the tiles' biases in a usual night.
     """
 
     patch_var: float
     light: float
     level_prior: float
     bias_prior: float
+    usual_bias: float
 
     @classmethod
     def of(cls, channel: Channel, level_var: np.ndarray, log_gain: np.ndarray) -> Scales:
@@ -44,4 +48,5 @@ class Scales(NamedTuple):
         # Untrusted pairs hold levels too, if nothing else does.
         loose = LOOSE if pairs.trusted.all() else LOOSE * DISTRUST
         level_prior = (loose * (np.ptp(sky) + patch_var**0.5)) ** -2.0
-        return cls(patch_var, light, level_prior, (BIAS_SPREAD * light) ** -2.0)
+        priors = level_prior, (BIAS_SPREAD * light) ** -2.0
+        return cls(patch_var, light, *priors, (USUAL_SKY_SCATTER * light) ** 2)
