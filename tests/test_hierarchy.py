@@ -188,7 +188,7 @@ def test_errors_of_offsets_are_honest() -> None:
 
 
 def test_gains_do_not_hang_on_equal_skies() -> None:
-    """Few overlaps show gains, and to 30 %: the light that F takes shows them if skies are equal."""
+    """Few overlaps show gains, to 30 %; the light that F takes shows them if skies are equal."""
     pulls = []
     for seed in SEEDS:
         mosaic = InventedMosaic(
