@@ -46,7 +46,7 @@ def with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
         change = _change_of_deviance(solver, again, fit)
         hangs = _gain_error(solver, again) > ERROR_GROWTH * _gain_error(solver, fit)
         better = change < (MARGIN if hangs else 0.0) and not _describes_structure(solver, again)
-        if better and (hangs or _has_own_biases(solver, again)):
+        if better and again.columns.active.own_bias and (hangs or _has_own_biases(solver, again)):
             return again
     solver.tails = tails  # the search for contradictions looks at them
     return fit
@@ -70,8 +70,6 @@ def _gain_error(solver: HierarchySolver, fit: Fit) -> float:
 
 def _has_own_biases(solver: HierarchySolver, fit: Fit) -> bool:
     """Whether biases of the tiles are larger than their errors."""
-    if not fit.columns.active.own_bias:
-        return False
     variance = fit.normal.variance(solver.prior_means(fit.columns))
     errors, ties = fit.columns.of_kind(variance)[:, -1], solver.channel.ties
     own = (errors > 0) & ~fit.apart & (ties.level == np.arange(len(errors)))

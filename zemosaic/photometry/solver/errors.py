@@ -104,9 +104,9 @@ def seam_errors(fit: Fit) -> np.ndarray:
 
 def _held_shares(channel: Channel, fit: Fit) -> np.ndarray:
     """Return the shares ``(2, T)`` of the tiles in the held log-gains and levels."""
-    component, sound = channel.component, ~fit.doubtful
+    sound = ~fit.doubtful
     # The median level, which is held, hardly depends on tiles that are far off.
-    sound |= (np.bincount(component, sound) == 0)[component]
+    sound |= (np.bincount(channel.component, sound) == 0)[channel.component]
     share = np.stack([counted_tiles(channel, fit.apart), sound]).astype(float)
     for kind, component in enumerate((channel.gain_component, channel.component)):
         if channel.anchor is not None:
