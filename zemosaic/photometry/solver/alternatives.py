@@ -43,6 +43,8 @@ def with_own_biases(solver: HierarchySolver, fit: Fit, first: Spreads) -> Fit:
     )
     with suppress(np.linalg.LinAlgError):
         again = solver.fit(fit.state, begin)
+        if again.spreads.level_excess > 0:  # it may be that of an earlier state
+            again = solver.fit(again.state, again.spreads.replace(level_excess=0.0))
         change = _change_of_deviance(solver, again, fit)
         hangs = _gain_error(solver, again) > ERROR_GROWTH * _gain_error(solver, fit)
         better = change < (MARGIN if hangs else 0.0) and not _describes_structure(solver, again)
