@@ -187,15 +187,16 @@ def test_errors_of_offsets_are_honest() -> None:
     assert 0.5 < rms(deviations) < 1.8  # few trends, each common to all tiles
 
 
-def test_gains_do_not_hang_on_equal_skies() -> None:
-    """Few overlaps show gains, to 30 %; the light that F takes shows them if skies are equal."""
+@pytest.mark.parametrize("share", [0.0, 0.8])
+def test_gains_do_not_hang_on_equal_skies(share: float) -> None:
+    """Overlaps show gains to 30 %, or not at all; the light that F takes, if skies are equal."""
     pulls = []
     for seed in SEEDS:
         mosaic = InventedMosaic(
             6, seed, gain=0.09, sky=2e4, own_bias=1000.0, corner=0.1, slope=100.0,
             gain_err=0.3, level_err=1.5,
         )  # fmt: skip
-        dark = mosaic.rng.uniform(size=len(mosaic.i)) < 0.8
+        dark = mosaic.rng.uniform(size=len(mosaic.i)) < share
         lines = [
             [without_gain(line)] if none else [line]
             for none, (line,) in zip(dark, mosaic.measure(), strict=True)
