@@ -8,6 +8,7 @@ too small.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +95,10 @@ def _middle_factor(logs: np.ndarray, variance: np.ndarray) -> float:
     if not both.any():
         return 1.0
     squares = (logs[both, 0] - logs[both, 1]) ** 2
-    expected = variance[both, 0] + FACTORS[:, None] * variance[both, 1]
-    mean = np.minimum(squares / expected, OUTLIER_SQUARE).mean(axis=1)
-    enough = np.flatnonzero(mean <= MEAN_SQUARE)
-    return float(FACTORS[enough[0]] if len(enough) else FACTORS[-1])
+    small, middle = variance[both].T
+
+    def explains(factor: float) -> bool:
+        mean = np.minimum(squares / (small + factor * middle), OUTLIER_SQUARE).mean()
+        return bool(mean <= MEAN_SQUARE)
+
+    return float(FACTORS[bisect_left(FACTORS[:-1], True, key=explains)])
