@@ -9,7 +9,7 @@ import pytest
 
 from zemosaic.photometry.solver.block_system import BlockSystem
 from zemosaic.photometry.solver.bordered import Bordered
-from zemosaic.photometry.solver.dissection import LEAF
+from zemosaic.photometry.solver.dissection import LEAF, coupled_nodes, dissect
 
 WIDTH = 3  # columns of a node
 Graph = tuple[np.ndarray, np.ndarray]
@@ -78,7 +78,8 @@ class Case:
         rows *= present[:, None]
         self.blocks = rows.swapaxes(1, 2) @ rows
         self.diagonal = rng.uniform(0.5, 2.0, self.size)
-        self.system = BlockSystem(node, self.cliques, position)
+        edges = coupled_nodes(np.append(node, -1)[self.cliques], nodes)
+        self.system = BlockSystem(node, self.cliques, dissect(edges, position))
         common = rng.normal(size=(len(self.pairs), 4, shared))
         padded = np.zeros((self.size + 1, self.size + 1))
         self.border = np.zeros((self.size + 1, shared))

@@ -74,7 +74,7 @@ ALL = Unknowns(
 
 
 def rows_of(equations: PairEquations, state: State, active: Unknowns = ALL) -> list[Rows]:
-    return list(equations.rows(state, active, (0.0, 0.0)))
+    return equations.rows(state, active, (0.0, 0.0))
 
 
 def changed(state: State, name: str, index: tuple[int, ...], step: float) -> State:
@@ -248,6 +248,24 @@ def test_an_excess_is_shared_by_half_of_the_patches_in_use() -> None:
         sky=np.zeros(5), model="auto", anchor=None, frame=None,
     )  # fmt: skip
     assert channel.pairs.alike.tolist() == [1.0, 1.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_part_of_a_mosaic_has_the_equations_of_its_pairs(tied: bool) -> None:
+    """Its tiles are those of the pairs and those they are tied to, numbered anew."""
+    whole, state = equations(1, tied)
+    i, j = _ends(whole)
+    chosen = (i >= 4) & (j >= 4)
+    part, tiles = whole.channel.part(chosen)
+    assert tiles.tolist() == ([3] if tied else []) + [4, 5, 6, 7, 8]
+    assert np.array_equal(tiles[part.pairs.i], i[chosen])
+    assert np.array_equal(tiles[part.ties.level], whole.channel.ties.level[tiles])
+    names = "log_gain", "level", "surface", "own_bias"
+    of_part = replace(state, **{name: getattr(state, name)[tiles] for name in names})
+    (rows,) = rows_of(PairEquations(part, whole.reference[tiles]), of_part)
+    (expected,) = rows_of(whole, state)
+    assert rows.residual == pytest.approx(expected.residual[chosen], rel=1e-12)
+    assert rows.own == pytest.approx(expected.own[chosen], rel=1e-12)
 
 
 def test_patch_points_have_the_moments_of_a_rectangle() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from zemosaic.photometry.solver.dissection import dissect
 from zemosaic.photometry.solver.potentials import Differences, potentials
 
 
@@ -58,11 +59,12 @@ def test_positions_change_no_potential() -> None:
     rng = np.random.default_rng(8)
     i, j = lattice(20, rng)
     differences = random_differences(400, i, j, rng)
-    true = np.stack(np.divmod(np.arange(400), 20), axis=1).astype(float)
+    true, ends = np.stack(np.divmod(np.arange(400), 20), axis=1).astype(float), np.stack([i, j], 1)
     fits = [
-        potentials(400, differences, position=position)
-        for position in (true, rng.uniform(0, 1, (400, 2)), np.zeros((400, 2)), None)
+        potentials(400, differences, dissection=dissect(ends, position))
+        for position in (true, rng.uniform(0, 1, (400, 2)), np.zeros((400, 2)))
     ]
+    fits.append(potentials(400, differences))
     for fit in fits[1:]:
         assert fit.value == pytest.approx(fits[0].value, abs=1e-8)
         assert fit.variance == pytest.approx(fits[0].variance, rel=1e-9)

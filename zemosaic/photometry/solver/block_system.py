@@ -18,8 +18,8 @@ import numpy as np
 
 from .. import _kernels
 from .._kernels.fronts import FrontField
-from .dissection import dissect
-from .front_tree import front_tree, sorted_unique
+from .dissection import Dissection
+from .front_tree import front_tree
 
 LARGE = 10**18
 
@@ -33,14 +33,13 @@ class BlockSystem:
         ``(N,)`` int node of each column.
     cliques : ndarray
         ``(P, m)`` int columns of each clique; N stands for none.
-    position : ndarray
-        ``(nodes, 2)`` float64 positions by which nodes are divided.
+    dissection : Dissection
+        The order of the nodes, of which those of a clique are coupled.
     """
 
-    def __init__(self, node: np.ndarray, cliques: np.ndarray, position: np.ndarray) -> None:
+    def __init__(self, node: np.ndarray, cliques: np.ndarray, dissection: Dissection) -> None:
         self.size, self.cliques = len(node), cliques
-        edges = _edges(np.append(node, -1)[cliques], len(position))
-        self.fronts = front_tree(dissect(edges, position), node, cliques)
+        self.fronts = front_tree(dissection, node, cliques)
 
     @cached_property
     def blocks(self) -> np.ndarray:
@@ -122,16 +121,3 @@ class BlockFactor:
         diagonal, blocks = np.empty(self.system.size), np.zeros((*cliques.shape, cliques.shape[1]))
         _kernels.invert_fronts(fronts, self.panels, self.system._updates, diagonal, blocks)
         return diagonal, blocks
-
-
-def _edges(cliques: np.ndarray, nodes: int) -> np.ndarray:
-    """Return the pairs ``(E, 2)`` of nodes sharing a clique ``(P, m)``; -1 for none."""
-    members = np.sort(cliques, axis=1)
-    members[:, 1:][members[:, 1:] == members[:, :-1]] = -1
-    distinct = int((members >= 0).sum(axis=1).max(initial=0))
-    members = np.sort(members, axis=1)[:, members.shape[1] - distinct :]
-    keys = [np.empty(0, dtype=np.intp)]
-    for a, b in zip(*np.triu_indices(distinct, 1), strict=True):
-        both = members[members[:, a] >= 0]  # the larger one exists too
-        keys.append(both[:, a] * nodes + both[:, b])
-    return np.stack(np.divmod(sorted_unique(np.concatenate(keys)), nodes), axis=1)

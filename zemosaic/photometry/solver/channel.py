@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from ..illumination import Instruments
 from .channel_pairs import ChannelPairs, MeasuredPairs
-from .dissection import graph_positions
+from .dissection import Dissection, coupled_nodes, dissect, graph_positions
 from .groups import group_medians
 from .ties import Ties
 
@@ -106,6 +106,29 @@ class Channel:
         """Number of tiles T."""
         return len(self.sky)
 
+    def part(self, pairs: np.ndarray) -> tuple[Channel, np.ndarray]:
+        """Return a channel of some pairs ``(P,)`` and their tiles alone, and the n tiles' indices.
+
+        It cannot be solved for its own sake: it has no anchor.
+        """
+        chosen = self.pairs.chosen(pairs)
+        kept = np.zeros(self.tiles, dtype=bool)
+        kept[chosen.tiles] = True
+        while not kept[tied := self.ties.node[kept]].all():
+            kept[tied] = True
+        tiles, number = np.flatnonzero(kept), np.cumsum(kept) - 1
+        frame = self.frame and TileFrame(*(values[tiles] for values in vars(self.frame).values()))
+        part = replace(
+            self,
+            sky=self.sky[tiles],
+            pairs=replace(chosen, i=number[chosen.i], j=number[chosen.j]),
+            anchor=None,
+            frame=frame,
+            ties=Ties(number[self.ties.gain[tiles]], number[self.ties.level[tiles]]),
+            instruments=replace(self.instruments, labels=self.instruments.labels[tiles]),
+        )
+        return part, tiles
+
     @cached_property
     def is_small(self) -> bool:
         """Whether a single tile may have a part in most pairs."""
@@ -117,6 +140,12 @@ class Channel:
         if self.frame is not None:
             return np.nan_to_num(self.frame.centre)
         return graph_positions(np.stack([self.pairs.i, self.pairs.j], axis=1), self.tiles)
+
+    @cached_property
+    def dissection(self) -> Dissection:
+        """Order in which the tiles, or the first of those tied, are eliminated."""
+        ends = self.ties.node[np.stack([self.pairs.i, self.pairs.j], axis=1)]
+        return dissect(coupled_nodes(ends.reshape(len(ends), 4), self.tiles), self.position)
 
     @cached_property
     def component(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from struct import Struct
 import numpy as np
 
 from .._kernels.lattice import AREAS as PATCHES
+from .._kernels.threads import at_once
 from ..pairfit.measurement import (
     PATCH_CONTRAST,
     PATCH_NUMBERS,
@@ -22,6 +23,8 @@ from .bands import combine_bands
 #: Part of the patches of an overlap whose excess is alike: a structure that the model leaves out
 #: covers some of them.
 ALIKE = 0.5
+CHUNK = 1024  # pairs read at once
+LEVELS = [2, 3, PATCH_WEIGHT, PATCH_CONTRAST]  # numbers of a patch
 DISTRUST = 1e3  # factor on the errors of untrusted pairs
 # Fields of a `PairMeasurement` that the solver needs, scalars first: name, type, shape.
 _COLUMNS = [
@@ -55,8 +58,10 @@ class ChannelPairs:
         ``(P,)`` sum of the squared shares of the gain's information.
     x, y, level_err : ndarray
         ``(P,)`` pivot, and standard error of the level at the pivot.
+    row : ndarray
+        ``(P,)`` int row of `patches` of each pair.
     patches : ndarray
-        ``(P, 16, 11)`` numbers of each patch, as measured.
+        ``(R, 16, 11)`` numbers of each patch as measured, also of other pairs.
     x_level, y_level : ndarray
         ``(P, 16)`` levels of both tiles in each patch; another patch's for one without data.
     level_var : ndarray
@@ -83,6 +88,7 @@ class ChannelPairs:
     x: np.ndarray
     y: np.ndarray
     level_err: np.ndarray
+    row: np.ndarray
     patches: np.ndarray
     x_level: np.ndarray
     y_level: np.ndarray
@@ -109,9 +115,8 @@ class ChannelPairs:
         widening = np.sqrt(repetition)
         unit = _level_unit(column["level_err"])
         patches = column["patches"].reshape(-1, PATCHES, PATCH_NUMBERS)
-        weight, contrast = patches[..., PATCH_WEIGHT].copy(), patches[..., PATCH_CONTRAST].copy()
-        gains, used = combine_bands(column["bands"]), weight > 0
-        variance = np.where(used, 1 / np.where(used, weight, 1.0), np.inf)
+        x_level, y_level, level_var, contrast = _patch_levels(patches, unit, repetition)
+        gains = combine_bands(column["bands"])
         measured, banded = column["gain_measured"] > 0, np.isfinite(gains.gain)
         return cls(
             unit=unit,
@@ -124,15 +129,16 @@ class ChannelPairs:
             x=column["x"] / unit,
             y=column["y"] / unit,
             level_err=column["level_err"] / unit * widening,
+            row=np.arange(len(i)),
             patches=patches,
-            x_level=_filled(patches[..., 2], weight) / unit,
-            y_level=_filled(patches[..., 3], weight) / unit,
-            level_var=variance / unit**2 * repetition[:, None],
-            contrast=contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300),
+            x_level=x_level,
+            y_level=y_level,
+            level_var=level_var,
+            contrast=contrast,
             shift=column["shift"],
             shift_err=column["shift_err"],
             repetition=repetition,
-            alike=repetition * np.maximum(ALIKE * np.count_nonzero(used, axis=1), 1.0),
+            alike=repetition * np.maximum(ALIKE * np.isfinite(level_var).sum(axis=1), 1.0),
             trusted=np.ones(len(i), dtype=bool),
         )
 
@@ -141,20 +147,20 @@ class ChannelPairs:
 
         A patch without data has the position of another one.
         """
-        patches = self.patches[pairs]
+        patches = self.patches[self.row[pairs]]
         weight = patches[..., PATCH_WEIGHT]
         return np.stack([_filled(patches[..., k], weight) for k in (0, 1)], axis=-1)
 
     def extents(self, pairs: np.ndarray) -> np.ndarray:
         """Return the covariances uu, uv and vv ``(n, 16, 3)`` in cells² within the patches."""
-        return self.patches[pairs, :, 4:7]
+        return self.patches[self.row[pairs], :, 4:7]
 
     def tilts(self, pairs: np.ndarray) -> np.ndarray:
         """Return the covariances ``(n, 16, 2)`` of levels and positions within the patches.
 
         They are in the levels of tile i, times cells.
         """
-        return np.asarray(self.patches[pairs, :, 9:] / self.unit)
+        return np.asarray(self.patches[self.row[pairs], :, 9:] / self.unit)
 
     @property
     def tiles(self) -> np.ndarray:
@@ -163,8 +169,9 @@ class ChannelPairs:
 
     def chosen(self, pairs: np.ndarray) -> ChannelPairs:
         """Return some of the pairs, by a boolean or index array."""
-        arrays = {name: values[pairs] for name, values in vars(self).items() if name != "unit"}
-        return ChannelPairs(self.unit, **arrays)
+        whole = {"unit", "patches"}
+        parts = {name: values[pairs] for name, values in vars(self).items() if name not in whole}
+        return replace(self, **parts)
 
     def distrust(self, doubtful: np.ndarray) -> ChannelPairs:
         """Return the pairs without the gains of doubtful ones ``(P,)``.
@@ -179,6 +186,24 @@ class ChannelPairs:
             level_var=self.level_var * factor[:, None] ** 2,
             trusted=self.trusted & ~doubtful,
         )
+
+
+def _patch_levels(patches: np.ndarray, unit: float, repetition: np.ndarray) -> np.ndarray:
+    """Return the levels, their variances and the contrast ``(4, P, 16)`` of patches."""
+    found = np.empty((4, *patches.shape[:2]))
+
+    def fill(start: int) -> None:
+        part = slice(start, start + CHUNK)
+        x, y, weight, contrast = np.moveaxis(patches[part], 2, 0)[LEVELS]
+        used = weight > 0
+        variance = np.where(used, 1 / np.where(used, weight, 1.0), np.inf)
+        found[0, part] = _filled(x, weight) / unit
+        found[1, part] = _filled(y, weight) / unit
+        found[2, part] = variance / unit**2 * repetition[part, None]
+        found[3, part] = contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300)
+
+    at_once(fill, range(0, len(patches), CHUNK))
+    return found
 
 
 def _filled(values: np.ndarray, weight: np.ndarray) -> np.ndarray:

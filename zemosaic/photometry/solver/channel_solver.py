@@ -192,7 +192,7 @@ def _surface_terms(channel: Channel, fit: Fit) -> dict[str, np.ndarray]:
 def _positions(channel: Channel) -> tuple[np.ndarray, np.ndarray]:
     """Return shifts ``(T,)`` from the WCS in pixels, and which tiles are misplaced."""
     pairs = channel.pairs
-    shifts = tile_shifts(channel.position, pairs.i, pairs.j, pairs.shift, pairs.shift_err)
+    shifts = tile_shifts(channel.dissection, pairs.i, pairs.j, pairs.shift, pairs.shift_err)
     pixels = np.full(channel.tiles, np.nan)
     if channel.frame is not None:
         pixels = distance_in_pixels(shifts, channel.frame.jacobian)

@@ -71,6 +71,25 @@ def dissect(edges: np.ndarray, position: np.ndarray) -> Dissection:
     return _in_postorder(part)
 
 
+def coupled_nodes(cliques: np.ndarray, nodes: int) -> np.ndarray:
+    """Return the pairs ``(E, 2)`` of nodes sharing a clique ``(P, m)``; -1 for none."""
+    members = np.sort(cliques, axis=1)
+    members[:, 1:][members[:, 1:] == members[:, :-1]] = -1
+    distinct = int((members >= 0).sum(axis=1).max(initial=0))
+    members = np.sort(members, axis=1)[:, members.shape[1] - distinct :]
+    keys = [np.empty(0, dtype=np.intp)]
+    for a, b in zip(*np.triu_indices(distinct, 1), strict=True):
+        both = members[members[:, a] >= 0]  # the larger one exists too
+        keys.append(both[:, a] * nodes + both[:, b])
+    return np.stack(np.divmod(sorted_unique(np.concatenate(keys)), nodes), axis=1)
+
+
+def sorted_unique(values: np.ndarray) -> np.ndarray:
+    """Return the distinct integers in ascending order, sooner than `numpy.unique`."""
+    ordered = np.sort(values)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)]]
+
+
 def _halve(
     todo: np.ndarray, part: np.ndarray, position: np.ndarray, rank: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -54,18 +54,29 @@ def fit_hierarchy(channel: Channel, reference: np.ndarray, misplaced: np.ndarray
     """
     state, excess = initial_state(channel, reference)
     state = set_gauge(channel, state, reference, misplaced, channel.gained)
-    sample = sample_pairs(channel)
-    part = replace(channel, pairs=channel.pairs.chosen(sample)) if not sample.all() else channel
     given = reference, state.log_gain, excess, misplaced
-    survey = _survey(HierarchySolver(part, *given, learns_tiles=True), state)
-    if part is channel:
-        return survey
+    sample = sample_pairs(channel)
+    if sample.all():
+        return _survey(HierarchySolver(channel, *given, learns_tiles=True), state)
+    part, tiles = channel.part(sample)
+    first = _of_tiles(state, tiles)
+    given_part = reference[tiles], first.log_gain, excess, misplaced[tiles]
+    survey = _survey(HierarchySolver(part, *given_part, learns_tiles=True), first)
+    own_bias = np.zeros(channel.tiles)
+    own_bias[tiles] = survey.state.own_bias
+    shared = replace(survey.state, own_bias=own_bias)
     solver = HierarchySolver(channel, *given, learns_tiles=False)
 
     def fit(start: State) -> Fit:
-        return solver.fit(_with_shared(start, survey.state), survey.spreads)
+        return solver.fit(_with_shared(start, shared), survey.spreads)
 
     return _fit_sound(solver, state, survey.spreads, fit)
+
+
+def _of_tiles(state: State, tiles: np.ndarray) -> State:
+    """Return the state of some tiles ``(n,)``."""
+    names = "log_gain", "level", "surface", "own_bias"
+    return replace(state, **{name: getattr(state, name)[tiles] for name in names})
 
 
 def _with_shared(state: State, other: State) -> State:

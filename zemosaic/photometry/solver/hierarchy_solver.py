@@ -261,14 +261,14 @@ class HierarchySolver:
         columns, last = Columns.of(self.channel, spreads), self._columns
         if last is None or not np.array_equal(columns.index, last.index):
             cliques = columns.cliques(self.channel)
-            self._system = BlockSystem(columns.owner, cliques, self.channel.position)
+            self._system = BlockSystem(columns.owner, cliques, self.channel.dissection)
         self._columns = columns
         return columns
 
     def rows(self, state: State, columns: Columns, spreads: Spreads) -> list[Rows]:
         """Return the equations about a state, with the excess variances."""
         excess = spreads.level_excess, spreads.gain_excess
-        return list(self.equations.rows(state, columns.active, excess, spreads.level_factor))
+        return self.equations.rows(state, columns.active, excess, spreads.level_factor)
 
     def priors(self, columns: Columns, spreads: Spreads) -> Priors:
         """Return the priors of all terms for the sizes of their classes."""

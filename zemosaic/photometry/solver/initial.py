@@ -101,7 +101,7 @@ def _log_gains(channel: Channel) -> tuple[np.ndarray, float, Potentials | None]:
     variance = np.maximum(pairs.gain_err[measured] / gain, LEAST_GAIN_ERROR) ** 2
     i, j = node[pairs.i[measured]], node[pairs.j[measured]]
     differences = Differences(i, j, np.log(gain), 1 / variance)
-    fit = potentials(channel.tiles, differences, position=channel.position)
+    fit = potentials(channel.tiles, differences, dissection=channel.dissection)
     # One in each component is held.
     unknowns = int(np.count_nonzero(fit.grounding.free & fit.grounding.joined))
     excess = _excess(fit.residual, variance, pairs.concentration[measured], unknowns)
@@ -142,6 +142,6 @@ def _levels(
     differences = Differences(node[i], node[j], difference, error**-2.0)
     rounds = FEW_ROUNDS if channel.surface_order else MOST_ROUNDS
     fit = potentials(
-        channel.tiles, differences, rounds=rounds, position=channel.position, other=gains
+        channel.tiles, differences, rounds=rounds, dissection=channel.dissection, other=gains
     )
     return np.asarray(fit.value[node])

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..overlap.graph import component_labels
 from .block_system import BlockSystem
-from .dissection import graph_positions
+from .dissection import Dissection, dissect, graph_positions
 from .robust_lsq import ROUNDS, RobustFit, fit_differences
 
 
@@ -145,7 +145,7 @@ def potentials(
     differences: Differences,
     anchor: int | None = None,
     rounds: int = ROUNDS,
-    position: np.ndarray | None = None,
+    dissection: Dissection | None = None,
     other: Potentials | None = None,
 ) -> Potentials:
     """Fit potentials to their measured differences, robustly.
@@ -160,9 +160,8 @@ def potentials(
         The node with potential 0. In all other components the mean is 0.
     rounds : int
         Largest number of reweighting rounds; 1 is plain least squares.
-    position : ndarray or None
-        ``(nodes, 2)`` positions by which the graph is divided, if differences are between
-        neighbours; without any its own distances serve.
+    dissection : Dissection or None
+        Order in which the nodes are eliminated; without any, by their distances in the graph.
     other : Potentials or None
         Potentials of the same nodes with the same anchor: their structure serves again if their
         differences are between the same nodes.
@@ -184,8 +183,8 @@ def potentials(
     if known is None or known.fit is None:
         number = np.full(nodes, len(unknowns))
         number[unknowns] = np.arange(len(unknowns))
-        position = graph_positions(ends, nodes) if position is None else position
-        system = BlockSystem(np.arange(len(unknowns)), number[ends], position[unknowns])
+        dissection = dissection or dissect(ends, graph_positions(ends, nodes))
+        system = BlockSystem(unknowns, number[ends], dissection)
     else:
         system = known.fit.factor.system
     inverse_error = np.sqrt(differences.weight)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..overlap.graph import component_labels
+from .dissection import Dissection
 from .groups import group_medians
 from .potentials import Differences, Potentials, potentials
 
@@ -21,7 +22,7 @@ LARGEST_ERROR = 0.125
 
 
 def tile_shifts(
-    position: np.ndarray,
+    dissection: Dissection,
     i: np.ndarray,
     j: np.ndarray,
     shift: np.ndarray,
@@ -31,8 +32,8 @@ def tile_shifts(
 
     Parameters
     ----------
-    position : ndarray
-        ``(T, 2)`` positions by which the graph of the tiles can be divided.
+    dissection : Dissection
+        Order in which the T tiles are eliminated.
     i, j : ndarray
         ``(P,)`` int tiles of each pair.
     shift, shift_err : ndarray
@@ -45,7 +46,7 @@ def tile_shifts(
         `LARGEST_ERROR`.
     """
     measured = np.isfinite(shift_err).all(axis=1)
-    tiles = len(position)
+    tiles = len(dissection.front)
     shifts = np.full((tiles, 2), np.nan)
     if measured.any():
         i, j = i[measured], j[measured]
@@ -53,7 +54,7 @@ def tile_shifts(
         for axis in range(2):
             weight = np.hypot(shift_err[measured, axis], SHIFT_ERROR) ** -2.0
             differences = Differences(j, i, shift[measured, axis], weight)
-            fit = potentials(tiles, differences, position=position, other=fit)
+            fit = potentials(tiles, differences, dissection=dissection, other=fit)
             shifts[:, axis] = _relative_to_median(fit, component)
     return shifts
 
