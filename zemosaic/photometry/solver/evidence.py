@@ -65,12 +65,14 @@ def _own_surface(solver: HierarchySolver, fit: Fit, tile: int) -> float:
     for _ in range(OWN_ROUNDS):
         weighted = matrix / _scales(left)[:, None, None]
         information = np.diag(1 / variance) + np.einsum("pra,prb->ab", weighted, matrix)
-        inverse = np.linalg.inv(information)
+        # A wild gain makes it so uneven that rounding would leave variances below 0.
+        unit = np.sqrt(np.outer(information.diagonal(), information.diagonal()))
+        inverse = np.linalg.inv(information / unit) / unit
         terms = inverse @ np.einsum("pra,pr->a", weighted, chi)
         left = chi - matrix @ terms
         change = float((terms**2 / variance + np.log(variance)).sum())
         change += float(np.linalg.slogdet(information)[1])
-        variance[1:] = (terms**2 + inverse.diagonal())[1:].mean()
+        variance[1:] = (terms**2 + np.maximum(inverse.diagonal(), 0.0))[1:].mean()
     return change + _misfit(left) - _misfit(chi)
 
 
