@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from tests.helpers.kernels import use_kernels
 from zemosaic.photometry import _kernels
-from zemosaic.photometry._kernels import reference, threads
+from zemosaic.photometry._kernels import reference
 from zemosaic.photometry._kernels.fronts import FrontField, Fronts
-from zemosaic.photometry.solver import front_tree
 from zemosaic.photometry.solver.block_system import BlockSystem
 from zemosaic.photometry.solver.dissection import dissect, graph_positions
 
@@ -101,33 +100,6 @@ def test_a_matrix_that_is_not_positive_definite_is_reported(wrong: float) -> Non
         system.factorize(diagonal, blocks)
 
 
-@pytest.mark.parametrize("processors", [2, 3, 20])
-def test_shares_give_the_same_bits(processors: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No number depends on how many processors compute at once."""
-    found = []
-    for number in (1, processors):
-        monkeypatch.setattr(threads.os, "cpu_count", lambda number=number: number)
-        monkeypatch.setattr(front_tree, "LEAST_WORK", 0.0)
-        system, diagonal, blocks, _ = random_system(3, 2_000, 2, 1.2, 1.0)
-        assert (system.fronts.shares > 1) == (number > 1)
-        factor = system.factorize(diagonal, blocks)
-        found.append((factor.panels, *factor.inverse(), factor.solve(diagonal)))
-    for alone, shared in zip(*found, strict=True):
-        assert np.array_equal(alone, shared)
-
-
-@pytest.mark.skipif(not _kernels.COMPILED, reason="the kernels were not compiled")
-def test_an_error_in_a_share_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kernel that refuses its arrays in a thread of its own is not overlooked."""
-    monkeypatch.setattr(threads.os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(front_tree, "LEAST_WORK", 0.0)
-    system, diagonal, blocks, _ = random_system(3, 300, 2, 1.2, 1.0)
-    last = np.flatnonzero(system.fronts.table[:, FrontField.SHARE] == 1)[-1]
-    system.fronts.table[last, FrontField.OWN] = -5
-    with pytest.raises(ValueError, match="the arrays do not fit together"):
-        system.factorize(diagonal, blocks)
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_each_node_is_eliminated_once_before_its_separator(seed: int) -> None:
     """No two coupled nodes lie in fronts of which neither is above the other."""
@@ -157,7 +129,6 @@ def kernel_arguments() -> dict[str, Any]:
         "updates": np.empty(fronts.end(FrontField.UPDATE)),
         "definite": np.empty(1),
         "front_work": np.empty(fronts.largest**2),
-        "share": 0,
     }
 
 
@@ -173,8 +144,7 @@ def test_places_out_of_range_are_refused(name: str, value: int) -> None:
     array = arguments[name]
     if name in ("above", "place") and value < 0:
         pytest.skip("negative places stand for none")
-    fields = array[:, : FrontField.SHARE] if name == "table" else array
-    fields[...] = np.where(fields >= 0, value, fields)
+    array[...] = np.where(array >= 0, value, array)
     with pytest.raises(ValueError, match="factorize_fronts: the arrays do not fit together"):
         fused.factorize_fronts(**arguments)
 

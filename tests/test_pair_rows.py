@@ -74,7 +74,7 @@ ALL = Unknowns(
 
 
 def rows_of(equations: PairEquations, state: State, active: Unknowns = ALL) -> list[Rows]:
-    return equations.rows(state, active, (0.0, 0.0))
+    return list(equations.rows(state, active, (0.0, 0.0)))
 
 
 def changed(state: State, name: str, index: tuple[int, ...], step: float) -> State:

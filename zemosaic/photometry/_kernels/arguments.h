@@ -235,7 +235,7 @@ the frame (see Frame in preview_pair.h). */
 
 /* The fronts of a sparse symmetric system; see fronts.py. */
 #define FRONTS(reads)                                                                           \
-    reads(Index, table, FRONT_ENDS, 8)                                                          \
+    reads(Index, table, FRONT_ENDS, 7)                                                          \
     reads(Index, columns, ENTRIES)                                                              \
     reads(Index, above, ENTRIES)                                                                \
     reads(Index, children, CHILDREN)                                                            \
@@ -249,8 +249,7 @@ the frame (see Frame in preview_pair.h). */
     writes(double, panels, PANELS)                                                              \
     writes(double, updates, UPDATES)                                                            \
     writes(double, definite, 1)                                                                 \
-    writes(double, front_work, FRONT_WORK)                                                      \
-    number(share)
+    writes(double, front_work, FRONT_WORK)
 
 #define SOLVE_FRONTS(reads, writes, number)                                                     \
     FRONTS(reads)                                                                               \
@@ -264,8 +263,7 @@ the frame (see Frame in preview_pair.h). */
     writes(double, updates, UPDATES)                                                            \
     writes(double, diagonal, UNKNOWNS)                                                          \
     writes(double, blocks, PAIRS, CLIQUE, CLIQUE)                                               \
-    writes(double, front_work, FRONT_WORK)                                                      \
-    number(share)
+    writes(double, front_work, FRONT_WORK)
 
 #define TILE_LEVELS(reads, writes, number)                                                      \
     reads(Index, tile, CHOSEN)                                                                  \

@@ -87,7 +87,7 @@ static int eliminate(double *matrix, Index begin, Index end, Index size)
     return 1;
 }
 
-/* Factorize the fronts of a share. The updates of a front take the place of those of its children, so they are
+/* Factorize all fronts. The updates of a front take the place of those of its children, so they are
 computed apart. */
 int factorize_fronts(const FactorizeFronts *a)
 {
@@ -95,7 +95,6 @@ int factorize_fronts(const FactorizeFronts *a)
     Front front;
     a->definite[0] = 1;
     for (Index number = 0; number < tree.fronts; number++) {
-        if (!in_share(&tree, number, a->share)) continue;
         if (read_front(&tree, number, &front) < 0) return -1;
         const Index own = front.own, size = front.size, rest = front.rest;
         const Matrix matrix = {a->panels + front.panel, a->front_work, &front};

@@ -6,7 +6,7 @@
 #include "algebra.h"
 
 enum { FIELD_OWN, FIELD_START, FIELD_CHILDREN, FIELD_BLOCKS, FIELD_PANEL, FIELD_UPDATE,
-       FIELD_PARENT, FIELD_SHARE, FIELDS };
+       FIELD_PARENT, FIELDS };
 
 typedef struct {
     const Index *table, *columns, *above, *children, *order, *place;
@@ -36,12 +36,6 @@ typedef struct {
 whose rows are `step` apart; if it is symmetric, only right of its diagonal, with some others. */
 void subtract_product(double *matrix, Index step, Factor left, Factor right, Index depth,
                       Index rows, Index columns, int symmetric);
-
-/* Return whether a front belongs to a share. */
-static inline int in_share(const Tree *tree, Index number, double share)
-{
-    return (double)tree->table[number * FIELDS + FIELD_SHARE] == share;
-}
 
 /* Read a front; -1 if its numbers do not fit the arrays. */
 int read_front(const Tree *tree, Index number, Front *front);

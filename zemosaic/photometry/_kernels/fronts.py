@@ -21,9 +21,8 @@ class FrontField(IntEnum):
     CHILDREN = 2  # start of its children in `Fronts.children`
     BLOCKS = 3  # start of its blocks in `Fronts.order`
     PANEL = 4  # start of its panel
-    UPDATE = 5  # start of its update, which replaces the updates of its children in its share
+    UPDATE = 5  # start of its update, which replaces the updates of its children
     PARENT = 6  # -1 for none
-    SHARE = 7  # the work that it belongs to, which no other share needs; -1 if it needs all of them
 
 
 class Fronts(NamedTuple):
@@ -32,7 +31,7 @@ class Fronts(NamedTuple):
     Parameters
     ----------
     table : ndarray
-        ``(F + 1, 8)`` int, see `FrontField`; the last row has the ends.
+        ``(F + 1, 7)`` int, see `FrontField`; the last row has the ends.
     columns : ndarray
         Int columns of each front: those eliminated there, then the others as they will be.
     above : ndarray
@@ -55,11 +54,6 @@ class Fronts(NamedTuple):
     def end(self, field: FrontField) -> int:
         """Return the total length of a field."""
         return int(self.table[-1, field])
-
-    @property
-    def shares(self) -> int:
-        """Number of shares that do not need each other."""
-        return int(self.table[:, FrontField.SHARE].max()) + 1
 
     @property
     def largest(self) -> int:

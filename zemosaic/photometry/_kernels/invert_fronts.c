@@ -96,13 +96,12 @@ static int distribute(const InvertFronts *a, const Tree *tree, const Front *fron
     return 0;
 }
 
-/* Compute the inverse within the fronts of a share, last front first. */
+/* Compute the inverse within all fronts, last front first. */
 int invert_fronts(const InvertFronts *a)
 {
     const Tree tree = TREE_OF(a);
     Front front;
     for (Index number = tree.fronts - 1; number >= 0; number--) {
-        if (!in_share(&tree, number, a->share)) continue;
         if (read_front(&tree, number, &front) < 0) return -1;
         invert(a->panels + front.panel, a->updates + front.update, front.own, front.size,
                a->front_work);

@@ -10,7 +10,6 @@ from struct import Struct
 import numpy as np
 
 from .._kernels.lattice import AREAS as PATCHES
-from .._kernels.threads import at_once
 from ..pairfit.measurement import (
     PATCH_CONTRAST,
     PATCH_NUMBERS,
@@ -191,8 +190,7 @@ class ChannelPairs:
 def _patch_levels(patches: np.ndarray, unit: float, repetition: np.ndarray) -> np.ndarray:
     """Return the levels, their variances and the contrast ``(4, P, 16)`` of patches."""
     found = np.empty((4, *patches.shape[:2]))
-
-    def fill(start: int) -> None:
+    for start in range(0, len(patches), CHUNK):
         part = slice(start, start + CHUNK)
         x, y, weight, contrast = np.moveaxis(patches[part], 2, 0)[LEVELS]
         used = weight > 0
@@ -201,8 +199,6 @@ def _patch_levels(patches: np.ndarray, unit: float, repetition: np.ndarray) -> n
         found[1, part] = _filled(y, weight) / unit
         found[2, part] = variance / unit**2 * repetition[part, None]
         found[3, part] = contrast / np.maximum(contrast.sum(axis=1, keepdims=True), 1e-300)
-
-    at_once(fill, range(0, len(patches), CHUNK))
     return found
 
 

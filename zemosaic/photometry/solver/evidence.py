@@ -87,7 +87,7 @@ def _rows_of_tile(
     pairs, spreads = solver.channel.pairs, fit.spreads
     active = replace(fit.columns.active, surface=ORDERS > 0)
     excess = spreads.level_excess, spreads.gain_excess
-    rows = solver.equations.rows(fit.state, active, excess, spreads.level_factor)
+    rows = list(solver.equations.rows(fit.state, active, excess, spreads.level_factor))
     derivatives, squares = [], [np.array([solver.scales.patch_var])]
     for part in rows:
         ends = [end[part.pairs] == tile for end in (pairs.i, pairs.j)]

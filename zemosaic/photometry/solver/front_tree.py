@@ -9,11 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._kernels.fronts import Fronts
-from .._kernels.threads import threads
 from .dissection import Dissection, sorted_unique
-
-LEAST_WORK = 1e8  # multiplications in a system that is divided into shares
-UNEVEN = 1.2  # most work in a part of a share, in units of an even share
 
 
 def front_tree(dissection: Dissection, node: np.ndarray, cliques: np.ndarray) -> Fronts:
@@ -110,58 +106,22 @@ def _table(
 ) -> np.ndarray:
     """Return the table of a `Fronts`, with a last row for the ends."""
     fronts = len(own)
+    rest = size - own
     children = np.bincount(parent[parent >= 0], minlength=fronts)
     cliques = np.bincount(first, minlength=fronts + 1)[:fronts]
-    share = _shares(own * size.astype(float) ** 2, parent)
+    # Updates of fronts lie on a stack: the update of a front replaces its children's.
+    place, top = np.zeros(fronts + 1, dtype=np.intp), 0
+    waiting: list[int] = []
+    for front, (below, length) in enumerate(
+        zip(children.tolist(), (rest**2).tolist(), strict=True)
+    ):
+        for _ in range(below):
+            top = int(place[waiting.pop()])
+        place[front] = top
+        waiting.append(front)
+        top += length
+        place[-1] = max(place[-1], top)
     ends = [np.append(0, np.cumsum(numbers)) for numbers in (children, cliques, own * size)]
-    place = _places_of_updates((size - own) ** 2, parent, share)
-    table = [np.append(own, 0), start, *ends, place, np.append(parent, -1), np.append(share, -1)]
-    return np.ascontiguousarray(np.stack(table, axis=1))
-
-
-def _shares(work: np.ndarray, parent: np.ndarray) -> np.ndarray:
-    """Divide the fronts ``(F,)`` into shares of similar work, one for each thread.
-
-    A part of the tree with too much work is divided at its last front, which follows all shares:
-    it has share -1.
-    """
-    share = np.zeros(len(work), dtype=np.intp)
-    number = threads()
-    if number == 1 or work.sum() < LEAST_WORK:
-        return share
-    below: list[list[int]] = [[] for _ in work]
-    total, begin = work.tolist(), list(range(len(work)))  # of each front and all below it
-    for front, above in enumerate(parent.tolist()):
-        if above >= 0:
-            total[above] += total[front]
-            begin[above] = min(begin[above], begin[front])
-            below[above].append(front)
-    parts, most = np.flatnonzero(parent < 0).tolist(), UNEVEN * work.sum() / number
-    while total[last := max(parts, key=total.__getitem__)] > most and below[last]:
-        parts.remove(last)
-        parts += below[last]
-        share[last] = -1
-    load = np.zeros(number)
-    for last in sorted(parts, key=total.__getitem__, reverse=True):
-        least = load.argmin()
-        share[begin[last] : last + 1] = least
-        load[least] += total[last]
-    return share
-
-
-def _places_of_updates(length: np.ndarray, parent: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return the start of each front's update ``(F + 1,)``, with the end of all.
-
-    Those of a share lie on a stack: the update of a front replaces its children's.
-    """
-    place, above, lengths, end = [0] * len(length), parent.tolist(), length.tolist(), 0
-    for number in range(-1, share.max(initial=0) + 1):
-        top, waiting = end, list[int]()
-        for front in np.flatnonzero(share == number).tolist():
-            while waiting and above[waiting[-1]] == front:
-                top = place[waiting.pop()]
-            place[front] = top
-            waiting.append(front)
-            top += lengths[front]
-            end = max(end, top)
-    return np.array([*place, end], dtype=np.intp)
+    return np.ascontiguousarray(
+        np.stack([np.append(own, 0), start, *ends, place, np.append(parent, -1)], axis=1)
+    )

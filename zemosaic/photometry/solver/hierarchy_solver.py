@@ -268,7 +268,7 @@ class HierarchySolver:
     def rows(self, state: State, columns: Columns, spreads: Spreads) -> list[Rows]:
         """Return the equations about a state, with the excess variances."""
         excess = spreads.level_excess, spreads.gain_excess
-        return self.equations.rows(state, columns.active, excess, spreads.level_factor)
+        return list(self.equations.rows(state, columns.active, excess, spreads.level_factor))
 
     def priors(self, columns: Columns, spreads: Spreads) -> Priors:
         """Return the priors of all terms for the sizes of their classes."""

@@ -8,7 +8,6 @@ import numpy as np
 from scipy.sparse import coo_array
 
 from .. import _kernels
-from .._kernels.threads import at_once
 from .block_system import BlockSystem
 from .bordered import Bordered
 from .columns import Columns
@@ -48,22 +47,20 @@ class NormalEquations:
         self.border, self.corner = np.zeros((size + 1, shared)), np.zeros((shared, shared))
         self.shared_right = np.zeros(shared)
         products = np.empty(self.cliques.shape)
-
-        def add_own(part: Rows) -> None:
+        for part in rows:
             weight = weights[part.pairs, None] / part.variance
             _kernels.normal_blocks(
                 part.pairs, part.derivatives, weight, part.residual, self.blocks, products
             )
-
-        at_once(add_own, rows)
-        for part in rows:
             if part.shared.shape[2]:
-                self._add_shared(part, weights, columns.shared_places(part.instruments))
+                place = columns.shared_places(part.instruments)
+                self._add_shared(part, weight, self.cliques[part.pairs], place)
         self.right = np.bincount(self.cliques.ravel(), products.ravel(), size + 1)
 
-    def _add_shared(self, part: Rows, weights: np.ndarray, place: np.ndarray) -> None:
+    def _add_shared(
+        self, part: Rows, weight: np.ndarray, column: np.ndarray, place: np.ndarray
+    ) -> None:
         """Add the products with the shared columns at these places."""
-        weight, column = weights[part.pairs, None] / part.variance, self.cliques[part.pairs]
         across = (part.own * weight[..., None]).swapaxes(1, 2) @ part.shared
         flat = across.reshape(-1, across.shape[2])
         entry = np.arange(len(flat))

@@ -28,7 +28,6 @@ import numpy as np
 
 from .. import _kernels
 from .._kernels.pair_derivatives import Derivatives, TileTerms
-from .._kernels.threads import at_once
 from .channel import Channel
 from .pair_ends import Lit, PairEnd, even_light
 from .patch_bases import SMOOTH, PatchBases
@@ -175,8 +174,8 @@ class PairEquations:
         active: Unknowns,
         excess: tuple[float, float],
         level_factor: float = 1.0,
-    ) -> list[Rows]:
-        """Return all equations, linearized about a state.
+    ) -> Iterator[Rows]:
+        """Yield all equations, linearized about a state.
 
         Parameters
         ----------
@@ -195,11 +194,9 @@ class PairEquations:
             state.biases(self.channel.instruments.labels),
             np.ascontiguousarray(state.surface[:, active.surface]),
         )  # fmt: skip
-
-        def linearize(part: tuple[np.ndarray, np.ndarray]) -> Rows:
-            return self._linearize(*part, state, terms, active, excess, level_factor)
-
-        return at_once(linearize, self._parts)
+        for chosen, instruments in self._parts:
+            given = state, terms, active, excess, level_factor
+            yield self._linearize(chosen, instruments, *given)
 
     def _linearize(
         self,

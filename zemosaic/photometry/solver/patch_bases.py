@@ -67,8 +67,7 @@ class PatchBases:
             return kept[1]
         basis = compute(chosen, of_pairs, terms)
         self._kept.pop(key, None)
-        kept_bases = [basis for _, basis in list(self._kept.values())]  # other threads add some
-        if sum(basis.nbytes for basis in kept_bases) + basis.nbytes <= KEPT_BYTES:
+        if sum(basis.nbytes for _, basis in self._kept.values()) + basis.nbytes <= KEPT_BYTES:
             self._kept[key] = terms, basis
         return basis
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from .. import _fused  # type: ignore[attr-defined]
 from ..fronts import Fronts
-from ..threads import at_once
 
 
 def factorize_fronts(
@@ -14,24 +13,17 @@ def factorize_fronts(
     updates: np.ndarray,
 ) -> bool:  # fmt: skip
     """Factorize all fronts."""
-    definite = np.zeros((fronts.shares + 1, 1))
-
-    def factorize(share: int) -> None:
-        _fused.factorize_fronts(
-            *fronts,
-            diagonal=diagonal,
-            blocks=blocks,
-            panels=panels,
-            updates=updates,
-            definite=definite[share],
-            front_work=np.empty(fronts.largest**2),
-            share=share,
-        )
-
-    at_once(factorize, range(fronts.shares))
-    if definite[:-1].all():
-        factorize(-1)
-    return bool(definite.all())
+    definite = np.empty(1)
+    _fused.factorize_fronts(
+        *fronts,
+        diagonal=diagonal,
+        blocks=blocks,
+        panels=panels,
+        updates=updates,
+        definite=definite,
+        front_work=np.empty(fronts.largest**2),
+    )
+    return bool(definite[0])
 
 
 def solve_fronts(fronts: Fronts, panels: np.ndarray, solution: np.ndarray) -> None:
@@ -49,17 +41,11 @@ def invert_fronts(
     blocks: np.ndarray,
 ) -> None:  # fmt: skip
     """Compute the inverse within all fronts."""
-
-    def invert(share: int) -> None:
-        _fused.invert_fronts(
-            *fronts,
-            panels=panels,
-            updates=updates,
-            diagonal=diagonal,
-            blocks=blocks,
-            front_work=np.empty(fronts.largest**2),
-            share=share,
-        )
-
-    invert(-1)
-    at_once(invert, range(fronts.shares))
+    _fused.invert_fronts(
+        *fronts,
+        panels=panels,
+        updates=updates,
+        diagonal=diagonal,
+        blocks=blocks,
+        front_work=np.empty(fronts.largest**2),
+    )
