@@ -19,12 +19,12 @@ from tests.helpers.tiles import simulated
 from zemosaic import calibrate
 from zemosaic.errors import UserError
 from zemosaic.photometry.apply import correct, write_corrected
-from zemosaic.photometry.illumination import TERMS, Illumination, Instruments
+from zemosaic.photometry.illumination import TERMS, Illumination
 from zemosaic.photometry.mosaic import write_mosaic
 from zemosaic.photometry.solver.solve import Correction, Solution
 from zemosaic.photometry.tiles.tile import tile_from_array
 from zemosaic.photometry.tiles.tile_files import open_tile, open_tiles
-from zemosaic.pipeline import stages
+from zemosaic.pipeline import solve_stage
 from zemosaic.pipeline.illumination_file import read_illuminations
 from zemosaic.pipeline.illumination_text import describe_illuminations
 from zemosaic.report import coadd
@@ -190,14 +190,14 @@ def with_illumination(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return a function that gives every later solution some illuminations."""
 
     def give(*lights: Illumination) -> None:
-        solve = stages.solve
+        solve = solve_stage.solve
 
-        def solve_with(*arguments: Any) -> Solution:
-            solution = solve(*arguments)
+        def solve_with(*arguments: Any, **named: Any) -> Solution:
+            solution = solve(*arguments, **named)
             curve, bias = (np.full_like(solution.gain, value) for value in (1e-3, BIAS))
             return replace(solution, illuminations=lights, curve_xx=curve, bias=bias)
 
-        monkeypatch.setattr(stages, "solve", solve_with)
+        monkeypatch.setattr(solve_stage, "solve", solve_with)
 
     return give
 
@@ -298,17 +298,17 @@ def test_a_run_without_illumination_leaves_no_file_of_an_earlier_one(
 
 def labels(monkeypatch: pytest.MonkeyPatch, tiles: Any, **options: Any) -> tuple[Any, list[str]]:
     """Return the instruments of the tiles of a run, and its notes."""
-    seen, solve, notes = [], stages.solve, []
+    seen, solve, notes = [], solve_stage.solve, []
 
-    def spy(*arguments: Any) -> Solution:
-        seen.extend(value for value in arguments if isinstance(value, Instruments))
-        return solve(*arguments)
+    def spy(*arguments: Any, **named: Any) -> Solution:
+        seen.append(named["instruments"])
+        return solve(*arguments, **named)
 
     class Notes:
         def handle_batch(self, events: Any) -> None:
             notes.extend(getattr(event, "message", "") for event in events)
 
-    monkeypatch.setattr(stages, "solve", spy)
+    monkeypatch.setattr(solve_stage, "solve", spy)
     calibrate(tiles, Settings(**options), "serial", [Notes()])
     return seen[0], notes
 

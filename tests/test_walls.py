@@ -24,8 +24,8 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 #: The parts of photometry in the order of the data flow: each imports only those before it.
 PHOTOMETRY = (
-    "robust", "_kernels", "tiles", "preview", "overlap", "illumination", "pairfit", "stars",
-    "solver", "apply", "mosaic", "simulate",
+    "robust", "_kernels", "tiles", "preview", "overlap", "cosine_series", "illumination", "pairfit",
+    "stars", "solver", "apply", "fine_flat", "mosaic", "simulate",
 )  # fmt: skip
 #: Packages that the numerics do not import: futures, telemetry, logs and clocks.
 IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing"}

@@ -2,18 +2,22 @@
 
 Both are smooth functions of the position on the detector, in Legendre polynomials of its
 coordinates x and y, which run from -1 to 1 between the edges of a tile. The illumination F is the
-exponential of such a sum, so it is positive; the glow is a sum itself.
+exponential of such a sum, so it is positive; the glow is a sum itself. Where many tiles overlap, a
+cosine series describes the structure of ln F finer than the polynomials.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.polynomial import legendre
 
+from .cosine_series import CosineSeries
+
 DEGREE = 8  # largest sum of the degrees along x and y
+SMOOTH = 4  # degree of vignetting
 #: ``(M, 2)`` degrees along x and y of each term, without the constant.
 TERMS = np.array([(a, n - a) for n in range(1, DEGREE + 1) for a in range(n, -1, -1)])
 
@@ -39,6 +43,8 @@ class Illumination:
         ``(C, M)`` float64 coefficients of the glow in ADU of the tiles before correction.
     log_flat_cov, glow_cov : ndarray
         ``(C, M, M)`` float64 covariances of the coefficients.
+    fine : CosineSeries or None
+        Finer structure of ln F; None without any.
     """
 
     name: str
@@ -48,41 +54,64 @@ class Illumination:
     glow: np.ndarray
     log_flat_cov: np.ndarray
     glow_cov: np.ndarray
+    fine: CosineSeries | None = None
 
     def factor(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
         """Return F ``(C, rows, columns)`` for a part of a tile; 1 is the mean of ln F."""
-        return np.exp(self._surface(self.log_flat, rows, columns))
+        return self._factor_on_grid(*self._axes(rows, columns))
 
     def glow_level(self, rows: slice = slice(None), columns: slice = slice(None)) -> np.ndarray:
         """Return the glow ``(C, rows, columns)`` in ADU for a part of a tile."""
-        return self._surface(self.glow, rows, columns)
+        return _on_grid(self.glow, *self._axes(rows, columns))
 
     def at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return F and the glow in ADU, ``(C, ...)``, at detector coordinates x and y ``(...)``."""
         log_flat, glow = (_values(part, x, y) for part in (self.log_flat, self.glow))
-        return np.exp(log_flat), glow
+        return np.exp(log_flat if self.fine is None else log_flat + self.fine.at(x, y)), glow
 
-    def table(self, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return F and the glow in ADU, ``(C, side, side)``, from edge to edge of a tile."""
-        along = legendre.legvander(np.linspace(-1, 1, side), DEGREE)
-        log_flat, glow = (along @ _matrix(part) @ along.T for part in (self.log_flat, self.glow))
-        return np.exp(log_flat), glow
+    def on_grid(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return F and the glow in ADU, ``(C, h, w)``, at detector coordinates of a grid.
 
-    def errors_at(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the standard errors of F and of the glow in ADU, as `at`."""
-        basis = detector_basis(np.ravel(x), np.ravel(y))
+        Parameters
+        ----------
+        x, y : ndarray
+            ``(w,)`` and ``(h,)`` coordinates of its columns and rows.
+        """
+        return self._factor_on_grid(x, y), _on_grid(self.glow, x, y)
+
+    def errors_on_grid(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the standard errors of F and of the glow in ADU, as `on_grid`."""
+        places = np.meshgrid(x, y)
+        basis = detector_basis(*(place.ravel() for place in places))
         log_flat, glow = (
-            np.sqrt(np.maximum(np.sum((basis @ cov) * basis, axis=2), 0)).reshape(-1, *np.shape(x))
+            np.sqrt(np.maximum(np.sum((basis @ cov) * basis, axis=2), 0)).reshape(
+                -1, *places[0].shape
+            )
             for cov in (self.log_flat_cov, self.glow_cov)
         )
-        return self.at(x, y)[0] * log_flat, glow
+        if self.fine is not None:
+            log_flat = np.hypot(log_flat, self.fine.errors_on_grid(x, y))
+        return self._factor_on_grid(x, y) * log_flat, glow
 
     @property
     def digest(self) -> str:
         """16 digits of the SHA-256 of its coefficients."""
-        parts = self.log_flat, self.glow
+        parts = [self.log_flat, self.glow]
+        parts += [self.fine.coefficients] if self.fine is not None else []
         numbers = np.concatenate([part.ravel() for part in parts]).astype("<f8").tobytes()
         return hashlib.sha256(numbers).hexdigest()[:16]
+
+    @property
+    def differs_by_channel(self) -> bool:
+        """Whether F of any channel differs from that of another."""
+        parts = [self.log_flat] if self.fine is None else [self.log_flat, self.fine.coefficients]
+        return any(np.ptp(part, axis=0).any() for part in parts)
+
+    @property
+    def smooth(self) -> Illumination:
+        """The terms of ln F up to degree `SMOOTH`, and the glow."""
+        low = TERMS.sum(axis=1) <= SMOOTH
+        return replace(self, log_flat=np.where(low, self.log_flat, 0.0), fine=None)
 
     def corner_loss(self, channel: int) -> tuple[float, float]:
         """Return the fraction of light missing in the corners, and its standard error.
@@ -106,12 +135,20 @@ class Illumination:
         variance = change @ self.glow_cov[channel] @ change
         return float(np.ptp(glow)), float(np.sqrt(max(variance, 0.0)))
 
-    def _surface(self, coefficients: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    def _axes(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         height, width = self.shape
-        y = detector_coordinate(np.arange(height)[rows], height)
         x = detector_coordinate(np.arange(width)[columns], width)
-        along_y, along_x = (legendre.legvander(axis, DEGREE) for axis in (y, x))
-        return along_y @ _matrix(coefficients) @ along_x.T
+        return x, detector_coordinate(np.arange(height)[rows], height)
+
+    def _factor_on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        log_flat = _on_grid(self.log_flat, x, y)
+        return np.exp(log_flat if self.fine is None else log_flat + self.fine.on_grid(x, y))
+
+
+def _on_grid(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return sums ``(C, h, w)`` of the terms at x ``(w,)`` and y ``(h,)``."""
+    along_y, along_x = (legendre.legvander(axis, DEGREE) for axis in (y, x))
+    return np.asarray(along_y @ _matrix(coefficients) @ along_x.T)
 
 
 def _values(coefficients: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """illumination.fits in a run folder: illumination and glow of each instrument.
 
 For instrument k it has the images ``FLATk``, F in C channels, and ``FLATERRk``; with a glow also
-``GLOWk`` and ``GLOWERRk``; and the tables ``TERMSk``, the Legendre coefficients with their
-covariances, and ``TILESk``, the indices of the tiles.
+``GLOWk`` and ``GLOWERRk``; with fine structure of F ``FINEk`` and ``FINEVARk``, the coefficients of
+a cosine series in C channels and their variances; and the tables ``TERMSk``, the Legendre
+coefficients with their covariances, and ``TILESk``, the indices of the tiles.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from astropy.table import Table
 
 from .._version import __version__
 from ..files import atomic_write
+from ..photometry.cosine_series import CosineSeries
 from ..photometry.illumination import TERMS, Illumination, detector_coordinate
 from .solution import PhaseSolution
 
 __all__ = ["Illumination", "read_illuminations", "write_illuminations"]
 
-#: Longest side of an image, which shows the polynomials; the tables have all of them.
+#: Longest side of an image, which shows F; the tables and the series have all of it.
 LONGEST = 128
 
 
@@ -45,6 +47,7 @@ def write_illuminations(solution: PhaseSolution, path: Path, run: str) -> None:
     hdus = fits.HDUList([primary])
     for number, light in enumerate(solution.illuminations, 1):
         hdus += _images(light, number, solution.unit)
+        hdus += _fine(light, number)
         hdus += _tables(light, number, solution.unit)
     with atomic_write(path) as temporary:
         hdus.writeto(temporary, overwrite=True)
@@ -65,10 +68,13 @@ def read_illuminations(path: Path) -> list[Illumination]:
                 for name in ("log_flat", "glow", "log_flat_cov", "glow_cov")
             )
             tiles = np.array(hdus[f"TILES{number}"].data["tile"], dtype=np.int64)
-            shape = header["HEIGHT"], header["WIDTH"]
+            shape, fine = (header["HEIGHT"], header["WIDTH"]), None
+            if f"FINE{number}" in names:
+                parts = (hdus[f"{name}{number}"].data for name in ("FINE", "FINEVAR"))
+                fine = CosineSeries(*(np.array(part, dtype=np.float64) for part in parts))
             illuminations.append(
                 Illumination(
-                    header["INSTRUME"], tiles, shape, log_flat, glow, log_flat_cov, glow_cov
+                    header["INSTRUME"], tiles, shape, log_flat, glow, log_flat_cov, glow_cov, fine
                 )
             )
     return illuminations
@@ -81,9 +87,8 @@ def _images(light: Illumination, number: int, unit: str) -> list[fits.ImageHDU]:
         detector_coordinate((np.arange(cells) + 0.5) * length / cells - 0.5, length)
         for cells, length in zip(shape, light.shape, strict=True)
     )
-    places = np.meshgrid(x, y)
-    images = dict(zip(("FLAT", "GLOW"), light.at(*places), strict=True))
-    images |= dict(zip(("FLATERR", "GLOWERR"), light.errors_at(*places), strict=True))
+    images = dict(zip(("FLAT", "GLOW"), light.on_grid(x, y), strict=True))
+    images |= dict(zip(("FLATERR", "GLOWERR"), light.errors_on_grid(x, y), strict=True))
     kinds = ["FLAT", "FLATERR", *(["GLOW", "GLOWERR"] if light.glow.any() else [])]
     hdus = []
     for kind in kinds:
@@ -95,6 +100,16 @@ def _images(light: Illumination, number: int, unit: str) -> list[fits.ImageHDU]:
             hdu.header[f"CDELT{axis}"] = length / cells
         _describe(hdu.header, light)
         hdus.append(hdu)
+    return hdus
+
+
+def _fine(light: Illumination, number: int) -> list[fits.ImageHDU]:
+    if light.fine is None:
+        return []
+    parts = {"FINE": light.fine.coefficients, "FINEVAR": light.fine.variance}
+    hdus = [fits.ImageHDU(part, name=f"{name}{number}") for name, part in parts.items()]
+    for hdu in hdus:
+        _describe(hdu.header, light)
     return hdus
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from ..photometry.cosine_series import CosineSeries
 from ..photometry.illumination import Illumination
 
 
@@ -20,8 +21,10 @@ def describe_illuminations(lights: Sequence[Illumination], unit: str) -> Iterato
     for light in lights:
         of_name = f" of {light.name}" if len(lights) > 1 and light.name else ""
         shared = f"shared by {len(light.tiles)} tiles{of_name}"
-        if light.log_flat.any():
-            yield "illumination", f"{_corners(light)}, {shared}"
+        parts = [_corners(light)] if light.log_flat.any() else []
+        parts += [_structure(light.fine)] if light.fine is not None else []
+        if parts:
+            yield "illumination", ", ".join([*parts, shared])
         if light.glow.any():
             ranges, errors = zip(*map(light.glow_range, range(len(light.glow))), strict=True)
             values = ", ".join(f"{value:.3g}" for value in ranges)
@@ -38,3 +41,9 @@ def _corners(light: Illumination) -> str:
     values = ", ".join(f"{100 * sign * loss:.{digits}f}" for loss in losses)
     kind = "less" if sign > 0 else "more"
     return f"{values} % {kind} light in the corners (± {error:.{digits}f})"
+
+
+def _structure(fine: CosineSeries) -> str:
+    """Return the size of the finer structure, in the order of the channels."""
+    values = ", ".join(f"{100 * value:.2g}" for value in fine.rms)
+    return f"structure of {values} % (rms)"

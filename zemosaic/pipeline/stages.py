@@ -13,19 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from ..photometry.illumination import Instruments
-from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune, repetition
+from ..photometry.overlap.graph import OverlapGraph, find_overlaps, prune
 from ..photometry.preview.preview import Preview
-from ..photometry.solver.channel import TileFrame
-from ..photometry.solver.solve import Solution, solve
 from ..photometry.solver.ties import Ties
-from ..photometry.stars.gain import with_star_gains
 from ..photometry.tiles.tile import Tile
 from ..runtime.kept_files import KeptFile
 from ..runtime.scheduler import Job, Outcome
 from .apply_stage import write_corrected_tiles
 from .groups import tie_tiles
 from .instruments import find_instruments
-from .packed_measurements import stack_measured
 from .prepare_stage import FirstStage
 from .records import (
     PairRecord,
@@ -38,6 +34,7 @@ from .run_context import RunContext
 from .same_sky import SkyCheck, check_same_sky
 from .scan_task import TileLike
 from .solution import PhaseSolution
+from .solve_stage import solve_tiles
 from .star_gains import add_star_gains
 from .tasks import cache_key, measure
 from .tile_stages import PreparedTiles
@@ -66,7 +63,7 @@ def run_stages(
         records = add_star_gains(context, records)
         sky_check = _check_same_sky(context, records)
         different = np.array([(r.i, r.j) in sky_check.pairs for r in records], dtype=bool)
-        solved = _solve(
+        solved = solve_tiles(
             context, graph, corners, records, prepared, first.anchor, *shared, different
         )
         solved.suspect[list(sky_check.tiles)] = True
@@ -175,37 +172,6 @@ def _pair_jobs(
         attributes = {"tile_i": i, "tile_j": j, "name_i": names[i], "name_j": names[j]}
         key = cache_key(keys[i], keys[j], model) if keys[i] and keys[j] else ""
         yield Job(number, measure, (paths[i], paths[j], model, run_ns), attributes, key)
-
-
-def _solve(
-    context: RunContext,
-    graph: OverlapGraph,
-    corners: np.ndarray,
-    records: Sequence[PairRecord],
-    prepared: PreparedTiles,
-    anchor: int | None,
-    ties: Ties,
-    instruments: Instruments,
-    shapes: Mapping[int, tuple[int, int]],
-    different: np.ndarray,
-) -> Solution:
-    tiles = len(corners)
-    sky = np.full((tiles, prepared.channels), np.nan)
-    frame = TileFrame(np.zeros((tiles, 2)), np.zeros((tiles, 2, 2)), np.ones((tiles, 2), dtype=int))
-    for index, preview in prepared.previews.items():
-        sky[index] = preview.sky
-        frame.centre[index], frame.jacobian[index] = preview.centre, preview.jacobian
-        frame.shape[index] = shapes[index]
-    measurements = [record.measurements for record in records]
-    if context.settings.gain_from == "stars":
-        measurements = [with_star_gains(record.measurements, record.stars) for record in records]
-    measured = [stack_measured(measurements, channel) for channel in range(prepared.channels)]
-    model = context.settings.model
-    factors = repetition(graph, corners)
-    return solve(
-        graph.i, graph.j, measured, sky, model, anchor, frame, factors, ties, instruments,
-        different,
-    )  # fmt: skip
 
 
 def _warn_about_unmatched_tiles(context: RunContext, solution: PhaseSolution) -> None:

@@ -189,7 +189,8 @@ def _light_at(light: Illumination, x: np.ndarray, y: np.ndarray) -> Iterator[np.
     row, column = (np.minimum(cell.astype(np.intp), TABLE_SIDE - 2) for cell in cells)
     down, right = cells[0] - row, cells[1] - column
     first = row * TABLE_SIDE + column
-    for table in light.table(TABLE_SIDE):
+    steps = np.linspace(-1, 1, TABLE_SIDE)
+    for table in light.on_grid(steps, steps):
         if np.ptp(table) == 0:
             yield np.full((len(table), *x.shape), table.flat[0], dtype=np.float32)
             continue

@@ -41,7 +41,7 @@ def light_images(run: RunData) -> Iterator[LightImage]:
         scale = max(1.0, max(light.shape) / LONGEST)
         height, width = (max(1, round(length / scale)) for length in light.shape)
         x, y = (2 * (np.arange(cells) + 0.5) / cells - 1 for cells in (width, height))
-        images = zip(("Illumination", "Glow"), light.at(*np.meshgrid(x, y)), strict=True)
+        images = zip(("Illumination", "Glow"), light.on_grid(x, y), strict=True)
         named = f" of {light.name}" if len(run.illuminations) > 1 else ""
         for title, values in images:
             for channel, image in list(zip(run.channel_names, values, strict=False))[:MAX_CHANNELS]:

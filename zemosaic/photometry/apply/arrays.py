@@ -66,17 +66,18 @@ def correct_rows(
         corrected += bias
     x = np.arange(shape[1])[columns] - (shape[1] - 1) / 2
     y = np.arange(shape[0])[rows, None] - (shape[0] - 1) / 2
-    _add_surface(corrected, correction, x, y)
+    add_surface(corrected, correction, x, y)
     with np.errstate(over="ignore"):  # beyond the range of float32 is infinite
         return corrected.astype(np.float32)
 
 
-def _add_surface(
+def add_surface(
     corrected: np.ndarray, correction: Correction, x: np.ndarray, y: np.ndarray
 ) -> None:
-    """Add the surface of a tile at pixels x ``(w,)`` and y ``(h, 1)`` from its centre, in place.
+    """Add the surface of a tile at pixels x and y from its centre, in place.
 
-    Terms along one axis are added without an array of the size of the strip.
+    Terms along one axis are added without an array of the size of the strip if x is ``(w,)`` and y
+    ``(h, 1)``.
     """
     for name, (power_x, power_y) in SURFACE_POWERS.items():
         coefficient = getattr(correction, name)

@@ -183,7 +183,7 @@ def _change_companion(
     gain = np.broadcast_to(np.asarray(correction.gain, dtype=np.float64), (tile.channels,))
     count = channels_first_shape(hdu.shape)[0]
     if count != tile.channels:
-        if np.ptp(gain) or (light is not None and np.ptp(light.log_flat, axis=0).any()):
+        if np.ptp(gain) or (light is not None and light.differs_by_channel):
             header = hdu.header.copy()
             header.add_history("zemosaic: is of the uncorrected data, whose channels differ")
             return HduChange(header)

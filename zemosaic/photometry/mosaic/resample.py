@@ -174,8 +174,8 @@ def _coarse_maps(source: CoaddInput) -> np.ndarray:
     distance, light = source.survey.distance[np.newaxis], source.correction.illumination
     if light is None:
         return distance
-    # F is a polynomial, of no good beyond the tile.
+    # F is unknown beyond the tile.
     y, x = (np.clip(np.arange(-1, n - 1) * 2 + 1, 0, 2 * n - 4) / (n - 2) - 1
             for n in distance.shape[1:])  # fmt: skip
-    factor, _ = light.at(*np.meshgrid(x, y))
+    factor, _ = light.on_grid(x, y)
     return np.concatenate([distance, factor.astype(np.float32)])

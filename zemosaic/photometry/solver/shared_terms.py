@@ -59,12 +59,13 @@ def illuminations(
     """
     found = []
     for number, name in enumerate(instruments.names):
-        terms = {
-            key: np.stack([getattr(channel, key)[number] for channel in channels])
+        log_flat, glow, log_flat_cov, glow_cov = (
+            np.stack([getattr(channel, key)[number] for channel in channels])
             for key in ("log_flat", "glow", "log_flat_cov", "glow_cov")
-        }
+        )
         tiles = np.flatnonzero(instruments.labels == number)
-        if len(tiles) and (terms["log_flat"].any() or terms["glow"].any()):
+        if len(tiles) and (log_flat.any() or glow.any()):
             height, width = shapes[tiles[0]].tolist()
-            found.append(Illumination(name, tiles, (height, width), **terms))
+            terms = log_flat, glow, log_flat_cov, glow_cov
+            found.append(Illumination(name, tiles, (height, width), *terms))
     return tuple(found)

@@ -1,0 +1,62 @@
+"""Cosine series of the position on the detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class CosineSeries:
+    """One function of the position on the detector for each of C channels.
+
+    Term (k, l) is ``cos(π k (y + 1) / 2) cos(π l (x + 1) / 2)``, with x and y from -1 to 1 between
+    the edges of a tile.
+
+    Parameters
+    ----------
+    coefficients : ndarray
+        ``(C, K, L)`` float64.
+    variance : ndarray
+        ``(C, K, L)`` float64: variances of the coefficients. Their covariances are neglected.
+    """
+
+    coefficients: np.ndarray
+    variance: np.ndarray
+
+    def channel(self, index: int) -> CosineSeries:
+        """Return the function of a single channel."""
+        only = slice(index, index + 1)
+        return CosineSeries(self.coefficients[only], self.variance[only])
+
+    def on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the functions ``(C, h, w)`` at x ``(w,)`` and y ``(h,)``."""
+        along_y, along_x = self._along(x, y)
+        return np.asarray(along_y @ self.coefficients @ along_x.T)
+
+    def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the functions ``(C, ...)`` at places x and y ``(...)``."""
+        along_y, along_x = self._along(np.ravel(x), np.ravel(y))
+        values = np.einsum("ckn,nk->cn", self.coefficients @ along_x.T, along_y)
+        return values.reshape(-1, *np.shape(x))
+
+    def errors_on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return the standard errors ``(C, h, w)`` of the functions, as `on_grid`."""
+        along_y, along_x = (along**2 for along in self._along(x, y))
+        return np.sqrt(along_y @ self.variance @ along_x.T)
+
+    @property
+    def rms(self) -> np.ndarray:
+        """Root mean square ``(C,)`` of the functions over the detector."""
+        mean_squares = [np.where(np.arange(n) > 0, 0.5, 1.0) for n in self.coefficients.shape[1:]]
+        return np.sqrt(np.einsum("ckl,k,l->c", self.coefficients**2, *mean_squares))
+
+    def _along(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = self.coefficients.shape[1:]
+        return cosines(y, rows), cosines(x, columns)
+
+
+def cosines(place: np.ndarray, count: int) -> np.ndarray:
+    """Return the first cosines ``(N, count)`` at places ``(N,)`` from -1 to 1 along an axis."""
+    return np.cos(np.pi / 2 * np.arange(count) * (np.asarray(place)[:, None] + 1))

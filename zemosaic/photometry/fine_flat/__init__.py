@@ -1,0 +1,1 @@
+"""Structure of the illumination finer than its polynomials, from the corrected overlaps."""

@@ -1,0 +1,221 @@
+"""The fit of a cosine series to the differences of corrected tiles.
+
+In an overlap the corrected tiles differ by ``light * (ln F(place in i) - ln F(place in j))``, and
+by a plane, due to the tiles' own terms or to low orders of F. The variance of the terms in each
+octave of wave numbers comes from the data (MacKay 1992, Neural Computation 4, 415). An octave
+counts only if the tiles agree in it: if the square of the sum of all contributions is far larger
+than the sum of the squares of those of each tile, which noise and the structure of single tiles
+have as well. Structure that a glow describes better, which adds the same to the data of all tiles
+whatever their gains, is none of F.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from ..cosine_series import CosineSeries
+from ..robust import BIWEIGHT, GAUSSIAN_MEDIAN
+from .differences import Differences
+from .lattice import Lattice
+
+CLEAR = 5.0  # standard errors, under the hypothesis of noise, of an octave with structure
+LEAST_AGREEMENT = 2.0  # of the tiles in it; that of noise is at most 1
+WEIGHTING_ROUNDS = 3  # of the robust weights
+SCALING_ROUNDS = 3  # of the planes and the scatter in each of these
+VARIANCE_ROUNDS, SETTLED = 30, 0.02  # of the variances of the octaves, and their last change
+FIRST_VARIANCE, LEAST_VARIANCE = 1e-2**2, 1e-7**2  # of ln F
+LEAST_SCATTER = 1e-9  # of the light
+CLEARLY_GLOW = 25.0  # by which more of the squares is explained by a glow: five standard errors
+SINGULAR, TINY = 1e-12, 1e-300  # added to normal matrices that may be singular
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The N equations of one channel for the M terms, by the nodes of a lattice.
+
+    Parameters
+    ----------
+    given : Differences
+        Blocks of the overlaps.
+    value, variance : ndarray
+        ``(N,)`` differences in ADU, and their variances but for a factor.
+    plane : ndarray
+        ``(N, 3)`` terms of a plane in each overlap.
+    design : csr_array
+        ``(N, nodes)`` derivatives of the differences by ln F at the nodes.
+    terms : ndarray
+        ``(nodes, M)`` the terms at the nodes.
+    """
+
+    given: Differences
+    value: np.ndarray
+    variance: np.ndarray
+    plane: np.ndarray
+    design: csr_array
+    terms: np.ndarray
+
+    @classmethod
+    def of(cls, given: Differences, lattice: Lattice, channel: int) -> _Rows:
+        light = given.light[channel]
+        plane = np.column_stack([np.ones(given.count), given.places[0].T])
+        plane[:, 1:] -= given.sums(plane[:, 1:])[given.pair] / given.blocks[given.pair, None]
+        variance = np.maximum(given.variance[channel], (LEAST_SCATTER * light) ** 2)
+        design = _design(given, lattice, np.stack([light, light]))
+        return cls(given, given.values[channel], variance, plane, design, lattice.terms)
+
+    def of_glow(self, lattice: Lattice, channel: int) -> _Rows:
+        """Return the equations for a glow in ADU instead of ln F."""
+        return replace(self, design=_design(self.given, lattice, self.given.scale[:, channel]))
+
+    def weights(self, residual: np.ndarray) -> np.ndarray:
+        """Return inverse variances ``(N,)`` by the scatter of each overlap about a plane."""
+        weight = 1 / self.variance
+        for _ in range(SCALING_ROUNDS):
+            chi = np.abs(self.without_planes(residual, weight)) / np.sqrt(self.variance)
+            scatter = np.array([np.median(part) for part in np.split(chi, self.given.start[1:])])
+            scatter = np.maximum(scatter / GAUSSIAN_MEDIAN, np.finfo(float).tiny)[self.given.pair]
+            tukey = np.clip(1 - (chi / scatter / BIWEIGHT) ** 2, 0, None) ** 2
+            weight = tukey / (self.variance * scatter**2)
+        return weight
+
+    def planes(self, weight: np.ndarray) -> np.ndarray:
+        """Return orthonormal planes ``(N, 3)`` in each overlap."""
+        squares = self.plane[:, :, None] * self.plane[:, None]
+        gram = self.given.sums(weight[:, None, None] * squares)
+        gram += np.eye(3) * (SINGULAR * np.trace(gram, axis1=1, axis2=2)[:, None, None] + TINY)
+        whitening = np.linalg.inv(np.linalg.cholesky(gram))
+        return np.einsum("nab,nb->na", whitening[self.given.pair], self.plane)
+
+    def without_planes(self, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return values ``(N,)`` minus the plane that fits them best in each overlap."""
+        plane = self.planes(weight)
+        amount = self.given.sums(weight[:, None] * plane * values[:, None])
+        return values - (plane * amount[self.given.pair]).sum(axis=1)
+
+    def by_pair(self, weighted: np.ndarray) -> np.ndarray:
+        """Return the products ``(P, M)`` of the equations with values ``(N,)``, by overlap."""
+        count, ends = self.given.count, np.append(self.given.start, self.given.count)
+        chosen = csr_array((weighted, np.arange(count), ends), shape=(len(ends) - 1, count))
+        return np.asarray((chosen @ self.design) @ self.terms)
+
+    def normal(self, weight: np.ndarray) -> np.ndarray:
+        """Return the normal matrix ``(M, M)``, the planes of the overlaps eliminated."""
+        weighted = csr_array(self.design.multiply(weight[:, None]))
+        normal = self.terms.T @ (self.design.T @ weighted).toarray() @ self.terms
+        for axis in self.planes(weight).T:
+            absorbed = self.by_pair(weight * axis)
+            normal -= absorbed.T @ absorbed
+        return np.asarray(normal)
+
+    def right(self, weight: np.ndarray) -> np.ndarray:
+        """Return the right-hand side ``(M,)``, the planes of the overlaps eliminated."""
+        return self.by_pair(weight * self.without_planes(self.value, weight)).sum(axis=0)
+
+    def explained(self, weight: np.ndarray, chosen: np.ndarray, normal: np.ndarray) -> float:
+        """Return by how much `chosen` terms, with this normal matrix, reduce the squares."""
+        right = self.right(weight)[chosen]
+        least = SINGULAR * normal.diagonal().max() * np.eye(len(chosen))
+        return float(right @ np.linalg.solve(normal + least, right))
+
+    def of_tiles(self, residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return the part ``(T, M)`` of the overlaps of each tile in the right-hand side."""
+        return self.given.by_tile(self.by_pair(weight * self.without_planes(residual, weight)))
+
+
+def fit_fine_flat(given: Differences, lattice: Lattice) -> CosineSeries | None:
+    """Fit the structure of ln F to the differences of corrected tiles.
+
+    Parameters
+    ----------
+    given : Differences
+        Differences of tiles corrected without it.
+    lattice : Lattice
+        Its terms are those of the series.
+
+    Returns
+    -------
+    CosineSeries or None
+        0 in a channel that shows no structure; None if none does.
+    """
+    if not len(lattice.degrees):
+        return None
+    channels = range(len(given.values))
+    fits = np.stack([_fit(given, lattice, channel) for channel in channels], axis=1)
+    if not fits.any():
+        return None
+    return CosineSeries(*(np.stack([lattice.arranged(part) for part in kind]) for kind in fits))
+
+
+def _design(given: Differences, lattice: Lattice, factors: np.ndarray) -> csr_array:
+    """Return the derivatives ``(N, nodes)`` of differences by both tiles' `factors` ``(2, N)``."""
+    one, other = (
+        lattice.interpolation(*places).multiply(factor[:, None])
+        for places, factor in zip(given.places, factors, strict=True)
+    )
+    return csr_array(one - other)
+
+
+def _fit(given: Differences, lattice: Lattice, channel: int) -> np.ndarray:
+    """Return the terms and their variances ``(2, M)`` of one channel."""
+    rows, octave = _Rows.of(given, lattice, channel), lattice.octave
+    found, noise, weight = np.zeros((2, len(octave))), 1.0, rows.weights(rows.value)
+    clear = np.flatnonzero(_agree(rows.of_tiles(rows.value, weight), octave))
+    if not len(clear):
+        return found
+    normal = rows.normal(weight)[np.ix_(clear, clear)]
+    glow = rows.of_glow(lattice, channel)
+    of_glow = glow.explained(weight, clear, glow.normal(weight)[np.ix_(clear, clear)])
+    if of_glow > rows.explained(weight, clear, normal) + CLEARLY_GLOW:
+        return found
+    for number in range(WEIGHTING_ROUNDS):
+        if number:
+            residual = rows.value - rows.design @ (rows.terms @ found[0])
+            weight = rows.weights(residual)
+            normal = rows.normal(weight)[np.ix_(clear, clear)]
+            of_tiles = rows.of_tiles(residual, weight)[:, clear]
+            noise = _noise(of_tiles, normal.diagonal(), octave[clear])
+        right = rows.right(weight)[clear]
+        found[:, clear] = _shrunk(normal / noise, right / noise, octave[clear])
+    return found
+
+
+def _agree(of_tiles: np.ndarray, octave: np.ndarray) -> np.ndarray:
+    """Return which terms ``(M,)`` belong to octaves in which the tiles agree.
+
+    `of_tiles` ``(T, M)`` are the contributions of the overlaps of each tile to the right-hand side,
+    in which each overlap counts twice.
+    """
+    squares = (of_tiles.sum(axis=0) / 2) ** 2, (of_tiles**2).sum(axis=0)
+    agreed, alone = (np.bincount(octave, values) for values in squares)
+    spread = np.sqrt(2 / np.maximum(np.bincount(octave), 1))
+    return np.asarray((agreed > np.maximum(LEAST_AGREEMENT, 1 + CLEAR * spread) * alone)[octave])
+
+
+def _noise(of_tiles: np.ndarray, information: np.ndarray, octave: np.ndarray) -> float:
+    """Return the factor on the variances of noise ``(n,)``: the largest of any octave.
+
+    `of_tiles` ``(T, n)`` are the contributions of the residuals.
+    """
+    _, octave = np.unique(octave, return_inverse=True)
+    measured = np.bincount(octave, (of_tiles**2).sum(axis=0))
+    return float((measured / np.bincount(octave, information)).max())
+
+
+def _shrunk(
+    normal: np.ndarray, right: np.ndarray, octave: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return terms ``(n,)`` shrunk by the variance of their octave, and their variances."""
+    _, octave, count = np.unique(octave, return_inverse=True, return_counts=True)
+    size = np.full(len(count), FIRST_VARIANCE)
+    for _ in range(VARIANCE_ROUNDS):
+        inverse = np.linalg.inv(normal + np.diag(1 / size[octave]))
+        values, variance = inverse @ right, inverse.diagonal()
+        free = count - np.bincount(octave, variance) / size
+        measured = np.bincount(octave, values**2) / np.maximum(free, 1e-3)
+        last, size = size, np.maximum(measured, LEAST_VARIANCE)
+        if (np.abs(size - last) <= SETTLED * last).all():
+            break
+    return values, variance
