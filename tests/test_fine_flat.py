@@ -274,8 +274,7 @@ def test_levels_without_the_structure_are_those_of_tiles_without_it() -> None:
     )
     ends = np.array([0]), np.array([1])
     removed, kept = (
-        without_fine_flat(disturbed, ends, fine, 0, frame, np.full(2, dark))
-        for dark in (bias, np.nan)
+        without_fine_flat(disturbed, ends, fine, frame, np.full(2, dark)) for dark in (bias, np.nan)
     )
     for name in ("x", "y", "patches"):
         np.testing.assert_array_equal(kept.rows[name], disturbed.rows[name])

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from ..photometry.cosine_series import CosineSeries
 from ..photometry.fine_flat.corrected_blocks import CorrectedBlocks
 from ..photometry.fine_flat.differences import Differences
-from ..photometry.fine_flat.fit import fit_fine_flat
+from ..photometry.fine_flat.fit import fit_fine_flat, shows_fine_flat
 from ..photometry.fine_flat.lattice import Lattice
 from ..photometry.fine_flat.removal import without_fine_flat
 from ..photometry.illumination import TERMS, Illumination, Instruments
@@ -24,125 +23,114 @@ from .records import PairRecord
 from .run_context import RunContext
 
 FEWEST_TILES = 50  # of an instrument; the noise of fewer is a structure of its own
-#: Overlaps that are compared: if the first show no structure, no more.
+#: Overlaps that are compared: at first, and if these show a structure.
 FIRST_PAIRS, MOST_PAIRS = 150, 600
 KEPT_TILES = 256  # with corrected blocks in memory
 
 FineFlats = Mapping[int, CosineSeries]
 
 
-def find_fine_flats(
-    context: RunContext,
-    solved: Solution,
-    records: Sequence[PairRecord],
-    frame: TileFrame,
-    instruments: Instruments,
-) -> FineFlats:
-    """Find the fine structure of instruments by what a solution leaves in the overlaps.
-
-    Suspect tiles are left out.
+@dataclass(frozen=True, eq=False)
+class FineFlatSearch:
+    """The search for fine structure in what a solution leaves in the overlaps.
 
     Parameters
     ----------
     context : RunContext
         The run, with the previews.
-    solved : Solution
-        A solution without fine structure.
     records : sequence of PairRecord
         All pairs.
     frame : TileFrame
         Positions of the tiles.
     instruments : Instruments
         The instruments of the tiles.
-
-    Returns
-    -------
-    mapping
-        The structure of ln F by the number of the instrument.
     """
-    sound = np.isfinite(solved.gain).all(axis=1) & ~solved.suspect.any(axis=1)
-    labels = np.where(sound, instruments.labels, -1)
-    found: dict[int, CosineSeries] = {}
-    for number in range(len(instruments.names)):
-        if np.count_nonzero(labels == number) < FEWEST_TILES:
-            continue
+
+    context: RunContext
+    records: Sequence[PairRecord]
+    frame: TileFrame
+    instruments: Instruments
+
+    def suspected(self, solved: Solution) -> list[int]:
+        """Return the numbers of the instruments of which some overlaps show a structure."""
+        return [
+            number
+            for number in range(len(self.instruments.names))
+            if (found := self._differences(solved, number, FIRST_PAIRS)) and shows_fine_flat(*found)
+        ]
+
+    def fit(self, solved: Solution, numbers: Iterable[int]) -> FineFlats:
+        """Return the structure of ln F of instruments, by their numbers."""
+        return {
+            number: fine
+            for number in numbers
+            if (found := self._differences(solved, number, MOST_PAIRS))
+            and (fine := fit_fine_flat(*found)) is not None
+        }
+
+    def _differences(
+        self, solved: Solution, number: int, most: int
+    ) -> tuple[Differences, Lattice] | None:
+        """Return what is left in up to `most` overlaps of an instrument; None if it has too few.
+
+        Suspect tiles are left out.
+        """
+        sound = np.isfinite(solved.gain).all(axis=1) & ~solved.suspect.any(axis=1)
+        own = sound & (self.instruments.labels == number)
         pairs = [
             (record.i, record.j)
-            for record in records
-            if record.outcome == "measured" and labels[record.i] == labels[record.j] == number
+            for record in self.records
+            if record.outcome == "measured" and own[record.i] and own[record.j]
         ]
-        try:
-            fine = _fine_flat(context, solved, pairs, frame)
-        except (OSError, ValueError) as error:
-            context.note(
-                logging.WARNING,
-                f"{context.previews.folder}: cannot be read again ({error}); fine structure of the "
-                "illumination was not looked for",
-            )
-            return {}
-        if fine is not None:
-            found[number] = fine
-    return found
+        if np.count_nonzero(own) < FEWEST_TILES or not pairs:
+            return None
+        height, width = self.frame.shape[pairs[0][0]].tolist()
+        area = abs(np.linalg.det(self.frame.jacobian[pairs[0][0]]))  # of a pixel, in cells
+        block = SIDE / np.sqrt(area)
+        side = Lattice.blocks_between_nodes((height, width), block)
 
+        @lru_cache(KEPT_TILES)
+        def blocks(index: int) -> CorrectedBlocks:
+            previews = self.context.previews
+            preview = Preview.load(previews.here(previews.preview(index)))
+            return CorrectedBlocks.of(preview, solved.correction(index), (height, width), side)
 
-def _fine_flat(
-    context: RunContext, solved: Solution, pairs: Sequence[tuple[int, int]], frame: TileFrame
-) -> CosineSeries | None:
-    """Return the fine structure of one instrument by its pairs; None without any."""
-    if not pairs:
-        return None
-    tile = pairs[0][0]
-    height, width = frame.shape[tile].tolist()
-    block = SIDE / np.sqrt(abs(np.linalg.det(frame.jacobian[tile])))  # in pixels
-    side = Lattice.blocks_between_nodes((height, width), block)
-    lattice = Lattice.of((height, width), side * block)
-
-    @lru_cache(KEPT_TILES)
-    def blocks(index: int) -> CorrectedBlocks:
-        preview = Preview.load(context.previews.here(context.previews.preview(index)))
-        return CorrectedBlocks.of(preview, solved.correction(index), (height, width), side)
-
-    fine = None
-    for most in (FIRST_PAIRS, MOST_PAIRS):
         chosen = np.unique(np.linspace(0, len(pairs) - 1, most).astype(int)).tolist()
-        differences = Differences.of((pairs[number] for number in chosen), blocks)
-        fine = None if differences is None else fit_fine_flat(differences, lattice)
-        if fine is None or len(chosen) == len(pairs):
-            break
-    return fine
+        differences = Differences.of((pairs[index] for index in chosen), blocks)
+        if differences is None:
+            return None
+        return differences, Lattice.of((height, width), side * block)
 
+    def removed(
+        self, measured: Sequence[MeasuredPairs], fine: FineFlats, solved: Solution
+    ) -> list[MeasuredPairs]:
+        """Return the measured pairs of each channel as if no tile had a fine structure.
 
-def without_fine_flats(
-    measured: Sequence[MeasuredPairs],
-    ends: tuple[np.ndarray, np.ndarray],
-    fine: FineFlats,
-    solved: Solution,
-    frame: TileFrame,
-    instruments: Instruments,
-) -> list[MeasuredPairs]:
-    """Return the measured pairs of each channel as if no tile had a fine structure."""
-    pairs = list(measured)
-    for number, series in fine.items():
-        for channel in range(len(pairs)):
-            dark = (solved.bias - solved.offset)[:, channel] / solved.gain[:, channel]
-            dark = np.where(instruments.labels == number, dark, np.nan)
-            pairs[channel] = without_fine_flat(pairs[channel], ends, series, channel, frame, dark)
-    return pairs
+        The level without light of each tile is that of a solution.
+        """
+        i, j = np.array([(r.i, r.j) for r in self.records], dtype=int).reshape(-1, 2).T
+        pairs = list(measured)
+        for number, series in fine.items():
+            own = (self.instruments.labels == number)[:, None]
+            dark = np.where(own, (solved.bias - solved.offset) / solved.gain, np.nan)
+            pairs = [
+                without_fine_flat(of_channel, (i, j), series.channel(c), self.frame, dark[:, c])
+                for c, of_channel in enumerate(pairs)
+            ]
+        return pairs
 
-
-def with_fine_flats(
-    solved: Solution, fine: FineFlats, frame: TileFrame, instruments: Instruments
-) -> Solution:
-    """Return a solution with the fine structure of its instruments."""
-    lights = {int(instruments.labels[light.tiles[0]]): light for light in solved.illuminations}
-    channels = solved.gain.shape[1]
-    for number, series in fine.items():
-        tiles = np.flatnonzero(instruments.labels == number)
-        height, width = frame.shape[tiles[0]].tolist()
-        smooth = Illumination(
-            instruments.names[number], tiles, (height, width),
-            *np.zeros((2, channels, len(TERMS))),
-            *np.zeros((2, channels, len(TERMS), len(TERMS))),
-        )  # fmt: skip
-        lights[number] = replace(lights.get(number, smooth), fine=series)
-    return replace(solved, illuminations=tuple(lights[number] for number in sorted(lights)))
+    def added(self, solved: Solution, fine: FineFlats) -> Solution:
+        """Return a solution with the fine structure of its instruments."""
+        labels, channels = self.instruments.labels, solved.gain.shape[1]
+        lights = {int(labels[light.tiles[0]]): light for light in solved.illuminations}
+        for number, series in fine.items():
+            tiles = np.flatnonzero(labels == number)
+            height, width = self.frame.shape[tiles[0]].tolist()
+            none = np.zeros((channels, len(TERMS)))
+            no_errors = np.zeros((channels, len(TERMS), len(TERMS)))
+            even = Illumination(
+                self.instruments.names[number], tiles, (height, width),
+                none, none, no_errors, no_errors,
+            )  # fmt: skip
+            lights[number] = replace(lights.get(number, even), fine=series)
+        return replace(solved, illuminations=tuple(lights[number] for number in sorted(lights)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -11,10 +12,11 @@ import numpy as np
 from ..photometry.illumination import Instruments
 from ..photometry.overlap.graph import OverlapGraph, repetition
 from ..photometry.solver.channel import TileFrame
+from ..photometry.solver.channel_pairs import MeasuredPairs
 from ..photometry.solver.solve import Solution, solve
 from ..photometry.solver.ties import Ties
 from ..photometry.stars.gain import with_star_gains
-from .fine_flats import find_fine_flats, with_fine_flats, without_fine_flats
+from .fine_flats import FineFlatSearch
 from .packed_measurements import stack_measured
 from .records import PairRecord
 from .run_context import RunContext
@@ -45,18 +47,38 @@ def solve_tiles(
     if context.settings.gain_from == "stars":
         measurements = [with_star_gains(record.measurements, record.stars) for record in records]
     measured = [stack_measured(measurements, channel) for channel in range(prepared.channels)]
-    ends = graph.i, graph.j
     solve_pairs = partial(
-        solve, *ends, sky=sky, model=context.settings.model, anchor=anchor, frame=frame,
+        solve, graph.i, graph.j, sky=sky, model=context.settings.model, anchor=anchor, frame=frame,
         repetition=repetition(graph, corners), ties=ties, instruments=instruments,
         different=different,
     )  # fmt: skip
     solved = solve_pairs(measured)
-    if not find_fine_flats(context, solved, records, frame, instruments):
+    search = FineFlatSearch(context, records, frame, instruments)
+    try:
+        return _without_structure(search, measured, solved, solve_pairs)
+    except (OSError, ValueError) as error:
+        context.note(
+            logging.WARNING,
+            f"{context.previews.folder}: cannot be read again ({error}); fine structure of the "
+            "illumination was not looked for",
+        )
         return solved
-    # It has disturbed the levels, and bent the high degrees of F.
+
+
+def _without_structure(
+    search: FineFlatSearch,
+    measured: Sequence[MeasuredPairs],
+    solved: Solution,
+    solve_pairs: Callable[[Sequence[MeasuredPairs]], Solution],
+) -> Solution:
+    """Return a solution, or another one with the fine structure of F if there is any.
+
+    The structure has disturbed the levels of the pairs, and bent the high degrees of F.
+    """
+    suspected = search.suspected(solved)
+    if not suspected:
+        return solved
     smooth = replace(solved, illuminations=tuple(light.smooth for light in solved.illuminations))
-    fine = find_fine_flats(context, smooth, records, frame, instruments)
-    again = solve_pairs(without_fine_flats(measured, ends, fine, solved, frame, instruments))
-    fine = find_fine_flats(context, again, records, frame, instruments) or fine
-    return with_fine_flats(again, fine, frame, instruments)
+    fine = search.fit(smooth, suspected)
+    again = solve_pairs(search.removed(measured, fine, solved))
+    return search.added(again, search.fit(again, suspected) or fine)

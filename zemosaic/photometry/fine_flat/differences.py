@@ -49,6 +49,11 @@ class Differences:
         return np.repeat(np.arange(len(self.start)), self.blocks)
 
     @property
+    def channels(self) -> int:
+        """Number of channels C."""
+        return len(self.values)
+
+    @property
     def count(self) -> int:
         """Number of blocks N."""
         return self.values.shape[1]

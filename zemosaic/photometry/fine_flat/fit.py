@@ -101,12 +101,12 @@ class _Rows:
         chosen = csr_array((weighted, np.arange(count), ends), shape=(len(ends) - 1, count))
         return np.asarray((chosen @ self.design) @ self.terms)
 
-    def normal(self, weight: np.ndarray) -> np.ndarray:
-        """Return the normal matrix ``(M, M)``, the planes of the overlaps eliminated."""
-        weighted = csr_array(self.design.multiply(weight[:, None]))
-        normal = self.terms.T @ (self.design.T @ weighted).toarray() @ self.terms
+    def normal(self, weight: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """Return the normal matrix ``(n, n)`` of some terms ``(n,)``, planes eliminated."""
+        weighted, terms = csr_array(self.design.multiply(weight[:, None])), self.terms[:, chosen]
+        normal = terms.T @ (self.design.T @ weighted).toarray() @ terms
         for axis in self.planes(weight).T:
-            absorbed = self.by_pair(weight * axis)
+            absorbed = self.by_pair(weight * axis)[:, chosen]
             normal -= absorbed.T @ absorbed
         return np.asarray(normal)
 
@@ -114,15 +114,30 @@ class _Rows:
         """Return the right-hand side ``(M,)``, the planes of the overlaps eliminated."""
         return self.by_pair(weight * self.without_planes(self.value, weight)).sum(axis=0)
 
-    def explained(self, weight: np.ndarray, chosen: np.ndarray, normal: np.ndarray) -> float:
-        """Return by how much `chosen` terms, with this normal matrix, reduce the squares."""
-        right = self.right(weight)[chosen]
+    def explained(self, weight: np.ndarray, chosen: np.ndarray) -> float:
+        """Return by how much some terms ``(n,)`` reduce the weighted squares."""
+        normal, right = self.normal(weight, chosen), self.right(weight)[chosen]
         least = SINGULAR * normal.diagonal().max() * np.eye(len(chosen))
         return float(right @ np.linalg.solve(normal + least, right))
 
     def of_tiles(self, residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return the part ``(T, M)`` of the overlaps of each tile in the right-hand side."""
         return self.given.by_tile(self.by_pair(weight * self.without_planes(residual, weight)))
+
+
+def shows_fine_flat(given: Differences, lattice: Lattice) -> bool:
+    """Whether tiles agree in a structure of ln F in any channel.
+
+    Parameters
+    ----------
+    given : Differences
+        Differences of corrected tiles.
+    lattice : Lattice
+        Its terms describe the structure.
+    """
+    return any(
+        len(_structure(_Rows.of(given, lattice, k), lattice, k)[1]) for k in range(given.channels)
+    )
 
 
 def fit_fine_flat(given: Differences, lattice: Lattice) -> CosineSeries | None:
@@ -140,13 +155,11 @@ def fit_fine_flat(given: Differences, lattice: Lattice) -> CosineSeries | None:
     CosineSeries or None
         0 in a channel that shows no structure; None if none does.
     """
-    if not len(lattice.degrees):
-        return None
-    channels = range(len(given.values))
-    fits = np.stack([_fit(given, lattice, channel) for channel in channels], axis=1)
-    if not fits.any():
-        return None
-    return CosineSeries(*(np.stack([lattice.arranged(part) for part in kind]) for kind in fits))
+    fits = [_fit(given, lattice, channel) for channel in range(given.channels)]
+    values, variances = (
+        np.stack([lattice.arranged(part[kind]) for part in fits]) for kind in (0, 1)
+    )
+    return CosineSeries(values, variances) if values.any() else None
 
 
 def _design(given: Differences, lattice: Lattice, factors: np.ndarray) -> csr_array:
@@ -158,27 +171,35 @@ def _design(given: Differences, lattice: Lattice, factors: np.ndarray) -> csr_ar
     return csr_array(one - other)
 
 
+def _structure(rows: _Rows, lattice: Lattice, channel: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights ``(N,)`` of the blocks, and the terms ``(n,)`` in which tiles agree."""
+    weight = rows.weights(rows.value)
+    clear = np.flatnonzero(_agree(rows.of_tiles(rows.value, weight), lattice.octave))
+    if len(clear):
+        of_glow = rows.of_glow(lattice, channel).explained(weight, clear)
+        if of_glow > rows.explained(weight, clear) + CLEARLY_GLOW:
+            clear = clear[:0]
+    return weight, clear
+
+
 def _fit(given: Differences, lattice: Lattice, channel: int) -> np.ndarray:
     """Return the terms and their variances ``(2, M)`` of one channel."""
-    rows, octave = _Rows.of(given, lattice, channel), lattice.octave
-    found, noise, weight = np.zeros((2, len(octave))), 1.0, rows.weights(rows.value)
-    clear = np.flatnonzero(_agree(rows.of_tiles(rows.value, weight), octave))
+    rows = _Rows.of(given, lattice, channel)
+    weight, clear = _structure(rows, lattice, channel)
+    found, octave = np.zeros((2, len(lattice.octave))), lattice.octave[clear]
     if not len(clear):
         return found
-    normal = rows.normal(weight)[np.ix_(clear, clear)]
-    glow = rows.of_glow(lattice, channel)
-    of_glow = glow.explained(weight, clear, glow.normal(weight)[np.ix_(clear, clear)])
-    if of_glow > rows.explained(weight, clear, normal) + CLEARLY_GLOW:
-        return found
+    size, noise = np.full(len(np.unique(octave)), FIRST_VARIANCE), 1.0
     for number in range(WEIGHTING_ROUNDS):
-        if number:
-            residual = rows.value - rows.design @ (rows.terms @ found[0])
-            weight = rows.weights(residual)
-            normal = rows.normal(weight)[np.ix_(clear, clear)]
-            of_tiles = rows.of_tiles(residual, weight)[:, clear]
-            noise = _noise(of_tiles, normal.diagonal(), octave[clear])
+        residual = rows.value - rows.design @ (rows.terms @ found[0])
+        weight = rows.weights(residual) if number else weight
+        normal = rows.normal(weight, clear)
+        if number:  # before, structure is in the residuals
+            noise = _noise(rows.of_tiles(residual, weight)[:, clear], normal.diagonal(), octave)
         right = rows.right(weight)[clear]
-        found[:, clear] = _shrunk(normal / noise, right / noise, octave[clear])
+        found[0, clear], found[1, clear], size = _shrunk(
+            normal / noise, right / noise, octave, size
+        )
     return found
 
 
@@ -205,11 +226,13 @@ def _noise(of_tiles: np.ndarray, information: np.ndarray, octave: np.ndarray) ->
 
 
 def _shrunk(
-    normal: np.ndarray, right: np.ndarray, octave: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return terms ``(n,)`` shrunk by the variance of their octave, and their variances."""
+    normal: np.ndarray, right: np.ndarray, octave: np.ndarray, size: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return terms ``(n,)``, their variances, and those of all terms of an octave by these.
+
+    `size` are the first ones of the octaves.
+    """
     _, octave, count = np.unique(octave, return_inverse=True, return_counts=True)
-    size = np.full(len(count), FIRST_VARIANCE)
     for _ in range(VARIANCE_ROUNDS):
         inverse = np.linalg.inv(normal + np.diag(1 / size[octave]))
         values, variance = inverse @ right, inverse.diagonal()
@@ -218,4 +241,4 @@ def _shrunk(
         last, size = size, np.maximum(measured, LEAST_VARIANCE)
         if (np.abs(size - last) <= SETTLED * last).all():
             break
-    return values, variance
+    return values, variance, size

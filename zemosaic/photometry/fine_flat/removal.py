@@ -18,7 +18,6 @@ def without_fine_flat(
     given: MeasuredPairs,
     ends: tuple[np.ndarray, np.ndarray],
     fine: CosineSeries,
-    channel: int,
     frame: TileFrame,
     dark: np.ndarray,
 ) -> MeasuredPairs:
@@ -33,9 +32,7 @@ def without_fine_flat(
     ends : tuple of ndarray
         ``(P,)`` tiles i and j of each pair.
     fine : CosineSeries
-        The structure of ln F of the instrument.
-    channel : int
-        Channel of `fine`.
+        The structure of ln F of the instrument, in this channel alone.
     frame : TileFrame
         Positions of the tiles.
     dark : ndarray
@@ -44,17 +41,16 @@ def without_fine_flat(
     """
     rows = given.rows.copy()
     tiles = [end[given.measured] for end in ends]
-    series = fine.channel(channel)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
-        _remove(rows[part], [end[part] for end in tiles], series, frame, dark)
+        _remove(rows[part], [end[part] for end in tiles], fine, frame, dark)
     return MeasuredPairs(given.measured, rows)
 
 
 def _remove(
     rows: np.ndarray,
     tiles: list[np.ndarray],
-    series: CosineSeries,
+    fine: CosineSeries,
     frame: TileFrame,
     dark: np.ndarray,
 ) -> None:
@@ -68,7 +64,7 @@ def _remove(
     tilts = np.zeros((*weight.shape, 2))
     for level, pivot, tile in zip((2, 3), ("x", "y"), tiles, strict=True):
         lit = np.isfinite(dark[tile]) & (weight > 0).T
-        excess = np.where(lit.T[..., None], _excess(series, frame, tile, places), 0.0)
+        excess = np.where(lit.T[..., None], _excess(fine, frame, tile, places), 0.0)
         light = patches[..., level] - np.nan_to_num(dark[tile])[:, None]
         mean = excess.mean(axis=-1)
         tilts += np.mean(excess[..., None] * offset, axis=-2) / 2
@@ -81,10 +77,10 @@ def _remove(
 
 
 def _excess(
-    series: CosineSeries, frame: TileFrame, tile: np.ndarray, places: np.ndarray
+    fine: CosineSeries, frame: TileFrame, tile: np.ndarray, places: np.ndarray
 ) -> np.ndarray:
     """Return the part ``(n, 16, points)`` of the light that is due to the structure."""
     inverse = np.linalg.inv(frame.jacobian[tile])
     pixels = np.einsum("nab,nkpb->nkpa", inverse, places - frame.centre[tile][:, None, None])
     x, y = np.moveaxis(2 * pixels / frame.shape[tile][:, None, None, ::-1], -1, 0)
-    return -np.expm1(-series.at(np.clip(x, -1, 1), np.clip(y, -1, 1))[0])
+    return -np.expm1(-fine.at(np.clip(x, -1, 1), np.clip(y, -1, 1))[0])
