@@ -193,7 +193,7 @@ def test_a_preview_that_is_lost_costs_the_structure_alone(
     monkeypatch.setattr(fine_flats.CorrectedBlocks, "of", fail)
     _, solution, notes = solved(flat_residual=0.01)
     assert all(light.fine is None for light in solution.illuminations)
-    assert any("cannot be read again (gone)" in note for note in notes)
+    assert any("is not corrected (gone)" in note for note in notes)
     assert np.isfinite(solution.gain).all()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
@@ -23,8 +24,8 @@ from .records import PairRecord
 from .run_context import RunContext
 
 FEWEST_TILES = 50  # of an instrument; the noise of fewer is a structure of its own
-#: Overlaps that are compared: at first, and if these show a structure.
-FIRST_PAIRS, MOST_PAIRS = 150, 600
+FIRST_BLOCKS = 25_000  # of neighbouring overlaps that are compared at first
+MOST_PAIRS = 600  # of all overlaps that are compared if these show a structure
 KEPT_TILES = 256  # with corrected blocks in memory
 
 FineFlats = Mapping[int, CosineSeries]
@@ -56,7 +57,7 @@ class FineFlatSearch:
         return [
             number
             for number in range(len(self.instruments.names))
-            if (found := self._differences(solved, number, FIRST_PAIRS)) and shows_fine_flat(*found)
+            if (found := self._differences(solved, number, few=True)) and shows_fine_flat(*found)
         ]
 
     def fit(self, solved: Solution, numbers: Iterable[int]) -> FineFlats:
@@ -64,14 +65,14 @@ class FineFlatSearch:
         return {
             number: fine
             for number in numbers
-            if (found := self._differences(solved, number, MOST_PAIRS))
+            if (found := self._differences(solved, number))
             and (fine := fit_fine_flat(*found)) is not None
         }
 
     def _differences(
-        self, solved: Solution, number: int, most: int
+        self, solved: Solution, number: int, few: bool = False
     ) -> tuple[Differences, Lattice] | None:
-        """Return what is left in up to `most` overlaps of an instrument; None if it has too few.
+        """Return what is left in some overlaps of an instrument; None if it has too few tiles.
 
         Suspect tiles are left out.
         """
@@ -95,8 +96,14 @@ class FineFlatSearch:
             preview = Preview.load(previews.here(previews.preview(index)))
             return CorrectedBlocks.of(preview, solved.correction(index), (height, width), side)
 
-        chosen = np.unique(np.linspace(0, len(pairs) - 1, most).astype(int)).tolist()
-        differences = Differences.of((pairs[index] for index in chosen), blocks)
+        if few:  # from the middle of the mosaic
+            middle = len(pairs) // 2
+            differences = Differences.of(
+                chain(pairs[middle:], pairs[:middle]), blocks, FIRST_BLOCKS
+            )
+        else:
+            chosen = np.unique(np.linspace(0, len(pairs) - 1, MOST_PAIRS).astype(int)).tolist()
+            differences = Differences.of((pairs[index] for index in chosen), blocks)
         if differences is None:
             return None
         return differences, Lattice.of((height, width), side * block)

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from ..errors import NoSolution
 from ..photometry.illumination import Instruments
 from ..photometry.overlap.graph import OverlapGraph, repetition
 from ..photometry.solver.channel import TileFrame
@@ -56,11 +57,10 @@ def solve_tiles(
     search = FineFlatSearch(context, records, frame, instruments)
     try:
         return _without_structure(search, measured, solved, solve_pairs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NoSolution) as error:
         context.note(
             logging.WARNING,
-            f"{context.previews.folder}: cannot be read again ({error}); fine structure of the "
-            "illumination was not looked for",
+            f"fine structure of the illumination, if there is any, is not corrected ({error})",
         )
         return solved
 

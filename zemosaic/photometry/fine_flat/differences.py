@@ -10,7 +10,7 @@ import numpy as np
 
 from .corrected_blocks import CorrectedBlocks
 
-FEWEST_BLOCKS = 30  # of an overlap that is used
+FEWEST_BLOCKS = 12  # of an overlap that is used
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +76,10 @@ class Differences:
 
     @classmethod
     def of(
-        cls, pairs: Iterable[tuple[int, int]], blocks: Callable[[int], CorrectedBlocks]
+        cls,
+        pairs: Iterable[tuple[int, int]],
+        blocks: Callable[[int], CorrectedBlocks],
+        most: float = np.inf,
     ) -> Differences | None:
         """Collect the blocks of overlaps; None if all are too small.
 
@@ -86,10 +89,18 @@ class Differences:
             Tiles i and j of each overlap.
         blocks : callable
             Returns the corrected blocks of a tile.
+        most : float
+            Number of blocks, after which no overlap is added.
         """
-        found = {
-            (i, j): part for i, j in pairs if (part := _common(blocks(i), blocks(j))) is not None
-        }
+        found: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
+        count = 0
+        for i, j in pairs:
+            if count >= most:
+                break
+            part = _common(blocks(i), blocks(j))
+            if part is not None:
+                found[i, j] = part
+                count += part[0].shape[1]
         if not found:
             return None
         joined = (np.concatenate(arrays, axis=-1) for arrays in zip(*found.values(), strict=True))

@@ -28,7 +28,8 @@ SCALING_ROUNDS = 3  # of the planes and the scatter in each of these
 VARIANCE_ROUNDS, SETTLED = 30, 0.02  # of the variances of the octaves, and their last change
 FIRST_VARIANCE, LEAST_VARIANCE = 1e-2**2, 1e-7**2  # of ln F
 LEAST_SCATTER = 1e-9  # of the light
-CLEARLY_GLOW = 25.0  # by which more of the squares is explained by a glow: five standard errors
+#: Ratio of what a glow and F explain, up to which the gains are too alike to tell them apart.
+ALIKE = 1.005
 SINGULAR, TINY = 1e-12, 1e-300  # added to normal matrices that may be singular
 
 
@@ -177,7 +178,7 @@ def _structure(rows: _Rows, lattice: Lattice, channel: int) -> tuple[np.ndarray,
     clear = np.flatnonzero(_agree(rows.of_tiles(rows.value, weight), lattice.octave))
     if len(clear):
         of_glow = rows.of_glow(lattice, channel).explained(weight, clear)
-        if of_glow > rows.explained(weight, clear) + CLEARLY_GLOW:
+        if of_glow > ALIKE * rows.explained(weight, clear):
             clear = clear[:0]
     return weight, clear
 
