@@ -18,17 +18,18 @@ class CosineSeries:
     ----------
     coefficients : ndarray
         ``(C, K, L)`` float64.
-    variance : ndarray
-        ``(C, K, L)`` float64: variances of the coefficients. Their covariances are neglected.
+    errors : ndarray
+        ``(C, h, w)`` float64: standard errors in the middles of ``h x w`` equal parts of a tile.
+        They are large where tiles do not overlap, as in their middle.
     """
 
     coefficients: np.ndarray
-    variance: np.ndarray
+    errors: np.ndarray
 
     def channel(self, index: int) -> CosineSeries:
         """Return the function of a single channel."""
         only = slice(index, index + 1)
-        return CosineSeries(self.coefficients[only], self.variance[only])
+        return CosineSeries(self.coefficients[only], self.errors[only])
 
     def on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the functions ``(C, h, w)`` at x ``(w,)`` and y ``(h,)``."""
@@ -43,8 +44,11 @@ class CosineSeries:
 
     def errors_on_grid(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the standard errors ``(C, h, w)`` of the functions, as `on_grid`."""
-        along_y, along_x = (along**2 for along in self._along(x, y))
-        return np.sqrt(along_y @ self.variance @ along_x.T)
+        down, right = (
+            _interpolation(place, parts)
+            for place, parts in zip((y, x), self.errors.shape[1:], strict=True)
+        )
+        return np.asarray(down @ self.errors @ right.T)
 
     @property
     def rms(self) -> np.ndarray:
@@ -60,3 +64,9 @@ class CosineSeries:
 def cosines(place: np.ndarray, count: int) -> np.ndarray:
     """Return the first cosines ``(N, count)`` at places ``(N,)`` from -1 to 1 along an axis."""
     return np.cos(np.pi / 2 * np.arange(count) * (np.asarray(place)[:, None] + 1))
+
+
+def _interpolation(place: np.ndarray, parts: int) -> np.ndarray:
+    """Return the weights ``(N, parts)`` of the middles of equal parts of an axis at some places."""
+    middles = (2 * np.arange(parts) + 1) / parts - 1
+    return np.stack([np.interp(place, middles, unit) for unit in np.eye(parts)], axis=1)

@@ -1,9 +1,9 @@
 """illumination.fits in a run folder: illumination and glow of each instrument.
 
 For instrument k it has the images ``FLATk``, F in C channels, and ``FLATERRk``; with a glow also
-``GLOWk`` and ``GLOWERRk``; with fine structure of F ``FINEk`` and ``FINEVARk``, the coefficients of
-a cosine series in C channels and their variances; and the tables ``TERMSk``, the Legendre
-coefficients with their covariances, and ``TILESk``, the indices of the tiles.
+``GLOWk`` and ``GLOWERRk``; with fine structure of F ``FINEk`` and ``FINEERRk``, the coefficients of
+a cosine series in C channels and its errors; and the tables ``TERMSk``, the Legendre coefficients
+with their covariances, and ``TILESk``, the indices of the tiles.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_illuminations(path: Path) -> list[Illumination]:
             tiles = np.array(hdus[f"TILES{number}"].data["tile"], dtype=np.int64)
             shape, fine = (header["HEIGHT"], header["WIDTH"]), None
             if f"FINE{number}" in names:
-                parts = (hdus[f"{name}{number}"].data for name in ("FINE", "FINEVAR"))
+                parts = (hdus[f"{name}{number}"].data for name in ("FINE", "FINEERR"))
                 fine = CosineSeries(*(np.array(part, dtype=np.float64) for part in parts))
             illuminations.append(
                 Illumination(
@@ -106,7 +106,7 @@ def _images(light: Illumination, number: int, unit: str) -> list[fits.ImageHDU]:
 def _fine(light: Illumination, number: int) -> list[fits.ImageHDU]:
     if light.fine is None:
         return []
-    parts = {"FINE": light.fine.coefficients, "FINEVAR": light.fine.variance}
+    parts = {"FINE": light.fine.coefficients, "FINEERR": light.fine.errors}
     hdus = [fits.ImageHDU(part, name=f"{name}{number}") for name, part in parts.items()]
     for hdu in hdus:
         _describe(hdu.header, light)

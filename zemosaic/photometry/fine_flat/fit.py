@@ -157,10 +157,11 @@ def fit_fine_flat(given: Differences, lattice: Lattice) -> CosineSeries | None:
         0 in a channel that shows no structure; None if none does.
     """
     fits = [_fit(given, lattice, channel) for channel in range(given.channels)]
-    values, variances = (
-        np.stack([lattice.arranged(part[kind]) for part in fits]) for kind in (0, 1)
-    )
-    return CosineSeries(values, variances) if values.any() else None
+    values, errors = (np.stack(parts) for parts in zip(*fits, strict=True))
+    if not values.any():
+        return None
+    nodes = given.channels, lattice.rows, lattice.columns
+    return CosineSeries(lattice.arranged(values), errors.reshape(nodes))
 
 
 def _design(given: Differences, lattice: Lattice, factors: np.ndarray) -> csr_array:
@@ -183,25 +184,25 @@ def _structure(rows: _Rows, lattice: Lattice, channel: int) -> tuple[np.ndarray,
     return weight, clear
 
 
-def _fit(given: Differences, lattice: Lattice, channel: int) -> np.ndarray:
-    """Return the terms and their variances ``(2, M)`` of one channel."""
+def _fit(given: Differences, lattice: Lattice, channel: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the terms ``(M,)`` of one channel, and the errors ``(nodes,)`` of their sum."""
     rows = _Rows.of(given, lattice, channel)
     weight, clear = _structure(rows, lattice, channel)
-    found, octave = np.zeros((2, len(lattice.octave))), lattice.octave[clear]
+    values, errors, octave = (
+        np.zeros(len(lattice.octave)), np.zeros(len(lattice.terms)), lattice.octave[clear],
+    )  # fmt: skip
     if not len(clear):
-        return found
-    size, noise = np.full(len(np.unique(octave)), FIRST_VARIANCE), 1.0
+        return values, errors
+    size, noise, terms = np.full(len(np.unique(octave)), FIRST_VARIANCE), 1.0, rows.terms[:, clear]
     for number in range(WEIGHTING_ROUNDS):
-        residual = rows.value - rows.design @ (rows.terms @ found[0])
+        residual = rows.value - rows.design @ (terms @ values[clear])
         weight = rows.weights(residual) if number else weight
         normal = rows.normal(weight, clear)
         if number:  # before, structure is in the residuals
             noise = _noise(rows.of_tiles(residual, weight)[:, clear], normal.diagonal(), octave)
         right = rows.right(weight)[clear]
-        found[0, clear], found[1, clear], size = _shrunk(
-            normal / noise, right / noise, octave, size
-        )
-    return found
+        values[clear], covariance, size = _shrunk(normal / noise, right / noise, octave, size)
+    return values, np.sqrt(np.sum((terms @ covariance) * terms, axis=1))
 
 
 def _agree(of_tiles: np.ndarray, octave: np.ndarray) -> np.ndarray:
@@ -229,17 +230,17 @@ def _noise(of_tiles: np.ndarray, information: np.ndarray, octave: np.ndarray) ->
 def _shrunk(
     normal: np.ndarray, right: np.ndarray, octave: np.ndarray, size: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return terms ``(n,)``, their variances, and those of all terms of an octave by these.
+    """Return terms ``(n,)``, their covariance, and the variance of the terms of each octave.
 
     `size` are the first ones of the octaves.
     """
     _, octave, count = np.unique(octave, return_inverse=True, return_counts=True)
     for _ in range(VARIANCE_ROUNDS):
-        inverse = np.linalg.inv(normal + np.diag(1 / size[octave]))
-        values, variance = inverse @ right, inverse.diagonal()
-        free = count - np.bincount(octave, variance) / size
+        covariance = np.linalg.inv(normal + np.diag(1 / size[octave]))
+        values = covariance @ right
+        free = count - np.bincount(octave, covariance.diagonal()) / size
         measured = np.bincount(octave, values**2) / np.maximum(free, 1e-3)
         last, size = size, np.maximum(measured, LEAST_VARIANCE)
         if (np.abs(size - last) <= SETTLED * last).all():
             break
-    return values, variance, size
+    return values, covariance, size

@@ -93,9 +93,9 @@ class Lattice:
         return (down[:, None] * right[None]).reshape(-1, len(self.degrees))
 
     def arranged(self, values: np.ndarray) -> np.ndarray:
-        """Return values ``(M,)`` of the terms as ``(K, L)`` by their half waves."""
-        table = np.zeros(np.max(self.degrees, axis=0) + 1)
-        table[tuple(self.degrees.T)] = values
+        """Return values ``(C, M)`` of the terms as ``(C, K, L)`` by their half waves."""
+        table = np.zeros((len(values), *np.max(self.degrees, axis=0) + 1))
+        table[:, *self.degrees.T] = values
         return table
 
 
