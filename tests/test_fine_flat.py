@@ -131,23 +131,29 @@ def test_the_summary_has_the_size_of_the_structure() -> None:
 # ---- found ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_structure_of_a_flat_is_found_where_many_tiles_overlap(seed: int) -> None:
-    """It explains most of a flat's residual of 1 %, and its error covers the rest."""
-    tiles, solution, _ = solved(flat_residual=0.01, seed=seed)
+@pytest.mark.parametrize(("seed", "overlap", "most"), [(0, 0.35, 0.4), (1, 0.25, 0.6)])
+def test_the_structure_of_a_flat_is_found_where_many_tiles_overlap(
+    seed: int, overlap: float, most: float
+) -> None:
+    """It explains most of a flat's residual of 1 %, and its error covers the rest.
+
+    The error is larger in the middle of the tiles if narrow overlaps do not reach it.
+    """
+    tiles, solution, _ = solved(flat_residual=0.01, seed=seed, overlap=overlap)
     (light,) = solution.illuminations
     assert light.fine is not None
     assert light.tiles.tolist() == list(range(64))
     true = np.log(tiles[0].flat)
     left = true - np.log(light.factor()[0])
     smooth = true - np.log(replace(light, fine=None).factor()[0])
-    assert left.std() < 0.35 * smooth.std()
+    assert left.std() < most * smooth.std()
     # A linear term is a trend of the gains as well.
     y, x = np.indices(left.shape)
     planes = np.stack([np.ones(left.size), x.ravel(), y.ravel()], axis=1)
     rest = left.ravel() - planes @ np.linalg.lstsq(planes, left.ravel(), rcond=None)[0]
-    error = light.errors_on_grid(*axes(light.shape))[0][0].ravel()
-    assert 0.5 < (rest / error).std() < 1.6
+    error = light.errors_on_grid(*axes(light.shape))[0][0]
+    assert 0.5 < (rest / error.ravel()).std() < 1.6
+    assert (error[80, 100] > 1.1 * np.median(error[:, 20])) == (overlap < 0.3)
     gain = solution.gain[:, 0] / [tile.gain[0] for tile in tiles]
     assert gain.std() / gain.mean() < 0.01
 
