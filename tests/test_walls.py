@@ -25,7 +25,7 @@ MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 #: The parts of photometry in the order of the data flow: each imports only those before it.
 PHOTOMETRY = (
     "robust", "_kernels", "tiles", "preview", "overlap", "cosine_series", "illumination", "pairfit",
-    "stars", "solver", "apply", "fine_flat", "mosaic", "simulate",
+    "stars", "solver", "apply", "fine_structure", "mosaic", "simulate",
 )  # fmt: skip
 #: Packages that the numerics do not import: futures, telemetry, logs and clocks.
 IMPURE = {"concurrent", "logging", "opentelemetry", "time", "datetime", "multiprocessing"}

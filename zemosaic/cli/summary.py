@@ -36,7 +36,7 @@ def summary_facts(solution: PhaseSolution, stage_seconds: Mapping[str, float]) -
                 "instrument": light.name,
                 "tiles": len(light.tiles),
                 "corner_loss": [light.corner_loss(c)[0] for c in range(len(light.log_flat))],
-                "structure": [] if light.fine is None else light.fine.rms.tolist(),
+                "structure": light.fine.series.rms.tolist() if light.fine else [],
                 "glow": [light.glow_range(c)[0] for c in range(len(light.glow))],
             }
             for light in solution.illuminations

@@ -20,7 +20,8 @@ class CosineSeries:
         ``(C, K, L)`` float64.
     errors : ndarray
         ``(C, h, w)`` float64: standard errors in the middles of ``h x w`` equal parts of a tile.
-        They are large where tiles do not overlap, as in their middle.
+        They are large where tiles do not overlap, as in their middle, and leave out what is finer
+        than the series.
     """
 
     coefficients: np.ndarray

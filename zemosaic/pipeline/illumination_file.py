@@ -1,9 +1,9 @@
 """illumination.fits in a run folder: illumination and glow of each instrument.
 
 For instrument k it has the images ``FLATk``, F in C channels, and ``FLATERRk``; with a glow also
-``GLOWk`` and ``GLOWERRk``; with fine structure of F ``FINEk`` and ``FINEERRk``, the coefficients of
-a cosine series in C channels and its errors; and the tables ``TERMSk``, the Legendre coefficients
-with their covariances, and ``TILESk``, the indices of the tiles.
+``GLOWk`` and ``GLOWERRk``; with fine structure of ln F or of the glow ``FINEk`` and ``FINEERRk``,
+the coefficients of a cosine series in C channels and its errors; and the tables ``TERMSk``, the
+Legendre coefficients with their covariances, and ``TILESk``, the indices of the tiles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from astropy.table import Table
 from .._version import __version__
 from ..files import atomic_write
 from ..photometry.cosine_series import CosineSeries
-from ..photometry.illumination import TERMS, Illumination, detector_coordinate
+from ..photometry.illumination import TERMS, FineStructure, Illumination, detector_coordinate
 from .solution import PhaseSolution
 
 __all__ = ["Illumination", "read_illuminations", "write_illuminations"]
@@ -68,10 +68,12 @@ def read_illuminations(path: Path) -> list[Illumination]:
                 for name in ("log_flat", "glow", "log_flat_cov", "glow_cov")
             )
             tiles = np.array(hdus[f"TILES{number}"].data["tile"], dtype=np.int64)
-            shape, fine = (header["HEIGHT"], header["WIDTH"]), None
+            shape = header["HEIGHT"], header["WIDTH"]
+            fine = None
             if f"FINE{number}" in names:
                 parts = (hdus[f"{name}{number}"].data for name in ("FINE", "FINEERR"))
-                fine = CosineSeries(*(np.array(part, dtype=np.float64) for part in parts))
+                series = CosineSeries(*(np.array(part, dtype=np.float64) for part in parts))
+                fine = FineStructure(hdus[f"FINE{number}"].header["ZEKIND"], series)
             illuminations.append(
                 Illumination(
                     header["INSTRUME"], tiles, shape, log_flat, glow, log_flat_cov, glow_cov, fine
@@ -89,7 +91,7 @@ def _images(light: Illumination, number: int, unit: str) -> list[fits.ImageHDU]:
     )
     images = dict(zip(("FLAT", "GLOW"), light.on_grid(x, y), strict=True))
     images |= dict(zip(("FLATERR", "GLOWERR"), light.errors_on_grid(x, y), strict=True))
-    kinds = ["FLAT", "FLATERR", *(["GLOW", "GLOWERR"] if light.glow.any() else [])]
+    kinds = ["FLAT", "FLATERR", *(["GLOW", "GLOWERR"] if light.has_glow else [])]
     hdus = []
     for kind in kinds:
         hdu = fits.ImageHDU(images[kind].astype(np.float32), name=f"{kind}{number}")
@@ -106,9 +108,10 @@ def _images(light: Illumination, number: int, unit: str) -> list[fits.ImageHDU]:
 def _fine(light: Illumination, number: int) -> list[fits.ImageHDU]:
     if light.fine is None:
         return []
-    parts = {"FINE": light.fine.coefficients, "FINEERR": light.fine.errors}
+    parts = {"FINE": light.fine.series.coefficients, "FINEERR": light.fine.series.errors}
     hdus = [fits.ImageHDU(part, name=f"{name}{number}") for name, part in parts.items()]
     for hdu in hdus:
+        hdu.header["ZEKIND"] = (light.fine.kind, "of which it is the structure")
         _describe(hdu.header, light)
     return hdus
 

@@ -22,10 +22,11 @@ def describe_illuminations(lights: Sequence[Illumination], unit: str) -> Iterato
         of_name = f" of {light.name}" if len(lights) > 1 and light.name else ""
         shared = f"shared by {len(light.tiles)} tiles{of_name}"
         parts = [_corners(light)] if light.log_flat.any() else []
-        parts += [_structure(light.fine)] if light.fine is not None else []
+        if light.fine is not None and light.fine.kind == "log_flat":
+            parts.append(_structure(light.fine.series))
         if parts:
             yield "illumination", ", ".join([*parts, shared])
-        if light.glow.any():
+        if light.has_glow:
             ranges, errors = zip(*map(light.glow_range, range(len(light.glow))), strict=True)
             values = ", ".join(f"{value:.3g}" for value in ranges)
             in_unit = f" {unit}" if unit else ""

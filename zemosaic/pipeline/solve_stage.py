@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +16,7 @@ from ..photometry.solver.channel_pairs import MeasuredPairs
 from ..photometry.solver.solve import Solution, solve
 from ..photometry.solver.ties import Ties
 from ..photometry.stars.gain import with_star_gains
-from .fine_flats import FineFlatSearch
+from .fine_structure import FineSearch
 from .packed_measurements import stack_measured
 from .records import PairRecord
 from .run_context import RunContext
@@ -36,7 +35,7 @@ def solve_tiles(
     shapes: Mapping[int, tuple[int, int]],
     different: np.ndarray,
 ) -> Solution:
-    """Solve for all corrections, and again without the fine structure of F if there is one."""
+    """Solve for all corrections, and again if there is fine structure of F or of the glow."""
     tiles = len(corners)
     sky = np.full((tiles, prepared.channels), np.nan)
     frame = TileFrame(np.zeros((tiles, 2)), np.zeros((tiles, 2, 2)), np.ones((tiles, 2), dtype=int))
@@ -54,7 +53,7 @@ def solve_tiles(
         different=different,
     )  # fmt: skip
     solved = solve_pairs(measured)
-    search = FineFlatSearch(context, records, frame, instruments)
+    search = FineSearch(context, records, frame, instruments)
     try:
         return _without_structure(search, measured, solved, solve_pairs)
     except (OSError, ValueError, NoSolution) as error:
@@ -66,19 +65,18 @@ def solve_tiles(
 
 
 def _without_structure(
-    search: FineFlatSearch,
+    search: FineSearch,
     measured: Sequence[MeasuredPairs],
     solved: Solution,
     solve_pairs: Callable[[Sequence[MeasuredPairs]], Solution],
 ) -> Solution:
-    """Return a solution, or another one with the fine structure of F if there is any.
+    """Return a solution, or another one with the fine structure of F or the glow, if there is any.
 
-    The structure has disturbed the levels of the pairs, and bent the high degrees of F.
+    The structure has disturbed the levels of the pairs.
     """
-    suspected = search.suspected(solved)
-    if not suspected:
+    kinds = search.suspected(solved)
+    if not kinds:
         return solved
-    smooth = replace(solved, illuminations=tuple(light.smooth for light in solved.illuminations))
-    fine = search.fit(smooth, suspected)
+    fine = search.fit(search.smooth(solved, kinds), kinds)
     again = solve_pairs(search.removed(measured, fine, solved))
-    return search.added(again, search.fit(again, suspected) or fine)
+    return search.added(again, search.fit(again, kinds) or fine)

@@ -112,13 +112,13 @@ def at_fault(function: Callable[..., Any], where: Callable[..., str]) -> Callabl
     faults = [entry.partition("@")[::2] for entry in os.environ["ZEMOSAIC_FAULT"].split(",")]
 
     @functools.wraps(function)
-    def job(*args: Any) -> Any:
+    def job(*args: Any, **named: Any) -> Any:
         here = where(*args)
         for fault, place in faults:
             if place in ("*", here) and is_first():
                 FAULTS[fault]()
         time.sleep(float(os.environ.get("ZEMOSAIC_SLOW", "0")))  # a test may interrupt the job
-        return function(*args)
+        return function(*args, **named)
 
     return job
 

@@ -55,7 +55,7 @@ def correct_rows(
 ) -> np.ndarray:
     """Correct some rows and columns of a tile of the given shape, ``(C, h, w)``, as float32."""
     corrected, shared = strip.astype(np.float64), correction.illumination
-    if shared is not None and shared.glow.any():
+    if shared is not None and shared.has_glow:
         corrected -= shared.glow_level(rows, columns)
     corrected *= per_channel(correction.gain)
     corrected += per_channel(correction.offset)

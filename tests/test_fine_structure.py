@@ -14,10 +14,10 @@ from tests.test_illumination import full_correction, illumination
 from zemosaic import calibrate
 from zemosaic.photometry.apply import correct
 from zemosaic.photometry.cosine_series import CosineSeries, cosines
-from zemosaic.photometry.fine_flat.corrected_blocks import CorrectedBlocks
-from zemosaic.photometry.fine_flat.lattice import FEWEST_HALF_WAVES, Lattice
-from zemosaic.photometry.fine_flat.removal import without_fine_flat
-from zemosaic.photometry.illumination import detector_coordinate
+from zemosaic.photometry.fine_structure.corrected_blocks import CorrectedBlocks
+from zemosaic.photometry.fine_structure.lattice import FEWEST_HALF_WAVES, Lattice
+from zemosaic.photometry.fine_structure.removal import without_fine_structure
+from zemosaic.photometry.illumination import FineStructure, detector_coordinate
 from zemosaic.photometry.pairfit.measure import measure_pair
 from zemosaic.photometry.preview.grid import make_grid
 from zemosaic.photometry.preview.preview import make_preview
@@ -26,7 +26,7 @@ from zemosaic.photometry.solver.channel import TileFrame
 from zemosaic.photometry.solver.channel_pairs import MeasuredPairs
 from zemosaic.photometry.solver.solve import Correction
 from zemosaic.photometry.tiles.tile import Tile, tile_from_array
-from zemosaic.pipeline import fine_flats
+from zemosaic.pipeline import fine_structure
 from zemosaic.pipeline.illumination_file import read_illuminations, write_illuminations
 from zemosaic.pipeline.illumination_text import describe_illuminations
 from zemosaic.pipeline.solution import PhaseSolution
@@ -85,7 +85,7 @@ def test_a_series_is_the_sum_of_its_cosines() -> None:
 def test_an_illumination_is_multiplied_by_its_fine_structure() -> None:
     """In its values and in corrected tiles; its digest differs, and its error is larger."""
     smooth = illumination(channels=2)
-    light = replace(smooth, fine=series(channels=2))
+    light = replace(smooth, fine=FineStructure("log_flat", series(channels=2)))
     x, y = axes(light.shape)
     structure = np.exp(series(channels=2).on_grid(x, y))
     np.testing.assert_allclose(light.factor(), smooth.factor() * structure)
@@ -102,13 +102,13 @@ def test_an_illumination_is_multiplied_by_its_fine_structure() -> None:
 
 def test_the_file_of_an_illumination_keeps_its_fine_structure(tmp_path: Path) -> None:
     """All of the series, and F with it in the image."""
-    light = replace(illumination(), fine=series())
+    light = replace(illumination(), fine=FineStructure("log_flat", series()))
     solution = type("Solved", (), {"illuminations": (light,), "unit": "adu"})()
     write_illuminations(solution, tmp_path / "a.fits", "run")
     (read,) = read_illuminations(tmp_path / "a.fits")
     assert read.fine is not None
-    np.testing.assert_array_equal(read.fine.coefficients, series().coefficients)
-    np.testing.assert_array_equal(read.fine.errors, series().errors)
+    np.testing.assert_array_equal(read.fine.series.coefficients, series().coefficients)
+    np.testing.assert_array_equal(read.fine.series.errors, series().errors)
     assert read.digest == light.digest
     with fits.open(tmp_path / "a.fits") as hdus:
         image, shape = hdus["FLAT1"].data[0], light.shape
@@ -118,7 +118,7 @@ def test_the_file_of_an_illumination_keeps_its_fine_structure(tmp_path: Path) ->
 
 def test_the_summary_has_the_size_of_the_structure() -> None:
     """Beside the loss in the corners if there is one."""
-    light = replace(illumination(), fine=series())
+    light = replace(illumination(), fine=FineStructure("log_flat", series()))
     ((name, text), *_) = describe_illuminations([light], "adu")
     assert name == "illumination"
     assert f"structure of {100 * series().rms[0]:.2g} % (rms), shared by 4 tiles" in text
@@ -158,6 +158,23 @@ def test_the_structure_of_a_flat_is_found_where_many_tiles_overlap(
     assert gain.std() / gain.mean() < 0.01
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_sharp_glow_is_a_structure_of_the_glow(seed: int) -> None:
+    """Not of F: it adds the same to the data of all tiles, whatever their gains."""
+    tiles, solution, _ = solved(glow=200.0, seed=seed)
+    (light,) = solution.illuminations
+    assert light.fine is not None
+    assert light.fine.kind == "glow"
+    left, smooth = (
+        tiles[0].glow - each.glow_level()[0] for each in (light, replace(light, fine=None))
+    )
+    assert left.std() < 0.5 * smooth.std()
+    assert (light.errors_on_grid(*axes(light.shape))[1] > 0).all()
+    ((_, text),) = describe_illuminations([light], "adu")
+    assert text.startswith("up to ")
+    np.testing.assert_allclose(light.factor(), replace(light, fine=None).factor())
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -165,13 +182,12 @@ def test_the_structure_of_a_flat_is_found_where_many_tiles_overlap(
         {"vignetting": 0.05},
         {"gradient": True, "trail": True},
         {"overlap": 0.7},
-        {"glow": 200.0},
         {"flat_residual": 0.005, "flat_shared": False},
     ],
-    ids=["noise", "vignetting", "gradients", "deep", "glow", "own flats"],
+    ids=["noise", "vignetting", "gradients", "deep", "own flats"],
 )
-def test_other_light_is_no_structure_of_the_flat(changes: dict[str, Any]) -> None:
-    """Noise of many overlaps, trails, a smooth illumination, a sharp glow and each tile's own."""
+def test_other_light_is_no_fine_structure(changes: dict[str, Any]) -> None:
+    """Noise of many overlaps, trails, a smooth illumination and each tile's own."""
     _, solution, _ = solved(**changes)
     assert all(light.fine is None for light in solution.illuminations)
 
@@ -182,7 +198,7 @@ def test_few_tiles_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(fine_flats, "fit_fine_flat", refuse)
+    monkeypatch.setattr(fine_structure, "fit_fine_structure", refuse)
     solved(tiles=16, flat_residual=0.01)
 
 
@@ -194,7 +210,7 @@ def test_a_preview_that_is_lost_costs_the_structure_alone(
     def fail(*_: Any) -> None:
         raise OSError("gone")
 
-    monkeypatch.setattr(fine_flats.CorrectedBlocks, "of", fail)
+    monkeypatch.setattr(fine_structure.CorrectedBlocks, "of", fail)
     _, solution, notes = solved(flat_residual=0.01)
     assert all(light.fine is None for light in solution.illuminations)
     assert any("is not corrected (gone)" in note for note in notes)
@@ -262,23 +278,26 @@ def patches(pairs: MeasuredPairs) -> np.ndarray:
     return found[found[:, 7] > 0][:, [2, 3]]
 
 
-def test_levels_without_the_structure_are_those_of_tiles_without_it() -> None:
-    """In each patch and at the pivot; a level that is no light does not count."""
-    bias, fine = 300.0, series(size=0.004)
+@pytest.mark.parametrize(("kind", "size"), [("log_flat", 0.004), ("glow", 4.0)])
+def test_levels_without_the_structure_are_those_of_tiles_without_it(kind: str, size: float) -> None:
+    """In each patch and at the pivot; F does not act on a level that is no light."""
+    bias, fine = 300.0, FineStructure(kind, series(size=size))
     scene = Scene(tiles=2, shape=(160, 200), overlap=0.5, seeing=0, stars=0.0, offset=0.0,
                   gains=(1.0, 1.0))  # fmt: skip
+    values = fine.series.on_grid(*axes(scene.shape))[0]
     (clean, _), (disturbed, frame) = (
         measured(
             [
-                tile_from_array((tile.data * flat + bias).astype(np.float32), tile.wcs)
+                tile_from_array((tile.data * flat + glow + bias).astype(np.float32), tile.wcs)
                 for tile in simulate(scene)
             ]
         )
-        for flat in (1.0, np.exp(fine.on_grid(*axes(scene.shape))[0]))
+        for flat, glow in ((1.0, 0.0), (np.exp(values), 0.0) if kind == "log_flat" else (1, values))
     )
     ends = np.array([0]), np.array([1])
     removed, kept = (
-        without_fine_flat(disturbed, ends, fine, frame, np.full(2, dark)) for dark in (bias, np.nan)
+        without_fine_structure(disturbed, ends, fine, frame, np.full(2, dark))
+        for dark in (bias, np.nan)
     )
     for name in ("x", "y", "patches"):
         np.testing.assert_array_equal(kept.rows[name], disturbed.rows[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .._kernels.lattice import AREAS
-from ..cosine_series import CosineSeries
+from ..illumination import FineStructure
 from ..pairfit.measurement import PATCH_NUMBERS, PATCH_WEIGHT
 from ..solver.channel import TileFrame
 from ..solver.channel_pairs import MeasuredPairs
@@ -14,10 +14,10 @@ CHUNK = 1024  # pairs at once
 POINTS = np.array([-0.75, -0.25, 0.25, 0.75])  # along a patch, in units of half its side
 
 
-def without_fine_flat(
+def without_fine_structure(
     given: MeasuredPairs,
     ends: tuple[np.ndarray, np.ndarray],
-    fine: CosineSeries,
+    fine: FineStructure,
     frame: TileFrame,
     dark: np.ndarray,
 ) -> MeasuredPairs:
@@ -31,8 +31,8 @@ def without_fine_flat(
         Pairs of tiles of one instrument are changed.
     ends : tuple of ndarray
         ``(P,)`` tiles i and j of each pair.
-    fine : CosineSeries
-        The structure of ln F of the instrument, in this channel alone.
+    fine : FineStructure
+        The structure of the instrument, in this channel alone.
     frame : TileFrame
         Positions of the tiles.
     dark : ndarray
@@ -50,7 +50,7 @@ def without_fine_flat(
 def _remove(
     rows: np.ndarray,
     tiles: list[np.ndarray],
-    fine: CosineSeries,
+    fine: FineStructure,
     frame: TileFrame,
     dark: np.ndarray,
 ) -> None:
@@ -61,26 +61,27 @@ def _remove(
     half = np.sqrt(3 * np.maximum(patches[..., [4, 6]], 0))  # of the sides of a rectangle
     offset = np.stack(np.meshgrid(POINTS, POINTS), axis=-1).reshape(-1, 2) * half[..., None, :]
     places = patches[..., None, :2] + offset
-    tilts = np.zeros((*weight.shape, 2))
-    for level, pivot, tile in zip((2, 3), ("x", "y"), tiles, strict=True):
-        lit = np.isfinite(dark[tile]) & (weight > 0).T
-        excess = np.where(lit.T[..., None], _excess(fine, frame, tile, places), 0.0)
-        light = patches[..., level] - np.nan_to_num(dark[tile])[:, None]
-        mean = excess.mean(axis=-1)
-        tilts += np.mean(excess[..., None] * offset, axis=-2) / 2
-        at_pivot = (weight * mean).sum(axis=1) / total
-        patches[..., level] -= light * mean
-        rows[pivot] -= (rows[pivot] - np.nan_to_num(dark[tile])) * at_pivot
-    light = patches[..., 2] - np.nan_to_num(dark[tiles[0]])[:, None]
-    patches[..., 9:] -= light[..., None] * tilts
+    units = np.ones(len(rows)), rows["gain"]  # of tile i, in those of each tile
+    for level, pivot, tile, unit in zip((2, 3), ("x", "y"), tiles, units, strict=True):
+        values = fine.series.at(*_detector_places(frame, tile, places))[0]
+        if fine.kind == "log_flat":
+            light = patches[..., level] - dark[tile][:, None]
+            values = light[..., None] * -np.expm1(-values)
+        own = np.isfinite(dark[tile])[:, None] & (weight > 0)
+        values = np.where(own[..., None], values, 0.0)
+        mean = values.mean(axis=-1)
+        patches[..., level] -= mean
+        rows[pivot] -= (weight * mean).sum(axis=1) / total
+        tilts = np.mean(values[..., None] * offset, axis=-2)
+        patches[..., 9:] -= tilts / (2 * unit[:, None, None])  # the mean of both tiles
     rows["patches"] = patches.reshape(len(rows), -1)
 
 
-def _excess(
-    fine: CosineSeries, frame: TileFrame, tile: np.ndarray, places: np.ndarray
-) -> np.ndarray:
-    """Return the part ``(n, 16, points)`` of the light that is due to the structure."""
+def _detector_places(
+    frame: TileFrame, tile: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return x and y ``(n, 16, points)`` on the detector of places in cells, within the tiles."""
     inverse = np.linalg.inv(frame.jacobian[tile])
     pixels = np.einsum("nab,nkpb->nkpa", inverse, places - frame.centre[tile][:, None, None])
     x, y = np.moveaxis(2 * pixels / frame.shape[tile][:, None, None, ::-1], -1, 0)
-    return -np.expm1(-fine.at(np.clip(x, -1, 1), np.clip(y, -1, 1))[0])
+    return np.clip(x, -1, 1), np.clip(y, -1, 1)

@@ -1,32 +1,34 @@
 """The fit of a cosine series to the differences of corrected tiles.
 
-In an overlap the corrected tiles differ by ``light * (ln F(place in i) - ln F(place in j))``, and
-by a plane, due to the tiles' own terms or to low orders of F. The variance of the terms in each
-octave of wave numbers comes from the data (MacKay 1992, Neural Computation 4, 415). An octave
-counts only if the tiles agree in it: if the square of the sum of all contributions is far larger
-than the sum of the squares of those of each tile, which noise and the structure of single tiles
-have as well. Structure that a glow describes better, which adds the same to the data of all tiles
-whatever their gains, is none of F.
+In an overlap the corrected tiles differ by ``light * (ln F(place in i) - ln F(place in j))``, or by
+``gain_i * glow(place in i) - gain_j * glow(place in j)``, and by a plane, due to the tiles' own
+terms or to low orders of F. The variance of the terms in each octave of wave numbers comes from the
+data (MacKay 1992, Neural Computation 4, 415). An octave counts only if the tiles agree in it: if
+the square of the sum of all contributions is far larger than the sum of the squares of those of
+each tile, which noise and the structure of single tiles have as well. The gains of the tiles, and
+the light of the scene, tell F from a glow.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from ..cosine_series import CosineSeries
+from ..illumination import FineStructure
 from ..robust import BIWEIGHT, GAUSSIAN_MEDIAN
 from .differences import Differences
 from .lattice import Lattice
 
+KINDS = "log_flat", "glow"
 CLEAR = 5.0  # standard errors, under the hypothesis of noise, of an octave with structure
 LEAST_AGREEMENT = 2.0  # of the tiles in it; that of noise is at most 1
 WEIGHTING_ROUNDS = 3  # of the robust weights
 SCALING_ROUNDS = 3  # of the planes and the scatter in each of these
 VARIANCE_ROUNDS, SETTLED = 30, 0.02  # of the variances of the octaves, and their last change
-FIRST_VARIANCE, LEAST_VARIANCE = 1e-2**2, 1e-7**2  # of ln F
+LEAST_SIZE = 1e-10  # variance of an octave in units of the largest
 LEAST_SCATTER = 1e-9  # of the light
 #: Ratio of what a glow and F explain, up to which the gains are too alike to tell them apart.
 ALIKE = 1.005
@@ -46,7 +48,7 @@ class _Rows:
     plane : ndarray
         ``(N, 3)`` terms of a plane in each overlap.
     design : csr_array
-        ``(N, nodes)`` derivatives of the differences by ln F at the nodes.
+        ``(N, nodes)`` derivatives of the differences by ln F, or the glow, at the nodes.
     terms : ndarray
         ``(nodes, M)`` the terms at the nodes.
     """
@@ -59,17 +61,18 @@ class _Rows:
     terms: np.ndarray
 
     @classmethod
-    def of(cls, given: Differences, lattice: Lattice, channel: int) -> _Rows:
+    def of(cls, given: Differences, lattice: Lattice, channel: int, kind: str) -> _Rows:
         light = given.light[channel]
         plane = np.column_stack([np.ones(given.count), given.places[0].T])
         plane[:, 1:] -= given.sums(plane[:, 1:])[given.pair] / given.blocks[given.pair, None]
         variance = np.maximum(given.variance[channel], (LEAST_SCATTER * light) ** 2)
-        design = _design(given, lattice, np.stack([light, light]))
+        factors = given.scale[:, channel] if kind == "glow" else (light, light)
+        one, other = (
+            lattice.interpolation(*places).multiply(factor[:, None])
+            for places, factor in zip(given.places, factors, strict=True)
+        )
+        design = csr_array(one - other)
         return cls(given, given.values[channel], variance, plane, design, lattice.terms)
-
-    def of_glow(self, lattice: Lattice, channel: int) -> _Rows:
-        """Return the equations for a glow in ADU instead of ln F."""
-        return replace(self, design=_design(self.given, lattice, self.given.scale[:, channel]))
 
     def weights(self, residual: np.ndarray) -> np.ndarray:
         """Return inverse variances ``(N,)`` by the scatter of each overlap about a plane."""
@@ -121,13 +124,18 @@ class _Rows:
         least = SINGULAR * normal.diagonal().max() * np.eye(len(chosen))
         return float(right @ np.linalg.solve(normal + least, right))
 
+    def agreeing(self, octaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weights ``(N,)`` of blocks, and the terms ``(n,)`` in which tiles agree."""
+        weight = self.weights(self.value)
+        return weight, np.flatnonzero(_agree(self.of_tiles(self.value, weight), octaves))
+
     def of_tiles(self, residual: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return the part ``(T, M)`` of the overlaps of each tile in the right-hand side."""
         return self.given.by_tile(self.by_pair(weight * self.without_planes(residual, weight)))
 
 
-def shows_fine_flat(given: Differences, lattice: Lattice) -> bool:
-    """Whether tiles agree in a structure of ln F in any channel.
+def fine_kind(given: Differences, lattice: Lattice) -> str:
+    """Return the kind of structure in which tiles agree, in any channel; empty if there is none.
 
     Parameters
     ----------
@@ -136,13 +144,19 @@ def shows_fine_flat(given: Differences, lattice: Lattice) -> bool:
     lattice : Lattice
         Its terms describe the structure.
     """
-    return any(
-        len(_structure(_Rows.of(given, lattice, k), lattice, k)[1]) for k in range(given.channels)
-    )
+    explained = np.zeros(2)
+    for channel in range(given.channels):
+        flat, glow = (_Rows.of(given, lattice, channel, kind) for kind in KINDS)
+        weight, clear = flat.agreeing(lattice.octave)
+        if len(clear):
+            explained += [flat.explained(weight, clear), glow.explained(weight, clear)]
+    if not explained.any():
+        return ""
+    return KINDS[int(explained[1] > ALIKE * explained[0])]
 
 
-def fit_fine_flat(given: Differences, lattice: Lattice) -> CosineSeries | None:
-    """Fit the structure of ln F to the differences of corrected tiles.
+def fit_fine_structure(given: Differences, lattice: Lattice, kind: str) -> FineStructure | None:
+    """Fit the structure of ln F, or of the glow, to the differences of corrected tiles.
 
     Parameters
     ----------
@@ -150,59 +164,51 @@ def fit_fine_flat(given: Differences, lattice: Lattice) -> CosineSeries | None:
         Differences of tiles corrected without it.
     lattice : Lattice
         Its terms are those of the series.
+    kind : {"log_flat", "glow"}
+        As of `fine_kind`.
 
     Returns
     -------
-    CosineSeries or None
-        0 in a channel that shows no structure; None if none does.
+    FineStructure or None
+        None if no channel shows a structure.
     """
-    fits = [_fit(given, lattice, channel) for channel in range(given.channels)]
+    rows = (_Rows.of(given, lattice, channel, kind) for channel in range(given.channels))
+    fits = [_fit(of_channel, lattice.octave) for of_channel in rows]
     values, errors = (np.stack(parts) for parts in zip(*fits, strict=True))
     if not values.any():
         return None
     nodes = given.channels, lattice.rows, lattice.columns
-    return CosineSeries(lattice.arranged(values), errors.reshape(nodes))
+    return FineStructure(kind, CosineSeries(lattice.arranged(values), errors.reshape(nodes)))
 
 
-def _design(given: Differences, lattice: Lattice, factors: np.ndarray) -> csr_array:
-    """Return the derivatives ``(N, nodes)`` of differences by both tiles' `factors` ``(2, N)``."""
-    one, other = (
-        lattice.interpolation(*places).multiply(factor[:, None])
-        for places, factor in zip(given.places, factors, strict=True)
-    )
-    return csr_array(one - other)
+def _fit(rows: _Rows, octaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the terms ``(M,)`` of one channel, and the errors ``(nodes,)`` of their sum.
 
-
-def _structure(rows: _Rows, lattice: Lattice, channel: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weights ``(N,)`` of the blocks, and the terms ``(n,)`` in which tiles agree."""
-    weight = rows.weights(rows.value)
-    clear = np.flatnonzero(_agree(rows.of_tiles(rows.value, weight), lattice.octave))
-    if len(clear):
-        of_glow = rows.of_glow(lattice, channel).explained(weight, clear)
-        if of_glow > ALIKE * rows.explained(weight, clear):
-            clear = clear[:0]
-    return weight, clear
-
-
-def _fit(given: Differences, lattice: Lattice, channel: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the terms ``(M,)`` of one channel, and the errors ``(nodes,)`` of their sum."""
-    rows = _Rows.of(given, lattice, channel)
-    weight, clear = _structure(rows, lattice, channel)
-    values, errors, octave = (
-        np.zeros(len(lattice.octave)), np.zeros(len(lattice.terms)), lattice.octave[clear],
-    )  # fmt: skip
+    `octaves` ``(M,)`` are those of the terms.
+    """
+    values, errors = np.zeros(len(octaves)), np.zeros(len(rows.terms))
+    weight, clear = rows.agreeing(octaves)
     if not len(clear):
         return values, errors
-    size, noise, terms = np.full(len(np.unique(octave)), FIRST_VARIANCE), 1.0, rows.terms[:, clear]
+    octave, terms, noise = octaves[clear], rows.terms[:, clear], 1.0
+    size = np.zeros(0)
     for number in range(WEIGHTING_ROUNDS):
         residual = rows.value - rows.design @ (terms @ values[clear])
         weight = rows.weights(residual) if number else weight
-        normal = rows.normal(weight, clear)
+        normal, right = rows.normal(weight, clear), rows.right(weight)[clear]
         if number:  # before, structure is in the residuals
             noise = _noise(rows.of_tiles(residual, weight)[:, clear], normal.diagonal(), octave)
-        right = rows.right(weight)[clear]
+        else:
+            size = _first_sizes(normal, right, octave)
         values[clear], covariance, size = _shrunk(normal / noise, right / noise, octave, size)
     return values, np.sqrt(np.sum((terms @ covariance) * terms, axis=1))
+
+
+def _first_sizes(normal: np.ndarray, right: np.ndarray, octave: np.ndarray) -> np.ndarray:
+    """Return variances of the terms of each octave as if they were independent."""
+    _, octave = np.unique(octave, return_inverse=True)
+    squares = np.bincount(octave, right**2) / np.bincount(octave, normal.diagonal() ** 2)
+    return np.asarray(squares)
 
 
 def _agree(of_tiles: np.ndarray, octave: np.ndarray) -> np.ndarray:
@@ -240,7 +246,7 @@ def _shrunk(
         values = covariance @ right
         free = count - np.bincount(octave, covariance.diagonal()) / size
         measured = np.bincount(octave, values**2) / np.maximum(free, 1e-3)
-        last, size = size, np.maximum(measured, LEAST_VARIANCE)
+        last, size = size, np.maximum(measured, LEAST_SIZE * measured.max())
         if (np.abs(size - last) <= SETTLED * last).all():
             break
     return values, covariance, size

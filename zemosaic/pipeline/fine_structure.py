@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 
 import numpy as np
 
-from ..photometry.cosine_series import CosineSeries
-from ..photometry.fine_flat.corrected_blocks import CorrectedBlocks
-from ..photometry.fine_flat.differences import Differences
-from ..photometry.fine_flat.fit import fit_fine_flat, shows_fine_flat
-from ..photometry.fine_flat.lattice import Lattice
-from ..photometry.fine_flat.removal import without_fine_flat
-from ..photometry.illumination import TERMS, Illumination, Instruments
+from ..photometry.fine_structure.corrected_blocks import CorrectedBlocks
+from ..photometry.fine_structure.differences import Differences
+from ..photometry.fine_structure.fit import fine_kind, fit_fine_structure
+from ..photometry.fine_structure.lattice import Lattice
+from ..photometry.fine_structure.removal import without_fine_structure
+from ..photometry.illumination import TERMS, FineStructure, Illumination, Instruments
 from ..photometry.preview.preview import SIDE, Preview
 from ..photometry.solver.channel import TileFrame
 from ..photometry.solver.channel_pairs import MeasuredPairs
@@ -28,11 +27,11 @@ FIRST_BLOCKS = 25_000  # of neighbouring overlaps that are compared at first
 MOST_PAIRS = 600  # of all overlaps that are compared if these show a structure
 KEPT_TILES = 256  # with corrected blocks in memory
 
-FineFlats = Mapping[int, CosineSeries]
+FineStructures = Mapping[int, FineStructure]
 
 
 @dataclass(frozen=True, eq=False)
-class FineFlatSearch:
+class FineSearch:
     """The search for fine structure in what a solution leaves in the overlaps.
 
     Parameters
@@ -52,21 +51,22 @@ class FineFlatSearch:
     frame: TileFrame
     instruments: Instruments
 
-    def suspected(self, solved: Solution) -> list[int]:
-        """Return the numbers of the instruments of which some overlaps show a structure."""
-        return [
-            number
+    def suspected(self, solved: Solution) -> dict[int, str]:
+        """Return the kind of structure that some overlaps show, by the numbers of instruments."""
+        return {
+            number: kind
             for number in range(len(self.instruments.names))
-            if (found := self._differences(solved, number, few=True)) and shows_fine_flat(*found)
-        ]
+            if (found := self._differences(solved, number, few=True))
+            and (kind := fine_kind(*found))
+        }
 
-    def fit(self, solved: Solution, numbers: Iterable[int]) -> FineFlats:
-        """Return the structure of ln F of instruments, by their numbers."""
+    def fit(self, solved: Solution, kinds: Mapping[int, str]) -> FineStructures:
+        """Return the structure of instruments with these kinds, by their numbers."""
         return {
             number: fine
-            for number in numbers
+            for number, kind in kinds.items()
             if (found := self._differences(solved, number))
-            and (fine := fit_fine_flat(*found)) is not None
+            and (fine := fit_fine_structure(*found, kind)) is not None
         }
 
     def _differences(
@@ -109,7 +109,7 @@ class FineFlatSearch:
         return differences, Lattice.of((height, width), side * block)
 
     def removed(
-        self, measured: Sequence[MeasuredPairs], fine: FineFlats, solved: Solution
+        self, measured: Sequence[MeasuredPairs], fine: FineStructures, solved: Solution
     ) -> list[MeasuredPairs]:
         """Return the measured pairs of each channel as if no tile had a fine structure.
 
@@ -117,27 +117,46 @@ class FineFlatSearch:
         """
         i, j = np.array([(r.i, r.j) for r in self.records], dtype=int).reshape(-1, 2).T
         pairs = list(measured)
-        for number, series in fine.items():
+        for number, structure in fine.items():
             own = (self.instruments.labels == number)[:, None]
             dark = np.where(own, (solved.bias - solved.offset) / solved.gain, np.nan)
             pairs = [
-                without_fine_flat(of_channel, (i, j), series.channel(c), self.frame, dark[:, c])
+                without_fine_structure(
+                    of_channel, (i, j), structure.channel(c), self.frame, dark[:, c]
+                )
                 for c, of_channel in enumerate(pairs)
             ]
         return pairs
 
-    def added(self, solved: Solution, fine: FineFlats) -> Solution:
+    def added(self, solved: Solution, fine: FineStructures) -> Solution:
         """Return a solution with the fine structure of its instruments."""
-        labels, channels = self.instruments.labels, solved.gain.shape[1]
-        lights = {int(labels[light.tiles[0]]): light for light in solved.illuminations}
-        for number, series in fine.items():
-            tiles = np.flatnonzero(labels == number)
-            height, width = self.frame.shape[tiles[0]].tolist()
-            none = np.zeros((channels, len(TERMS)))
-            no_errors = np.zeros((channels, len(TERMS), len(TERMS)))
-            even = Illumination(
-                self.instruments.names[number], tiles, (height, width),
-                none, none, no_errors, no_errors,
-            )  # fmt: skip
-            lights[number] = replace(lights.get(number, even), fine=series)
+        lights = {self._number(light): light for light in solved.illuminations}
+        for number, structure in fine.items():
+            light = lights.get(number) or self._even(number, solved.gain.shape[1])
+            lights[number] = replace(light, fine=structure)
         return replace(solved, illuminations=tuple(lights[number] for number in sorted(lights)))
+
+    def smooth(self, solved: Solution, kinds: Mapping[int, str]) -> Solution:
+        """Return a solution without the high degrees of instruments with some fine structure.
+
+        They are bent by it.
+        """
+        lights = {self._number(light): light for light in solved.illuminations}
+        smooth = (
+            light.smooth(kinds[number]) if number in kinds else light
+            for number, light in lights.items()
+        )
+        return replace(solved, illuminations=tuple(smooth))
+
+    def _number(self, light: Illumination) -> int:
+        """Return the number of the instrument of an illumination."""
+        return int(self.instruments.labels[light.tiles[0]])
+
+    def _even(self, number: int, channels: int) -> Illumination:
+        """Return an illumination of 1 without a glow."""
+        tiles = np.flatnonzero(self.instruments.labels == number)
+        height, width = self.frame.shape[tiles[0]].tolist()
+        none = np.zeros((channels, len(TERMS)))
+        no_errors = np.zeros((channels, len(TERMS), len(TERMS)))
+        name = self.instruments.names[number]
+        return Illumination(name, tiles, (height, width), none, none, no_errors, no_errors)
