@@ -78,12 +78,14 @@ class FineSearch:
         """
         sound = np.isfinite(solved.gain).all(axis=1) & ~solved.suspect.any(axis=1)
         own = sound & (self.instruments.labels == number)
+        if np.count_nonzero(own) < FEWEST_TILES:
+            return None
         pairs = [
             (record.i, record.j)
             for record in self.records
             if record.outcome == "measured" and own[record.i] and own[record.j]
         ]
-        if np.count_nonzero(own) < FEWEST_TILES or not pairs:
+        if not pairs:
             return None
         height, width = self.frame.shape[pairs[0][0]].tolist()
         area = abs(np.linalg.det(self.frame.jacobian[pairs[0][0]]))  # of a pixel, in cells

@@ -78,5 +78,7 @@ def _without_structure(
     if not kinds:
         return solved
     fine = search.fit(search.smooth(solved, kinds), kinds)
+    if not fine:
+        return solved
     again = solve_pairs(search.removed(measured, fine, solved))
     return search.added(again, search.fit(again, kinds) or fine)
