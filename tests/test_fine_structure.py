@@ -179,12 +179,13 @@ def test_a_sharp_glow_is_a_structure_of_the_glow(seed: int) -> None:
     "changes",
     [
         {},
+        {"electrons": 0.0, "read_noise": 0.0, "seeing": 0.0},
         {"vignetting": 0.05},
         {"gradient": True, "trail": True},
         {"overlap": 0.7},
         {"flat_residual": 0.005, "flat_shared": False},
     ],
-    ids=["noise", "vignetting", "gradients", "deep", "own flats"],
+    ids=["noise", "no noise", "vignetting", "gradients", "deep", "own flats"],
 )
 def test_other_light_is_no_fine_structure(changes: dict[str, Any]) -> None:
     """Noise of many overlaps, trails, a smooth illumination and each tile's own."""

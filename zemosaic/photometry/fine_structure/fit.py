@@ -29,10 +29,10 @@ WEIGHTING_ROUNDS = 3  # of the robust weights
 SCALING_ROUNDS = 3  # of the planes and the scatter in each of these
 VARIANCE_ROUNDS, SETTLED = 30, 0.02  # of the variances of the octaves, and their last change
 LEAST_SIZE = 1e-10  # variance of an octave in units of the largest
-LEAST_SCATTER = 1e-9  # of the light
+LEAST_SCATTER, LEAST_CHI = 1e-9, 1e-3  # of the light, and in units of the noise
 #: Ratio of what a glow and F explain, up to which the gains are too alike to tell them apart.
 ALIKE = 1.005
-SINGULAR, TINY = 1e-12, 1e-300  # added to normal matrices that may be singular
+SINGULAR, TINY = 1e-12, 1e-100  # added to normal matrices that may be singular
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class _Rows:
         light = given.light[channel]
         plane = np.column_stack([np.ones(given.count), given.places[0].T])
         plane[:, 1:] -= given.sums(plane[:, 1:])[given.pair] / given.blocks[given.pair, None]
-        variance = np.maximum(given.variance[channel], (LEAST_SCATTER * light) ** 2)
+        variance = np.maximum(given.variance[channel], (LEAST_SCATTER * light) ** 2 + TINY)
         factors = given.scale[:, channel] if kind == "glow" else (light, light)
         one, other = (
             lattice.interpolation(*places).multiply(factor[:, None])
@@ -80,7 +80,7 @@ class _Rows:
         for _ in range(SCALING_ROUNDS):
             chi = np.abs(self.without_planes(residual, weight)) / np.sqrt(self.variance)
             scatter = np.array([np.median(part) for part in np.split(chi, self.given.start[1:])])
-            scatter = np.maximum(scatter / GAUSSIAN_MEDIAN, np.finfo(float).tiny)[self.given.pair]
+            scatter = np.maximum(scatter / GAUSSIAN_MEDIAN, LEAST_CHI)[self.given.pair]
             tukey = np.clip(1 - (chi / scatter / BIWEIGHT) ** 2, 0, None) ** 2
             weight = tukey / (self.variance * scatter**2)
         return weight
